@@ -1,0 +1,346 @@
+//! What can go wrong, and what to do about it.
+//!
+//! No message, `Debug` output or source of these errors holds a row, a key, a passphrase or a
+//! password: of what PostgreSQL says, the SQLSTATE, the table and the constraint are kept, and the
+//! primary message only where it cannot quote data.
+
+use matrix_sdk_crypto::CryptoStoreError;
+use tokio_postgres::error::SqlState;
+
+/// An error of an open store.
+///
+/// A [`CryptoStoreError::Backend`] that comes out of an `OlmMachine` can be downcast to it:
+///
+/// ```
+/// use matrix_sdk_crypto::CryptoStoreError;
+/// use matrix_sdk_postgres::Error;
+///
+/// fn must_reopen(error: &CryptoStoreError) -> bool {
+///     match error {
+///         CryptoStoreError::Backend(inner) => {
+///             matches!(inner.downcast_ref(), Some(Error::ReopenRequired | Error::Database(_)))
+///         }
+///         _ => false,
+///     }
+/// }
+/// # assert!(must_reopen(&CryptoStoreError::from(Error::ReopenRequired)));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store was closed with `close()`; `reopen()` opens it again.
+    #[error("the store is closed: call reopen() before using it again")]
+    StoreClosed,
+
+    /// An earlier operation failed, so the SDK's memory may be ahead of the database, and a write
+    /// now could make the loss permanent. Drop the `OlmMachine`, call `reopen()` (or open a new
+    /// store) and build a new machine.
+    #[error(
+        "an earlier operation failed, so this store accepts no more writes: drop the OlmMachine, \
+         reopen the store and build a new machine"
+    )]
+    ReopenRequired,
+
+    /// No account has been loaded or saved yet, and the operation needs one. An `OlmMachine` loads
+    /// or creates it when it is built.
+    #[error("no Olm account is loaded: build an OlmMachine on this store first")]
+    AccountUnset,
+
+    /// A row cannot be decoded: it was damaged, moved from another place, or written by a newer
+    /// version. Nothing was changed. Restore the row from a backup, or delete it if its loss is
+    /// acceptable.
+    #[error("a row of table {table} cannot be read ({reason}): restore it from a backup")]
+    BadRow {
+        /// The table that holds the row.
+        table: &'static str,
+        /// Which step failed; never data.
+        reason: &'static str,
+    },
+
+    /// A value cannot be serialised or sealed. Nothing was written.
+    #[error("a value for table {table} cannot be encoded")]
+    Encode {
+        /// The table the value was meant for.
+        table: &'static str,
+    },
+
+    /// The database answered with an error, or the connection broke.
+    #[error("the database failed: {0}")]
+    Database(#[from] DatabaseError),
+
+    /// All connections of the pool stayed busy for the whole `pool_timeout`, or no new one could
+    /// be made in time. Raise `pool_max_size`, or look for what holds the connections.
+    #[error("no database connection became free within the pool timeout: raise pool_max_size")]
+    PoolTimeout,
+
+    /// The database did not answer within `statement_timeout`.
+    #[error("the database did not answer within the statement timeout")]
+    StatementTimeout,
+
+    /// `reopen()` could not open the store.
+    #[error(transparent)]
+    Reopen(Box<OpenStoreError>),
+}
+
+impl From<Error> for CryptoStoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::AccountUnset => Self::AccountUnset,
+            other => Self::backend(other),
+        }
+    }
+}
+
+/// An error that keeps a store from being opened.
+///
+/// Nothing has been written when one of these is returned, except by a migration that committed
+/// before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStoreError {
+    /// The URL, a file it names, or another setting is malformed.
+    #[error("invalid configuration: {0}")]
+    InvalidConfig(String),
+
+    /// The server cannot be reached: wrong address, not running, or a firewall in between.
+    #[error("cannot connect to PostgreSQL: {0}: check the address and that the server is running")]
+    Connect(DatabaseError),
+
+    /// TLS was asked for and could not be established: the server offers none, or its certificate
+    /// did not verify.
+    #[error("TLS to PostgreSQL was refused: {0}")]
+    Tls(String),
+
+    /// The server refused the user, the password or the database.
+    #[error("PostgreSQL refused the login: {0}: check user, password and database name")]
+    Authentication(DatabaseError),
+
+    /// The role lacks a privilege. `docs/operations.md` lists the grants.
+    #[error("permission denied: {what}: {source}")]
+    PermissionDenied {
+        /// What was attempted.
+        what: &'static str,
+        /// The server's answer.
+        source: DatabaseError,
+    },
+
+    /// The server is older than this crate supports.
+    #[error("PostgreSQL {found} is too old: version {required} or newer is needed")]
+    ServerTooOld {
+        /// The server's major version.
+        found: i32,
+        /// The oldest supported major version.
+        required: i32,
+    },
+
+    /// The schema was migrated by a newer version of this crate, in a way this version does not
+    /// understand.
+    #[error("the schema has version {found}, this crate knows {supported}: upgrade the program")]
+    SchemaTooNew {
+        /// The newest migration that was applied.
+        found: i32,
+        /// The newest migration that this crate knows.
+        supported: i32,
+    },
+
+    /// The schema is missing or old, and `run_migrations(false)` was set.
+    #[error(
+        "the schema has version {found}, version {required} is needed: run the migrations with a \
+         role that may, or set run_migrations(true)"
+    )]
+    MigrationsPending {
+        /// The newest migration that was applied; 0 when there is no schema yet.
+        found: i32,
+        /// The version this crate needs.
+        required: i32,
+    },
+
+    /// The account is encrypted with another passphrase.
+    #[error("wrong passphrase for account {account:?}")]
+    WrongPassphrase {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with another key.
+    #[error("wrong key for account {account:?}")]
+    WrongKey {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with a passphrase, and a key was given.
+    #[error("account {account:?} is encrypted with a passphrase, but a key was given")]
+    KeyInsteadOfPassphrase {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with a key, and a passphrase was given.
+    #[error("account {account:?} is encrypted with a key, but a passphrase was given")]
+    PassphraseInsteadOfKey {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted, and neither passphrase nor key was given.
+    #[error("account {account:?} is encrypted: give its passphrase or key")]
+    EncryptedWithoutSecret {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account was created without encryption, and a passphrase or key was given.
+    #[error(
+        "account {account:?} is not encrypted: open it without passphrase or key, or use another \
+         account name"
+    )]
+    PlainWithSecret {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account's cipher was written by a newer minor version, in a form this one cannot read.
+    #[error(
+        "the cipher of account {account:?} was written by version 0.{written_by}: upgrade the \
+         program"
+    )]
+    CipherTooNew {
+        /// The account's name.
+        account: String,
+        /// The minor version of this crate that wrote it.
+        written_by: i16,
+    },
+
+    /// The account's cipher could not be created or read, for a reason that is neither the
+    /// passphrase nor the version.
+    #[error("the cipher of account {account:?} is unusable")]
+    Cipher {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The database failed while the store was being opened.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl From<DatabaseError> for OpenStoreError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Store(Error::Database(error))
+    }
+}
+
+/// What PostgreSQL or the connection to it reported, without data.
+///
+/// ```
+/// fn is_disk_full(error: &matrix_sdk_postgres::DatabaseError) -> bool {
+///     error.sqlstate() == Some("53100")
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseError {
+    sqlstate: Option<SqlState>,
+    message: String,
+    table: Option<String>,
+    constraint: Option<String>,
+}
+
+impl DatabaseError {
+    /// The server's five-character SQLSTATE, or `None` when the connection broke before an answer.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_ref().map(SqlState::code)
+    }
+
+    /// The table the error is about, where PostgreSQL names one.
+    pub fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
+    /// The constraint that was violated, where PostgreSQL names one.
+    pub fn constraint(&self) -> Option<&str> {
+        self.constraint.as_deref()
+    }
+
+    /// Whether the server answered; if not, the outcome of what was sent is unknown.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.sqlstate.is_some()
+    }
+
+    pub(crate) fn has_code(&self, code: &SqlState) -> bool {
+        self.sqlstate.as_ref() == Some(code)
+    }
+
+    /// Whether the connection must not be used again: it broke, the server is going away
+    /// (class 57P), or it has become read-only after a failover (25006).
+    pub(crate) fn spoils_connection(&self) -> bool {
+        self.sqlstate().is_none_or(|code| {
+            code.starts_with("57P") || code.starts_with("08") || code == "25006"
+        })
+    }
+
+    /// Whether the same statement may succeed when it is tried again.
+    pub(crate) fn is_transient(&self) -> bool {
+        const RETRY: [&str; 5] = ["40001", "40P01", "55P03", "53300", "53400"];
+        self.sqlstate().is_none_or(|code| {
+            RETRY.contains(&code)
+                || code.starts_with("08")
+                || code == "25006"
+                || (code.starts_with("57P") && code != "57P04")
+        })
+    }
+
+    pub(crate) fn broken(message: impl Into<String>) -> Self {
+        Self { sqlstate: None, message: message.into(), table: None, constraint: None }
+    }
+}
+
+impl std::fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(code) = self.sqlstate() {
+            write!(f, " (SQLSTATE {code}")?;
+            if let Some(table) = &self.table {
+                write!(f, ", table {table}")?;
+            }
+            if let Some(constraint) = &self.constraint {
+                write!(f, ", constraint {constraint}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for DatabaseError {}
+
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(answer) = error.as_db_error() else {
+            // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
+            let message = std::iter::successors(
+                Some(&error as &dyn std::error::Error),
+                |error| error.source(),
+            )
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ");
+            return Self::broken(message);
+        };
+        let code = answer.code().clone();
+        // Data exceptions (22) and integrity violations (23) quote values in their messages.
+        let quotes_data = code.code().starts_with("22") || code.code().starts_with("23");
+        Self {
+            message: if quotes_data { "data refused" } else { answer.message() }.to_owned(),
+            table: answer.table().map(ToOwned::to_owned),
+            constraint: answer.constraint().map(ToOwned::to_owned),
+            sqlstate: Some(code),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
