@@ -242,6 +242,8 @@ impl From<DatabaseError> for OpenStoreError {
 pub struct DatabaseError {
     sqlstate: Option<SqlState>,
     message: String,
+    /// The statement could not even be sent, and never will be.
+    unsendable: bool,
     table: Option<String>,
     constraint: Option<String>,
 }
@@ -271,6 +273,11 @@ impl DatabaseError {
         self.sqlstate.as_ref() == Some(code)
     }
 
+    /// Whether the statement was refused before it left.
+    pub(crate) fn is_unsendable(&self) -> bool {
+        self.unsendable
+    }
+
     /// Whether the connection must not be used again: it broke, the server is going away
     /// (class 57P), or it has become read-only after a failover (25006).
     pub(crate) fn spoils_connection(&self) -> bool {
@@ -282,7 +289,7 @@ impl DatabaseError {
     /// Whether the same statement may succeed when it is tried again.
     pub(crate) fn is_transient(&self) -> bool {
         const RETRY: [&str; 5] = ["40001", "40P01", "55P03", "53300", "53400"];
-        self.sqlstate().is_none_or(|code| {
+        !self.unsendable && self.sqlstate().is_none_or(|code| {
             RETRY.contains(&code)
                 || code.starts_with("08")
                 || code == "25006"
@@ -291,7 +298,8 @@ impl DatabaseError {
     }
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
-        Self { sqlstate: None, message: message.into(), table: None, constraint: None }
+        let message = message.into();
+        Self { sqlstate: None, message, unsendable: false, table: None, constraint: None }
     }
 }
 
@@ -318,14 +326,20 @@ impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
-            let message = std::iter::successors(
+            let causes: Vec<_> = std::iter::successors(
                 Some(&error as &dyn std::error::Error),
                 |error| error.source(),
             )
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(": ");
-            return Self::broken(message);
+            .collect();
+            let message = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            // A broken connection is an I/O error; what the client cannot encode is InvalidInput.
+            let broken = error.is_closed()
+                || causes.iter().any(|cause| {
+                    cause
+                        .downcast_ref::<std::io::Error>()
+                        .is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput)
+                });
+            return Self { unsendable: !broken, ..Self::broken(message) };
         };
         let code = answer.code().clone();
         // Data exceptions (22) and integrity violations (23) quote values in their messages.
@@ -334,6 +348,7 @@ impl From<tokio_postgres::Error> for DatabaseError {
             message: if quotes_data { "data refused" } else { answer.message() }.to_owned(),
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
+            unsendable: false,
             sqlstate: Some(code),
         }
     }

@@ -1,0 +1,230 @@
+//! The pool, and how a statement travels: prepared together when a connection is first used, or
+//! typed and unnamed on a foreign pool and behind poolers.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::{
+    Row, Statement,
+    types::{ToSql, Type},
+};
+use tracing::debug;
+
+use crate::{
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    connector::{self, Connector},
+    statement::{Sql, Statements},
+};
+
+/// A parameter of a read.
+pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// A pool, the statements of one schema, and how to send them.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pool: Pool,
+    statements: Arc<Statements>,
+    /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
+    prepared: bool,
+    statement_timeout: Duration,
+}
+
+impl PostgresStoreConfig {
+    /// Builds a pool of connections, to be shared by many stores with
+    /// [`PostgresCryptoStore::open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or by
+    /// the application's own queries. No connection is made yet.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError::InvalidConfig`] when the URL, a file it names or a setting is malformed.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+    ///
+    /// let alice = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
+    /// let bob = PostgresStoreConfig::new("postgres://localhost/bots", "bob-bot");
+    /// let pool = alice.build_pool()?;
+    /// let alice_store = PostgresCryptoStore::open_with_pool(pool.clone(), &alice).await?;
+    /// let bob_store = PostgresCryptoStore::open_with_pool(pool, &bob).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn build_pool(&self) -> Result<Pool, OpenStoreError> {
+        let (config, connector) = Connector::new(self)?;
+        // A dead connection is noticed by its task, so recycling needs no round trip.
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config, connector, manager_config);
+        let (age, idle) = (self.max_connection_age, self.max_connection_idle);
+        Pool::builder(manager)
+            .max_size(self.pool_max_size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(self.pool_timeout))
+            .create_timeout(Some(self.connect_timeout))
+            .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
+                let too_old = age.is_some_and(|age| metrics.age() > age);
+                let too_idle = idle.is_some_and(|idle| metrics.last_used() > idle);
+                if too_old || too_idle {
+                    return Err(deadpool_postgres::HookError::message("connection retired"));
+                }
+                Ok(())
+            }))
+            .build()
+            .map_err(|error| OpenStoreError::InvalidConfig(error.to_string()))
+    }
+}
+
+impl Database {
+    pub(crate) fn new(
+        pool: Pool,
+        statements: Arc<Statements>,
+        prepared: bool,
+        statement_timeout: Duration,
+    ) -> Self {
+        Self { pool, statements, prepared, statement_timeout }
+    }
+
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.statements
+    }
+
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
+    pub(crate) fn close_pool(&self) {
+        self.pool.close();
+    }
+
+    /// Takes a connection, for opening: its errors tell why none can be made.
+    pub(crate) async fn connect(&self) -> Result<Object, OpenStoreError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => connector::classify(error),
+            error => OpenStoreError::Store(pool_error(error)),
+        })
+    }
+
+    /// Takes a connection whose statements are ready, so that nothing but the statement itself
+    /// crosses the wire.
+    pub(crate) async fn connection(&self) -> Result<Object, Error> {
+        let connection = self.pool.get().await.map_err(pool_error)?;
+        if self.prepared && connection.statement_cache.size() == 0 {
+            try_join_all(
+                self.statements
+                    .iter()
+                    .map(|(sql, text)| connection.prepare_typed_cached(text, sql.types)),
+            )
+            .await?;
+        }
+        Ok(connection)
+    }
+
+    /// The prepared form of a statement, or `None` when statements go unnamed.
+    pub(crate) async fn prepare(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        if !self.prepared {
+            return Ok(None);
+        }
+        connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
+    }
+
+    /// Runs a statement that is complete in itself; transient failures are tried again.
+    ///
+    /// Only for reads, and for writes whose repetition does no harm.
+    pub(crate) async fn query(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let started = Instant::now();
+        let rows = (|| self.query_once(sql, params))
+            .retry(backoff())
+            .when(is_transient)
+            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
+            .await?;
+        debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
+        Ok(rows)
+    }
+
+    async fn query_once(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let connection = self.connection().await?;
+        let answer = timeout(self.statement_timeout, async {
+            match self.prepare(&connection, sql).await? {
+                Some(statement) => connection.query(&statement, params).await,
+                None => {
+                    let params: Vec<(Param<'_>, Type)> =
+                        params.iter().copied().zip(sql.types.iter().cloned()).collect();
+                    connection.query_typed(self.statements.text(sql), &params).await
+                }
+            }
+        })
+        .await;
+        match answer {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) => Err(Error::Database(self.release(connection, error))),
+            Err(_) => {
+                // The answer may still come: nobody else must read it.
+                drop(Object::take(connection));
+                Err(Error::StatementTimeout)
+            }
+        }
+    }
+
+    /// Gives a connection back after an error, unless the error spoilt it.
+    pub(crate) fn release(
+        &self,
+        connection: Object,
+        error: impl Into<DatabaseError>,
+    ) -> DatabaseError {
+        let error = error.into();
+        if error.spoils_connection() {
+            drop(Object::take(connection));
+        }
+        error
+    }
+}
+
+/// Whether an operation that had no effect may succeed when repeated.
+pub(crate) fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::Database(error) => error.is_transient(),
+        _ => false,
+    }
+}
+
+/// Long enough to outlast a restart of the server, short enough for a caller to wait.
+pub(crate) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(8)
+}
+
+fn pool_error(error: PoolError) -> Error {
+    match error {
+        PoolError::Timeout(TimeoutType::Wait) => Error::PoolTimeout,
+        PoolError::Timeout(_) => {
+            Error::Database(DatabaseError::broken("no connection within the connect timeout"))
+        }
+        PoolError::Backend(error) => error.into(),
+        PoolError::Closed => Error::StoreClosed,
+        PoolError::NoRuntimeSpecified => {
+            Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))
+        }
+        PoolError::PostCreateHook(_) => {
+            Error::Database(DatabaseError::broken("the pool's own hook refused a connection"))
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The account's single items: the Olm account, the private identity, and three keys.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use matrix_sdk_crypto::{
+    Account,
+    olm::{PickledAccount, PrivateCrossSigningIdentity, StaticAccountData},
+    store::types::{BackupDecryptionKey, BackupKeys, DehydratedDeviceKey, PendingChanges},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_postgres::types::Type;
+
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::{Batch, Cell},
+    codec::{Codec, column},
+    statement::Sql,
+};
+
+const TABLE: &str = "account_data";
+
+static GET: Sql = Sql {
+    name: "account_data.get",
+    template: "SELECT item, data FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
+    types: &[Type::INT8, Type::INT2_ARRAY],
+};
+
+static UPSERT: Sql = Sql {
+    name: "account_data.upsert",
+    template: "
+INSERT INTO {schema}.account_data (account_id, item, data)
+SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data)
+ON CONFLICT (account_id, item) DO UPDATE SET data = excluded.data",
+    types: &[Type::INT8, Type::INT4_ARRAY, Type::BYTEA_ARRAY],
+};
+
+static DELETE: Sql = Sql {
+    name: "account_data.delete",
+    template: "DELETE FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
+    types: &[Type::INT8, Type::INT4_ARRAY],
+};
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT, &DELETE];
+
+/// The values of the column `item`; never renumbered.
+#[derive(Clone, Copy)]
+pub(super) enum Item {
+    OlmAccount = 1,
+    PrivateIdentity = 2,
+    BackupDecryptionKey = 3,
+    BackupVersion = 4,
+    DehydratedDeviceKey = 5,
+}
+
+/// What of the account never changes, kept for reads that need our own ids and keys.
+pub(super) type StaticAccount = Arc<RwLock<Option<StaticAccountData>>>;
+
+pub(super) fn static_account(cell: &StaticAccount) -> Option<StaticAccountData> {
+    cell.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+pub(super) fn set_static_account(cell: &StaticAccount, data: StaticAccountData) {
+    *cell.write().unwrap_or_else(PoisonError::into_inner) = Some(data);
+}
+
+pub(super) async fn load_account(
+    account: &OpenAccount,
+    static_account: &StaticAccount,
+) -> Result<Option<Account>, Error> {
+    let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
+        return Ok(None);
+    };
+    let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
+    set_static_account(static_account, olm_account.static_data().clone());
+    Ok(Some(olm_account))
+}
+
+pub(super) async fn save_pending_changes(
+    account: &OpenAccount,
+    changes: PendingChanges,
+    static_account: StaticAccount,
+) -> Result<(), Error> {
+    let PendingChanges { account: olm_account } = changes;
+    account
+        .write(|codec| async move {
+            let mut batch = Batch::default();
+            if let Some(olm_account) = olm_account {
+                stage(&mut batch, &codec, Item::OlmAccount, &olm_account.pickle())?;
+                let data = olm_account.static_data().clone();
+                batch.on_commit(move || set_static_account(&static_account, data));
+            }
+            Ok(batch)
+        })
+        .await
+}
+
+pub(super) async fn load_identity(
+    account: &OpenAccount,
+) -> Result<Option<PrivateCrossSigningIdentity>, Error> {
+    let Some(pickle) = get(account, Item::PrivateIdentity).await? else { return Ok(None) };
+    PrivateCrossSigningIdentity::from_pickle(pickle).map(Some).map_err(|_| unpickle())
+}
+
+pub(super) async fn stage_identity(
+    batch: &mut Batch,
+    codec: &Codec,
+    identity: &PrivateCrossSigningIdentity,
+) -> Result<(), Error> {
+    stage(batch, codec, Item::PrivateIdentity, &identity.pickle().await)
+}
+
+pub(super) async fn load_backup_keys(account: &OpenAccount) -> Result<BackupKeys, Error> {
+    let items = [Item::BackupDecryptionKey as i16, Item::BackupVersion as i16];
+    let mut keys = BackupKeys::default();
+    for row in account.query(&GET, &[&items.as_slice()]).await? {
+        let item: i16 = column(&row, 0, TABLE)?;
+        let data: &[u8] = column(&row, 1, TABLE)?;
+        if item == Item::BackupVersion as i16 {
+            keys.backup_version = Some(open(&account.codec, Item::BackupVersion, data)?);
+        } else {
+            keys.decryption_key = Some(open(&account.codec, Item::BackupDecryptionKey, data)?);
+        }
+    }
+    Ok(keys)
+}
+
+pub(super) fn stage_backup_keys(
+    batch: &mut Batch,
+    codec: &Codec,
+    version: Option<String>,
+    key: Option<BackupDecryptionKey>,
+) -> Result<(), Error> {
+    if let Some(version) = version {
+        stage(batch, codec, Item::BackupVersion, &version)?;
+    }
+    if let Some(key) = key {
+        stage(batch, codec, Item::BackupDecryptionKey, &key)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn load_dehydrated_device_key(
+    account: &OpenAccount,
+) -> Result<Option<DehydratedDeviceKey>, Error> {
+    get(account, Item::DehydratedDeviceKey).await
+}
+
+pub(super) fn stage_dehydrated_device_key(
+    batch: &mut Batch,
+    codec: &Codec,
+    key: &DehydratedDeviceKey,
+) -> Result<(), Error> {
+    stage(batch, codec, Item::DehydratedDeviceKey, key)
+}
+
+pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Result<(), Error> {
+    account.apply(&DELETE, [Cell::Int(Item::DehydratedDeviceKey as i32)]).await
+}
+
+async fn get<T: DeserializeOwned>(account: &OpenAccount, item: Item) -> Result<Option<T>, Error> {
+    let items = [item as i16];
+    let Some(row) = account.query_opt(&GET, &[&items.as_slice()]).await? else { return Ok(None) };
+    open(&account.codec, item, column(&row, 1, TABLE)?).map(Some)
+}
+
+fn open<T: DeserializeOwned>(codec: &Codec, item: Item, data: &[u8]) -> Result<T, Error> {
+    codec.open(TABLE, &[&codec.key(TABLE, (item as i16).to_be_bytes())], data)
+}
+
+fn stage(
+    batch: &mut Batch,
+    codec: &Codec,
+    item: Item,
+    value: &impl Serialize,
+) -> Result<(), Error> {
+    let data = codec.seal(TABLE, &[&codec.key(TABLE, (item as i16).to_be_bytes())], value)?;
+    batch.put(&UPSERT, [Cell::Int(item as i32)], [data.into()]);
+    Ok(())
+}
+
+fn unpickle() -> Error {
+    Error::BadRow { table: TABLE, reason: "the pickle is invalid" }
+}

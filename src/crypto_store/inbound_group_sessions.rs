@@ -1,0 +1,265 @@
+//! Inbound Megolm sessions ("room keys"): the keys that decrypt rooms.
+
+use matrix_sdk_common::ruma::RoomId;
+use matrix_sdk_crypto::{
+    olm::{InboundGroupSession, PickledInboundGroupSession, SenderDataType},
+    store::types::RoomKeyCounts,
+    vodozemac::Curve25519PublicKey,
+};
+use tokio_postgres::{Row, types::Type};
+
+use super::backups;
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::{Batch, Cell},
+    codec::{Codec, Key, column},
+    statement::Sql,
+};
+
+pub(super) const TABLE: &str = "megolm_inbound_sessions";
+
+/// What every read selects: the place of the row, its data, and whether a backup holds it.
+macro_rules! select {
+    ($condition:literal) => {
+        concat!(
+            "SELECT s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (",
+            "SELECT FROM {schema}.backup_versions v WHERE v.account_id = s.account_id ",
+            "AND v.generation = s.backup_generation AND NOT v.retired) ",
+            "FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1 ",
+            $condition
+        )
+    };
+}
+
+static GET: Sql = Sql {
+    name: "megolm_inbound_sessions.get",
+    template: select!("AND s.room_id = $2 AND s.session_id = $3"),
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA],
+};
+
+static ALL: Sql = Sql {
+    name: "megolm_inbound_sessions.all",
+    template: select!(""),
+    types: &[Type::INT8],
+};
+
+static BY_ROOM: Sql = Sql {
+    name: "megolm_inbound_sessions.by_room",
+    template: select!("AND s.room_id = $2"),
+    types: &[Type::INT8, Type::BYTEA],
+};
+
+// Session ids are compared as stored bytes: hashes in an encrypted account, so the order means
+// nothing, but it is total and stays.
+static BY_SENDER: Sql = Sql {
+    name: "megolm_inbound_sessions.by_sender",
+    template: select!(
+        "AND s.sender_key = $2 AND s.sender_data_type = $3 AND s.session_id > $4
+ORDER BY s.session_id LIMIT $5"
+    ),
+    types: &[Type::INT8, Type::BYTEA, Type::INT2, Type::BYTEA, Type::INT8],
+};
+
+// Two ranges of the index on the generation, beside the one generation that is up to date. An
+// unknown version has generation 0, which is nobody's, so everything needs to be backed up.
+static FOR_BACKUP: Sql = Sql {
+    name: "megolm_inbound_sessions.for_backup",
+    template: concat!(
+        "WITH current AS (SELECT coalesce((SELECT generation FROM {schema}.backup_versions ",
+        "WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation) (",
+        select!("AND s.backup_generation < greatest(1, (SELECT generation FROM current)) LIMIT $3"),
+        ") UNION ALL (",
+        select!("AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0 LIMIT $3"),
+        ") LIMIT $3"
+    ),
+    types: &[Type::INT8, Type::BYTEA, Type::INT8],
+};
+
+static COUNTS: Sql = Sql {
+    name: "megolm_inbound_sessions.counts",
+    template: "
+SELECT count(*), count(*) FILTER (WHERE s.backup_generation = (
+    SELECT generation FROM {schema}.backup_versions
+    WHERE account_id = $1 AND version = $2 AND NOT retired))
+FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1",
+    types: &[Type::INT8, Type::BYTEA],
+};
+
+// A version makes the session backed up in it; generation -1 keeps what a known session has.
+static UPSERT: Sql = Sql {
+    name: "megolm_inbound_sessions.upsert",
+    template: "
+INSERT INTO {schema}.megolm_inbound_sessions AS s
+    (account_id, room_id, session_id, sender_key, sender_data_type, backup_generation, data)
+SELECT $1, u.room_id, u.session_id, u.sender_key, u.sender_data_type,
+       coalesce(v.generation, u.otherwise), u.data
+FROM unnest($2, $3, $4, $5, $6, $7, $8)
+    AS u (room_id, session_id, sender_key, sender_data_type, version, otherwise, data)
+LEFT JOIN {schema}.backup_versions v
+    ON v.account_id = $1 AND v.version = u.version AND NOT v.retired
+ON CONFLICT (account_id, room_id, session_id) DO UPDATE SET
+    sender_key = excluded.sender_key, sender_data_type = excluded.sender_data_type,
+    backup_generation = CASE WHEN excluded.backup_generation < 0 THEN s.backup_generation
+                             ELSE excluded.backup_generation END,
+    data = excluded.data",
+    types: &[
+        Type::INT8,
+        Type::BYTEA_ARRAY,
+        Type::BYTEA_ARRAY,
+        Type::BYTEA_ARRAY,
+        Type::INT4_ARRAY,
+        Type::BYTEA_ARRAY,
+        Type::INT4_ARRAY,
+        Type::BYTEA_ARRAY,
+    ],
+};
+
+static MARK_BACKED_UP: Sql = Sql {
+    name: "megolm_inbound_sessions.mark_backed_up",
+    template: "
+UPDATE {schema}.megolm_inbound_sessions s SET backup_generation = v.generation
+FROM unnest($2, $3, $4) AS u (room_id, session_id, version)
+JOIN {schema}.backup_versions v ON v.account_id = $1 AND v.version = u.version AND NOT v.retired
+WHERE s.account_id = $1 AND s.room_id = u.room_id AND s.session_id = u.session_id",
+    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
+};
+
+pub(super) const STATEMENTS: &[&Sql] =
+    &[&GET, &ALL, &BY_ROOM, &BY_SENDER, &FOR_BACKUP, &COUNTS, &UPSERT, &MARK_BACKED_UP];
+
+/// The values of `otherwise`: a session that is not backed up must be uploaded (again), one that is
+/// in a version nobody names keeps what the table knows of it.
+const NOT_BACKED_UP: i32 = 0;
+const KEEP: i32 = -1;
+
+pub(super) async fn get(
+    account: &OpenAccount,
+    room_id: &RoomId,
+    session_id: &str,
+) -> Result<Option<InboundGroupSession>, Error> {
+    let [room_id, session_id] = key(&account.codec, room_id, session_id);
+    let row = account.query_opt(&GET, &[&room_id, &session_id]).await?;
+    row.map(|row| open(&account.codec, &row)).transpose()
+}
+
+pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
+    open_all(account, account.query(&ALL, &[]).await?)
+}
+
+pub(super) async fn by_room(
+    account: &OpenAccount,
+    room_id: &RoomId,
+) -> Result<Vec<InboundGroupSession>, Error> {
+    let room_id = account.codec.key(TABLE, room_id);
+    open_all(account, account.query(&BY_ROOM, &[&room_id]).await?)
+}
+
+pub(super) async fn by_sender(
+    account: &OpenAccount,
+    sender_key: Curve25519PublicKey,
+    sender_data_type: SenderDataType,
+    after_session_id: Option<String>,
+    limit: usize,
+) -> Result<Vec<InboundGroupSession>, Error> {
+    let codec = &account.codec;
+    let sender_key = codec.key(TABLE, sender_key.to_base64());
+    let sender_data_type = sender_data_type as i16;
+    // Sorts before every id.
+    let start = || Codec::Plain.key(TABLE, []);
+    let after = after_session_id.map_or_else(start, |id| codec.key(TABLE, id));
+    let rows = account
+        .query(&BY_SENDER, &[&sender_key, &sender_data_type, &after, &as_limit(limit)])
+        .await?;
+    open_all(account, rows)
+}
+
+pub(super) async fn for_backup(
+    account: &OpenAccount,
+    version: &str,
+    limit: usize,
+) -> Result<Vec<InboundGroupSession>, Error> {
+    let version = backups::key(&account.codec, version);
+    open_all(account, account.query(&FOR_BACKUP, &[&version, &as_limit(limit)]).await?)
+}
+
+pub(super) async fn counts(
+    account: &OpenAccount,
+    version: Option<&str>,
+) -> Result<RoomKeyCounts, Error> {
+    let version = version.map(|version| backups::key(&account.codec, version));
+    let Some(row) = account.query_opt(&COUNTS, &[&version]).await? else {
+        return Ok(RoomKeyCounts { total: 0, backed_up: 0 });
+    };
+    let (total, backed_up): (i64, i64) = (column(&row, 0, TABLE)?, column(&row, 1, TABLE)?);
+    Ok(RoomKeyCounts { total: total as usize, backed_up: backed_up as usize })
+}
+
+/// Stages a session, which the version given has in its backup.
+pub(super) async fn stage(
+    batch: &mut Batch,
+    codec: &Codec,
+    session: &InboundGroupSession,
+    version: Option<&str>,
+) -> Result<(), Error> {
+    let [room_id, session_id] = key(codec, session.room_id(), session.session_id());
+    let pickle = session.pickle().await;
+    let data = codec.seal(TABLE, &[&room_id, &session_id], &pickle)?;
+    let version = version.map(|version| backups::stage_version(batch, codec, version));
+    let otherwise = if session.backed_up() { KEEP } else { NOT_BACKED_UP };
+    batch.put(
+        &UPSERT,
+        [room_id.into(), session_id.into()],
+        [
+            codec.key(TABLE, session.sender_key().to_base64()).into(),
+            Cell::Int(pickle.sender_data.to_type() as i32),
+            version.map_or(Cell::Null, Cell::from),
+            Cell::Int(otherwise),
+            data.into(),
+        ],
+    );
+    Ok(())
+}
+
+/// Marks sessions as held by the backup of this version; those that are unknown are passed over.
+pub(super) async fn mark_backed_up(
+    account: &OpenAccount,
+    version: &str,
+    ids: &[(&RoomId, &str)],
+) -> Result<(), Error> {
+    let codec = &account.codec;
+    let keys: Vec<[Key; 2]> =
+        ids.iter().map(|(room_id, session_id)| key(codec, room_id, session_id)).collect();
+    let version = version.to_owned();
+    account
+        .write(|codec| async move {
+            let mut batch = Batch::default();
+            for key in keys {
+                let version = backups::stage_version(&mut batch, &codec, &version);
+                batch.put(&MARK_BACKED_UP, key.map(Cell::from), [version.into()]);
+            }
+            Ok(batch)
+        })
+        .await
+}
+
+fn key(codec: &Codec, room_id: &RoomId, session_id: &str) -> [Key; 2] {
+    [codec.key(TABLE, room_id), codec.key(TABLE, session_id)]
+}
+
+fn open_all(account: &OpenAccount, rows: Vec<Row>) -> Result<Vec<InboundGroupSession>, Error> {
+    rows.iter().map(|row| open(&account.codec, row)).collect()
+}
+
+fn open(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
+    let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
+    let mut pickle: PickledInboundGroupSession = codec.open(TABLE, &key, column(row, 2, TABLE)?)?;
+    // The columns know better: a mark and a reset do not touch the data.
+    pickle.backed_up = column(row, 3, TABLE)?;
+    InboundGroupSession::from_pickle(pickle)
+        .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+}
+
+fn as_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

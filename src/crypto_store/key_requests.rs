@@ -1,0 +1,128 @@
+//! Requests for secrets and room keys that we sent, or are about to send, to our own devices.
+
+use matrix_sdk_common::ruma::TransactionId;
+use matrix_sdk_crypto::{GossipRequest, SecretInfo};
+use tokio_postgres::{Row, types::Type};
+
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::{Batch, Cell},
+    codec::{Codec, Key, column},
+    statement::{Sql, delete_by_key},
+};
+
+const TABLE: &str = "key_requests";
+
+macro_rules! select {
+    ($condition:literal) => {
+        concat!(
+            "SELECT request_id, data, sent_out FROM {schema}.key_requests WHERE account_id = $1 ",
+            $condition
+        )
+    };
+}
+
+static GET: Sql = Sql {
+    name: "key_requests.get",
+    template: select!("AND request_id = $2"),
+    types: &[Type::INT8, Type::BYTEA],
+};
+
+static BY_INFO: Sql = Sql {
+    name: "key_requests.by_info",
+    template: select!("AND info = $2 LIMIT 1"),
+    types: &[Type::INT8, Type::BYTEA],
+};
+
+static UNSENT: Sql = Sql {
+    name: "key_requests.unsent",
+    template: select!("AND NOT sent_out"),
+    types: &[Type::INT8],
+};
+
+// A request for the same secret replaces the older one, under whatever id. One ON CONFLICT names one
+// index only, and a CTE does not see its sibling's work: so delete first, then insert.
+static DELETE_OLDER: Sql = Sql {
+    name: "key_requests.delete_older",
+    template: "
+DELETE FROM {schema}.key_requests
+WHERE account_id = $1 AND (info = ANY ($2) OR request_id = ANY ($3))",
+    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
+};
+
+static INSERT: Sql = Sql {
+    name: "key_requests.insert",
+    template: "
+INSERT INTO {schema}.key_requests (account_id, info, request_id, sent_out, data)
+SELECT DISTINCT ON (u.request_id) $1, u.info, u.request_id, u.sent_out, u.data
+FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)",
+    types: &[
+        Type::INT8,
+        Type::BYTEA_ARRAY,
+        Type::BYTEA_ARRAY,
+        Type::BOOL_ARRAY,
+        Type::BYTEA_ARRAY,
+    ],
+};
+
+static DELETE: Sql = delete_by_key!("key_requests", "request_id");
+
+pub(super) const STATEMENTS: &[&Sql] =
+    &[&GET, &BY_INFO, &UNSENT, &DELETE_OLDER, &INSERT, &DELETE];
+
+pub(super) async fn get(
+    account: &OpenAccount,
+    request_id: &TransactionId,
+) -> Result<Option<GossipRequest>, Error> {
+    let request_id = key(&account.codec, request_id);
+    let row = account.query_opt(&GET, &[&request_id]).await?;
+    row.map(|row| open(&account.codec, &row)).transpose()
+}
+
+pub(super) async fn by_info(
+    account: &OpenAccount,
+    info: &SecretInfo,
+) -> Result<Option<GossipRequest>, Error> {
+    let row = account.query_opt(&BY_INFO, &[&info_key(&account.codec, info)]).await?;
+    row.map(|row| open(&account.codec, &row)).transpose()
+}
+
+pub(super) async fn unsent(account: &OpenAccount) -> Result<Vec<GossipRequest>, Error> {
+    let rows = account.query(&UNSENT, &[]).await?;
+    rows.iter().map(|row| open(&account.codec, row)).collect()
+}
+
+pub(super) async fn delete(account: &OpenAccount, request_id: &TransactionId) -> Result<(), Error> {
+    let request_id = key(&account.codec, request_id);
+    account.apply(&DELETE, [request_id.into()]).await
+}
+
+pub(super) fn stage(
+    batch: &mut Batch,
+    codec: &Codec,
+    request: &GossipRequest,
+) -> Result<(), Error> {
+    let request_id = key(codec, &request.request_id);
+    let info: Cell = info_key(codec, &request.info).into();
+    let data = codec.seal(TABLE, &[&request_id], request)?;
+    let request_id: Cell = request_id.into();
+    batch.put(&DELETE_OLDER, [info.clone()], [request_id.clone()]);
+    batch.put(&INSERT, [info], [request_id, Cell::Bool(request.sent_out), data.into()]);
+    Ok(())
+}
+
+fn key(codec: &Codec, request_id: &TransactionId) -> Key {
+    codec.key(TABLE, request_id.as_bytes())
+}
+
+fn info_key(codec: &Codec, info: &SecretInfo) -> Key {
+    codec.key(TABLE, info.as_key())
+}
+
+fn open(codec: &Codec, row: &Row) -> Result<GossipRequest, Error> {
+    let mut request: GossipRequest =
+        codec.open(TABLE, &[&Key::of(row, 0, TABLE)?], column(row, 1, TABLE)?)?;
+    request.sent_out = column(row, 2, TABLE)?;
+    Ok(request)
+}

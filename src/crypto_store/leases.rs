@@ -1,0 +1,43 @@
+//! The cross-process lock: leases by the server's clock.
+
+use matrix_sdk_common::cross_process_lock::CrossProcessLockGeneration;
+use tokio_postgres::types::Type;
+
+use crate::{Error, account::OpenAccount, codec::column, statement::Sql};
+
+const TABLE: &str = "lease_locks";
+
+// Complete in itself and not queued behind saves: the SDK renews a lease of half a second every
+// fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on.
+static TAKE: Sql = Sql {
+    name: "lease_locks.take",
+    template: "
+INSERT INTO {schema}.lease_locks AS l (account_id, key, holder, expires_at, generation)
+VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1)
+ON CONFLICT (account_id, key) DO UPDATE SET
+    holder = excluded.holder,
+    expires_at = clock_timestamp() + $4 * interval '1 millisecond',
+    generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
+WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp()
+RETURNING generation",
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8],
+};
+
+pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
+
+/// Takes or extends the lease; `None` when somebody else holds it. A duration of 0 releases it.
+pub(super) async fn take(
+    account: &OpenAccount,
+    duration_ms: u32,
+    key: &str,
+    holder: &str,
+) -> Result<Option<CrossProcessLockGeneration>, Error> {
+    let codec = &account.codec;
+    let (key, holder) = (codec.key(TABLE, key), codec.key(TABLE, holder));
+    let duration = f64::from(duration_ms);
+    let Some(row) = account.query_opt(&TAKE, &[&key, &holder, &duration]).await? else {
+        return Ok(None);
+    };
+    let generation: i64 = column(&row, 0, TABLE)?;
+    Ok(Some(generation.unsigned_abs()))
+}

@@ -1,0 +1,77 @@
+//! Olm sessions, by the sender's Curve25519 key. Never cached: the SDK does that.
+
+use matrix_sdk_crypto::{
+    DeviceData,
+    olm::{PickledSession, Session, StaticAccountData},
+};
+use tokio_postgres::types::Type;
+
+use super::devices;
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::Batch,
+    codec::{Codec, Key, column},
+    statement::{Sql, upsert_by_key},
+};
+
+const TABLE: &str = "olm_sessions";
+
+// The sessions need our own device's keys to be unpickled: one statement fetches both.
+static GET: Sql = Sql {
+    name: "olm_sessions.get",
+    template: "
+SELECT session_id, data FROM {schema}.olm_sessions WHERE account_id = $1 AND sender_key = $2
+UNION ALL
+SELECT NULL, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $3 AND device_id = $4",
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
+};
+
+static UPSERT: Sql = upsert_by_key!("olm_sessions", "sender_key", "session_id");
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+
+pub(super) async fn get(
+    account: &OpenAccount,
+    own: Option<StaticAccountData>,
+    sender_key: &str,
+) -> Result<Option<Vec<Session>>, Error> {
+    let own = own.ok_or(Error::AccountUnset)?;
+    let codec = &account.codec;
+    let sender_key = codec.key(TABLE, sender_key);
+    let [user_id, device_id] = devices::key(codec, &own.user_id, &own.device_id);
+    let rows = account.query(&GET, &[&sender_key, &user_id, &device_id]).await?;
+
+    let mut own_device = None;
+    let mut pickles: Vec<PickledSession> = Vec::new();
+    for row in &rows {
+        let data: &[u8] = column(row, 1, TABLE)?;
+        if column::<Option<&[u8]>>(row, 0, TABLE)?.is_some() {
+            let session_id = Key::of(row, 0, TABLE)?;
+            pickles.push(codec.open(TABLE, &[&sender_key, &session_id], data)?);
+        } else {
+            own_device = Some(devices::open(codec, [&user_id, &device_id], data)?);
+        }
+    }
+    if pickles.is_empty() {
+        return Ok(None);
+    }
+    let own_device: DeviceData = own_device.ok_or_else(devices::own_device_missing)?;
+    let sessions = pickles.into_iter().map(|pickle| {
+        Session::from_pickle(own_device.as_device_keys().clone(), pickle)
+            .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+    });
+    sessions.collect::<Result<_, _>>().map(Some)
+}
+
+pub(super) async fn stage(
+    batch: &mut Batch,
+    codec: &Codec,
+    session: &Session,
+) -> Result<(), Error> {
+    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+    let session_id = codec.key(TABLE, session.session_id());
+    let data = codec.seal(TABLE, &[&sender_key, &session_id], &session.pickle().await)?;
+    batch.put(&UPSERT, [sender_key.into(), session_id.into()], [data.into()]);
+    Ok(())
+}

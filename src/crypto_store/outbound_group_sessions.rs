@@ -1,0 +1,50 @@
+//! Outbound Megolm sessions: one a room, to encrypt with.
+
+use matrix_sdk_common::ruma::RoomId;
+use matrix_sdk_crypto::olm::{
+    OutboundGroupSession, PickledOutboundGroupSession, StaticAccountData,
+};
+use tokio_postgres::types::Type;
+
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::Batch,
+    codec::{Codec, column},
+    statement::{Sql, get_by_key, upsert_by_key},
+};
+
+const TABLE: &str = "megolm_outbound_sessions";
+
+static GET: Sql = get_by_key!("megolm_outbound_sessions", "room_id");
+
+static UPSERT: Sql = upsert_by_key!("megolm_outbound_sessions", "room_id");
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+
+pub(super) async fn get(
+    account: &OpenAccount,
+    own: Option<StaticAccountData>,
+    room_id: &RoomId,
+) -> Result<Option<OutboundGroupSession>, Error> {
+    let room_id = account.codec.key(TABLE, room_id);
+    let Some(row) = account.query_opt(&GET, &[&room_id]).await? else { return Ok(None) };
+    let own = own.ok_or(Error::AccountUnset)?;
+    // Holds the raw JSON of to-device requests, so JSON is the only form that reads back.
+    let pickle: PickledOutboundGroupSession =
+        account.codec.open_json(TABLE, &[&room_id], column(&row, 0, TABLE)?)?;
+    OutboundGroupSession::from_pickle(own.device_id, own.identity_keys, pickle)
+        .map(Some)
+        .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+}
+
+pub(super) async fn stage(
+    batch: &mut Batch,
+    codec: &Codec,
+    session: &OutboundGroupSession,
+) -> Result<(), Error> {
+    let room_id = codec.key(TABLE, session.room_id());
+    let data = codec.seal_json(TABLE, &[&room_id], &session.pickle().await)?;
+    batch.put(&UPSERT, [room_id.into()], [data.into()]);
+    Ok(())
+}

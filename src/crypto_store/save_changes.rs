@@ -1,0 +1,126 @@
+//! `Changes` as one batch.
+
+use std::sync::Arc;
+
+use matrix_sdk_crypto::{
+    olm::InboundGroupSession,
+    store::types::{Changes, DeviceChanges, IdentityChanges},
+};
+use tracing::warn;
+
+use super::{
+    account_data, devices, encrypted_rooms, identities, inbound_group_sessions, key_requests,
+    message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles, secrets, sync_tokens,
+    withheld,
+};
+use crate::{Error, account::OpenAccount, batch::Batch, codec::Codec};
+
+pub(super) async fn save(account: &OpenAccount, changes: Changes) -> Result<(), Error> {
+    account.write(|codec| stage(codec, changes)).await
+}
+
+/// Pickling happens here, in the writer's lane, so that no later state is overwritten by an earlier.
+async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
+    // Destructured without `..`: a field that upstream adds breaks the build, not the store.
+    let Changes {
+        private_identity,
+        backup_version,
+        backup_decryption_key,
+        dehydrated_device_pickle_key,
+        sessions,
+        message_hashes,
+        inbound_group_sessions,
+        outbound_group_sessions,
+        key_requests,
+        identities: IdentityChanges { new: new_identities, changed: changed_identities, unchanged: _ },
+        devices: DeviceChanges { new: new_devices, changed: changed_devices, deleted: deleted_devices },
+        withheld_session_info,
+        room_settings,
+        secrets,
+        next_batch_token,
+        received_room_key_bundles,
+        room_key_backups_fully_downloaded,
+        rooms_pending_key_bundle,
+    } = changes;
+    let (codec, mut staged) = (codec.as_ref(), Batch::default());
+    let batch = &mut staged;
+
+    if let Some(identity) = &private_identity {
+        account_data::stage_identity(batch, codec, identity).await?;
+    }
+    account_data::stage_backup_keys(batch, codec, backup_version, backup_decryption_key)?;
+    if let Some(key) = &dehydrated_device_pickle_key {
+        account_data::stage_dehydrated_device_key(batch, codec, key)?;
+    }
+    if let Some(token) = &next_batch_token {
+        sync_tokens::stage(batch, codec, token)?;
+    }
+    for device in new_devices.iter().chain(&changed_devices) {
+        devices::stage(batch, codec, device)?;
+    }
+    for device in &deleted_devices {
+        devices::stage_delete(batch, codec, device);
+    }
+    for identity in new_identities.iter().chain(&changed_identities) {
+        identities::stage(batch, codec, identity)?;
+    }
+    for session in &sessions {
+        olm_sessions::stage(batch, codec, session).await?;
+    }
+    for hash in &message_hashes {
+        message_hashes::stage(batch, codec, hash);
+    }
+    for session in &inbound_group_sessions {
+        inbound_group_sessions::stage(batch, codec, session, None).await?;
+    }
+    for session in &outbound_group_sessions {
+        outbound_group_sessions::stage(batch, codec, session).await?;
+    }
+    for request in &key_requests {
+        key_requests::stage(batch, codec, request)?;
+    }
+    for (room_id, entries) in &withheld_session_info {
+        for (session_id, entry) in entries {
+            withheld::stage(batch, codec, room_id, session_id, entry)?;
+        }
+    }
+    for (room_id, settings) in &room_settings {
+        encrypted_rooms::stage(batch, codec, room_id, settings)?;
+    }
+    for secret in &secrets {
+        secrets::stage(batch, codec, secret)?;
+    }
+    for bundle in &received_room_key_bundles {
+        room_key_bundles::stage_received(batch, codec, bundle)?;
+    }
+    for room_id in &room_key_backups_fully_downloaded {
+        room_key_bundles::stage_backed_up(batch, codec, room_id);
+    }
+    for (room_id, details) in &rooms_pending_key_bundle {
+        room_key_bundles::stage_pending(batch, codec, room_id, details.as_ref())?;
+    }
+    Ok(staged)
+}
+
+/// Saves room keys, which the backup of the given version holds.
+pub(super) async fn save_inbound_group_sessions(
+    account: &OpenAccount,
+    sessions: Vec<InboundGroupSession>,
+    version: Option<&str>,
+) -> Result<(), Error> {
+    let version = version.map(ToOwned::to_owned);
+    let mismatched =
+        sessions.iter().filter(|session| session.backed_up() != version.is_some()).count();
+    if mismatched > 0 {
+        warn!(mismatched, "sessions whose backed-up flag does not match the backup version given");
+    }
+    account
+        .write(|codec| async move {
+            let mut batch = Batch::default();
+            for session in &sessions {
+                inbound_group_sessions::stage(&mut batch, &codec, session, version.as_deref()).await?;
+            }
+            Ok(batch)
+        })
+        .await
+}

@@ -1,0 +1,227 @@
+//! The store itself: opening, closing, and the account between.
+
+use std::{fmt, sync::Arc};
+
+use deadpool_postgres::Pool;
+use matrix_sdk_crypto::olm::StaticAccountData;
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+use super::account_data::{self, StaticAccount};
+use crate::{
+    Error, OpenStoreError, PostgresStoreConfig,
+    account::OpenAccount,
+    connection::Database,
+    schema::Schema,
+    statement::Statements,
+};
+
+/// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
+/// PostgreSQL.
+///
+/// Cheap to clone: clones are the same store. Writes are done in the order in which they were
+/// asked for, each as one transaction, and a write that was begun is finished even when its future
+/// is dropped.
+///
+/// # When an operation fails
+///
+/// Transient failures (a restarting server, a deadlock) are tried again inside the store for some
+/// seconds. Once an error has been handed up, the SDK's memory and the database may differ, and the
+/// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
+/// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
+/// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
+#[derive(Clone)]
+pub struct PostgresCryptoStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: PostgresStoreConfig,
+    /// A pool that came from outside: it is neither closed nor rebuilt.
+    foreign_pool: Option<Pool>,
+    /// `None` when closed. Operations hold it for reading, so that closing waits for them.
+    account: RwLock<Option<OpenAccount>>,
+    static_account: StaticAccount,
+}
+
+impl fmt::Debug for PostgresCryptoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresCryptoStore").finish_non_exhaustive()
+    }
+}
+
+impl PostgresCryptoStore {
+    /// Opens the store of `account` in the database at `url`, creating what is missing. With a
+    /// passphrase all that identifies or reveals anything is hashed or sealed.
+    ///
+    /// The account's name says whose keys these are, as a path does for SQLite: two bots in one
+    /// database need two names. It is stored in clear.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`]: each reason has a variant.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+    /// use matrix_sdk_postgres::PostgresCryptoStore;
+    ///
+    /// let store =
+    ///     PostgresCryptoStore::open("postgres://bot@localhost/bots", "my-bot", Some("a passphrase"))
+    ///         .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn open(
+        url: impl Into<String>,
+        account: impl Into<String>,
+        passphrase: Option<&str>,
+    ) -> Result<Self, OpenStoreError> {
+        let config = PostgresStoreConfig::new(url, account).passphrase(passphrase);
+        Self::open_with_config(&config).await
+    }
+
+    /// Opens the store with a key instead of a passphrase: faster to open, for no passphrase has to
+    /// be stretched.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`].
+    ///
+    /// ```no_run
+    /// # async fn example(key: [u8; 32]) -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+    /// use matrix_sdk_postgres::PostgresCryptoStore;
+    ///
+    /// let store =
+    ///     PostgresCryptoStore::open_with_key("postgres://localhost/bots", "my-bot", Some(&key))
+    ///         .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_with_key(
+        url: impl Into<String>,
+        account: impl Into<String>,
+        key: Option<&[u8; 32]>,
+    ) -> Result<Self, OpenStoreError> {
+        Self::open_with_config(&PostgresStoreConfig::new(url, account).key(key)).await
+    }
+
+    /// Opens the store with all settings at hand.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+    /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+    ///
+    /// let config = PostgresStoreConfig::from_env("my-bot")?.pool_max_size(4);
+    /// let store = PostgresCryptoStore::open_with_config(&config).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_with_config(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
+        Self::open_on(None, config).await
+    }
+
+    /// Opens the store on a pool that is shared with other stores or with the application.
+    ///
+    /// Of `config`, what concerns connections (URL, TLS, password, pool size, timeouts of
+    /// connections) is not used. Statements go typed and unnamed, one round trip each, so that the
+    /// pool may sit behind any pooler. Closing the store does not close the pool.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+    /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+    ///
+    /// let pool = PostgresStoreConfig::new("postgres://localhost/bots", "any").build_pool()?;
+    /// for name in ["alice-bot", "bob-bot"] {
+    ///     let config = PostgresStoreConfig::new("", name);
+    ///     let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn open_with_pool(
+        pool: Pool,
+        config: &PostgresStoreConfig,
+    ) -> Result<Self, OpenStoreError> {
+        Self::open_on(Some(pool), config).await
+    }
+
+    async fn open_on(
+        foreign_pool: Option<Pool>,
+        config: &PostgresStoreConfig,
+    ) -> Result<Self, OpenStoreError> {
+        let account = open_account(foreign_pool.as_ref(), config).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config: config.clone(),
+                foreign_pool,
+                account: RwLock::new(Some(account)),
+                static_account: StaticAccount::default(),
+            }),
+        })
+    }
+
+    pub(super) fn static_account(&self) -> &StaticAccount {
+        &self.inner.static_account
+    }
+
+    /// What never changes of our own account, once it is known.
+    pub(super) fn own(&self) -> Option<StaticAccountData> {
+        account_data::static_account(&self.inner.static_account)
+    }
+
+    /// What upstream's test suite asks a store for.
+    #[doc(hidden)]
+    #[cfg(feature = "testing")]
+    pub fn get_static_account(&self) -> Option<StaticAccountData> {
+        self.own()
+    }
+
+    /// The open account. While it is held, the store is not closed.
+    pub(super) async fn open_account(&self) -> Result<RwLockReadGuard<'_, OpenAccount>, Error> {
+        RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref)
+            .map_err(|_| Error::StoreClosed)
+    }
+
+    pub(super) async fn close_account(&self) {
+        let account = self.inner.account.write().await.take();
+        if let Some(account) = account {
+            // Also writes whose caller is gone.
+            account.close().await;
+            if self.inner.foreign_pool.is_none() {
+                account.close_pool();
+            }
+        }
+    }
+
+    /// Opens a closed store, and one that refuses writes; does nothing for a store in order.
+    pub(super) async fn reopen_account(&self) -> Result<(), Error> {
+        if self.open_account().await.is_ok_and(|account| !account.has_failed()) {
+            return Ok(());
+        }
+        self.close_account().await;
+        let mut account = self.inner.account.write().await;
+        if account.is_none() {
+            let Inner { config, foreign_pool, .. } = &*self.inner;
+            let opened = open_account(foreign_pool.as_ref(), config).await;
+            *account = Some(opened.map_err(|error| Error::Reopen(Box::new(error)))?);
+        }
+        Ok(())
+    }
+}
+
+async fn open_account(
+    foreign_pool: Option<&Pool>,
+    config: &PostgresStoreConfig,
+) -> Result<OpenAccount, OpenStoreError> {
+    let statements = Statements::new(Schema::new(&config.schema)?, super::statements());
+    let prepared = config.prepared_statements && foreign_pool.is_none();
+    let pool = match foreign_pool {
+        Some(pool) => pool.clone(),
+        None => config.build_pool()?,
+    };
+    let database = Database::new(pool, Arc::new(statements), prepared, config.statement_timeout);
+    OpenAccount::open(database, config).await
+}

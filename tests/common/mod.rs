@@ -1,0 +1,30 @@
+//! What the tests share.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+
+/// How an account is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Plain,
+    Passphrase,
+    Key,
+}
+
+pub const PASSPHRASE: &str = "correct horse battery staple";
+pub const KEY: [u8; 32] = [42; 32];
+
+impl Mode {
+    pub fn config(self, url: &str, account: &str) -> PostgresStoreConfig {
+        let config = PostgresStoreConfig::new(url, account).pool_max_size(4);
+        match self {
+            Mode::Plain => config,
+            Mode::Passphrase => config.passphrase(Some(PASSPHRASE)),
+            Mode::Key => config.key(Some(&KEY)),
+        }
+    }
+
+    pub async fn open(self, url: &str, account: &str) -> PostgresCryptoStore {
+        PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
+    }
+}
