@@ -8,11 +8,8 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::account_data::{self, StaticAccount};
 use crate::{
-    Error, OpenStoreError, PostgresStoreConfig,
-    account::OpenAccount,
-    connection::Database,
-    schema::Schema,
-    statement::Statements,
+    Error, OpenStoreError, PostgresStoreConfig, account::OpenAccount, connection::Database,
+    schema::Schema, statement::Statements,
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in

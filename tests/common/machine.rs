@@ -118,10 +118,8 @@ impl Relay {
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
         let counts = self.one_time_keys.get(machine.user_id());
         let count = counts.and_then(|keys| keys.get(machine.device_id())).map_or(0, BTreeMap::len);
-        let counts = [(
-            OneTimeKeyAlgorithm::SignedCurve25519,
-            u32::try_from(count).unwrap().into(),
-        )];
+        let counts =
+            [(OneTimeKeyAlgorithm::SignedCurve25519, u32::try_from(count).unwrap().into())];
         let changes = EncryptionSyncChanges {
             to_device_events: self.inbox.remove(machine.user_id()).unwrap_or_default(),
             changed_devices: &Default::default(),

@@ -30,3 +30,15 @@ impl Mode {
         PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
     }
 }
+
+/// A connection beside the store's own, for looking and for breaking things.
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The one number that a query returns.
+pub async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
