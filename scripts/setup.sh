@@ -49,6 +49,9 @@ step() {
   printf '%s %s %s%d s%s\n' "$tick" "$title" "$dim" $((SECONDS - began)) "$plain"
 }
 
+# found WHAT: nothing had to be done.
+found() { printf '%s %s\n' "$tick" "$1"; }
+
 # How to become root for apt-get: prints a command, or nothing; fails if there is no way.
 as_root() {
   [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo "sudo -n"; }
@@ -98,7 +101,10 @@ need_venv() {
   local python
   E2E_PYTHON=$cache/venv/bin/python
   stamp=$(cat "$root/scripts/requirements.txt"; echo "$cache")
-  if [ -x "$E2E_PYTHON" ] && [ "$(cat "$cache/venv/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+  if [ -x "$E2E_PYTHON" ] && [ "$(cat "$cache/venv/stamp" 2>/dev/null)" = "$stamp" ]; then
+    found "Synapse and matrix-nio are installed"
+    return
+  fi
   need_python
   python=$(find_python)
   step "Installing Synapse and matrix-nio" make_venv "$python"
@@ -123,7 +129,9 @@ wheel_postgres() {
 }
 
 need_postgres() {
-  if ! find_postgres >/dev/null; then
+  if find_postgres >/dev/null; then
+    found "$("$(find_postgres)/postgres" --version | sed 's/postgres (PostgreSQL)/PostgreSQL/; s/ (.*//') is installed"
+  else
     if can_apt; then
       step "Installing PostgreSQL" apt_install postgresql
     else
@@ -143,7 +151,7 @@ need_bridge() {
     step "Installing a C compiler" apt_install gcc libc6-dev
   fi
   [ "$profile" = release ] && flag=--release
-  step "Building the bridge" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
+  step "Building the bridge (minutes, the first time)" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
   E2E_BRIDGE=${CARGO_TARGET_DIR:-$root/target}/$profile/webhook_bridge
 }
 

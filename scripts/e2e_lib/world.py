@@ -28,6 +28,7 @@ class World:
         self.sent: list[Sent] = []
         self.senders: list[Sender] = []
         self.room = ""
+        self.owners: dict[str, Sender] = {}
 
     async def open(self, webhook_token: str | None = None):
         self.sink.token = webhook_token
@@ -64,6 +65,7 @@ class World:
 
     async def new_room(self, owner: Sender, *others: str, encrypted: bool = True) -> str:
         room = await owner.create_room(self.name, [self.bot, *others], encrypted)
+        self.owners[room] = owner
         await owner.wait_for(room, self.bot, 90, self.bridge.tail)
         return room
 
@@ -140,7 +142,7 @@ class World:
 
     async def order(self, room: str) -> list[str]:
         """The room's events in the server's order."""
-        token, start, found = self.senders[0].client.access_token, "", []
+        token, start, found = self.owners[room].client.access_token, "", []
         while True:
             path = f"/_matrix/client/v3/rooms/{room}/messages?dir=f&limit=500{start}"
             page = await self.synapse.request("GET", path, token=token)

@@ -5,7 +5,7 @@ import re
 import secrets
 import signal
 
-from ..processes import Timeout
+from ..processes import Timeout, until
 from ..world import World, expect
 from . import case
 
@@ -31,9 +31,11 @@ async def sigterm(w: World):
     await w.send(3, "before")
     await w.arrived()
     for mode in ("ok", "hang"):
-        w.sink.mode = mode
+        await w.bridge.ready()
+        w.sink.mode, refused = mode, w.sink.refused
         await w.send(2, f"at {mode}")
-        await asyncio.sleep(0.5)
+        if mode != "ok":
+            await until(lambda: w.sink.refused > refused, 30, "a request to hang", detail=w.bridge.tail)
         w.bridge.child.send(signal.SIGTERM)
         code = await w.bridge.child.wait(15)
         expect(code == 0, f"it ended with code {code}\n{w.bridge.tail()}")
