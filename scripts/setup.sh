@@ -72,7 +72,7 @@ can_apt() { command -v apt-get >/dev/null && as_root >/dev/null; }
 # A Python that can make virtual environments. The system's own comes first.
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-}" /usr/bin/python3 $(type -aP python3 python3.14 python3.13 python3.12 python3.11 python3.10); do
+  for candidate in "${PYTHON:-}" /usr/bin/python3 $(type -aP python3 python3.14 python3.13 python3.12 python3.11 python3.10) "$cache/debian/usr/bin/python3"; do
     [ -n "$candidate" ] && [ -x "$candidate" ] || continue
     "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && {
       echo "$candidate"
@@ -82,19 +82,50 @@ find_python() {
   return 1
 }
 
+# Without root: Debian's packages, unpacked below our own directory. Only what is not installed.
+unpack_python() {
+  local apt=$cache/apt options deb
+  mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
+  options="-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt/cache -o Debug::NoLocking=1"
+  apt-get $options update &&
+    (cd "$apt/debs" && apt-get $options download $(apt-get $options --no-install-recommends -s install \
+      python3 python3-venv | awk '$1 == "Inst" { print $2 }')) &&
+    for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$cache/debian" || return; done
+}
+
+# An unpacked Python must be told where its libraries are.
+find_libraries() {
+  local dirs=("$cache"/debian/usr/lib/*-linux-gnu "$cache"/debian/lib/*-linux-gnu)
+  [ -d "${dirs[0]}" ] || return 0
+  LD_LIBRARY_PATH=$(IFS=: && echo "${dirs[*]}")
+  export LD_LIBRARY_PATH
+}
+
 need_python() {
   find_python >/dev/null && return
-  can_apt || fail "Python 3.10 or newer with its venv module is missing: apt-get install python3 python3-venv"
-  step "Installing Python" apt_install python3 python3-venv
-  find_python >/dev/null || fail "Debian's python3 cannot make a virtual environment here"
+  if can_apt; then
+    step "Installing Python" apt_install python3 python3-venv
+  elif command -v apt-get >/dev/null; then
+    step "Installing Python below target/" unpack_python
+    find_libraries
+  fi
+  find_python >/dev/null || fail "Python 3.10 or newer with its venv module is missing: apt-get install python3 python3-venv"
 }
 
 make_venv() {
   local python=$1
   rm -rf "$cache/venv"
-  "$python" -m venv "$cache/venv" &&
-    "$cache/venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --only-binary :all: \
-      -r "$root/scripts/requirements.txt" && printf '%s' "$stamp" >"$cache/venv/stamp"
+  if [ "${python#"$cache"}" = "$python" ]; then
+    "$python" -m venv "$cache/venv" || return
+  else
+    # Debian's Python looks for pip where an unpacked one does not have it.
+    "$python" -m venv --without-pip "$cache/venv" || return
+    PYTHONPATH=$(ls "$cache"/debian/usr/share/python-wheels/pip-*.whl) \
+      "$cache/venv/bin/python" -m pip install --disable-pip-version-check pip || return
+  fi
+  "$cache/venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+    --only-binary :all: -r "$root/scripts/requirements.txt" &&
+    printf '%s' "$stamp" >"$cache/venv/stamp"
 }
 
 need_venv() {
@@ -156,6 +187,7 @@ need_bridge() {
 }
 
 setup() {
+  find_libraries
   need_venv
   need_postgres
   need_bridge
