@@ -176,6 +176,7 @@ need_postgres() {
 need_bridge() {
   local profile=${E2E_PROFILE:-debug} flag=
   if [ -n "${E2E_BRIDGE:-}" ]; then return; fi
+  command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
   command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain"
   if ! command -v cc >/dev/null; then
     can_apt || fail "a C compiler is missing: apt-get install gcc libc6-dev"

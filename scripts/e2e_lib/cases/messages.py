@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 from ..world import World, expect
 from . import case
@@ -135,3 +136,28 @@ async def storm(w: World):
     going = False
     await writers
     await w.arrived(120)
+
+
+@case()
+async def killed_in_sync(w: World):
+    """Many room keys wait in one sync, and the bridge is killed in the middle of it, many times."""
+    await w.up()
+    await w.send(1, "before")
+    await w.arrived()
+    await w.bridge.kill9()
+    await w.send(1, "to take the time")
+    began = time.monotonic()
+    await w.bridge.start()
+    await w.arrived()
+    takes = time.monotonic() - began
+    for round in range(8):
+        await w.bridge.kill9()
+        device = await w.device(w.alice_id, f"device {round}")
+        for n in range(6):
+            device.rotate(w.room)
+            await w.send(1, f"a session of its own: {round}.{n}", device)
+        await w.bridge.start()
+        await asyncio.sleep(takes * random.uniform(0.4, 1.1))
+    await w.bridge.kill9()
+    await w.bridge.start()
+    await w.arrived()
