@@ -10,6 +10,7 @@ import traceback
 
 from .bridge import ROOT
 from .cases import CASES, Case
+from .postgres import Postgres
 from .processes import Scratch, Timeout
 from .synapse import Synapse
 from .world import Failure, World
@@ -25,6 +26,10 @@ def arguments():
     parser.add_argument("--skip", metavar="NAME[,NAME]", action="append", default=[], help="leave out")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run each N times")
+    parser.add_argument(
+        "--database", choices=["private", "shared"], default="private",
+        help="each bot's own, started by the bridge, or one server for all bots",
+    )
     given = parser.parse_args()
     words = lambda values: [name for value in values for name in value.split(",") if name]
     given.only, given.skip = words(given.only), words(given.skip)
@@ -33,10 +38,10 @@ def arguments():
     return given
 
 
-async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int) -> str | None:
+async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, database) -> str | None:
     """The reason of the failure, if it failed."""
     name = case.name if number == 1 else f"{case.name}_{number}"
-    world = World(synapse, scratch.path / name, LOGS / name, name)
+    world = World(synapse, scratch.path / name, LOGS / name, name, database)
     try:
         await world.open(**case.options)
         apart = await case.run(world)
@@ -77,14 +82,18 @@ async def main() -> int:
     shutil.rmtree(LOGS, ignore_errors=True)
     scratch = Scratch()
     synapse = Synapse(scratch.path / "synapse", LOGS / "synapse.log")
+    postgres = Postgres(scratch.path / "postgres", LOGS / "postgres.log")
+    database = postgres.url if given.database == "shared" else None
     passed, failed = 0, []
     try:
         await synapse.start()
+        if database:
+            await postgres.start()
         width = max(len(case.name) for case in chosen)
         for case in chosen:
             for number in range(1, given.repeat + 1):
                 began = time.monotonic()
-                reason = await run(case, synapse, scratch, number)
+                reason = await run(case, synapse, scratch, number, database)
                 word = "FAIL" if reason else "ok  "
                 took = time.monotonic() - began
                 print(f"{word} {case.name:{width}}  {took:5.1f} s  {case.summary}", flush=True)
@@ -95,6 +104,7 @@ async def main() -> int:
                     passed += 1
     finally:
         await synapse.close()
+        await postgres.close()
         scratch.remove()
     print(f"\n{passed} passed, {len(failed)} failed")
     return 1 if failed else 0

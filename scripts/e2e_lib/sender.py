@@ -8,7 +8,6 @@ from pathlib import Path
 from nio import AsyncClient, AsyncClientConfig
 from nio.responses import ErrorResponse, ShareGroupSessionResponse
 
-from .processes import until
 from .synapse import Synapse
 
 logging.getLogger("nio").setLevel(logging.CRITICAL)
@@ -87,13 +86,6 @@ class Sender:
     async def joined(self, room_id: str, user_id: str) -> bool:
         members = checked(await self.client.joined_members(room_id)).members
         return any(member.user_id == user_id for member in members)
-
-    async def wait_for(self, room_id: str, user_id: str, seconds: float, detail=None):
-        """Until the other one has joined; and then this side knows it too."""
-        await until(
-            lambda: self.joined(room_id, user_id), seconds, f"{user_id} to join", 0.1, detail
-        )
-        await self.sync()
 
     async def send(self, room_id: str, body: str, content: dict | None = None, type="m.room.message"):
         content = content or {"msgtype": "m.text", "body": body}

@@ -24,9 +24,12 @@ def local_part(user_id: str) -> str:
 
 
 class World:
-    def __init__(self, synapse: Synapse, directory: Path, logs: Path, name: str):
+    def __init__(
+        self, synapse: Synapse, directory: Path, logs: Path, name: str, database: str | None = None
+    ):
         self.synapse, self.directory, self.logs = synapse, directory, logs
         self.name = name.replace("_", "-")
+        self.database = database
         self.passwords: dict[str, str] = {}
         self.sink = Sink()
         self.sent: list[Sent] = []
@@ -43,6 +46,8 @@ class World:
             self.synapse, self.sink, self.bot, self.passwords[self.bot],
             self.directory / "bridge", self.logs,
         )
+        if self.database:
+            self.bridge.env["DATABASE_URL"] = self.database
 
     async def user(self, name: str) -> str:
         """A new account, named after the case so that cases cannot meet."""
@@ -70,8 +75,13 @@ class World:
     async def new_room(self, owner: Sender, *others: str, encrypted: bool = True) -> str:
         room = await owner.create_room(self.name or "demo", [self.bot, *others], encrypted)
         self.owners[room] = owner
-        await owner.wait_for(room, self.bot, 90, self.bridge.tail)
+        await until(lambda: self.joined(owner, room), 90, "the bot to join", 0.1, self.bridge.tail)
+        await owner.sync()
         return room
+
+    async def joined(self, owner: Sender, room: str) -> bool:
+        self.bridge.alive()
+        return await owner.joined(room, self.bot)
 
     async def send(self, count: int, what: str, sender: Sender | None = None, room: str | None = None):
         """`count` encrypted messages, one after the other."""

@@ -145,6 +145,7 @@ async def postgres_down(w: World):
 async def private_postgres_killed(w: World):
     """The bridge's private PostgreSQL is killed: the bridge recovers, or ends with a failure and
     recovers when started again."""
+    w.bridge.env.pop("DATABASE_URL", None)
     await w.up()
     await w.send(3, "before")
     await w.arrived()
