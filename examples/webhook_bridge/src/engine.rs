@@ -32,8 +32,9 @@ use crate::{
     webhook::Webhook,
 };
 
-/// After a stop a run may take so long to come to its end, a delivery in flight included.
-const LAST_WORDS: Duration = Duration::from_secs(20);
+/// After a stop a run may take so long to come to its end, a delivery in flight included. Docker
+/// kills after 10 s, and the database has to be stopped too.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A run that lasted so long was a good one: the next failure is a new one.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 

@@ -31,6 +31,8 @@ pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(Duration::from_secs(10))
+        // Names of headers have no case, but not every webhook knows.
+        .http1_title_case_headers()
         // A redirect would turn a POST into a GET, and could carry the token elsewhere.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("webhook_bridge/", env!("CARGO_PKG_VERSION")))
