@@ -5,14 +5,16 @@ use std::time::{Duration, SystemTime};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use http::{HeaderMap, header::RETRY_AFTER};
 
+/// An outage's end is noticed within this time.
+const LONGEST: Duration = Duration::from_secs(30);
 /// No server's wish makes us wait longer than this between two attempts.
 const LONGEST_WISH: Duration = Duration::from_secs(15 * 60);
 
-/// From one second up to one minute, spread out, for ever.
+/// From one second up to half a minute, for ever, spread out by adding up to as much again.
 pub fn policy() -> ExponentialBuilder {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_secs(1))
-        .with_max_delay(Duration::from_secs(60))
+        .with_max_delay(LONGEST / 2)
         .with_jitter()
         .without_max_times()
 }
@@ -27,7 +29,7 @@ impl Delays {
 
     /// The next delay, or what the server asked for if that is longer.
     pub fn next(&mut self, wish: Option<Duration>) -> Duration {
-        let own = self.0.next().unwrap_or(Duration::from_secs(60));
+        let own = self.0.next().unwrap_or(LONGEST);
         wish.map_or(own, |wish| own.max(wish.min(LONGEST_WISH)))
     }
 
@@ -56,7 +58,8 @@ mod tests {
     fn delays_grow_up_to_a_limit_and_honour_the_server() {
         let mut delays = Delays::new();
         let ten: Vec<_> = (0..10).map(|_| delays.next(None)).collect();
-        assert!(ten[0] < Duration::from_secs(3) && ten[9] >= Duration::from_secs(60), "{ten:?}");
+        assert!(ten[0] <= Duration::from_secs(2) && ten[9] >= LONGEST / 2, "{ten:?}");
+        assert!(ten.iter().all(|delay| *delay <= LONGEST), "{ten:?}");
         delays.reset();
         assert_eq!(delays.next(Some(Duration::from_secs(100))), Duration::from_secs(100));
         assert_eq!(delays.next(Some(Duration::MAX)), LONGEST_WISH);

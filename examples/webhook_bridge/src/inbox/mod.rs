@@ -5,6 +5,8 @@ mod migrate;
 mod queue;
 mod record;
 mod rooms;
+#[cfg(test)]
+mod tests;
 
 use matrix_sdk_postgres::deadpool_postgres::{Object, Pool, Transaction, tokio_postgres::types::Type};
 
