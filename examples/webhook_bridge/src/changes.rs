@@ -147,7 +147,8 @@ mod tests {
         let rooms = json!({"join": {"!r:x": room(true, json!([message("$9")]))}});
         let gap = one(rooms, Some("s1"), &HashMap::new()).gap.unwrap();
         assert_eq!((gap.to_token, gap.stop_event_id), (None, None));
-        let rooms = json!({"join": {"!r:x": room(true, json!([message("$1"), join(), message("$2")]))}});
+        let rooms =
+            json!({"join": {"!r:x": room(true, json!([message("$1"), join(), message("$2")]))}});
         let change = one(rooms, Some("s1"), &HashMap::new());
         assert_eq!((change.gap, change.events.len()), (None, 1));
     }

@@ -148,7 +148,9 @@ fn required(value: Option<String>, name: &str, example: &str) -> Result<String, 
 /// The value itself is left out of the error: URLs of webhooks often hold a secret.
 fn http_url(value: &str, name: &str) -> Result<Url, BridgeError> {
     let explain = |reason: &dyn Display| {
-        invalid(format!("{name} is no usable URL ({reason}): it must begin with https:// or http://"))
+        invalid(format!(
+            "{name} is no usable URL ({reason}): it must begin with https:// or http://"
+        ))
     };
     let url = Url::parse(value).map_err(|error| explain(&error))?;
     match (url.scheme(), url.host_str()) {

@@ -1,68 +1,59 @@
 //! Where PostgreSQL is: a server that somebody runs, or a private one that we start.
 
-use std::path::Path;
-
 use secrecy::SecretString;
 
-use crate::{
-    config::Database,
-    errors::{BridgeError, exit_code},
-};
-
 #[cfg(feature = "embedded-postgres")]
-type Server = matrix_sdk_postgres::testing::PostgresServer;
-#[cfg(not(feature = "embedded-postgres"))]
-type Server = std::convert::Infallible;
+use crate::embedded::PrivateServer;
+use crate::{config::Database, errors::BridgeError};
 
-/// The database's URL, and the private server while it runs.
-pub struct Located {
-    pub url: SecretString,
-    server: Option<Server>,
+/// A database that can be connected to.
+pub enum Located {
+    Elsewhere(SecretString),
+    #[cfg(feature = "embedded-postgres")]
+    Private(PrivateServer),
 }
 
 impl Located {
     /// Find the database, or start the private one.
     pub async fn new(database: &Database) -> Result<Self, BridgeError> {
         match database {
-            Database::Url(url) => Ok(Self { url: url.clone(), server: None }),
-            Database::Embedded(directory) => start(directory).await,
+            Database::Url(url) => Ok(Self::Elsewhere(url.clone())),
+            #[cfg(feature = "embedded-postgres")]
+            Database::Embedded(directory) => {
+                Ok(Self::Private(PrivateServer::start(directory).await?))
+            }
+            #[cfg(not(feature = "embedded-postgres"))]
+            Database::Embedded(_) => Err(BridgeError::last(
+                crate::errors::exit_code::CONFIGURATION,
+                "DATABASE_URL is not set, and this bridge was built without the private \
+                 PostgreSQL: set it, as in DATABASE_URL=postgres://bot@localhost/bots",
+            )),
         }
     }
 
-    /// Stop the private server, if there is one.
+    pub fn url(&self) -> &SecretString {
+        match self {
+            Self::Elsewhere(url) => url,
+            #[cfg(feature = "embedded-postgres")]
+            Self::Private(server) => server.url(),
+        }
+    }
+
+    /// Start a private server again if it has died: nobody else will.
+    pub async fn revive(&self) -> Result<(), BridgeError> {
+        match self {
+            Self::Elsewhere(_) => Ok(()),
+            #[cfg(feature = "embedded-postgres")]
+            Self::Private(server) => server.revive().await,
+        }
+    }
+
+    /// Stop a private server.
     pub async fn stop(self) {
-        if let Some(server) = self.server {
-            let _ = tokio::task::spawn_blocking(move || drop(server)).await;
+        match self {
+            Self::Elsewhere(_) => {}
+            #[cfg(feature = "embedded-postgres")]
+            Self::Private(server) => server.stop().await,
         }
     }
-}
-
-#[cfg(feature = "embedded-postgres")]
-async fn start(directory: &Path) -> Result<Located, BridgeError> {
-    let refused = |reason: String| {
-        BridgeError::last(
-            exit_code::DATABASE,
-            format!(
-                "the private PostgreSQL in {} cannot be started: {reason}; or set DATABASE_URL to \
-                 a server of yours",
-                directory.display()
-            ),
-        )
-    };
-    let data = std::path::absolute(directory).map_err(|error| refused(error.to_string()))?;
-    tracing::info!(directory = %data.display(), "starting the private PostgreSQL");
-    let start = move || Server::builder().data_directory(data).durable(true).start();
-    let server = tokio::task::spawn_blocking(start).await;
-    let server = server.map_err(|error| refused(error.to_string()))?;
-    let server = server.map_err(|error| refused(error.to_string()))?;
-    Ok(Located { url: server.url().into(), server: Some(server) })
-}
-
-#[cfg(not(feature = "embedded-postgres"))]
-async fn start(_: &Path) -> Result<Located, BridgeError> {
-    Err(BridgeError::last(
-        exit_code::CONFIGURATION,
-        "DATABASE_URL is not set, and this bridge was built without the embedded PostgreSQL: set \
-         it, as in DATABASE_URL=postgres://bot@localhost/bots",
-    ))
 }

@@ -1,15 +1,21 @@
 //! Decrypts and delivers what the inbox holds: in order in each room, several rooms at once.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use matrix_sdk_crypto::{RoomEventDecryptionResult, types::events::room::encrypted::EncryptedEvent};
 use matrix_sdk_common::deserialized_responses::UnableToDecryptReason;
+use matrix_sdk_crypto::{
+    RoomEventDecryptionResult, types::events::room::encrypted::EncryptedEvent,
+};
 use ruma::{RoomId, serde::Raw};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -30,8 +36,8 @@ const BATCH: i64 = 50;
 const MAX_REJECTIONS: i32 = 5;
 
 /// What came of a look at a room.
-#[derive(Default)]
 struct Outcome {
+    room: String,
     progress: bool,
     /// The webhook let nothing through: why, and when it wants to be asked again.
     unavailable: Option<(String, Option<Duration>)>,
@@ -51,21 +57,27 @@ pub struct Delivery<'a> {
     run: &'a Run,
     /// The last event decrypted in each room, so that a retry is not counted again.
     counted: Mutex<HashMap<String, String>>,
+    /// Failures of the webhook in this round since something got through.
+    failures: AtomicUsize,
 }
 
 impl<'a> Delivery<'a> {
     pub fn new(run: &'a Run) -> Self {
-        Self { run, counted: Mutex::default() }
+        Self { run, counted: Mutex::default(), failures: AtomicUsize::new(0) }
     }
 
     /// Deliver until stopped.
     pub async fn run(&self) -> Result<(), BridgeError> {
         let mut delays = Delays::new();
+        let mut struggling = HashSet::new();
         while !self.run.stop.is_cancelled() {
-            let rooms = self.run.inbox.pending_rooms().await?;
+            let mut rooms = self.run.inbox.pending_rooms().await?;
             let blocked = !rooms.is_empty();
+            // A room whose message breaks the webhook must not keep it from the others.
+            rooms.sort_by_key(|room| struggling.contains(room));
+            self.failures.store(0, Ordering::Relaxed);
             let round: Vec<Outcome> = stream::iter(rooms)
-                .map(|room| async move { self.serve(&room).await })
+                .map(|room| self.serve(room))
                 .buffer_unordered(ROOMS)
                 .try_collect()
                 .await?;
@@ -73,42 +85,42 @@ impl<'a> Delivery<'a> {
             if progress {
                 delays.reset();
             }
-            let unavailable = round.into_iter().find_map(|outcome| outcome.unavailable);
-            let pause = if let Some((reason, wish)) = unavailable {
-                let delay = delays.next(wish);
-                warn!("the webhook does not answer ({reason}); trying again in {} s", delay.as_secs());
-                delay
-            } else if progress {
-                continue;
-            } else if blocked {
-                // Behind a gap, a missing key or a refusal: none lasts for seconds only to be told.
-                Duration::from_secs(1)
-            } else {
-                Duration::MAX
+            struggling.clear();
+            let mut unavailable = None;
+            for outcome in round {
+                if outcome.unavailable.is_some() {
+                    struggling.insert(outcome.room);
+                    unavailable = outcome.unavailable;
+                }
+            }
+            let news = self.run.wake.delivery.notified();
+            let pause = async {
+                if let Some((reason, wish)) = unavailable {
+                    let (delay, url) = (delays.next(wish), self.run.webhook.host());
+                    warn!("the webhook at {url} failed ({reason}); again in {} s", delay.as_secs());
+                    sleep(delay).await;
+                } else if blocked && !progress {
+                    // Behind a gap, a missing key or a refusal, each of which ends without a word.
+                    let _ = timeout(Duration::from_secs(1), news).await;
+                } else if !blocked {
+                    news.await;
+                }
             };
-            self.pause(pause, blocked).await;
+            self.run.stop.run_until_cancelled(pause).await;
         }
         Ok(())
     }
 
-    /// Wait, but not when there is news for an idle worker, nor when the bridge is stopped.
-    async fn pause(&self, pause: Duration, blocked: bool) {
-        let pause = async {
-            if blocked {
-                tokio::time::sleep(pause).await;
-            } else {
-                self.run.wake.delivery.notified().await;
-            }
-        };
-        self.run.stop.run_until_cancelled(pause).await;
-    }
-
     /// Deliver what is due in one room, in its order.
-    async fn serve(&self, room: &str) -> Result<Outcome, BridgeError> {
+    async fn serve(&self, room: String) -> Result<Outcome, BridgeError> {
         let (inbox, metrics) = (&self.run.inbox, &self.run.metrics);
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { room, progress: false, unavailable: None };
+        if self.webhook_is_down() {
+            return Ok(outcome);
+        }
+        let room = outcome.room.as_str();
         for queued in inbox.due(room, BATCH).await? {
-            if queued.too_early || self.run.stop.is_cancelled() {
+            if queued.too_early || self.run.stop.is_cancelled() || self.webhook_is_down() {
                 break;
             }
             let event_id = queued.event_id.as_str();
@@ -117,9 +129,11 @@ impl<'a> Delivery<'a> {
                     Answer::Delivered => {
                         inbox.delivered(event_id).await?;
                         metrics.delivered.inc();
+                        self.failures.store(0, Ordering::Relaxed);
                         debug!(event_id, "delivered");
                     }
                     Answer::Unavailable { reason, wish } => {
+                        self.failures.fetch_add(1, Ordering::Relaxed);
                         outcome.unavailable = Some((reason, wish));
                         break;
                     }
@@ -146,6 +160,11 @@ impl<'a> Delivery<'a> {
             outcome.progress = true;
         }
         Ok(outcome)
+    }
+
+    /// So many failures in a row are not one message's fault: the rest of the round is left out.
+    fn webhook_is_down(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= ROOMS
     }
 
     /// The webhook refused this message. `true` if it is parked, so that others may pass.
@@ -183,7 +202,9 @@ impl<'a> Delivery<'a> {
         let machine = &self.run.crypto.machine;
         let decrypted = match machine.try_decrypt_room_event(event, room_id, &SETTINGS).await? {
             RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
-            RoomEventDecryptionResult::UnableToDecrypt(info) => return Ok(undecrypted(info.reason)),
+            RoomEventDecryptionResult::UnableToDecrypt(info) => {
+                return Ok(undecrypted(info.reason));
+            }
         };
         self.count_decrypted(room_id, event_id);
         let info = &decrypted.encryption_info;

@@ -78,9 +78,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), BridgeEr
 
 impl Engine {
     async fn run_on(&self, database: &Located, health: &Health) -> Result<(), BridgeError> {
-        let (keys, inbox) = self.open(database.url.expose_secret()).await?;
+        let (keys, inbox) = self.open(database.url().expose_secret()).await?;
         health.inbox.get_or_init(|| inbox.clone());
-        let ended = self.run_until_final(&keys, &inbox).await;
+        let ended = self.run_until_final(&keys, &inbox, database).await;
         if let Err(error) = keys.close().await {
             warn!("the store was not closed cleanly: {error}");
         }
@@ -105,7 +105,12 @@ impl Engine {
     }
 
     /// One run after the other.
-    async fn run_until_final(&self, keys: &Keys, inbox: &Inbox) -> Result<(), BridgeError> {
+    async fn run_until_final(
+        &self,
+        keys: &Keys,
+        inbox: &Inbox,
+        database: &Located,
+    ) -> Result<(), BridgeError> {
         let mut delays = Delays::new();
         let mut reopen = false;
         loop {
@@ -117,7 +122,7 @@ impl Engine {
             if let Err(BridgeError::TokenRevoked { soft_logout }) = ended {
                 ended = self.session(keys).renew(soft_logout).await;
                 if ended.is_ok() {
-                    continue;
+                    ended = Err(BridgeError::Temporary("the session was renewed".to_owned()));
                 }
             }
             match ended {
@@ -126,6 +131,7 @@ impl Engine {
                         delays.reset();
                     }
                     self.pause(&reason, &mut delays).await?;
+                    database.revive().await?;
                     reopen = true;
                 }
                 ended => return ended,

@@ -127,10 +127,9 @@ impl From<OpenStoreError> for BridgeError {
     fn from(error: OpenStoreError) -> Self {
         let text = error.to_string();
         match error {
-            OpenStoreError::InvalidConfig(_) => Self::last(
-                exit_code::CONFIGURATION,
-                format!("DATABASE_URL cannot be used: {text}"),
-            ),
+            OpenStoreError::InvalidConfig(_) => {
+                Self::last(exit_code::CONFIGURATION, format!("DATABASE_URL cannot be used: {text}"))
+            }
             OpenStoreError::WrongPassphrase { .. }
             | OpenStoreError::WrongKey { .. }
             | OpenStoreError::KeyInsteadOfPassphrase { .. }

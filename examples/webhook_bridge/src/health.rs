@@ -65,7 +65,8 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     };
     let homeserver = health.homeserver.silent_for().is_some_and(|silence| silence < LATELY);
     let word = |ok| if ok { "ok" } else { "away" };
-    let status = if database && homeserver { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status =
+        if database && homeserver { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, format!("database: {}\nhomeserver: {}\n", word(database), word(homeserver)))
 }
 

@@ -1,7 +1,6 @@
 //! HTTP to the homeserver: ruma's requests over reqwest, and what its answers mean for us.
 
 use std::{
-    borrow::Cow,
     sync::{
         OnceLock, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -12,18 +11,21 @@ use std::{
 use backon::Retryable;
 use bytes::{Bytes, BytesMut};
 use ruma::api::{
-    OutgoingRequest, IncomingResponse, SupportedVersions,
-    auth_scheme::{self, AuthScheme, SendAccessToken},
+    IncomingResponse, SupportedVersions,
+    auth_scheme::SendAccessToken,
     client::discovery::get_supported_versions,
     error::{Error as MatrixError, ErrorKind, FromHttpResponseError, RetryAfter},
-    path_builder::{PathBuilder, SinglePath, VersionHistory},
+    path_builder::PathBuilder,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
-use crate::retry;
+use crate::{
+    endpoints::{Authentication, Path, Request},
+    retry,
+};
 
 /// Long enough for a busy server, short enough to notice a dead connection.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -193,7 +195,10 @@ impl Homeserver {
                 .map(BytesMut::freeze)
         };
         let response = self.round_trip(request, patience).await?;
-        self.answered.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+        // A proxy that answers for a dead homeserver does not count.
+        if !response.status().is_server_error() {
+            self.answered.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+        }
         R::IncomingResponse::try_from_http_response(response).map_err(|error| match error {
             FromHttpResponseError::Server(error) => HomeserverError::Refused(Box::new(error)),
             other => HomeserverError::Unreadable(other.to_string()),
@@ -224,44 +229,4 @@ pub fn causes(error: reqwest::Error) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
-}
-
-/// A request whose errors are the ordinary ones.
-pub trait Request: OutgoingRequest<EndpointError = MatrixError> {}
-impl<R: OutgoingRequest<EndpointError = MatrixError>> Request for R {}
-
-/// The ways to authenticate that the bridge's requests use.
-pub trait Authentication: AuthScheme {
-    fn input(token: SendAccessToken<'_>) -> Self::Input<'_>;
-}
-
-macro_rules! takes_the_token {
-    ($($scheme:ident),*) => {$(
-        impl Authentication for auth_scheme::$scheme {
-            fn input(token: SendAccessToken<'_>) -> Self::Input<'_> {
-                token
-            }
-        }
-    )*};
-}
-
-takes_the_token!(AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken);
-
-impl Authentication for auth_scheme::NoAuthentication {
-    fn input(_: SendAccessToken<'_>) -> Self::Input<'_> {}
-}
-
-/// The ways to build a path that the bridge's requests use.
-pub trait Path: PathBuilder {
-    fn input(versions: &SupportedVersions) -> Self::Input<'_>;
-}
-
-impl Path for VersionHistory {
-    fn input(versions: &SupportedVersions) -> Cow<'_, SupportedVersions> {
-        Cow::Borrowed(versions)
-    }
-}
-
-impl Path for SinglePath {
-    fn input(_: &SupportedVersions) -> Self::Input<'_> {}
 }

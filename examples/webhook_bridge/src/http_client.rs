@@ -12,7 +12,8 @@ use crate::{
 pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let needs_roots = [&config.homeserver, &config.webhook_url].iter().any(|u| u.scheme() == "https");
+    let needs_roots =
+        [&config.homeserver, &config.webhook_url].iter().any(|u| u.scheme() == "https");
     if needs_roots && roots.is_empty() {
         return Err(BridgeError::last(
             exit_code::CONFIGURATION,

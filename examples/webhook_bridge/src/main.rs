@@ -1,11 +1,16 @@
 //! A bot that receives end-to-end encrypted Matrix messages, decrypts them with keys kept only in
 //! PostgreSQL, and forwards them to a webhook. See the README beside it.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod changes;
 mod config;
 mod crypto;
 mod database;
 mod delivery;
+#[cfg(feature = "embedded-postgres")]
+mod embedded;
+mod endpoints;
 mod engine;
 mod errors;
 mod gaps;

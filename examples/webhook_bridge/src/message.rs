@@ -1,10 +1,10 @@
 //! What the webhook is sent.
 
-use matrix_sdk_crypto::types::events::room::encrypted::EncryptedEvent;
-use ruma::{events::AnyTimelineEvent, serde::Raw};
 use matrix_sdk_common::deserialized_responses::{
     DeviceLinkProblem, VerificationLevel, VerificationState,
 };
+use matrix_sdk_crypto::types::events::room::encrypted::EncryptedEvent;
+use ruma::{events::AnyTimelineEvent, serde::Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_message_carries_what_the_readme_promises() {
-        let content = json!({"msgtype": "m.text", "body": "hi", "m.relates_to": {"rel_type": "m.replace"}});
+        let content =
+            json!({"msgtype": "m.text", "body": "hi", "m.relates_to": {"rel_type": "m.replace"}});
         let message = plain(json!({"event_id": "$1", "sender": "@a:x", "type": "m.room.message",
             "origin_server_ts": 7, "content": content}));
         assert_eq!(

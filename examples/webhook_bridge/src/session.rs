@@ -215,7 +215,7 @@ fn refused_login(error: HomeserverError) -> BridgeError {
         _ if error.status() == Some(404) => {
             "there is no Matrix homeserver at MATRIX_HOMESERVER: give the base URL of its client \
              API"
-                .into()
+            .into()
         }
         _ => format!("the login failed: {error}"),
     };

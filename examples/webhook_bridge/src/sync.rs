@@ -13,13 +13,8 @@ use ruma::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    changes,
-    errors::BridgeError,
-    homeserver::HomeserverError,
-    inbox::SyncRecord,
-    retry::Delays,
-    run::Run,
-    timeline::TIMELINE_TYPES,
+    changes, errors::BridgeError, homeserver::HomeserverError, inbox::SyncRecord, retry::Delays,
+    run::Run, timeline::TIMELINE_TYPES,
 };
 
 /// How long the homeserver may wait for news.
@@ -43,11 +38,7 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
 }
 
 /// One `/sync`, waiting out what is temporary.
-async fn poll(
-    run: &Run,
-    since: Option<&str>,
-    timeout: Duration,
-) -> Result<Response, BridgeError> {
+async fn poll(run: &Run, since: Option<&str>, timeout: Duration) -> Result<Response, BridgeError> {
     let mut request = Request::new();
     request.since = since.map(ToOwned::to_owned);
     request.filter = Some(filter().into());
@@ -92,7 +83,10 @@ async fn take_in(run: &Run, since: Option<&str>, sync: Response) -> Result<Strin
         // Before our first keys are uploaded: whoever encrypts for us does so after this position.
         run.inbox.record(&record).await?;
         run.crypto.send_outgoing().await?;
-        info!(rooms = record.rooms.len(), "first sync done: messages sent from now on are forwarded");
+        info!(
+            rooms = record.rooms.len(),
+            "first sync done: messages sent from now on are forwarded"
+        );
     } else {
         // Before the events are recorded: once the devices of their senders are known, a message
         // under a false name shows.

@@ -103,7 +103,8 @@ fn message_meaning(outline: &Outline, json: &str, me: &UserId) -> Meaning {
     if !wanted || redacted || outline.sender == me {
         return Meaning::Nothing;
     }
-    let session_id = outline.content["session_id"].as_str().filter(|_| outline.kind == "m.room.encrypted");
+    let session_id =
+        outline.content["session_id"].as_str().filter(|_| outline.kind == "m.room.encrypted");
     if session_id.is_some_and(|id| !storable(id)) {
         return Meaning::Nothing;
     }
@@ -237,7 +238,8 @@ mod tests {
     #[test]
     fn what_was_sent_before_we_joined_is_left_out() {
         let me = user_id!("@bot:x");
-        let events = [message("$1"), join("$2", Some("invite")), message("$3"), join("$4", Some("join"))];
+        let events =
+            [message("$1"), join("$2", Some("invite")), message("$3"), join("$4", Some("join"))];
         let timeline = read(&events, me, true);
         assert_eq!(ids(&timeline.messages), ["$3"]);
         assert!(timeline.joined_here && timeline.encrypted);

@@ -26,7 +26,10 @@ pub enum Answer {
     /// This message is refused; others may not be.
     Rejected(String),
     /// Nothing gets through: all wait.
-    Unavailable { reason: String, wish: Option<Duration> },
+    Unavailable {
+        reason: String,
+        wish: Option<Duration>,
+    },
 }
 
 #[derive(Clone)]
@@ -51,6 +54,11 @@ impl Webhook {
             authorization = Some(value);
         }
         Ok(Self { http, url: config.webhook_url.clone(), authorization })
+    }
+
+    /// For logs: the rest of the URL may hold a secret.
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
     }
 
     pub async fn post(&self, message: &Message) -> Answer {
@@ -87,7 +95,8 @@ impl Webhook {
 }
 
 fn meaning(status: StatusCode, wish: Option<Duration>) -> Answer {
-    let unavailable = |advice: &str| Answer::Unavailable { reason: format!("{status}{advice}"), wish };
+    let unavailable =
+        |advice: &str| Answer::Unavailable { reason: format!("{status}{advice}"), wish };
     match status.as_u16() {
         200..300 => Answer::Delivered,
         300..400 => unavailable(": it redirects; set WEBHOOK_URL to the final address"),

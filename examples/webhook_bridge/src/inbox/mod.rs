@@ -8,7 +8,9 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use matrix_sdk_postgres::deadpool_postgres::{Object, Pool, Transaction, tokio_postgres::types::Type};
+use matrix_sdk_postgres::deadpool_postgres::{
+    Object, Pool, Transaction, tokio_postgres::types::Type,
+};
 
 pub use self::{
     gaps::Gap,

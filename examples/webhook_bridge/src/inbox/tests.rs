@@ -153,7 +153,8 @@ async fn two_bots_in_one_database_do_not_meet() {
 #[tokio::test]
 async fn invitations_and_member_lists_survive_until_done() {
     let (inbox, _database) = inbox().await;
-    let invited = SyncRecord { invitations: vec!["!r:x".into(), "!s:x".into()], ..sync("s1", vec![]) };
+    let invited =
+        SyncRecord { invitations: vec!["!r:x".into(), "!s:x".into()], ..sync("s1", vec![]) };
     inbox.record(&invited).await.unwrap();
     assert_eq!(inbox.invitations().await.unwrap(), ["!r:x", "!s:x"]);
     // Joined by a sync before the bridge could note it: the room stays.
