@@ -185,9 +185,7 @@ async fn probe(
         let (server, version, compatible_with, stored) =
             match look(connection, schema, &config.account).await {
                 Ok(found) => found,
-                Err(error) if is_missing(&error) => {
-                    (server_version(connection).await?, 0, 0, None)
-                }
+                Err(error) if is_missing(&error) => (server_version(connection).await?, 0, 0, None),
                 Err(error) => return Err(explain(error, "reading the schema's tables")),
             };
         if server < OLDEST_SERVER {

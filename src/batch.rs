@@ -109,7 +109,9 @@ impl Batch {
     pub(crate) fn statements(&self) -> Vec<(&'static Sql, Vec<Column<'_>>)> {
         self.staged
             .iter()
-            .flat_map(|staged| chunks(&staged.rows).map(|rows| (staged.sql, columns(staged.sql, &rows))))
+            .flat_map(|staged| {
+                chunks(&staged.rows).map(|rows| (staged.sql, columns(staged.sql, &rows)))
+            })
             .collect()
     }
 }
@@ -140,7 +142,9 @@ fn columns<'a>(sql: &Sql, rows: &[Row<'a>]) -> Vec<Column<'a>> {
             Column(
                 rows.iter()
                     .map(|(key, values)| {
-                        key.get(index).or_else(|| values.get(index - key.len())).unwrap_or(&Cell::Null)
+                        key.get(index)
+                            .or_else(|| values.get(index - key.len()))
+                            .unwrap_or(&Cell::Null)
                     })
                     .collect(),
             )

@@ -152,10 +152,7 @@ impl PostgresStoreConfig {
     }
 
     fn with_server(server: Result<ConnInfo, String>, account: String) -> Self {
-        let connect_timeout = server
-            .as_ref()
-            .ok()
-            .and_then(|server| server.connect_timeout);
+        let connect_timeout = server.as_ref().ok().and_then(|server| server.connect_timeout);
         Self {
             server: server.map(Arc::new),
             account,
@@ -187,11 +184,7 @@ impl PostgresStoreConfig {
         if self.pool_max_size == 0 {
             return invalid("pool_max_size is 0: at least one connection is needed");
         }
-        let timeouts = [
-            self.connect_timeout,
-            self.pool_timeout,
-            self.statement_timeout,
-        ];
+        let timeouts = [self.connect_timeout, self.pool_timeout, self.statement_timeout];
         if timeouts.iter().any(Duration::is_zero) {
             return invalid("a timeout is zero: nothing could ever succeed");
         }

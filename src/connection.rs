@@ -153,11 +153,7 @@ impl Database {
         Ok(rows)
     }
 
-    async fn query_once(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
+    async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let connection = self.connection().await?;
         let answer = timeout(self.statement_timeout, async {
             match self.prepare(&connection, sql).await? {

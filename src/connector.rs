@@ -60,10 +60,7 @@ impl Connector {
     /// The `Config` is what the pool shows when it is printed: it names no host and no password.
     pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
         config.validate()?;
-        let server = config
-            .server
-            .clone()
-            .map_err(OpenStoreError::InvalidConfig)?;
+        let server = config.server.clone().map_err(OpenStoreError::InvalidConfig)?;
         let user = match server.user.clone() {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
@@ -75,16 +72,10 @@ impl Connector {
         let dbname = server.dbname.clone().unwrap_or_else(|| user.clone());
         let mut template = server.template.clone();
         template.user(&user).dbname(&dbname);
-        let only_sockets = server
-            .addresses
-            .iter()
-            .all(|address| matches!(address.host, Host::Socket(_)));
+        let only_sockets =
+            server.addresses.iter().all(|address| matches!(address.host, Host::Socket(_)));
         let inner = Inner {
-            tls: if only_sockets {
-                None
-            } else {
-                tls::make_tls(&server.tls)?
-            },
+            tls: if only_sockets { None } else { tls::make_tls(&server.tls)? },
             password: PasswordSource::new(config, &server),
             limit: config.connect_timeout,
             warned: AtomicBool::new(false),
@@ -114,11 +105,9 @@ impl Connect for Connector {
 impl Inner {
     async fn connect(&self) -> Result<Connected, Failure> {
         let deadline = Instant::now() + self.limit;
-        let passwords = timeout_at(deadline, self.password.ask())
-            .await
-            .map_err(|_| {
-                Failure::connect(format!("no password was given within {:?}", self.limit))
-            })??;
+        let passwords = timeout_at(deadline, self.password.ask()).await.map_err(|_| {
+            Failure::connect(format!("no password was given within {:?}", self.limit))
+        })??;
         let targets = targets(&self.server, self.limit / 2).await?;
         let mut worst: Option<Failure> = None;
         for (tried, target) in targets.iter().enumerate() {
@@ -132,10 +121,7 @@ impl Inner {
             };
             debug!(%target, %failure, "connection attempt failed");
             let last = failure.is_final();
-            if worst
-                .as_ref()
-                .is_none_or(|worst| worst.weight() <= failure.weight())
-            {
+            if worst.as_ref().is_none_or(|worst| worst.weight() <= failure.weight()) {
                 worst = Some(failure);
             }
             if last {

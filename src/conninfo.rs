@@ -72,11 +72,7 @@ impl ConnInfo {
     ) -> Result<Self, String> {
         const WHERE: [&str; 4] = ["PGHOST", "PGHOSTADDR", "PGUSER", "PGDATABASE"];
         let variable = |name: &str| {
-            Ok::<_, String>(
-                variable(name)?
-                    .filter(|value| !value.is_empty())
-                    .map(Zeroizing::new),
-            )
+            Ok::<_, String>(variable(name)?.filter(|value| !value.is_empty()).map(Zeroizing::new))
         };
         let url = variable("DATABASE_URL")?;
         let mut words = match &url {
@@ -92,9 +88,7 @@ impl ConnInfo {
             };
             found |= WHERE.contains(name);
             if !(has_address && matches!(*word, "host" | "hostaddr")) {
-                words
-                    .fill(word, value)
-                    .map_err(|error| format!("in {name}, {error}"))?;
+                words.fill(word, value).map_err(|error| format!("in {name}, {error}"))?;
             }
         }
         if !found {
@@ -111,15 +105,11 @@ impl ConnInfo {
         let addresses = addresses(words)?;
         let tls = TlsSettings::from_words(|word| words.get(word))?;
         let random_order =
-            words.parse(
-                "load_balance_hosts",
-                "disable or random",
-                |value| match value {
-                    "disable" => Some(false),
-                    "random" => Some(true),
-                    _ => None,
-                },
-            )?;
+            words.parse("load_balance_hosts", "disable or random", |value| match value {
+                "disable" => Some(false),
+                "random" => Some(true),
+                _ => None,
+            })?;
         Ok(Self {
             template: template(words, addresses.len(), tls.direct)?,
             addresses,
@@ -136,19 +126,13 @@ impl ConnInfo {
 
 /// Words that may be ignored unless they demand what cannot be had.
 fn check_harmless(words: &Words) -> Result<(), String> {
-    words.parse(
-        "gssencmode",
-        "disable or prefer: GSSAPI is not supported",
-        |value| matches!(value, "disable" | "prefer").then_some(()),
-    )?;
-    words.parse(
-        "client_encoding",
-        "UTF8, the only encoding that is used",
-        |value| {
-            let value = value.to_ascii_lowercase().replace(['-', '_'], "");
-            matches!(value.as_str(), "utf8" | "unicode" | "auto").then_some(())
-        },
-    )?;
+    words.parse("gssencmode", "disable or prefer: GSSAPI is not supported", |value| {
+        matches!(value, "disable" | "prefer").then_some(())
+    })?;
+    words.parse("client_encoding", "UTF8, the only encoding that is used", |value| {
+        let value = value.to_ascii_lowercase().replace(['-', '_'], "");
+        matches!(value.as_str(), "utf8" | "unicode" | "auto").then_some(())
+    })?;
     Ok(())
 }
 

@@ -281,20 +281,20 @@ impl DatabaseError {
     /// Whether the connection must not be used again: it broke, the server is going away
     /// (class 57P), or it has become read-only after a failover (25006).
     pub(crate) fn spoils_connection(&self) -> bool {
-        self.sqlstate().is_none_or(|code| {
-            code.starts_with("57P") || code.starts_with("08") || code == "25006"
-        })
+        self.sqlstate()
+            .is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
     }
 
     /// Whether the same statement may succeed when it is tried again.
     pub(crate) fn is_transient(&self) -> bool {
         const RETRY: [&str; 5] = ["40001", "40P01", "55P03", "53300", "53400"];
-        !self.unsendable && self.sqlstate().is_none_or(|code| {
-            RETRY.contains(&code)
-                || code.starts_with("08")
-                || code == "25006"
-                || (code.starts_with("57P") && code != "57P04")
-        })
+        !self.unsendable
+            && self.sqlstate().is_none_or(|code| {
+                RETRY.contains(&code)
+                    || code.starts_with("08")
+                    || code == "25006"
+                    || (code.starts_with("57P") && code != "57P04")
+            })
     }
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
@@ -326,11 +326,11 @@ impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
-            let causes: Vec<_> = std::iter::successors(
-                Some(&error as &dyn std::error::Error),
-                |error| error.source(),
-            )
-            .collect();
+            let causes: Vec<_> =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                    error.source()
+                })
+                .collect();
             let message = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
             // A broken connection is an I/O error; what the client cannot encode is InvalidInput.
             let broken = error.is_closed()

@@ -57,9 +57,9 @@ impl PasswordSource {
         match self {
             Self::Callback(callback) => match (callback.0)().await {
                 Ok(password) => Ok(Passwords::One(password.into())),
-                Err(error) => Err(Failure::connect(format!(
-                    "the password callback failed: {error}"
-                ))),
+                Err(error) => {
+                    Err(Failure::connect(format!("the password callback failed: {error}")))
+                }
             },
             Self::File(path) => {
                 let path = path.clone();
@@ -105,22 +105,15 @@ pub(crate) struct Server<'a> {
 }
 
 fn read_password_file(path: PathBuf) -> Result<Zeroizing<String>, Failure> {
-    let text = std::fs::read_to_string(&path)
-        .map(Zeroizing::new)
-        .map_err(|error| {
-            Failure::config(format!(
-                "the password file {} cannot be read: {error}",
-                path.display()
-            ))
-        })?;
+    let text = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
+        Failure::config(format!("the password file {} cannot be read: {error}", path.display()))
+    })?;
     // An editor, or `echo`, ends the line; the newline is not part of the password.
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
         let path = path.display();
-        return Err(Failure::config(format!(
-            "the password file {path} is empty"
-        )));
+        return Err(Failure::config(format!("the password file {path} is empty")));
     }
     Ok(line.to_owned().into())
 }

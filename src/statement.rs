@@ -50,7 +50,11 @@ macro_rules! get_by_key {
         Sql {
             name: concat!($table, ".get"),
             template: concat!(
-                "SELECT data FROM {schema}.", $table, " WHERE account_id = $1 AND ", $key, " = $2"
+                "SELECT data FROM {schema}.",
+                $table,
+                " WHERE account_id = $1 AND ",
+                $key,
+                " = $2"
             ),
             types: &[Type::INT8, Type::BYTEA],
         }
@@ -59,8 +63,13 @@ macro_rules! get_by_key {
         Sql {
             name: concat!($table, ".get"),
             template: concat!(
-                "SELECT data FROM {schema}.", $table,
-                " WHERE account_id = $1 AND ", $first, " = $2 AND ", $second, " = $3"
+                "SELECT data FROM {schema}.",
+                $table,
+                " WHERE account_id = $1 AND ",
+                $first,
+                " = $2 AND ",
+                $second,
+                " = $3"
             ),
             types: &[Type::INT8, Type::BYTEA, Type::BYTEA],
         }
@@ -73,9 +82,15 @@ macro_rules! upsert_by_key {
         Sql {
             name: concat!($table, ".upsert"),
             template: concat!(
-                "INSERT INTO {schema}.", $table, " (account_id, ", $key, ", data) ",
+                "INSERT INTO {schema}.",
+                $table,
+                " (account_id, ",
+                $key,
+                ", data) ",
                 "SELECT $1, u.key, u.data FROM unnest($2, $3) AS u (key, data) ",
-                "ON CONFLICT (account_id, ", $key, ") DO UPDATE SET data = excluded.data"
+                "ON CONFLICT (account_id, ",
+                $key,
+                ") DO UPDATE SET data = excluded.data"
             ),
             types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
         }
@@ -84,10 +99,20 @@ macro_rules! upsert_by_key {
         Sql {
             name: concat!($table, ".upsert"),
             template: concat!(
-                "INSERT INTO {schema}.", $table, " (account_id, ", $first, ", ", $second, ", data) ",
+                "INSERT INTO {schema}.",
+                $table,
+                " (account_id, ",
+                $first,
+                ", ",
+                $second,
+                ", data) ",
                 "SELECT $1, u.first, u.second, u.data ",
                 "FROM unnest($2, $3, $4) AS u (first, second, data) ",
-                "ON CONFLICT (account_id, ", $first, ", ", $second, ") ",
+                "ON CONFLICT (account_id, ",
+                $first,
+                ", ",
+                $second,
+                ") ",
                 "DO UPDATE SET data = excluded.data"
             ),
             types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
@@ -101,7 +126,11 @@ macro_rules! delete_by_key {
         Sql {
             name: concat!($table, ".delete"),
             template: concat!(
-                "DELETE FROM {schema}.", $table, " WHERE account_id = $1 AND ", $key, " = ANY ($2)"
+                "DELETE FROM {schema}.",
+                $table,
+                " WHERE account_id = $1 AND ",
+                $key,
+                " = ANY ($2)"
             ),
             types: &[Type::INT8, Type::BYTEA_ARRAY],
         }

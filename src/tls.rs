@@ -111,11 +111,11 @@ fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
         (Some(_), Roots::System) => {
             Err("sslrootcert=system needs sslmode=verify-full, or no sslmode".to_owned())
         }
-        (None | Some(Mode::Prefer), Roots::File(_)) => Err(
-            "sslrootcert is given, but nothing is verified: add sslmode=verify-full (or \
+        (None | Some(Mode::Prefer), Roots::File(_)) => {
+            Err("sslrootcert is given, but nothing is verified: add sslmode=verify-full (or \
                  verify-ca, without the host's name)"
-                .to_owned(),
-        ),
+                .to_owned())
+        }
         (None, Roots::Unset) => Ok(Mode::Prefer),
         (Some(mode), _) => Ok(mode),
     }
@@ -133,11 +133,7 @@ pub(crate) fn make_tls(settings: &TlsSettings) -> Result<Option<MakeTls>, OpenSt
     }
     // Given explicitly: the process-wide default belongs to the application.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = if settings.only_tls13 {
-        &[&TLS13][..]
-    } else {
-        DEFAULT_VERSIONS
-    };
+    let versions = if settings.only_tls13 { &[&TLS13][..] } else { DEFAULT_VERSIONS };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(|error| OpenStoreError::Tls(error.to_string()))?
@@ -145,14 +141,14 @@ pub(crate) fn make_tls(settings: &TlsSettings) -> Result<Option<MakeTls>, OpenSt
         .with_custom_certificate_verifier(verifier::verifier(settings, provider)?);
     let mut config = match files::client_certificate(settings)? {
         None => builder.with_no_client_auth(),
-        Some(client) => builder
-            .with_client_auth_cert(client.chain, client.key)
-            .map_err(|error| {
+        Some(client) => {
+            builder.with_client_auth_cert(client.chain, client.key).map_err(|error| {
                 OpenStoreError::InvalidConfig(format!(
                     "the client certificate {} cannot be used with its key: {error}",
                     client.path.display()
                 ))
-            })?,
+            })?
+        }
     };
     config.enable_sni = settings.sni;
     if settings.direct {

@@ -63,7 +63,10 @@ impl Writer {
     }
 
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
-    pub(crate) async fn write<F>(&self, stage: impl FnOnce() -> F + Send + 'static) -> Result<(), Error>
+    pub(crate) async fn write<F>(
+        &self,
+        stage: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use common::Mode;
-use matrix_sdk_postgres::{PostgresCryptoStore, testing::{self, TestDatabase}};
+use matrix_sdk_postgres::{
+    PostgresCryptoStore,
+    testing::{self, TestDatabase},
+};
 
 /// One database for each store name: a test opens some more than once.
 static DATABASES: LazyLock<Mutex<HashMap<String, TestDatabase>>> = LazyLock::new(Mutex::default);

@@ -89,12 +89,7 @@ impl Failure {
             failure => failure,
         };
         let stream = FailingStream(Some(io::Error::other(failure)));
-        match Config::new()
-            .user("-")
-            .ssl_mode(SslMode::Disable)
-            .connect_raw(stream, NoTls)
-            .await
-        {
+        match Config::new().user("-").ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await {
             Err(error) => error,
             // The stream fails at its first use, so there is no client.
             Ok(_) => tokio_postgres::Error::__private_api_timeout(),
@@ -149,10 +144,7 @@ struct FailingStream(Option<io::Error>);
 
 impl FailingStream {
     fn fail<T>(&mut self) -> Poll<io::Result<T>> {
-        Poll::Ready(Err(self
-            .0
-            .take()
-            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
+        Poll::Ready(Err(self.0.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
     }
 }
 

@@ -23,25 +23,14 @@ const SOCKETS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// One place to connect to.
 pub(super) enum Target {
-    Tcp {
-        name: String,
-        address: IpAddr,
-        port: u16,
-    },
-    Socket {
-        directory: PathBuf,
-        port: u16,
-    },
+    Tcp { name: String, address: IpAddr, port: u16 },
+    Socket { directory: PathBuf, port: u16 },
 }
 
 impl Target {
     pub(super) fn put_into(&self, config: &mut Config) {
         match self {
-            Self::Tcp {
-                name,
-                address,
-                port,
-            } => {
+            Self::Tcp { name, address, port } => {
                 config.host(name).hostaddr(*address).port(*port);
             }
             #[cfg(unix)]
@@ -59,22 +48,10 @@ impl Target {
             Self::Tcp { name, port, .. } => (name.as_str(), *port),
             Self::Socket { directory, port } => {
                 let default = SOCKETS.iter().any(|socket| Path::new(socket) == directory);
-                (
-                    if default {
-                        "localhost"
-                    } else {
-                        directory.to_str().unwrap_or_default()
-                    },
-                    *port,
-                )
+                (if default { "localhost" } else { directory.to_str().unwrap_or_default() }, *port)
             }
         };
-        Server {
-            host,
-            port,
-            dbname,
-            user,
-        }
+        Server { host, port, dbname, user }
     }
 
     pub(super) fn is_tcp(&self) -> bool {
@@ -90,18 +67,10 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp {
-                name,
-                address,
-                port,
-            } if *name == address.to_string() => {
+            Self::Tcp { name, address, port } if *name == address.to_string() => {
                 write!(f, "{name} port {port}")
             }
-            Self::Tcp {
-                name,
-                address,
-                port,
-            } => write!(f, "{name} ({address}) port {port}"),
+            Self::Tcp { name, address, port } => write!(f, "{name} ({address}) port {port}"),
             Self::Socket { directory, port } => {
                 write!(f, "socket {}/.s.PGSQL.{port}", directory.display())
             }
@@ -111,13 +80,8 @@ impl fmt::Display for Target {
 
 /// Resolves the names, all at once; those that cannot be are passed over if others can.
 pub(super) async fn targets(server: &ConnInfo, limit: Duration) -> Result<Vec<Target>, Failure> {
-    let mut resolved = join_all(
-        server
-            .addresses
-            .iter()
-            .map(|address| resolve(address, limit)),
-    )
-    .await;
+    let mut resolved =
+        join_all(server.addresses.iter().map(|address| resolve(address, limit))).await;
     if server.random_order {
         shuffle(&mut resolved);
     }
@@ -143,17 +107,10 @@ async fn resolve(address: &Address, limit: Duration) -> Result<Vec<Target>, Fail
     let port = address.port;
     let name = match (&address.host, address.hostaddr) {
         (Host::Name(name), Some(address)) => {
-            return Ok(vec![Target::Tcp {
-                name: name.clone(),
-                address,
-                port,
-            }]);
+            return Ok(vec![Target::Tcp { name: name.clone(), address, port }]);
         }
         (Host::Socket(directory), _) => {
-            return Ok(vec![Target::Socket {
-                directory: directory.clone(),
-                port,
-            }]);
+            return Ok(vec![Target::Socket { directory: directory.clone(), port }]);
         }
         (Host::Default, _) => match default_socket(port) {
             Some(directory) => return Ok(vec![Target::Socket { directory, port }]),
@@ -161,38 +118,20 @@ async fn resolve(address: &Address, limit: Duration) -> Result<Vec<Target>, Fail
         },
         (Host::Name(name), None) => name,
     };
-    let found = timeout(limit, lookup_host((name, port)))
-        .await
-        .map_err(|_| {
-            Failure::connect(format!(
-                "the host name {name:?} was not resolved within {limit:?}"
-            ))
-        })?;
+    let found = timeout(limit, lookup_host((name, port))).await.map_err(|_| {
+        Failure::connect(format!("the host name {name:?} was not resolved within {limit:?}"))
+    })?;
     let found = found.map_err(|error| {
-        Failure::connect(format!(
-            "the host name {name:?} cannot be resolved: {error}"
-        ))
+        Failure::connect(format!("the host name {name:?} cannot be resolved: {error}"))
     })?;
     Ok(found
-        .map(|found| Target::Tcp {
-            name: name.to_owned(),
-            address: found.ip(),
-            port,
-        })
+        .map(|found| Target::Tcp { name: name.to_owned(), address: found.ip(), port })
         .collect())
 }
 
 fn default_socket(port: u16) -> Option<PathBuf> {
-    let socket = |directory: &&str| {
-        Path::new(directory)
-            .join(format!(".s.PGSQL.{port}"))
-            .exists()
-    };
-    SOCKETS
-        .iter()
-        .copied()
-        .find(|directory| cfg!(unix) && socket(directory))
-        .map(PathBuf::from)
+    let socket = |directory: &&str| Path::new(directory).join(format!(".s.PGSQL.{port}")).exists();
+    SOCKETS.iter().copied().find(|directory| cfg!(unix) && socket(directory)).map(PathBuf::from)
 }
 
 /// The standard library's hash keys are random, which is as much chance as a load needs.

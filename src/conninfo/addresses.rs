@@ -24,11 +24,8 @@ pub(crate) enum Host {
 
 /// Reads `host`, `hostaddr` and `port`: lists that are as long as each other.
 pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
-    let split = |word| {
-        words
-            .get(word)
-            .map(|text| text.split(',').map(str::trim).collect::<Vec<_>>())
-    };
+    let split =
+        |word| words.get(word).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>());
     let (hosts, hostaddrs) = (split("host"), split("hostaddr"));
     let ports = split("port").unwrap_or_default();
     let count = hosts.as_ref().or(hostaddrs.as_ref()).map_or(1, Vec::len);
@@ -44,10 +41,7 @@ pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
     for (at, (host, hostaddr)) in hosts.into_iter().zip(hostaddrs).enumerate() {
         let hostaddr = match hostaddr {
             "" => None,
-            text => Some(
-                text.parse()
-                    .map_err(|_| "hostaddr must be an IP address".to_owned())?,
-            ),
+            text => Some(text.parse().map_err(|_| "hostaddr must be an IP address".to_owned())?),
         };
         let port = match ports.get(at).or(ports.first()).copied().unwrap_or_default() {
             "" => 5432,
@@ -57,11 +51,7 @@ pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
                 .filter(|port| *port != 0)
                 .ok_or("a port must be a number from 1 to 65535")?,
         };
-        addresses.push(Address {
-            host: host_of(host, hostaddr)?,
-            hostaddr,
-            port,
-        });
+        addresses.push(Address { host: host_of(host, hostaddr)?, hostaddr, port });
     }
     Ok(addresses)
 }

@@ -14,17 +14,13 @@ pub(super) fn parse(text: &str) -> Result<Words, String> {
     if text.contains('\0') {
         return Err("the connection string contains a NUL character".to_owned());
     }
-    if let Some(rest) = text
-        .strip_prefix("postgres://")
-        .or_else(|| text.strip_prefix("postgresql://"))
+    if let Some(rest) =
+        text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"))
     {
         return parse_url(rest).map_err(|error| format!("the URL has {error}"));
     }
     // Without an equals sign before it, `scheme://` is no value of a pair.
-    if text
-        .split_once("://")
-        .is_some_and(|(scheme, _)| !scheme.contains('='))
-    {
+    if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('=')) {
         return Err("the URL must begin with postgres:// or postgresql://".to_owned());
     }
     parse_pairs(text).map_err(|error| format!("the connection string has {error}"))
@@ -37,9 +33,8 @@ fn parse_url(rest: &str) -> Result<Words, String> {
     let mut words = Words::default();
     let rest = match rest.find(['@', '/']) {
         Some(end) if rest[end..].starts_with('@') => {
-            let (user, password) = rest[..end]
-                .split_once(':')
-                .map_or((&rest[..end], None), |(u, p)| (u, Some(p)));
+            let (user, password) =
+                rest[..end].split_once(':').map_or((&rest[..end], None), |(u, p)| (u, Some(p)));
             words.insert("user", decode(user)?)?;
             if let Some(password) = password {
                 words.insert("password", decode(password)?)?;
@@ -48,9 +43,7 @@ fn parse_url(rest: &str) -> Result<Words, String> {
         }
         _ => rest,
     };
-    let (rest, query) = rest
-        .split_once('?')
-        .map_or((rest, ""), |(rest, query)| (rest, query));
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
     // A password with a bare '@' or '/' ends up here; it must not travel on as a host's name.
     if hosts.contains('@') || database.contains('@') {
@@ -118,15 +111,9 @@ fn decode(text: &str) -> Result<Zeroizing<String>, String> {
             continue;
         }
         let digits = rest.first_chunk::<2>().ok_or(MALFORMED)?;
-        let digit = |at: usize| {
-            char::from(digits[at])
-                .to_digit(16)
-                .and_then(|d| u8::try_from(d).ok())
-        };
-        let value = digit(0)
-            .zip(digit(1))
-            .map(|(high, low)| high * 16 + low)
-            .ok_or(MALFORMED)?;
+        let digit =
+            |at: usize| char::from(digits[at]).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let value = digit(0).zip(digit(1)).map(|(high, low)| high * 16 + low).ok_or(MALFORMED)?;
         if value == 0 {
             return Err("the forbidden %00".to_owned());
         }
@@ -146,9 +133,7 @@ fn parse_pairs(text: &str) -> Result<Words, String> {
         if rest.is_empty() {
             break;
         }
-        let end = rest
-            .find(|c: char| c == '=' || c.is_ascii_whitespace())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(rest.len());
         let name = &rest[..end];
         let Some(after) = rest[end..].trim_start().strip_prefix('=') else {
             return Err(format!(
@@ -157,9 +142,7 @@ fn parse_pairs(text: &str) -> Result<Words, String> {
             ));
         };
         let (value, after) = take_value(after.trim_start(), number)?;
-        words
-            .insert(name, value)
-            .map_err(|error| format!("{error} (pair {number})"))?;
+        words.insert(name, value).map_err(|error| format!("{error} (pair {number})"))?;
         rest = after.trim_start();
     }
     Ok(words)

@@ -15,23 +15,18 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 pub(super) fn template(words: &Words, servers: usize, direct: bool) -> Result<Config, String> {
     let mut config = Config::new();
-    let name = words
-        .get("application_name")
-        .or(words.get("fallback_application_name"));
+    let name = words.get("application_name").or(words.get("fallback_application_name"));
     config.application_name(name.unwrap_or("matrix-sdk-postgres"));
     if direct {
         config.ssl_negotiation(SslNegotiation::Direct);
     }
-    let binding = words.parse(
-        "channel_binding",
-        "disable, prefer or require",
-        |value| match value {
+    let binding =
+        words.parse("channel_binding", "disable, prefer or require", |value| match value {
             "disable" => Some(ChannelBinding::Disable),
             "prefer" => Some(ChannelBinding::Prefer),
             "require" => Some(ChannelBinding::Require),
             _ => None,
-        },
-    )?;
+        })?;
     config.channel_binding(binding.unwrap_or(ChannelBinding::Prefer));
     let session = words.parse(
         "target_session_attrs",
@@ -43,11 +38,7 @@ pub(super) fn template(words: &Words, servers: usize, direct: bool) -> Result<Co
         },
     )?;
     // Of several servers, a standby is of no use to a store.
-    let several = if servers > 1 {
-        TargetSessionAttrs::ReadWrite
-    } else {
-        TargetSessionAttrs::Any
-    };
+    let several = if servers > 1 { TargetSessionAttrs::ReadWrite } else { TargetSessionAttrs::Any };
     config.target_session_attrs(session.unwrap_or(several));
     keepalives(words, &mut config)?;
     Ok(config)
@@ -68,11 +59,7 @@ fn keepalives(words: &Words, config: &mut Config) -> Result<(), String> {
     // libpq's name, and tokio-postgres's.
     let retries = number("keepalives_count", "a whole number")?
         .or(number("keepalives_retries", "a whole number")?);
-    config.keepalives_retries(
-        retries
-            .filter(|count| *count > 0)
-            .unwrap_or(KEEPALIVE_RETRIES),
-    );
+    config.keepalives_retries(retries.filter(|count| *count > 0).unwrap_or(KEEPALIVE_RETRIES));
     match number("tcp_user_timeout", "a whole number of milliseconds")? {
         // Zero leaves it to the operating system.
         Some(0) => {}

@@ -48,46 +48,22 @@ const KNOWN: &[(&str, Fate)] = &[
     ("passfile", Used),
     ("password", Used),
     ("port", Used),
-    (
-        "replication",
-        Refused("a store needs an ordinary connection"),
-    ),
-    (
-        "require_auth",
-        Refused("the authentication method cannot be restricted"),
-    ),
-    (
-        "service",
-        Refused("service files are not read; write the server's address out"),
-    ),
-    (
-        "servicefile",
-        Refused("service files are not read; write the server's address out"),
-    ),
+    ("replication", Refused("a store needs an ordinary connection")),
+    ("require_auth", Refused("the authentication method cannot be restricted")),
+    ("service", Refused("service files are not read; write the server's address out")),
+    ("servicefile", Refused("service files are not read; write the server's address out")),
     ("sslcert", Used),
-    (
-        "sslcertmode",
-        Refused("a client certificate is sent when sslcert is given"),
-    ),
+    ("sslcertmode", Refused("a client certificate is sent when sslcert is given")),
     ("sslcompression", Ignored),
     ("sslcrl", Refused("revocation lists are not checked")),
     ("sslcrldir", Refused("revocation lists are not checked")),
     ("sslkey", Used),
-    (
-        "sslkeylogfile",
-        Refused("session keys are never written down"),
-    ),
-    (
-        "ssl_max_protocol_version",
-        Refused("there is no upper limit for the TLS version"),
-    ),
+    ("sslkeylogfile", Refused("session keys are never written down")),
+    ("ssl_max_protocol_version", Refused("there is no upper limit for the TLS version")),
     ("ssl_min_protocol_version", Used),
     ("sslmode", Used),
     ("sslnegotiation", Used),
-    (
-        "sslpassword",
-        Refused("encrypted keys cannot be read; decrypt the key with `openssl pkey`"),
-    ),
+    ("sslpassword", Refused("encrypted keys cannot be read; decrypt the key with `openssl pkey`")),
     ("sslrootcert", Used),
     ("sslsni", Used),
     ("target_session_attrs", Used),
@@ -129,19 +105,12 @@ impl Words {
 
     /// Takes a word in unless it is there already.
     pub(super) fn fill(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
-        if self.get(name).is_some() {
-            Ok(())
-        } else {
-            self.insert(name, value)
-        }
+        if self.get(name).is_some() { Ok(()) } else { self.insert(name, value) }
     }
 
     /// The value of a word; an empty one is as good as none, as in libpq.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(|value| value.as_str())
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The value of a word, read by `parse`, which says what it expects.
@@ -161,13 +130,7 @@ impl Words {
 
 /// The known word that begins most like a mistyped one.
 fn similar(name: &str) -> Option<&'static str> {
-    let common = |known: &str| {
-        known
-            .bytes()
-            .zip(name.bytes())
-            .take_while(|(a, b)| a == b)
-            .count()
-    };
+    let common = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
     let (known, _) = KNOWN.iter().max_by_key(|(known, _)| common(known))?;
     (common(known) >= 3).then_some(known)
 }

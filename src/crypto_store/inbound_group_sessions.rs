@@ -38,11 +38,8 @@ static GET: Sql = Sql {
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA],
 };
 
-static ALL: Sql = Sql {
-    name: "megolm_inbound_sessions.all",
-    template: select!(""),
-    types: &[Type::INT8],
-};
+static ALL: Sql =
+    Sql { name: "megolm_inbound_sessions.all", template: select!(""), types: &[Type::INT8] };
 
 static BY_ROOM: Sql = Sql {
     name: "megolm_inbound_sessions.by_room",
@@ -70,7 +67,9 @@ static FOR_BACKUP: Sql = Sql {
         "WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation) (",
         select!("AND s.backup_generation < greatest(1, (SELECT generation FROM current)) LIMIT $3"),
         ") UNION ALL (",
-        select!("AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0 LIMIT $3"),
+        select!(
+            "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0 LIMIT $3"
+        ),
         ") LIMIT $3"
     ),
     types: &[Type::INT8, Type::BYTEA, Type::INT8],

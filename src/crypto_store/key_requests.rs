@@ -57,19 +57,12 @@ static INSERT: Sql = Sql {
 INSERT INTO {schema}.key_requests (account_id, info, request_id, sent_out, data)
 SELECT DISTINCT ON (u.request_id) $1, u.info, u.request_id, u.sent_out, u.data
 FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)",
-    types: &[
-        Type::INT8,
-        Type::BYTEA_ARRAY,
-        Type::BYTEA_ARRAY,
-        Type::BOOL_ARRAY,
-        Type::BYTEA_ARRAY,
-    ],
+    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BOOL_ARRAY, Type::BYTEA_ARRAY],
 };
 
 static DELETE: Sql = delete_by_key!("key_requests", "request_id");
 
-pub(super) const STATEMENTS: &[&Sql] =
-    &[&GET, &BY_INFO, &UNSENT, &DELETE_OLDER, &INSERT, &DELETE];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_INFO, &UNSENT, &DELETE_OLDER, &INSERT, &DELETE];
 
 pub(super) async fn get(
     account: &OpenAccount,

@@ -27,8 +27,7 @@ use async_trait::async_trait;
 use matrix_sdk_common::{
     cross_process_lock::CrossProcessLockGeneration,
     ruma::{
-        DeviceId, OwnedDeviceId, RoomId, TransactionId, UserId,
-        events::secret::request::SecretName,
+        DeviceId, OwnedDeviceId, RoomId, TransactionId, UserId, events::secret::request::SecretName,
     },
 };
 use matrix_sdk_crypto::{
@@ -202,8 +201,7 @@ impl CryptoStore for PostgresCryptoStore {
         room_and_session_ids: &[(&RoomId, &str)],
     ) -> Result<()> {
         let account = self.open_account().await?;
-        inbound_group_sessions::mark_backed_up(&account, backup_version, room_and_session_ids)
-            .await
+        inbound_group_sessions::mark_backed_up(&account, backup_version, room_and_session_ids).await
     }
 
     #[instrument(skip_all)]

@@ -32,8 +32,10 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
         inbound_group_sessions,
         outbound_group_sessions,
         key_requests,
-        identities: IdentityChanges { new: new_identities, changed: changed_identities, unchanged: _ },
-        devices: DeviceChanges { new: new_devices, changed: changed_devices, deleted: deleted_devices },
+        identities:
+            IdentityChanges { new: new_identities, changed: changed_identities, unchanged: _ },
+        devices:
+            DeviceChanges { new: new_devices, changed: changed_devices, deleted: deleted_devices },
         withheld_session_info,
         room_settings,
         secrets,
@@ -118,7 +120,8 @@ pub(super) async fn save_inbound_group_sessions(
         .write(|codec| async move {
             let mut batch = Batch::default();
             for session in &sessions {
-                inbound_group_sessions::stage(&mut batch, &codec, session, version.as_deref()).await?;
+                inbound_group_sessions::stage(&mut batch, &codec, session, version.as_deref())
+                    .await?;
             }
             Ok(batch)
         })

@@ -8,11 +8,8 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::account_data::{self, StaticAccount};
 use crate::{
-    Error, OpenStoreError, PostgresStoreConfig,
-    account::OpenAccount,
-    connection::Database,
-    schema::Schema,
-    statement::Statements,
+    Error, OpenStoreError, PostgresStoreConfig, account::OpenAccount, connection::Database,
+    schema::Schema, statement::Statements,
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
@@ -216,6 +213,7 @@ async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
 ) -> Result<OpenAccount, OpenStoreError> {
+    config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, super::statements());
     let prepared = config.prepared_statements && foreign_pool.is_none();
     let pool = match foreign_pool {

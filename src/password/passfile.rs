@@ -44,19 +44,17 @@ pub(super) fn read(path: &Path) -> Option<Zeroizing<String>> {
 pub(super) fn look_up(text: &str, server: &Server<'_>) -> Option<Zeroizing<String>> {
     let port = server.port.to_string();
     let wanted = [server.host, &port, server.dbname, server.user];
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .find_map(|line| {
-            let mut rest = line;
-            for wanted in wanted {
-                let (field, after) = take_field(rest);
-                if !(rest.starts_with("*:") || field.as_str() == wanted) {
-                    return None;
-                }
-                rest = after?;
+    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+        let mut rest = line;
+        for wanted in wanted {
+            let (field, after) = take_field(rest);
+            if !(rest.starts_with("*:") || field.as_str() == wanted) {
+                return None;
             }
-            Some(take_field(rest).0)
-        })
+            rest = after?;
+        }
+        Some(take_field(rest).0)
+    })
 }
 
 /// Reads up to the next bare colon; a backslash takes the next character as it is.
@@ -80,12 +78,7 @@ mod tests {
     use super::*;
 
     fn password(text: &str, host: &str) -> Option<String> {
-        let server = Server {
-            host,
-            port: 5432,
-            dbname: "bots",
-            user: "ana",
-        };
+        let server = Server { host, port: 5432, dbname: "bots", user: "ana" };
         look_up(text, &server).map(|password| password.to_string())
     }
 
@@ -98,18 +91,12 @@ mod tests {
                     *:*:*:*:any";
         assert_eq!(password(text, "db").unwrap(), "right");
         assert_eq!(password(text, "elsewhere").unwrap(), "any");
-        assert_eq!(
-            password("db:5432:bots:ana:right\r\n", "db").unwrap(),
-            "right"
-        );
+        assert_eq!(password("db:5432:bots:ana:right\r\n", "db").unwrap(), "right");
     }
 
     #[test]
     fn backslashes_escape() {
-        assert_eq!(
-            password(r"fe80\:\:1:5432:bots:ana:a\:b\\c", "fe80::1").unwrap(),
-            r"a:b\c"
-        );
+        assert_eq!(password(r"fe80\:\:1:5432:bots:ana:a\:b\\c", "fe80::1").unwrap(), r"a:b\c");
         // Only a lone star is a wildcard.
         assert_eq!(password(r"\*:5432:bots:ana:x", "db"), None);
         assert_eq!(password("d*:5432:bots:ana:x", "db"), None);

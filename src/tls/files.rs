@@ -23,25 +23,14 @@ pub(super) fn default_file(name: &str) -> Option<PathBuf> {
 pub(super) fn client_certificate(
     settings: &TlsSettings,
 ) -> Result<Option<ClientCertificate>, OpenStoreError> {
-    let Some(path) = settings
-        .cert
-        .clone()
-        .or_else(|| default_file("postgresql.crt"))
-    else {
+    let Some(path) = settings.cert.clone().or_else(|| default_file("postgresql.crt")) else {
         return match settings.key {
             Some(_) => Err(invalid("sslkey is given without sslcert")),
             None => Ok(None),
         };
     };
-    let Some(key) = settings
-        .key
-        .clone()
-        .or_else(|| default_file("postgresql.key"))
-    else {
-        return Err(invalid(format!(
-            "the key of {} is missing: add sslkey",
-            path.display()
-        )));
+    let Some(key) = settings.key.clone().or_else(|| default_file("postgresql.key")) else {
+        return Err(invalid(format!("the key of {} is missing: add sslkey", path.display())));
     };
     let (chain, key) = (certificates("sslcert", &path)?, private_key(&key)?);
     Ok(Some(ClientCertificate { path, chain, key }))
@@ -56,14 +45,8 @@ pub(super) fn certificates(
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(invalid(format!(
-            "{word}: {} holds no PEM certificate",
-            path.display()
-        ))),
-        Err(error) => Err(invalid(format!(
-            "{word}: {} is malformed: {error}",
-            path.display()
-        ))),
+        Ok(_) => Err(invalid(format!("{word}: {} holds no PEM certificate", path.display()))),
+        Err(error) => Err(invalid(format!("{word}: {} is malformed: {error}", path.display()))),
     }
 }
 
@@ -78,10 +61,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenStoreError> {
     }
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
         // The parser's text is left out: it may quote the key.
-        invalid(format!(
-            "sslkey: {} holds no PEM private key",
-            path.display()
-        ))
+        invalid(format!("sslkey: {} holds no PEM private key", path.display()))
     })
 }
 
@@ -112,10 +92,7 @@ fn read(word: &str, path: &Path) -> Result<Vec<u8>, OpenStoreError> {
 }
 
 fn unreadable(word: &str, path: &Path, error: &std::io::Error) -> OpenStoreError {
-    invalid(format!(
-        "{word}: {} cannot be read: {error}",
-        path.display()
-    ))
+    invalid(format!("{word}: {} cannot be read: {error}", path.display()))
 }
 
 pub(super) fn invalid(text: impl Into<String>) -> OpenStoreError {

@@ -47,10 +47,7 @@ pub(super) fn verifier(
     let mut roots = RootCertStore::empty();
     for certificate in &trusted {
         roots.add(certificate.clone()).map_err(|error| {
-            invalid(format!(
-                "sslrootcert: {} is malformed: {error}",
-                file.display()
-            ))
+            invalid(format!("sslrootcert: {} is malformed: {error}", file.display()))
         })?;
     }
     Ok(Arc::new(ChainVerifier {
@@ -171,12 +168,7 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -185,12 +177,7 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,6 +1,9 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod machine;
+pub mod proxy;
+
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 
 /// How an account is encrypted.
@@ -27,4 +30,16 @@ impl Mode {
     pub async fn open(self, url: &str, account: &str) -> PostgresCryptoStore {
         PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
     }
+}
+
+/// A connection beside the store's own, for looking and for breaking things.
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The one number that a query returns.
+pub async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
 }
