@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    TestDatabase, TestingError,
+    PostgresServerBuilder, TestDatabase, TestingError,
     binaries::{Binaries, tail},
     directory::{Home, private_directory, problem},
     watchdog::Watchdog,
@@ -19,77 +19,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a former owner's watchdog may take to stop its server.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Settings of a [`PostgresServer`].
-///
-/// ```no_run
-/// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
-/// use matrix_sdk_postgres::testing::PostgresServer;
-///
-/// let server = PostgresServer::builder()
-///     .data_directory("bot-database")
-///     .durable(true)
-///     .setting("log_min_duration_statement", "100")
-///     .start()?;
-/// # drop(server); Ok(()) }
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct PostgresServerBuilder {
-    durable: bool,
-    settings: Vec<(String, String)>,
-    data_directory: Option<PathBuf>,
-    bin_directory: Option<PathBuf>,
-}
-
-impl PostgresServerBuilder {
-    /// Keeps PostgreSQL's own defaults of `fsync`, `synchronous_commit` and `full_page_writes`, so
-    /// that a commit survives a crash of the machine. Off by default: tests are faster without.
-    #[must_use]
-    pub fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
-        self
-    }
-
-    /// Sets one of PostgreSQL's settings, as in `postgresql.conf`.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Keeps the data in this directory, and goes on with what is there. By default they are
-    /// thrown away. As root, the directory must be one that the user `postgres` can enter.
-    #[must_use]
-    pub fn data_directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.data_directory = Some(path.into());
-        self
-    }
-
-    /// Takes PostgreSQL's programs from this directory instead of searching for them.
-    #[must_use]
-    pub fn bin_directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.bin_directory = Some(path.into());
-        self
-    }
-
-    /// Starts the server and waits until it answers.
-    ///
-    /// # Errors
-    ///
-    /// See [`TestingError`].
-    pub fn start(self) -> Result<PostgresServer, TestingError> {
-        let binaries = Binaries::find(self.bin_directory.as_deref())?;
-        let home = match &self.data_directory {
-            Some(path) => Home::lasting(path, &binaries)?,
-            None => Home::throwaway(&binaries)?,
-        };
-        let password = home.password()?;
-        let mut server =
-            PostgresServer { options: self, binaries, home, password, running: None, port: 0 };
-        server.start_again()?;
-        Ok(server)
-    }
-}
 
 /// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
 /// process ends, however that happens; throwaway data are removed.
@@ -123,26 +52,69 @@ struct Running {
 }
 
 impl PostgresServer {
+    pub(super) fn start_with(options: PostgresServerBuilder) -> Result<Self, TestingError> {
+        let binaries = Binaries::find(options.bin_directory.as_deref())?;
+        let home = match &options.data_directory {
+            Some(path) => Home::lasting(path, &binaries)?,
+            None => Home::throwaway(&binaries)?,
+        };
+        let password = home.password()?;
+        let mut server = Self { options, binaries, home, password, running: None, port: 0 };
+        server.start_again()?;
+        Ok(server)
+    }
+
     /// Starts a throwaway server.
     ///
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// println!("{}", server.url());
+    /// # Ok(()) }
+    /// ```
     pub fn start() -> Result<Self, TestingError> {
         Self::builder().start()
     }
 
     /// A server with other settings.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().durable(true).start()?;
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> PostgresServerBuilder {
         PostgresServerBuilder::default()
     }
 
     /// The URL of the database `postgres` over TCP, as superuser, with the password.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.url().ends_with("/postgres"));
+    /// # Ok(()) }
+    /// ```
     pub fn url(&self) -> String {
         self.database_url("postgres")
     }
 
     /// The URL of the database `postgres` over the Unix socket, as superuser.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.socket_url().contains("%2F"));
+    /// # Ok(()) }
+    /// ```
     pub fn socket_url(&self) -> String {
         let directory = self.socket_directory().display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{directory}:{}/postgres", self.port)
@@ -153,31 +125,79 @@ impl PostgresServer {
     }
 
     /// The TCP port on 127.0.0.1, which is also part of the socket's name.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert_ne!(server.port(), 0);
+    /// # Ok(()) }
+    /// ```
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The directory of the Unix socket; empty while the server is stopped.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.socket_directory().is_dir());
+    /// # Ok(()) }
+    /// ```
     pub fn socket_directory(&self) -> &Path {
         self.running.as_ref().map_or(Path::new(""), |running| &running.socket_directory)
     }
 
     /// The cluster's data directory.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.data_directory().join("PG_VERSION").is_file());
+    /// # Ok(()) }
+    /// ```
     pub fn data_directory(&self) -> PathBuf {
         self.home.data()
     }
 
     /// The postmaster's process id, or `None` while the server is stopped.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.pid().is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.postmaster.id())
     }
 
     /// PostgreSQL's major version.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.version() >= 13);
+    /// # Ok(()) }
+    /// ```
     pub fn version(&self) -> u32 {
         self.binaries.major
     }
 
     /// What the server has logged so far.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.log().contains("ready to accept connections"));
+    /// # Ok(()) }
+    /// ```
     pub fn log(&self) -> String {
         fs::read(self.home.log())
             .map(|log| String::from_utf8_lossy(&log).into_owned())
@@ -189,11 +209,29 @@ impl PostgresServer {
     /// # Errors
     ///
     /// [`TestingError::CreateDatabase`] when the server does not answer.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// let database = server.create_database()?;
+    /// println!("{}", database.url());
+    /// # Ok(()) }
+    /// ```
     pub fn create_database(&self) -> Result<TestDatabase, TestingError> {
         TestDatabase::create(&self.url(), Some(self.socket_url()))
     }
 
     /// Stops the server in order, keeping its data. It can be started again.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.stop();
+    /// assert_eq!(server.pid(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
             signal(&running.postmaster, "INT");
@@ -203,6 +241,15 @@ impl PostgresServer {
     }
 
     /// Kills the server as a crash would, and waits until its last process is gone.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.kill();
+    /// assert_eq!(server.pid(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             let pid = running.postmaster.id();
@@ -224,6 +271,15 @@ impl PostgresServer {
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.kill();
+    /// server.start_again()?;
+    /// # Ok(()) }
+    /// ```
     pub fn start_again(&mut self) -> Result<(), TestingError> {
         if self.running.is_some() {
             return Ok(());
@@ -284,7 +340,7 @@ impl PostgresServer {
             .stderr(errors)
             // Not reached by a Ctrl-C that ends us: the watchdog stops it.
             .process_group(0);
-        for (name, value) in self.settings() {
+        for (name, value) in self.options.effective_settings() {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let postmaster = command.spawn().map_err(|error| TestingError::Program {
@@ -303,19 +359,6 @@ impl PostgresServer {
         }
         self.running = Some(running);
         Ok(())
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        let mut settings = vec![("listen_addresses", "127.0.0.1"), ("max_connections", "200")];
-        if !self.options.durable {
-            settings.extend([
-                ("fsync", "off"),
-                ("synchronous_commit", "off"),
-                ("full_page_writes", "off"),
-            ]);
-        }
-        let own = settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        own.chain(self.options.settings.iter().cloned()).collect()
     }
 
     fn wait_until_ready(&self, running: &mut Running) -> Result<(), TestingError> {
