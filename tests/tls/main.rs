@@ -3,129 +3,17 @@
 #![cfg(feature = "rustls")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
-    path::PathBuf,
-    sync::OnceLock,
-};
+mod server;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::OnceLock};
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
     OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, date_time_ymd,
-};
+use rcgen::{BasicConstraints, IsCa, KeyPair, date_time_ymd};
 
-/// The name in the server's certificate; it need not be resolved, as `hostaddr` is given.
-const NAME: &str = "db.example";
-
-type Authority = CertifiedIssuer<'static, KeyPair>;
-
-fn authority(name: &str) -> Authority {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, name);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// The PEM texts of a certificate and its key.
-struct Issued {
-    certificate: String,
-    key: String,
-}
-
-fn issue(authority: &Authority, params: CertificateParams) -> Issued {
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, authority).unwrap().pem();
-    Issued { certificate, key: key.serialize_pem() }
-}
-
-fn for_server() -> CertificateParams {
-    CertificateParams::new([NAME.to_owned()]).unwrap()
-}
-
-/// PostgreSQL takes the common name for the role's name.
-fn for_client(role: &str) -> CertificateParams {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, role);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params
-}
-
-/// A server with TLS, and the files beside its data.
-struct TlsServer {
-    server: PostgresServer,
-    password: String,
-}
-
-impl TlsServer {
-    fn start(certificate: &Issued, client_authority: &str) -> Self {
-        let mut server = PostgresServer::start().unwrap();
-        let password = server.url().split([':', '@']).nth(2).unwrap().to_owned();
-        server.stop();
-        let started = Self { server, password };
-        started.write("server.crt", &certificate.certificate);
-        started.write("server.key", &certificate.key);
-        started.write("clients.crt", client_authority);
-        let data = started.server.data_directory();
-        let mut settings = fs::read_to_string(data.join("postgresql.conf")).unwrap();
-        settings += "\nssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\n\
-                     ssl_ca_file = 'clients.crt'\n";
-        fs::write(data.join("postgresql.conf"), settings).unwrap();
-        let rules = fs::read_to_string(data.join("pg_hba.conf")).unwrap();
-        let rules = format!(
-            "hostssl all by_certificate 127.0.0.1/32 cert\n\
-             hostnossl all only_plain 127.0.0.1/32 trust\n\
-             hostssl all only_plain 127.0.0.1/32 reject\n{rules}"
-        );
-        fs::write(data.join("pg_hba.conf"), rules).unwrap();
-        let mut started = started;
-        started.server.start_again().unwrap();
-        started
-    }
-
-    /// Writes a file that the server may read, and nobody else.
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let data = self.server.data_directory();
-        let path = data.join(name);
-        fs::write(&path, text).unwrap();
-        let owner = fs::metadata(&data).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        path
-    }
-
-    fn with(&self, host: &str, words: &str) -> PostgresStoreConfig {
-        let (port, password) = (self.server.port(), &self.password);
-        PostgresStoreConfig::new(
-            format!(
-                "host='{host}' hostaddr=127.0.0.1 port={port} user=postgres dbname=postgres \
-                 password={password} {words}"
-            ),
-            "tls",
-        )
-    }
-
-    /// As another role, without a password.
-    fn as_role(&self, role: &str, words: &str) -> PostgresStoreConfig {
-        let port = self.server.port();
-        PostgresStoreConfig::new(
-            format!(
-                "host={NAME} hostaddr=127.0.0.1 port={port} user={role} dbname=postgres {words}"
-            ),
-            "tls",
-        )
-    }
-
-    async fn create_role(&self, role: &str) {
-        let pool = self.with(NAME, "sslmode=disable").build_pool().unwrap();
-        let sql = format!("CREATE ROLE {role} LOGIN");
-        pool.get().await.unwrap().batch_execute(&sql).await.unwrap();
-    }
-}
+use self::server::{Authority, Issued, NAME, TlsServer, authority, for_client, for_server, issue};
 
 /// Whether the connection is encrypted, or why there is none.
 async fn encrypted(config: &PostgresStoreConfig) -> Result<bool, OpenStoreError> {
@@ -167,7 +55,7 @@ fn world() -> &'static World {
         let authority = authority("the right one");
         let server = TlsServer::start(&issue(&authority, for_server()), &authority.pem());
         let right = server.write("right.crt", &authority.pem());
-        let wrong = server.write("wrong.crt", &self::authority("another").pem());
+        let wrong = server.write("wrong.crt", &server::authority("another").pem());
         let word = |path: PathBuf| format!("sslrootcert={}", path.display());
         World { right: word(right), wrong: word(wrong), server, authority }
     })
@@ -278,7 +166,7 @@ async fn client_certificates() {
         encrypted(&server.as_role("by_certificate", &words_of_bob)).await,
         Err(OpenStoreError::Authentication(error)) if error.sqlstate() == Some("28000")
     );
-    let foreign = issue(&self::authority("another"), for_client("by_certificate"));
+    let foreign = issue(&server::authority("another"), for_client("by_certificate"));
     server.write("foreign.crt", &foreign.certificate);
     server.write("foreign.key", &foreign.key);
     let text =
