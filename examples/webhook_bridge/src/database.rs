@@ -23,10 +23,14 @@ impl Located {
                 Ok(Self::Private(PrivateServer::start(directory).await?))
             }
             #[cfg(not(feature = "embedded-postgres"))]
-            Database::Embedded(_) => Err(BridgeError::last(
+            Database::Embedded(directory) => Err(BridgeError::last(
                 crate::errors::exit_code::CONFIGURATION,
-                "DATABASE_URL is not set, and this bridge was built without the private \
-                 PostgreSQL: set it, as in DATABASE_URL=postgres://bot@localhost/bots",
+                format!(
+                    "DATABASE_URL is not set, and this bridge was built without the private \
+                     PostgreSQL that would use {}: set it, as in \
+                     DATABASE_URL=postgres://bot@localhost/bots",
+                    directory.display()
+                ),
             )),
         }
     }
