@@ -10,7 +10,7 @@ use crate::{config::Database, errors::BridgeError};
 pub enum Located {
     Elsewhere(SecretString),
     #[cfg(feature = "embedded-postgres")]
-    Private(PrivateServer),
+    Private(Box<PrivateServer>),
 }
 
 impl Located {
@@ -20,7 +20,7 @@ impl Located {
             Database::Url(url) => Ok(Self::Elsewhere(url.clone())),
             #[cfg(feature = "embedded-postgres")]
             Database::Embedded(directory) => {
-                Ok(Self::Private(PrivateServer::start(directory).await?))
+                Ok(Self::Private(Box::new(PrivateServer::start(directory).await?)))
             }
             #[cfg(not(feature = "embedded-postgres"))]
             Database::Embedded(directory) => Err(BridgeError::last(
