@@ -10,7 +10,7 @@ use crate::{config::Database, errors::BridgeError};
 pub enum Located {
     Elsewhere(SecretString),
     #[cfg(feature = "embedded-postgres")]
-    Private(PrivateServer),
+    Private(Box<PrivateServer>),
 }
 
 impl Located {
@@ -20,13 +20,17 @@ impl Located {
             Database::Url(url) => Ok(Self::Elsewhere(url.clone())),
             #[cfg(feature = "embedded-postgres")]
             Database::Embedded(directory) => {
-                Ok(Self::Private(PrivateServer::start(directory).await?))
+                Ok(Self::Private(Box::new(PrivateServer::start(directory).await?)))
             }
             #[cfg(not(feature = "embedded-postgres"))]
-            Database::Embedded(_) => Err(BridgeError::last(
+            Database::Embedded(directory) => Err(BridgeError::last(
                 crate::errors::exit_code::CONFIGURATION,
-                "DATABASE_URL is not set, and this bridge was built without the private \
-                 PostgreSQL: set it, as in DATABASE_URL=postgres://bot@localhost/bots",
+                format!(
+                    "DATABASE_URL is not set, and this bridge was built without the private \
+                     PostgreSQL that would use {}: set it, as in \
+                     DATABASE_URL=postgres://bot@localhost/bots",
+                    directory.display()
+                ),
             )),
         }
     }

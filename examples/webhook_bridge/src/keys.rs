@@ -58,6 +58,11 @@ impl Keys {
         let saved = self.store.set_custom_value(&key(name), value.as_bytes().to_vec()).await;
         Ok(saved.map_err(CryptoStoreError::from)?)
     }
+
+    pub async fn forget_value(&self, name: &str) -> Result<(), BridgeError> {
+        let removed = self.store.remove_custom_value(&key(name)).await;
+        Ok(removed.map_err(CryptoStoreError::from)?)
+    }
 }
 
 /// Custom values are shared with the SDK, so ours have a prefix.

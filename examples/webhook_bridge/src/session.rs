@@ -186,11 +186,15 @@ impl Session<'_> {
         let answer = self.homeserver.send_until(request, self.stop).await?;
         let devices = answer.device_keys.get(&self.config.user_id);
         if devices.is_some_and(|devices| devices.contains_key(device)) {
+            // So that the next start may choose another.
+            self.keys.forget_value(DEVICE_ID).await?;
+            self.keys.forget_value(ACCESS_TOKEN).await?;
             return Err(BridgeError::last(
                 exit_code::SESSION_ENDED,
                 format!(
                     "device {device} has encryption keys already, and they are not in this \
-                     database: restore it from its backup, or log in to a new device"
+                     database: restore it from its backup, or begin with a new device: \
+                     MATRIX_PASSWORD without MATRIX_DEVICE_ID, or a token of another login"
                 ),
             ));
         }
