@@ -257,7 +257,11 @@ async fn create_cipher(
         let cipher = StoreCipher::new()?;
         match &secret {
             Secret::Passphrase(passphrase) => Ok((PASSPHRASE, cipher.export(passphrase)?)),
-            Secret::Key(key) => Ok((KEY, cipher.export_with_key(key)?)),
+            Secret::Key(key) => {
+                // An array for 0.18, a slice for 0.19: this is both.
+                let key: &[u8; 32] = key;
+                Ok((KEY, cipher.export_with_key(key)?))
+            }
         }
     });
     let sealed: Result<_, matrix_sdk_store_encryption::Error> =
@@ -289,7 +293,10 @@ async fn open_cipher(
     let kind = stored.secret_kind;
     let opened = tokio::task::spawn_blocking(move || match &secret {
         Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &sealed),
-        Secret::Key(key) => StoreCipher::import_with_key(key, &sealed),
+        Secret::Key(key) => {
+            let key: &[u8; 32] = key;
+            StoreCipher::import_with_key(key, &sealed)
+        }
     });
     match opened.await {
         Ok(Ok(cipher)) => Ok(Codec::Sealed(Box::new(cipher))),
