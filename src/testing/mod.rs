@@ -1,0 +1,65 @@
+//! A private PostgreSQL for tests, benchmarks and examples: this crate's, and those of other bots.
+//!
+//! [`database`] gives each test a fresh database, on one throwaway server for the whole process:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+//!
+//! let database = testing::database()?;
+//! let store = PostgresCryptoStore::open(database.url(), "my-bot", None).await?;
+//! # drop(store); Ok(()) }) }
+//! ```
+//!
+//! Nothing has to be running. The server is started from binaries on the machine: those in the
+//! directory that the environment variable `PG_BIN` names, else the newest of Debian's, else those
+//! on the `PATH`. It listens on a free port of 127.0.0.1 and on a Unix socket, belongs to this
+//! process alone, and is gone with it, `kill -9` included. It works as root too: PostgreSQL refuses
+//! to run as root, so it is started as the user `postgres`, else `nobody`.
+//!
+//! With `DATABASE_URL` set, [`database`] makes its databases on that server instead.
+//!
+//! All functions block for a moment, at most some seconds.
+
+mod binaries;
+mod database;
+mod directory;
+mod error;
+mod server;
+mod watchdog;
+
+use std::sync::OnceLock;
+
+pub use self::{
+    database::TestDatabase,
+    error::TestingError,
+    server::{PostgresServer, PostgresServerBuilder},
+};
+
+/// Creates a fresh database, dropped when the value is dropped.
+///
+/// On the server at `DATABASE_URL` if that is set, else on a throwaway server that all callers in
+/// this process share.
+///
+/// # Errors
+///
+/// [`TestingError`]: there are no PostgreSQL binaries, or the server does not start, or the role in
+/// `DATABASE_URL` may not create databases.
+///
+/// ```
+/// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+/// let database = matrix_sdk_postgres::testing::database()?;
+/// assert!(database.url().starts_with("postgres://"));
+/// # Ok(()) }
+/// ```
+pub fn database() -> Result<TestDatabase, TestingError> {
+    static SHARED: OnceLock<Result<PostgresServer, TestingError>> = OnceLock::new();
+    if let Ok(url) = std::env::var("DATABASE_URL") {
+        return TestDatabase::create(&url, None);
+    }
+    match SHARED.get_or_init(PostgresServer::start) {
+        Ok(server) => server.create_database(),
+        Err(error) => Err(error.clone()),
+    }
+}
