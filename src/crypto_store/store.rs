@@ -213,6 +213,7 @@ async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
 ) -> Result<OpenAccount, OpenStoreError> {
+    config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, super::statements());
     let prepared = config.prepared_statements && foreign_pool.is_none();
     let pool = match foreign_pool {
