@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod machine;
+pub mod proxy;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 
