@@ -6,9 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use deadpool_postgres::Object;
+use matrix_sdk_crypto::CryptoStoreError;
 use tokio_postgres::{
     Row,
     error::SqlState,
@@ -17,6 +19,7 @@ use tokio_postgres::{
 
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    atomically::Scope,
     batch::{Batch, Cell},
     codec::{Codec, SealedCipher},
     connection::{Database, Param},
@@ -48,6 +51,7 @@ pub(crate) struct OpenAccount {
     id: i64,
     writer: Writer,
     failed: Arc<AtomicBool>,
+    atomically_timeout: Duration,
 }
 
 impl OpenAccount {
@@ -59,7 +63,8 @@ impl OpenAccount {
         let (id, codec) = claim(&database, config).await?;
         let failed = Arc::new(AtomicBool::new(false));
         let writer = Writer::start(database.clone(), id, failed.clone());
-        Ok(Self { codec: Arc::new(codec), database, id, writer, failed })
+        let atomically_timeout = config.atomically_timeout;
+        Ok(Self { codec: Arc::new(codec), database, id, writer, failed, atomically_timeout })
     }
 
     /// Reads rows with one statement, whose `$1` is the account.
@@ -68,15 +73,30 @@ impl OpenAccount {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let params: Vec<Param<'_>> =
-            std::iter::once(&self.id as Param<'_>).chain(params.iter().copied()).collect();
-        let result = self.database.query(sql, &params).await;
+        let params = self.with_id(params);
+        let result = match self.scope()? {
+            Some(scope) => scope.query(sql, &params).await,
+            None => self.database.query(sql, &params).await,
+        };
         if result.is_err() {
             // The SDK swallows a failed read in the middle of a sync and saves its token: without
             // this, the message that needed the row would be lost.
             self.failed.store(true, Ordering::Release);
         }
         result
+    }
+
+    /// Runs a statement that stands for itself, even within [`Self::atomically`].
+    pub(crate) async fn query_apart(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, Error> {
+        Ok(self.database.query(sql, &self.with_id(params)).await?.pop())
+    }
+
+    fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {
+        std::iter::once(&self.id as Param<'_>).chain(params.iter().copied()).collect()
     }
 
     /// Reads one row or none.
@@ -97,7 +117,7 @@ impl OpenAccount {
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let codec = self.codec.clone();
-        self.writer.write(move || stage(codec)).await
+        self.stage(move || stage(codec)).await
     }
 
     /// Writes one row of a statement that needs no values.
@@ -108,7 +128,37 @@ impl OpenAccount {
     ) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(sql, key, []);
-        self.writer.write(|| std::future::ready(Ok(batch))).await
+        self.stage(|| std::future::ready(Ok(batch))).await
+    }
+
+    async fn stage<F>(&self, stage: impl FnOnce() -> F + Send + 'static) -> Result<(), Error>
+    where
+        F: Future<Output = Result<Batch, Error>> + Send + 'static,
+    {
+        match self.scope()? {
+            Some(scope) => scope.write(stage().await).await,
+            None => self.writer.write(stage).await,
+        }
+    }
+
+    /// Runs a future all of whose writes become one transaction.
+    pub(crate) async fn atomically<T, E: From<CryptoStoreError>>(
+        &self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        if Scope::current().is_some() {
+            return Err(CryptoStoreError::from(Error::NestedAtomically).into());
+        }
+        let lane = self.writer.lend().await.map_err(CryptoStoreError::from)?;
+        Scope::run(lane, self.atomically_timeout, future).await
+    }
+
+    /// The transaction that the calling task is in.
+    fn scope(&self) -> Result<Option<Arc<Scope>>, Error> {
+        match Scope::current() {
+            Some(scope) if !scope.is_of(&self.failed) => Err(Error::OtherStoreInAtomically),
+            scope => Ok(scope),
+        }
     }
 
     /// Whether an operation failed and the account must be opened again before it is written to.

@@ -18,6 +18,7 @@ use crate::{OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secr
 /// | [`pool_timeout`](Self::pool_timeout) | 30 s |
 /// | [`connect_timeout`](Self::connect_timeout) | 10 s, or the connection string's |
 /// | [`statement_timeout`](Self::statement_timeout) | 60 s |
+/// | [`atomically_timeout`](Self::atomically_timeout) | 30 s |
 /// | [`max_connection_age`](Self::max_connection_age) | 30 minutes |
 /// | [`max_connection_idle`](Self::max_connection_idle) | 10 minutes |
 /// | [`prepared_statements`](Self::prepared_statements) | `true` |
@@ -50,6 +51,7 @@ pub struct PostgresStoreConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) pool_timeout: Duration,
     pub(crate) statement_timeout: Duration,
+    pub(crate) atomically_timeout: Duration,
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) max_connection_idle: Option<Duration>,
     pub(crate) prepared_statements: bool,
@@ -164,6 +166,7 @@ impl PostgresStoreConfig {
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(10)),
             pool_timeout: Duration::from_secs(30),
             statement_timeout: Duration::from_secs(60),
+            atomically_timeout: Duration::from_secs(30),
             max_connection_age: Some(Duration::from_secs(30 * 60)),
             max_connection_idle: Some(Duration::from_secs(10 * 60)),
             prepared_statements: true,
@@ -184,7 +187,12 @@ impl PostgresStoreConfig {
         if self.pool_max_size == 0 {
             return invalid("pool_max_size is 0: at least one connection is needed");
         }
-        let timeouts = [self.connect_timeout, self.pool_timeout, self.statement_timeout];
+        let timeouts = [
+            self.connect_timeout,
+            self.pool_timeout,
+            self.statement_timeout,
+            self.atomically_timeout,
+        ];
         if timeouts.iter().any(Duration::is_zero) {
             return invalid("a timeout is zero: nothing could ever succeed");
         }
@@ -211,6 +219,7 @@ impl fmt::Debug for PostgresStoreConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("pool_timeout", &self.pool_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("atomically_timeout", &self.atomically_timeout)
             .field("max_connection_age", &self.max_connection_age)
             .field("max_connection_idle", &self.max_connection_idle)
             .field("prepared_statements", &self.prepared_statements)

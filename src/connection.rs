@@ -64,7 +64,7 @@ impl PostgresStoreConfig {
             .max_size(self.pool_max_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.pool_timeout))
-            .create_timeout(Some(self.connect_timeout))
+            // No create_timeout: the connector keeps the limit itself, and says what hung.
             .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
                 let too_old = age.is_some_and(|age| metrics.age() > age);
                 let too_idle = idle.is_some_and(|idle| metrics.last_used() > idle);

@@ -6,6 +6,8 @@
 mod addresses;
 mod parse;
 mod template;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::{path::PathBuf, time::Duration};

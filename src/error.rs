@@ -80,6 +80,21 @@ pub enum Error {
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
+    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) took longer than
+    /// [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout). Nothing of it was
+    /// written. Wrap the processing only, not the waiting for a server.
+    #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
+    AtomicallyTimeout,
+
+    /// `atomically` was called within `atomically`. Nothing was written.
+    #[error("atomically() cannot be nested")]
+    NestedAtomically,
+
+    /// Another store was used within `atomically`: its work cannot be part of the transaction, and
+    /// would not be undone with it. Use it before or after.
+    #[error("another store cannot be used within atomically()")]
+    OtherStoreInAtomically,
+
     /// `reopen()` could not open the store.
     #[error(transparent)]
     Reopen(Box<OpenStoreError>),

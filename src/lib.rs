@@ -8,6 +8,7 @@
 #![doc = include_str!("../README.md")]
 
 mod account;
+mod atomically;
 mod batch;
 mod codec;
 mod config;
@@ -24,6 +25,7 @@ mod statement;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
+mod transaction;
 mod writer;
 
 pub use config::PostgresStoreConfig;

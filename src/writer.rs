@@ -3,46 +3,35 @@
 //!
 //! Two saves that committed in the other order would make a restart reuse Megolm indices, and a
 //! caller that drops its future must neither tear a write nor let it overtake a later one.
-//!
-//! A transaction is one round trip: `BEGIN`, the statements and `COMMIT` are on the wire before the
-//! first answer is awaited. `COMMIT` of a failed transaction answers without an error, so every
-//! answer is looked at.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
 };
 
 use backon::Retryable;
-use deadpool_postgres::Object;
-use futures_util::{
-    TryFutureExt,
-    future::{BoxFuture, MaybeDone, maybe_done},
-};
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout},
+    time::Instant,
 };
-use tokio_postgres::Statement;
 use tracing::{debug, warn};
 
 use crate::{
     Error,
-    batch::{Batch, Column},
-    connection::{Database, Param, backoff, is_transient},
-    statement::Sql,
+    batch::Batch,
+    connection::{Database, backoff, is_transient},
+    transaction::{Exchange, Failure},
 };
 
-type Answer<'a> = BoxFuture<'a, Result<(), tokio_postgres::Error>>;
 type Stage = Box<dyn FnOnce() -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 
 enum Job {
     Write(Stage, oneshot::Sender<Result<(), Error>>),
+    Lend(oneshot::Sender<LentLane>),
     Close(oneshot::Sender<()>),
 }
 
@@ -58,7 +47,7 @@ impl Writer {
     /// `failed` is shared with the readers: once an operation has failed, nothing more is written.
     pub(crate) fn start(database: Database, account_id: i64, failed: Arc<AtomicBool>) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(run(Lane { database, account_id, failed }, queue));
+        tokio::spawn(run(Arc::new(Lane { database, account_id, failed }), queue));
         Self { jobs }
     }
 
@@ -77,6 +66,17 @@ impl Writer {
         done.await.map_err(|_| Error::StoreClosed)?
     }
 
+    /// Waits for the lane's turn and takes it over: nothing else is written while it is held.
+    pub(crate) async fn lend(&self) -> Result<LentLane, Error> {
+        let (answer, lent) = oneshot::channel();
+        self.jobs.send(Job::Lend(answer)).map_err(|_| Error::StoreClosed)?;
+        let lent = lent.await.map_err(|_| Error::StoreClosed)?;
+        if lent.has_failed() {
+            return Err(Error::ReopenRequired);
+        }
+        Ok(lent)
+    }
+
     /// Waits until everything queued before has been written, then ends the lane.
     pub(crate) async fn close(&self) {
         let (answer, done) = oneshot::channel();
@@ -86,12 +86,33 @@ impl Writer {
     }
 }
 
-async fn run(lane: Lane, mut queue: mpsc::UnboundedReceiver<Job>) {
+/// The lane in the hands of one caller, until it is dropped.
+pub(crate) struct LentLane {
+    lane: Arc<Lane>,
+    /// The lane's task waits for its end.
+    _returned: oneshot::Sender<()>,
+}
+
+impl std::ops::Deref for LentLane {
+    type Target = Lane;
+
+    fn deref(&self) -> &Lane {
+        &self.lane
+    }
+}
+
+async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
     while let Some(job) = queue.recv().await {
         match job {
             Job::Write(stage, answer) => {
                 // The caller may be gone; the write is finished all the same.
                 let _ = answer.send(lane.write(stage).await);
+            }
+            Job::Lend(answer) => {
+                let (_returned, returned) = oneshot::channel();
+                if answer.send(LentLane { lane: lane.clone(), _returned }).is_ok() {
+                    let _ = returned.await;
+                }
             }
             Job::Close(answer) => {
                 let _ = answer.send(());
@@ -101,30 +122,36 @@ async fn run(lane: Lane, mut queue: mpsc::UnboundedReceiver<Job>) {
     }
 }
 
-struct Lane {
-    database: Database,
-    account_id: i64,
+/// What the lane writes with.
+pub(crate) struct Lane {
+    pub(crate) database: Database,
+    pub(crate) account_id: i64,
     /// Set by any operation whose failure was handed up: what the SDK holds in memory may be ahead
     /// of the database, and a write now could make the loss permanent.
     failed: Arc<AtomicBool>,
 }
 
-/// How a transaction failed.
-enum Failure {
-    /// Nothing of it took effect.
-    RolledBack(Error),
-    /// The answer to `COMMIT` is missing, so it may or may not have taken effect.
-    Unknown(Error),
-}
-
 impl Lane {
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether this is the lane of the store that shares the flag.
+    pub(crate) fn shares(&self, failed: &Arc<AtomicBool>) -> bool {
+        Arc::ptr_eq(&self.failed, failed)
+    }
+
     async fn write(&self, stage: Stage) -> Result<(), Error> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed() {
             return Err(Error::ReopenRequired);
         }
         let result = self.stage_and_commit(stage).await;
         if result.is_err() {
-            self.failed.store(true, Ordering::Release);
+            self.fail();
         }
         result
     }
@@ -132,113 +159,45 @@ impl Lane {
     async fn stage_and_commit(&self, stage: Stage) -> Result<(), Error> {
         let batch = stage().await?;
         if !batch.is_empty() {
-            let started = Instant::now();
-            self.commit(&batch).await?;
-            let (rows, bytes) = (batch.rows(), batch.bytes());
-            debug!(rows, bytes, elapsed = ?started.elapsed(), "committed");
+            self.commit(std::slice::from_ref(&batch)).await?;
         }
         batch.committed();
         Ok(())
     }
 
-    /// Sends the batch, again when it surely had no effect and the reason may pass.
-    async fn commit(&self, batch: &Batch) -> Result<(), Error> {
-        let may_pass = |failure: &Failure| match failure {
-            Failure::RolledBack(error) => is_transient(error),
-            Failure::Unknown(_) => false,
+    /// Commits the batches as one transaction; tries again when it surely had no effect and the
+    /// reason may pass.
+    pub(crate) async fn commit(&self, batches: &[Batch]) -> Result<(), Error> {
+        let started = Instant::now();
+        let commit = || async {
+            let connection = self.database.connection().await.map_err(Failure::RolledBack)?;
+            let begin = Some(self.database.statement_timeout());
+            let exchange = Exchange { begin, batches, query: None, commit: true };
+            exchange.send(&self.database, self.account_id, connection).await
         };
-        let result = (|| self.commit_once(batch)).retry(backoff()).when(may_pass).await;
-        result.map_err(|failure| match failure {
-            Failure::RolledBack(error) => error,
-            Failure::Unknown(error) => {
-                warn!("the answer to a COMMIT is missing: the store must be reopened");
-                error
-            }
-        })
-    }
-
-    async fn commit_once(&self, batch: &Batch) -> Result<(), Failure> {
-        let connection = self.database.connection().await.map_err(Failure::RolledBack)?;
-        let statements = batch.statements();
-        let mut prepared = Vec::with_capacity(statements.len());
-        for (sql, _) in &statements {
-            // Awaits the wire only for a statement that is new to this connection.
-            let statement = self.database.prepare(&connection, sql).await;
-            prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
-        }
-
-        let begin = self.begin();
-        // A statement that cannot be encoded is never sent, and COMMIT must not pass it.
-        let unsent = AtomicBool::new(false);
-        let mut answers: Vec<Answer<'_>> = vec![Box::pin(connection.batch_execute(&begin))];
-        for ((sql, columns), statement) in statements.iter().zip(&prepared) {
-            let answer = self.execute(&connection, sql, statement.as_ref(), columns);
-            answers.push(Box::pin(answer.inspect_err(|_| unsent.store(true, Ordering::Relaxed))));
-        }
-        answers.push(Box::pin(async {
-            let end = if unsent.load(Ordering::Relaxed) { "ROLLBACK" } else { "COMMIT" };
-            connection.batch_execute(end).await
-        }));
-
-        // The server's own timeout comes first; this one is for a server that does not answer.
-        let limit = self.database.statement_timeout() * (answers.len() as u32);
-        let Ok(answers) = timeout(limit, in_order(answers)).await else {
-            drop(Object::take(connection));
-            return Err(Failure::Unknown(Error::StatementTimeout));
-        };
-        let Some(index) = answers.iter().position(Result::is_err) else { return Ok(()) };
-        let is_commit = index + 1 == answers.len();
-        let Some(Err(error)) = answers.into_iter().nth(index) else { return Ok(()) };
-        let error = self.database.release(connection, error);
-        let rolled_back = !is_commit && (error.is_answer() || error.is_unsendable());
-        Err(if rolled_back {
-            Failure::RolledBack(error.into())
-        } else {
-            Failure::Unknown(error.into())
-        })
-    }
-
-    /// The isolation level is named, because a statement that waited must see what it waited for.
-    fn begin(&self) -> String {
-        let milliseconds = self.database.statement_timeout().as_millis();
-        format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-             SET LOCAL statement_timeout = {milliseconds}"
-        )
-    }
-
-    /// Sends one statement at the first poll.
-    async fn execute(
-        &self,
-        connection: &Object,
-        sql: &'static Sql,
-        statement: Option<&Statement>,
-        columns: &[Column<'_>],
-    ) -> Result<(), tokio_postgres::Error> {
-        let params: Vec<Param<'_>> = std::iter::once(&self.account_id as Param<'_>)
-            .chain(columns.iter().map(|column| column as Param<'_>))
-            .collect();
-        match statement {
-            Some(statement) => connection.execute(statement, &params).await?,
-            None => {
-                let params: Vec<_> = params.into_iter().zip(sql.types.iter().cloned()).collect();
-                connection.execute_typed(self.database.statements().text(sql), &params).await?
-            }
-        };
+        let result = commit.retry(backoff()).when(may_pass).await;
+        drop(result.map_err(into_error)?);
+        let rows: usize = batches.iter().map(Batch::rows).sum();
+        let bytes: usize = batches.iter().map(Batch::bytes).sum();
+        debug!(rows, bytes, elapsed = ?started.elapsed(), "committed");
         Ok(())
     }
 }
 
-/// Polls all futures in order each time, so that their messages leave in order.
-async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
-    let mut futures: Vec<MaybeDone<_>> = futures.into_iter().map(maybe_done).collect();
-    poll_fn(|context| {
-        let mut pending = false;
-        for future in &mut futures {
-            pending |= Pin::new(future).poll(context).is_pending();
+/// Whether a transaction that surely had no effect may succeed when repeated.
+pub(crate) fn may_pass(failure: &Failure) -> bool {
+    match failure {
+        Failure::RolledBack(error) => is_transient(error),
+        Failure::Unknown(_) => false,
+    }
+}
+
+pub(crate) fn into_error(failure: Failure) -> Error {
+    match failure {
+        Failure::RolledBack(error) => error,
+        Failure::Unknown(error) => {
+            warn!("the answer to a COMMIT is missing: the store must be reopened");
+            error
         }
-        if pending { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    futures.iter_mut().filter_map(|future| Pin::new(future).take_output()).collect()
+    }
 }

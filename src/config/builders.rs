@@ -132,6 +132,23 @@ impl PostgresStoreConfig {
         self
     }
 
+    /// How long a future may take within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), 30 seconds by default; after that it
+    /// is rolled back with [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout). It bounds
+    /// how long a connection and locks are held.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+    ///     .atomically_timeout(Duration::from_secs(10));
+    /// ```
+    #[must_use]
+    pub fn atomically_timeout(mut self, timeout: Duration) -> Self {
+        self.atomically_timeout = timeout;
+        self
+    }
+
     /// How old a connection may grow before it is replaced, 30 minutes by default; `None` for no
     /// limit.
     ///

@@ -138,3 +138,34 @@ fn default_socket(port: u16) -> Option<PathBuf> {
 fn shuffle<T>(items: &mut [T]) {
     items.sort_by_cached_key(|_| RandomState::new().hash_one(0));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_socket_is_localhost_in_a_pgpass() {
+        for (directory, expected) in
+            [("/var/run/postgresql", "localhost"), ("/tmp", "localhost"), ("/run/my", "/run/my")]
+        {
+            let target = Target::Socket { directory: PathBuf::from(directory), port: 5432 };
+            assert_eq!(target.server("bots", "ana").host, expected);
+            assert!(!target.is_remote());
+        }
+    }
+
+    #[test]
+    fn loopback_is_not_remote() {
+        for (address, expected) in [
+            ("127.0.0.5", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("10.0.0.1", true),
+            ("2001:db8::1", true),
+        ] {
+            let Ok(address) = address.parse() else { continue };
+            let target = Target::Tcp { name: "db".to_owned(), address, port: 5432 };
+            assert_eq!(target.is_remote(), expected, "{target}");
+        }
+    }
+}

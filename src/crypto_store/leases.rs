@@ -7,7 +7,7 @@ use crate::{Error, account::OpenAccount, codec::column, statement::Sql};
 
 const TABLE: &str = "lease_locks";
 
-// Complete in itself and not queued behind saves: the SDK renews a lease of half a second every
+// Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of half a second every
 // fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on.
 static TAKE: Sql = Sql {
     name: "lease_locks.take",
@@ -35,7 +35,7 @@ pub(super) async fn take(
     let codec = &account.codec;
     let (key, holder) = (codec.key(TABLE, key), codec.key(TABLE, holder));
     let duration = f64::from(duration_ms);
-    let Some(row) = account.query_opt(&TAKE, &[&key, &holder, &duration]).await? else {
+    let Some(row) = account.query_apart(&TAKE, &[&key, &holder, &duration]).await? else {
         return Ok(None);
     };
     let generation: i64 = column(&row, 0, TABLE)?;

@@ -1,9 +1,9 @@
 //! The store itself: opening, closing, and the account between.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use deadpool_postgres::Pool;
-use matrix_sdk_crypto::olm::StaticAccountData;
+use matrix_sdk_crypto::{CryptoStoreError, olm::StaticAccountData};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::{
@@ -54,7 +54,7 @@ struct Inner {
     /// A pool that came from outside: it is neither closed nor rebuilt.
     foreign_pool: Option<Pool>,
     /// `None` when closed. Operations hold it for reading, so that closing waits for them.
-    account: RwLock<Option<OpenAccount>>,
+    account: RwLock<Option<Arc<OpenAccount>>>,
     static_account: StaticAccount,
 }
 
@@ -172,10 +172,56 @@ impl PostgresCryptoStore {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 foreign_pool,
-                account: RwLock::new(Some(account)),
+                account: RwLock::new(Some(Arc::new(account))),
                 static_account: StaticAccount::default(),
             }),
         })
+    }
+
+    /// Makes one transaction of everything that the future saves in this store.
+    ///
+    /// The SDK saves piecemeal while it works through a sync: it stores each new Olm session, already
+    /// past its message, long before the room keys that the message carried. A process that dies in
+    /// between loses those keys for ever, because the replayed message no longer decrypts. Wrapped in
+    /// `atomically`, a sync is stored as a whole or not at all:
+    ///
+    /// ```no_run
+    /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine};
+    /// # use matrix_sdk_postgres::PostgresCryptoStore;
+    /// # async fn example(
+    /// #     store: PostgresCryptoStore,
+    /// #     machine: OlmMachine,
+    /// #     changes: EncryptionSyncChanges<'_>,
+    /// #     settings: DecryptionSettings,
+    /// # ) -> Result<(), OlmError> {
+    /// let (to_device_events, room_keys) =
+    ///     store.atomically(machine.receive_sync_changes(changes, &settings)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
+    /// dropped, or takes longer than
+    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout). After a rollback of
+    /// something that was saved, the SDK's memory is ahead of the database, so the store refuses
+    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one.
+    ///
+    /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
+    /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and
+    /// must not be awaited if it writes. Wrap the processing, not the waiting for a homeserver, and
+    /// build the `OlmMachine` before.
+    ///
+    /// # Errors
+    ///
+    /// The future's own; else what kept the transaction from being begun or committed, as
+    /// [`CryptoStoreError::Backend`] with an [`Error`] in it: [`Error::AtomicallyTimeout`],
+    /// [`Error::NestedAtomically`], [`Error::Database`] and others.
+    pub async fn atomically<T, E: From<CryptoStoreError>>(
+        &self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        // Not the guard: closing waits for that, and what the future reads would wait for closing.
+        let account = self.open_account().await.map(|account| Arc::clone(&account));
+        account.map_err(CryptoStoreError::from)?.atomically(future).await
     }
 
     pub(super) fn static_account(&self) -> &StaticAccount {
@@ -195,7 +241,9 @@ impl PostgresCryptoStore {
     }
 
     /// The open account. While it is held, the store is not closed.
-    pub(super) async fn open_account(&self) -> Result<RwLockReadGuard<'_, OpenAccount>, Error> {
+    pub(super) async fn open_account(
+        &self,
+    ) -> Result<RwLockReadGuard<'_, Arc<OpenAccount>>, Error> {
         RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref)
             .map_err(|_| Error::StoreClosed)
     }
@@ -221,7 +269,7 @@ impl PostgresCryptoStore {
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;
             let opened = open_account(foreign_pool.as_ref(), config).await;
-            *account = Some(opened.map_err(|error| Error::Reopen(Box::new(error)))?);
+            *account = Some(Arc::new(opened.map_err(|error| Error::Reopen(Box::new(error)))?));
         }
         Ok(())
     }

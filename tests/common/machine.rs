@@ -122,6 +122,11 @@ impl Relay {
         machine.mark_request_as_sent(&request.txn_id, &response).await.unwrap();
     }
 
+    /// The to-device events that wait for a user.
+    pub fn waiting_for(&self, user_id: &UserId) -> Vec<Raw<AnyToDeviceEvent>> {
+        self.inbox.get(user_id).cloned().unwrap_or_default()
+    }
+
     /// Delivers what waits for the machine, as one sync.
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
         let counts = self.one_time_keys.get(machine.user_id());

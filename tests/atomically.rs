@@ -1,0 +1,266 @@
+//! One sync, one commit: `atomically`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use assert_matches::assert_matches;
+use common::{
+    Mode,
+    machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
+    proxy::Proxy,
+};
+use futures_util::poll;
+use matrix_sdk_crypto::{
+    EncryptionSyncChanges, OlmError,
+    store::{CryptoStore, CryptoStoreError},
+};
+use matrix_sdk_postgres::{
+    Error, PostgresCryptoStore,
+    testing::{self, PostgresServer},
+};
+use ruma::{OwnedUserId, RoomId, UserId, room_id, user_id};
+
+/// The error that the store put into the SDK's.
+fn inner(error: CryptoStoreError) -> Error {
+    match error {
+        CryptoStoreError::Backend(inner) => *inner.downcast().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn set(store: &PostgresCryptoStore, value: &[u8]) -> Result<(), CryptoStoreError> {
+    store.set_custom_value("key", value.to_vec()).await.map_err(Into::into)
+}
+
+async fn get(store: &PostgresCryptoStore) -> Option<Vec<u8>> {
+    store.get_custom_value("key").await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let store = Mode::Key.open(&url, "bot").await;
+    let other = Mode::Key.open(&url, "bot").await;
+    store
+        .atomically(async {
+            set(&store, b"first").await?;
+            assert_eq!(get(&store).await.unwrap(), b"first");
+            store.remove_custom_value("key").await.map_err(CryptoStoreError::from)?;
+            assert_eq!(get(&store).await, None);
+            set(&store, b"second").await?;
+            assert_eq!(get(&store).await.unwrap(), b"second");
+            // Another task is not in the scope: it sees nothing of this, and may use other stores.
+            let other = other.clone();
+            assert_eq!(tokio::spawn(async move { get(&other).await }).await.unwrap(), None);
+            Ok::<_, CryptoStoreError>(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(get(&other).await.unwrap(), b"second");
+    set(&store, b"third").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_error_and_a_dropped_future_roll_back_and_the_store_must_be_reopened() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let store = Mode::Key.open(&url, "bot").await;
+    set(&store, b"before").await.unwrap();
+
+    let failed: Result<(), CryptoStoreError> = store
+        .atomically(async {
+            set(&store, b"within").await?;
+            get(&store).await;
+            Err(CryptoStoreError::AccountUnset)
+        })
+        .await;
+    assert_matches!(failed, Err(CryptoStoreError::AccountUnset));
+    assert_eq!(get(&store).await.unwrap(), b"before");
+    assert_matches!(inner(set(&store, b"after").await.unwrap_err()), Error::ReopenRequired);
+    store.reopen().await.unwrap();
+    set(&store, b"after").await.unwrap();
+
+    let (reached, mut is_reached) = tokio::sync::oneshot::channel();
+    {
+        let mut dropped = Box::pin(store.atomically(async {
+            set(&store, b"within").await?;
+            get(&store).await;
+            reached.send(()).unwrap();
+            std::future::pending::<Result<(), CryptoStoreError>>().await
+        }));
+        while is_reached.try_recv().is_err() {
+            assert!(poll!(&mut dropped).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(get(&store).await.unwrap(), b"after");
+    assert_matches!(inner(set(&store, b"after").await.unwrap_err()), Error::ReopenRequired);
+    store.reopen().await.unwrap();
+    // No lock of the transaction that was cut is left.
+    set(&store, b"at last").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_error_before_anything_was_saved_does_no_harm() {
+    let database = testing::database().unwrap();
+    let store = Mode::Plain.open(&database.url(), "bot").await;
+    let failed: Result<(), _> =
+        store.atomically(async { Err(CryptoStoreError::AccountUnset) }).await;
+    assert!(failed.is_err());
+    set(&store, b"after").await.unwrap();
+}
+
+#[tokio::test]
+async fn nesting_other_stores_and_long_waits_are_refused() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain.config(&url, "bot").atomically_timeout(Duration::from_millis(300));
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let other = Mode::Plain.open(&url, "other").await;
+
+    let nested = store
+        .atomically(async { store.atomically(async { Ok::<_, CryptoStoreError>(()) }).await })
+        .await;
+    assert_matches!(inner(nested.unwrap_err()), Error::NestedAtomically);
+    let foreign = store.atomically(async { set(&other, b"lost").await }).await;
+    assert_matches!(inner(foreign.unwrap_err()), Error::OtherStoreInAtomically);
+    assert_eq!(get(&other).await, None);
+
+    let long = store
+        .atomically(async {
+            set(&store, b"within").await?;
+            std::future::pending::<Result<(), CryptoStoreError>>().await
+        })
+        .await;
+    assert_matches!(inner(long.unwrap_err()), Error::AtomicallyTimeout);
+    assert_eq!(get(&store).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_writers_wait_their_turn() {
+    let database = testing::database().unwrap();
+    let store = Mode::Key.open(&database.url(), "bot").await;
+    let (started, is_started) = tokio::sync::oneshot::channel();
+    let within = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let scoped = store.clone();
+            store
+                .atomically(async move {
+                    set(&scoped, b"within").await?;
+                    started.send(()).unwrap();
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    assert_eq!(get(&scoped).await.unwrap(), b"within");
+                    Ok::<_, CryptoStoreError>(())
+                })
+                .await
+        }
+    });
+    is_started.await.unwrap();
+    set(&store, b"after").await.unwrap();
+    within.await.unwrap().unwrap();
+    assert_eq!(get(&store).await.unwrap(), b"after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn saves_within_take_one_round_trip_together() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
+    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let store = Mode::Key.open(&url, "bot").await;
+    set(&store, b"prepares the connection").await.unwrap();
+    let turns = proxy.turns();
+    store
+        .atomically(async {
+            for round in 0..20 {
+                set(&store, &[round]).await?;
+            }
+            Ok::<_, CryptoStoreError>(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(proxy.turns() - turns, 1);
+    assert_eq!(get(&store).await.unwrap(), [19]);
+}
+
+/// A sync with room keys of several senders, interrupted after each number of polls.
+struct Senders {
+    relay: Relay,
+    messages: Vec<(OwnedUserId, serde_json::Value)>,
+}
+
+const SENDERS: usize = 4;
+
+async fn first_contact(bob: &UserId, room_id: &RoomId, url: &str) -> Senders {
+    let mut relay = Relay::default();
+    let machine = open_machine(bob, Mode::Key.open(url, "bob").await).await;
+    relay.serve(&machine).await;
+    let mut messages = Vec::new();
+    for number in 0..SENDERS {
+        let user_id: OwnedUserId = format!("@sender{number}:example.org").parse().unwrap();
+        let sender = open_machine(&user_id, matrix_sdk_crypto::store::MemoryStore::new()).await;
+        relay.serve(&sender).await;
+        relay.track(&sender, &[bob]).await;
+        relay.share(&sender, room_id, &[bob]).await;
+        let event = encrypt(&sender, room_id, user_id.as_str()).await;
+        messages.push((user_id, event));
+    }
+    Senders { relay, messages }
+}
+
+/// The experiment that loses keys in other stores: a sync is cut after every number of steps, and
+/// the same sync is sent again to a machine that starts from what was stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_cut_anywhere_and_sent_again_loses_no_room_key() {
+    let (bob, room_id) = (user_id!("@bob:example.org"), room_id!("!room:example.org"));
+    let mut cut_at = 1;
+    loop {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        let Senders { relay, messages } = first_contact(bob, room_id, &url).await;
+        let events = relay.waiting_for(bob);
+        let sync = |events| EncryptionSyncChanges {
+            to_device_events: events,
+            changed_devices: Box::leak(Box::default()),
+            one_time_keys_counts: Box::leak(Box::default()),
+            unused_fallback_keys: None,
+            next_batch_token: Some("s1".to_owned()),
+        };
+        let store = Mode::Key.open(&url, "bob").await;
+        let machine = open_machine(bob, store.clone()).await;
+        let finished = {
+            let work = machine.receive_sync_changes(sync(events.clone()), &SETTINGS);
+            let mut work = Box::pin(store.atomically::<_, OlmError>(work));
+            let mut polls = 0;
+            loop {
+                if poll!(&mut work).is_ready() {
+                    break true;
+                }
+                polls += 1;
+                if polls == cut_at {
+                    break false;
+                }
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        };
+        drop((machine, store));
+
+        let store = Mode::Key.open(&url, "bob").await;
+        let machine = open_machine(bob, store.clone()).await;
+        let work = machine.receive_sync_changes(sync(events), &SETTINGS);
+        store.atomically::<_, OlmError>(work).await.unwrap();
+        for (sender, event) in &messages {
+            let body = decrypt(&machine, room_id, event).await;
+            assert_eq!(body, sender.as_str(), "cut after {cut_at} polls");
+        }
+        if finished {
+            assert!(cut_at > 10, "the sync was never cut in its middle: {cut_at}");
+            return;
+        }
+        cut_at += 1;
+    }
+}
