@@ -1,3 +1,10 @@
+// The README's links are relative, and lead nowhere from docs.rs. Of two definitions the first counts.
+#![doc = concat!("[schema]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/schema.md")]
+#![doc = concat!("[threats]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/threat-model.md")]
+#![doc = concat!("[operations]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/operations.md")]
+#![doc = concat!("[licence]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/LICENSE")]
+//! [bridge]: #see-it-work
+//!
 #![doc = include_str!("../README.md")]
 
 mod account;
@@ -25,3 +32,8 @@ pub use config::PostgresStoreConfig;
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};
+
+/// The page's code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operations.md")]
+mod operations {}

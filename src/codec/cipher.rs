@@ -36,7 +36,11 @@ impl SealedCipher {
             let cipher = StoreCipher::new()?;
             match &secret {
                 Secret::Passphrase(passphrase) => Ok((PASSPHRASE, cipher.export(passphrase)?)),
-                Secret::Key(key) => Ok((KEY, cipher.export_with_key(key)?)),
+                Secret::Key(key) => {
+                    // An array for 0.18, a slice for 0.19: this is both.
+                    let key: &[u8; 32] = key;
+                    Ok((KEY, cipher.export_with_key(key)?))
+                }
             }
         });
         let sealed: Result<Result<_, CipherError>, _> = sealed.await;
@@ -68,7 +72,10 @@ impl SealedCipher {
         };
         let opened = tokio::task::spawn_blocking(move || match &secret {
             Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &bytes),
-            Secret::Key(key) => StoreCipher::import_with_key(key, &bytes),
+            Secret::Key(key) => {
+                let key: &[u8; 32] = key;
+                StoreCipher::import_with_key(key, &bytes)
+            }
         });
         match opened.await {
             Ok(Ok(cipher)) => Ok(Codec::Sealed(Box::new(cipher))),

@@ -8,12 +8,11 @@ use matrix_sdk_crypto::{
     types::requests::{AnyOutgoingRequest, ToDeviceRequest},
 };
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, RoomId, UserId,
+    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, RoomId, UserId,
     api::client::{
         keys::{claim_keys, get_keys, upload_keys},
         to_device::send_event_to_device,
     },
-    device_id,
     encryption::{DeviceKeys, OneTimeKey},
     events::AnyToDeviceEvent,
     serde::Raw,
@@ -21,9 +20,18 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-/// Opens a machine: the one place that knows how, for it differs between upstream's versions.
+/// Opens the machine of a user's only device.
 pub async fn open_machine(user_id: &UserId, store: impl IntoCryptoStore) -> OlmMachine {
-    let device_id = device_id!("DEVICE");
+    machine_of_device(user_id, "DEVICE", store).await
+}
+
+/// Opens a machine: the one place that knows how, for it differs between upstream's versions.
+pub async fn machine_of_device(
+    user_id: &UserId,
+    device_id: &str,
+    store: impl IntoCryptoStore,
+) -> OlmMachine {
+    let device_id = <&DeviceId>::from(device_id);
     #[cfg(not(matrix_sdk_0_19))]
     let machine = OlmMachine::with_store(user_id, device_id, store, None).await;
     #[cfg(matrix_sdk_0_19)]
