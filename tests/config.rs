@@ -23,18 +23,9 @@ fn config() -> PostgresStoreConfig {
 #[test]
 fn mistakes_surface_when_the_pool_is_built() {
     for (config, expected) in [
-        (
-            PostgresStoreConfig::new("", "my-bot"),
-            "the connection string is empty",
-        ),
-        (
-            PostgresStoreConfig::new("host=db", ""),
-            "the account's name is empty",
-        ),
-        (
-            PostgresStoreConfig::new("host=db", "a\0b"),
-            "the account's name",
-        ),
+        (PostgresStoreConfig::new("", "my-bot"), "the connection string is empty"),
+        (PostgresStoreConfig::new("host=db", ""), "the account's name is empty"),
+        (PostgresStoreConfig::new("host=db", "a\0b"), "the account's name"),
         (config().passphrase(Some("")), "the passphrase is empty"),
         (config().pool_max_size(0), "pool_max_size is 0"),
         (config().pool_timeout(Duration::ZERO), "a timeout is zero"),
@@ -63,23 +54,12 @@ fn debug_shows_where_and_who_and_nothing_secret() {
     .passphrase(Some(SECRET))
     .password_callback(|| async { Ok(SECRET.to_owned()) });
     let shown = format!("{config:?}");
-    for expected in [
-        "db.example",
-        "6432",
-        "bots",
-        "bot",
-        "my-bot",
-        "matrix_sdk",
-        "VerifyFull",
-    ] {
+    for expected in ["db.example", "6432", "bots", "bot", "my-bot", "matrix_sdk", "VerifyFull"] {
         assert!(shown.contains(expected), "{shown}");
     }
     let pool = config.build_pool().unwrap();
     for shown in [shown, format!("{pool:?}"), format!("{:?}", pool.manager())] {
-        assert!(
-            !shown.contains("hunter2") && !shown.contains("geheim"),
-            "{shown}"
-        );
+        assert!(!shown.contains("hunter2") && !shown.contains("geheim"), "{shown}");
     }
 }
 
@@ -97,9 +77,8 @@ fn a_mangled_connection_string_never_shows_its_password() {
     let mut refused = 0;
     for original in originals {
         for at in 0..=original.len() {
-            for inserted in [
-                "@", "/", ":", "?", "#", "%", "[", "]", "=", " ", ",", "'", "\\", "&",
-            ] {
+            for inserted in ["@", "/", ":", "?", "#", "%", "[", "]", "=", " ", ",", "'", "\\", "&"]
+            {
                 let mut mangled = original.clone();
                 mangled.insert_str(at, inserted);
                 let config = PostgresStoreConfig::new(&mangled, "my-bot");

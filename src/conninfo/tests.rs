@@ -6,82 +6,48 @@ use super::{Address, ConnInfo, Host};
 use crate::tls::Mode;
 
 fn parse(text: &str) -> ConnInfo {
-    ConnInfo::parse(text)
-        .map_err(|error| format!("{text}: {error}"))
-        .unwrap()
+    ConnInfo::parse(text).map_err(|error| format!("{text}: {error}")).unwrap()
 }
 
 fn error(text: &str) -> String {
-    ConnInfo::parse(text)
-        .err()
-        .unwrap_or_else(|| format!("no error for {text}"))
+    ConnInfo::parse(text).err().unwrap_or_else(|| format!("no error for {text}"))
 }
 
 fn name(name: &str, port: u16) -> Address {
-    Address {
-        host: Host::Name(name.to_owned()),
-        hostaddr: None,
-        port,
-    }
+    Address { host: Host::Name(name.to_owned()), hostaddr: None, port }
 }
 
 fn socket(directory: &str, port: u16) -> Address {
-    Address {
-        host: Host::Socket(PathBuf::from(directory)),
-        hostaddr: None,
-        port,
-    }
+    Address { host: Host::Socket(PathBuf::from(directory)), hostaddr: None, port }
 }
 
 #[test]
 fn addresses() {
-    let any = Address {
-        host: Host::Default,
-        hostaddr: None,
-        port: 5432,
-    };
+    let any = Address { host: Host::Default, hostaddr: None, port: 5432 };
     let by_address = Address {
         host: Host::Name("10.0.0.1".to_owned()),
         hostaddr: Some("10.0.0.1".parse().unwrap()),
         port: 5432,
     };
-    let spared = Address {
-        host: Host::Name("db".to_owned()),
-        ..by_address.clone()
-    };
+    let spared = Address { host: Host::Name("db".to_owned()), ..by_address.clone() };
     for (text, expected) in [
         ("postgres://db", vec![name("db", 5432)]),
         ("postgresql://db:6432/bots", vec![name("db", 6432)]),
         ("  postgres://u@db/bots\n", vec![name("db", 5432)]),
         ("postgres://", vec![any.clone()]),
         ("postgres:///bots", vec![any.clone()]),
-        (
-            "postgres://:5433/bots",
-            vec![Address {
-                port: 5433,
-                ..any.clone()
-            }],
-        ),
+        ("postgres://:5433/bots", vec![Address { port: 5433, ..any.clone() }]),
         ("dbname=bots", vec![any.clone()]),
         ("host= ' db ' ", vec![name("db", 5432)]),
         ("postgres://[::1]/bots", vec![name("::1", 5432)]),
         ("postgres://u:p@[fe80::1]:6432", vec![name("fe80::1", 6432)]),
         ("host=::1 port=6432", vec![name("::1", 6432)]),
-        (
-            "postgres://%2Fvar%2Frun%2Fpostgresql/bots",
-            vec![socket("/var/run/postgresql", 5432)],
-        ),
+        ("postgres://%2Fvar%2Frun%2Fpostgresql/bots", vec![socket("/var/run/postgresql", 5432)]),
         ("postgres://%2ftmp:6432/bots", vec![socket("/tmp", 6432)]),
-        (
-            "postgres:///bots?host=/run/my%20db&port=6432",
-            vec![socket("/run/my db", 6432)],
-        ),
+        ("postgres:///bots?host=/run/my%20db&port=6432", vec![socket("/run/my db", 6432)]),
         ("host='/run/my db'", vec![socket("/run/my db", 5432)]),
         // The later word counts.
-        (
-            "postgres://db1:1/bots?host=db2&port=2",
-            vec![name("db2", 2)],
-        ),
+        ("postgres://db1:1/bots?host=db2&port=2", vec![name("db2", 2)]),
         (
             "postgres://db1,db2:6432,[::1]/bots",
             vec![name("db1", 5432), name("db2", 6432), name("::1", 5432)],
@@ -95,10 +61,7 @@ fn addresses() {
                 name("db3", 6432),
             ],
         ),
-        (
-            "host=db1,db2 port=,6432",
-            vec![name("db1", 5432), name("db2", 6432)],
-        ),
+        ("host=db1,db2 port=,6432", vec![name("db1", 5432), name("db2", 6432)]),
         ("hostaddr=10.0.0.1", vec![by_address]),
         ("host=db hostaddr=10.0.0.1", vec![spared]),
     ] {
@@ -136,22 +99,13 @@ fn malformed_strings_say_what_is_wrong() {
         ("db.example", "no '='"),
         ("user=u\\ password=p", "swallowed another parameter"),
         ("host=db dbname", "no '=' after the name of pair 2"),
-        (
-            "host=db password=two words",
-            "no '=' after the name of pair 3",
-        ),
+        ("host=db password=two words", "no '=' after the name of pair 3"),
         ("password='open", "no closing quote in the value of pair 1"),
         ("host=db sslmoode=x", "did you mean sslmode?) (pair 2)"),
         ("hosst=db", "an unknown parameter (did you mean host"),
         ("xyz=db", "an unknown parameter (pair 1)"),
-        (
-            "postgres://db?sslmode",
-            "a parameter without '=' (number 1 after the '?')",
-        ),
-        (
-            "postgres://db?user=a&sslmod=x",
-            "did you mean sslmode?) (number 2 after the '?')",
-        ),
+        ("postgres://db?sslmode", "a parameter without '=' (number 1 after the '?')"),
+        ("postgres://db?user=a&sslmod=x", "did you mean sslmode?) (number 2 after the '?')"),
         ("postgres://u:p@ss@db", "a misplaced '@'"),
         ("postgres://u:p/ss@db", "a misplaced '@'"),
         ("postgres://u:p/ssdb", "a port that is not a number"),
@@ -172,22 +126,13 @@ fn malformed_strings_say_what_is_wrong() {
         ("host=/tmp hostaddr=::1", "cannot have a hostaddr"),
         ("host=db connect_timeout=5s", "a whole number of seconds"),
         ("host=db keepalives=yes", "keepalives must be 0 or 1"),
-        (
-            "host=db options='-c x=1'",
-            "options is not supported: poolers",
-        ),
+        ("host=db options='-c x=1'", "options is not supported: poolers"),
         ("host=db service=prod", "service is not supported"),
         ("host=db sslcrl=/x", "sslcrl is not supported"),
         ("host=db sslpassword=x", "sslpassword is not supported"),
-        (
-            "host=db require_auth=scram-sha-256",
-            "require_auth is not supported",
-        ),
+        ("host=db require_auth=scram-sha-256", "require_auth is not supported"),
         ("host=db gssencmode=require", "GSSAPI is not supported"),
-        (
-            "host=db client_encoding=LATIN1",
-            "client_encoding must be UTF8",
-        ),
+        ("host=db client_encoding=LATIN1", "client_encoding must be UTF8"),
         ("host=db target_session_attrs=standby", "the store writes"),
         ("host=db channel_binding=yes", "disable, prefer or require"),
         ("host=db load_balance_hosts=yes", "disable or random"),
@@ -210,20 +155,14 @@ fn session_settings() {
     let config = |text| parse(text).template;
     let default = config("host=db");
     assert_eq!(default.get_application_name(), Some("matrix-sdk-postgres"));
-    assert_eq!(
-        default.get_tcp_user_timeout(),
-        Some(&Duration::from_secs(30))
-    );
+    assert_eq!(default.get_tcp_user_timeout(), Some(&Duration::from_secs(30)));
     assert!(default.get_keepalives());
     assert_eq!(default.get_keepalives_idle(), Duration::from_secs(30));
     assert_eq!(format!("{:?}", default.get_target_session_attrs()), "Any");
 
     // libpq's milliseconds, where tokio-postgres has seconds.
     let given = config("host=db tcp_user_timeout=1500 keepalives_idle=7 application_name=bot");
-    assert_eq!(
-        given.get_tcp_user_timeout(),
-        Some(&Duration::from_millis(1500))
-    );
+    assert_eq!(given.get_tcp_user_timeout(), Some(&Duration::from_millis(1500)));
     assert_eq!(given.get_keepalives_idle(), Duration::from_secs(7));
     assert_eq!(given.get_application_name(), Some("bot"));
     let off = config("host=db tcp_user_timeout=0 keepalives=0 fallback_application_name=fall");
@@ -239,10 +178,7 @@ fn session_settings() {
         let attrs = config(text).get_target_session_attrs();
         assert_eq!(format!("{attrs:?}"), expected, "{text}");
     }
-    assert_eq!(
-        parse("host=db connect_timeout=5").connect_timeout,
-        Some(Duration::from_secs(5))
-    );
+    assert_eq!(parse("host=db connect_timeout=5").connect_timeout, Some(Duration::from_secs(5)));
     assert!(parse("host=db connect_timeout=0").connect_timeout > Some(Duration::from_secs(9999)));
     assert!(parse("host=a,b load_balance_hosts=random").random_order);
 }
@@ -261,30 +197,18 @@ fn tls_words() {
         ("sslmode=verify-full", Mode::VerifyFull),
         ("sslrootcert=system", Mode::VerifyFull),
         ("sslrootcert=system sslmode=verify-full", Mode::VerifyFull),
-        (
-            "sslmode=require sslnegotiation=direct ssl_min_protocol_version=TLSv1.3",
-            Mode::Require,
-        ),
+        ("sslmode=require sslnegotiation=direct ssl_min_protocol_version=TLSv1.3", Mode::Require),
     ] {
         assert_eq!(mode(text), expected, "{text}");
     }
     assert_eq!(parse("postgres://db?ssl=true").tls.mode, Mode::Require);
     for (text, expected) in [
         ("sslmode=verify_full", "sslmode must be disable"),
-        (
-            "sslrootcert=system sslmode=require",
-            "sslrootcert=system needs sslmode=verify-full",
-        ),
-        (
-            "sslrootcert=system sslmode=disable",
-            "sslrootcert=system needs sslmode=verify-full",
-        ),
+        ("sslrootcert=system sslmode=require", "sslrootcert=system needs sslmode=verify-full"),
+        ("sslrootcert=system sslmode=disable", "sslrootcert=system needs sslmode=verify-full"),
         ("sslrootcert=/ca", "add sslmode=verify-full"),
         ("sslrootcert=/ca sslmode=prefer", "add sslmode=verify-full"),
-        (
-            "sslnegotiation=direct",
-            "sslnegotiation=direct needs sslmode=require",
-        ),
+        ("sslnegotiation=direct", "sslnegotiation=direct needs sslmode=require"),
         ("sslnegotiation=x", "must be postgres or direct"),
         ("ssl_min_protocol_version=1.3", "TLSv1.2 or TLSv1.3"),
     ] {
@@ -314,17 +238,8 @@ fn environment() {
     ])
     .unwrap();
     let hostaddr = Some("10.0.0.1".parse().unwrap());
-    assert_eq!(
-        info.addresses,
-        [Address {
-            hostaddr,
-            ..name("db", 6432)
-        }]
-    );
-    assert_eq!(
-        (info.user.as_deref(), info.dbname.as_deref()),
-        (Some("ana"), Some("bots"))
-    );
+    assert_eq!(info.addresses, [Address { hostaddr, ..name("db", 6432) }]);
+    assert_eq!((info.user.as_deref(), info.dbname.as_deref()), (Some("ana"), Some("bots")));
     assert_eq!(info.password.unwrap().as_str(), "geheim");
     assert_eq!(info.tls.mode, Mode::VerifyFull);
     assert_eq!(info.connect_timeout, Some(Duration::from_secs(3)));
@@ -348,29 +263,14 @@ fn environment() {
 
 #[test]
 fn environment_without_a_database() {
-    for variables in [
-        &[][..],
-        &[("DATABASE_URL", "")],
-        &[("PGPASSWORD", "geheim"), ("PGPORT", "5432")],
-    ] {
+    for variables in
+        [&[][..], &[("DATABASE_URL", "")], &[("PGPASSWORD", "geheim"), ("PGPORT", "5432")]]
+    {
         let error = from_env(variables).err().unwrap();
-        assert!(
-            error.contains("set DATABASE_URL, or one of PGHOST"),
-            "{error}"
-        );
+        assert!(error.contains("set DATABASE_URL, or one of PGHOST"), "{error}");
     }
-    let error = from_env(&[("DATABASE_URL", "postgres://u:ge@heim@db")])
-        .err()
-        .unwrap();
-    assert!(
-        error.contains("in DATABASE_URL, the URL has a misplaced '@'"),
-        "{error}"
-    );
-    let error = from_env(&[("PGHOST", "db"), ("PGREQUIREAUTH", "none")])
-        .err()
-        .unwrap();
-    assert!(
-        error.contains("in PGREQUIREAUTH, require_auth is not supported"),
-        "{error}"
-    );
+    let error = from_env(&[("DATABASE_URL", "postgres://u:ge@heim@db")]).err().unwrap();
+    assert!(error.contains("in DATABASE_URL, the URL has a misplaced '@'"), "{error}");
+    let error = from_env(&[("PGHOST", "db"), ("PGREQUIREAUTH", "none")]).err().unwrap();
+    assert!(error.contains("in PGREQUIREAUTH, require_auth is not supported"), "{error}");
 }

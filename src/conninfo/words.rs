@@ -89,9 +89,7 @@ impl Words {
         match fate {
             // A lost quote, or a stray backslash, and a password is shown as a user's name.
             Used if *name != "password" && value.contains("password") && value.contains('=') => {
-                return Err(format!(
-                    "a value of {name} that swallowed another parameter"
-                ));
+                return Err(format!("a value of {name} that swallowed another parameter"));
             }
             Used => {
                 self.0.insert(name, value);

@@ -1,21 +1,18 @@
 //! The encryption machine: what it wants sent, and what it wants to hear.
 
-use std::{iter, slice, sync::Arc};
+use std::{iter, sync::Arc};
 
 use matrix_sdk_crypto::{
     DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine, TrustRequirement,
     types::requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
 };
+use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{
     OwnedUserId, TransactionId, UserId,
     api::client::{
-        keys::get_keys,
-        message::send_message_event,
-        sync::sync_events::{self, DeviceLists},
+        keys::get_keys, message::send_message_event, sync::sync_events,
         to_device::send_event_to_device,
     },
-    events::AnyToDeviceEvent,
-    serde::Raw,
 };
 use tokio::sync::Mutex;
 use tracing::{debug, error, warn};
@@ -33,56 +30,37 @@ pub const SETTINGS: DecryptionSettings =
 #[derive(Clone)]
 pub struct Crypto {
     pub machine: OlmMachine,
+    store: PostgresCryptoStore,
     homeserver: Arc<Homeserver>,
     /// The SDK asks that only one key claim be in flight; this covers all its requests.
     sending: Arc<Mutex<()>>,
 }
 
 impl Crypto {
-    pub fn new(machine: OlmMachine, homeserver: Arc<Homeserver>) -> Self {
-        Self { machine, homeserver, sending: Arc::default() }
+    pub fn new(
+        machine: OlmMachine,
+        store: PostgresCryptoStore,
+        homeserver: Arc<Homeserver>,
+    ) -> Self {
+        Self { machine, store, homeserver, sending: Arc::default() }
     }
 
-    /// Take in a sync's to-device messages. Returns the Megolm sessions whose keys came with it.
+    /// Take in a sync's to-device messages, all or none: killed in the middle, the bridge gets the
+    /// same sync again, and must find its Olm sessions as they were. Returns the Megolm sessions
+    /// whose keys came with it.
     pub async fn receive(
         &self,
         sync: &sync_events::v3::Response,
     ) -> Result<Vec<String>, BridgeError> {
-        // One by one: the SDK stores a new Olm session as soon as it has decrypted the first
-        // message, and the room key in it only at the end of the call. The shorter the call, the
-        // less a crash in between can lose.
-        let (last, others) = match sync.to_device.events.split_last() {
-            Some((last, others)) => (slice::from_ref(last), others),
-            None => (&[][..], &[][..]),
-        };
-        let mut sessions = Vec::new();
-        let nobody = DeviceLists::new();
-        let mut devices = &sync.device_lists;
-        for event in others {
-            let event = slice::from_ref(event);
-            sessions.extend(self.receive_part(sync, event, devices, None).await?);
-            devices = &nobody;
-        }
-        let token = Some(sync.next_batch.clone());
-        sessions.extend(self.receive_part(sync, last, devices, token).await?);
-        Ok(sessions)
-    }
-
-    async fn receive_part(
-        &self,
-        sync: &sync_events::v3::Response,
-        events: &[Raw<AnyToDeviceEvent>],
-        devices: &DeviceLists,
-        next_batch_token: Option<String>,
-    ) -> Result<Vec<String>, BridgeError> {
         let changes = EncryptionSyncChanges {
-            to_device_events: events.to_vec(),
-            changed_devices: devices,
+            to_device_events: sync.to_device.events.clone(),
+            changed_devices: &sync.device_lists,
             one_time_keys_counts: &sync.device_one_time_keys_count,
             unused_fallback_keys: sync.device_unused_fallback_key_types.as_deref(),
-            next_batch_token,
+            next_batch_token: Some(sync.next_batch.clone()),
         };
-        let (_, keys) = self.machine.receive_sync_changes(changes, &SETTINGS).await?;
+        let received = self.machine.receive_sync_changes(changes, &SETTINGS);
+        let (_, keys) = self.store.atomically::<_, OlmError>(received).await?;
         Ok(keys.into_iter().map(|key| key.session_id).filter(|id| !id.contains('\0')).collect())
     }
 

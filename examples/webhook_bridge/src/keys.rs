@@ -33,6 +33,11 @@ impl Keys {
         Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
     }
 
+    /// The store itself, for what the machine does in one transaction.
+    pub fn store(&self) -> PostgresCryptoStore {
+        self.store.clone()
+    }
+
     /// Whether an Olm account has been made, so that our device may have been published.
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
