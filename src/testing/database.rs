@@ -36,17 +36,41 @@ impl TestDatabase {
     }
 
     /// The database's name.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// assert!(database.url().ends_with(database.name()));
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The database's URL, over TCP on a throwaway server.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// assert!(database.url().starts_with("postgres://"));
+    /// # Ok(()) }
+    /// ```
     pub fn url(&self) -> String {
         with_database(&self.server, &self.name)
     }
 
     /// The database's URL over the server's Unix socket; on the server at `DATABASE_URL`, the same
     /// as [`url`](Self::url).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// println!("psql {}", database.socket_url());
+    /// # Ok(()) }
+    /// ```
     pub fn socket_url(&self) -> String {
         with_database(self.socket.as_ref().unwrap_or(&self.server), &self.name)
     }

@@ -3,6 +3,7 @@
 
 pub mod directory;
 pub mod machine;
+pub mod proxy;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 
