@@ -104,21 +104,24 @@ fn at_whatever_moment_the_owner_is_killed_nothing_is_left() {
     let temporary = temporary();
     let path = temporary.0.to_str().unwrap();
     let run = || again(name).env("TMPDIR", path).stdout(Stdio::null()).spawn().unwrap();
-    // The first makes the template, so that the others spend their time with the server.
-    assert!(run().wait().unwrap().success());
-    for moment in 0..25 {
+    let killed_after = |milliseconds| {
         let mut child = run();
-        sleep(Duration::from_millis(moment * 12));
+        sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
-    }
+    };
+    // While there is no template, the time goes to `initdb`; then to the copy and the server.
+    (0..6).for_each(|moment| killed_after(moment * 60));
+    assert!(run().wait().unwrap().success());
+    (0..25).for_each(|moment| killed_after(moment * 12));
     eventually("no process is left", || processes_naming(path) == 0);
     // The template stays, and at most an empty directory: one that had no watchdog yet.
-    eventually("no data are left", || {
+    let left = || {
         let names = fs::read_dir(path).unwrap().flatten().map(|entry| entry.path());
-        let mut others = names.filter(|path| !path.to_string_lossy().contains("template"));
-        others.all(|path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()))
-    });
+        let others = names.filter(|path| !path.to_string_lossy().contains("template"));
+        others.flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.path()).next()
+    };
+    eventually(&format!("no data are left, as {:?}", left()), || left().is_none());
 }
 
 #[tokio::test]

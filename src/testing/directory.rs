@@ -49,11 +49,10 @@ impl Home {
     /// A copy of the template, which saves the second that `initdb` takes.
     pub(super) fn temporary(binaries: &Binaries) -> Result<Self, TestingError> {
         let template = template(binaries)?;
-        let scratch = Scratch::new(&short_temporary(), binaries, true)?;
+        let mut scratch = Scratch::new(&short_temporary(), binaries, true)?;
         let mut copy = Command::new("cp");
         copy.arg("-a").arg(template.join("data")).arg(template.join("password")).arg(&scratch.path);
-        binaries.as_user(&mut copy);
-        binaries.run(&mut copy)?;
+        process::run(&copy, binaries, &mut scratch.watchdog)?;
         Ok(Self { path: scratch.path.clone(), scratch, _lock: None })
     }
 
@@ -67,10 +66,10 @@ impl Home {
             check_unused(&path)?;
             give(&path, binaries)?;
         }
-        let scratch = Scratch::new(&short_temporary(), binaries, false)?;
+        let mut scratch = Scratch::new(&short_temporary(), binaries, false)?;
         check_enterable(&path, binaries)?;
         if !data.exists() {
-            initialise(&path, binaries, true)?;
+            initialise(&path, binaries, &mut scratch.watchdog, true)?;
         }
         Ok(Self { path, scratch, _lock: lock })
     }
@@ -166,8 +165,8 @@ fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
     if is_ours(&template, uid) {
         return Ok(template);
     }
-    let fresh = Scratch::new(&std::env::temp_dir(), binaries, true)?;
-    initialise(&fresh.path, binaries, false)?;
+    let mut fresh = Scratch::new(&std::env::temp_dir(), binaries, true)?;
+    initialise(&fresh.path, binaries, &mut fresh.watchdog, false)?;
     // Whoever is first wins; the directory of somebody else is not touched.
     match fs::rename(&fresh.path, &template) {
         Ok(()) => remove_older(&prefix, day, uid),
@@ -198,7 +197,12 @@ fn is_ours(template: &Path, uid: u32) -> bool {
 /// Runs `initdb` with a random password; the socket needs none, for its directory is private.
 ///
 /// `data` appears when it is complete: an interrupted `initdb` leaves what no server can open.
-fn initialise(home: &Path, binaries: &Binaries, lasting: bool) -> Result<(), TestingError> {
+fn initialise(
+    home: &Path,
+    binaries: &Binaries,
+    watchdog: &mut Watchdog,
+    lasting: bool,
+) -> Result<(), TestingError> {
     let (fresh, data, password) = (home.join("data.new"), home.join("data"), home.join("password"));
     for left in [&fresh, &password] {
         if left.is_dir() { fs::remove_dir_all(left) } else { fs::remove_file(left) }
@@ -229,7 +233,7 @@ fn initialise(home: &Path, binaries: &Binaries, lasting: bool) -> Result<(), Tes
     if !lasting {
         initdb.arg("--no-sync");
     }
-    binaries.run(&mut initdb)?;
+    process::run(&initdb, binaries, watchdog)?;
     fs::rename(&fresh, &data).map_err(|error| problem(&data, &error))
 }
 

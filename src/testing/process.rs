@@ -10,53 +10,90 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{TestingError, binaries::Binaries, directory::problem, watchdog::Watchdog};
+use super::{
+    TestingError,
+    binaries::{Binaries, tail},
+    directory::problem,
+    watchdog::Watchdog,
+};
 
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 /// After an order to stop; then harsher means follow.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the watchdog knows the process, which keeps its id when it becomes the server.
+/// Waits until the watchdog knows the process, which keeps its id when it becomes the program.
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
+
+/// Starts a program, once the watchdog knows its id: there is no moment in which nobody would stop
+/// it if this process were killed.
+fn spawn(
+    program: &Command,
+    binaries: &Binaries,
+    watchdog: &mut Watchdog,
+    (stdout, stderr): (Stdio, Stdio),
+) -> Result<Child, TestingError> {
+    let mut command = Command::new("sh");
+    binaries.as_user(&mut command);
+    let spawned = command
+        .args(["-c", GATE, "gate"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .stdin(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
+        // Not reached by a Ctrl-C that ends us: the watchdog stops it.
+        .process_group(0)
+        .spawn();
+    let mut child = spawned.map_err(|error| failed(program, error.to_string()))?;
+    let gate = child.stdin.take();
+    let opened = watchdog.watch(Some(child.id())).and_then(|()| match gate {
+        Some(mut gate) => {
+            gate.write_all(b"go\n").map_err(|error| failed(program, error.to_string()))
+        }
+        None => Ok(()),
+    });
+    if let Err(error) = opened {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(error);
+    }
+    Ok(child)
+}
+
+/// Runs a program that writes to the watchdog's directory, to its end.
+pub(super) fn run(
+    program: &Command,
+    binaries: &Binaries,
+    watchdog: &mut Watchdog,
+) -> Result<(), TestingError> {
+    let child = spawn(program, binaries, watchdog, (Stdio::null(), Stdio::piped()))?;
+    let output = child.wait_with_output();
+    watchdog.watch(None)?;
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(failed(program, tail(&String::from_utf8_lossy(&output.stderr)))),
+        Err(error) => Err(failed(program, error.to_string())),
+    }
+}
+
+fn failed(program: &Command, output: String) -> TestingError {
+    TestingError::Program { program: program.get_program().to_string_lossy().into_owned(), output }
+}
 
 #[derive(Debug)]
 pub(super) struct Postmaster(Child);
 
 impl Postmaster {
     pub(super) fn start(
+        command: &Command,
         binaries: &Binaries,
-        arguments: &[String],
         log: &Path,
         watchdog: &mut Watchdog,
     ) -> Result<Self, TestingError> {
         let file = fs::OpenOptions::new().append(true).create(true).open(log);
         let file = file.map_err(|error| problem(log, &error))?;
         let errors = file.try_clone().map_err(|error| problem(log, &error))?;
-        let mut command = Command::new("sh");
-        binaries.as_user(&mut command);
-        let failed = |error: std::io::Error| TestingError::Program {
-            program: "postgres".to_owned(),
-            output: error.to_string(),
-        };
-        let mut child = command
-            .args(["-c", GATE, "gate"])
-            .arg(binaries.directory.join("postgres"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(file)
-            .stderr(errors)
-            // Not reached by a Ctrl-C that ends us: the watchdog stops it.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
-        let gate = child.stdin.take();
-        let mut postmaster = Self(child);
-        let opened = watchdog.watch(Some(postmaster.id())).and_then(|()| match gate {
-            Some(mut gate) => gate.write_all(b"go\n").map_err(failed),
-            None => Ok(()),
-        });
-        // An unopened gate ends by itself, at the end of its input.
-        opened.inspect_err(|_| postmaster.kill()).map(|()| postmaster)
+        spawn(command, binaries, watchdog, (file.into(), errors.into())).map(Self)
     }
 
     pub(super) fn id(&self) -> u32 {

@@ -186,14 +186,12 @@ impl PostgresServer {
     }
 
     fn launch(&mut self) -> Result<(), TestingError> {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut arguments = vec!["-D".to_owned(), text(&self.home.data())];
-        arguments.extend(["-k".to_owned(), text(self.socket_directory())]);
-        arguments.extend(["-p".to_owned(), self.port.to_string()]);
-        arguments.extend_from_slice(&self.arguments);
+        let mut command = self.binaries.command("postgres");
+        command.arg("-D").arg(self.home.data()).arg("-k").arg(self.socket_directory());
+        command.args(["-p", &self.port.to_string()]).args(&self.arguments);
         let log = self.home.log();
-        let postmaster =
-            Postmaster::start(&self.binaries, &arguments, &log, &mut self.home.scratch.watchdog)?;
+        let watchdog = &mut self.home.scratch.watchdog;
+        let postmaster = Postmaster::start(&command, &self.binaries, &log, watchdog)?;
         self.postmaster = Some(postmaster);
         let ready = self.wait_until_ready();
         if ready.is_err() {

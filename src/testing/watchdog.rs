@@ -13,7 +13,7 @@ use std::{
 use super::TestingError;
 
 /// `$1` the signal that stops the server, `$2` for how many seconds it is given time, `$3` what to
-/// remove. Each line read names the server's process id; an empty one says that there is none.
+/// remove. Each line read names the process to stop; an empty one says that there is none.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 pid=
@@ -36,7 +36,9 @@ if [ -n "$pid" ]; then
     if running; then stop QUIT 10; fi
     if running; then stop KILL 5; fi
 fi
-rm -rf -- "$3" || { sleep 1; rm -rf -- "$3"; }
+# Children of one that was killed may still write.
+tries=20
+until rm -rf -- "$3" || [ "$tries" -eq 0 ]; do sleep 0.25; tries=$((tries - 1)); done
 "#;
 
 #[derive(Debug)]
@@ -61,9 +63,9 @@ impl Watchdog {
             .map_err(|error| failed(&error))
     }
 
-    /// Names the server to stop; `None` when there is none.
-    pub(super) fn watch(&mut self, server: Option<u32>) -> Result<(), TestingError> {
-        let line = server.map_or_else(|| "\n".to_owned(), |pid| format!("{pid}\n"));
+    /// Names the process to stop; `None` when there is none.
+    pub(super) fn watch(&mut self, process: Option<u32>) -> Result<(), TestingError> {
+        let line = process.map_or_else(|| "\n".to_owned(), |pid| format!("{pid}\n"));
         match &mut self.0.stdin {
             // One short write is never torn.
             Some(pipe) => pipe.write_all(line.as_bytes()).map_err(|error| failed(&error)),
