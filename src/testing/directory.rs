@@ -14,6 +14,8 @@ use super::{TestingError, binaries::Binaries, process, watchdog::Watchdog};
 
 /// How long a former owner, or its watchdog, may take to let go of a lasting directory.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
+/// How the name of a cluster begins that `initdb` has not finished.
+const UNFINISHED: &str = "data.new-";
 /// A Unix socket's path has at most 107 bytes, on some systems 103.
 const LONGEST_TEMPORARY: usize = 60;
 
@@ -97,9 +99,12 @@ fn lock(path: &Path) -> Result<Option<fs::File>, TestingError> {
 /// Refuses a directory with somebody else's files, before its owner is changed.
 fn check_unused(path: &Path) -> Result<(), TestingError> {
     // What an interrupted creation leaves, and what a new volume holds.
-    const KNOWN: [&str; 4] = ["data.new", "password", "log", "lost+found"];
+    const KNOWN: [&str; 3] = ["password", "log", "lost+found"];
     let mut entries = fs::read_dir(path).map_err(|error| problem(path, &error))?.flatten();
-    match entries.find(|entry| !KNOWN.iter().any(|known| entry.file_name() == *known)) {
+    match entries.find(|entry| {
+        let name = entry.file_name();
+        !KNOWN.iter().any(|known| name == *known) && !name.to_string_lossy().starts_with(UNFINISHED)
+    }) {
         Some(entry) => Err(TestingError::Directory {
             path: path.to_owned(),
             problem: format!(
@@ -194,6 +199,16 @@ fn is_ours(template: &Path, uid: u32) -> bool {
     }) && template.join("data/PG_VERSION").exists()
 }
 
+/// Removes what interrupted creations left, as far as that goes: the `initdb` of an owner that was
+/// killed goes on for the moment that its watchdog needs.
+fn clear_unfinished(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Runs `initdb` with a random password; the socket needs none, for its directory is private.
 ///
 /// `data` appears when it is complete: an interrupted `initdb` leaves what no server can open.
@@ -203,14 +218,13 @@ fn initialise(
     watchdog: &mut Watchdog,
     lasting: bool,
 ) -> Result<(), TestingError> {
-    let (fresh, data, password) = (home.join("data.new"), home.join("data"), home.join("password"));
-    for left in [&fresh, &password] {
-        if left.is_dir() { fs::remove_dir_all(left) } else { fs::remove_file(left) }
-            .or_else(
-                |error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) },
-            )
-            .map_err(|error| problem(left, &error))?;
-    }
+    clear_unfinished(home);
+    // A name of its own, so that an `initdb` that is still being stopped cannot meddle.
+    let fresh = home.join(format!("{UNFINISHED}{}", random_hex(4)?));
+    let (data, password) = (home.join("data"), home.join("password"));
+    fs::remove_file(&password)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        .map_err(|error| problem(&password, &error))?;
     fs::OpenOptions::new()
         .write(true)
         .create_new(true)
