@@ -1,6 +1,6 @@
 //! The key store, and what the bridge itself keeps sealed in it.
 
-use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
+use matrix_sdk_crypto::{CryptoStoreError, OlmError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Pool};
 use ruma::{DeviceId, UserId};
 use secrecy::ExposeSecret;
@@ -31,6 +31,14 @@ impl Keys {
     ) -> Result<OlmMachine, BridgeError> {
         // The one place that changes with the SDK's next version.
         Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
+    }
+
+    /// One transaction of all that `future` saves.
+    pub async fn atomically<T>(
+        &self,
+        future: impl Future<Output = Result<T, OlmError>>,
+    ) -> Result<T, BridgeError> {
+        Ok(self.store.atomically(future).await?)
     }
 
     /// Whether an Olm account has been made, so that our device may have been published.
