@@ -154,12 +154,12 @@ fn a_directory_with_other_files_is_refused_and_left_alone() {
 #[test]
 fn an_interrupted_creation_begins_anew() {
     let directory = Directory::new();
-    fs::create_dir_all(directory.0.join("data.new/base")).unwrap();
-    fs::write(directory.0.join("data.new/PG_VERSION"), "15").unwrap();
+    fs::create_dir_all(directory.0.join("data.new-1/base")).unwrap();
+    fs::write(directory.0.join("data.new-1/PG_VERSION"), "15").unwrap();
     fs::write(directory.0.join("password"), "half").unwrap();
     let server = PostgresServer::builder().data_directory(&directory.0).start().unwrap();
     server.create_database().unwrap();
-    assert!(!directory.0.join("data.new").exists());
+    assert!(!directory.0.join("data.new-1").exists());
 }
 
 /// After the restart of a container, any process can have the id that the lock file names.

@@ -3,16 +3,20 @@
 use std::{iter, sync::Arc};
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine, TrustRequirement,
-    types::requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
+    DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine, RoomEventDecryptionResult,
+    TrustRequirement,
+    types::{
+        events::room::encrypted::EncryptedEvent,
+        requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
+    },
 };
-use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{
-    OwnedUserId, TransactionId, UserId,
+    OwnedUserId, RoomId, TransactionId, UserId,
     api::client::{
         keys::get_keys, message::send_message_event, sync::sync_events,
         to_device::send_event_to_device,
     },
+    serde::Raw,
 };
 use tokio::sync::Mutex;
 use tracing::{debug, error, warn};
@@ -20,33 +24,30 @@ use tracing::{debug, error, warn};
 use crate::{
     errors::BridgeError,
     homeserver::{Homeserver, HomeserverError},
+    keys::Keys,
 };
 
 /// Bridges' ghosts and bots are rarely cross-signed, so everybody is decrypted, and marked.
-pub const SETTINGS: DecryptionSettings =
+const SETTINGS: DecryptionSettings =
     DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
 
 /// The machine of one run; after an error of the store a new one is made.
-#[derive(Clone)]
 pub struct Crypto {
-    pub machine: OlmMachine,
-    store: PostgresCryptoStore,
+    /// One user at a time: whoever writes while a sync is taken in would wait for its transaction
+    /// with the machine's own locks in hand, which that transaction may need.
+    machine: Mutex<OlmMachine>,
+    keys: Keys,
     homeserver: Arc<Homeserver>,
     /// The SDK asks that only one key claim be in flight; this covers all its requests.
-    sending: Arc<Mutex<()>>,
+    sending: Mutex<()>,
 }
 
 impl Crypto {
-    pub fn new(
-        machine: OlmMachine,
-        store: PostgresCryptoStore,
-        homeserver: Arc<Homeserver>,
-    ) -> Self {
-        Self { machine, store, homeserver, sending: Arc::default() }
+    pub fn new(machine: OlmMachine, keys: Keys, homeserver: Arc<Homeserver>) -> Self {
+        Self { machine: Mutex::new(machine), keys, homeserver, sending: Mutex::default() }
     }
 
-    /// Take in a sync's to-device messages, all or none: killed in the middle, the bridge gets the
-    /// same sync again, and must find its Olm sessions as they were. Returns the Megolm sessions
+    /// Take in a sync's to-device messages, as a whole or not at all. Returns the Megolm sessions
     /// whose keys came with it.
     pub async fn receive(
         &self,
@@ -59,28 +60,49 @@ impl Crypto {
             unused_fallback_keys: sync.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(sync.next_batch.clone()),
         };
-        let received = self.machine.receive_sync_changes(changes, &SETTINGS);
-        let (_, keys) = self.store.atomically::<_, OlmError>(received).await?;
+        let machine = self.machine.lock().await;
+        let taken_in = machine.receive_sync_changes(changes, &SETTINGS);
+        let (_, keys) = self.keys.atomically(taken_in).await?;
         Ok(keys.into_iter().map(|key| key.session_id).filter(|id| !id.contains('\0')).collect())
     }
 
     /// Follow these users' devices from now on.
     pub async fn track(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
         let users = users.iter().map(AsRef::<UserId>::as_ref);
-        Ok(self.machine.update_tracked_users(users).await?)
+        Ok(self.machine.lock().await.update_tracked_users(users).await?)
+    }
+
+    pub async fn decrypt(
+        &self,
+        event: &Raw<EncryptedEvent>,
+        room_id: &RoomId,
+    ) -> Result<RoomEventDecryptionResult, BridgeError> {
+        let machine = self.machine.lock().await;
+        Ok(machine.try_decrypt_room_event(event, room_id, &SETTINGS).await?)
+    }
+
+    /// Whether the key of an event has come.
+    pub async fn has_key(
+        &self,
+        event: &Raw<EncryptedEvent>,
+        room_id: &RoomId,
+    ) -> Result<bool, BridgeError> {
+        Ok(self.machine.lock().await.is_room_key_available(event, room_id).await?)
     }
 
     /// Send all that the machine wants sent: keys, key queries, to-device messages, and key claims
     /// that mend wedged sessions. What fails now is asked for again next time.
     pub async fn send_outgoing(&self) -> Result<(), BridgeError> {
         let _sending = self.sending.lock().await;
-        if let Some((id, claim)) = self.machine.get_missing_sessions(iter::empty()).await? {
+        let missing = self.machine.lock().await.get_missing_sessions(iter::empty()).await?;
+        if let Some((id, claim)) = missing {
             match self.homeserver.send(claim).await {
                 Ok(answer) => self.tell(&id, &answer).await?,
                 Err(error) => not_sent("a key claim", error)?,
             }
         }
-        for request in self.machine.outgoing_requests().await? {
+        let requests = self.machine.lock().await.outgoing_requests().await?;
+        for request in requests {
             self.send_one(&request).await?;
         }
         Ok(())
@@ -93,7 +115,7 @@ impl Crypto {
         id: &TransactionId,
         answer: impl Into<AnyIncomingResponse<'a>>,
     ) -> Result<(), BridgeError> {
-        match self.machine.mark_request_as_sent(id, answer).await {
+        match self.machine.lock().await.mark_request_as_sent(id, answer).await {
             Err(OlmError::Store(error)) => Err(error.into()),
             Err(other) => {
                 warn!("the homeserver's answer cannot be used: {other}");

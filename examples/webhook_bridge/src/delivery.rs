@@ -19,7 +19,6 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
-    crypto::SETTINGS,
     errors::BridgeError,
     inbox::Queued,
     message::{Message, Stored, verification},
@@ -199,8 +198,7 @@ impl<'a> Delivery<'a> {
         event_id: &str,
         event: &Raw<EncryptedEvent>,
     ) -> Result<Verdict, BridgeError> {
-        let machine = &self.run.crypto.machine;
-        let decrypted = match machine.try_decrypt_room_event(event, room_id, &SETTINGS).await? {
+        let decrypted = match self.run.crypto.decrypt(event, room_id).await? {
             RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
             RoomEventDecryptionResult::UnableToDecrypt(info) => {
                 return Ok(undecrypted(info.reason));
@@ -233,7 +231,7 @@ impl<'a> Delivery<'a> {
         self.run.inbox.wait_for_key(&queued.event_id).await?;
         if let (Ok(room_id), Ok(Stored::Encrypted(event))) =
             (RoomId::parse(room), Stored::parse(&queued.json))
-            && self.run.crypto.machine.is_room_key_available(&event, &room_id).await?
+            && self.run.crypto.has_key(&event, &room_id).await?
         {
             self.run.inbox.wait_no_longer(&queued.event_id).await?;
         }

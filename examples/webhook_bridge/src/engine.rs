@@ -151,7 +151,7 @@ impl Engine {
         let run = Run {
             config: self.config.clone(),
             homeserver: self.homeserver.clone(),
-            crypto: Crypto::new(machine, keys.store(), self.homeserver.clone()),
+            crypto: Crypto::new(machine, keys.clone(), self.homeserver.clone()),
             inbox: inbox.clone(),
             webhook: self.webhook.clone(),
             metrics: self.metrics.clone(),

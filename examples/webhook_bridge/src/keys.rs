@@ -1,6 +1,6 @@
 //! The key store, and what the bridge itself keeps sealed in it.
 
-use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
+use matrix_sdk_crypto::{CryptoStoreError, OlmError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Pool};
 use ruma::{DeviceId, UserId};
 use secrecy::ExposeSecret;
@@ -33,9 +33,12 @@ impl Keys {
         Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
     }
 
-    /// The store itself, for what the machine does in one transaction.
-    pub fn store(&self) -> PostgresCryptoStore {
-        self.store.clone()
+    /// One transaction of all that `future` saves.
+    pub async fn atomically<T>(
+        &self,
+        future: impl Future<Output = Result<T, OlmError>>,
+    ) -> Result<T, BridgeError> {
+        Ok(self.store.atomically(future).await?)
     }
 
     /// Whether an Olm account has been made, so that our device may have been published.
