@@ -48,12 +48,14 @@ static BY_ROOM: Sql = Sql {
 };
 
 // Session ids are compared as stored bytes: hashes in an encrypted account, so the order means
-// nothing, but it is total and stays.
+// nothing, but it is total and stays. The next page begins after a session id, so the last id of a
+// page comes with all its rooms, be they more than the limit: a page that ended between them would
+// skip the rest.
 static BY_SENDER: Sql = Sql {
     name: "megolm_inbound_sessions.by_sender",
     template: select!(
         "AND s.sender_key = $2 AND s.sender_data_type = $3 AND s.session_id > $4
-ORDER BY s.session_id LIMIT $5"
+ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
     ),
     types: &[Type::INT8, Type::BYTEA, Type::INT2, Type::BYTEA, Type::INT8],
 };
