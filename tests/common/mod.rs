@@ -1,7 +1,9 @@
 //! What the tests share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod fixture;
 pub mod machine;
+pub mod reads;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 
