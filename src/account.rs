@@ -9,7 +9,6 @@ use std::{
 };
 
 use deadpool_postgres::Object;
-use matrix_sdk_store_encryption::StoreCipher;
 use tokio_postgres::{
     Row,
     error::SqlState,
@@ -19,23 +18,16 @@ use tokio_postgres::{
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     batch::{Batch, Cell},
-    codec::Codec,
+    codec::{Codec, SealedCipher},
     connection::{Database, Param},
     migrations,
     schema::Schema,
-    secret::Secret,
     statement::Sql,
     writer::Writer,
 };
 
 /// The oldest server that the tests pass on.
 const OLDEST_SERVER: i32 = 13;
-
-/// Later minors change the form of a sealed cipher, so the writer's is recorded.
-const MINOR: i16 = match i16::from_str_radix(env!("CARGO_PKG_VERSION_MINOR"), 10) {
-    Ok(minor) => minor,
-    Err(_) => i16::MAX,
-};
 
 /// One statement tells all that opening needs, when the schema is there.
 const PROBE: &str = "
@@ -134,14 +126,6 @@ impl OpenAccount {
     }
 }
 
-/// The account's row as the probe finds it.
-struct Stored {
-    id: i64,
-    secret_kind: i16,
-    cipher: Option<Vec<u8>>,
-    written_by: i16,
-}
-
 async fn claim(
     database: &Database,
     config: &PostgresStoreConfig,
@@ -149,16 +133,16 @@ async fn claim(
     let schema = database.statements().schema();
     let mut connection = database.connect().await?;
     let name = &config.account;
-    let stored = match probe(&mut connection, schema, config).await? {
-        Some(stored) => stored,
+    let (id, cipher) = match probe(&mut connection, schema, config).await? {
+        Some(found) => found,
         None => {
             // Derived before the row exists, so that nobody ever sees a half-made account.
-            let (kind, cipher) = create_cipher(name, config.secret.clone()).await?;
+            let cipher = SealedCipher::create(name, config.secret.clone()).await?;
             let params: [(&(dyn ToSql + Sync), Type); 4] = [
                 (name, Type::TEXT),
-                (&kind, Type::INT2),
-                (&cipher, Type::BYTEA),
-                (&MINOR, Type::INT2),
+                (&cipher.secret_kind, Type::INT2),
+                (&cipher.bytes, Type::BYTEA),
+                (&cipher.written_by, Type::INT2),
             ];
             connection
                 .execute_typed(&schema.qualify(INSERT), &params)
@@ -171,8 +155,7 @@ async fn claim(
         }
     };
     drop(connection);
-    let id = stored.id;
-    Ok((id, open_cipher(name, stored, config.secret.clone()).await?))
+    Ok((id, cipher.open(name, config.secret.clone()).await?))
 }
 
 /// Checks server and schema, migrates if that is needed and allowed, and looks the account up.
@@ -180,7 +163,7 @@ async fn probe(
     connection: &mut Object,
     schema: &Schema,
     config: &PostgresStoreConfig,
-) -> Result<Option<Stored>, OpenStoreError> {
+) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     for migrated in [false, true] {
         let (server, version, compatible_with, stored) =
             match look(connection, schema, &config.account).await {
@@ -206,18 +189,20 @@ async fn probe(
     Ok(None)
 }
 
-type Found = (i32, i32, i32, Option<Stored>);
+type Found = (i32, i32, i32, Option<(i64, SealedCipher)>);
 
 async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found, DatabaseError> {
     let rows = connection.query_typed(&schema.qualify(PROBE), &[(&name, Type::TEXT)]).await?;
     let Some(row) = rows.first() else { return Ok((0, 0, 0, None)) };
-    let stored = match row.try_get::<_, Option<i64>>(3)? {
-        Some(id) => Some(Stored {
+    let stored = match row.try_get(3)? {
+        Some(id) => Some((
             id,
-            secret_kind: row.try_get(4)?,
-            cipher: row.try_get(5)?,
-            written_by: row.try_get(6)?,
-        }),
+            SealedCipher {
+                secret_kind: row.try_get(4)?,
+                bytes: row.try_get(5)?,
+                written_by: row.try_get(6)?,
+            },
+        )),
         None => None,
     };
     let compatible_with: Option<i32> = row.try_get(2)?;
@@ -240,66 +225,4 @@ fn explain(source: DatabaseError, what: &'static str) -> OpenStoreError {
         return OpenStoreError::PermissionDenied { what, source };
     }
     source.into()
-}
-
-const PLAIN: i16 = 0;
-const PASSPHRASE: i16 = 1;
-const KEY: i16 = 2;
-
-/// Makes a new cipher and seals it with the secret. Slow with a passphrase, so off the async threads.
-async fn create_cipher(
-    account: &str,
-    secret: Option<Secret>,
-) -> Result<(i16, Option<Vec<u8>>), OpenStoreError> {
-    let Some(secret) = secret else { return Ok((PLAIN, None)) };
-    let unusable = || OpenStoreError::Cipher { account: account.to_owned() };
-    let sealed = tokio::task::spawn_blocking(move || {
-        let cipher = StoreCipher::new()?;
-        match &secret {
-            Secret::Passphrase(passphrase) => Ok((PASSPHRASE, cipher.export(passphrase)?)),
-            Secret::Key(key) => Ok((KEY, cipher.export_with_key(key)?)),
-        }
-    });
-    let sealed: Result<_, matrix_sdk_store_encryption::Error> =
-        sealed.await.map_err(|_| unusable())?;
-    sealed.map(|(kind, cipher)| (kind, Some(cipher))).map_err(|_| unusable())
-}
-
-/// Opens the stored cipher, or says why the given secret does not fit.
-async fn open_cipher(
-    account: &str,
-    stored: Stored,
-    secret: Option<Secret>,
-) -> Result<Codec, OpenStoreError> {
-    use matrix_sdk_store_encryption::Error as CipherError;
-    let account = account.to_owned();
-    let (secret, sealed) = match (secret, stored.secret_kind, stored.cipher) {
-        (None, PLAIN, _) => return Ok(Codec::Plain),
-        (Some(_), PLAIN, _) => return Err(OpenStoreError::PlainWithSecret { account }),
-        (None, _, _) => return Err(OpenStoreError::EncryptedWithoutSecret { account }),
-        (Some(Secret::Key(_)), PASSPHRASE, _) => {
-            return Err(OpenStoreError::KeyInsteadOfPassphrase { account });
-        }
-        (Some(Secret::Passphrase(_)), KEY, _) => {
-            return Err(OpenStoreError::PassphraseInsteadOfKey { account });
-        }
-        (Some(secret), _, Some(sealed)) => (secret, sealed),
-        (Some(_), _, None) => return Err(OpenStoreError::Cipher { account }),
-    };
-    let kind = stored.secret_kind;
-    let opened = tokio::task::spawn_blocking(move || match &secret {
-        Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &sealed),
-        Secret::Key(key) => StoreCipher::import_with_key(key, &sealed),
-    });
-    match opened.await {
-        Ok(Ok(cipher)) => Ok(Codec::Sealed(Box::new(cipher))),
-        Ok(Err(CipherError::Encryption(_))) if kind == KEY => {
-            Err(OpenStoreError::WrongKey { account })
-        }
-        Ok(Err(CipherError::Encryption(_))) => Err(OpenStoreError::WrongPassphrase { account }),
-        Ok(Err(_)) if stored.written_by > MINOR => {
-            Err(OpenStoreError::CipherTooNew { account, written_by: stored.written_by })
-        }
-        _ => Err(OpenStoreError::Cipher { account }),
-    }
 }

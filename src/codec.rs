@@ -1,9 +1,11 @@
-//! The only file that sees the cipher: hashes keys, seals and opens values.
+//! The only place that sees the cipher: hashes keys, seals and opens values.
 //!
 //! In a plain account keys and values are stored as they are. In an encrypted one a key is a keyed
 //! hash, and a value is sealed with XChaCha20-Poly1305 in a compact envelope: version, ciphertext,
 //! nonce, as `postcard` writes them. The cipher binds no associated data, so whoever writes to the
 //! database could swap two rows; the sealed text therefore begins with a tag of its table and key.
+
+mod cipher;
 
 use std::fmt;
 
@@ -17,6 +19,7 @@ use tokio_postgres::{
 };
 use zeroize::Zeroizing;
 
+pub(crate) use self::cipher::SealedCipher;
 use crate::Error;
 
 /// Enough to make a swapped row noticed; the tag is secret and unpredictable to a forger.

@@ -1,21 +1,201 @@
-//! stub
-use crate::*;
-pub(crate) struct Connector;
+//! How one connection is made: the password asked, the addresses tried in turn, TLS as the mode
+//! says, all of it within one time limit.
+
+mod failure;
+mod targets;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::Connect;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_postgres::{
+    Client, Config, NoTls, Socket,
+    config::SslMode,
+    error::SqlState,
+    tls::{MakeTlsConnect, TlsConnect},
+};
+use tracing::{debug, warn};
+
+pub(crate) use self::failure::{Failure, classify};
+use self::targets::{Target, targets};
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    conninfo::{ConnInfo, Host},
+    password::{PasswordSource, Passwords},
+    tls::{self, MakeTls, Mode},
+};
+
+type Connected = (Client, JoinHandle<()>);
+
+/// Makes the connections of a pool.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<Inner>);
+
+struct Inner {
+    server: Arc<ConnInfo>,
+    /// What every connection has in common.
+    template: Config,
+    user: String,
+    dbname: String,
+    password: PasswordSource,
+    tls: Option<MakeTls>,
+    limit: Duration,
+    warned: AtomicBool,
+}
+
 impl Connector {
-    pub(crate) fn new(
-        c: &PostgresStoreConfig,
-    ) -> Result<
-        (tokio_postgres::Config, deadpool_postgres::ConfigConnectImpl<tokio_postgres::NoTls>),
-        OpenStoreError,
-    > {
-        Ok((
-            c.url
-                .parse()
-                .map_err(|e: tokio_postgres::Error| OpenStoreError::InvalidConfig(e.to_string()))?,
-            deadpool_postgres::ConfigConnectImpl { tls: tokio_postgres::NoTls },
-        ))
+    /// Reads the certificates and fills in libpq's defaults; no connection is made.
+    ///
+    /// The `Config` is what the pool shows when it is printed: it names no host and no password.
+    pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
+        config.validate()?;
+        let server = config.server.clone().map_err(OpenStoreError::InvalidConfig)?;
+        let user = match server.user.clone() {
+            Some(user) => user,
+            None => whoami::username().map_err(|error| {
+                OpenStoreError::InvalidConfig(format!(
+                    "no user is given, and the operating system names none: {error}"
+                ))
+            })?,
+        };
+        let dbname = server.dbname.clone().unwrap_or_else(|| user.clone());
+        let mut template = server.template.clone();
+        template.user(&user).dbname(&dbname);
+        let only_sockets =
+            server.addresses.iter().all(|address| matches!(address.host, Host::Socket(_)));
+        let inner = Inner {
+            tls: if only_sockets { None } else { tls::make_tls(&server.tls)? },
+            password: PasswordSource::new(config, &server),
+            limit: config.connect_timeout,
+            warned: AtomicBool::new(false),
+            template: template.clone(),
+            user,
+            dbname,
+            server,
+        };
+        Ok((template, Self(Arc::new(inner))))
     }
 }
-pub(crate) fn classify(e: tokio_postgres::Error) -> OpenStoreError {
-    OpenStoreError::Connect(e.into())
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + '_>> {
+        Box::pin(async move {
+            match self.0.connect().await {
+                Ok(connected) => Ok(connected),
+                Err(failure) => Err(failure.into_postgres().await),
+            }
+        })
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> Result<Connected, Failure> {
+        let deadline = Instant::now() + self.limit;
+        let passwords = timeout_at(deadline, self.password.ask()).await.map_err(|_| {
+            Failure::connect(format!("no password was given within {:?}", self.limit))
+        })??;
+        let targets = targets(&self.server, self.limit / 2).await?;
+        let mut worst: Option<Failure> = None;
+        for (tried, target) in targets.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(targets.len() - tried).unwrap_or(u32::MAX);
+            let attempt = timeout_at(Instant::now() + share, self.attempt(target, &passwords));
+            let failure = match attempt.await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::connect(format!("{target} gave no answer within {share:?}")),
+            };
+            debug!(%target, %failure, "connection attempt failed");
+            let last = failure.is_final();
+            if worst.as_ref().is_none_or(|worst| worst.weight() <= failure.weight()) {
+                worst = Some(failure);
+            }
+            if last {
+                break;
+            }
+        }
+        Err(worst.unwrap_or_else(|| Failure::connect("no address to connect to")))
+    }
+
+    async fn attempt(&self, target: &Target, passwords: &Passwords) -> Result<Connected, Failure> {
+        let mut config = self.template.clone();
+        target.put_into(&mut config);
+        if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
+            config.password(password.as_bytes());
+        }
+        let mode = self.server.tls.mode;
+        // As in libpq, sockets are never encrypted.
+        let tls = self.tls.as_ref().filter(|_| target.is_tcp());
+        let result = match (tls, mode) {
+            (None, _) | (_, Mode::Disable) => plain(&mut config).await,
+            (Some(tls), Mode::Prefer) => {
+                match open(config.ssl_mode(SslMode::Prefer), MakeTls::clone(tls)).await {
+                    Err(error) if self.may_go_without_tls(&error) => {
+                        debug!(%target, "no TLS with this server, trying without");
+                        plain(&mut config).await
+                    }
+                    result => result,
+                }
+            }
+            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls)).await,
+        };
+        let connected = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
+        self.warn_if_unverified(target);
+        Ok(connected)
+    }
+
+    /// libpq's `prefer`: a handshake that fails, or a `pg_hba.conf` without an entry for TLS, is
+    /// not the end.
+    fn may_go_without_tls(&self, error: &tokio_postgres::Error) -> bool {
+        error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            || (error.as_db_error().is_none() && tls::explain(error, &self.server.tls).is_some())
+    }
+
+    fn warn_if_unverified(&self, target: &Target) {
+        if self.server.tls.mode > Mode::Prefer || !target.is_remote() {
+            return;
+        }
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                %target,
+                "the database server is not verified: whoever is on the way can read and change \
+                 everything; use sslmode=verify-full"
+            );
+        }
+    }
+}
+
+async fn plain(config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
+    open(config.ssl_mode(SslMode::Disable), NoTls).await
+}
+
+async fn open<T>(config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            // Through our own type, which leaves out what the server quotes.
+            warn!(error = %DatabaseError::from(error), "the database connection broke");
+        }
+    });
+    Ok((client, task))
 }

@@ -4,8 +4,11 @@
 //! password: of what PostgreSQL says, the SQLSTATE, the table and the constraint are kept, and the
 //! primary message only where it cannot quote data.
 
+mod database;
+
 use matrix_sdk_crypto::CryptoStoreError;
-use tokio_postgres::error::SqlState;
+
+pub use self::database::DatabaseError;
 
 /// An error of an open store.
 ///
@@ -228,129 +231,6 @@ pub enum OpenStoreError {
 impl From<DatabaseError> for OpenStoreError {
     fn from(error: DatabaseError) -> Self {
         Self::Store(Error::Database(error))
-    }
-}
-
-/// What PostgreSQL or the connection to it reported, without data.
-///
-/// ```
-/// fn is_disk_full(error: &matrix_sdk_postgres::DatabaseError) -> bool {
-///     error.sqlstate() == Some("53100")
-/// }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatabaseError {
-    sqlstate: Option<SqlState>,
-    message: String,
-    /// The statement could not even be sent, and never will be.
-    unsendable: bool,
-    table: Option<String>,
-    constraint: Option<String>,
-}
-
-impl DatabaseError {
-    /// The server's five-character SQLSTATE, or `None` when the connection broke before an answer.
-    pub fn sqlstate(&self) -> Option<&str> {
-        self.sqlstate.as_ref().map(SqlState::code)
-    }
-
-    /// The table the error is about, where PostgreSQL names one.
-    pub fn table(&self) -> Option<&str> {
-        self.table.as_deref()
-    }
-
-    /// The constraint that was violated, where PostgreSQL names one.
-    pub fn constraint(&self) -> Option<&str> {
-        self.constraint.as_deref()
-    }
-
-    /// Whether the server answered; if not, the outcome of what was sent is unknown.
-    pub(crate) fn is_answer(&self) -> bool {
-        self.sqlstate.is_some()
-    }
-
-    pub(crate) fn has_code(&self, code: &SqlState) -> bool {
-        self.sqlstate.as_ref() == Some(code)
-    }
-
-    /// Whether the statement was refused before it left.
-    pub(crate) fn is_unsendable(&self) -> bool {
-        self.unsendable
-    }
-
-    /// Whether the connection must not be used again: it broke, the server is going away
-    /// (class 57P), or it has become read-only after a failover (25006).
-    pub(crate) fn spoils_connection(&self) -> bool {
-        self.sqlstate()
-            .is_none_or(|code| code.starts_with("57P") || code.starts_with("08") || code == "25006")
-    }
-
-    /// Whether the same statement may succeed when it is tried again.
-    pub(crate) fn is_transient(&self) -> bool {
-        const RETRY: [&str; 5] = ["40001", "40P01", "55P03", "53300", "53400"];
-        !self.unsendable
-            && self.sqlstate().is_none_or(|code| {
-                RETRY.contains(&code)
-                    || code.starts_with("08")
-                    || code == "25006"
-                    || (code.starts_with("57P") && code != "57P04")
-            })
-    }
-
-    pub(crate) fn broken(message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { sqlstate: None, message, unsendable: false, table: None, constraint: None }
-    }
-}
-
-impl std::fmt::Display for DatabaseError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)?;
-        if let Some(code) = self.sqlstate() {
-            write!(f, " (SQLSTATE {code}")?;
-            if let Some(table) = &self.table {
-                write!(f, ", table {table}")?;
-            }
-            if let Some(constraint) = &self.constraint {
-                write!(f, ", constraint {constraint}")?;
-            }
-            f.write_str(")")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for DatabaseError {}
-
-impl From<tokio_postgres::Error> for DatabaseError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        let Some(answer) = error.as_db_error() else {
-            // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
-            let causes: Vec<_> =
-                std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
-                    error.source()
-                })
-                .collect();
-            let message = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            // A broken connection is an I/O error; what the client cannot encode is InvalidInput.
-            let broken = error.is_closed()
-                || causes.iter().any(|cause| {
-                    cause
-                        .downcast_ref::<std::io::Error>()
-                        .is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput)
-                });
-            return Self { unsendable: !broken, ..Self::broken(message) };
-        };
-        let code = answer.code().clone();
-        // Data exceptions (22) and integrity violations (23) quote values in their messages.
-        let quotes_data = code.code().starts_with("22") || code.code().starts_with("23");
-        Self {
-            message: if quotes_data { "data refused" } else { answer.message() }.to_owned(),
-            table: answer.table().map(ToOwned::to_owned),
-            constraint: answer.constraint().map(ToOwned::to_owned),
-            unsendable: false,
-            sqlstate: Some(code),
-        }
     }
 }
 

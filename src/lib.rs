@@ -6,14 +6,17 @@ mod codec;
 mod config;
 mod connection;
 mod connector;
+mod conninfo;
 mod crypto_store;
 mod error;
 mod migrations;
+mod password;
 mod schema;
 mod secret;
 mod statement;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
 mod writer;
 
 pub use config::PostgresStoreConfig;

@@ -50,32 +50,7 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub use self::store::PostgresCryptoStore;
-use crate::{Error, statement::Sql};
-
-/// Every statement, to be prepared together.
-fn statements() -> Vec<&'static Sql> {
-    [
-        account_data::STATEMENTS,
-        backups::STATEMENTS,
-        custom_values::STATEMENTS,
-        devices::STATEMENTS,
-        encrypted_rooms::STATEMENTS,
-        identities::STATEMENTS,
-        inbound_group_sessions::STATEMENTS,
-        key_requests::STATEMENTS,
-        leases::STATEMENTS,
-        message_hashes::STATEMENTS,
-        olm_sessions::STATEMENTS,
-        outbound_group_sessions::STATEMENTS,
-        room_key_bundles::STATEMENTS,
-        secrets::STATEMENTS,
-        size::STATEMENTS,
-        sync_tokens::STATEMENTS,
-        tracked_users::STATEMENTS,
-        withheld::STATEMENTS,
-    ]
-    .concat()
-}
+use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;
 

@@ -6,10 +6,18 @@ use deadpool_postgres::Pool;
 use matrix_sdk_crypto::olm::StaticAccountData;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use super::account_data::{self, StaticAccount};
+use super::{
+    account_data::{self, StaticAccount},
+    backups, custom_values, devices, encrypted_rooms, identities, inbound_group_sessions,
+    key_requests, leases, message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles,
+    secrets, size, sync_tokens, tracked_users, withheld,
+};
 use crate::{
-    Error, OpenStoreError, PostgresStoreConfig, account::OpenAccount, connection::Database,
-    schema::Schema, statement::Statements,
+    Error, OpenStoreError, PostgresStoreConfig,
+    account::OpenAccount,
+    connection::Database,
+    schema::Schema,
+    statement::{Sql, Statements},
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
@@ -26,6 +34,16 @@ use crate::{
 /// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
 /// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
+///
+/// # What else to know
+///
+/// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
+/// - One process at a time: two that sync with one account damage it, as with every store.
+/// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
+///   last counted; it reads none of the account's rows.
+/// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
+///   in the version that holds it, and one saved again without being backed up is to be uploaded
+///   again. `reset_backup_state` makes everything to be uploaded, and touches no session.
 #[derive(Clone)]
 pub struct PostgresCryptoStore {
     inner: Arc<Inner>,
@@ -213,7 +231,8 @@ async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
 ) -> Result<OpenAccount, OpenStoreError> {
-    let statements = Statements::new(Schema::new(&config.schema)?, super::statements());
+    config.validate()?;
+    let statements = Statements::new(Schema::new(&config.schema)?, statements());
     let prepared = config.prepared_statements && foreign_pool.is_none();
     let pool = match foreign_pool {
         Some(pool) => pool.clone(),
@@ -221,4 +240,29 @@ async fn open_account(
     };
     let database = Database::new(pool, Arc::new(statements), prepared, config.statement_timeout);
     OpenAccount::open(database, config).await
+}
+
+/// Every statement, to be prepared together.
+fn statements() -> Vec<&'static Sql> {
+    [
+        account_data::STATEMENTS,
+        backups::STATEMENTS,
+        custom_values::STATEMENTS,
+        devices::STATEMENTS,
+        encrypted_rooms::STATEMENTS,
+        identities::STATEMENTS,
+        inbound_group_sessions::STATEMENTS,
+        key_requests::STATEMENTS,
+        leases::STATEMENTS,
+        message_hashes::STATEMENTS,
+        olm_sessions::STATEMENTS,
+        outbound_group_sessions::STATEMENTS,
+        room_key_bundles::STATEMENTS,
+        secrets::STATEMENTS,
+        size::STATEMENTS,
+        sync_tokens::STATEMENTS,
+        tracked_users::STATEMENTS,
+        withheld::STATEMENTS,
+    ]
+    .concat()
 }

@@ -23,6 +23,7 @@
 //! All functions block for a moment, at most some seconds.
 
 mod binaries;
+mod builder;
 mod database;
 mod directory;
 mod error;
@@ -32,9 +33,8 @@ mod watchdog;
 use std::sync::OnceLock;
 
 pub use self::{
-    database::TestDatabase,
-    error::TestingError,
-    server::{PostgresServer, PostgresServerBuilder},
+    builder::PostgresServerBuilder, database::TestDatabase, error::TestingError,
+    server::PostgresServer,
 };
 
 /// Creates a fresh database, dropped when the value is dropped.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    TestDatabase, TestingError,
+    PostgresServerBuilder, TestDatabase, TestingError,
     binaries::{Binaries, tail},
     directory::{Home, private_directory, problem},
     watchdog::Watchdog,
@@ -19,77 +19,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a former owner's watchdog may take to stop its server.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Settings of a [`PostgresServer`].
-///
-/// ```no_run
-/// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
-/// use matrix_sdk_postgres::testing::PostgresServer;
-///
-/// let server = PostgresServer::builder()
-///     .data_directory("bot-database")
-///     .durable(true)
-///     .setting("log_min_duration_statement", "100")
-///     .start()?;
-/// # drop(server); Ok(()) }
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct PostgresServerBuilder {
-    durable: bool,
-    settings: Vec<(String, String)>,
-    data_directory: Option<PathBuf>,
-    bin_directory: Option<PathBuf>,
-}
-
-impl PostgresServerBuilder {
-    /// Keeps PostgreSQL's own defaults of `fsync`, `synchronous_commit` and `full_page_writes`, so
-    /// that a commit survives a crash of the machine. Off by default: tests are faster without.
-    #[must_use]
-    pub fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
-        self
-    }
-
-    /// Sets one of PostgreSQL's settings, as in `postgresql.conf`.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Keeps the data in this directory, and goes on with what is there. By default they are
-    /// thrown away. As root, the directory must be one that the user `postgres` can enter.
-    #[must_use]
-    pub fn data_directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.data_directory = Some(path.into());
-        self
-    }
-
-    /// Takes PostgreSQL's programs from this directory instead of searching for them.
-    #[must_use]
-    pub fn bin_directory(mut self, path: impl Into<PathBuf>) -> Self {
-        self.bin_directory = Some(path.into());
-        self
-    }
-
-    /// Starts the server and waits until it answers.
-    ///
-    /// # Errors
-    ///
-    /// See [`TestingError`].
-    pub fn start(self) -> Result<PostgresServer, TestingError> {
-        let binaries = Binaries::find(self.bin_directory.as_deref())?;
-        let home = match &self.data_directory {
-            Some(path) => Home::lasting(path, &binaries)?,
-            None => Home::throwaway(&binaries)?,
-        };
-        let password = home.password()?;
-        let mut server =
-            PostgresServer { options: self, binaries, home, password, running: None, port: 0 };
-        server.start_again()?;
-        Ok(server)
-    }
-}
 
 /// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
 /// process ends, however that happens; throwaway data are removed.
@@ -123,6 +52,18 @@ struct Running {
 }
 
 impl PostgresServer {
+    pub(super) fn start_with(options: PostgresServerBuilder) -> Result<Self, TestingError> {
+        let binaries = Binaries::find(options.bin_directory.as_deref())?;
+        let home = match &options.data_directory {
+            Some(path) => Home::lasting(path, &binaries)?,
+            None => Home::throwaway(&binaries)?,
+        };
+        let password = home.password()?;
+        let mut server = Self { options, binaries, home, password, running: None, port: 0 };
+        server.start_again()?;
+        Ok(server)
+    }
+
     /// Starts a throwaway server.
     ///
     /// # Errors
@@ -284,7 +225,7 @@ impl PostgresServer {
             .stderr(errors)
             // Not reached by a Ctrl-C that ends us: the watchdog stops it.
             .process_group(0);
-        for (name, value) in self.settings() {
+        for (name, value) in self.options.effective_settings() {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let postmaster = command.spawn().map_err(|error| TestingError::Program {
@@ -303,19 +244,6 @@ impl PostgresServer {
         }
         self.running = Some(running);
         Ok(())
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        let mut settings = vec![("listen_addresses", "127.0.0.1"), ("max_connections", "200")];
-        if !self.options.durable {
-            settings.extend([
-                ("fsync", "off"),
-                ("synchronous_commit", "off"),
-                ("full_page_writes", "off"),
-            ]);
-        }
-        let own = settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        own.chain(self.options.settings.iter().cloned()).collect()
     }
 
     fn wait_until_ready(&self, running: &mut Running) -> Result<(), TestingError> {

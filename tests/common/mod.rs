@@ -4,6 +4,7 @@
 pub mod fixture;
 pub mod machine;
 pub mod reads;
+pub mod proxy;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 

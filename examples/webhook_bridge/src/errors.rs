@@ -1,0 +1,161 @@
+//! What ends the bridge, with which exit code, and what is waited out.
+
+use matrix_sdk_crypto::{CryptoStoreError, MegolmError, OlmError};
+use matrix_sdk_postgres::{
+    DatabaseError, OpenStoreError,
+    deadpool_postgres::{PoolError, tokio_postgres},
+};
+
+use crate::homeserver::HomeserverError;
+
+/// Exit codes. The README documents them: change both.
+pub mod exit_code {
+    /// Something that should not happen.
+    pub const UNEXPECTED: u8 = 1;
+    /// A setting is missing or malformed.
+    pub const CONFIGURATION: u8 = 2;
+    /// The homeserver refused the password or the token.
+    pub const LOGIN: u8 = 3;
+    /// The session was ended, and its device with it.
+    pub const SESSION_ENDED: u8 = 4;
+    /// The database refused us for good.
+    pub const DATABASE: u8 = 5;
+    /// The passphrase is not the one the keys were sealed with.
+    pub const PASSPHRASE: u8 = 6;
+}
+
+/// What a task of the bridge can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// Ends the bridge: the line says what to do.
+    #[error("{message}")]
+    Final {
+        /// The process's exit code.
+        code: u8,
+        /// What happened and what to do.
+        message: String,
+    },
+    /// The homeserver no longer knows our access token.
+    #[error("the homeserver no longer accepts the access token")]
+    TokenRevoked {
+        /// Whether the device and its keys still exist, so that a new login may go on with them.
+        soft_logout: bool,
+    },
+    /// Waited out: the machine is dropped, the store reopened, and the bridge goes on.
+    #[error("{0}")]
+    Temporary(String),
+    /// The bridge is being stopped.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl BridgeError {
+    /// An error that ends the bridge with `code`.
+    pub fn last(code: u8, message: impl Into<String>) -> Self {
+        Self::Final { code, message: message.into() }
+    }
+}
+
+/// Whether PostgreSQL would give the same answer to every later attempt.
+fn is_final(sqlstate: Option<&str>) -> bool {
+    // Privileges, an unknown database, a refused login.
+    sqlstate.is_some_and(|code| code == "42501" || code == "3D000" || code.starts_with("28"))
+}
+
+fn from_database(sqlstate: Option<&str>, text: String) -> BridgeError {
+    if is_final(sqlstate) {
+        return BridgeError::last(
+            exit_code::DATABASE,
+            format!("the database refused: {text}: check DATABASE_URL and the role's privileges"),
+        );
+    }
+    BridgeError::Temporary(format!("the database failed: {text}"))
+}
+
+impl From<tokio_postgres::Error> for BridgeError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        // `DatabaseError` leaves out the details that quote rows.
+        let error = DatabaseError::from(error);
+        from_database(error.sqlstate(), error.to_string())
+    }
+}
+
+impl From<PoolError> for BridgeError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) => error.into(),
+            other => Self::Temporary(format!("no database connection: {other}")),
+        }
+    }
+}
+
+impl From<CryptoStoreError> for BridgeError {
+    fn from(error: CryptoStoreError) -> Self {
+        match error {
+            CryptoStoreError::MismatchedAccount { expected, got } => Self::last(
+                exit_code::CONFIGURATION,
+                format!(
+                    "the keys in the database belong to {} on device {}, not to {} on {}: use \
+                     another STORE_ACCOUNT",
+                    expected.0, expected.1, got.0, got.1
+                ),
+            ),
+            other => Self::Temporary(format!("the key store failed: {other}")),
+        }
+    }
+}
+
+impl From<OlmError> for BridgeError {
+    fn from(error: OlmError) -> Self {
+        match error {
+            OlmError::Store(error) => error.into(),
+            other => Self::Temporary(format!("the encryption machine failed: {other}")),
+        }
+    }
+}
+
+impl From<MegolmError> for BridgeError {
+    fn from(error: MegolmError) -> Self {
+        match error {
+            MegolmError::Store(error) => error.into(),
+            other => Self::Temporary(format!("the encryption machine failed: {other}")),
+        }
+    }
+}
+
+impl From<OpenStoreError> for BridgeError {
+    fn from(error: OpenStoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            OpenStoreError::InvalidConfig(_) => {
+                Self::last(exit_code::CONFIGURATION, format!("DATABASE_URL cannot be used: {text}"))
+            }
+            OpenStoreError::WrongPassphrase { .. }
+            | OpenStoreError::WrongKey { .. }
+            | OpenStoreError::KeyInsteadOfPassphrase { .. }
+            | OpenStoreError::PassphraseInsteadOfKey { .. }
+            | OpenStoreError::EncryptedWithoutSecret { .. }
+            | OpenStoreError::PlainWithSecret { .. } => {
+                Self::last(exit_code::PASSPHRASE, format!("{text}: check STORE_PASSPHRASE"))
+            }
+            OpenStoreError::Connect(_) => Self::Temporary(text),
+            OpenStoreError::Store(matrix_sdk_postgres::Error::Database(error)) => {
+                from_database(error.sqlstate(), text)
+            }
+            OpenStoreError::Store(_) => Self::Temporary(text),
+            _ => Self::last(exit_code::DATABASE, text),
+        }
+    }
+}
+
+impl From<HomeserverError> for BridgeError {
+    fn from(error: HomeserverError) -> Self {
+        match error {
+            HomeserverError::Stopped => Self::Stopped,
+            error => match error.revoked_token() {
+                Some(soft_logout) => Self::TokenRevoked { soft_logout },
+                None => Self::Temporary(error.to_string()),
+            },
+        }
+    }
+}

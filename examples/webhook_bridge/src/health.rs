@@ -1,0 +1,80 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    errors::{BridgeError, exit_code},
+    homeserver::Homeserver,
+    inbox::Inbox,
+    metrics::Metrics,
+};
+
+/// A long poll of 30 s, and as much again for a slow answer.
+const LATELY: Duration = Duration::from_secs(75);
+/// A probe should not wait longer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the probes look at.
+pub struct Health {
+    pub homeserver: Arc<Homeserver>,
+    pub metrics: Arc<Metrics>,
+    /// Set once the database has been opened.
+    pub inbox: OnceLock<Inbox>,
+}
+
+/// Listen until `stop`.
+pub async fn serve(
+    address: SocketAddr,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) -> Result<(), BridgeError> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        BridgeError::last(
+            exit_code::CONFIGURATION,
+            format!("cannot listen on {address} ({error}): set BRIDGE_LISTEN to a free address"),
+        )
+    })?;
+    info!(%address, "answering /healthz, /readyz and /metrics");
+    let router = Router::new()
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router);
+        if let Some(Err(error)) = stop.run_until_cancelled(served.into_future()).await {
+            warn!("the health server ended: {error}");
+        }
+    });
+    Ok(())
+}
+
+async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
+    let database = match health.inbox.get() {
+        Some(inbox) => matches!(timeout(PATIENCE, inbox.ping()).await, Ok(Ok(()))),
+        None => false,
+    };
+    let homeserver = health.homeserver.silent_for().is_some_and(|silence| silence < LATELY);
+    let word = |ok| if ok { "ok" } else { "away" };
+    let status =
+        if database && homeserver { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("database: {}\nhomeserver: {}\n", word(database), word(homeserver)))
+}
+
+async fn metrics(State(health): State<Arc<Health>>) -> Result<String, StatusCode> {
+    if let Some(inbox) = health.inbox.get()
+        && let Ok(Ok(counts)) = timeout(PATIENCE, inbox.counts()).await
+    {
+        health.metrics.set_counts(counts);
+    }
+    health.metrics.render().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}

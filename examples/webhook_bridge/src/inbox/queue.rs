@@ -1,0 +1,166 @@
+//! What is to be delivered, in which order, and what became of it.
+
+use std::time::Duration;
+
+use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use super::Inbox;
+use crate::errors::BridgeError;
+
+/// How long a message whose key has not come holds back later ones of its room. Keys often come a
+/// moment after the message.
+pub const KEY_GRACE: Duration = Duration::from_secs(5);
+
+/// Delivered events are remembered this long, so that none is delivered twice.
+const REMEMBER_DAYS: i32 = 30;
+
+/// An event that is due.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    pub event_id: String,
+    pub json: Vec<u8>,
+    /// How often the webhook has refused it.
+    pub rejections: i32,
+    /// It was refused a moment ago, and its time has not come yet.
+    pub too_early: bool,
+}
+
+/// How many events are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub pending: i64,
+    pub waiting: i64,
+    pub failed: i64,
+}
+
+impl Inbox {
+    /// At start: whatever waited for a key, or was refused by the webhook, gets another chance.
+    /// A crash may have come between a key and the note that it is here.
+    pub async fn retry_all(&self) -> Result<(), BridgeError> {
+        let retry = "
+            UPDATE webhook_bridge.events
+            SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL
+            WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0)";
+        let forget = "
+            DELETE FROM webhook_bridge.events
+            WHERE account = $1 AND state IN ('delivered', 'redacted')
+              AND done_at < now() - make_interval(days => $2)";
+        let connection = self.connection().await?;
+        connection.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
+        let values = [(&self.account as _, Type::TEXT), (&REMEMBER_DAYS as _, Type::INT4)];
+        connection.execute_typed(forget, &values).await?;
+        Ok(())
+    }
+
+    /// Rooms that have something to deliver, those that waited longest first.
+    pub async fn pending_rooms(&self) -> Result<Vec<String>, BridgeError> {
+        let sql = "
+            SELECT room_id FROM webhook_bridge.events
+            WHERE account = $1 AND state = 'pending'
+            GROUP BY room_id ORDER BY min(position)";
+        let connection = self.connection().await?;
+        let rows = connection.query_typed(sql, &[(&self.account, Type::TEXT)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The room's next events, in its order: none from behind a gap that is not filled, and none
+    /// from behind a message that has only just begun to wait for its key.
+    pub async fn due(&self, room_id: &str, limit: i64) -> Result<Vec<Queued>, BridgeError> {
+        let sql = "
+            SELECT event_id, event, rejections, coalesce(retry_at > now(), false)
+            FROM webhook_bridge.events AS due
+            WHERE account = $1 AND room_id = $2 AND state = 'pending' AND event IS NOT NULL
+              AND NOT EXISTS (
+                SELECT FROM webhook_bridge.gaps
+                WHERE gaps.account = $1 AND gaps.room_id = $2 AND gaps.position <= due.position)
+              AND NOT EXISTS (
+                SELECT FROM webhook_bridge.events AS held
+                WHERE held.account = $1 AND held.room_id = $2 AND held.state = 'waiting'
+                  AND held.received_at > now() - make_interval(secs => $3)
+                  AND (held.position, held.place) < (due.position, due.place))
+            ORDER BY position, place LIMIT $4";
+        let values = [
+            (&self.account as _, Type::TEXT),
+            (&room_id as _, Type::TEXT),
+            (&KEY_GRACE.as_secs_f64() as _, Type::FLOAT8),
+            (&limit as _, Type::INT8),
+        ];
+        let rows = self.connection().await?.query_typed(sql, &values).await?;
+        let queued = |row: &Row| Queued {
+            event_id: row.get(0),
+            json: row.get(1),
+            rejections: row.get(2),
+            too_early: row.get(3),
+        };
+        Ok(rows.iter().map(queued).collect())
+    }
+
+    pub async fn delivered(&self, event_id: &str) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.events
+            SET state = 'delivered', event = NULL, done_at = now(), failure = NULL
+            WHERE account = $1 AND event_id = $2";
+        self.change_event(sql, event_id, &[]).await
+    }
+
+    /// Its key has not come.
+    pub async fn wait_for_key(&self, event_id: &str) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.events SET state = 'waiting'
+            WHERE account = $1 AND event_id = $2 AND state = 'pending'";
+        self.change_event(sql, event_id, &[]).await
+    }
+
+    /// Its key came after all, while it was being put to wait.
+    pub async fn wait_no_longer(&self, event_id: &str) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.events SET state = 'pending'
+            WHERE account = $1 AND event_id = $2 AND state = 'waiting'";
+        self.change_event(sql, event_id, &[]).await
+    }
+
+    /// The webhook refused it: try again after `delay`, and let the room wait.
+    pub async fn retry_in(&self, event_id: &str, delay: Duration) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.events
+            SET rejections = rejections + 1, retry_at = now() + make_interval(secs => $3)
+            WHERE account = $1 AND event_id = $2";
+        self.change_event(sql, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
+    }
+
+    /// Parked: it holds nothing back, and stays for a person to look at.
+    pub async fn failed(&self, event_id: &str, failure: &str) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.events SET state = 'failed', failure = $3, retry_at = NULL
+            WHERE account = $1 AND event_id = $2";
+        self.change_event(sql, event_id, &[(&failure, Type::TEXT)]).await
+    }
+
+    pub async fn counts(&self) -> Result<Counts, BridgeError> {
+        let sql = "
+            SELECT count(*) FILTER (WHERE state = 'pending'),
+                   count(*) FILTER (WHERE state = 'waiting'),
+                   count(*) FILTER (WHERE state = 'failed')
+            FROM webhook_bridge.events
+            WHERE account = $1 AND state IN ('pending', 'waiting', 'failed')";
+        let connection = self.connection().await?;
+        let row = connection.query_typed_one(sql, &[(&self.account, Type::TEXT)]).await?;
+        Ok(Counts { pending: row.get(0), waiting: row.get(1), failed: row.get(2) })
+    }
+
+    async fn change_event(
+        &self,
+        sql: &str,
+        event_id: &str,
+        more: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(), BridgeError> {
+        let mut values: Vec<(&(dyn ToSql + Sync), Type)> =
+            vec![(&self.account, Type::TEXT), (&event_id, Type::TEXT)];
+        values.extend(more.iter().cloned());
+        self.connection().await?.execute_typed(sql, &values).await?;
+        Ok(())
+    }
+}

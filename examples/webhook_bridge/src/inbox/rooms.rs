@@ -1,0 +1,75 @@
+//! What is known of rooms: memberships, invitations, whose members are still to be fetched.
+
+use std::collections::HashMap;
+
+use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
+
+use super::Inbox;
+use crate::errors::BridgeError;
+
+/// A room as it was before a sync.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownRoom {
+    pub joined: bool,
+    pub encrypted: bool,
+    pub last_event_id: Option<String>,
+}
+
+impl Inbox {
+    pub async fn known_rooms(
+        &self,
+        room_ids: &[String],
+    ) -> Result<HashMap<String, KnownRoom>, BridgeError> {
+        let sql = "
+            SELECT room_id, membership = 'joined', encrypted, last_event_id
+            FROM webhook_bridge.rooms WHERE account = $1 AND room_id = ANY($2)";
+        let values = [(&self.account as _, Type::TEXT), (&room_ids as _, Type::TEXT_ARRAY)];
+        let rows = self.connection().await?.query_typed(sql, &values).await?;
+        let known = |row: &Row| KnownRoom {
+            joined: row.get(1),
+            encrypted: row.get(2),
+            last_event_id: row.get(3),
+        };
+        Ok(rows.iter().map(|row| (row.get(0), known(row))).collect())
+    }
+
+    pub async fn invitations(&self) -> Result<Vec<String>, BridgeError> {
+        self.room_ids("membership = 'invited'").await
+    }
+
+    /// Encrypted rooms whose member list is missing or out of date.
+    pub async fn rooms_without_members(&self) -> Result<Vec<String>, BridgeError> {
+        self.room_ids("membership = 'joined' AND encrypted AND NOT members_known").await
+    }
+
+    async fn room_ids(&self, condition: &'static str) -> Result<Vec<String>, BridgeError> {
+        let sql = format!(
+            "SELECT room_id FROM webhook_bridge.rooms
+             WHERE account = $1 AND {condition} ORDER BY room_id"
+        );
+        let connection = self.connection().await?;
+        let rows = connection.query_typed(&sql, &[(&self.account, Type::TEXT)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The invitation was accepted, or cannot be. A sync that has already said so wins.
+    pub async fn forget_invitation(&self, room_id: &str) -> Result<(), BridgeError> {
+        let sql = "
+            DELETE FROM webhook_bridge.rooms
+            WHERE account = $1 AND room_id = $2 AND membership = 'invited'";
+        self.change_room(sql, room_id).await
+    }
+
+    pub async fn members_known(&self, room_id: &str) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.rooms SET members_known = true
+            WHERE account = $1 AND room_id = $2";
+        self.change_room(sql, room_id).await
+    }
+
+    async fn change_room(&self, sql: &str, room_id: &str) -> Result<(), BridgeError> {
+        let values = [(&self.account as _, Type::TEXT), (&room_id as _, Type::TEXT)];
+        self.connection().await?.execute_typed(sql, &values).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! Who the bridge is to the homeserver: its device, its access token, logging in.
+
+use ruma::{
+    DeviceId, OwnedDeviceId,
+    api::{
+        client::{
+            account::whoami,
+            keys::get_keys,
+            session::login::v3::{LoginInfo, Password, Request as LoginRequest},
+            uiaa::{MatrixUserIdentifier, UserIdentifier},
+        },
+        error::ErrorKind,
+    },
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    config::{Config, Credentials},
+    errors::{BridgeError, exit_code},
+    homeserver::{Homeserver, HomeserverError},
+    keys::Keys,
+};
+
+const DEVICE_ID: &str = "device_id";
+const ACCESS_TOKEN: &str = "access_token";
+
+/// Logs in, or goes on with the stored session.
+pub struct Session<'a> {
+    pub config: &'a Config,
+    pub homeserver: &'a Homeserver,
+    pub keys: &'a Keys,
+    pub stop: &'a CancellationToken,
+}
+
+impl Session<'_> {
+    /// The device we are, with `homeserver` holding its token. A restart only reads the store.
+    pub async fn resume_or_begin(&self) -> Result<OwnedDeviceId, BridgeError> {
+        let token = self.keys.value(ACCESS_TOKEN).await?;
+        let device = match (&self.config.credentials, token, self.stored_device().await?) {
+            (Some(Credentials::AccessToken(given)), stored, device) => match device {
+                Some(device) if stored.as_deref() == Some(given.expose_secret()) => {
+                    self.homeserver.use_token(given.clone());
+                    device
+                }
+                device => self.adopt_token(given, device).await?,
+            },
+            (_, Some(token), Some(device)) => {
+                self.homeserver.use_token(token.into());
+                device
+            }
+            (Some(Credentials::Password(password)), _, device) => {
+                let device = self.choose_device(device).await?;
+                self.log_in(password, &device).await?;
+                device
+            }
+            (None, ..) => {
+                return Err(BridgeError::last(
+                    exit_code::CONFIGURATION,
+                    "there is no session yet: set MATRIX_PASSWORD or MATRIX_ACCESS_TOKEN",
+                ));
+            }
+        };
+        if let Some(wanted) = &self.config.device_id
+            && *wanted != device
+        {
+            return Err(BridgeError::last(
+                exit_code::CONFIGURATION,
+                format!(
+                    "MATRIX_DEVICE_ID is {wanted}, but the stored keys are those of device \
+                     {device}: remove MATRIX_DEVICE_ID, or set STORE_ACCOUNT to another name to \
+                     begin with a new device"
+                ),
+            ));
+        }
+        self.refuse_foreign_device(&device).await?;
+        Ok(device)
+    }
+
+    /// The token was revoked: log in to the same device again if it still exists, else give up.
+    pub async fn renew(&self, soft_logout: bool) -> Result<(), BridgeError> {
+        match (&self.config.credentials, self.stored_device().await?) {
+            (Some(Credentials::Password(password)), Some(device)) if soft_logout => {
+                info!("the access token has expired: logging in to the same device again");
+                self.log_in(password, &device).await
+            }
+            _ if soft_logout => Err(BridgeError::last(
+                exit_code::SESSION_ENDED,
+                "the access token has expired: set MATRIX_PASSWORD, or MATRIX_ACCESS_TOKEN to a \
+                 new token of the same device",
+            )),
+            _ => Err(BridgeError::last(
+                exit_code::SESSION_ENDED,
+                "the access token was revoked, and the homeserver has deleted its device: its keys \
+                 cannot be used any more. Set STORE_ACCOUNT to another name, with MATRIX_PASSWORD \
+                 or a new MATRIX_ACCESS_TOKEN, to begin with a new device",
+            )),
+        }
+    }
+
+    async fn stored_device(&self) -> Result<Option<OwnedDeviceId>, BridgeError> {
+        Ok(self.keys.value(DEVICE_ID).await?.map(OwnedDeviceId::from))
+    }
+
+    /// Stored before the login, so that a crash in between leaves no orphaned device.
+    async fn choose_device(
+        &self,
+        stored: Option<OwnedDeviceId>,
+    ) -> Result<OwnedDeviceId, BridgeError> {
+        if let Some(device) = stored {
+            return Ok(device);
+        }
+        let device = self.config.device_id.clone().unwrap_or_else(DeviceId::new);
+        self.keys.set_value(DEVICE_ID, device.as_str()).await?;
+        Ok(device)
+    }
+
+    async fn log_in(&self, password: &SecretString, device: &DeviceId) -> Result<(), BridgeError> {
+        let user = MatrixUserIdentifier::from(&self.config.user_id);
+        let password =
+            Password::new(UserIdentifier::Matrix(user), password.expose_secret().to_owned());
+        let mut request = LoginRequest::new(LoginInfo::Password(password));
+        request.device_id = Some(device.to_owned());
+        request.initial_device_display_name = Some("webhook bridge".to_owned());
+        let answer = self.homeserver.send_until(request, self.stop).await.map_err(refused_login)?;
+        if answer.user_id != self.config.user_id || answer.device_id != device {
+            return Err(BridgeError::last(
+                exit_code::LOGIN,
+                format!(
+                    "the homeserver logged us in as {} on device {}: set MATRIX_USER to {0}",
+                    answer.user_id, answer.device_id
+                ),
+            ));
+        }
+        self.keys.set_value(ACCESS_TOKEN, &answer.access_token).await?;
+        self.homeserver.use_token(answer.access_token.into());
+        info!(%device, "logged in");
+        Ok(())
+    }
+
+    /// A token from the settings: it must belong to our user and, if there is one, to our device.
+    async fn adopt_token(
+        &self,
+        token: &SecretString,
+        stored: Option<OwnedDeviceId>,
+    ) -> Result<OwnedDeviceId, BridgeError> {
+        self.homeserver.use_token(token.clone());
+        let refused = |message: String| BridgeError::last(exit_code::LOGIN, message);
+        let owner = self.homeserver.send_until(whoami::v3::Request::new(), self.stop).await;
+        let owner = owner.map_err(refused_login)?;
+        if owner.user_id != self.config.user_id {
+            return Err(refused(format!(
+                "MATRIX_ACCESS_TOKEN belongs to {}, not to {}: set MATRIX_USER, or another token",
+                owner.user_id, self.config.user_id
+            )));
+        }
+        let Some(device) = owner.device_id else {
+            return Err(refused(
+                "MATRIX_ACCESS_TOKEN belongs to no device, so nobody can encrypt for it: use a \
+                 token from a login"
+                    .to_owned(),
+            ));
+        };
+        if let Some(stored) = stored
+            && stored != device
+        {
+            return Err(refused(format!(
+                "MATRIX_ACCESS_TOKEN belongs to device {device}, but the stored keys are those of \
+                 device {stored}: use a token of that device, or set STORE_ACCOUNT to another name"
+            )));
+        }
+        self.keys.set_value(DEVICE_ID, device.as_str()).await?;
+        self.keys.set_value(ACCESS_TOKEN, token.expose_secret()).await?;
+        Ok(device)
+    }
+
+    /// A device that has keys which we do not hold is somebody else's, or ours before the database
+    /// was lost. Others would reject our new keys for it, so that no message could be read.
+    async fn refuse_foreign_device(&self, device: &DeviceId) -> Result<(), BridgeError> {
+        if self.keys.has_account().await? {
+            return Ok(());
+        }
+        let mut request = get_keys::v3::Request::new();
+        request.device_keys.insert(self.config.user_id.clone(), vec![device.to_owned()]);
+        let answer = self.homeserver.send_until(request, self.stop).await?;
+        let devices = answer.device_keys.get(&self.config.user_id);
+        if devices.is_some_and(|devices| devices.contains_key(device)) {
+            return Err(BridgeError::last(
+                exit_code::SESSION_ENDED,
+                format!(
+                    "device {device} has encryption keys already, and they are not in this \
+                     database: restore it from its backup, or log in to a new device"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a refused login or token means for the person who set it.
+fn refused_login(error: HomeserverError) -> BridgeError {
+    let message = match error.kind() {
+        _ if matches!(error, HomeserverError::Stopped) => return BridgeError::Stopped,
+        Some(ErrorKind::Forbidden | ErrorKind::Unauthorized) => {
+            "the homeserver refused user or password: check MATRIX_USER and MATRIX_PASSWORD".into()
+        }
+        Some(ErrorKind::UnknownToken(_) | ErrorKind::MissingToken) => {
+            "the homeserver refused the token: check MATRIX_ACCESS_TOKEN".into()
+        }
+        Some(ErrorKind::UserDeactivated) => "the bot's account is deactivated".into(),
+        Some(ErrorKind::Unknown | ErrorKind::Unrecognized) => {
+            format!("{error}: it may not allow passwords; set MATRIX_ACCESS_TOKEN instead")
+        }
+        _ if error.status() == Some(404) => {
+            "there is no Matrix homeserver at MATRIX_HOMESERVER: give the base URL of its client \
+             API"
+            .into()
+        }
+        _ => format!("the login failed: {error}"),
+    };
+    BridgeError::last(exit_code::LOGIN, message)
+}

@@ -1,0 +1,30 @@
+"""The cases: functions that get a fresh `World`, by name, in the order they run."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Case:
+    name: str
+    run: object
+    options: dict = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return " ".join((self.run.__doc__ or "").split()).rstrip(".")
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(**options):
+    """Register a case. Options are those of `World.open`."""
+
+    def register(function):
+        CASES[function.__name__] = Case(function.__name__, function, options)
+        return function
+
+    return register
+
+
+from . import messages, outages, starts  # noqa: E402, F401

