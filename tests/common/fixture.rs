@@ -141,10 +141,8 @@ impl Fixture {
             invite_accepted_at: MilliSecondsSinceUnixEpoch::now(),
             inviter: other_user().to_owned(),
         };
-        let secret = SecretsInboxItem {
-            secret_name: secret_name(),
-            secret: SECRET.to_owned().into(),
-        };
+        let secret =
+            SecretsInboxItem { secret_name: secret_name(), secret: SECRET.to_owned().into() };
         Changes {
             private_identity: Some(self.identity.clone()),
             backup_version: Some(BACKUP_VERSION.to_owned()),

@@ -3,8 +3,9 @@
 
 pub mod fixture;
 pub mod machine;
-pub mod reads;
+pub mod needles;
 pub mod proxy;
+pub mod reads;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 

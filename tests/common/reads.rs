@@ -135,4 +135,3 @@ fn one<T>(found: Option<T>) -> usize {
 fn many<T>(found: Vec<T>) -> usize {
     found.len()
 }
-

@@ -96,8 +96,10 @@ async fn a_stale_session_saved_after_a_reset_does_not_count() {
         store.reset_backup_state().await.unwrap();
         // Both copies in the SDK's memory still say "backed up"; only the store knows of the reset.
         let inbound_group_sessions = sessions.clone();
-        let changes =
-            matrix_sdk_crypto::store::types::Changes { inbound_group_sessions, ..Default::default() };
+        let changes = matrix_sdk_crypto::store::types::Changes {
+            inbound_group_sessions,
+            ..Default::default()
+        };
         store.save_changes(changes).await.unwrap();
         for session in &sessions {
             assert!(!is_backed_up(&store, session).await, "{mode:?}");
@@ -136,7 +138,8 @@ async fn a_reset_makes_everything_need_a_backup_and_touches_no_session_row() {
         store.save_inbound_group_sessions(sessions.clone(), None).await.unwrap();
         mark(&store, "1", &sessions).await;
         let places = async || {
-            let sql = "SELECT xmin::text || ' ' || ctid::text FROM matrix_sdk.megolm_inbound_sessions
+            let sql =
+                "SELECT xmin::text || ' ' || ctid::text FROM matrix_sdk.megolm_inbound_sessions
                        ORDER BY session_id";
             let rows = client.query(sql, &[]).await.unwrap();
             rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()

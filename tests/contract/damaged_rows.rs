@@ -155,7 +155,10 @@ async fn account_unset_only_when_no_account_is_set() {
         assert_matches!(store.get_sessions(&sender).await, Err(Error::AccountUnset));
         assert_matches!(store.get_outbound_group_session(room()).await, Err(Error::AccountUnset));
         assert_matches!(store.get_own_device().await, Err(Error::AccountUnset));
-        assert_matches!(CryptoStoreError::from(Error::AccountUnset), CryptoStoreError::AccountUnset);
+        assert_matches!(
+            CryptoStoreError::from(Error::AccountUnset),
+            CryptoStoreError::AccountUnset
+        );
 
         let account = Some(fixture.account.deep_clone());
         store.save_pending_changes(PendingChanges { account }).await.unwrap();

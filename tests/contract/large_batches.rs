@@ -46,7 +46,8 @@ async fn seventy_thousand_room_keys_of_a_kilobyte() {
         assert!((500..5000).contains(&average), "{average} bytes a row");
         assert_eq!(store.inbound_group_session_counts(None).await.unwrap().total, MANY);
         // All or nothing: it was one transaction.
-        let transactions = "SELECT count(DISTINCT xmin::text) FROM matrix_sdk.megolm_inbound_sessions";
+        let transactions =
+            "SELECT count(DISTINCT xmin::text) FROM matrix_sdk.megolm_inbound_sessions";
         assert_eq!(number(&client, transactions).await, 1);
 
         let ids: Vec<_> = (0..MANY)

@@ -187,7 +187,8 @@ async fn a_room_key_twice_in_one_batch_is_the_last_one() {
         let account = Account::with_device_id(own_user(), device_id!("DEVICE"));
         let first = inbound_session(&account, room(), SenderDataType::UnknownDevice);
         let mut last = first.clone();
-        last.sender_data = inbound_session(&account, room(), SenderDataType::DeviceInfo).sender_data;
+        last.sender_data =
+            inbound_session(&account, room(), SenderDataType::DeviceInfo).sender_data;
         store.save_inbound_group_sessions(vec![first, last.clone()], None).await.unwrap();
         let stored = store.get_inbound_group_session(room(), last.session_id()).await.unwrap();
         assert_eq!(stored.unwrap().sender_data_type(), SenderDataType::DeviceInfo, "{mode:?}");

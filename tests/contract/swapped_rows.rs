@@ -99,12 +99,15 @@ async fn a_sealed_value_of_another_table_is_an_error_that_names_the_table() {
     fixture.fill(&store).await;
     for table in tables_with_data(&client).await {
         let from = if table == "custom_values" { "sync_tokens" } else { "custom_values" };
-        let copy = format!("UPDATE matrix_sdk.{table} SET data = (SELECT data FROM matrix_sdk.{from})");
+        let copy =
+            format!("UPDATE matrix_sdk.{table} SET data = (SELECT data FROM matrix_sdk.{from})");
         client.batch_execute(&copy).await.unwrap();
         let reads = read_all(&store, &fixture).await;
         let mut reads = reads.into_iter().filter(|read| read.table == table);
         assert!(
-            reads.all(|read| matches!(read.found, Err(Error::BadRow { table: t, .. }) if t == table)),
+            reads.all(
+                |read| matches!(read.found, Err(Error::BadRow { table: t, .. }) if t == table)
+            ),
             "{table}"
         );
         fixture.fill(&store).await;
