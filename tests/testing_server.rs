@@ -4,38 +4,16 @@
 mod common;
 
 use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Stdio},
+    fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    process::Command,
     thread::sleep,
     time::Duration,
 };
 
 use assert_matches::assert_matches;
-use common::{connect, number};
+use common::{connect, directory::Directory, number};
 use matrix_sdk_postgres::testing::{self, PostgresServer, TestingError};
-
-/// A directory that whoever runs PostgreSQL can enter, removed at the end.
-struct Directory(std::path::PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let name = format!("mxsp-test-{}-{:?}", std::process::id(), std::thread::current().id());
-        Self(std::env::temp_dir().join(name.replace(['(', ')'], "-")))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn is_alive(pid: u32) -> bool {
-    // A process that ended and was not waited for is still listed, as a zombie.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
-}
 
 #[tokio::test]
 async fn databases_are_independent_and_gone_after_use() {
@@ -78,9 +56,7 @@ async fn data_survive_a_stop_and_a_kill_and_a_second_owner() {
         .await
         .unwrap();
     let address = server.url();
-    server.stop();
-    assert_eq!(server.pid(), None);
-    server.start_again().unwrap();
+    server.restart().unwrap();
     assert_eq!(server.url(), address);
     connect(&address).await.batch_execute("INSERT INTO kept VALUES (2)").await.unwrap();
     server.kill();
@@ -104,7 +80,7 @@ fn a_directory_in_use_is_refused() {
     let builder = PostgresServer::builder().data_directory(&directory.0);
     let server = builder.clone().start().unwrap();
     assert_matches!(builder.start(), Err(TestingError::InUse { pid, .. }) => {
-        assert_eq!(Some(pid), server.pid());
+        assert_eq!(pid, server.pid());
     });
 }
 
@@ -124,38 +100,105 @@ fn a_setting_that_postgresql_refuses_is_reported_with_its_log() {
     });
 }
 
-/// Runs this test again as a child process, which holds a server until it is killed.
+#[tokio::test]
+async fn the_address_stays_the_same_however_the_server_ended() {
+    let mut server = PostgresServer::start().unwrap();
+    let before = (server.url(), server.socket_url());
+    server.stop();
+    assert_eq!(server.pid(), None);
+    server.start_again().unwrap();
+    server.kill();
+    server.start_again().unwrap();
+    let pid = server.pid().unwrap();
+    Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap();
+    // Until its children have noticed, PostgreSQL lets no successor in.
+    while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        sleep(Duration::from_millis(5));
+    }
+    server.start_again().unwrap();
+    assert_ne!(server.pid(), Some(pid));
+    assert_eq!((server.url(), server.socket_url()), before);
+    connect(&before.0).await.batch_execute("SELECT").await.unwrap();
+    connect(&before.1).await.batch_execute("SELECT").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_password_is_asked_for_over_tcp_and_never_shown() {
+    let server = PostgresServer::start().unwrap();
+    let url = server.url();
+    let password = url.rsplit_once(':').unwrap().0.split('@').next().unwrap();
+    let password = password.rsplit(':').next().unwrap();
+    assert_eq!(password.len(), 32);
+    let wrong = url.replace(password, "wrong");
+    assert!(tokio_postgres::connect(&wrong, tokio_postgres::NoTls).await.is_err());
+    let database = server.create_database().unwrap();
+    assert!(database.url().contains(password));
+    assert!(!format!("{server:?} {database:?}").contains(password));
+}
+
 #[test]
-fn after_kill_9_of_the_owner_neither_process_nor_data_are_left() {
-    const CHILD: &str = "TESTING_SERVER_CHILD";
-    if std::env::var_os(CHILD).is_some() {
-        let server = PostgresServer::start().unwrap();
-        let home = server.data_directory();
-        let (home, socket) = (home.parent().unwrap(), server.socket_directory());
-        println!("\nserver {} {} {}", server.pid().unwrap(), home.display(), socket.display());
-        loop {
-            sleep(Duration::from_secs(60));
-        }
+fn a_directory_with_other_files_is_refused_and_left_alone() {
+    let directory = Directory::new();
+    fs::create_dir(&directory.0).unwrap();
+    fs::write(directory.0.join("precious"), "").unwrap();
+    let before = fs::metadata(&directory.0).unwrap();
+    let started = PostgresServer::builder().data_directory(&directory.0).start();
+    assert_matches!(started, Err(TestingError::Directory { problem, .. }) => {
+        assert!(problem.contains("precious"), "{problem}");
+    });
+    let after = fs::metadata(&directory.0).unwrap();
+    assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));
+    assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1);
+}
+
+#[test]
+fn an_interrupted_creation_begins_anew() {
+    let directory = Directory::new();
+    fs::create_dir_all(directory.0.join("data.new/base")).unwrap();
+    fs::write(directory.0.join("data.new/PG_VERSION"), "15").unwrap();
+    fs::write(directory.0.join("password"), "half").unwrap();
+    let server = PostgresServer::builder().data_directory(&directory.0).start().unwrap();
+    server.create_database().unwrap();
+    assert!(!directory.0.join("data.new").exists());
+}
+
+/// After the restart of a container, any process can have the id that the lock file names.
+#[test]
+fn a_lock_file_that_names_another_program_is_no_obstacle() {
+    let directory = Directory::new();
+    let builder = PostgresServer::builder().data_directory(&directory.0);
+    let mut server = builder.clone().start().unwrap();
+    server.kill();
+    let file = server.data_directory().join("postmaster.pid");
+    drop(server);
+    let owner = fs::metadata(&file).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(owner.uid());
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "after_kill_9_of_the_owner_neither_process_nor_data_are_left"])
-        .arg("--nocapture")
-        .env(CHILD, "1")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines.map(Result::unwrap).find(|line| line.starts_with("server ")).unwrap();
-    let [_, pid, home, socket] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-    let pid: u32 = pid.parse().unwrap();
-    assert!(is_alive(pid) && Path::new(home).exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    for _ in 0..600 {
-        if !is_alive(pid) && !Path::new(home).exists() && !Path::new(socket).exists() {
-            return;
-        }
-        sleep(Duration::from_millis(50));
-    }
-    panic!("left behind: process {} home {}", is_alive(pid), Path::new(home).exists());
+    let mut other = command.spawn().unwrap();
+    fs::write(&file, format!("{}\n{}", other.id(), text.split_once('\n').unwrap().1)).unwrap();
+    let started = builder.start();
+    let alive = other.try_wait().unwrap().is_none();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    started.unwrap().create_database().unwrap();
+    assert!(alive, "the other program was ended");
+}
+
+#[test]
+fn a_crashed_server_leaves_no_shared_memory() {
+    let mut server = PostgresServer::start().unwrap();
+    let creator = server.pid().unwrap().to_string();
+    // The fifth column is the process that made the segment.
+    let left = || {
+        let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        segments.lines().any(|line| line.split_whitespace().nth(4) == Some(&creator))
+    };
+    assert!(left());
+    server.kill();
+    drop(server);
+    assert!(!left());
 }

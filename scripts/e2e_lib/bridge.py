@@ -54,6 +54,8 @@ class Bridge:
         self.runs += 1
         self.child = Child("the bridge", self.logs / f"bridge-{self.runs}.log")
         self.child.log.unlink(missing_ok=True)
+        if os.environ.get("E2E_VERBOSE"):
+            arguments += ("--verbose",)
         await self.child.start(program(), *arguments, env=env, cwd=self.directory)
 
     async def kill9(self):

@@ -21,16 +21,34 @@ pub struct DatabaseError {
 
 impl DatabaseError {
     /// The server's five-character SQLSTATE, or `None` when the connection broke before an answer.
+    ///
+    /// ```
+    /// fn is_deadlock(error: &matrix_sdk_postgres::DatabaseError) -> bool {
+    ///     error.sqlstate() == Some("40P01")
+    /// }
+    /// ```
     pub fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_ref().map(SqlState::code)
     }
 
     /// The table the error is about, where PostgreSQL names one.
+    ///
+    /// ```
+    /// fn concerns_devices(error: &matrix_sdk_postgres::DatabaseError) -> bool {
+    ///     error.table() == Some("devices")
+    /// }
+    /// ```
     pub fn table(&self) -> Option<&str> {
         self.table.as_deref()
     }
 
     /// The constraint that was violated, where PostgreSQL names one.
+    ///
+    /// ```
+    /// fn constraint(error: &matrix_sdk_postgres::DatabaseError) -> &str {
+    ///     error.constraint().unwrap_or("none")
+    /// }
+    /// ```
     pub fn constraint(&self) -> Option<&str> {
         self.constraint.as_deref()
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -19,13 +20,21 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    pub(super) fn find(directory: Option<&Path>) -> Result<Self, TestingError> {
+    /// `lasting` is the cluster that is there already, if one is: it is opened by the major version
+    /// that wrote it and, as root, by the user that owns it.
+    pub(super) fn find(
+        directory: Option<&Path>,
+        lasting: Option<&Path>,
+    ) -> Result<Self, TestingError> {
         let directory = match directory {
             Some(directory) => usable(directory.to_owned())
                 .ok_or(TestingError::NoBinaries { searched: directory.display().to_string() })?,
-            None => search()?,
+            None => search(lasting)?,
         };
-        let user = if own_uid() == Some(0) { Some(unprivileged_user()?) } else { None };
+        let user = match own_uid() {
+            Some(0) => Some(lasting.and_then(owner).map_or_else(unprivileged_user, Ok)?),
+            _ => None,
+        };
         let mut binaries = Self { directory, major: 0, user };
         let output = binaries.run(binaries.command("postgres").arg("--version"))?;
         // "postgres (PostgreSQL) 17.2 (Debian …)"
@@ -49,7 +58,12 @@ impl Binaries {
 
     pub(super) fn as_user(&self, command: &mut Command) {
         // A locale that every machine has; and nothing of PG* must leak into the server.
-        command.current_dir("/").env("LC_ALL", "C").env_remove("PGDATA").env_remove("PGPORT");
+        command.current_dir("/").env("LC_ALL", "C");
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PG") {
+                command.env_remove(name);
+            }
+        }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -63,8 +77,16 @@ impl Binaries {
     pub(super) fn run(&self, command: &mut Command) -> Result<String, TestingError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |output: String| TestingError::Program { program: program.clone(), output };
-        let output =
-            command.stdin(Stdio::null()).output().map_err(|error| failed(error.to_string()))?;
+        let output = command.stdin(Stdio::null()).output().map_err(|error| {
+            let hint = match self.user {
+                // A directory below /root, mostly.
+                Some((uid, _)) if error.kind() == ErrorKind::PermissionDenied => {
+                    format!(": as root it is run as user {uid}, who must be able to get there")
+                }
+                _ => String::new(),
+            };
+            failed(format!("{error}{hint}"))
+        })?;
         if !output.status.success() {
             return Err(failed(tail(&String::from_utf8_lossy(&output.stderr))));
         }
@@ -78,7 +100,7 @@ pub(super) fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn search() -> Result<PathBuf, TestingError> {
+fn search(lasting: Option<&Path>) -> Result<PathBuf, TestingError> {
     if let Some(directory) = std::env::var_os("PG_BIN") {
         let directory = PathBuf::from(directory);
         let searched = format!("PG_BIN ({})", directory.display());
@@ -94,17 +116,29 @@ fn search() -> Result<PathBuf, TestingError> {
         })
         .collect();
     debian.sort();
-    if let Some((_, newest)) = debian.pop() {
-        return Ok(newest);
+    let writer = lasting
+        .and_then(|cluster| fs::read_to_string(cluster.join("PG_VERSION")).ok())
+        .and_then(|major| major.trim().parse::<u32>().ok());
+    let same = debian.iter().position(|(major, _)| Some(*major) == writer);
+    if let Some((_, chosen)) = same.map(|found| debian.swap_remove(found)).or_else(|| debian.pop())
+    {
+        return Ok(chosen);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         // The programs find their share directory beside themselves, so links are followed.
         .filter_map(|directory| fs::canonicalize(directory.join("initdb")).ok())
         .find_map(|initdb| usable(initdb.parent()?.to_owned()))
+        .or_else(|| usable(line_of(Command::new("pg_config").arg("--bindir"))?.into()))
         .ok_or(TestingError::NoBinaries {
-            searched: "PG_BIN, /usr/lib/postgresql and PATH".to_owned(),
+            searched: "PG_BIN, /usr/lib/postgresql, PATH and `pg_config --bindir`".to_owned(),
         })
+}
+
+/// What a program prints, if it is there.
+fn line_of(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok().filter(|it| it.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 fn usable(directory: PathBuf) -> Option<PathBuf> {
@@ -117,7 +151,13 @@ fn usable(directory: PathBuf) -> Option<PathBuf> {
 
 /// The effective user of this process.
 fn own_uid() -> Option<u32> {
-    fs::metadata("/proc/self").ok().map(|metadata| metadata.uid())
+    let from_proc = fs::metadata("/proc/self").ok().map(|metadata| metadata.uid());
+    from_proc.or_else(|| line_of(Command::new("id").arg("-u"))?.parse().ok())
+}
+
+fn owner(cluster: &Path) -> Option<(u32, u32)> {
+    let metadata = fs::metadata(cluster).ok()?;
+    Some((metadata.uid(), metadata.gid())).filter(|(uid, _)| *uid != 0)
 }
 
 fn unprivileged_user() -> Result<(u32, u32), TestingError> {

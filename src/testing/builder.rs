@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::{PostgresServer, TestingError};
+use super::{PostgresServer, TestingError, binaries::Binaries, directory::Home};
 
 /// Settings of a [`PostgresServer`].
 ///
@@ -19,8 +19,8 @@ use super::{PostgresServer, TestingError};
 pub struct PostgresServerBuilder {
     durable: bool,
     settings: Vec<(String, String)>,
-    pub(super) data_directory: Option<PathBuf>,
-    pub(super) bin_directory: Option<PathBuf>,
+    data_directory: Option<PathBuf>,
+    bin_directory: Option<PathBuf>,
 }
 
 impl PostgresServerBuilder {
@@ -40,7 +40,11 @@ impl PostgresServerBuilder {
     }
 
     /// Keeps the data in this directory, and goes on with what is there. By default they are
-    /// thrown away. As root, the directory must be one that the user `postgres` can enter.
+    /// thrown away.
+    ///
+    /// The directory is made when it is missing; one with other files in it is refused. As root,
+    /// it must be one that the user `postgres` can enter. When a former owner was killed, the
+    /// server that it left is given ten seconds to end.
     #[must_use]
     pub fn data_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_directory = Some(path.into());
@@ -60,12 +64,23 @@ impl PostgresServerBuilder {
     ///
     /// See [`TestingError`].
     pub fn start(self) -> Result<PostgresServer, TestingError> {
-        PostgresServer::start_with(self)
+        let cluster = self.data_directory.as_ref().map(|path| path.join("data"));
+        let binaries = Binaries::find(self.bin_directory.as_deref(), cluster.as_deref())?;
+        let home = match &self.data_directory {
+            Some(path) => Home::lasting(path, &binaries)?,
+            None => Home::temporary(&binaries)?,
+        };
+        PostgresServer::new(binaries, home, self.arguments())
     }
 
-    /// Ours, then the caller's: PostgreSQL takes the last.
-    pub(super) fn effective_settings(&self) -> Vec<(String, String)> {
-        let mut settings = vec![("listen_addresses", "127.0.0.1"), ("max_connections", "200")];
+    /// The settings as arguments, so that the files of a lasting cluster stay as they are.
+    fn arguments(&self) -> Vec<String> {
+        // What is searched for in the log is in English.
+        let mut settings = vec![
+            ("listen_addresses", "127.0.0.1"),
+            ("max_connections", "200"),
+            ("lc_messages", "C"),
+        ];
         if !self.durable {
             settings.extend([
                 ("fsync", "off"),
@@ -73,7 +88,8 @@ impl PostgresServerBuilder {
                 ("full_page_writes", "off"),
             ]);
         }
-        let own = settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        own.chain(self.settings.iter().cloned()).collect()
+        let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let all = settings.into_iter().chain(own);
+        all.flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
     }
 }

@@ -1,16 +1,17 @@
-use tokio_postgres::{Config, NoTls, config::Host};
+use std::fmt;
+
+use tokio_postgres::{NoTls, error::SqlState};
 
 use super::{TestingError, directory::random_hex};
 
-/// A database of its own, dropped with the value.
+/// A database of its own, dropped with the value, which may outlive its server.
 ///
 /// ```
 /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
 /// let database = matrix_sdk_postgres::testing::database()?;
-/// assert!(database.url().ends_with(database.name()));
+/// assert!(database.url().contains(database.name()));
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
 pub struct TestDatabase {
     /// The server, through a database that is always there.
     server: String,
@@ -18,27 +19,58 @@ pub struct TestDatabase {
     name: String,
 }
 
+impl fmt::Debug for TestDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the password.
+        f.debug_struct("TestDatabase").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl TestDatabase {
     pub(super) fn create(server: &str, socket: Option<String>) -> Result<Self, TestingError> {
         let name = format!("mxsp_{}", random_hex(8)?);
         // template0 has no sessions, so several can be copied at once.
-        execute(server, format!("CREATE DATABASE {name} TEMPLATE template0"))
-            .map_err(TestingError::CreateDatabase)?;
+        let create = format!("CREATE DATABASE {name} TEMPLATE template0");
+        execute(socket.as_deref().unwrap_or(server), create)?;
         Ok(Self { server: server.to_owned(), socket, name })
     }
 
     /// The database's name.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// assert!(database.url().ends_with(database.name()));
+    /// # Ok(()) }
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The database's URL, over TCP on a throwaway server.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// assert!(database.url().starts_with("postgres://"));
+    /// # Ok(()) }
+    /// ```
     pub fn url(&self) -> String {
         with_database(&self.server, &self.name)
     }
 
     /// The database's URL over the server's Unix socket; on the server at `DATABASE_URL`, the same
     /// as [`url`](Self::url).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing;
+    /// let database = testing::database()?;
+    /// println!("psql {}", database.socket_url());
+    /// # Ok(()) }
+    /// ```
     pub fn socket_url(&self) -> String {
         with_database(self.socket.as_ref().unwrap_or(&self.server), &self.name)
     }
@@ -47,21 +79,22 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         // A server that is gone has taken the database along.
-        let _ = execute(&self.server, format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let server = self.socket.as_ref().unwrap_or(&self.server);
+        let _ = execute(server, format!("DROP DATABASE {} WITH (FORCE)", self.name));
     }
 }
 
 /// Runs a statement on a thread of its own, so that it may be called from async code.
-fn execute(url: &str, sql: String) -> Result<(), String> {
+fn execute(url: &str, sql: String) -> Result<(), TestingError> {
     let url = url.to_owned();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| TestingError::CreateDatabase(error.to_string()))?;
         runtime.block_on(async {
-            let connected = tokio_postgres::connect(&url, NoTls).await;
-            let (client, connection) = connected.map_err(describe)?;
+            let (client, connection) =
+                tokio_postgres::connect(&url, NoTls).await.map_err(describe)?;
             let connection = tokio::spawn(connection);
             let result = client.batch_execute(&sql).await.map_err(describe);
             drop(client);
@@ -69,35 +102,42 @@ fn execute(url: &str, sql: String) -> Result<(), String> {
             result
         })
     };
-    std::thread::spawn(run).join().unwrap_or_else(|_| Err("the thread ended early".to_owned()))
+    let ended_early = || TestingError::CreateDatabase("the thread ended early".to_owned());
+    std::thread::spawn(run).join().unwrap_or_else(|_| Err(ended_early()))
 }
 
-fn describe(error: tokio_postgres::Error) -> String {
-    crate::DatabaseError::from(error).to_string()
+fn describe(error: tokio_postgres::Error) -> TestingError {
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => TestingError::NoPrivilege,
+        _ => TestingError::CreateDatabase(crate::DatabaseError::from(error).to_string()),
+    }
 }
 
-/// The same server, user and password, another database.
+/// The same connection string with another database; all else stays, options included.
 fn with_database(url: &str, name: &str) -> String {
-    let Ok(config) = url.parse::<Config>() else { return url.to_owned() };
-    let encode = |text: &str| -> String {
-        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        text.bytes()
-            .map(|byte| match safe(byte) {
-                true => char::from(byte).to_string(),
-                false => format!("%{byte:02X}"),
-            })
-            .collect()
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // Words such as `host=… dbname=…`, of which the last of a kind counts.
+        return format!("{url} dbname={name}");
     };
-    let user = config.get_user().map(encode).unwrap_or_default();
-    let password = config
-        .get_password()
-        .map(|password| format!(":{}", encode(&String::from_utf8_lossy(password))));
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(host)) if host.contains(':') => format!("[{host}]"),
-        Some(Host::Tcp(host)) => host.clone(),
-        Some(Host::Unix(path)) => encode(&path.to_string_lossy()),
-        None => String::new(),
-    };
-    let port = config.get_ports().first().map_or(5432, |port| *port);
-    format!("postgres://{user}{}@{host}:{port}/{name}", password.unwrap_or_default())
+    let (rest, options) = rest.split_once('?').map_or((rest, None), |(rest, it)| (rest, Some(it)));
+    let authority = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+    let mut kept = String::new();
+    for option in options.into_iter().flat_map(|options| options.split('&')) {
+        if !option.starts_with("dbname=") {
+            kept.push(if kept.is_empty() { '?' } else { '&' });
+            kept.push_str(option);
+        }
+    }
+    format!("{scheme}://{authority}/{name}{kept}")
+}
+
+/// Percent-encodes what means something in a URL.
+pub(super) fn encode(text: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| match safe(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
 }

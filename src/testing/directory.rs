@@ -1,19 +1,30 @@
 //! Data directories: a cached template for throwaway servers, a lasting one for others.
 
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    fs::{self, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::{TestingError, binaries::Binaries};
+use super::{TestingError, binaries::Binaries, process, watchdog::Watchdog};
 
-/// A directory with `data/` (the cluster) and `password` (of the superuser, for TCP).
+/// How long a former owner, or its watchdog, may take to let go of a lasting directory.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
+/// A Unix socket's path has at most 107 bytes, on some systems 103.
+const LONGEST_TEMPORARY: usize = 60;
+
+/// A directory with `data/` (the cluster), `password` (of the superuser, for TCP) and `log`.
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) path: PathBuf,
-    pub(super) throwaway: bool,
+    /// For the socket; a throwaway server's home is in it too.
+    pub(super) scratch: Scratch,
+    /// Held while the value lives. The system lets go of it when the process ends.
+    _lock: Option<fs::File>,
 }
 
 impl Home {
@@ -25,6 +36,10 @@ impl Home {
         self.path.join("log")
     }
 
+    pub(super) fn throwaway(&self) -> bool {
+        self.path == self.scratch.path
+    }
+
     pub(super) fn password(&self) -> Result<String, TestingError> {
         let path = self.path.join("password");
         let password = fs::read_to_string(&path).map_err(|error| problem(&path, &error))?;
@@ -32,53 +47,111 @@ impl Home {
     }
 
     /// A copy of the template, which saves the second that `initdb` takes.
-    pub(super) fn throwaway(binaries: &Binaries) -> Result<Self, TestingError> {
+    pub(super) fn temporary(binaries: &Binaries) -> Result<Self, TestingError> {
         let template = template(binaries)?;
-        let path = private_directory(binaries)?;
+        let scratch = Scratch::new(&short_temporary(), binaries, true)?;
         let mut copy = Command::new("cp");
-        copy.arg("-a").arg(template.join("data")).arg(template.join("password")).arg(&path);
+        copy.arg("-a").arg(template.join("data")).arg(template.join("password")).arg(&scratch.path);
         binaries.as_user(&mut copy);
         binaries.run(&mut copy)?;
-        Ok(Self { path, throwaway: true })
+        Ok(Self { path: scratch.path.clone(), scratch, _lock: None })
     }
 
     /// A directory that lasts; made when it is missing or empty.
     pub(super) fn lasting(path: &Path, binaries: &Binaries) -> Result<Self, TestingError> {
         let path = std::path::absolute(path).map_err(|error| problem(path, &error))?;
         fs::create_dir_all(&path).map_err(|error| problem(&path, &error))?;
-        let home = Self { path, throwaway: false };
-        give(&home.path, binaries)?;
-        home.check_enterable(binaries)?;
-        if !home.data().join("PG_VERSION").exists() {
-            initialise(&home.path, binaries)?;
+        let lock = lock(&path)?;
+        let data = path.join("data");
+        if !data.exists() {
+            check_unused(&path)?;
+            give(&path, binaries)?;
         }
-        Ok(home)
-    }
-
-    /// As root we enter everything, the user that runs PostgreSQL does not.
-    fn check_enterable(&self, binaries: &Binaries) -> Result<(), TestingError> {
-        let mut test = Command::new("test");
-        test.arg("-x").arg(&self.path);
-        binaries.as_user(&mut test);
-        binaries.run(&mut test).map(drop).map_err(|_| TestingError::Directory {
-            path: self.path.clone(),
-            problem: "PostgreSQL does not run as root, and the user it runs as cannot enter this \
-                      directory: choose one outside of root's home"
-                .to_owned(),
-        })
+        let scratch = Scratch::new(&short_temporary(), binaries, false)?;
+        check_enterable(&path, binaries)?;
+        if !data.exists() {
+            initialise(&path, binaries, true)?;
+        }
+        Ok(Self { path, scratch, _lock: lock })
     }
 }
 
-/// A new directory with a random name, that only the user who runs PostgreSQL may enter.
-pub(super) fn private_directory(binaries: &Binaries) -> Result<PathBuf, TestingError> {
-    // Short: a Unix socket's path has at most 107 bytes.
-    let path = std::env::temp_dir().join(format!("mxsp-{}", random_hex(8)?));
-    fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| problem(&path, &error))?;
-    give(&path, binaries)?;
-    Ok(path)
+/// Two processes that meet here must not both create the cluster, nor truncate each other's log.
+fn lock(path: &Path) -> Result<Option<fs::File>, TestingError> {
+    let directory = fs::File::open(path).map_err(|error| problem(path, &error))?;
+    let started = Instant::now();
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(Some(directory)),
+            Err(TryLockError::WouldBlock) if started.elapsed() < HANDOVER_LIMIT => {}
+            Err(TryLockError::WouldBlock) => {
+                let pid = process::pid_in(&path.join("data"));
+                return Err(TestingError::InUse { path: path.to_owned(), pid });
+            }
+            // Some network file systems know no locks. PostgreSQL's own lock file remains.
+            Err(TryLockError::Error(_)) => return Ok(None),
+        }
+        sleep(process::PAUSE);
+    }
 }
 
-/// `initdb` once per binaries and user; processes that meet here do not disturb one another.
+/// Refuses a directory with somebody else's files, before its owner is changed.
+fn check_unused(path: &Path) -> Result<(), TestingError> {
+    // What an interrupted creation leaves, and what a new volume holds.
+    const KNOWN: [&str; 4] = ["data.new", "password", "log", "lost+found"];
+    let mut entries = fs::read_dir(path).map_err(|error| problem(path, &error))?.flatten();
+    match entries.find(|entry| !KNOWN.iter().any(|known| entry.file_name() == *known)) {
+        Some(entry) => Err(TestingError::Directory {
+            path: path.to_owned(),
+            problem: format!(
+                "it holds {} and no server of ours: choose an empty directory",
+                entry.file_name().display()
+            ),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// As root we enter everything, the user that runs PostgreSQL does not.
+fn check_enterable(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
+    let mut test = Command::new("test");
+    test.arg("-x").arg(path);
+    binaries.as_user(&mut test);
+    binaries.run(&mut test).map(drop).map_err(|_| TestingError::Directory {
+        path: path.to_owned(),
+        problem: "PostgreSQL does not run as root, and the user it runs as cannot enter this \
+                  directory: choose one outside of root's home"
+            .to_owned(),
+    })
+}
+
+/// A new private directory, removed with the value, or by the watchdog when the process ends.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) path: PathBuf,
+    pub(super) watchdog: Watchdog,
+}
+
+impl Scratch {
+    /// Only the user who runs PostgreSQL may enter it.
+    fn new(parent: &Path, binaries: &Binaries, throwaway: bool) -> Result<Self, TestingError> {
+        let path = parent.join(format!("mxsp-{}", random_hex(8)?));
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| problem(&path, &error))?;
+        let watchdog = Watchdog::start(&path, throwaway)?;
+        give(&path, binaries)?;
+        Ok(Self { path, watchdog })
+    }
+}
+
+fn short_temporary() -> PathBuf {
+    let directory = std::env::temp_dir();
+    match directory.as_os_str().len() > LONGEST_TEMPORARY {
+        true => PathBuf::from("/tmp"),
+        false => directory,
+    }
+}
+
+/// `initdb` once per binaries, user and day; processes that meet here do not disturb one another.
 fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
     let uid = binaries.uid().unwrap_or_default();
     let origin: u64 = binaries
@@ -86,21 +159,32 @@ fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
         .to_string_lossy()
         .bytes()
         .fold(5381, |hash, byte| hash.wrapping_mul(33).wrapping_add(u64::from(byte)));
-    let name = format!("mxsp-template-{}-{uid}-{origin:x}", binaries.major);
-    let template = std::env::temp_dir().join(name);
+    let prefix = format!("mxsp-template-{}-{uid}-{origin:x}-", binaries.major);
+    // Some machines clean the temporary directory file by file: no template gets that old.
+    let day = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs() / 86_400);
+    let template = std::env::temp_dir().join(format!("{prefix}{day}"));
     if is_ours(&template, uid) {
         return Ok(template);
     }
-    let fresh = private_directory(binaries)?;
-    initialise(&fresh, binaries)?;
+    let fresh = Scratch::new(&std::env::temp_dir(), binaries, true)?;
+    initialise(&fresh.path, binaries, false)?;
     // Whoever is first wins; the directory of somebody else is not touched.
-    match fs::rename(&fresh, &template) {
-        Ok(()) => Ok(template),
-        Err(_) if is_ours(&template, uid) => {
-            fs::remove_dir_all(&fresh).map_err(|error| problem(&fresh, &error))?;
-            Ok(template)
+    match fs::rename(&fresh.path, &template) {
+        Ok(()) => remove_older(&prefix, day, uid),
+        Err(_) if is_ours(&template, uid) => {}
+        Err(error) => return Err(problem(&template, &error)),
+    }
+    Ok(template)
+}
+
+/// Yesterday's may still be being copied.
+fn remove_older(prefix: &str, day: u64, uid: u32) {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let made = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok());
+        if made.is_some_and(|made| made + 1 < day) && is_ours(&entry.path(), uid) {
+            let _ = fs::remove_dir_all(entry.path());
         }
-        Err(error) => Err(problem(&template, &error)),
     }
 }
 
@@ -112,21 +196,41 @@ fn is_ours(template: &Path, uid: u32) -> bool {
 }
 
 /// Runs `initdb` with a random password; the socket needs none, for its directory is private.
-fn initialise(home: &Path, binaries: &Binaries) -> Result<(), TestingError> {
-    let password = home.join("password");
-    fs::write(&password, random_hex(16)?).map_err(|error| problem(&password, &error))?;
-    fs::set_permissions(&password, fs::Permissions::from_mode(0o600))
+///
+/// `data` appears when it is complete: an interrupted `initdb` leaves what no server can open.
+fn initialise(home: &Path, binaries: &Binaries, lasting: bool) -> Result<(), TestingError> {
+    let (fresh, data, password) = (home.join("data.new"), home.join("data"), home.join("password"));
+    for left in [&fresh, &password] {
+        if left.is_dir() { fs::remove_dir_all(left) } else { fs::remove_file(left) }
+            .or_else(
+                |error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) },
+            )
+            .map_err(|error| problem(left, &error))?;
+    }
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&password)
+        .and_then(|mut file| {
+            file.write_all(random_hex(16).map_err(io::Error::other)?.as_bytes())?;
+            if lasting { file.sync_all() } else { Ok(()) }
+        })
         .map_err(|error| problem(&password, &error))?;
     give(&password, binaries)?;
     let mut initdb = binaries.command("initdb");
     initdb
         .arg("--pgdata")
-        .arg(home.join("data"))
+        .arg(&fresh)
         .arg("--pwfile")
         .arg(&password)
-        .args(["--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"])
+        .args(["--username=postgres", "--encoding=UTF8", "--no-locale"])
         .args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
-    binaries.run(&mut initdb).map(drop)
+    if !lasting {
+        initdb.arg("--no-sync");
+    }
+    binaries.run(&mut initdb)?;
+    fs::rename(&fresh, &data).map_err(|error| problem(&data, &error))
 }
 
 fn give(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {

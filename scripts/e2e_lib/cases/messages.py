@@ -160,4 +160,4 @@ async def killed_in_sync(w: World):
         await asyncio.sleep(takes * random.uniform(0.4, 1.1))
     await w.bridge.kill9()
     await w.bridge.start()
-    await w.arrived()
+    await w.arrived(30)

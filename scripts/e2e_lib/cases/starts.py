@@ -65,7 +65,7 @@ async def one_device(w: World):
 @case()
 async def killed_at_first_start(w: World):
     """Killed at many moments of its very first start: still one device in the end."""
-    for delay in (0.1, 0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0):
+    for delay in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 2.5):
         await w.bridge.start()
         try:
             code = await w.bridge.child.wait(delay)
@@ -77,6 +77,19 @@ async def killed_at_first_start(w: World):
     await w.arrived()
     devices = await w.synapse.devices(w.bot)
     expect(len(devices) == 1, f"{len(devices)} devices: orphans were left behind")
+
+
+@case()
+async def killed_at_login(w: World):
+    """Killed in the moment the homeserver has made its login, before it can know of it."""
+    await w.bridge.start()
+    await until(lambda: w.synapse.logins(w.bot), 60, "the login", 0.001, w.bridge.tail)
+    await w.bridge.kill9()
+    await w.up()
+    await w.send(3, "after all that")
+    await w.arrived()
+    devices = await w.synapse.devices(w.bot)
+    expect(len(devices) == 1, f"{len(devices)} devices: an orphan was left behind")
 
 
 @case()

@@ -1,0 +1,166 @@
+//! The server's process: start it, wait for it, end it.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{TestingError, binaries::Binaries, directory::problem, watchdog::Watchdog};
+
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
+/// After an order to stop; then harsher means follow.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the watchdog knows the process, which keeps its id when it becomes the server.
+const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
+
+#[derive(Debug)]
+pub(super) struct Postmaster(Child);
+
+impl Postmaster {
+    pub(super) fn start(
+        binaries: &Binaries,
+        arguments: &[String],
+        log: &Path,
+        watchdog: &mut Watchdog,
+    ) -> Result<Self, TestingError> {
+        let file = fs::OpenOptions::new().append(true).create(true).open(log);
+        let file = file.map_err(|error| problem(log, &error))?;
+        let errors = file.try_clone().map_err(|error| problem(log, &error))?;
+        let mut command = Command::new("sh");
+        binaries.as_user(&mut command);
+        let failed = |error: std::io::Error| TestingError::Program {
+            program: "postgres".to_owned(),
+            output: error.to_string(),
+        };
+        let mut child = command
+            .args(["-c", GATE, "gate"])
+            .arg(binaries.directory.join("postgres"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(file)
+            .stderr(errors)
+            // Not reached by a Ctrl-C that ends us: the watchdog stops it.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        let gate = child.stdin.take();
+        let mut postmaster = Self(child);
+        let opened = watchdog.watch(Some(postmaster.id())).and_then(|()| match gate {
+            Some(mut gate) => gate.write_all(b"go\n").map_err(failed),
+            None => Ok(()),
+        });
+        // An unopened gate ends by itself, at the end of its input.
+        opened.inspect_err(|_| postmaster.kill()).map(|()| postmaster)
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Stops it in order (`INT`) or at once (`QUIT`); one that does not obey is killed.
+    pub(super) fn stop(&mut self, order: &str) {
+        for order in [order, "QUIT"] {
+            signal(&[self.id()], order);
+            let started = Instant::now();
+            while started.elapsed() < STOP_LIMIT {
+                if self.has_ended() {
+                    return;
+                }
+                sleep(PAUSE);
+            }
+        }
+        self.kill();
+    }
+
+    /// Kills it and its children, and waits until all are gone.
+    pub(super) fn kill(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        // A stopped one starts no more children, so that the list is complete.
+        signal(&[self.id()], "STOP");
+        let children = children_of(self.id());
+        let _ = self.0.kill();
+        signal(&children, "KILL");
+        let _ = self.0.wait();
+        let started = Instant::now();
+        while children.iter().any(|child| is_running(*child)) && started.elapsed() < STOP_LIMIT {
+            sleep(PAUSE);
+        }
+    }
+}
+
+/// The shell's own `kill`: small images lack the program.
+fn signal(processes: &[u32], signal: &str) {
+    if !processes.is_empty() {
+        let _ = Command::new("sh")
+            .args(["-c", r#"kill -s "$@""#, "kill", signal])
+            .args(processes.iter().map(u32::to_string))
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// State and parent of a process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Ended ones that nobody has waited for do not count.
+fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z')
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
+}
+
+fn pid_file(data: &Path) -> PathBuf {
+    data.join("postmaster.pid")
+}
+
+/// The process id in a cluster's lock file.
+pub(super) fn pid_in(data: &Path) -> Option<u32> {
+    fs::read_to_string(pid_file(data)).ok()?.lines().next()?.trim().parse().ok()
+}
+
+/// Whether the server of this cluster is ready, and has this process id.
+pub(super) fn is_ready(data: &Path, pid: u32) -> bool {
+    // The eighth line tells the state; a file left by a former server has another process id.
+    let text = fs::read_to_string(pid_file(data)).unwrap_or_default();
+    pid_in(data) == Some(pid) && text.lines().nth(7).is_some_and(|state| state.trim() == "ready")
+}
+
+/// Waits until a cluster's former server is gone: a process that was killed leaves it to its
+/// watchdog, which takes a moment.
+pub(super) fn wait_for_former(data: &Path, limit: Duration) -> Result<(), TestingError> {
+    let started = Instant::now();
+    while let Some(pid) = pid_in(data).filter(|pid| is_running(*pid)) {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if !name.is_empty() && name.trim() != "postgres" {
+            // After a restart of a container the ids begin anew, and PostgreSQL refuses to start
+            // when any process of its user has the id in the lock file.
+            return fs::remove_file(pid_file(data)).map_err(|error| problem(data, &error));
+        }
+        if started.elapsed() > limit {
+            return Err(TestingError::InUse { path: data.to_owned(), pid: Some(pid) });
+        }
+        sleep(PAUSE);
+    }
+    Ok(())
+}
