@@ -61,16 +61,22 @@ ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
 };
 
 // Two ranges of the index on the generation, beside the one generation that is up to date. An
-// unknown version has generation 0, which is nobody's, so everything needs to be backed up.
+// unknown version has generation 0, which is nobody's, so everything needs to be backed up. The
+// planner takes a third of the table for either range; ordered, it must take the index all the same,
+// and not read the whole table for the few sessions that are new.
 static FOR_BACKUP: Sql = Sql {
     name: "megolm_inbound_sessions.for_backup",
     template: concat!(
         "WITH current AS (SELECT coalesce((SELECT generation FROM {schema}.backup_versions ",
         "WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation) (",
-        select!("AND s.backup_generation < greatest(1, (SELECT generation FROM current)) LIMIT $3"),
+        select!(
+            "AND s.backup_generation < greatest(1, (SELECT generation FROM current))
+ORDER BY s.backup_generation LIMIT $3"
+        ),
         ") UNION ALL (",
         select!(
-            "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0 LIMIT $3"
+            "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0
+ORDER BY s.backup_generation LIMIT $3"
         ),
         ") LIMIT $3"
     ),
