@@ -206,7 +206,7 @@ impl PostgresCryptoStore {
         schema: &str,
     ) -> Result<Vec<(&'static str, String, &'static [tokio_postgres::types::Type])>, OpenStoreError>
     {
-        let statements = Statements::new(Schema::new(schema)?, super::statements());
+        let statements = Statements::new(Schema::new(schema)?, statements());
         let texts = statements.iter();
         Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
     }

@@ -59,7 +59,8 @@ async fn hostile_settings_of_the_session_do_not_matter() {
             let config = mode.config(&url, "bot").prepared_statements(prepared);
             exercise(&PostgresCryptoStore::open_with_config(&config).await.unwrap()).await;
         }
-        let strangers = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        let strangers =
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
                          WHERE nspname IN ('public', 'hostile') AND relkind = 'r'";
         assert_eq!(number(&client, strangers).await, 2, "only the hostile tables themselves");
     }

@@ -73,7 +73,8 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
         }
         let prepare = format!("PREPARE explained ({}) AS {text}", names.join(", "));
         client.batch_execute(&prepare).await.unwrap();
-        let rows = client.query(&format!("EXPLAIN EXECUTE explained ({values})"), &[]).await.unwrap();
+        let rows =
+            client.query(&format!("EXPLAIN EXECUTE explained ({values})"), &[]).await.unwrap();
         let lines: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
         plans.push(Plan { statement, text: lines.join("\n") });
         client.batch_execute("DEALLOCATE explained").await.unwrap();
@@ -83,7 +84,8 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
 
 /// The plans that read a table, or much of an index, where they should not.
 fn faults<'a>(plans: &'a [Plan], may_read_all: &[&str]) -> Vec<&'a Plan> {
-    let hot = |plan: &&Plan| plan.statement != STATISTICS && !may_read_all.contains(&plan.statement);
+    let hot =
+        |plan: &&Plan| plan.statement != STATISTICS && !may_read_all.contains(&plan.statement);
     plans
         .iter()
         .filter(hot)
