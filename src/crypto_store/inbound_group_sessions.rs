@@ -48,27 +48,35 @@ static BY_ROOM: Sql = Sql {
 };
 
 // Session ids are compared as stored bytes: hashes in an encrypted account, so the order means
-// nothing, but it is total and stays.
+// nothing, but it is total and stays. The next page begins after a session id, so the last id of a
+// page comes with all its rooms, be they more than the limit: a page that ended between them would
+// skip the rest.
 static BY_SENDER: Sql = Sql {
     name: "megolm_inbound_sessions.by_sender",
     template: select!(
         "AND s.sender_key = $2 AND s.sender_data_type = $3 AND s.session_id > $4
-ORDER BY s.session_id LIMIT $5"
+ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
     ),
     types: &[Type::INT8, Type::BYTEA, Type::INT2, Type::BYTEA, Type::INT8],
 };
 
 // Two ranges of the index on the generation, beside the one generation that is up to date. An
-// unknown version has generation 0, which is nobody's, so everything needs to be backed up.
+// unknown version has generation 0, which is nobody's, so everything needs to be backed up. The
+// planner takes a third of the table for either range; ordered, it must take the index all the same,
+// and not read the whole table for the few sessions that are new.
 static FOR_BACKUP: Sql = Sql {
     name: "megolm_inbound_sessions.for_backup",
     template: concat!(
         "WITH current AS (SELECT coalesce((SELECT generation FROM {schema}.backup_versions ",
         "WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation) (",
-        select!("AND s.backup_generation < greatest(1, (SELECT generation FROM current)) LIMIT $3"),
+        select!(
+            "AND s.backup_generation < greatest(1, (SELECT generation FROM current))
+ORDER BY s.backup_generation LIMIT $3"
+        ),
         ") UNION ALL (",
         select!(
-            "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0 LIMIT $3"
+            "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0
+ORDER BY s.backup_generation LIMIT $3"
         ),
         ") LIMIT $3"
     ),

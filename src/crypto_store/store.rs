@@ -240,6 +240,23 @@ impl PostgresCryptoStore {
         self.own()
     }
 
+    /// Every statement of a store in this schema: its name, its text, and its parameters' types.
+    /// For tests that look at how PostgreSQL plans them.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
+    #[doc(hidden)]
+    #[cfg(feature = "testing")]
+    pub fn statement_texts(
+        schema: &str,
+    ) -> Result<Vec<(&'static str, String, &'static [tokio_postgres::types::Type])>, OpenStoreError>
+    {
+        let statements = Statements::new(Schema::new(schema)?, statements());
+        let texts = statements.iter();
+        Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
+    }
+
     /// The open account. While it is held, the store is not closed.
     pub(super) async fn open_account(
         &self,

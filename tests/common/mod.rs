@@ -2,8 +2,11 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod directory;
+pub mod fixture;
 pub mod machine;
+pub mod needles;
 pub mod proxy;
+pub mod reads;
 
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
 
