@@ -5,6 +5,8 @@ use std::{fmt, future::Future, sync::Arc};
 use deadpool_postgres::Pool;
 use matrix_sdk_crypto::{CryptoStoreError, olm::StaticAccountData};
 use tokio::sync::{RwLock, RwLockReadGuard};
+#[cfg(feature = "testing")]
+use tokio_postgres::types::Type;
 
 use super::{
     account_data::{self, StaticAccount},
@@ -207,8 +209,9 @@ impl PostgresCryptoStore {
     ///
     /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
     /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and
-    /// must not be awaited if it writes. Wrap the processing, not the waiting for a homeserver, and
-    /// build the `OlmMachine` before.
+    /// must not be awaited if it writes. Nor may another task use the same `OlmMachine` meanwhile: it
+    /// could hold a lock of the SDK's that the future needs, while its own save waits for the future.
+    /// Wrap the processing, not the waiting for a homeserver, and build the `OlmMachine` before.
     ///
     /// # Errors
     ///
@@ -250,8 +253,7 @@ impl PostgresCryptoStore {
     #[cfg(feature = "testing")]
     pub fn statement_texts(
         schema: &str,
-    ) -> Result<Vec<(&'static str, String, &'static [tokio_postgres::types::Type])>, OpenStoreError>
-    {
+    ) -> Result<Vec<(&'static str, String, &'static [Type])>, OpenStoreError> {
         let statements = Statements::new(Schema::new(schema)?, statements());
         let texts = statements.iter();
         Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())

@@ -26,6 +26,13 @@ pub struct PostgresServerBuilder {
 impl PostgresServerBuilder {
     /// Keeps PostgreSQL's own defaults of `fsync`, `synchronous_commit` and `full_page_writes`, so
     /// that a commit survives a crash of the machine. Off by default: tests are faster without.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().durable(true).start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     #[must_use]
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
@@ -33,6 +40,13 @@ impl PostgresServerBuilder {
     }
 
     /// Sets one of PostgreSQL's settings, as in `postgresql.conf`.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().setting("log_statement", "all").start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -45,6 +59,13 @@ impl PostgresServerBuilder {
     /// The directory is made when it is missing; one with other files in it is refused. As root,
     /// it must be one that the user `postgres` can enter. When a former owner was killed, the
     /// server that it left is given ten seconds to end.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().data_directory("bot-database").start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     #[must_use]
     pub fn data_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_directory = Some(path.into());
@@ -52,6 +73,13 @@ impl PostgresServerBuilder {
     }
 
     /// Takes PostgreSQL's programs from this directory instead of searching for them.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().bin_directory("/opt/postgresql/bin").start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     #[must_use]
     pub fn bin_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.bin_directory = Some(path.into());
@@ -63,6 +91,13 @@ impl PostgresServerBuilder {
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     pub fn start(self) -> Result<PostgresServer, TestingError> {
         let cluster = self.data_directory.as_ref().map(|path| path.join("data"));
         let binaries = Binaries::find(self.bin_directory.as_deref(), cluster.as_deref())?;

@@ -62,11 +62,26 @@ impl PostgresServer {
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// println!("{}", server.url());
+    /// # Ok(()) }
+    /// ```
     pub fn start() -> Result<Self, TestingError> {
         Self::builder().start()
     }
 
     /// A server with other settings.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::builder().durable(true).start()?;
+    /// # drop(server); Ok(()) }
+    /// ```
     pub fn builder() -> PostgresServerBuilder {
         PostgresServerBuilder::default()
     }
@@ -84,43 +99,107 @@ impl PostgresServer {
     }
 
     /// The URL of the database `postgres` over TCP, as superuser, with the password.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.url().ends_with("/postgres"));
+    /// # Ok(()) }
+    /// ```
     pub fn url(&self) -> String {
         format!("postgres://postgres:{}@127.0.0.1:{}/postgres", self.password, self.port)
     }
 
     /// The URL of the database `postgres` over the Unix socket, as superuser. Connecting this way
     /// is faster, for there is no password to check.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.socket_url().contains("%2F"));
+    /// # Ok(()) }
+    /// ```
     pub fn socket_url(&self) -> String {
         let directory = encode(&self.socket_directory().to_string_lossy());
         format!("postgres://postgres@{directory}:{}/postgres", self.port)
     }
 
     /// The TCP port on 127.0.0.1, which is also part of the socket's name.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert_ne!(server.port(), 0);
+    /// # Ok(()) }
+    /// ```
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The directory of the Unix socket. Only the server's user (and root) may enter it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.socket_directory().is_dir());
+    /// # Ok(()) }
+    /// ```
     pub fn socket_directory(&self) -> &Path {
         &self.home.scratch.path
     }
 
     /// The cluster's data directory.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.data_directory().join("PG_VERSION").is_file());
+    /// # Ok(()) }
+    /// ```
     pub fn data_directory(&self) -> PathBuf {
         self.home.data()
     }
 
     /// The postmaster's process id, or `None` while the server is stopped.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.pid().is_some());
+    /// # Ok(()) }
+    /// ```
     pub fn pid(&self) -> Option<u32> {
         self.postmaster.as_ref().map(Postmaster::id)
     }
 
     /// PostgreSQL's major version.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.version() >= 13);
+    /// # Ok(()) }
+    /// ```
     pub fn version(&self) -> u32 {
         self.binaries.major
     }
 
     /// What the server has logged since this value was made.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// assert!(server.log().contains("ready to accept connections"));
+    /// # Ok(()) }
+    /// ```
     pub fn log(&self) -> String {
         fs::read(self.home.log())
             .map(|log| String::from_utf8_lossy(&log).into_owned())
@@ -132,16 +211,43 @@ impl PostgresServer {
     /// # Errors
     ///
     /// [`TestingError::CreateDatabase`] when the server does not answer.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let server = PostgresServer::start()?;
+    /// let database = server.create_database()?;
+    /// println!("{}", database.url());
+    /// # Ok(()) }
+    /// ```
     pub fn create_database(&self) -> Result<TestDatabase, TestingError> {
         TestDatabase::create(&self.url(), Some(self.socket_url()))
     }
 
     /// Stops the server in order, keeping its data. It can be started again.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.stop();
+    /// assert_eq!(server.pid(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn stop(&mut self) {
         self.end(|postmaster| postmaster.stop("INT"));
     }
 
     /// Kills the server as a crash would, and waits until its last process is gone.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.kill();
+    /// assert_eq!(server.pid(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn kill(&mut self) {
         self.end(Postmaster::kill);
     }
@@ -151,6 +257,14 @@ impl PostgresServer {
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.restart()?;
+    /// # Ok(()) }
+    /// ```
     pub fn restart(&mut self) -> Result<(), TestingError> {
         self.stop();
         self.start_again()
@@ -162,6 +276,15 @@ impl PostgresServer {
     /// # Errors
     ///
     /// See [`TestingError`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
+    /// # use matrix_sdk_postgres::testing::PostgresServer;
+    /// let mut server = PostgresServer::start()?;
+    /// server.kill();
+    /// server.start_again()?;
+    /// # Ok(()) }
+    /// ```
     pub fn start_again(&mut self) -> Result<(), TestingError> {
         if self.postmaster.as_mut().is_some_and(|postmaster| !postmaster.has_ended()) {
             return Ok(());

@@ -142,7 +142,7 @@ async fn fail_to_open(record: &Record, url: &str) {
         format!("postgres://bot:{PASSWORD}@[::1/db"),
         format!("postgres://bot:{PASSWORD}@127.0.0.1:1/db?sslmode={PASSWORD}"),
         format!("host=127.0.0.1 password='{PASSWORD}"),
-        format!("{PASSWORD}"),
+        PASSWORD.to_owned(),
         format!("postgres://nobody:{PASSWORD}@{}", url.split_once('@').map_or("", |(_, at)| at)),
         with_password,
     ];
