@@ -18,8 +18,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A long poll of 30 s, and as much again for a slow answer.
-const LATELY: Duration = Duration::from_secs(75);
+/// A long poll of 30 s, and some more for a slow answer.
+const LATELY: Duration = Duration::from_secs(45);
 /// A probe should not wait longer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
