@@ -20,7 +20,9 @@ use crate::common::{
 
 /// All different, and some differ only in what a careless store would cut off.
 fn ids() -> Vec<String> {
-    let long = "x".repeat(100_000);
+    // PostgreSQL compresses what repeats itself, and would then index it after all.
+    let long: String =
+        (0..25_000u32).map(|n| format!("{:04x}", n.wrapping_mul(40_503) >> 8 & 0xffff)).collect();
     vec![
         String::new(),
         "\0".to_owned(),
@@ -65,7 +67,7 @@ async fn the_stored_form_of_a_long_key_is_not_taken_for_a_short_one() {
     let database = testing::database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
     let client = connect(&database.url()).await;
-    store.set_custom_value(&"long".repeat(1000), b"theirs".to_vec()).await.unwrap();
+    store.set_custom_value(&ids()[13], b"theirs".to_vec()).await.unwrap();
     let sql = "SELECT key FROM matrix_sdk.custom_values";
     let stored: Vec<u8> = client.query_one(sql, &[]).await.unwrap().get(0);
     assert!(stored.len() < 255, "{} bytes", stored.len());
