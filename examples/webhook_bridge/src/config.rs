@@ -16,7 +16,7 @@ use crate::errors::{BridgeError, exit_code};
 #[derive(Parser)]
 #[command(version)]
 pub struct Args {
-    /// Base URL of the homeserver's client API, such as https://matrix.example.org
+    /// Base URL of the homeserver's client API, such as `https://matrix.example.org`
     #[arg(long, env = "MATRIX_HOMESERVER")]
     homeserver: Option<String>,
     /// Full user id of the bot, such as @bot:example.org
