@@ -14,7 +14,7 @@ use matrix_sdk_postgres::{
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::common::{
-    KEY, Mode, PASSPHRASE, connect,
+    Mode, connect,
     fixture::{BACKUP_VERSION, Fixture, LEASE_HOLDER, LEASE_KEY, room},
     needles::{self, Needle},
     reads::read_all,
@@ -142,7 +142,7 @@ async fn fail_to_open(record: &Record, url: &str) {
         format!("postgres://bot:{PASSWORD}@[::1/db"),
         format!("postgres://bot:{PASSWORD}@127.0.0.1:1/db?sslmode={PASSWORD}"),
         format!("host=127.0.0.1 password='{PASSWORD}"),
-        format!("{PASSWORD}"),
+        PASSWORD.to_owned(),
         format!("postgres://nobody:{PASSWORD}@{}", url.split_once('@').map_or("", |(_, at)| at)),
         with_password,
     ];
@@ -223,8 +223,6 @@ async fn logs_errors_and_debug_hold_no_secret() {
             panic!("{} was shown as {form}: {line}", needle.name);
         }
     }
-    assert_eq!(KEY.len(), 32);
-    assert!(!PASSPHRASE.is_empty());
 }
 
 /// The middle of a cipher, which is its own and no envelope.
