@@ -243,17 +243,14 @@ impl PostgresCryptoStore {
         self.own()
     }
 
-    /// Every statement of a store in this schema: its name, its text, and its parameters' types.
-    /// For tests that look at how PostgreSQL plans them.
+    /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
     ///
     /// # Errors
     ///
     /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
-    pub fn statement_texts(
-        schema: &str,
-    ) -> Result<Vec<(&'static str, String, &'static [Type])>, OpenStoreError> {
+    pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
         let statements = Statements::new(Schema::new(schema)?, statements());
         let texts = statements.iter();
         Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
@@ -293,6 +290,10 @@ impl PostgresCryptoStore {
         Ok(())
     }
 }
+
+/// A statement's name, its text, and its parameters' types.
+#[cfg(feature = "testing")]
+type StatementText = (&'static str, String, &'static [tokio_postgres::types::Type]);
 
 async fn open_account(
     foreign_pool: Option<&Pool>,
