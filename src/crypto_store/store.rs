@@ -293,7 +293,7 @@ impl PostgresCryptoStore {
 
 /// A statement's name, its text, and its parameters' types.
 #[cfg(feature = "testing")]
-type StatementText = (&'static str, String, &'static [tokio_postgres::types::Type]);
+type StatementText = (&'static str, String, &'static [Type]);
 
 async fn open_account(
     foreign_pool: Option<&Pool>,
