@@ -14,7 +14,6 @@ use std::{
 };
 
 use backon::Retryable;
-use deadpool_postgres::Object;
 use matrix_sdk_crypto::CryptoStoreError;
 use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::Row;
@@ -24,7 +23,7 @@ use crate::{
     batch::Batch,
     connection::{Param, backoff},
     statement::Sql,
-    transaction::{Exchange, Failure},
+    transaction::{Exchange, Failure, Held},
     writer::{LentLane, into_error, may_pass},
 };
 
@@ -40,10 +39,10 @@ pub(crate) struct Scope {
     has_saved: AtomicBool,
 }
 
-/// Rolled back when dropped: a connection that is in a transaction does not go back to the pool.
+/// Rolled back when dropped, with its connection.
 #[derive(Default)]
 struct State {
-    connection: Option<Object>,
+    connection: Option<Held>,
     /// Sent within the transaction, to be told of the commit.
     sent: Vec<Batch>,
     /// Not sent yet.
@@ -131,7 +130,8 @@ impl Scope {
             None if waiting.iter().all(Batch::is_empty) => {}
             None => self.lane.commit(&waiting).await?,
             Some(connection) => {
-                drop(self.exchange(Some(connection), &waiting, None, true).await?);
+                let (connection, _) = self.exchange(Some(connection), &waiting, None, true).await?;
+                connection.release();
             }
         }
         for batch in state.sent.drain(..).chain(waiting) {
@@ -144,11 +144,11 @@ impl Scope {
     /// tried again: later, what was sent before is gone with the connection.
     async fn exchange(
         &self,
-        connection: Option<Object>,
+        connection: Option<Held>,
         batches: &[Batch],
         query: Option<(&'static Sql, &[Param<'_>])>,
         commit: bool,
-    ) -> Result<(Object, Vec<Row>), Error> {
+    ) -> Result<(Held, Vec<Row>), Error> {
         let (database, account_id) = (&self.lane.database, self.lane.account_id);
         let result = match connection {
             Some(connection) => {
@@ -158,7 +158,7 @@ impl Scope {
             None => {
                 let begin = || async {
                     let connection = database.connection().await;
-                    let connection = connection.map_err(Failure::RolledBack)?;
+                    let connection = Held::new(connection.map_err(Failure::RolledBack)?);
                     let exchange = Exchange { begin: Some(self.limit), batches, query, commit };
                     exchange.send(database, account_id, connection).await
                 };
@@ -166,13 +166,6 @@ impl Scope {
             }
         };
         result.map_err(into_error)
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        // Back in the pool, its transaction would go on.
-        drop(self.connection.take().map(Object::take));
     }
 }
 

@@ -94,8 +94,10 @@ impl Codec {
     pub(crate) fn key(&self, table: &'static str, id: impl AsRef<[u8]>) -> Key {
         let id = id.as_ref();
         match self {
+            Self::Sealed(_) => self.fingerprint(table, id),
             Self::Plain if id.len() <= MAX_PLAIN_KEY_BYTES => Key(id.to_vec()),
-            _ => self.fingerprint(table, id),
+            // Begins with a byte that no id does, so that no short id can pass for a long one.
+            Self::Plain => Key([&[0xff], Sha256::digest(id).as_slice()].concat()),
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Row, Statement};
 
 use crate::{
-    Error,
+    DatabaseError, Error,
     batch::Batch,
     connection::{Database, Param},
     statement::Sql,
@@ -48,13 +48,35 @@ pub(crate) struct Exchange<'a> {
 type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
-    /// Sends all of it and awaits the answers; returns the connection and the rows of the query.
+    /// Sends all of it and awaits the answers; returns the connection and the rows of the query. After
+    /// a failure the transaction is over.
     pub(crate) async fn send(
         self,
         database: &Database,
         account_id: i64,
-        connection: Object,
-    ) -> Result<(Object, Vec<Row>), Failure> {
+        connection: Held,
+    ) -> Result<(Held, Vec<Row>), Failure> {
+        let Some(object) = &connection.0 else {
+            return Err(Failure::RolledBack(Error::StoreClosed));
+        };
+        let result = self.exchange(database, account_id, object).await;
+        match result {
+            Ok(rows) => Ok((connection, rows)),
+            Err(failure) => {
+                if self.commit && !failure.spoils_connection() {
+                    connection.release();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        database: &Database,
+        account_id: i64,
+        connection: &Object,
+    ) -> Result<Vec<Row>, Failure> {
         let batches = self.batches.iter().flat_map(|batch| batch.statements());
         let columns: Vec<_> = batches.collect();
         let mut statements: Vec<(&'static Sql, Vec<Param<'_>>)> = Vec::new();
@@ -68,7 +90,7 @@ impl Exchange<'_> {
         let mut prepared = Vec::with_capacity(statements.len());
         for (sql, _) in &statements {
             // Awaits the wire only for a statement that is new to this connection.
-            let statement = database.prepare(&connection, sql).await;
+            let statement = database.prepare(connection, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
         }
 
@@ -80,7 +102,7 @@ impl Exchange<'_> {
             answers.push(Box::pin(connection.batch_execute(begin).map_ok(|()| Vec::new())));
         }
         for ((sql, params), statement) in statements.iter().zip(&prepared) {
-            let answer = run(database, &connection, sql, statement.as_ref(), params);
+            let answer = run(database, connection, sql, statement.as_ref(), params);
             answers.push(Box::pin(answer.inspect_err(|_| unsent.store(true, Ordering::Relaxed))));
         }
         if self.commit {
@@ -93,31 +115,52 @@ impl Exchange<'_> {
         // The server's own timeout comes first; this one is for a server that does not answer.
         let limit = database.statement_timeout() * u32::try_from(answers.len()).unwrap_or(u32::MAX);
         let Ok(mut answers) = timeout(limit, in_order(answers)).await else {
-            drop(Object::take(connection));
             return Err(Failure::Unknown(Error::StatementTimeout));
         };
         let Some(failed) = answers.iter().position(Result::is_err) else {
             if self.commit {
                 answers.pop();
             }
-            let rows = answers.pop().and_then(Result::ok).unwrap_or_default();
-            return Ok((connection, rows));
+            return Ok(answers.pop().and_then(Result::ok).unwrap_or_default());
         };
         let committing = self.commit && failed + 1 == answers.len();
-        let Err(error) = answers.swap_remove(failed) else {
-            return Ok((connection, Vec::new()));
-        };
-        // Without an end of its own, the transaction ends with the connection.
-        let error = if self.commit {
-            database.release(connection, error)
-        } else {
-            drop(Object::take(connection));
-            error.into()
-        };
+        let Err(error) = answers.swap_remove(failed) else { return Ok(Vec::new()) };
+        let error = DatabaseError::from(error);
+        // Without its end, a transaction ends with the connection.
         let rolled_back =
             !self.commit || (!committing && (error.is_answer() || error.is_unsendable()));
         let outcome = if rolled_back { Failure::RolledBack } else { Failure::Unknown };
         Err(outcome(error.into()))
+    }
+}
+
+impl Failure {
+    fn spoils_connection(&self) -> bool {
+        match self {
+            Self::RolledBack(Error::Database(error)) => error.spoils_connection(),
+            Self::RolledBack(_) | Self::Unknown(_) => true,
+        }
+    }
+}
+
+/// A connection that is closed when it is dropped: back in the pool, a transaction that has not
+/// ended would go on, and take in whatever is asked of it next.
+pub(crate) struct Held(Option<Object>);
+
+impl Held {
+    pub(crate) fn new(connection: Object) -> Self {
+        Self(Some(connection))
+    }
+
+    /// Gives the connection back to the pool: its transaction has ended.
+    pub(crate) fn release(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.0.take().map(Object::take));
     }
 }
 

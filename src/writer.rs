@@ -24,7 +24,7 @@ use crate::{
     Error,
     batch::Batch,
     connection::{Database, backoff, is_transient},
-    transaction::{Exchange, Failure},
+    transaction::{Exchange, Failure, Held},
 };
 
 type Stage = Box<dyn FnOnce() -> BoxFuture<'static, Result<Batch, Error>> + Send>;
@@ -171,12 +171,14 @@ impl Lane {
         let started = Instant::now();
         let commit = || async {
             let connection = self.database.connection().await.map_err(Failure::RolledBack)?;
+            let connection = Held::new(connection);
             let begin = Some(self.database.statement_timeout());
             let exchange = Exchange { begin, batches, query: None, commit: true };
             exchange.send(&self.database, self.account_id, connection).await
         };
         let result = commit.retry(backoff()).when(may_pass).await;
-        drop(result.map_err(into_error)?);
+        let (connection, _) = result.map_err(into_error)?;
+        connection.release();
         let rows: usize = batches.iter().map(Batch::rows).sum();
         let bytes: usize = batches.iter().map(Batch::bytes).sum();
         debug!(rows, bytes, elapsed = ?started.elapsed(), "committed");

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use assert_matches::assert_matches;
 use common::{
-    Mode,
+    Mode, connect,
     machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
+    number,
     proxy::Proxy,
 };
 use futures_util::poll;
@@ -101,6 +102,44 @@ async fn an_error_and_a_dropped_future_roll_back_and_the_store_must_be_reopened(
     store.reopen().await.unwrap();
     // No lock of the transaction that was cut is left.
     set(&store, b"at last").await.unwrap();
+}
+
+/// A connection that goes back to a shared pool in the middle of a transaction would take in whatever
+/// is asked of it next.
+#[tokio::test]
+async fn a_future_dropped_while_the_server_works_leaves_no_transaction_in_the_pool() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain.config(&url, "bot").pool_max_size(1);
+    let pool = config.build_pool().unwrap();
+    let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await.unwrap();
+    set(&store, b"before").await.unwrap();
+
+    let mut client = connect(&url).await;
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("SELECT * FROM matrix_sdk.custom_values FOR UPDATE").await.unwrap();
+    let watcher = connect(&url).await;
+    {
+        let mut dropped = Box::pin(store.atomically(async {
+            set(&store, b"within").await?;
+            get(&store).await;
+            Ok::<_, CryptoStoreError>(())
+        }));
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while number(&watcher, waiting).await == 0 {
+            assert!(poll!(&mut dropped).is_pending());
+        }
+    }
+    lock.commit().await.unwrap();
+    let connection = pool.get().await.unwrap();
+    let sql = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() \
+               AND relation = 'matrix_sdk.custom_values'::regclass";
+    assert_eq!(number(&connection, sql).await, 0, "the pool's connection is in a transaction");
+    drop(connection);
+    store.reopen().await.unwrap();
+    assert_eq!(get(&store).await.unwrap(), b"before");
+    set(&store, b"after").await.unwrap();
 }
 
 #[tokio::test]
