@@ -51,6 +51,10 @@ pub struct PostgresCryptoStore {
     inner: Arc<Inner>,
 }
 
+/// A statement's name, its text, and its parameters' types.
+#[cfg(feature = "testing")]
+type StatementText = (&'static str, String, &'static [Type]);
+
 struct Inner {
     config: PostgresStoreConfig,
     /// A pool that came from outside: it is neither closed nor rebuilt.
@@ -251,9 +255,7 @@ impl PostgresCryptoStore {
     /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
-    pub fn statement_texts(
-        schema: &str,
-    ) -> Result<Vec<(&'static str, String, &'static [Type])>, OpenStoreError> {
+    pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
         let statements = Statements::new(Schema::new(schema)?, statements());
         let texts = statements.iter();
         Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
