@@ -51,6 +51,10 @@ pub struct PostgresCryptoStore {
     inner: Arc<Inner>,
 }
 
+/// A statement's name, its text, and its parameters' types.
+#[cfg(feature = "testing")]
+type StatementText = (&'static str, String, &'static [Type]);
+
 struct Inner {
     config: PostgresStoreConfig,
     /// A pool that came from outside: it is neither closed nor rebuilt.
