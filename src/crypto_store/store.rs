@@ -295,10 +295,6 @@ impl PostgresCryptoStore {
     }
 }
 
-/// A statement's name, its text, and its parameters' types.
-#[cfg(feature = "testing")]
-type StatementText = (&'static str, String, &'static [Type]);
-
 async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
