@@ -197,7 +197,7 @@ async fn claim(
             connection
                 .execute_typed(&schema.qualify(INSERT), &params)
                 .await
-                .map_err(|error| explain(error.into(), "creating the account"))?;
+                .map_err(|error| OpenStoreError::refused(error.into(), "creating the account"))?;
             // Another process may have been first: what counts is what is there.
             probe(&mut connection, schema, config).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
@@ -219,7 +219,9 @@ async fn probe(
             match look(connection, schema, &config.account).await {
                 Ok(found) => found,
                 Err(error) if is_missing(&error) => (server_version(connection).await?, 0, 0, None),
-                Err(error) => return Err(explain(error, "reading the schema's tables")),
+                Err(error) => {
+                    return Err(OpenStoreError::refused(error, "reading the schema's tables"));
+                }
             };
         if server < OLDEST_SERVER {
             return Err(OpenStoreError::ServerTooOld { found: server, required: OLDEST_SERVER });
@@ -268,11 +270,4 @@ async fn server_version(connection: &Object) -> Result<i32, OpenStoreError> {
     let rows = connection.query_typed(sql, &[]).await.map_err(DatabaseError::from)?;
     let Some(row) = rows.first() else { return Ok(0) };
     Ok(row.try_get(0).map_err(DatabaseError::from)?)
-}
-
-fn explain(source: DatabaseError, what: &'static str) -> OpenStoreError {
-    if source.has_code(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return OpenStoreError::PermissionDenied { what, source };
-    }
-    source.into()
 }

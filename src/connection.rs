@@ -156,19 +156,19 @@ impl Database {
     async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let connection = self.connection().await?;
         let answer = timeout(self.statement_timeout, async {
-            match self.prepare(&connection, sql).await? {
-                Some(statement) => connection.query(&statement, params).await,
-                None => {
-                    let params: Vec<(Param<'_>, Type)> =
-                        params.iter().copied().zip(sql.types.iter().cloned()).collect();
-                    connection.query_typed(self.statements.text(sql), &params).await
-                }
-            }
+            let statement = self.prepare(&connection, sql).await?;
+            self.run(&connection, sql, statement.as_ref(), params).await
         })
         .await;
         match answer {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => Err(Error::Database(self.release(connection, error))),
+            Ok(Err(error)) => {
+                let error = DatabaseError::from(error);
+                if error.spoils_connection() {
+                    drop(Object::take(connection));
+                }
+                Err(error.into())
+            }
             Err(_) => {
                 // The answer may still come: nobody else must read it.
                 drop(Object::take(connection));
@@ -177,17 +177,22 @@ impl Database {
         }
     }
 
-    /// Gives a connection back after an error, unless the error spoilt it.
-    pub(crate) fn release(
+    /// Sends a statement at the first poll: prepared, or else typed and unnamed.
+    pub(crate) async fn run(
         &self,
-        connection: Object,
-        error: impl Into<DatabaseError>,
-    ) -> DatabaseError {
-        let error = error.into();
-        if error.spoils_connection() {
-            drop(Object::take(connection));
+        connection: &Object,
+        sql: &'static Sql,
+        statement: Option<&Statement>,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match statement {
+            Some(statement) => connection.query(statement, params).await,
+            None => {
+                let params: Vec<(Param<'_>, Type)> =
+                    params.iter().copied().zip(sql.types.iter().cloned()).collect();
+                connection.query_typed(self.statements.text(sql), &params).await
+            }
         }
-        error
     }
 }
 

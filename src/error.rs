@@ -243,6 +243,16 @@ pub enum OpenStoreError {
     Store(#[from] Error),
 }
 
+impl OpenStoreError {
+    /// The server refused `what`: for want of a privilege, or for another reason.
+    pub(crate) fn refused(source: DatabaseError, what: &'static str) -> Self {
+        match source.sqlstate() {
+            Some("42501") => Self::PermissionDenied { what, source },
+            _ => source.into(),
+        }
+    }
+}
+
 impl From<DatabaseError> for OpenStoreError {
     fn from(error: DatabaseError) -> Self {
         Self::Store(Error::Database(error))

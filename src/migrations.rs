@@ -2,7 +2,7 @@
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool_postgres::Object;
-use tokio_postgres::{error::SqlState, types::Type};
+use tokio_postgres::types::Type;
 use tracing::info;
 
 use crate::{DatabaseError, OpenStoreError, schema::Schema};
@@ -48,7 +48,7 @@ pub(crate) async fn run(connection: &mut Object, schema: &Schema) -> Result<(), 
             Ok(()) => return Ok(()),
             Err(error) => match pauses.next() {
                 Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
-                _ => return Err(explain(error)),
+                _ => return Err(OpenStoreError::refused(error, "migrating the schema")),
             },
         }
     }
@@ -122,11 +122,4 @@ async fn installed_version(
         )
         .await?;
     Ok(rows.first().map(|row| row.get(0)))
-}
-
-fn explain(source: DatabaseError) -> OpenStoreError {
-    if source.has_code(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return OpenStoreError::PermissionDenied { what: "migrating the schema", source };
-    }
-    source.into()
 }

@@ -18,7 +18,7 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::Row;
 
 use crate::{
     DatabaseError, Error,
@@ -102,7 +102,7 @@ impl Exchange<'_> {
             answers.push(Box::pin(connection.batch_execute(begin).map_ok(|()| Vec::new())));
         }
         for ((sql, params), statement) in statements.iter().zip(&prepared) {
-            let answer = run(database, connection, sql, statement.as_ref(), params);
+            let answer = database.run(connection, sql, statement.as_ref(), params);
             answers.push(Box::pin(answer.inspect_err(|_| unsent.store(true, Ordering::Relaxed))));
         }
         if self.commit {
@@ -174,23 +174,6 @@ fn begin(statement_timeout: Duration, idle: Duration) -> String {
         milliseconds(statement_timeout),
         milliseconds(idle)
     )
-}
-
-/// Sends one statement at the first poll.
-async fn run(
-    database: &Database,
-    connection: &Object,
-    sql: &'static Sql,
-    statement: Option<&Statement>,
-    params: &[Param<'_>],
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    match statement {
-        Some(statement) => connection.query(statement, params).await,
-        None => {
-            let params: Vec<_> = params.iter().copied().zip(sql.types.iter().cloned()).collect();
-            connection.query_typed(database.statements().text(sql), &params).await
-        }
-    }
 }
 
 /// Polls all futures in order each time, so that their messages leave in order.

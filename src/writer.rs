@@ -179,9 +179,12 @@ impl Lane {
         let result = commit.retry(backoff()).when(may_pass).await;
         let (connection, _) = result.map_err(into_error)?;
         connection.release();
-        let rows: usize = batches.iter().map(Batch::rows).sum();
-        let bytes: usize = batches.iter().map(Batch::bytes).sum();
-        debug!(rows, bytes, elapsed = ?started.elapsed(), "committed");
+        debug!(
+            rows = batches.iter().map(Batch::rows).sum::<usize>(),
+            bytes = batches.iter().map(Batch::bytes).sum::<usize>(),
+            elapsed = ?started.elapsed(),
+            "committed"
+        );
         Ok(())
     }
 }
