@@ -86,13 +86,13 @@ impl OpenAccount {
         result
     }
 
-    /// Runs a statement that stands for itself, even within [`Self::atomically`].
+    /// Runs a statement that stands for itself, even within [`Self::atomically`], and may wait.
     pub(crate) async fn query_apart(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Option<Row>, Error> {
-        Ok(self.database.query(sql, &self.with_id(params)).await?.pop())
+        Ok(self.database.query_alone(sql, &self.with_id(params)).await?.pop())
     }
 
     fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {

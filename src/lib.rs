@@ -19,6 +19,7 @@ mod crypto_store;
 mod error;
 mod migrations;
 mod password;
+mod readers;
 mod schema;
 mod secret;
 mod statement;
