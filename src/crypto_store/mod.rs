@@ -19,6 +19,7 @@ mod size;
 mod store;
 mod sync_tokens;
 mod tracked_users;
+mod transactions;
 mod withheld;
 
 use std::collections::HashMap;
