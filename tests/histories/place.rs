@@ -1,0 +1,92 @@
+//! Where histories take place: a database, and the means to break things in it.
+
+use deadpool_postgres::Pool;
+use matrix_sdk_postgres::{
+    PostgresCryptoStore,
+    testing::{self, TestDatabase},
+};
+use tokio_postgres::Client;
+
+use crate::{
+    common::{Mode, connect},
+    matrix::Configuration,
+    steps::Refusal,
+};
+
+/// Counts the rows that are written, and refuses those that are armed. A sequence does not go back
+/// when a transaction is rolled back, so that a refusal can pass.
+const FAULTS: &str = "
+CREATE SCHEMA faults;
+CREATE SEQUENCE faults.rows;
+CREATE TABLE faults.armed (code text, first bigint, last bigint);
+CREATE FUNCTION faults.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    armed faults.armed;
+    number bigint;
+BEGIN
+    SELECT * INTO armed FROM faults.armed;
+    IF FOUND THEN
+        number := nextval('faults.rows');
+        IF number BETWEEN armed.first AND armed.last THEN
+            RAISE EXCEPTION 'refused by the test' USING ERRCODE = armed.code;
+        END IF;
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN
+        SELECT table_name FROM information_schema.columns
+        WHERE table_schema = 'matrix_sdk' AND column_name = 'account_id'
+    LOOP
+        EXECUTE format('CREATE TRIGGER refuse AFTER INSERT OR UPDATE OR DELETE ON matrix_sdk.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION faults.refuse()', name);
+    END LOOP;
+END $$";
+
+/// One history at a time takes place here, each in an account of its own.
+pub struct Place {
+    database: TestDatabase,
+    client: Client,
+    /// For the stores that bring no pool of their own.
+    pub pool: Pool,
+}
+
+impl Place {
+    pub async fn make() -> Self {
+        let database = testing::database().unwrap();
+        // Migrates the schema.
+        let store = Mode::Plain.open(&database.url(), "first").await;
+        matrix_sdk_crypto::store::CryptoStore::close(&store).await.unwrap();
+        let client = connect(&database.url()).await;
+        client.batch_execute(FAULTS).await.unwrap();
+        let pool = Mode::Plain.config(&database.url(), "any").build_pool().unwrap();
+        Self { database, client, pool }
+    }
+
+    pub async fn open(&self, configuration: Configuration, account: &str) -> PostgresCryptoStore {
+        configuration.open(self, &self.database.url(), account).await
+    }
+
+    /// Ends all connections but our own, and waits until they are gone.
+    pub async fn cut(&self) {
+        let terminate = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+                         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        self.client.execute(terminate, &[]).await.unwrap();
+    }
+
+    pub async fn arm(&self, refusal: Refusal) {
+        let (code, first, last) = match refusal {
+            Refusal::Always { row } => ("23514", i64::from(row), i64::MAX),
+            Refusal::Passing { row, times } => ("40001", i64::from(row), i64::from(row + times - 1)),
+        };
+        let arm = "WITH start AS (SELECT setval('faults.rows', 1, false))
+                   INSERT INTO faults.armed SELECT $1, $2, $3 FROM start";
+        self.client.execute(arm, &[&code, &first, &last]).await.unwrap();
+    }
+
+    pub async fn disarm(&self) {
+        self.client.execute("DELETE FROM faults.armed", &[]).await.unwrap();
+    }
+}
