@@ -52,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn inner() -> impl Strategy<Value = Inner> {
     one_of! {
-        12 => write().prop_map(Inner::Write),
+        12 => write().prop_filter("X", |w| !matches!(w, Write::Account(_))).prop_map(Inner::Write),
         10 => read().prop_map(Inner::Read),
         4 => read().prop_map(Inner::ReadOutside),
         1 => Just(Inner::Cut),
