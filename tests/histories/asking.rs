@@ -98,9 +98,7 @@ async fn ask_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String
         Read::OwnDevice => named([store.get_own_device().await?]),
         Read::Identity { user } => named(store.get_user_identity(&user_id(user)).await?),
         Read::MessageHash(hash) => yes_or_no(store.is_message_known(&message_hash(hash)).await?),
-        Read::Request(id) => {
-            named(store.get_outgoing_secret_requests(&request_id(id)).await?)
-        }
+        Read::Request(id) => named(store.get_outgoing_secret_requests(&request_id(id)).await?),
         Read::RequestByInfo(info) => {
             named(store.get_secret_request_by_info(&secret_name(info).into()).await?)
         }

@@ -38,8 +38,7 @@ impl Leases {
     }
 
     fn expect(&mut self, key: Index, holder: Index, keep: bool) -> Option<u64> {
-        let lease =
-            self.0.entry(key).or_insert(Lease { holder, generation: 1, is_held: false });
+        let lease = self.0.entry(key).or_insert(Lease { holder, generation: 1, is_held: false });
         if lease.holder != holder {
             if lease.is_held {
                 return None;

@@ -15,6 +15,7 @@ mod leases;
 mod matrix;
 mod model;
 mod place;
+mod proxy;
 mod running;
 mod saving;
 mod scope;

@@ -209,9 +209,8 @@ impl Model {
                 Expected::some(limit.into(), of)
             }
             Read::Counts { version } => {
-                let in_it = |stored: &&StoredRoomKey| {
-                    version.is_some() && stored.in_backup == version
-                };
+                let in_it =
+                    |stored: &&StoredRoomKey| version.is_some() && stored.in_backup == version;
                 let backed_up = self.room_keys.values().filter(in_it).count();
                 exactly([format!("{backed_up} of {}", self.room_keys.len())])
             }
@@ -223,14 +222,14 @@ impl Model {
                 exactly(key.into_iter().chain(version))
             }
             Read::DehydratedKey => one("dehydrated key", self.dehydrated_key.as_ref()),
-            Read::TrackedUsers => exactly(
-                self.tracked_users.iter().map(|(user, dirty)| tracked_user(*user, *dirty)),
-            ),
+            Read::TrackedUsers => {
+                exactly(self.tracked_users.iter().map(|(user, dirty)| tracked_user(*user, *dirty)))
+            }
             Read::Device { user, device } => exactly(self.devices(|at| at == (user, device))),
             Read::Devices { user } => exactly(self.devices(|at| at.0 == user)),
-            Read::Identity { user } => exactly(
-                self.identities.get(&user).map(|form| name("identity", &[user, *form])),
-            ),
+            Read::Identity { user } => {
+                exactly(self.identities.get(&user).map(|form| name("identity", &[user, *form])))
+            }
             Read::MessageHash(hash) => yes_or_no(self.message_hashes.contains(&hash)),
             Read::Request(id) => exactly(self.requests(|at, _| at == id)),
             Read::RequestByInfo(info) => exactly(self.requests(|_, stored| stored.info == info)),
@@ -284,7 +283,8 @@ impl Model {
         &self,
         is_wanted: impl Fn((Index, Index), &StoredRoomKey) -> bool,
     ) -> impl Iterator<Item = String> {
-        let wanted = self.room_keys.iter().filter(move |(place, stored)| is_wanted(**place, stored));
+        let wanted =
+            self.room_keys.iter().filter(move |(place, stored)| is_wanted(**place, stored));
         wanted.map(|(place, stored)| room_key(*place, stored.form, stored.in_backup.is_some()))
     }
 
@@ -298,7 +298,10 @@ impl Model {
         wanted.map(|((user, device), form)| name("device", &[*user, *device, *form]))
     }
 
-    fn requests(&self, is_wanted: impl Fn(Index, &Request) -> bool) -> impl Iterator<Item = String> {
+    fn requests(
+        &self,
+        is_wanted: impl Fn(Index, &Request) -> bool,
+    ) -> impl Iterator<Item = String> {
         let wanted = self.requests.iter().filter(move |(id, stored)| is_wanted(**id, stored));
         wanted.map(|(id, stored)| name("request", &[*id, stored.info, stored.sent_out.into()]))
     }

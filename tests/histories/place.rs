@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use crate::{
     common::{Mode, connect},
     matrix::Configuration,
+    proxy::Proxy,
     steps::Refusal,
 };
 
@@ -47,8 +48,11 @@ END $$";
 
 /// One history at a time takes place here, each in an account of its own.
 pub struct Place {
-    database: TestDatabase,
+    _database: TestDatabase,
     client: Client,
+    pub proxy: Proxy,
+    /// Where the stores connect: to the proxy.
+    url: String,
     /// For the stores that bring no pool of their own.
     pub pool: Pool,
 }
@@ -56,17 +60,18 @@ pub struct Place {
 impl Place {
     pub async fn make() -> Self {
         let database = testing::database().unwrap();
+        let (proxy, url) = Proxy::start(&database.socket_url()).await;
         // Migrates the schema.
-        let store = Mode::Plain.open(&database.url(), "first").await;
+        let store = Mode::Plain.open(&url, "first").await;
         matrix_sdk_crypto::store::CryptoStore::close(&store).await.unwrap();
-        let client = connect(&database.url()).await;
+        let client = connect(&database.socket_url()).await;
         client.batch_execute(FAULTS).await.unwrap();
-        let pool = Mode::Plain.config(&database.url(), "any").build_pool().unwrap();
-        Self { database, client, pool }
+        let pool = Mode::Plain.config(&url, "any").build_pool().unwrap();
+        Self { _database: database, client, proxy, url, pool }
     }
 
     pub async fn open(&self, configuration: Configuration, account: &str) -> PostgresCryptoStore {
-        configuration.open(self, &self.database.url(), account).await
+        configuration.open(self, &self.url, account).await
     }
 
     /// Ends all connections but our own, and waits until they are gone.
@@ -79,7 +84,9 @@ impl Place {
     pub async fn arm(&self, refusal: Refusal) {
         let (code, first, last) = match refusal {
             Refusal::Always { row } => ("23514", i64::from(row), i64::MAX),
-            Refusal::Passing { row, times } => ("40001", i64::from(row), i64::from(row + times - 1)),
+            Refusal::Passing { row, times } => {
+                ("40001", i64::from(row), i64::from(row + times - 1))
+            }
         };
         let arm = "WITH start AS (SELECT setval('faults.rows', 1, false))
                    INSERT INTO faults.armed SELECT $1, $2, $3 FROM start";

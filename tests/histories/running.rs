@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use proptest::test_runner::{
-    Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
-};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use tokio::{runtime::Runtime, time::timeout};
 
 use crate::{

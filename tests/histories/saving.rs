@@ -33,7 +33,9 @@ pub async fn save(store: &PostgresCryptoStore, write: &Write) -> Result<(), Erro
         Write::MarkBackedUp { version, keys } => {
             let keys: Vec<_> = keys
                 .iter()
-                .map(|(room, session)| (room_id(*room), &*universe.session_ids[usize::from(*session)]))
+                .map(|(room, session)| {
+                    (room_id(*room), &*universe.session_ids[usize::from(*session)])
+                })
                 .collect();
             let keys: Vec<_> = keys.iter().map(|(room, session)| (&**room, *session)).collect();
             let version = self::version(*version);
@@ -42,7 +44,8 @@ pub async fn save(store: &PostgresCryptoStore, write: &Write) -> Result<(), Erro
         Write::ResetBackup => store.reset_backup_state().await,
         Write::DeleteDehydratedKey => store.delete_dehydrated_device_pickle_key().await,
         Write::TrackedUsers(users) => {
-            let users: Vec<_> = users.iter().map(|(user, dirty)| (user_id(*user), *dirty)).collect();
+            let users: Vec<_> =
+                users.iter().map(|(user, dirty)| (user_id(*user), *dirty)).collect();
             let users: Vec<_> = users.iter().map(|(user, dirty)| (&**user, *dirty)).collect();
             store.save_tracked_users(&users).await
         }

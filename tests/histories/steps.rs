@@ -71,34 +71,73 @@ pub enum Write {
 pub enum Read {
     Account,
     PrivateIdentity,
-    OlmSessions { sender: Index },
-    RoomKey { room: Index, session: Index },
-    Withheld { room: Index, session: Index },
-    WithheldByRoom { room: Index },
+    OlmSessions {
+        sender: Index,
+    },
+    RoomKey {
+        room: Index,
+        session: Index,
+    },
+    Withheld {
+        room: Index,
+        session: Index,
+    },
+    WithheldByRoom {
+        room: Index,
+    },
     RoomKeys,
-    Counts { version: Option<Index> },
-    RoomKeysByRoom { room: Index },
+    Counts {
+        version: Option<Index>,
+    },
+    RoomKeysByRoom {
+        room: Index,
+    },
     /// All pages, one after the other.
-    Pages { sender: Index, known_device: bool, limit: Index },
-    ForBackup { version: Index, limit: Index },
+    Pages {
+        sender: Index,
+        known_device: bool,
+        limit: Index,
+    },
+    ForBackup {
+        version: Index,
+        limit: Index,
+    },
     BackupKeys,
     DehydratedKey,
-    OutboundSession { room: Index },
+    OutboundSession {
+        room: Index,
+    },
     TrackedUsers,
-    Device { user: Index, device: Index },
-    Devices { user: Index },
+    Device {
+        user: Index,
+        device: Index,
+    },
+    Devices {
+        user: Index,
+    },
     OwnDevice,
-    Identity { user: Index },
+    Identity {
+        user: Index,
+    },
     MessageHash(Index),
     Request(Index),
     RequestByInfo(Index),
     UnsentRequests,
     Secrets(Index),
-    RoomSettings { room: Index },
-    Bundle { room: Index, user: Index },
-    PendingBundle { room: Index },
+    RoomSettings {
+        room: Index,
+    },
+    Bundle {
+        room: Index,
+        user: Index,
+    },
+    PendingBundle {
+        room: Index,
+    },
     PendingBundles,
-    Downloaded { room: Index },
+    Downloaded {
+        room: Index,
+    },
     Custom(Index),
     SyncToken,
 }
@@ -136,23 +175,43 @@ pub enum Step {
     Write(Write),
     Read(Read),
     /// Takes a lease for ten minutes, or gives it up.
-    Lease { key: Index, holder: Index, keep: bool },
+    Lease {
+        key: Index,
+        holder: Index,
+        keep: bool,
+    },
     /// Closes, tries all sorts of things, and reopens.
     Close,
     Reopen,
     /// Closes the store and opens another one, which may load its account.
-    Restart { load: bool },
+    Restart {
+        load: bool,
+    },
     /// Opens another store while this one is open.
-    TakeOver { load: bool },
+    TakeOver {
+        load: bool,
+    },
     /// The server ends all connections.
     Cut,
     CutDuring(Write),
     RefusedWrite(Write, Refusal),
     /// A write and a read at the same time.
-    Race { write: Write, read: Read, read_first: bool },
+    Race {
+        write: Write,
+        read: Read,
+        read_first: bool,
+    },
+    /// The read is answered by the server before the write, and the answer comes after it.
+    LateAnswer {
+        read: Read,
+        write: Write,
+    },
     /// The write's future is dropped after its first poll.
     DroppedWrite(Write),
-    Atomically { steps: Vec<Inner>, end: End },
+    Atomically {
+        steps: Vec<Inner>,
+        end: End,
+    },
 }
 
 /// How a value is called, by what it is and its numbers.

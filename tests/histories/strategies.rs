@@ -38,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, holder, keep)| Step::Lease { key, holder, keep }),
         8 => (write(), read(), any::<bool>())
             .prop_map(|(write, read, read_first)| Step::Race { write, read, read_first }),
+        4 => (read(), write()).prop_map(|(read, write)| Step::LateAnswer { read, write }),
         3 => write().prop_map(Step::DroppedWrite),
         8 => (vec(inner(), 0..8), end()).prop_map(|(steps, end)| Step::Atomically { steps, end }),
         4 => Just(Step::Reopen),

@@ -1,8 +1,11 @@
 //! A store and its model, side by side.
 
+use std::{pin::pin, time::Duration};
+
 use futures_util::{future::join, poll};
 use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
 use matrix_sdk_postgres::PostgresCryptoStore;
+use tokio::time::timeout;
 
 use crate::{
     answers::{Answer, Expected, Failure},
@@ -15,6 +18,9 @@ use crate::{
     saving::{custom_key, save},
     steps::{Read, Refusal, Step, Write},
 };
+
+/// How long a write may wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was wrong, or nothing.
 pub type Verdict = Result<(), String>;
@@ -68,6 +74,7 @@ impl<'a> World<'a> {
             Step::CutDuring(write) => self.cut_during(write).await,
             Step::RefusedWrite(write, refusal) => self.refused_write(write, *refusal).await,
             Step::Race { write, read, read_first } => self.race(write, read, *read_first).await,
+            Step::LateAnswer { read, write } => self.late_answer(read, write).await,
             Step::DroppedWrite(write) => self.dropped_write(write).await,
             Step::Atomically { steps, end } => self.atomically(steps, *end).await,
         }
@@ -203,8 +210,50 @@ impl<'a> World<'a> {
         } else {
             join(saving, asking).await
         };
+        self.raced(write, read, result.map_err(Failure::from), answer).await
+    }
+
+    /// The answer to a read may be from before a commit that comes first; later ones may not.
+    async fn late_answer(&mut self, read: &Read, write: &Write) -> Verdict {
+        let proxy = &self.place.proxy;
+        proxy.hold_next();
+        let (store, asked) = (self.store.clone(), *read);
+        let mut asking = tokio::spawn(async move { ask(&store, &asked).await });
+        let answered = tokio::select! {
+            answer = &mut asking => {
+                // From memory: there is nothing to hold back.
+                proxy.release();
+                Some(answer)
+            }
+            () = proxy.has_caught() => None,
+        };
+        let result = {
+            let mut saving = pin!(save(&self.store, write));
+            let in_time = timeout(PATIENCE, saving.as_mut()).await;
+            proxy.release();
+            // Should it have waited for the connection that was held, it has it now.
+            match in_time {
+                Ok(result) => result,
+                Err(_) => saving.await,
+            }
+        };
+        let answer = match answered {
+            Some(answer) => answer,
+            None => asking.await,
+        };
+        let result = result.map_err(Failure::from);
+        self.raced(write, read, result, answer.map_err(debug)?).await
+    }
+
+    async fn raced(
+        &mut self,
+        write: &Write,
+        read: &Read,
+        result: Result<(), Failure>,
+        answer: Answer,
+    ) -> Verdict {
         let (before, was_loaded) = (self.model.clone(), self.is_loaded);
-        self.written(write, result.map_err(Failure::from))?;
+        self.written(write, result)?;
         // Pages are many reads, each from before or after.
         if !matches!(read, Read::Pages { .. }) {
             let expected = [
