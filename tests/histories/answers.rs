@@ -12,6 +12,7 @@ pub enum Failure {
     OwnDeviceMissing,
     Closed,
     ReopenRequired,
+    Superseded,
     Other(String),
 }
 
@@ -21,6 +22,7 @@ impl From<Error> for Failure {
             Error::AccountUnset => Self::AccountUnset,
             Error::StoreClosed => Self::Closed,
             Error::ReopenRequired => Self::ReopenRequired,
+            Error::Superseded { .. } => Self::Superseded,
             Error::BadRow { table: "devices", reason: "our own device is missing" } => {
                 Self::OwnDeviceMissing
             }

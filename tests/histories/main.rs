@@ -21,6 +21,7 @@ mod saving;
 mod scope;
 mod steps;
 mod strategies;
+mod takeover;
 mod universe;
 mod values;
 mod world;

@@ -14,18 +14,19 @@ use crate::{
     steps::Refusal,
 };
 
-/// Counts the rows that are written, and refuses those that are armed. A sequence does not go back
-/// when a transaction is rolled back, so that a refusal can pass.
+/// Counts the rows that are written, or the commits, and refuses those that are armed. A sequence
+/// does not go back when a transaction is rolled back, so that a refusal can pass.
 const FAULTS: &str = "
 CREATE SCHEMA faults;
 CREATE SEQUENCE faults.rows;
-CREATE TABLE faults.armed (code text, first bigint, last bigint);
+CREATE TABLE faults.armed (trigger text, code text, first bigint, last bigint);
+CREATE TABLE faults.own_rows (account text);
 CREATE FUNCTION faults.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     armed faults.armed;
     number bigint;
 BEGIN
-    SELECT * INTO armed FROM faults.armed;
+    SELECT * INTO armed FROM faults.armed WHERE trigger = TG_NAME;
     IF FOUND THEN
         number := nextval('faults.rows');
         IF number BETWEEN armed.first AND armed.last THEN
@@ -44,7 +45,10 @@ BEGIN
         EXECUTE format('CREATE TRIGGER refuse AFTER INSERT OR UPDATE OR DELETE ON matrix_sdk.%I '
                        'FOR EACH ROW EXECUTE FUNCTION faults.refuse()', name);
     END LOOP;
-END $$";
+END $$;
+-- Every commit counts itself in this table.
+CREATE CONSTRAINT TRIGGER refuse_commit AFTER UPDATE ON matrix_sdk.sync_tokens
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION faults.refuse()";
 
 /// One history at a time takes place here, each in an account of its own.
 pub struct Place {
@@ -82,18 +86,24 @@ impl Place {
     }
 
     pub async fn arm(&self, refusal: Refusal) {
-        let (code, first, last) = match refusal {
-            Refusal::Always { row } => ("23514", i64::from(row), i64::MAX),
-            Refusal::Passing { row, times } => {
-                ("40001", i64::from(row), i64::from(row + times - 1))
-            }
+        let (trigger, code, first, last) = match refusal {
+            Refusal::Always { row } => ("refuse", "23514", row, u8::MAX),
+            Refusal::Passing { row, times } => ("refuse", "40001", row, row + times - 1),
+            Refusal::AtCommit { times } => ("refuse_commit", "40001", 1, times),
         };
         let arm = "WITH start AS (SELECT setval('faults.rows', 1, false))
-                   INSERT INTO faults.armed SELECT $1, $2, $3 FROM start";
-        self.client.execute(arm, &[&code, &first, &last]).await.unwrap();
+                   INSERT INTO faults.armed SELECT $1, $2, $3, $4 FROM start";
+        let (first, last) = (i64::from(first), i64::from(last));
+        self.client.execute(arm, &[&trigger, &code, &first, &last]).await.unwrap();
     }
 
     pub async fn disarm(&self) {
         self.client.execute("DELETE FROM faults.armed", &[]).await.unwrap();
+    }
+
+    /// How many rows the application has of its own.
+    pub async fn own_rows(&self, account: &str) -> i64 {
+        let count = "SELECT count(*) FROM faults.own_rows WHERE account = $1";
+        self.client.query_one(count, &[&account]).await.unwrap().get(0)
     }
 }

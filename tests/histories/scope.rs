@@ -3,6 +3,7 @@
 use matrix_sdk_crypto::store::CryptoStoreError;
 use matrix_sdk_postgres::Error;
 use tokio::sync::oneshot;
+use tokio_postgres::types::Type;
 
 use crate::{
     answers::Failure,
@@ -40,8 +41,10 @@ struct Scope {
     is_loaded: bool,
     has_written: bool,
     has_saved_account: bool,
-    /// The connections were cut, so that anything may fail from then on.
-    is_cut: bool,
+    own_rows: i64,
+    /// The connections were cut after rows of the application's own were written, which the store
+    /// does not repeat: it may fail from then on.
+    may_fail: bool,
 }
 
 impl World<'_> {
@@ -51,7 +54,8 @@ impl World<'_> {
             is_loaded: self.is_loaded,
             has_written: false,
             has_saved_account: false,
-            is_cut: false,
+            own_rows: 0,
+            may_fail: false,
         };
         let store = self.store.clone();
         let (arrived, has_arrived) = oneshot::channel();
@@ -73,22 +77,29 @@ impl World<'_> {
             ended = work => ended,
             Ok(()) = has_arrived => Err(Ended::Deliberately),
         };
-        self.after_scope(scope, ended).await
+        self.after_scope(scope, ended).await?;
+        match self.place.own_rows(&self.account).await {
+            count if count == self.own_rows => Ok(()),
+            count => Err(format!("{count} rows of the application's, expected {}", self.own_rows)),
+        }
     }
 
     async fn after_scope(&mut self, scope: Scope, ended: Result<(), Ended>) -> Verdict {
         match ended {
             Err(Ended::Wrong(error)) => Err(error),
             Err(Ended::Failed(Failure::ReopenRequired)) if self.has_failed => Ok(()),
-            Err(Ended::Failed(_)) if scope.is_cut => self.failed().await,
+            Err(Ended::Failed(_)) if scope.may_fail => self.failed().await,
             Err(Ended::Failed(failure)) => Err(format!("atomically: {failure:?}")),
             Ok(()) if self.has_failed => Err("atomically on a store that failed".to_owned()),
             Ok(()) => {
                 self.model = scope.model;
+                self.own_rows += scope.own_rows;
                 self.is_loaded = scope.is_loaded;
                 Ok(())
             }
-            Err(Ended::Deliberately) if scope.model != self.model => self.failed().await,
+            Err(Ended::Deliberately) if scope.model != self.model || scope.own_rows > 0 => {
+                self.failed().await
+            }
             // It may have failed or not: what was written was there already.
             Err(Ended::Deliberately) if scope.has_written => self.reopen().await,
             Err(Ended::Deliberately) => Ok(()),
@@ -112,9 +123,10 @@ impl World<'_> {
             }
             Inner::Cut => {
                 self.place.cut().await;
-                scope.is_cut = true;
+                scope.may_fail |= scope.own_rows > 0;
                 Ok(())
             }
+            Inner::OwnRow => self.write_own_row(scope).await,
         }
     }
 
@@ -128,11 +140,23 @@ impl World<'_> {
         Ok(())
     }
 
+    /// A row in a transactional outbox.
+    async fn write_own_row(&mut self, scope: &mut Scope) -> Result<(), Ended> {
+        let insert = "INSERT INTO faults.own_rows VALUES ($1)";
+        let work = async {
+            let transaction = self.store.transaction().await?;
+            transaction.query(insert, &[(&self.account, Type::TEXT)]).await
+        };
+        work.await.map_err(|error| Ended::Failed(error.into()))?;
+        scope.own_rows += 1;
+        Ok(())
+    }
+
     async fn read_within(&mut self, scope: &mut Scope, read: &Read) -> Result<(), Ended> {
         let answer = ask(&self.store, read).await;
         let expected = scope.model.expect(read, scope.is_loaded);
         match &answer {
-            Err(failure) if scope.is_cut && !expected.allows(&answer) => {
+            Err(failure) if scope.may_fail && !expected.allows(&answer) => {
                 return Err(Ended::Failed(failure.clone()));
             }
             _ => judge(read, &[expected], &answer).map_err(Ended::Wrong)?,

@@ -151,6 +151,8 @@ pub enum Inner {
     ReadOutside(Read),
     /// The server ends all connections.
     Cut,
+    /// A row of the application's own.
+    OwnRow,
 }
 
 /// How `atomically` ends.
@@ -168,6 +170,8 @@ pub enum Refusal {
     Always { row: u8 },
     /// So many times, with an error that asks for another try.
     Passing { row: u8, times: u8 },
+    /// So many times, in answer to `COMMIT`.
+    AtCommit { times: u8 },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -187,9 +191,14 @@ pub enum Step {
     Restart {
         load: bool,
     },
-    /// Opens another store while this one is open.
+    /// Opens another store while this one is open, and goes on with that; this one tries to write.
     TakeOver {
         load: bool,
+        write: Write,
+    },
+    /// The same while this one is within `atomically`.
+    TakeOverDuring {
+        steps: Vec<Inner>,
     },
     /// The server ends all connections.
     Cut,

@@ -44,7 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Reopen),
         1 => Just(Step::Close),
         1 => any::<bool>().prop_map(|load| Step::Restart { load }),
-        1 => any::<bool>().prop_map(|load| Step::TakeOver { load }),
+        1 => (any::<bool>(), write()).prop_map(|(load, write)| Step::TakeOver { load, write }),
+        1 => vec(inner(), 1..4).prop_map(|steps| Step::TakeOverDuring { steps }),
         1 => Just(Step::Cut),
         1 => write().prop_map(Step::CutDuring),
         3 => (write(), refusal()).prop_map(|(write, refusal)| Step::RefusedWrite(write, refusal)),
@@ -53,10 +54,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn inner() -> impl Strategy<Value = Inner> {
     one_of! {
-        12 => write().prop_filter("X", |w| !matches!(w, Write::Account(_))).prop_map(Inner::Write),
+        12 => write().prop_map(Inner::Write),
         10 => read().prop_map(Inner::Read),
         4 => read().prop_map(Inner::ReadOutside),
         1 => Just(Inner::Cut),
+        1 => Just(Inner::OwnRow),
     }
 }
 
@@ -72,6 +74,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     one_of! {
         3 => (1..4u8).prop_map(|row| Refusal::Always { row }),
         1 => (1..3u8, 1..3u8).prop_map(|(row, times)| Refusal::Passing { row, times }),
+        1 => (1..3u8).prop_map(|times| Refusal::AtCommit { times }),
     }
 }
 

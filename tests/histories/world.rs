@@ -27,11 +27,13 @@ pub type Verdict = Result<(), String>;
 
 pub struct World<'a> {
     pub place: &'a Place,
-    configuration: Configuration,
-    account: String,
+    pub configuration: Configuration,
+    pub account: String,
     pub store: PostgresCryptoStore,
     pub model: Model,
     leases: Leases,
+    /// How many rows of the application's own were committed.
+    pub own_rows: i64,
     /// Whether this store has loaded or saved its account, and so knows whose it is.
     pub is_loaded: bool,
     /// Whether an operation failed, so that the store accepts no more writes.
@@ -48,6 +50,7 @@ impl<'a> World<'a> {
             store,
             model: Model::default(),
             leases: Leases::default(),
+            own_rows: 0,
             is_loaded: false,
             has_failed: false,
         }
@@ -66,7 +69,8 @@ impl<'a> World<'a> {
                 self.store.close().await.map_err(debug)?;
                 self.open_another(*load).await
             }
-            Step::TakeOver { load } => self.take_over(*load).await,
+            Step::TakeOver { load, write } => self.take_over(*load, write).await,
+            Step::TakeOverDuring { steps } => self.take_over_during(steps).await,
             Step::Cut => {
                 self.place.cut().await;
                 Ok(())
@@ -147,18 +151,11 @@ impl<'a> World<'a> {
         if load { self.read(&Read::Account).await } else { Ok(()) }
     }
 
-    async fn take_over(&mut self, load: bool) -> Verdict {
-        let former = self.store.clone();
-        self.open_another(load).await?;
-        former.close().await.map_err(debug)
-    }
-
     async fn refused_write(&mut self, write: &Write, refusal: Refusal) -> Verdict {
         self.place.arm(refusal).await;
         let result = save(&self.store, write).await.map_err(Failure::from);
         self.place.disarm().await;
-        let passes = matches!(refusal, Refusal::Passing { .. });
-        if self.has_failed || passes {
+        if self.has_failed || !matches!(refusal, Refusal::Always { .. }) {
             return self.written(write, result);
         }
         let touches_rows = self.model.after(write) != self.model;
@@ -181,25 +178,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The outcome may be unknown to the store, but not half.
     async fn cut_during(&mut self, write: &Write) -> Verdict {
         let (result, ()) = join(save(&self.store, write), self.place.cut()).await;
-        match result.map_err(Failure::from) {
-            Err(Failure::Other(_)) if !self.has_failed => {
-                self.failed().await?;
-                self.reopen().await?;
-                let before = self.model.clone();
-                let without = self.compare().await;
-                self.model.apply(write);
-                let with = self.compare().await;
-                if without.is_ok() {
-                    self.model = before;
-                }
-                self.is_loaded |= with.is_ok() && matches!(write, Write::Account(Some(_)));
-                without.or(with).map_err(|error| format!("neither before nor after: {error}"))
-            }
-            result => self.written(write, result),
-        }
+        self.written(write, result.map_err(Failure::from))
     }
 
     async fn race(&mut self, write: &Write, read: &Read, read_first: bool) -> Verdict {
