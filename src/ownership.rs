@@ -264,7 +264,7 @@ impl Ownership {
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
         // Repeated with the same new token, so that a lost answer does no harm.
-        let rows = match database.query(&SETTLE, &params).await {
+        let rows = match database.query_alone(&SETTLE, &params).await {
             Ok(rows) => rows,
             Err(error) => return Err(self.explain(database, error).await),
         };
