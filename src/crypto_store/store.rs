@@ -204,15 +204,15 @@ impl PostgresCryptoStore {
     }
 
     /// What never changes of our own account, once it is known.
-    pub(super) fn own(&self) -> Option<StaticAccountData> {
-        account_data::static_account(&self.inner.static_account)
+    pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+        account_data::own(account, &self.inner.static_account)
     }
 
     /// What upstream's test suite asks a store for.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
-        self.own()
+        account_data::static_account(&self.inner.static_account)
     }
 
     /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
