@@ -17,8 +17,8 @@ use crate::{
     common::Mode,
     support::{
         again::{self, Again},
-        figure, milliseconds, rounds, seeded,
-        stream::{Ledger, changes, reopen},
+        eventually, figure, milliseconds, rounds, seeded,
+        stream::{Ledger, changes, stream},
     },
 };
 
@@ -31,21 +31,12 @@ async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     let database = server.create_database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
     let end = Arc::new(AtomicBool::new(false));
-    let saves = tokio::spawn({
-        let (store, end) = (store.clone(), end.clone());
-        async move {
-            let mut ledger = Ledger::default();
-            while !end.load(SeqCst) {
-                if ledger.save(&store).await.is_err() {
-                    reopen(&store).await;
-                }
-            }
-            ledger
-        }
-    });
+    let (saves, count) = stream(&store, &end);
     let kills = rounds(30, 200);
     for _ in 0..kills {
         let (before, down) = (milliseconds(&mut rng, 150), milliseconds(&mut rng, 100));
+        let begin = count.load(SeqCst);
+        eventually("saves go on", || async { count.load(SeqCst) > begin }).await;
         block_in_place(|| {
             std::thread::sleep(before);
             server.kill();

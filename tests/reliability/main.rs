@@ -10,4 +10,7 @@
 mod common;
 mod support;
 
+mod commit;
 mod kills;
+mod one_sync;
+mod server_errors;

@@ -1,6 +1,12 @@
 //! A bot that saves one change set after the other, and the ledger of what it was promised.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use matrix_sdk_crypto::{
     olm::OlmMessageHash,
@@ -11,6 +17,7 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 use ruma::{OwnedRoomId, RoomId};
+use tokio::task::JoinHandle;
 
 /// What was begun, and what was acknowledged.
 #[derive(Default, Debug, Clone)]
@@ -40,7 +47,7 @@ pub fn changes(number: u64) -> Changes {
 }
 
 impl Ledger {
-    /// Saves once. After an error the store is opened again, as a bot does.
+    /// Saves once.
     pub async fn save(&mut self, store: &PostgresCryptoStore) -> Result<(), String> {
         let number = self.begun;
         self.begun += 1;
@@ -82,12 +89,32 @@ impl Ledger {
     }
 }
 
+/// Saves in a task until it is told to end; counts what was acknowledged. After an error the store
+/// is opened again, as a bot does.
+pub fn stream(
+    store: &PostgresCryptoStore,
+    end: &Arc<AtomicBool>,
+) -> (JoinHandle<Ledger>, Arc<AtomicUsize>) {
+    let (store, end, count) = (store.clone(), end.clone(), Arc::new(AtomicUsize::new(0)));
+    let counter = count.clone();
+    let saves = tokio::spawn(async move {
+        let mut ledger = Ledger::default();
+        while !end.load(SeqCst) {
+            match ledger.save(&store).await {
+                Ok(()) => drop(counter.fetch_add(1, SeqCst)),
+                Err(_) => reopen(&store).await,
+            }
+        }
+        ledger
+    });
+    (saves, count)
+}
+
 /// Opens the store again until that works.
 pub async fn reopen(store: &PostgresCryptoStore) {
     super::eventually("the store opens", || async { store.reopen().await.is_ok() }).await;
 }
 
-/// The error that the store put into a text of a ledger.
 pub fn is_superseded(error: &Error) -> bool {
     format!("{error:?}").starts_with("Superseded")
 }
