@@ -23,7 +23,7 @@ use crate::{
 /// A store whose way to the server goes through a proxy that does harm.
 pub struct Harmed {
     pub database: TestDatabase,
-    pub server: PostgresServer,
+    _server: PostgresServer,
     pub proxy: FaultProxy,
     pub store: PostgresCryptoStore,
 }
@@ -36,7 +36,7 @@ impl Harmed {
         let url = proxy.url(&database.url(), server.port());
         let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(1));
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
-        Self { database, server, proxy, store }
+        Self { database, _server: server, proxy, store }
     }
 
     /// What the database holds, by a store that remembers nothing.

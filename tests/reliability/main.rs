@@ -11,6 +11,12 @@ mod common;
 mod support;
 
 mod commit;
+mod disk_full;
+mod dns;
+mod failover;
 mod kills;
 mod one_sync;
+mod partition;
 mod server_errors;
+mod split_brain;
+mod standby;

@@ -53,7 +53,7 @@ async fn is_retried(raise: &str) {
         "CREATE SEQUENCE tries;
          CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            IF nextval('public.tries') < 3 THEN {raise}; END IF; RETURN new; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON matrix_sdk.custom_values
+         CREATE TRIGGER refuse AFTER INSERT OR UPDATE ON matrix_sdk.custom_values
            FOR EACH ROW EXECUTE FUNCTION refuse()"
     );
     client.batch_execute(&trigger).await.unwrap();

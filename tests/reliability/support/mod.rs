@@ -2,8 +2,10 @@
 #![allow(dead_code)]
 
 pub mod again;
+pub mod cluster;
 pub mod process;
 pub mod proxy;
+pub mod root;
 pub mod stream;
 
 use std::{

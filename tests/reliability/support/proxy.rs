@@ -123,6 +123,11 @@ impl FaultProxy {
         done
     }
 
+    /// Where new connections lead from now on.
+    pub fn lead_to(&self, server: String) {
+        *self.shared.server.lock().unwrap() = server;
+    }
+
     /// Breaks all connections; takes none until told otherwise.
     pub fn refuse(&self, refusing: bool) {
         self.shared.refusing.store(refusing, SeqCst);
