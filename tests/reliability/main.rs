@@ -17,6 +17,7 @@ mod failover;
 mod kills;
 mod one_sync;
 mod partition;
+mod pgbouncer;
 mod server_errors;
 mod split_brain;
 mod standby;

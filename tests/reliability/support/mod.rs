@@ -3,6 +3,7 @@
 
 pub mod again;
 pub mod cluster;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod root;
