@@ -4,8 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
+use deadpool::managed::Manager as _;
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -31,7 +32,17 @@ pub(crate) struct Database {
     statements: Arc<Statements>,
     /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
     prepared: bool,
-    statement_timeout: Duration,
+    limits: Limits,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    statement: Duration,
+    /// How long the server lets an open transaction of ours wait for us.
+    idle: Duration,
+    /// How long something is tried again.
+    retry: Duration,
 }
 
 impl PostgresStoreConfig {
@@ -83,9 +94,14 @@ impl Database {
         pool: Pool,
         statements: Arc<Statements>,
         prepared: bool,
-        statement_timeout: Duration,
+        config: &PostgresStoreConfig,
     ) -> Self {
-        Self { pool, statements, prepared, statement_timeout }
+        let limits = Limits {
+            statement: config.statement_timeout,
+            idle: config.transaction_idle_timeout,
+            retry: config.retry_timeout,
+        };
+        Self { pool, statements, prepared, limits }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -93,7 +109,26 @@ impl Database {
     }
 
     pub(crate) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout
+        self.limits.statement
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.limits.idle
+    }
+
+    /// How something that had no effect is tried again.
+    pub(crate) fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .without_max_times()
+            .with_total_delay(Some(self.limits.retry))
+    }
+
+    /// A connection that is none of the pool's, so that it waits for nobody.
+    pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
+        Ok(self.pool.manager().create().await?)
     }
 
     pub(crate) fn close_pool(&self) {
@@ -106,6 +141,28 @@ impl Database {
             PoolError::Backend(error) => connector::classify(error),
             error => OpenStoreError::Store(pool_error(error)),
         })
+    }
+
+    /// Runs a statement that is used once, on a connection that need not be ready for more.
+    pub(crate) async fn query_unprepared(
+        &self,
+        sql: &str,
+        params: &[(Param<'_>, Type)],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let connection = self.pool.get().await.map_err(pool_error).map_err(|error| match error {
+            Error::Database(error) => error,
+            other => DatabaseError::broken(other.to_string()),
+        })?;
+        let answer = timeout(self.limits.statement, connection.query_typed(sql, params)).await;
+        let error = match answer {
+            Ok(Ok(rows)) => return Ok(rows),
+            Ok(Err(error)) => DatabaseError::from(error),
+            Err(_) => DatabaseError::broken("no answer within the statement timeout"),
+        };
+        if error.spoils_connection() {
+            drop(Object::take(connection));
+        }
+        Err(error)
     }
 
     /// Takes a connection whose statements are ready, so that nothing but the statement itself
@@ -145,7 +202,7 @@ impl Database {
     ) -> Result<Vec<Row>, Error> {
         let started = Instant::now();
         let rows = (|| self.query_once(sql, params))
-            .retry(backoff())
+            .retry(self.backoff())
             .when(is_transient)
             .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
             .await?;
@@ -155,7 +212,7 @@ impl Database {
 
     async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let connection = self.connection().await?;
-        let answer = timeout(self.statement_timeout, async {
+        let answer = timeout(self.limits.statement, async {
             let statement = self.prepare(&connection, sql).await?;
             self.run(&connection, sql, statement.as_ref(), params).await
         })
@@ -187,12 +244,20 @@ impl Database {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match statement {
             Some(statement) => connection.query(statement, params).await,
-            None => {
-                let params: Vec<(Param<'_>, Type)> =
-                    params.iter().copied().zip(sql.types.iter().cloned()).collect();
-                connection.query_typed(self.statements.text(sql), &params).await
-            }
+            None => self.run_unnamed(connection, sql, params).await,
         }
+    }
+
+    /// Sends a statement typed and unnamed.
+    pub(crate) async fn run_unnamed(
+        &self,
+        client: &tokio_postgres::Client,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let params: Vec<(Param<'_>, Type)> =
+            params.iter().copied().zip(sql.types.iter().cloned()).collect();
+        client.query_typed(self.statements.text(sql), &params).await
     }
 }
 
@@ -202,15 +267,6 @@ pub(crate) fn is_transient(error: &Error) -> bool {
         Error::Database(error) => error.is_transient(),
         _ => false,
     }
-}
-
-/// Long enough to outlast a restart of the server, short enough for a caller to wait.
-pub(crate) fn backoff() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
-        .with_max_times(8)
 }
 
 fn pool_error(error: PoolError) -> Error {

@@ -30,14 +30,15 @@ static UPSERT: Sql = Sql {
     name: "account_data.upsert",
     template: "
 INSERT INTO {schema}.account_data (account_id, item, data)
-SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data)
+SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data) WHERE {guarded}
 ON CONFLICT (account_id, item) DO UPDATE SET data = excluded.data",
     types: &[Type::INT8, Type::INT4_ARRAY, Type::BYTEA_ARRAY],
 };
 
 static DELETE: Sql = Sql {
     name: "account_data.delete",
-    template: "DELETE FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
+    template: "
+DELETE FROM {schema}.account_data WHERE account_id = $1 AND {guarded} AND item = ANY ($2)",
     types: &[Type::INT8, Type::INT4_ARRAY],
 };
 

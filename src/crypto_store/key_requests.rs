@@ -47,7 +47,7 @@ static DELETE_OLDER: Sql = Sql {
     name: "key_requests.delete_older",
     template: "
 DELETE FROM {schema}.key_requests
-WHERE account_id = $1 AND (info = ANY ($2) OR request_id = ANY ($3))",
+WHERE account_id = $1 AND {guarded} AND (info = ANY ($2) OR request_id = ANY ($3))",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 
@@ -56,7 +56,8 @@ static INSERT: Sql = Sql {
     template: "
 INSERT INTO {schema}.key_requests (account_id, info, request_id, sent_out, data)
 SELECT DISTINCT ON (u.request_id) $1, u.info, u.request_id, u.sent_out, u.data
-FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)",
+FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)
+WHERE {guarded}",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BOOL_ARRAY, Type::BYTEA_ARRAY],
 };
 

@@ -1,6 +1,10 @@
 //! The store itself: opening, closing, and the account between.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use deadpool_postgres::Pool;
 use matrix_sdk_crypto::{CryptoStoreError, olm::StaticAccountData};
@@ -17,7 +21,10 @@ use super::{
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::OpenAccount,
+    atomically::Transaction,
     connection::Database,
+    ownership::{self, Ownership, Tokens},
+    presence,
     schema::Schema,
     statement::{Sql, Statements},
 };
@@ -40,7 +47,9 @@ use crate::{
 /// # What else to know
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
-/// - One process at a time: two that sync with one account damage it, as with every store.
+/// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
+///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::on_owner`]
+///   say otherwise.
 /// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
@@ -62,6 +71,8 @@ struct Inner {
     /// `None` when closed. Operations hold it for reading, so that closing waits for them.
     account: RwLock<Option<Arc<OpenAccount>>>,
     static_account: StaticAccount,
+    /// Of the account as it was last open: a store that was superseded stays so, open or closed.
+    owner: Mutex<Arc<Ownership>>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -173,13 +184,15 @@ impl PostgresCryptoStore {
         foreign_pool: Option<Pool>,
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
-        let account = open_account(foreign_pool.as_ref(), config).await?;
+        let account = open_account(foreign_pool.as_ref(), config, None).await?;
+        let owner = Mutex::new(account.owner().clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 foreign_pool,
                 account: RwLock::new(Some(Arc::new(account))),
                 static_account: StaticAccount::default(),
+                owner,
             }),
         })
     }
@@ -231,6 +244,46 @@ impl PostgresCryptoStore {
         account.map_err(CryptoStoreError::from)?.atomically(future).await
     }
 
+    /// The transaction of the [`atomically`](Self::atomically) that the caller is in, for the
+    /// application's own rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotInAtomically`] outside of one, [`Error::OtherStoreInAtomically`] within another
+    /// store's. [`Transaction::query`] has an example.
+    pub async fn transaction(&self) -> Result<Transaction, Error> {
+        let scope = self.open_account().await?.scope()?;
+        scope.map(Transaction::new).ok_or(Error::NotInAtomically)
+    }
+
+    /// How many transactions were committed in the account, by any of its owners.
+    ///
+    /// It only rises, unless an old backup is restored. A bot that keeps the number elsewhere, and
+    /// finds a smaller one in the database, holds ratchets that have gone back: it must not go on
+    /// with them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`], [`Error::Superseded`] and others.
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
+    /// #     remembered: u64,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// if store.commit_count().await? < remembered {
+    ///     return Err("the database is an old backup: begin with a new device".into());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn commit_count(&self) -> Result<u64, Error> {
+        self.open_account().await?.commits().await
+    }
+
+    fn owner(&self) -> Arc<Ownership> {
+        self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn static_account(&self) -> &StaticAccount {
         &self.inner.static_account
     }
@@ -264,8 +317,8 @@ impl PostgresCryptoStore {
     pub(super) async fn open_account(
         &self,
     ) -> Result<RwLockReadGuard<'_, Arc<OpenAccount>>, Error> {
-        RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref)
-            .map_err(|_| Error::StoreClosed)
+        let account = RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref);
+        account.map_err(|_| self.owner().check().err().unwrap_or(Error::StoreClosed))
     }
 
     pub(super) async fn close_account(&self) {
@@ -279,8 +332,10 @@ impl PostgresCryptoStore {
         }
     }
 
-    /// Opens a closed store, and one that refuses writes; does nothing for a store in order.
+    /// Opens a closed store, and one that refuses writes; does nothing for a store in order. What
+    /// somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
+        self.owner().check()?;
         if self.open_account().await.is_ok_and(|account| !account.has_failed()) {
             return Ok(());
         }
@@ -288,8 +343,16 @@ impl PostgresCryptoStore {
         let mut account = self.inner.account.write().await;
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;
-            let opened = open_account(foreign_pool.as_ref(), config).await;
-            *account = Some(Arc::new(opened.map_err(|error| Error::Reopen(Box::new(error)))?));
+            let former = self.owner().tokens();
+            let opened = open_account(foreign_pool.as_ref(), config, Some(former)).await;
+            let opened = opened.map_err(|error| match error {
+                OpenStoreError::Store(error @ (Error::Superseded { .. } | Error::Rewound)) => error,
+                error => Error::Reopen(Box::new(error)),
+            });
+            let opened = opened.inspect_err(|error| self.owner().lose(error))?;
+            let owner = opened.owner().clone();
+            *self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+            *account = Some(Arc::new(opened));
         }
         Ok(())
     }
@@ -298,6 +361,7 @@ impl PostgresCryptoStore {
 async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
+    former: Option<Tokens>,
 ) -> Result<OpenAccount, OpenStoreError> {
     config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, statements());
@@ -306,13 +370,15 @@ async fn open_account(
         Some(pool) => pool.clone(),
         None => config.build_pool()?,
     };
-    let database = Database::new(pool, Arc::new(statements), prepared, config.statement_timeout);
-    OpenAccount::open(database, config).await
+    let database = Database::new(pool, Arc::new(statements), prepared, config);
+    OpenAccount::open(database, config, former).await
 }
 
 /// Every statement, to be prepared together.
 fn statements() -> Vec<&'static Sql> {
     [
+        ownership::STATEMENTS,
+        presence::STATEMENTS,
         account_data::STATEMENTS,
         backups::STATEMENTS,
         custom_values::STATEMENTS,
