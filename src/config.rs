@@ -5,7 +5,9 @@ mod ownership;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{Access, OnOwner, OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secret::Secret};
+use crate::{
+    Access, OnOwner, OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secret::Secret,
+};
 
 /// Everything a store needs to know before it is opened.
 ///

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use backon::{ExponentialBuilder, Retryable};
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{
-    ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+    TimeoutType,
 };
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -149,10 +150,11 @@ impl Database {
         sql: &str,
         params: &[(Param<'_>, Type)],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let connection = self.pool.get().await.map_err(pool_error).map_err(|error| match error {
-            Error::Database(error) => error,
-            other => DatabaseError::broken(other.to_string()),
-        })?;
+        let connection =
+            self.pool.get().await.map_err(pool_error).map_err(|error| match error {
+                Error::Database(error) => error,
+                other => DatabaseError::broken(other.to_string()),
+            })?;
         let answer = timeout(self.limits.statement, connection.query_typed(sql, params)).await;
         let error = match answer {
             Ok(Ok(rows)) => return Ok(rows),

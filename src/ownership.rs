@@ -257,12 +257,8 @@ impl Ownership {
         }
         let (held, wanted) = (self.token(), random_id());
         self.lock().ask_for(wanted);
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [
-            &self.account_id,
-            &held.as_slice(),
-            &wanted.as_slice(),
-            &transaction.as_slice(),
-        ];
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
         // Repeated with the same new token, so that a lost answer does no harm.
         let rows = match database.query(&SETTLE, &params).await {
             Ok(rows) => rows,

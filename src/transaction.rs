@@ -173,8 +173,8 @@ impl Exchange<'_> {
         let Err(error) = answers.swap_remove(failed) else { return Ok(Vec::new()) };
         let error = DatabaseError::from(error);
         // Without its end, a transaction ends with the connection.
-        let rolled_back = self.commit.is_none()
-            || (!committing && (error.is_answer() || error.is_unsendable()));
+        let rolled_back =
+            self.commit.is_none() || (!committing && (error.is_answer() || error.is_unsendable()));
         let outcome = if rolled_back { Failure::RolledBack } else { Failure::Unknown };
         Err(outcome(error.into()))
     }

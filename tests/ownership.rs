@@ -186,7 +186,8 @@ async fn sharers_write_side_by_side_until_an_exclusive_owner_ends_them() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
     let shared = config.clone().access(Access::Shared);
-    let (first, second) = (open(shared.clone()).await.unwrap(), open(shared.clone()).await.unwrap());
+    let (first, second) =
+        (open(shared.clone()).await.unwrap(), open(shared.clone()).await.unwrap());
     for round in 0..3u8 {
         set(&first, &[round]).await.unwrap();
         set(&second, &[round, round]).await.unwrap();
@@ -279,7 +280,9 @@ async fn a_database_that_was_set_back_is_noticed() {
     // An older backup has an older token of ours, too.
     let store = Mode::Plain.open(&url, "bot").await;
     client
-        .batch_execute("DELETE FROM backup; INSERT INTO backup SELECT * FROM matrix_sdk.account_owners")
+        .batch_execute(
+            "DELETE FROM backup; INSERT INTO backup SELECT * FROM matrix_sdk.account_owners",
+        )
         .await
         .unwrap();
     store.close().await.unwrap();
@@ -341,8 +344,7 @@ async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
 async fn a_transaction_that_is_open_for_long_is_kept_alive() {
     let database = testing::database().unwrap();
     let config = Mode::Key.config(&database.url(), "bot");
-    let store =
-        open(config.transaction_idle_timeout(Duration::from_millis(150))).await.unwrap();
+    let store = open(config.transaction_idle_timeout(Duration::from_millis(150))).await.unwrap();
     let long = async {
         set(&store, b"value").await?;
         let open = store.transaction().await?;

@@ -16,7 +16,7 @@ use crate::{
         process::Stopped,
         proxy::{Action, FaultProxy, Message},
         rounds, seeded,
-        stream::Ledger,
+        stream::{Ledger, observe},
     },
 };
 
@@ -46,7 +46,7 @@ impl Harmed {
     }
 
     pub async fn observer(&self) -> PostgresCryptoStore {
-        Mode::Plain.open(&self.database.url(), "bot").await
+        observe(&self.database.url(), "bot").await
     }
 
     pub async fn set(&self, value: &str) {

@@ -11,7 +11,7 @@ use crate::{
     support::{
         eventually, figure,
         root::{is_root, run},
-        stream::{Ledger, reopen, stream},
+        stream::{Ledger, observe, reopen, stream},
     },
 };
 
@@ -98,7 +98,7 @@ async fn a_disk_full_of_tables_is_reported_as_that_and_nothing_is_lost() {
     block_in_place(|| disk.relieve());
     reopen(&store).await;
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&Mode::Plain.open(&server.url(), "bot").await).await;
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
     figure("disk full of tables: reported (53100); acknowledged saves checked", checked);
     drop(server);
 }
@@ -138,7 +138,7 @@ async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
     });
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&Mode::Plain.open(&server.url(), "bot").await).await;
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
     figure("disk full of log, server panicked; acknowledged saves checked", checked);
     drop(server);
 }

@@ -12,7 +12,7 @@ use crate::{
         figure,
         proxy::FaultProxy,
         root::is_root,
-        stream::Ledger,
+        stream::{Ledger, observe},
     },
 };
 
@@ -73,6 +73,6 @@ async fn a_name_that_moves_is_followed() {
         ledger.acknowledged.extend(child.kill().iter().map(|it| it.parse::<u64>().unwrap()));
     });
     ledger.begun = ledger.acknowledged.last().unwrap() + 2;
-    let checked = ledger.check(&Mode::Plain.open(&server.url(), "bot").await).await;
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
     figure("host name moved to another address 6 times; acknowledged saves checked", checked);
 }

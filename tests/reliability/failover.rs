@@ -15,8 +15,11 @@ use tokio::task::block_in_place;
 use crate::{
     common::{connect, number},
     support::{
-        cluster::Cluster, eventually, figure, milliseconds, proxy::FaultProxy, rounds, seeded,
-        stream::stream,
+        cluster::Cluster,
+        eventually, figure, milliseconds,
+        proxy::FaultProxy,
+        rounds, seeded,
+        stream::{observe, stream},
     },
 };
 
@@ -52,7 +55,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
         eventually("the bot is busy again", || async { count.load(SeqCst) > before + 20 }).await;
         end.store(true, SeqCst);
         let ledger = saves.await.unwrap();
-        checked += ledger.check(&open(&cluster.url_of(&cluster.standby)).await).await;
+        checked += ledger.check(&observe(&cluster.url_of(&cluster.standby), "bot").await).await;
         ledger.assert_no_error();
     }
     figure("failovers to a synchronous standby", failovers);
@@ -88,6 +91,6 @@ async fn connections_to_a_read_only_node_are_discarded() {
     proxy.lead_to(address(&cluster.primary));
     write.await.unwrap().unwrap();
     eventually("no connection to it is kept", || async { number(&reader, ours).await == 0 }).await;
-    let other = open(&cluster.url_of(&cluster.primary)).await;
+    let other = observe(&cluster.url_of(&cluster.primary), "bot").await;
     assert_eq!(other.get_custom_value("key").await.unwrap().unwrap(), b"new");
 }

@@ -18,7 +18,7 @@ use crate::{
     support::{
         again::{self, Again},
         eventually, figure, milliseconds, rounds, seeded,
-        stream::{Ledger, changes, stream},
+        stream::{Ledger, changes, observe, stream},
     },
 };
 
@@ -46,7 +46,7 @@ async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     }
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&Mode::Plain.open(&database.url(), "bot").await).await;
+    let checked = ledger.check(&observe(&database.url(), "bot").await).await;
     assert!(checked > kills, "the stream stood still: {checked} saves");
     figure("server killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
@@ -88,7 +88,7 @@ async fn a_process_killed_in_a_stream_of_saves_loses_nothing() {
         // One more was on its way.
         ledger.begun = ledger.acknowledged.last().unwrap() + 2;
     }
-    let checked = ledger.check(&Mode::Plain.open(&url, "bot").await).await;
+    let checked = ledger.check(&observe(&url, "bot").await).await;
     figure("process killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
 }
@@ -113,7 +113,7 @@ async fn futures_dropped_in_a_stream_of_saves_tear_nothing_and_overtake_nothing(
         }
     }
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&Mode::Plain.open(&database.url(), "bot").await).await;
+    let checked = ledger.check(&observe(&database.url(), "bot").await).await;
     figure("futures dropped, times", drops);
     figure("acknowledged saves checked after it", checked);
 }

@@ -97,7 +97,7 @@ async fn owner(url: &str) {
     block_in_place(|| std::io::stdin().read_line(&mut line)).unwrap();
     let second = Duration::from_secs(1);
     let config = PostgresStoreConfig::new(url, "bot").statement_timeout(second);
-    let config = config.connect_timeout(second);
+    let config = config.connect_timeout(second).retry_timeout(3 * second);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let error = loop {
         match store.set_custom_value("key", b"the old owner's".to_vec()).await {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     common::{Mode, connect, number},
-    support::eventually,
+    support::{eventually, stream::observe},
 };
 
 struct Bot {
@@ -40,7 +40,7 @@ impl Bot {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let other = Mode::Plain.open(&self.url, "bot").await;
+        let other = observe(&self.url, "bot").await;
         other.get_custom_value("key").await.unwrap().unwrap()
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     common::{Mode, connect, number},
     support::{
         eventually, figure,
-        stream::{Ledger, reopen},
+        stream::{Ledger, observe, reopen},
     },
 };
 
@@ -47,7 +47,9 @@ async fn bot() -> Bot {
     // Its own changes of settings wait for nobody.
     let admin = connect(&url).await;
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
-    let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(1));
+    let second = Duration::from_secs(1);
+    let config = Mode::Plain.config(&url, "bot").statement_timeout(second);
+    let config = config.retry_timeout(4 * second);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let mut ledger = Ledger::default();
     ledger.save(&store).await.unwrap();
@@ -61,7 +63,7 @@ impl Bot {
         wait_for_standby(&self.admin, "").await;
         reopen(&self.store).await;
         self.ledger.save(&self.store).await.unwrap();
-        self.ledger.check(&Mode::Plain.open(&self.url, "bot").await).await;
+        self.ledger.check(&observe(&self.url, "bot").await).await;
     }
 }
 

@@ -15,7 +15,7 @@ use matrix_sdk_crypto::{
         types::{Changes, RoomSettings},
     },
 };
-use matrix_sdk_postgres::{Error, PostgresCryptoStore};
+use matrix_sdk_postgres::{Access, Error, PostgresCryptoStore, PostgresStoreConfig};
 use ruma::{OwnedRoomId, RoomId};
 use tokio::task::JoinHandle;
 
@@ -110,11 +110,17 @@ pub fn stream(
     (saves, count)
 }
 
+/// A store that takes nothing and remembers nothing: what it says is what the database holds.
+pub async fn observe(url: &str, account: &str) -> PostgresCryptoStore {
+    let config = PostgresStoreConfig::new(url, account).access(Access::Observe);
+    PostgresCryptoStore::open_with_config(&config).await.unwrap()
+}
+
 /// Opens the store again until that works.
 pub async fn reopen(store: &PostgresCryptoStore) {
     super::eventually("the store opens", || async { store.reopen().await.is_ok() }).await;
 }
 
 pub fn is_superseded(error: &Error) -> bool {
-    format!("{error:?}").starts_with("Superseded")
+    matches!(error, Error::Superseded { .. })
 }
