@@ -118,7 +118,7 @@ impl OpenAccount {
         let token = token.as_slice();
         let mut params = self.with_id(params);
         params.extend([&token as Param<'_>, &seen]);
-        match self.database.query(sql, &params).await {
+        match self.database.query_alone(sql, &params).await {
             Ok(mut rows) => Ok(rows.pop()),
             Err(error) => Err(self.owner.explain(&self.database, error).await),
         }

@@ -7,7 +7,7 @@ use backon::{ExponentialBuilder, Retryable};
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{
     ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
-    TimeoutType,
+    TimeoutType, Timeouts,
 };
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     connector::{self, Connector},
+    readers::Readers,
     statement::{Sql, Statements},
 };
 
@@ -30,6 +31,7 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
+    readers: Arc<Readers>,
     statements: Arc<Statements>,
     /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
     prepared: bool,
@@ -97,12 +99,13 @@ impl Database {
         prepared: bool,
         config: &PostgresStoreConfig,
     ) -> Self {
+        let readers = Readers::of(&pool);
         let limits = Limits {
             statement: config.statement_timeout,
             idle: config.transaction_idle_timeout,
             retry: config.retry_timeout,
         };
-        Self { pool, statements, prepared, limits }
+        Self { pool, readers, statements, prepared, limits }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -170,7 +173,11 @@ impl Database {
     /// Takes a connection whose statements are ready, so that nothing but the statement itself
     /// crosses the wire.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
-        let connection = self.pool.get().await.map_err(pool_error)?;
+        self.take(self.pool.timeouts()).await
+    }
+
+    async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        let connection = self.pool.timeout_get(&timeouts).await.map_err(pool_error)?;
         if self.prepared && connection.statement_cache.size() == 0 {
             try_join_all(
                 self.statements
@@ -194,9 +201,8 @@ impl Database {
         connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
     }
 
-    /// Runs a statement that is complete in itself; transient failures are tried again.
-    ///
-    /// Only for reads, and for writes whose repetition does no harm.
+    /// Runs a short read, on a connection that other readers use as well; transient failures are
+    /// tried again.
     pub(crate) async fn query(
         &self,
         sql: &'static Sql,
@@ -213,27 +219,44 @@ impl Database {
     }
 
     async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        let connection = self.connection().await?;
-        let answer = timeout(self.limits.statement, async {
-            let statement = self.prepare(&connection, sql).await?;
-            self.run(&connection, sql, statement.as_ref(), params).await
-        })
-        .await;
-        match answer {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => {
-                let error = DatabaseError::from(error);
-                if error.spoils_connection() {
-                    drop(Object::take(connection));
-                }
-                Err(error.into())
-            }
-            Err(_) => {
-                // The answer may still come: nobody else must read it.
-                drop(Object::take(connection));
-                Err(Error::StatementTimeout)
-            }
+        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let answer = self.ask(shared.get()?, sql, params).await;
+        if answer.as_ref().is_err_and(spoils_connection) {
+            shared.spoil();
         }
+        answer
+    }
+
+    /// Runs a statement that may wait for others, on a connection of its own; transient failures
+    /// are tried again, so it must be one whose repetition does no harm.
+    pub(crate) async fn query_alone(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let once = || async {
+            let connection = self.connection().await?;
+            let answer = self.ask(&connection, sql, params).await;
+            if answer.as_ref().is_err_and(spoils_connection) {
+                drop(Object::take(connection));
+            }
+            answer
+        };
+        once.retry(self.backoff()).when(is_transient).await
+    }
+
+    /// Sends one statement and awaits its answer, as long as that may take.
+    async fn ask(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let answer = timeout(self.limits.statement, async {
+            let statement = self.prepare(connection, sql).await?;
+            self.run(connection, sql, statement.as_ref(), params).await
+        });
+        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
     }
 
     /// Sends a statement at the first poll: prepared, or else typed and unnamed.
@@ -268,6 +291,15 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Database(error) => error.is_transient(),
         _ => false,
+    }
+}
+
+/// Whether nothing more must be asked on the connection that this came from. After a timeout the
+/// answer may still come, and nobody else must read it.
+fn spoils_connection(error: &Error) -> bool {
+    match error {
+        Error::Database(error) => error.spoils_connection(),
+        error => matches!(error, Error::StatementTimeout),
     }
 }
 

@@ -22,6 +22,7 @@ mod migrations;
 mod ownership;
 mod password;
 mod presence;
+mod readers;
 mod schema;
 mod secret;
 mod statement;

@@ -92,6 +92,11 @@ impl Tokens {
         self.held.iter().chain(&self.unsure).any(|held| held == token)
     }
 
+    /// Whether it was ours, but can no longer be the account's, unless that was set back.
+    fn had_once(&self, token: &[u8]) -> bool {
+        self.had(token) && self.expected().iter().all(|expected| expected != token)
+    }
+
     /// Those that the account may have, if nobody took it over.
     pub(crate) fn expected(&self) -> Vec<[u8; 16]> {
         self.current().into_iter().chain(self.unsure.iter().copied()).collect()
@@ -235,8 +240,7 @@ impl Ownership {
         };
         let token: &[u8] = row.try_get(0)?;
         // One of our own, but not the newest: the database was set back.
-        let (had, expected) = (self.lock().had(token), self.lock().expected());
-        if had && expected.iter().all(|expected| expected != token) {
+        if self.lock().had_once(token) {
             let _ = self.loss.set(Loss::Rewound);
         } else {
             self.observe(token, row.try_get(1)?, row.try_get(2)?);
@@ -260,7 +264,7 @@ impl Ownership {
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
         // Repeated with the same new token, so that a lost answer does no harm.
-        let rows = match database.query(&SETTLE, &params).await {
+        let rows = match database.query_alone(&SETTLE, &params).await {
             Ok(rows) => rows,
             Err(error) => return Err(self.explain(database, error).await),
         };

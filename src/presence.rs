@@ -129,7 +129,7 @@ impl Drop for Presence {
 }
 
 async fn release(database: &Database, account_id: i64, opening: [u8; 16]) {
-    if let Err(error) = database.query(&RELEASE, &[&account_id, &opening.as_slice()]).await {
+    if let Err(error) = database.query_alone(&RELEASE, &[&account_id, &opening.as_slice()]).await {
         debug!(%error, "the account could not be released: it is free when the heartbeat ends");
     }
 }

@@ -124,7 +124,7 @@ async fn one_that_refuses_goes_away_while_the_owner_lives() {
 async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_millis(50));
+    let config = Mode::Plain.config(&url, "bot");
     let waiting = config.clone().on_owner(OnOwner::WaitUntilFree(Duration::from_secs(60)));
     let first = open(config.clone()).await.unwrap();
     let mut standby = tokio::spawn(open(waiting.clone()));
