@@ -45,7 +45,11 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
             cluster.primary.kill();
         });
         let standby = connect(&cluster.url_of(&cluster.standby)).await;
-        standby.batch_execute("SELECT pg_promote(true)").await.unwrap();
+        standby.batch_execute("SELECT pg_promote(false)").await.unwrap();
+        let writable = "SELECT count(*) WHERE NOT pg_is_in_recovery()";
+        while number(&standby, writable).await == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let (promoted, before) = (Instant::now(), count.load(SeqCst));
         while count.load(SeqCst) == before {
             assert!(promoted.elapsed() < Duration::from_secs(60), "the bot does not go on");
