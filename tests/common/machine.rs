@@ -127,6 +127,11 @@ impl Relay {
         self.inbox.get(user_id).cloned().unwrap_or_default()
     }
 
+    /// Takes what waits for a user, to be delivered by the caller.
+    pub fn take(&mut self, user_id: &UserId) -> Vec<Raw<AnyToDeviceEvent>> {
+        self.inbox.remove(user_id).unwrap_or_default()
+    }
+
     /// Delivers what waits for the machine, as one sync.
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
         let counts = self.one_time_keys.get(machine.user_id());
@@ -134,7 +139,7 @@ impl Relay {
         let counts =
             [(OneTimeKeyAlgorithm::SignedCurve25519, u32::try_from(count).unwrap().into())];
         let changes = EncryptionSyncChanges {
-            to_device_events: self.inbox.remove(machine.user_id()).unwrap_or_default(),
+            to_device_events: self.take(machine.user_id()),
             changed_devices: &Default::default(),
             one_time_keys_counts: &counts.into(),
             unused_fallback_keys: None,
