@@ -1,11 +1,22 @@
 //! The key store, and what the bridge itself keeps sealed in it.
 
+use std::time::Duration;
+
 use matrix_sdk_crypto::{CryptoStoreError, OlmError, OlmMachine, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Pool};
+use matrix_sdk_postgres::{
+    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    deadpool_postgres::Pool,
+};
 use ruma::{DeviceId, UserId};
 use secrecy::ExposeSecret;
 
-use crate::{config::Config, errors::BridgeError};
+use crate::{
+    config::{Config, OnOwner},
+    errors::BridgeError,
+};
+
+/// How often a standby says that it still waits.
+const SAY_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// One account's keys in PostgreSQL.
 #[derive(Clone)]
@@ -14,13 +25,33 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database at `url`, and give back the pool too, for the inbox.
-    pub async fn open(config: &Config, url: &str) -> Result<(Self, Pool), BridgeError> {
+    /// Open the account in the database at `url`, and give back the pool too, for the inbox. A
+    /// standby tells `waiting` whom it waits for.
+    pub async fn open(
+        config: &Config,
+        url: &str,
+        waiting: impl Fn(&str),
+    ) -> Result<(Self, Pool), BridgeError> {
         let passphrase = config.store_passphrase.as_ref().map(ExposeSecret::expose_secret);
-        let store = PostgresStoreConfig::new(url, &config.store_account).passphrase(passphrase);
-        let pool = store.build_pool()?;
-        let store = PostgresCryptoStore::open_with_pool(pool.clone(), &store).await?;
-        Ok((Self { store }, pool))
+        let mut settings = PostgresStoreConfig::new(url, &config.store_account)
+            .passphrase(passphrase)
+            .owner_label("webhook_bridge")
+            .on_owner(match config.on_owner {
+                OnOwner::Take => store::OnOwner::TakeOver,
+                OnOwner::Wait | OnOwner::Refuse => store::OnOwner::RefuseIfAlive,
+            });
+        let pool = settings.build_pool()?;
+        loop {
+            match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
+                Err(OpenStoreError::OwnerAlive { owner, .. })
+                    if config.on_owner == OnOwner::Wait =>
+                {
+                    waiting(&owner);
+                    settings = settings.on_owner(store::OnOwner::WaitUntilFree(SAY_AGAIN));
+                }
+                opened => return Ok((Self { store: opened? }, pool)),
+            }
+        }
     }
 
     /// A machine on this store; the one before must be gone.
@@ -45,6 +76,11 @@ impl Keys {
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         Ok(account.is_some())
+    }
+
+    /// How many transactions the account has seen; fails when somebody else has taken it over.
+    pub async fn commit_count(&self) -> Result<u64, BridgeError> {
+        Ok(self.store.commit_count().await?)
     }
 
     /// After an error the store takes no more writes until it is opened again.
