@@ -113,3 +113,77 @@ impl Keys {
 fn key(name: &str) -> String {
     format!("webhook_bridge.{name}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use clap::Parser;
+    use matrix_sdk_postgres::testing;
+
+    use super::*;
+    use crate::{config::Args, errors::exit_code};
+
+    fn config(on_owner: &str) -> Config {
+        let words = [
+            "webhook_bridge",
+            "--homeserver=http://localhost:8008",
+            "--user=@bot:example.org",
+            "--webhook-url=http://localhost/hook",
+            "--on-owner",
+            on_owner,
+        ];
+        Args::try_parse_from(words).unwrap().try_into().unwrap()
+    }
+
+    fn code<T>(ended: Result<T, BridgeError>) -> u8 {
+        match ended {
+            Err(BridgeError::Final { code, .. }) => code,
+            Err(error) => panic!("not final: {error}"),
+            Ok(_) => panic!("no error"),
+        }
+    }
+
+    fn nobody(owner: &str) {
+        panic!("waits for {owner}");
+    }
+
+    #[tokio::test]
+    async fn one_refuses_one_takes_and_the_loser_is_told() {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        let (first, _) = Keys::open(&config("wait"), url, nobody).await.unwrap();
+        let refused = Keys::open(&config("refuse"), url, nobody).await;
+        assert_eq!(code(refused), exit_code::IN_USE);
+        first.set_value("a", "1").await.unwrap();
+
+        let (second, _) = Keys::open(&config("take"), url, nobody).await.unwrap();
+        assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
+        assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
+        assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);
+        assert_eq!(second.value("a").await.unwrap().as_deref(), Some("1"));
+    }
+
+    #[tokio::test]
+    async fn a_standby_says_whom_it_waits_for_and_gets_the_account() {
+        let database = testing::database().unwrap();
+        let (first, _) = Keys::open(&config("wait"), database.url(), nobody).await.unwrap();
+        let (told, owner) = tokio::sync::oneshot::channel();
+        let told = Mutex::new(Some(told));
+        let config = config("wait");
+        let waiting = |owner: &str| {
+            let told = told.lock().unwrap().take().unwrap();
+            told.send(owner.to_owned()).unwrap();
+        };
+        let second = Keys::open(&config, database.url(), waiting);
+        let leave = async {
+            let owner = owner.await.unwrap();
+            assert!(owner.starts_with("webhook_bridge on "), "{owner}");
+            first.set_value("a", "1").await.unwrap();
+            first.close().await.unwrap();
+        };
+        let (second, ()) = tokio::join!(second, leave);
+        let (second, _) = second.unwrap();
+        assert_eq!(second.value("a").await.unwrap().as_deref(), Some("1"));
+    }
+}

@@ -184,3 +184,54 @@ impl Witness {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use matrix_sdk_postgres::testing;
+
+    use super::*;
+    use crate::{
+        config::{Args, Config},
+        http_client,
+    };
+
+    #[tokio::test]
+    async fn only_a_witness_of_the_same_keys_counts() {
+        let database = testing::database().unwrap();
+        let words =
+            ["b", "--homeserver=http://localhost", "--user=@b:x", "--webhook-url=http://localhost"];
+        let config = Config::try_from(Args::try_parse_from(words).unwrap()).unwrap();
+        let (keys, _) = Keys::open(&config, database.url(), |_| ()).await.unwrap();
+        keys.set_value("a", "1").await.unwrap();
+        let commits = keys.commit_count().await.unwrap();
+        let http = http_client::build(&config).unwrap();
+        let witness = Witness {
+            homeserver: Arc::new(Homeserver::new(http, config.homeserver.clone())),
+            keys,
+            user: config.user_id.clone(),
+            device: "OURS".into(),
+            ed25519: "key".to_owned(),
+            most: AtomicU64::new(0),
+        };
+        let hear = |device: &str, ed25519: &str, commits: u64| {
+            let testimony =
+                Testimony { device_id: device.into(), ed25519: ed25519.to_owned(), commits };
+            witness.hear(&serde_json::to_string(&testimony).unwrap());
+        };
+        hear("OTHER", "key", commits + 1);
+        hear("OURS", "another key", commits + 1);
+        witness.hear("{}");
+        hear("OURS", "key", commits);
+        witness.look().await.unwrap();
+        hear("OURS", "key", commits + 1);
+        let behind = witness.look().await;
+        assert!(
+            matches!(behind, Err(BridgeError::Final { code: exit_code::REWOUND, .. })),
+            "{behind:?}"
+        );
+        // What is written afterwards does not hide it.
+        let written = witness.request().unwrap();
+        assert!(written.data.json().get().contains(&format!(":{}", commits + 1)));
+    }
+}
