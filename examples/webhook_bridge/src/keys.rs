@@ -151,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn one_refuses_one_takes_and_the_loser_is_told() {
         let database = testing::database().unwrap();
-        let url = database.url();
+        let url = &database.url();
         let (first, _) = Keys::open(&config("wait"), url, nobody).await.unwrap();
         let refused = Keys::open(&config("refuse"), url, nobody).await;
         assert_eq!(code(refused), exit_code::IN_USE);
@@ -167,7 +167,8 @@ mod tests {
     #[tokio::test]
     async fn a_standby_says_whom_it_waits_for_and_gets_the_account() {
         let database = testing::database().unwrap();
-        let (first, _) = Keys::open(&config("wait"), database.url(), nobody).await.unwrap();
+        let (first, _) = Keys::open(&config("wait"), &database.url(), nobody).await.unwrap();
+        let url = database.url();
         let (told, owner) = tokio::sync::oneshot::channel();
         let told = Mutex::new(Some(told));
         let config = config("wait");
@@ -175,7 +176,7 @@ mod tests {
             let told = told.lock().unwrap().take().unwrap();
             told.send(owner.to_owned()).unwrap();
         };
-        let second = Keys::open(&config, database.url(), waiting);
+        let second = Keys::open(&config, &url, waiting);
         let leave = async {
             let owner = owner.await.unwrap();
             assert!(owner.starts_with("webhook_bridge on "), "{owner}");

@@ -202,7 +202,7 @@ mod tests {
         let words =
             ["b", "--homeserver=http://localhost", "--user=@b:x", "--webhook-url=http://localhost"];
         let config = Config::try_from(Args::try_parse_from(words).unwrap()).unwrap();
-        let (keys, _) = Keys::open(&config, database.url(), |_| ()).await.unwrap();
+        let (keys, _) = Keys::open(&config, &database.url(), |_| ()).await.unwrap();
         keys.set_value("a", "1").await.unwrap();
         let commits = keys.commit_count().await.unwrap();
         let http = http_client::build(&config).unwrap();
