@@ -20,7 +20,7 @@ async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenSt
 async fn sixteen_openings_of_an_empty_database_make_one_schema_one_account_one_cipher() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let stores = join_all((0..16).map(|_| Mode::Key.open(&url, "bot"))).await;
+    let stores = join_all((0..16).map(|_| Mode::Key.open_shared(&url, "bot"))).await;
     stores[0].set_custom_value("greeting", b"hello".to_vec()).await.unwrap();
     for store in &stores {
         // One cipher: what the first sealed, all can open.

@@ -8,7 +8,7 @@ pub mod needles;
 pub mod proxy;
 pub mod reads;
 
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{Access, PostgresCryptoStore, PostgresStoreConfig};
 
 /// How an account is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,12 @@ impl Mode {
 
     pub async fn open(self, url: &str, account: &str) -> PostgresCryptoStore {
         PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
+    }
+
+    /// One of several stores that write to the account.
+    pub async fn open_shared(self, url: &str, account: &str) -> PostgresCryptoStore {
+        let config = self.config(url, account).access(Access::Shared);
+        PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 }
 

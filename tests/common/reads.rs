@@ -16,8 +16,14 @@ pub struct Read {
 }
 
 /// Tables without a value that could be damaged: their rows say all by being there.
-pub const TABLES_WITHOUT_DATA: [&str; 4] =
-    ["message_hashes", "backup_versions", "backed_up_rooms", "lease_locks"];
+pub const TABLES_WITHOUT_DATA: [&str; 6] = [
+    "message_hashes",
+    "backup_versions",
+    "backed_up_rooms",
+    "lease_locks",
+    "account_owners",
+    "openings",
+];
 
 macro_rules! reads {
     ($($table:literal: $method:ident = $future:expr => $count:expr;)*) => {

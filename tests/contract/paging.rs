@@ -54,7 +54,8 @@ async fn no_session_is_seen_twice_and_none_is_skipped_while_others_are_inserted(
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let url = database.url();
-        let (store, writer) = (mode.open(&url, "bot").await, mode.open(&url, "bot").await);
+        let (store, writer) =
+            (mode.open_shared(&url, "bot").await, mode.open_shared(&url, "bot").await);
         let account = account();
         let first = sessions(&account, 60);
         store.save_inbound_group_sessions(first.clone(), None).await.unwrap();
@@ -81,7 +82,8 @@ async fn paging_is_whole_beside_a_concurrent_writer() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let url = database.url();
-        let (store, writer) = (mode.open(&url, "bot").await, mode.open(&url, "bot").await);
+        let (store, writer) =
+            (mode.open_shared(&url, "bot").await, mode.open_shared(&url, "bot").await);
         let (account, extra) = (account(), 40);
         let first = sessions(&account, 100);
         store.save_inbound_group_sessions(first.clone(), None).await.unwrap();
