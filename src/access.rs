@@ -32,7 +32,7 @@ pub enum Access {
     Observe,
 }
 
-/// What an [`Access::Exclusive`] opener does when the account has an owner that is alive: one whose
+/// What an opener does when the account has an owner that is alive: one whose
 /// process renewed its heartbeat within the last three
 /// [`heartbeat_interval`](crate::PostgresStoreConfig::heartbeat_interval)s of its own.
 ///

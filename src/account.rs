@@ -65,7 +65,7 @@ impl OpenAccount {
     pub(crate) async fn open(
         database: Database,
         config: &PostgresStoreConfig,
-        former: Option<Tokens>,
+        former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find(&database, config).await?;
         let (owner, presence) = match config.access {

@@ -11,10 +11,11 @@
 mod transaction;
 
 use std::{
+    any::Any,
     future::Future,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -48,6 +49,8 @@ pub(crate) struct Scope {
     state: Mutex<State>,
     lane: LentLane,
     has_saved: AtomicBool,
+    /// What the store learnt from a save, to be forgotten with it.
+    learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// Rolled back when dropped, with its connection.
@@ -73,6 +76,15 @@ impl Scope {
         Arc::ptr_eq(&self.lane.owner, owner)
     }
 
+    /// Keeps what is known within, until the commit tells everybody. The first stays.
+    pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
+        let _ = self.learnt.set(Box::new(what));
+    }
+
+    pub(crate) fn learnt<T: Any + Clone>(&self) -> Option<T> {
+        self.learnt.get()?.downcast_ref().cloned()
+    }
+
     /// Runs the future in a scope and commits it when it ends well.
     pub(crate) async fn run<T, E: From<CryptoStoreError>>(
         lane: LentLane,
@@ -80,7 +92,8 @@ impl Scope {
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let has_saved = AtomicBool::new(false);
-        let scope = Arc::new(Self { state: Mutex::default(), lane, has_saved });
+        let learnt = OnceLock::new();
+        let scope = Arc::new(Self { state: Mutex::default(), lane, has_saved, learnt });
         let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
         let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
         let value = result.map_err(|_| CryptoStoreError::from(Error::AtomicallyTimeout))??;

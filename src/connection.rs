@@ -116,6 +116,10 @@ impl Database {
         self.limits.statement
     }
 
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        self.limits.retry
+    }
+
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.limits.idle
     }

@@ -12,7 +12,9 @@ use std::{
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::{DatabaseError, Error, connection::Database, statement::Sql};
+use crate::{
+    DatabaseError, Error, connection::Database, connector::doubtful_commits, statement::Sql,
+};
 
 /// Raised by `guard` and `settle` when the token is not the account's.
 const OTHER_OWNER: &str = "MX001";
@@ -84,7 +86,7 @@ impl Tokens {
         }
     }
 
-    pub(crate) fn ask_for(&mut self, token: [u8; 16]) {
+    fn ask_for(&mut self, token: [u8; 16]) {
         self.unsure.push(token);
     }
 
@@ -156,6 +158,11 @@ impl Ownership {
 
     fn lock(&self) -> MutexGuard<'_, Tokens> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a token that the account may have from now on.
+    pub(crate) fn ask_for(&self, token: [u8; 16]) {
+        self.lock().ask_for(token);
     }
 
     /// The tokens, for a reopening.
@@ -259,8 +266,8 @@ impl Ownership {
         if self.shared {
             return Err(error);
         }
-        let (held, wanted) = (self.token(), random_id());
-        self.lock().ask_for(wanted);
+        let (held, wanted, doubts) = (self.token(), random_id(), doubtful_commits());
+        self.ask_for(wanted);
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
         // Repeated with the same new token, so that a lost answer does no harm.
@@ -269,6 +276,10 @@ impl Ownership {
             Err(error) => return Err(self.explain(database, error).await),
         };
         self.lock().add(wanted);
+        if doubtful_commits() != doubts {
+            // What we were told may not be known to the standby.
+            return Err(error);
+        }
         let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to settle"))?;
         Ok(row.try_get(0)?)
     }

@@ -29,6 +29,12 @@ use crate::{
     statement::Sql,
 };
 
+/// From this size on a message may take long on its way.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// What a link must carry at least, for large writes to pass.
+const SLOW_LINK_BYTES_A_SECOND: usize = 128 << 10;
+
 /// How a transaction failed.
 pub(crate) enum Failure {
     /// Nothing of it took effect.
@@ -117,11 +123,16 @@ impl Exchange<'_> {
         }
 
         let begin = self.begin.map(|idle| begin(database.statement_timeout(), idle));
+        let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
+        let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
         // A statement that cannot be encoded is never sent, and COMMIT must not pass it.
         let unsent = AtomicBool::new(false);
         let mut answers: Vec<Answer<'_>> = Vec::new();
         if let Some(begin) = &begin {
             answers.push(Box::pin(connection.batch_execute(begin).map_ok(|()| Vec::new())));
+        }
+        if let Some(large) = &large {
+            answers.push(Box::pin(connection.batch_execute(large).map_ok(|()| Vec::new())));
         }
         for ((sql, params), statement) in statements.iter().zip(&prepared) {
             let answer = database.run(connection, sql, statement.as_ref(), params);
@@ -138,8 +149,8 @@ impl Exchange<'_> {
         }
 
         // The server's own timeout comes first; this one is for a server that does not answer.
-        let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>() / CHUNK_BYTES;
-        let limit = database.statement_timeout() * u32::try_from(size + 1).unwrap_or(u32::MAX);
+        let chunks = u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX);
+        let limit = database.statement_timeout() * chunks;
         let doubts = connector::doubtful_commits();
         let Ok(answers) = timeout(limit, in_order(answers)).await else {
             return Err(match self.commit {
@@ -237,6 +248,14 @@ fn begin(statement_timeout: Duration, idle: Duration) -> String {
         milliseconds(statement_timeout),
         milliseconds(idle)
     )
+}
+
+/// To the server a transaction is idle while a message is still on its way, so a large one gets the
+/// time that a slow link takes for a chunk.
+fn allow(idle: Duration, bytes: usize) -> String {
+    let seconds = bytes.min(CHUNK_BYTES) / SLOW_LINK_BYTES_A_SECOND;
+    let idle = idle + Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX) + 1);
+    format!("SET LOCAL idle_in_transaction_session_timeout = {}", idle.as_millis())
 }
 
 /// Polls all futures in order each time, so that their messages leave in order.

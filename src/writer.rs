@@ -189,7 +189,10 @@ impl Lane {
                 Err(failure) => self.settle(failure, transaction).await,
             }
         };
-        let result = commit.retry(self.database.backoff()).when(is_transient).await;
+        let may_pass = |error: &Error| {
+            is_transient(error) && started.elapsed() < self.database.retry_timeout()
+        };
+        let result = commit.retry(self.database.backoff()).when(may_pass).await;
         if let Err(error) = result {
             return Err(self.owner.explain(&self.database, error).await);
         }

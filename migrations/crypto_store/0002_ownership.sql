@@ -97,8 +97,11 @@ BEGIN
         OR is_alive AND (polite OR share) AND NOT (share AND is_shared) THEN
         RETURN;
     END IF;
-    IF share AND is_shared AND is_alive THEN
+    IF share AND is_shared THEN
         token := stored;
+        DELETE FROM {schema}.openings o WHERE o.account_id = account AND NOT EXISTS (
+            SELECT FROM {schema}.processes p
+            WHERE p.id = o.process_id AND p.alive_until > clock_timestamp());
     ELSE
         token := wanted;
         DELETE FROM {schema}.openings o WHERE o.account_id = account;

@@ -40,16 +40,24 @@ pub(super) async fn claim(
     database: &Database,
     config: &PostgresStoreConfig,
     account_id: i64,
-    former: Option<Tokens>,
+    former: Option<&Ownership>,
 ) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
     let (began, opening, wanted) = (Instant::now(), random_id(), random_id());
+    let former = former.map(|former| {
+        // For the reopening after this one, should this one's answer get lost.
+        former.ask_for(wanted);
+        former.tokens()
+    });
     let patience = match config.on_owner {
         OnOwner::WaitUntilFree(patience) if former.is_none() => patience,
         _ => Duration::ZERO,
     };
     loop {
         let ask = || ask(database, config, account_id, former.as_ref(), wanted, opening);
-        let answer = ask.retry(database.backoff()).when(DatabaseError::is_transient).await;
+        let asked = Instant::now();
+        let may_pass =
+            |error: &DatabaseError| error.is_transient() && asked.elapsed() < config.retry_timeout;
+        let answer = ask.retry(database.backoff()).when(may_pass).await;
         let answer = answer.map_err(refused)?;
         let Some(token) = answer.token.as_deref().and_then(|token| token.try_into().ok()) else {
             if let Some(former) = &former {
@@ -66,7 +74,7 @@ pub(super) async fn claim(
                 since,
             });
         };
-        info!(account = config.account, former_owner = answer.owner, "the account is ours");
+        info!(account = config.account, "the account is ours");
         let mut tokens = former.unwrap_or_default();
         tokens.add(token);
         tokens.see(answer.commits);

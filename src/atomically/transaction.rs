@@ -15,7 +15,8 @@ use crate::{Error, transaction::Ask};
 ///
 /// Tables outside of the crate's schema are found by the connection's `search_path`; the role must
 /// be allowed to use them. Statements are sent typed and unnamed. They must not be `COMMIT`,
-/// `ROLLBACK` or anything else that ends the transaction: then nothing of it is kept.
+/// `ROLLBACK` or anything else that ends the transaction: then what comes after has no effect, and
+/// `atomically` fails.
 ///
 /// After one of them has run, a lost connection cannot be made good inside the store, for they are
 /// not repeated: the whole is rolled back, and the error handed up.

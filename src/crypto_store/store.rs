@@ -2,12 +2,11 @@
 
 use std::{
     fmt,
-    future::Future,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use deadpool_postgres::Pool;
-use matrix_sdk_crypto::{CryptoStoreError, olm::StaticAccountData};
+use matrix_sdk_crypto::olm::StaticAccountData;
 use tokio::sync::{RwLock, RwLockReadGuard};
 #[cfg(feature = "testing")]
 use tokio_postgres::types::Type;
@@ -21,9 +20,8 @@ use super::{
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::OpenAccount,
-    atomically::Transaction,
     connection::Database,
-    ownership::{self, Ownership, Tokens},
+    ownership::{self, Ownership},
     presence,
     schema::Schema,
     statement::{Sql, Statements},
@@ -197,89 +195,6 @@ impl PostgresCryptoStore {
         })
     }
 
-    /// Makes one transaction of everything that the future saves in this store.
-    ///
-    /// The SDK saves piecemeal while it works through a sync: it stores each new Olm session, already
-    /// past its message, long before the room keys that the message carried. A process that dies in
-    /// between loses those keys for ever, because the replayed message no longer decrypts. Wrapped in
-    /// `atomically`, a sync is stored as a whole or not at all:
-    ///
-    /// ```no_run
-    /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine};
-    /// # use matrix_sdk_postgres::PostgresCryptoStore;
-    /// # async fn example(
-    /// #     store: PostgresCryptoStore,
-    /// #     machine: OlmMachine,
-    /// #     changes: EncryptionSyncChanges<'_>,
-    /// #     settings: DecryptionSettings,
-    /// # ) -> Result<(), OlmError> {
-    /// let (to_device_events, room_keys) =
-    ///     store.atomically(machine.receive_sync_changes(changes, &settings)).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
-    /// dropped, or takes longer than
-    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout). After a rollback of
-    /// something that was saved, the SDK's memory is ahead of the database, so the store refuses
-    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one.
-    ///
-    /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
-    /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and
-    /// must not be awaited if it writes. Nor may another task use the same `OlmMachine` meanwhile: it
-    /// could hold a lock of the SDK's that the future needs, while its own save waits for the future.
-    /// Wrap the processing, not the waiting for a homeserver, and build the `OlmMachine` before.
-    ///
-    /// # Errors
-    ///
-    /// The future's own; else what kept the transaction from being begun or committed, as
-    /// [`CryptoStoreError::Backend`] with an [`Error`] in it: [`Error::AtomicallyTimeout`],
-    /// [`Error::NestedAtomically`], [`Error::Database`] and others.
-    pub async fn atomically<T, E: From<CryptoStoreError>>(
-        &self,
-        future: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        // Not the guard: closing waits for that, and what the future reads would wait for closing.
-        let account = self.open_account().await.map(|account| Arc::clone(&account));
-        account.map_err(CryptoStoreError::from)?.atomically(future).await
-    }
-
-    /// The transaction of the [`atomically`](Self::atomically) that the caller is in, for the
-    /// application's own rows.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotInAtomically`] outside of one, [`Error::OtherStoreInAtomically`] within another
-    /// store's. [`Transaction::query`] has an example.
-    pub async fn transaction(&self) -> Result<Transaction, Error> {
-        let scope = self.open_account().await?.scope()?;
-        scope.map(Transaction::new).ok_or(Error::NotInAtomically)
-    }
-
-    /// How many transactions were committed in the account, by any of its owners.
-    ///
-    /// It only rises, unless an old backup is restored. A bot that keeps the number elsewhere, and
-    /// finds a smaller one in the database, holds ratchets that have gone back: it must not go on
-    /// with them.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Database`], [`Error::Superseded`] and others.
-    ///
-    /// ```no_run
-    /// # async fn example(
-    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
-    /// #     remembered: u64,
-    /// # ) -> Result<(), Box<dyn std::error::Error>> {
-    /// if store.commit_count().await? < remembered {
-    ///     return Err("the database is an old backup: begin with a new device".into());
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub async fn commit_count(&self) -> Result<u64, Error> {
-        self.open_account().await?.commits().await
-    }
-
     fn owner(&self) -> Arc<Ownership> {
         self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -289,15 +204,15 @@ impl PostgresCryptoStore {
     }
 
     /// What never changes of our own account, once it is known.
-    pub(super) fn own(&self) -> Option<StaticAccountData> {
-        account_data::static_account(&self.inner.static_account)
+    pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+        account_data::own(account, &self.inner.static_account)
     }
 
     /// What upstream's test suite asks a store for.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
-        self.own()
+        account_data::static_account(&self.inner.static_account)
     }
 
     /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
@@ -343,13 +258,13 @@ impl PostgresCryptoStore {
         let mut account = self.inner.account.write().await;
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;
-            let former = self.owner().tokens();
-            let opened = open_account(foreign_pool.as_ref(), config, Some(former)).await;
+            let former = self.owner();
+            let opened = open_account(foreign_pool.as_ref(), config, Some(&former)).await;
             let opened = opened.map_err(|error| match error {
                 OpenStoreError::Store(error @ (Error::Superseded { .. } | Error::Rewound)) => error,
                 error => Error::Reopen(Box::new(error)),
             });
-            let opened = opened.inspect_err(|error| self.owner().lose(error))?;
+            let opened = opened.inspect_err(|error| former.lose(error))?;
             let owner = opened.owner().clone();
             *self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
             *account = Some(Arc::new(opened));
@@ -361,7 +276,7 @@ impl PostgresCryptoStore {
 async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
-    former: Option<Tokens>,
+    former: Option<&Ownership>,
 ) -> Result<OpenAccount, OpenStoreError> {
     config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, statements());
