@@ -173,6 +173,14 @@ need_postgres() {
   export PG_BIN
 }
 
+# For the tests that cut a network: ip, and unshare and nsenter.
+need_network_tools() {
+  if ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
+    can_apt || fail "ip or nsenter is missing: apt-get install iproute2 util-linux"
+    step "Installing iproute2" apt_install iproute2 util-linux
+  fi
+}
+
 # Unpacks Debian's packages of one suite, whatever this machine's own is, with all libraries:
 #   unpack_suite DIRECTORY SUITE PACKAGE…
 unpack_suite() {

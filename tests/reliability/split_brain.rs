@@ -11,23 +11,25 @@ use crate::{
     support::{figure, milliseconds, rounds, seeded, stream::is_superseded},
 };
 
-/// Notes who wrote in which transaction: owners by the key that each of them writes, takeovers by
-/// their number.
+/// Notes who wrote in which transaction: owners by the key that each of them writes, takeovers in
+/// their order. An owner that changes its own token leaves the time of its takeover as it is.
 const NOTES: &str = "
 CREATE TABLE writes (owner bytea, xid xid8 DEFAULT pg_current_xact_id());
-CREATE TABLE takeovers (number bigserial, xid xid8 DEFAULT pg_current_xact_id());
+CREATE TABLE takeovers (xid xid8 DEFAULT pg_current_xact_id());
 CREATE FUNCTION note_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO public.writes (owner) VALUES (new.key); RETURN new; END $$;
 CREATE FUNCTION note_takeover() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   INSERT INTO public.takeovers DEFAULT VALUES; RETURN new; END $$;
 CREATE TRIGGER note AFTER INSERT OR UPDATE ON matrix_sdk.custom_values
   FOR EACH ROW EXECUTE FUNCTION note_write();
-CREATE TRIGGER note AFTER INSERT OR UPDATE ON matrix_sdk.account_owners
+CREATE TRIGGER note AFTER UPDATE OF since ON matrix_sdk.account_owners
   FOR EACH ROW EXECUTE FUNCTION note_takeover();";
 
 /// Writes of an owner that committed after the takeover that ended its time.
 const LATE: &str = "
-SELECT count(*) FROM writes w JOIN takeovers t ON w.owner = convert_to('owner ' || (t.number - 1), 'UTF8')
+SELECT count(*) FROM writes w
+JOIN (SELECT row_number() OVER (ORDER BY xid) AS number, xid FROM takeovers) t
+  ON w.owner = convert_to('owner ' || (t.number - 1), 'UTF8')
 WHERE pg_xact_commit_timestamp(w.xid::xid) > pg_xact_commit_timestamp(t.xid::xid)";
 
 fn write_on(store: PostgresCryptoStore, owner: usize) -> JoinHandle<(usize, Error)> {
