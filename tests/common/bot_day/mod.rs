@@ -39,6 +39,10 @@ impl Subject {
         Self { store: store.clone().into_crypto_store(), postgres: Some(store) }
     }
 
+    pub fn store(&self) -> Arc<DynCryptoStore> {
+        self.store.clone()
+    }
+
     /// Runs what belongs together, as a bot that knows the store does.
     async fn whole<T>(&self, future: impl Future<Output = Result<T, OlmError>>) -> T {
         match &self.postgres {
