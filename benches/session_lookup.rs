@@ -27,6 +27,8 @@ use tokio::{runtime::Runtime, task::JoinSet};
 fn main() {
     let scale = Scale::of_this_run();
     let runtime = runtime();
+    // Stores are dropped within it.
+    let _within = runtime.enter();
     let place = runtime.block_on(Place::new());
     let mut criterion = criterion(scale);
     let mut shelf = runtime.block_on(Shelf::new(&place));
@@ -45,7 +47,9 @@ fn main() {
             }
         }
         if size == sizes[0] {
-            runtime.block_on(bare::compare(&place, &shelf, scale));
+            // On one thread: what waking another costs is noise here.
+            let thread = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            thread.unwrap().block_on(bare::compare(&place, &shelf, scale));
         }
     }
     criterion.final_summary();

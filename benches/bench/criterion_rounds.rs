@@ -12,7 +12,7 @@ pub fn criterion(scale: Scale) -> Criterion {
     Criterion::default()
         .without_plots()
         .sample_size(10)
-        .nresamples(1_000)
+        .nresamples(2_000)
         .warm_up_time(milliseconds(scale.pick(1, 10, 50)))
         .measurement_time(milliseconds(scale.pick(1, 60, 300)))
         .configure_from_args()

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use matrix_sdk_crypto::store::DynCryptoStore;
 use matrix_sdk_postgres::PostgresCryptoStore;
 use serde::{Deserialize, Serialize};
 
@@ -36,37 +37,37 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let account = "SELECT id FROM matrix_sdk.accounts WHERE name = $1";
     let account: i64 = client.query_one(account, &[&name(unix)]).await.unwrap().get(0);
 
-    let (turns, count) = scale.pick((1, 10), (25, 400), (51, 2_000));
-    let keys: Vec<&Key> = shelf.keys.iter().cycle().take(count).collect();
+    let (turns, count) = scale.pick((1, 10), (51, 200), (101, 1_000));
+    let keys: Vec<Key> = shelf.keys.iter().cycle().take(count).cloned().collect();
+    let in_memory = async |key: &Key| found(&*memory, key).await;
+    let in_store = async |key: &Key| found(&*store, key).await;
+    let on_the_wire = async |key: &Key| {
+        let (room_id, session_id) = (key.room_id.as_bytes(), key.session_id.as_bytes());
+        let row = client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
+        assert!(row.get::<_, &[u8]>(2).len() > 100);
+    };
     let mut comparison = Comparison::default();
     for _ in 0..turns {
-        let per_look_up = |started: Instant| started.elapsed().as_secs_f64() / count as f64;
-
-        let started = Instant::now();
-        for key in &keys {
-            let session = store.get_inbound_group_session(&key.room_id, &key.session_id).await;
-            assert!(session.unwrap().is_some());
-        }
-        comparison.store.push(per_look_up(started));
-
-        let started = Instant::now();
-        for key in &keys {
-            let (room_id, session_id) = (key.room_id.as_bytes(), key.session_id.as_bytes());
-            let row =
-                client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
-            assert!(row.get::<_, &[u8]>(2).len() > 100);
-        }
-        comparison.bare.push(per_look_up(started));
-
-        let started = Instant::now();
-        for key in &keys {
-            let session = memory.get_inbound_group_session(&key.room_id, &key.session_id).await;
-            assert!(session.unwrap().is_some());
-        }
-        comparison.decoding.push(per_look_up(started));
+        comparison.store.push(time(&keys, &in_store).await);
+        comparison.bare.push(time(&keys, &on_the_wire).await);
+        comparison.decoding.push(time(&keys, &in_memory).await);
     }
     println!("{}", comparison.summary());
     results::write("bare", &comparison);
+}
+
+async fn found(store: &DynCryptoStore, key: &Key) {
+    let session = store.get_inbound_group_session(&key.room_id, &key.session_id).await;
+    assert!(session.unwrap().is_some());
+}
+
+/// Seconds per key.
+async fn time(keys: &[Key], look_up: &impl AsyncFn(&Key)) -> f64 {
+    let started = Instant::now();
+    for key in keys {
+        look_up(key).await;
+    }
+    started.elapsed().as_secs_f64() / keys.len() as f64
 }
 
 impl Comparison {

@@ -79,7 +79,9 @@ impl Shelf {
         for store in &stores[1..] {
             store.close().await.unwrap();
         }
-        place.execute("VACUUM ANALYZE; CHECKPOINT").await;
+        for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
+            place.execute(sql).await;
+        }
     }
 
     /// A store to look keys up with.
