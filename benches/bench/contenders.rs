@@ -113,14 +113,22 @@ impl Place {
     }
 
     pub fn url(&self, distance: Distance) -> String {
-        let tcp = self.database.url();
-        let through = |port: u16| tcp.replace(&self.server.port().to_string(), &port.to_string());
         match distance {
             Distance::Unix => self.database.socket_url(),
-            Distance::Tcp => tcp,
-            Distance::HalfMillisecond => through(self.half_millisecond),
-            Distance::Millisecond => through(self.millisecond),
+            Distance::Tcp => self.database.url(),
+            Distance::HalfMillisecond => self.url_through(self.half_millisecond),
+            Distance::Millisecond => self.url_through(self.millisecond),
         }
+    }
+
+    /// The URL with another port, that of a proxy.
+    pub fn url_through(&self, port: u16) -> String {
+        self.database.url().replace(&self.server.port().to_string(), &port.to_string())
+    }
+
+    /// The server's address on TCP.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
     }
 
     /// A name that no store has yet.
@@ -130,17 +138,6 @@ impl Place {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
-    }
-
-    pub fn config(
-        &self,
-        distance: Distance,
-        encrypted: bool,
-        account: &str,
-    ) -> PostgresStoreConfig {
-        PostgresStoreConfig::new(self.url(distance), account)
-            .passphrase(encrypted.then_some(PASSPHRASE))
-            .atomically_timeout(Duration::from_secs(120))
     }
 
     /// Opens the store of this name, creating what is missing; in memory, a new one.
@@ -153,8 +150,7 @@ impl Place {
                 Subject::other(Arc::new(store.unwrap()))
             }
             Contender::Postgres { distance, encrypted } => {
-                let config = self.config(distance, encrypted, name);
-                Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
+                open_postgres(self.url(distance), name, encrypted).await
             }
         }
     }
@@ -163,4 +159,12 @@ impl Place {
     pub async fn execute(&self, sql: &str) {
         crate::common::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
     }
+}
+
+pub async fn open_postgres(url: String, account: &str, encrypted: bool) -> Subject {
+    let config = PostgresStoreConfig::new(url, account)
+        .passphrase(encrypted.then_some(PASSPHRASE))
+        // For a room of 5 000 members, unoptimised.
+        .atomically_timeout(Duration::from_secs(120));
+    Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     Meter, Step, Subject,
     counted::Counted,
-    friends::{Friend, Message, exported_keys, member, room},
+    friends::{Friend, Message, exported_keys, members, room},
 };
 use crate::common::machine::{Answer, Relay, SETTINGS, encrypt, open_machine};
 
@@ -233,12 +233,11 @@ impl Bot {
         step: &'static str,
     ) {
         let mut users = Vec::new();
-        for number in 0..MEMBERS {
-            let (user_id, devices) = member(number);
+        for (user_id, devices) in members(MEMBERS) {
             for keys in devices {
-                relay.add_device(&user_id, &keys);
+                relay.add_device(user_id, keys);
             }
-            users.push(user_id);
+            users.push(user_id.clone());
         }
         self.track(meter, relay, &users, step).await;
         let devices = self.machine.get_user_devices(&users[MEMBERS - 1], None).await.unwrap();

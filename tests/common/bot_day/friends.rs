@@ -1,5 +1,7 @@
 //! Those whom the bot talks to. Their stores are in memory and cost it nothing.
 
+use std::sync::OnceLock;
+
 use matrix_sdk_crypto::{
     OlmMachine,
     olm::{Account, ExportedRoomKey, SenderDataType},
@@ -75,11 +77,17 @@ pub async fn exported_keys(count: usize) -> Vec<ExportedRoomKey> {
     keys
 }
 
-/// A member of a big room, with two devices that nobody runs.
-pub fn member(number: usize) -> (OwnedUserId, Vec<DeviceKeys>) {
-    let user_id = OwnedUserId::try_from(format!("@member{number}:example.org")).unwrap();
-    let devices = ["ONE", "TWO"].map(|device_id| {
-        Account::with_device_id(&user_id, <&DeviceId>::from(device_id)).device_keys()
-    });
-    (user_id, devices.into())
+/// The members of a big room, with two devices each, which nobody runs. Made once: it takes long.
+pub fn members(count: usize) -> &'static [(OwnedUserId, [DeviceKeys; 2])] {
+    static MEMBERS: OnceLock<Vec<(OwnedUserId, [DeviceKeys; 2])>> = OnceLock::new();
+    MEMBERS.get_or_init(|| {
+        let member = |number| {
+            let user_id = OwnedUserId::try_from(format!("@member{number}:example.org")).unwrap();
+            let devices = ["ONE", "TWO"].map(|device_id| {
+                Account::with_device_id(&user_id, <&DeviceId>::from(device_id)).device_keys()
+            });
+            (user_id, devices)
+        };
+        (0..count).map(member).collect()
+    })
 }
