@@ -79,7 +79,7 @@ async fn save(
 
 /// The same keys into a new store each time.
 fn imports(criterion: &mut Criterion, runtime: &Runtime, place: &Place, scale: Scale) {
-    let sessions = supply::sessions(scale.pick(100, IMPORTED, IMPORTED));
+    let sessions = supply::sessions(scale.pick(100, IMPORTED / 5, IMPORTED));
     let contenders: Vec<(Contender, ())> =
         Contender::all().into_iter().map(|contender| (contender, ())).collect();
     let rounds = scale.pick(1, 1, 3);

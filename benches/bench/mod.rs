@@ -1,6 +1,7 @@
 //! What the benchmarks share.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod bare;
 pub mod contenders;
 pub mod criterion_rounds;
 pub mod delay;

@@ -1,29 +1,20 @@
-//! The store's look-up beside the same prepared statement on bare tokio-postgres, over a Unix socket.
-//! What decoding costs is what the memory store's look-up takes, for it decodes too.
+//! Measures [`Comparison`], and how far away each distance is.
 
-use std::time::Instant;
-
-use matrix_sdk_crypto::store::DynCryptoStore;
-use matrix_sdk_postgres::PostgresCryptoStore;
-use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     bench::{
         Scale,
-        contenders::{Contender, Distance, Place},
-        results, statistics,
+        bare::Comparison,
+        contenders::{Contender, DISTANCES, Distance, Place},
+        results,
+        statistics::median,
     },
     common::connect,
     shelf::{Key, Shelf, name},
 };
-
-/// Seconds per look-up, measured in turns.
-#[derive(Default, Serialize, Deserialize)]
-pub struct Comparison {
-    pub store: Vec<f64>,
-    pub bare: Vec<f64>,
-    pub decoding: Vec<f64>,
-}
+use matrix_sdk_crypto::store::DynCryptoStore;
+use matrix_sdk_postgres::PostgresCryptoStore;
 
 pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let unix = Contender::Postgres { distance: Distance::Unix, encrypted: false };
@@ -70,24 +61,20 @@ async fn time(keys: &[Key], look_up: &impl AsyncFn(&Key)) -> f64 {
     started.elapsed().as_secs_f64() / keys.len() as f64
 }
 
-impl Comparison {
-    /// The store's time as a multiple of the bare statement's and the decoding's.
-    pub fn ratio(&self) -> f64 {
-        let floor: Vec<f64> =
-            self.bare.iter().zip(&self.decoding).map(|(bare, decoding)| bare + decoding).collect();
-        statistics::median_ratio(&self.store, &floor)
+/// The seconds that a round trip takes.
+pub async fn distances(place: &Place, scale: Scale) {
+    let count = scale.pick(10, 200, 1_000);
+    let mut seconds = BTreeMap::new();
+    for distance in DISTANCES {
+        let client = connect(&place.url(distance)).await;
+        let statement = client.prepare("SELECT 1").await.unwrap();
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let started = Instant::now();
+            client.query_one(&statement, &[]).await.unwrap();
+            times.push(started.elapsed().as_secs_f64());
+        }
+        seconds.insert(distance.name(), median(times));
     }
-
-    pub fn summary(&self) -> String {
-        let microseconds = |values: &[f64]| statistics::median(values.to_vec()) * 1e6;
-        format!(
-            "A look-up over a Unix socket: {:.1} µs; the bare statement {:.1} µs, decoding {:.1} µs; \
-             ratio {:.2} (median of {} turns)",
-            microseconds(&self.store),
-            microseconds(&self.bare),
-            microseconds(&self.decoding),
-            self.ratio(),
-            self.store.len()
-        )
-    }
+    results::write("distances", &seconds);
 }
