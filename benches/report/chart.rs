@@ -30,7 +30,7 @@ pub fn bars(path: &Path, title: &str, values: &[(Contender, f64)], label: impl F
     let size = (WIDTH.unsigned_abs(), height.unsigned_abs());
     let area = SVGBackend::new(path, size).into_drawing_area();
     let font = |size: f64| ("sans-serif", size).into_font().color(&TEXT);
-    let heading = font(16.0).pos(Pos::new(HPos::Left, VPos::Top));
+    let heading = font(20.0).pos(Pos::new(HPos::Left, VPos::Top));
     area.draw(&Text::new(title, (8, 6), heading)).unwrap();
 
     let longest = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
@@ -43,11 +43,11 @@ pub fn bars(path: &Path, title: &str, values: &[(Contender, f64)], label: impl F
             Contender::Sqlite { .. } => SQLITE,
             Contender::Postgres { .. } => POSTGRES,
         };
-        let name = font(13.0).pos(Pos::new(HPos::Right, VPos::Center));
+        let name = font(16.0).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw(&Text::new(contender.name(), (LABELS - 8, middle), name)).unwrap();
         let corners = [(LABELS, top), (LABELS + length.max(1), top + BAR)];
         area.draw(&Rectangle::new(corners, color.filled())).unwrap();
-        let number = font(13.0).pos(Pos::new(HPos::Left, VPos::Center));
+        let number = font(16.0).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(label(*value), (LABELS + length + 8, middle), number)).unwrap();
     }
     area.present().unwrap();

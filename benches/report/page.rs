@@ -92,7 +92,7 @@ pub fn bot_day(page: &mut String, charts: &Path, days: &Days, costs: &[(usize, u
     write!(
         page,
         "A real `OlmMachine` with 20 friends. On our store each sync is one `store.atomically`. \
-Opening includes stretching the passphrase. {} turns.\n\n",
+Opening includes stretching the passphrase. Turns: {}.\n\n",
         days.rounds()
     )
     .unwrap();
