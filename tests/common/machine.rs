@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine, TrustRequirement,
+    DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine,
+    TrustRequirement,
     store::IntoCryptoStore,
-    types::requests::{AnyOutgoingRequest, ToDeviceRequest},
+    types::{
+        DeviceKeys as SignedDeviceKeys,
+        requests::{AnyOutgoingRequest, OutgoingRequest, ToDeviceRequest},
+    },
 };
 use ruma::{
-    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, RoomId, UserId,
+    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedTransactionId, OwnedUserId, RoomId, UserId,
     api::client::{
         keys::{claim_keys, get_keys, upload_keys},
+        sync::sync_events::DeviceLists,
         to_device::send_event_to_device,
     },
     encryption::{DeviceKeys, OneTimeKey},
@@ -64,27 +69,33 @@ impl Relay {
                 return;
             }
             for request in requests {
-                let id = request.request_id();
-                match request.request() {
-                    AnyOutgoingRequest::KeysUpload(request) => {
-                        let response = self.upload(machine, request);
-                        machine.mark_request_as_sent(id, &response).await.unwrap();
-                    }
-                    AnyOutgoingRequest::KeysQuery(request) => {
-                        let mut response = get_keys::v3::Response::new();
-                        for user_id in request.device_keys.keys() {
-                            if let Some(devices) = self.devices.get(user_id) {
-                                response.device_keys.insert(user_id.clone(), devices.clone());
-                            }
-                        }
-                        machine.mark_request_as_sent(id, &response).await.unwrap();
-                    }
-                    AnyOutgoingRequest::ToDeviceRequest(request) => {
-                        self.send(machine, request).await;
-                    }
-                    other => panic!("unexpected request {other:?}"),
+                if let AnyOutgoingRequest::ToDeviceRequest(request) = request.request() {
+                    self.send(machine, request).await;
+                } else {
+                    let answer = self.answer(machine, &request);
+                    answer.mark_as_sent(machine).await.unwrap();
                 }
             }
+        }
+    }
+
+    /// The answer to an outgoing request.
+    pub fn answer(&mut self, machine: &OlmMachine, request: &OutgoingRequest) -> Answer {
+        let id = request.request_id().to_owned();
+        match request.request() {
+            AnyOutgoingRequest::KeysUpload(request) => {
+                Answer::Upload(id, self.upload(machine, request))
+            }
+            AnyOutgoingRequest::KeysQuery(request) => {
+                let mut response = get_keys::v3::Response::new();
+                for user_id in request.device_keys.keys() {
+                    if let Some(devices) = self.devices.get(user_id) {
+                        response.device_keys.insert(user_id.clone(), devices.clone());
+                    }
+                }
+                Answer::Query(id, response)
+            }
+            other => panic!("unexpected request {other:?}"),
         }
     }
 
@@ -104,8 +115,21 @@ impl Relay {
         upload_keys::v3::Response::new([(OneTimeKeyAlgorithm::SignedCurve25519, count)].into())
     }
 
-    /// Puts a to-device request into the recipients' inboxes.
+    /// Adds a device that nobody runs.
+    pub fn add_device(&mut self, user_id: &UserId, keys: &SignedDeviceKeys) {
+        let devices = self.devices.entry(user_id.to_owned()).or_default();
+        devices.insert(keys.device_id.clone(), keys.to_raw());
+    }
+
+    /// Puts a to-device request into the recipients' inboxes, and marks it as sent.
     pub async fn send(&mut self, machine: &OlmMachine, request: &ToDeviceRequest) {
+        self.deliver(machine, request);
+        let response = send_event_to_device::v3::Response::new();
+        machine.mark_request_as_sent(&request.txn_id, &response).await.unwrap();
+    }
+
+    /// Puts a to-device request into the recipients' inboxes.
+    pub fn deliver(&mut self, machine: &OlmMachine, request: &ToDeviceRequest) {
         for (user_id, messages) in &request.messages {
             for (device_id, content) in messages {
                 assert!(matches!(device_id, DeviceIdOrAllDevices::DeviceId(_)));
@@ -118,8 +142,6 @@ impl Relay {
                 self.inbox.entry(user_id.clone()).or_default().push(event);
             }
         }
-        let response = send_event_to_device::v3::Response::new();
-        machine.mark_request_as_sent(&request.txn_id, &response).await.unwrap();
     }
 
     /// The to-device events that wait for a user.
@@ -134,19 +156,22 @@ impl Relay {
 
     /// Delivers what waits for the machine, as one sync.
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
+        let sync = self.next_sync(machine, token);
+        machine.receive_sync_changes(sync.changes(), &SETTINGS).await.unwrap();
+        self.serve(machine).await;
+    }
+
+    /// Takes what waits for the machine.
+    pub fn next_sync(&mut self, machine: &OlmMachine, token: &str) -> Sync {
         let counts = self.one_time_keys.get(machine.user_id());
         let count = counts.and_then(|keys| keys.get(machine.device_id())).map_or(0, BTreeMap::len);
-        let counts =
-            [(OneTimeKeyAlgorithm::SignedCurve25519, u32::try_from(count).unwrap().into())];
-        let changes = EncryptionSyncChanges {
+        let count = u32::try_from(count).unwrap().into();
+        Sync {
             to_device_events: self.take(machine.user_id()),
-            changed_devices: &Default::default(),
-            one_time_keys_counts: &counts.into(),
-            unused_fallback_keys: None,
-            next_batch_token: Some(token.to_owned()),
-        };
-        machine.receive_sync_changes(changes, &SETTINGS).await.unwrap();
-        self.serve(machine).await;
+            one_time_keys_counts: [(OneTimeKeyAlgorithm::SignedCurve25519, count)].into(),
+            changed_devices: DeviceLists::new(),
+            token: token.to_owned(),
+        }
     }
 
     /// Makes the machine follow the users and fetches their devices.
@@ -175,6 +200,41 @@ impl Relay {
             machine.share_room_key(room_id, users.iter().copied(), settings).await.unwrap();
         for request in requests {
             self.send(machine, &request).await;
+        }
+    }
+}
+
+/// A homeserver's answer to the request of this id.
+pub enum Answer {
+    Upload(OwnedTransactionId, upload_keys::v3::Response),
+    Query(OwnedTransactionId, get_keys::v3::Response),
+}
+
+impl Answer {
+    pub async fn mark_as_sent(&self, machine: &OlmMachine) -> Result<(), OlmError> {
+        match self {
+            Self::Upload(id, response) => machine.mark_request_as_sent(id, response).await,
+            Self::Query(id, response) => machine.mark_request_as_sent(id, response).await,
+        }
+    }
+}
+
+/// What one sync brings.
+pub struct Sync {
+    to_device_events: Vec<Raw<AnyToDeviceEvent>>,
+    one_time_keys_counts: BTreeMap<OneTimeKeyAlgorithm, ruma::UInt>,
+    changed_devices: DeviceLists,
+    token: String,
+}
+
+impl Sync {
+    pub fn changes(&self) -> EncryptionSyncChanges<'_> {
+        EncryptionSyncChanges {
+            to_device_events: self.to_device_events.clone(),
+            changed_devices: &self.changed_devices,
+            one_time_keys_counts: &self.one_time_keys_counts,
+            unused_fallback_keys: None,
+            next_batch_token: Some(self.token.clone()),
         }
     }
 }

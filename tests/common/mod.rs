@@ -1,6 +1,7 @@
 //! What the tests share.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod bot_day;
 pub mod directory;
 pub mod fixture;
 pub mod machine;

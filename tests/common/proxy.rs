@@ -1,4 +1,5 @@
-//! A TCP proxy that counts turns of the wire: how often the client had to wait for the server.
+//! A TCP proxy that counts turns of the wire: how often the client had to wait for the server. And
+//! the transactions that it committed.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -15,10 +16,19 @@ use std::{
 /// then, so that a message pipelined behind another never looks like an answer to its answer.
 const SILENCE: Duration = Duration::from_millis(15);
 
-/// Counts the turns of all its connections together.
+/// How a transaction is committed: `COMMIT` as a simple query.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+
+/// Counts what all its connections do together.
 pub struct Proxy {
     port: u16,
-    turns: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    turns: AtomicUsize,
+    commits: AtomicUsize,
 }
 
 impl Proxy {
@@ -26,15 +36,15 @@ impl Proxy {
     pub fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let turns = Arc::new(AtomicUsize::new(0));
-        let counter = turns.clone();
+        let counts = Arc::new(Counts::default());
+        let counter = counts.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
                 pass(client, server, counter.clone());
             }
         });
-        Self { port, turns }
+        Self { port, counts }
     }
 
     pub fn port(&self) -> u16 {
@@ -42,11 +52,15 @@ impl Proxy {
     }
 
     pub fn turns(&self) -> usize {
-        self.turns.load(Ordering::SeqCst)
+        self.counts.turns.load(Ordering::SeqCst)
+    }
+
+    pub fn commits(&self) -> usize {
+        self.counts.commits.load(Ordering::SeqCst)
     }
 }
 
-fn pass(client: TcpStream, server: TcpStream, turns: Arc<AtomicUsize>) {
+fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
@@ -58,12 +72,18 @@ fn pass(client: TcpStream, server: TcpStream, turns: Arc<AtomicUsize>) {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         let mut silent = true;
+        // The end of what came before: a message may come in two pieces.
+        let mut seen = Vec::new();
         loop {
             from.set_read_timeout((!silent).then_some(SILENCE)).unwrap();
             match from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
                     silent = false;
+                    seen.extend_from_slice(&buffer[..count]);
+                    let commits = seen.windows(COMMIT.len()).filter(|bytes| *bytes == COMMIT);
+                    counts.commits.fetch_add(commits.count(), Ordering::SeqCst);
+                    seen.drain(..seen.len().saturating_sub(COMMIT.len() - 1));
                     *state.0.lock().unwrap() = true;
                     if to.write_all(&buffer[..count]).is_err() {
                         break;
@@ -73,7 +93,7 @@ fn pass(client: TcpStream, server: TcpStream, turns: Arc<AtomicUsize>) {
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
                     silent = true;
-                    turns.fetch_add(1, Ordering::SeqCst);
+                    counts.turns.fetch_add(1, Ordering::SeqCst);
                     *state.0.lock().unwrap() = false;
                     state.1.notify_all();
                 }

@@ -1,0 +1,170 @@
+//! The stores that are compared, and where they live.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use matrix_sdk_crypto::store::MemoryStore;
+use matrix_sdk_postgres::{
+    PostgresCryptoStore, PostgresStoreConfig,
+    testing::{PostgresServer, TestDatabase},
+};
+use matrix_sdk_sqlite::SqliteCryptoStore;
+
+use super::delay;
+use crate::common::{PASSPHRASE, bot_day::Subject, directory::Directory};
+
+/// How far away PostgreSQL is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    Unix,
+    Tcp,
+    HalfMillisecond,
+    Millisecond,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contender {
+    Memory,
+    Sqlite { encrypted: bool },
+    Postgres { distance: Distance, encrypted: bool },
+}
+
+pub const DISTANCES: [Distance; 4] =
+    [Distance::Unix, Distance::Tcp, Distance::HalfMillisecond, Distance::Millisecond];
+
+impl Contender {
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::Memory];
+        for encrypted in [false, true] {
+            all.push(Self::Sqlite { encrypted });
+            all.extend(DISTANCES.map(|distance| Self::Postgres { distance, encrypted }));
+        }
+        all
+    }
+
+    pub fn name(self) -> String {
+        let (name, encrypted) = match self {
+            Self::Memory => return "memory".to_owned(),
+            Self::Sqlite { encrypted } => ("SQLite".to_owned(), encrypted),
+            Self::Postgres { distance, encrypted } => {
+                (format!("PostgreSQL, {}", distance.name()), encrypted)
+            }
+        };
+        if encrypted { format!("{name}, encrypted") } else { name }
+    }
+
+    pub fn encrypted(self) -> bool {
+        match self {
+            Self::Memory => false,
+            Self::Sqlite { encrypted } | Self::Postgres { encrypted, .. } => encrypted,
+        }
+    }
+}
+
+impl Distance {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unix => "Unix socket",
+            Self::Tcp => "TCP",
+            Self::HalfMillisecond => "0.5 ms away",
+            Self::Millisecond => "1 ms away",
+        }
+    }
+}
+
+/// A PostgreSQL server of its own, as durable as PostgreSQL is by default, and a directory beside it.
+pub struct Place {
+    database: TestDatabase,
+    server: PostgresServer,
+    half_millisecond: u16,
+    millisecond: u16,
+    directory: Directory,
+    names: AtomicUsize,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        let server = PostgresServer::builder().durable(true).start().unwrap();
+        let database = server.create_database().unwrap();
+        let address = format!("127.0.0.1:{}", server.port());
+        let directory = Directory::new();
+        std::fs::create_dir(&directory.0).unwrap();
+        let place = Self {
+            database,
+            half_millisecond: delay::start(address.clone(), Duration::from_micros(500)),
+            millisecond: delay::start(address, Duration::from_millis(1)),
+            server,
+            directory,
+            names: AtomicUsize::new(0),
+        };
+        // The schema is there before anything is measured.
+        PostgresCryptoStore::open(place.url(Distance::Unix), "first", None).await.unwrap();
+        place
+    }
+
+    pub fn postgres_version(&self) -> u32 {
+        self.server.version()
+    }
+
+    pub fn url(&self, distance: Distance) -> String {
+        match distance {
+            Distance::Unix => self.database.socket_url(),
+            Distance::Tcp => self.database.url(),
+            Distance::HalfMillisecond => self.url_through(self.half_millisecond),
+            Distance::Millisecond => self.url_through(self.millisecond),
+        }
+    }
+
+    /// The URL with another port, that of a proxy.
+    pub fn url_through(&self, port: u16) -> String {
+        self.database.url().replace(&self.server.port().to_string(), &port.to_string())
+    }
+
+    /// The server's address on TCP.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port())
+    }
+
+    /// A name that no store has yet.
+    pub fn new_name(&self) -> String {
+        format!("store{}", self.names.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.0.join(name)
+    }
+
+    /// Opens the store of this name, creating what is missing; in memory, a new one.
+    pub async fn open(&self, contender: Contender, name: &str) -> Subject {
+        match contender {
+            Contender::Memory => Subject::other(MemoryStore::new()),
+            Contender::Sqlite { encrypted } => {
+                let passphrase = encrypted.then_some(PASSPHRASE);
+                let store = SqliteCryptoStore::open(self.path(name), passphrase).await;
+                Subject::other(Arc::new(store.unwrap()))
+            }
+            Contender::Postgres { distance, encrypted } => {
+                open_postgres(self.url(distance), name, encrypted).await
+            }
+        }
+    }
+
+    /// Runs SQL as superuser.
+    pub async fn execute(&self, sql: &str) {
+        crate::common::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
+    }
+}
+
+pub async fn open_postgres(url: String, account: &str, encrypted: bool) -> Subject {
+    let config = PostgresStoreConfig::new(url, account)
+        .passphrase(encrypted.then_some(PASSPHRASE))
+        // For a room of 5 000 members, unoptimised.
+        .atomically_timeout(Duration::from_secs(120));
+    Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
+}

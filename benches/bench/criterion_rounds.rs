@@ -1,0 +1,41 @@
+//! Criterion measures one contender after the other, and machines drift meanwhile: so all take their
+//! turns, for a short time each, in several rounds.
+
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, SamplingMode};
+
+use super::{Scale, contenders::Contender};
+
+pub fn criterion(scale: Scale) -> Criterion {
+    let milliseconds = |milliseconds| Duration::from_millis(milliseconds);
+    Criterion::default()
+        .without_plots()
+        .sample_size(10)
+        .nresamples(2_000)
+        .warm_up_time(milliseconds(scale.pick(1, 10, 50)))
+        .measurement_time(milliseconds(scale.pick(1, 60, 300)))
+        .configure_from_args()
+}
+
+/// Measures a case for each contender, `rounds` times in turns. `measure` returns how long so many
+/// iterations took.
+pub fn in_turns<T>(
+    criterion: &mut Criterion,
+    case: &str,
+    rounds: usize,
+    contenders: &[(Contender, T)],
+    mut measure: impl FnMut(&Contender, &T, u64) -> Duration,
+) {
+    let mut group = criterion.benchmark_group(case);
+    // As many iterations in each sample: the same work for all.
+    group.sampling_mode(SamplingMode::Flat);
+    for round in 0..rounds {
+        for (contender, subject) in contenders {
+            group.bench_function(BenchmarkId::new(contender.name(), round), |bencher| {
+                bencher.iter_custom(|iterations| measure(contender, subject, iterations));
+            });
+        }
+    }
+    group.finish();
+}

@@ -1,0 +1,214 @@
+//! The page, section by section.
+
+use std::{collections::BTreeMap, fmt::Write, path::Path};
+
+use super::{
+    readings::{Case, Days},
+    tables::{by_case, digits, thousands, time},
+};
+use crate::{
+    bench::{
+        bare::Comparison,
+        contenders::{Contender, DISTANCES, Distance},
+    },
+    chart,
+};
+
+const SQLITE: Contender = Contender::Sqlite { encrypted: true };
+
+fn postgres(distance: Distance) -> Contender {
+    Contender::Postgres { distance, encrypted: true }
+}
+
+/// The encrypted stores, and the one in memory: what a chart shows.
+fn shown() -> Vec<Contender> {
+    super::tables::columns(true)
+}
+
+fn chart(
+    page: &mut String,
+    charts: &Path,
+    name: &str,
+    title: &str,
+    values: impl Fn(Contender) -> f64,
+    label: impl Fn(f64) -> String,
+) {
+    let values: Vec<_> =
+        shown().into_iter().map(|contender| (contender, values(contender))).collect();
+    chart::bars(&charts.join(format!("{name}.svg")), title, &values, label);
+    writeln!(page, "![{title}](benchmarks/{name}.svg)\n").unwrap();
+}
+
+pub fn introduction(page: &mut String, quick: bool, machine: &str) {
+    let mode = if quick { " --quick" } else { "" };
+    write!(
+        page,
+        "# Benchmarks\n\n\
+Written by `scripts/bench{mode}`. All contenders take turns in the same run; figures are medians, \
+ratios are medians of the ratios of one turn.\n\n\
+- **PostgreSQL** with its default durability, `fsync` and `synchronous_commit` on: over a Unix socket, \
+over TCP, and behind a proxy that makes every round trip 0.5 or 1 ms longer.\n\
+- **SQLite** is `matrix-sdk-sqlite` as it is configured by default; it waits for the disk at each \
+commit, too. **memory** is the SDK's `MemoryStore`, which keeps nothing.\n\
+- *Encrypted*: opened with a passphrase.\n\n"
+    )
+    .unwrap();
+    if quick {
+        page.push_str("A quick run: few turns, so a hint and not a result.\n\n");
+    }
+    write!(page, "```text\n{}\n```\n\n", machine.trim()).unwrap();
+}
+
+/// What the project aims at, and what was measured.
+pub fn aims(page: &mut String, days: &Days, criterion: &BTreeMap<String, Case>, bare: &Comparison) {
+    let day = days.sum(|_| true);
+    let import = import(criterion).1;
+    let mut row = |aim: &str, limit: &str, value: f64| {
+        writeln!(page, "| {aim} | {limit} | {} |", digits(value)).unwrap();
+    };
+    row(
+        "a day, 1 ms away, beside SQLite",
+        "at most 1",
+        day.ratio(postgres(Distance::Millisecond), SQLITE),
+    );
+    row(
+        "a day, Unix socket, beside SQLite",
+        "at most 0.5",
+        day.ratio(postgres(Distance::Unix), SQLITE),
+    );
+    row(
+        "rate of an import, beside SQLite",
+        "at least 1.5",
+        import.ratio(SQLITE, postgres(Distance::Unix)),
+    );
+    row("a look-up, beside the bare statement and decoding", "at most 1.15", bare.ratio());
+    page.push('\n');
+}
+
+pub fn bot_day(page: &mut String, charts: &Path, days: &Days, costs: &[(usize, usize, usize)]) {
+    let whole = days.sum(|_| true);
+    page.push_str("## A bot's day\n\n");
+    chart(page, charts, "bot_day", "A bot's day", |contender| whole.seconds(contender), time);
+    write!(
+        page,
+        "A real `OlmMachine` with 20 friends. On our store each sync is one `store.atomically`. \
+Opening includes stretching the passphrase. Turns: {}.\n\n",
+        days.rounds()
+    )
+    .unwrap();
+    let steps: Vec<_> =
+        days.steps.iter().map(|step| (step.as_str(), days.sum(|name| name == step))).collect();
+    for encrypted in [true, false] {
+        let rows = steps.iter().map(|(name, case)| (*name, case));
+        let rows = rows.chain([("**the whole day**", &whole)]);
+        let heading = if encrypted { "encrypted" } else { "plain" };
+        by_case(page, encrypted, heading, rows, |case, contender| time(case.seconds(contender)));
+    }
+    let beside = |page: &mut String, encrypted| {
+        let cell =
+            |case: &Case, contender| digits(case.ratio(contender, Contender::Sqlite { encrypted }));
+        let heading = if encrypted { "times SQLite, encrypted" } else { "times SQLite, plain" };
+        by_case(page, encrypted, heading, [("the whole day", &whole)], cell);
+    };
+    beside(page, true);
+    beside(page, false);
+    page.push_str("What crosses the wire, opening connections included:\n\n");
+    page.push_str("| step | store calls | round trips | commits |\n|---|--:|--:|--:|\n");
+    for (step, (calls, round_trips, commits)) in days.steps.iter().zip(costs) {
+        writeln!(page, "| {step} | {calls} | {round_trips} | {commits} |").unwrap();
+    }
+    page.push('\n');
+}
+
+pub fn look_ups(
+    page: &mut String,
+    charts: &Path,
+    criterion: &BTreeMap<String, Case>,
+    bare: &Comparison,
+    distances: &BTreeMap<String, f64>,
+) {
+    page.push_str("## Looking a room key up\n\n");
+    let mut sizes: Vec<usize> = criterion
+        .keys()
+        .filter_map(|name| {
+            name.strip_prefix("session_lookup/hit/")?.split('/').next()?.parse().ok()
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let case = |kind: &str, size: usize, callers: usize| {
+        &criterion[&format!("session_lookup/{kind}/{size}/{callers}")]
+    };
+    let largest = sizes[sizes.len() - 1];
+    let title = format!("One look-up among {} room keys", thousands(largest));
+    let hit = case("hit", largest, 1);
+    chart(page, charts, "session_lookup", &title, |contender| hit.seconds(contender), time);
+    for encrypted in [true, false] {
+        let heading = if encrypted { "encrypted" } else { "plain" };
+        for (callers, title) in [(1, "one caller"), (16, "16 callers at once, look-ups a second")] {
+            let mut rows = Vec::new();
+            for kind in ["hit", "miss", "wrong room"] {
+                for size in &sizes {
+                    let name = format!("{kind}, {} keys", thousands(*size));
+                    rows.push((name, case(kind, *size, callers)));
+                }
+            }
+            let rows = rows.iter().map(|(name, case)| (name.as_str(), *case));
+            by_case(page, encrypted, &format!("{heading}, {title}"), rows, |case, contender| {
+                let seconds = case.seconds(contender);
+                if callers == 1 { time(seconds) } else { thousands((1.0 / seconds) as usize) }
+            });
+        }
+    }
+    writeln!(page, "{}.\n", bare.summary()).unwrap();
+    page.push_str("A round trip of the smallest prepared statement on bare tokio-postgres: ");
+    let distances = DISTANCES
+        .map(|distance| format!("{} {}", distance.name(), time(distances[distance.name()])));
+    writeln!(page, "{}.\n", distances.join(", ")).unwrap();
+}
+
+/// The number of imported keys, and the case.
+fn import(criterion: &BTreeMap<String, Case>) -> (usize, &Case) {
+    let found = criterion.iter().find_map(|(name, case)| {
+        Some((name.strip_prefix("save_changes/import/")?.parse().ok()?, case))
+    });
+    found.unwrap()
+}
+
+pub fn saving(page: &mut String, charts: &Path, criterion: &BTreeMap<String, Case>) {
+    let (count, imported) = import(criterion);
+    page.push_str("## Saving\n\n");
+    let rate = |contender| count as f64 / imported.seconds(contender);
+    let title = format!("Room keys saved in a second, {} in one call", thousands(count));
+    chart(page, charts, "save_changes", &title, rate, |rate| thousands(rate as usize));
+    let one = &criterion["save_changes/one session/1"];
+    let busy = &criterion["save_changes/busy sync/1"];
+    let imports = format!("{} imported room keys", thousands(count));
+    for encrypted in [true, false] {
+        let rows = [
+            ("one room key and a token", one),
+            ("a busy sync: 20 of each", busy),
+            (imports.as_str(), imported),
+        ];
+        let heading = if encrypted { "encrypted" } else { "plain" };
+        by_case(page, encrypted, heading, rows, |case, contender| time(case.seconds(contender)));
+        let heading = format!("{heading}, times SQLite");
+        by_case(page, encrypted, &heading, rows, |case, contender| {
+            digits(case.ratio(contender, Contender::Sqlite { encrypted }))
+        });
+    }
+}
+
+pub fn disk(page: &mut String, pg_test_fsync: Option<String>) {
+    page.push_str("## The disk\n\n");
+    match pg_test_fsync {
+        Some(output) => write!(
+            page,
+            "A commit waits for the disk once. `pg_test_fsync`, in the directory where the stores \
+were:\n\n```text\n{}\n```\n",
+            output.trim()
+        )
+        .unwrap(),
+        None => page.push_str("`pg_test_fsync` is not on this machine.\n"),
+    }
+}

@@ -1,0 +1,80 @@
+//! Measures [`Comparison`], and how far away each distance is.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use crate::{
+    bench::{
+        Scale,
+        bare::Comparison,
+        contenders::{Contender, DISTANCES, Distance, Place},
+        results,
+        statistics::median,
+    },
+    common::connect,
+    shelf::{Key, Shelf, name},
+};
+use matrix_sdk_crypto::store::DynCryptoStore;
+use matrix_sdk_postgres::PostgresCryptoStore;
+
+pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
+    let unix = Contender::Postgres { distance: Distance::Unix, encrypted: false };
+    let store = shelf.reader(place, unix).await;
+    let memory = shelf.reader(place, Contender::Memory).await;
+    let client = connect(&place.url(Distance::Unix)).await;
+    let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
+    let (_, sql, types) =
+        texts.into_iter().find(|(name, ..)| *name == "megolm_inbound_sessions.get").unwrap();
+    let statement = client.prepare_typed(&sql, types).await.unwrap();
+    let account = "SELECT id FROM matrix_sdk.accounts WHERE name = $1";
+    let account: i64 = client.query_one(account, &[&name(unix)]).await.unwrap().get(0);
+
+    let (turns, count) = scale.pick((1, 10), (51, 200), (101, 1_000));
+    let keys: Vec<Key> = shelf.keys.iter().cycle().take(count).cloned().collect();
+    let in_memory = async |key: &Key| found(&*memory, key).await;
+    let in_store = async |key: &Key| found(&*store, key).await;
+    let on_the_wire = async |key: &Key| {
+        let (room_id, session_id) = (key.room_id.as_bytes(), key.session_id.as_bytes());
+        let row = client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
+        assert!(row.get::<_, &[u8]>(2).len() > 100);
+    };
+    let mut comparison = Comparison::default();
+    for _ in 0..turns {
+        comparison.store.push(time(&keys, &in_store).await);
+        comparison.bare.push(time(&keys, &on_the_wire).await);
+        comparison.decoding.push(time(&keys, &in_memory).await);
+    }
+    println!("{}", comparison.summary());
+    results::write("bare", &comparison);
+}
+
+async fn found(store: &DynCryptoStore, key: &Key) {
+    let session = store.get_inbound_group_session(&key.room_id, &key.session_id).await;
+    assert!(session.unwrap().is_some());
+}
+
+/// Seconds per key.
+async fn time(keys: &[Key], look_up: &impl AsyncFn(&Key)) -> f64 {
+    let started = Instant::now();
+    for key in keys {
+        look_up(key).await;
+    }
+    started.elapsed().as_secs_f64() / keys.len() as f64
+}
+
+/// The seconds that a round trip takes.
+pub async fn distances(place: &Place, scale: Scale) {
+    let count = scale.pick(10, 200, 1_000);
+    let mut seconds = BTreeMap::new();
+    for distance in DISTANCES {
+        let client = connect(&place.url(distance)).await;
+        let statement = client.prepare("SELECT 1").await.unwrap();
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let started = Instant::now();
+            client.query_one(&statement, &[]).await.unwrap();
+            times.push(started.elapsed().as_secs_f64());
+        }
+        seconds.insert(distance.name(), median(times));
+    }
+    results::write("distances", &seconds);
+}

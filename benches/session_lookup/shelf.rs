@@ -1,0 +1,99 @@
+//! The same room keys in every store.
+
+use std::sync::Arc;
+
+use matrix_sdk_crypto::{
+    olm::{Account, SenderDataType},
+    store::DynCryptoStore,
+};
+use ruma::{OwnedRoomId, device_id, user_id};
+
+use crate::{
+    bench::contenders::{Contender, Distance, Place},
+    common::{bot_day::Subject, fixture::inbound_session},
+};
+
+const SESSIONS_A_ROOM: usize = 50;
+const BATCH: usize = 10_000;
+/// So many keys are looked up at most: enough to reach beyond what a cache holds.
+const KEYS: usize = 20_000;
+
+#[derive(Clone)]
+pub struct Key {
+    pub room_id: OwnedRoomId,
+    pub session_id: String,
+}
+
+/// Five stores that grow together: in memory, and a plain and an encrypted one of each other kind.
+/// All distances read the same PostgreSQL.
+pub struct Shelf {
+    memory: Subject,
+    account: Account,
+    size: usize,
+    /// What can be looked up.
+    pub keys: Vec<Key>,
+}
+
+const STORED: [Contender; 4] = [
+    Contender::Sqlite { encrypted: false },
+    Contender::Sqlite { encrypted: true },
+    Contender::Postgres { distance: Distance::Unix, encrypted: false },
+    Contender::Postgres { distance: Distance::Unix, encrypted: true },
+];
+
+impl Shelf {
+    pub async fn new(place: &Place) -> Self {
+        Self {
+            memory: place.open(Contender::Memory, "").await,
+            account: Account::with_device_id(user_id!("@sender:example.org"), device_id!("DEVICE")),
+            size: 0,
+            keys: Vec::new(),
+        }
+    }
+
+    /// Adds room keys until there are so many.
+    pub async fn fill(&mut self, place: &Place, size: usize) {
+        let mut stores = vec![self.memory.store()];
+        for contender in STORED {
+            stores.push(place.open(contender, name(contender)).await.store());
+        }
+        let step = size.div_ceil(KEYS);
+        while self.size < size {
+            let batch = self.size..size.min(self.size + BATCH);
+            let mut sessions = Vec::with_capacity(batch.len());
+            for number in batch {
+                let room_id = format!("!room{}:example.org", number / SESSIONS_A_ROOM);
+                let room_id: OwnedRoomId = room_id.try_into().unwrap();
+                let session = inbound_session(&self.account, &room_id, SenderDataType::DeviceInfo);
+                if number % step == 0 {
+                    let session_id = session.session_id().to_owned();
+                    self.keys.push(Key { room_id, session_id });
+                }
+                sessions.push(session);
+            }
+            self.size += sessions.len();
+            for store in &stores {
+                store.save_inbound_group_sessions(sessions.clone(), None).await.unwrap();
+            }
+        }
+        for store in &stores[1..] {
+            store.close().await.unwrap();
+        }
+        for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
+            place.execute(sql).await;
+        }
+    }
+
+    /// A store to look keys up with.
+    pub async fn reader(&self, place: &Place, contender: Contender) -> Arc<DynCryptoStore> {
+        match contender {
+            Contender::Memory => self.memory.store(),
+            _ => place.open(contender, name(contender)).await.store(),
+        }
+    }
+}
+
+/// Of the account, and of SQLite's directory.
+pub fn name(contender: Contender) -> &'static str {
+    if contender.encrypted() { "encrypted" } else { "plain" }
+}
