@@ -38,11 +38,13 @@ pub struct Counts {
 
 impl Inbox {
     /// At start: whatever waited for a key, or was refused by the webhook, gets another chance.
-    /// A crash may have come between a key and the note that it is here.
+    /// A crash may have come between a key and the note that it is here. Keys that came while nobody
+    /// was there follow with the first sync, so what waits for one holds its room back once more.
     pub async fn retry_all(&self) -> Result<(), BridgeError> {
         let retry = "
             UPDATE webhook_bridge.events
-            SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL
+            SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL,
+                received_at = CASE state WHEN 'waiting' THEN now() ELSE received_at END
             WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0)";
         let forget = "
             DELETE FROM webhook_bridge.events

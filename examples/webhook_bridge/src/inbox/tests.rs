@@ -108,6 +108,8 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     inbox.wait_for_key("$2").await.unwrap();
     inbox.retry_all().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
+    inbox.wait_for_key("$2").await.unwrap();
+    assert_eq!(due(&inbox).await, ["$1"], "after a start it holds the room back once more");
 }
 
 #[tokio::test]
