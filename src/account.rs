@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use backon::Retryable;
 use deadpool_postgres::Object;
 use matrix_sdk_crypto::CryptoStoreError;
 use tokio_postgres::{
@@ -22,7 +23,7 @@ use crate::{
     atomically::Scope,
     batch::{Batch, Cell},
     codec::{Codec, SealedCipher},
-    connection::{Database, Param},
+    connection::{Database, Param, is_transient},
     migrations,
     ownership::{Ownership, Tokens},
     presence::Presence,
@@ -67,7 +68,9 @@ impl OpenAccount {
         config: &PostgresStoreConfig,
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
-        let (id, codec) = find(&database, config).await?;
+        // Of a shared pool, a connection that has died unnoticed is no reason to fail.
+        let find = || find(&database, config);
+        let (id, codec) = find.retry(database.backoff()).when(may_pass).await?;
         let (owner, presence) = match config.access {
             Access::Observe => (Arc::new(Ownership::new(id, false, Tokens::default())), None),
             Access::Exclusive | Access::Shared => {
@@ -220,6 +223,11 @@ impl OpenAccount {
     pub(crate) fn close_pool(&self) {
         self.database.close_pool();
     }
+}
+
+/// Whether it is worth another try; a server that cannot be reached is reported at once.
+fn may_pass(error: &OpenStoreError) -> bool {
+    matches!(error, OpenStoreError::Store(error) if is_transient(error))
 }
 
 async fn find(
