@@ -173,6 +173,66 @@ need_postgres() {
   export PG_BIN
 }
 
+# Unpacks Debian's packages of one suite, whatever this machine's own is, with all libraries:
+#   unpack_suite DIRECTORY SUITE PACKAGE…
+unpack_suite() {
+  local to=$1 suite=$2 apt=$1.apt options mirror deb
+  shift 2
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(SUITE) $(REPO_URI)' 'Created-By: Packages' |
+    awk '$1 == "Debian" && $2 == "main" && $3 !~ /security/ { print $NF; exit }')
+  [ -n "$mirror" ] || { echo "apt knows no Debian mirror: run apt-get update" >&2; return 1; }
+  mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
+  echo "deb $mirror $suite main" >"$apt/sources.list"
+  options="-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt/cache -o Dir::Etc::SourceList=$apt/sources.list"
+  options+=" -o Dir::Etc::SourceParts=/dev/null -o Debug::NoLocking=1 -o APT::Sandbox::User="
+  apt-get $options update &&
+    (cd "$apt/debs" && apt-get $options download "${@/%//$suite}") || return
+  rm -rf "$to.new"
+  for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$to.new" || return; done
+  rm -rf "$apt" "$to"
+  mv "$to.new" "$to"
+}
+
+# A program with the loader and the libraries of its suite; anybody may run it.
+unpack_pgbouncer() {
+  local to=$1 suite=$2 libraries loader
+  shift 2
+  mkdir -p "$(dirname "$to")"
+  unpack_suite "$to" "$suite" pgbouncer libpam0g libaudit1 libcap-ng0 libcap2 libc6 libzstd1 zlib1g libsystemd0 \
+    liblzma5 libgcrypt20 libgpg-error0 liblz4-1 "$@" || return
+  libraries=$(echo "$to"/usr/lib/*-linux-gnu) loader=$(find "$to" -name 'ld-linux*.so.*' | head -n 1)
+  libraries+=:$(echo "$to"/lib/*-linux-gnu)
+  printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$libraries" "$to/usr/sbin/pgbouncer" >"$to/pgbouncer"
+  chmod a+rx "$to/pgbouncer"
+  "$to/pgbouncer" --version
+}
+
+# Sets PGBOUNCER_OLD (1.18) and PGBOUNCER_NEW (1.21 or newer).
+need_pgbouncer() {
+  local store
+  store=$(enterable pgbouncer) || return
+  PGBOUNCER_OLD=${PGBOUNCER_OLD:-$store/bookworm/pgbouncer}
+  PGBOUNCER_NEW=${PGBOUNCER_NEW:-$store/trixie/pgbouncer}
+  mkdir -p "$store"
+  exec 9>"$store/lock"
+  flock 9
+  [ -x "$PGBOUNCER_OLD" ] || step "Unpacking pgbouncer 1.18" unpack_pgbouncer "$store/bookworm" bookworm \
+    libevent-2.1-7 libc-ares2 libssl3
+  [ -x "$PGBOUNCER_NEW" ] || step "Unpacking a newer pgbouncer" unpack_pgbouncer "$store/trixie" trixie \
+    libevent-2.1-7t64 libcares2 libssl3t64
+  exec 9>&-
+  export PGBOUNCER_OLD PGBOUNCER_NEW
+}
+
+# A directory for programs that root runs as another user: target/NAME if that user can get there.
+enterable() {
+  if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --clear-groups test -x "$root"; then
+    echo "/var/tmp/matrix-sdk-postgres-$1"
+  else
+    echo "$root/target/$1"
+  fi
+}
+
 need_bridge() {
   local profile=${E2E_PROFILE:-debug} flag=
   if [ -n "${E2E_BRIDGE:-}" ]; then return; fi

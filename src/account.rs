@@ -1,11 +1,10 @@
 //! Claims the account's row and its cipher at open, and holds what an open account consists of.
 
+mod claim;
+
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -16,17 +15,20 @@ use tokio_postgres::{
     error::SqlState,
     types::{ToSql, Type},
 };
+use tracing::warn;
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     atomically::Scope,
     batch::{Batch, Cell},
     codec::{Codec, SealedCipher},
     connection::{Database, Param},
     migrations,
+    ownership::{Ownership, Tokens},
+    presence::Presence,
     schema::Schema,
     statement::Sql,
-    writer::Writer,
+    writer::{Lane, Writer},
 };
 
 /// The oldest server that the tests pass on.
@@ -35,7 +37,9 @@ const OLDEST_SERVER: i32 = 13;
 /// One statement tells all that opening needs, when the schema is there.
 const PROBE: &str = "
 SELECT current_setting('server_version_num')::int4 / 10000, m.version, m.compatible_with,
-       a.id, a.secret_kind, a.cipher, a.cipher_written_by
+       a.id, a.secret_kind, a.cipher, a.cipher_written_by,
+       pg_is_in_recovery(), current_setting('fsync') = 'on'
+           AND current_setting('synchronous_commit') <> 'off'
 FROM (SELECT coalesce(max(version), 0) AS version, max(compatible_with) AS compatible_with
       FROM {schema}.schema_migrations) m
 LEFT JOIN {schema}.accounts a ON a.name = $1";
@@ -48,23 +52,37 @@ VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
 pub(crate) struct OpenAccount {
     pub(crate) codec: Arc<Codec>,
     database: Database,
-    id: i64,
-    writer: Writer,
-    failed: Arc<AtomicBool>,
+    owner: Arc<Ownership>,
+    /// `None` for an observer.
+    writer: Option<Writer>,
+    presence: Option<Presence>,
     atomically_timeout: Duration,
 }
 
 impl OpenAccount {
-    /// Brings the schema up to date, finds or creates the account, and opens its cipher.
+    /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
+    /// account over; `former` is what this store owned before it was reopened.
     pub(crate) async fn open(
         database: Database,
         config: &PostgresStoreConfig,
+        former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
-        let (id, codec) = claim(&database, config).await?;
-        let failed = Arc::new(AtomicBool::new(false));
-        let writer = Writer::start(database.clone(), id, failed.clone());
+        let (id, codec) = find(&database, config).await?;
+        let (owner, presence) = match config.access {
+            Access::Observe => (Arc::new(Ownership::new(id, false, Tokens::default())), None),
+            Access::Exclusive | Access::Shared => {
+                let (owner, presence) = claim::claim(&database, config, id, former).await?;
+                (owner, Some(presence))
+            }
+        };
+        let lane = Lane { database: database.clone(), owner: owner.clone() };
+        let writer = presence.is_some().then(|| Writer::start(lane));
         let atomically_timeout = config.atomically_timeout;
-        Ok(Self { codec: Arc::new(codec), database, id, writer, failed, atomically_timeout })
+        Ok(Self { codec: Arc::new(codec), database, owner, writer, presence, atomically_timeout })
+    }
+
+    pub(crate) fn owner(&self) -> &Arc<Ownership> {
+        &self.owner
     }
 
     /// Reads rows with one statement, whose `$1` is the account.
@@ -73,6 +91,7 @@ impl OpenAccount {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
+        self.owner.check()?;
         let params = self.with_id(params);
         let result = match self.scope()? {
             Some(scope) => scope.query(sql, &params).await,
@@ -81,22 +100,42 @@ impl OpenAccount {
         if result.is_err() {
             // The SDK swallows a failed read in the middle of a sync and saves its token: without
             // this, the message that needed the row would be lost.
-            self.failed.store(true, Ordering::Release);
+            self.owner.fail();
         }
         result
     }
 
-    /// Runs a statement that stands for itself, even within [`Self::atomically`].
-    pub(crate) async fn query_apart(
+    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last two parameters
+    /// are for the guard, which it calls.
+    pub(crate) async fn write_apart(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Option<Row>, Error> {
-        Ok(self.database.query(sql, &self.with_id(params)).await?.pop())
+        self.writer()?;
+        self.owner.check()?;
+        let (token, seen) = (self.owner.token(), self.owner.seen());
+        let token = token.as_slice();
+        let mut params = self.with_id(params);
+        params.extend([&token as Param<'_>, &seen]);
+        match self.database.query_alone(sql, &params).await {
+            Ok(mut rows) => Ok(rows.pop()),
+            Err(error) => Err(self.owner.explain(&self.database, error).await),
+        }
+    }
+
+    fn writer(&self) -> Result<&Writer, Error> {
+        self.writer.as_ref().ok_or(Error::ObserveOnly)
+    }
+
+    /// How many transactions were committed in the account.
+    pub(crate) async fn commits(&self) -> Result<u64, Error> {
+        self.owner.check()?;
+        Ok(self.owner.commits(&self.database).await?.unsigned_abs())
     }
 
     fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {
-        std::iter::once(&self.id as Param<'_>).chain(params.iter().copied()).collect()
+        std::iter::once(&self.owner.account_id as Param<'_>).chain(params.iter().copied()).collect()
     }
 
     /// Reads one row or none.
@@ -135,9 +174,10 @@ impl OpenAccount {
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
+        let writer = self.writer()?;
         match self.scope()? {
             Some(scope) => scope.write(stage().await).await,
-            None => self.writer.write(stage).await,
+            None => writer.write(stage).await,
         }
     }
 
@@ -149,26 +189,32 @@ impl OpenAccount {
         if Scope::current().is_some() {
             return Err(CryptoStoreError::from(Error::NestedAtomically).into());
         }
-        let lane = self.writer.lend().await.map_err(CryptoStoreError::from)?;
+        let writer = self.writer().map_err(CryptoStoreError::from)?;
+        let lane = writer.lend().await.map_err(CryptoStoreError::from)?;
         Scope::run(lane, self.atomically_timeout, future).await
     }
 
     /// The transaction that the calling task is in.
-    fn scope(&self) -> Result<Option<Arc<Scope>>, Error> {
+    pub(crate) fn scope(&self) -> Result<Option<Arc<Scope>>, Error> {
         match Scope::current() {
-            Some(scope) if !scope.is_of(&self.failed) => Err(Error::OtherStoreInAtomically),
+            Some(scope) if !scope.is_of(&self.owner) => Err(Error::OtherStoreInAtomically),
             scope => Ok(scope),
         }
     }
 
     /// Whether an operation failed and the account must be opened again before it is written to.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+        self.owner.has_failed()
     }
 
-    /// Waits for the writes in flight.
+    /// Waits for the writes in flight, and lets go of the account.
     pub(crate) async fn close(&self) {
-        self.writer.close().await;
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
+        if let Some(presence) = &self.presence {
+            presence.release().await;
+        }
     }
 
     pub(crate) fn close_pool(&self) {
@@ -176,7 +222,7 @@ impl OpenAccount {
     }
 }
 
-async fn claim(
+async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
 ) -> Result<(i64, Codec), OpenStoreError> {
@@ -185,6 +231,9 @@ async fn claim(
     let name = &config.account;
     let (id, cipher) = match probe(&mut connection, schema, config).await? {
         Some(found) => found,
+        None if config.access == Access::Observe => {
+            return Err(OpenStoreError::AccountNotFound { account: name.clone() });
+        }
         None => {
             // Derived before the row exists, so that nobody ever sees a half-made account.
             let cipher = SealedCipher::create(name, config.secret.clone()).await?;
@@ -215,14 +264,19 @@ async fn probe(
     config: &PostgresStoreConfig,
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     for migrated in [false, true] {
-        let (server, version, compatible_with, stored) =
+        let (server, version, compatible_with, stored, durable) =
             match look(connection, schema, &config.account).await {
                 Ok(found) => found,
-                Err(error) if is_missing(&error) => (server_version(connection).await?, 0, 0, None),
+                Err(error) if is_missing(&error) => {
+                    (server_version(connection).await?, 0, 0, None, Durability::GOOD)
+                }
                 Err(error) => {
                     return Err(OpenStoreError::refused(error, "reading the schema's tables"));
                 }
             };
+        if config.access != Access::Observe {
+            durable.check(config)?;
+        }
         if server < OLDEST_SERVER {
             return Err(OpenStoreError::ServerTooOld { found: server, required: OLDEST_SERVER });
         }
@@ -233,7 +287,7 @@ async fn probe(
         if found >= required {
             return Ok(stored);
         }
-        if migrated || !config.run_migrations {
+        if migrated || !config.run_migrations || config.access == Access::Observe {
             return Err(OpenStoreError::MigrationsPending { found, required });
         }
         migrations::run(connection, schema).await?;
@@ -241,11 +295,39 @@ async fn probe(
     Ok(None)
 }
 
-type Found = (i32, i32, i32, Option<(i64, SealedCipher)>);
+type Found = (i32, i32, i32, Option<(i64, SealedCipher)>, Durability);
+
+/// Whether a commit on the server is there to stay.
+struct Durability {
+    is_standby: bool,
+    is_safe: bool,
+}
+
+impl Durability {
+    const GOOD: Self = Self { is_standby: false, is_safe: true };
+
+    /// Refuses a standby, and warns once of a server that may forget commits.
+    fn check(&self, config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
+        static WARNED: Once = Once::new();
+        if self.is_standby {
+            return Err(OpenStoreError::ReadOnlyServer);
+        }
+        if !self.is_safe && !config.accept_unsafe_durability {
+            WARNED.call_once(|| {
+                warn!(
+                    "the server runs with fsync or synchronous_commit off: a crash of it may set \
+                     ratchets back, so that messages are encrypted twice with one key or can no \
+                     longer be read; switch both on, or say accept_unsafe_durability(true)"
+                );
+            });
+        }
+        Ok(())
+    }
+}
 
 async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found, DatabaseError> {
     let rows = connection.query_typed(&schema.qualify(PROBE), &[(&name, Type::TEXT)]).await?;
-    let Some(row) = rows.first() else { return Ok((0, 0, 0, None)) };
+    let Some(row) = rows.first() else { return Ok((0, 0, 0, None, Durability::GOOD)) };
     let stored = match row.try_get(3)? {
         Some(id) => Some((
             id,
@@ -258,7 +340,8 @@ async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found,
         None => None,
     };
     let compatible_with: Option<i32> = row.try_get(2)?;
-    Ok((row.try_get(0)?, row.try_get(1)?, compatible_with.unwrap_or(0), stored))
+    let durability = Durability { is_standby: row.try_get(7)?, is_safe: row.try_get(8)? };
+    Ok((row.try_get(0)?, row.try_get(1)?, compatible_with.unwrap_or(0), stored, durability))
 }
 
 fn is_missing(error: &DatabaseError) -> bool {

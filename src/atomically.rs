@@ -3,28 +3,41 @@
 //! The caller's task holds the account's writer lane and a connection. Saves are kept in memory
 //! until something is read: then they go to the server together with the read, which sees them. The
 //! commit takes the rest along. Dropping the future drops the connection, which rolls back.
+//!
+//! When the connection is lost, the saves are sent again on another: nobody else can have written in
+//! between, for the lane is held and other processes are fenced. Only the application's own
+//! statements cannot be repeated.
+
+mod transaction;
 
 use std::{
+    any::Any,
     future::Future,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use backon::Retryable;
+use backon::BackoffBuilder;
 use matrix_sdk_crypto::CryptoStoreError;
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
 use tokio_postgres::Row;
 
+pub use self::transaction::Transaction;
 use crate::{
     Error,
     batch::Batch,
-    connection::{Param, backoff},
+    connection::{Param, is_transient},
+    ownership::{Ownership, random_id},
     statement::Sql,
-    transaction::{Exchange, Failure, Held},
-    writer::{LentLane, into_error, may_pass},
+    transaction::{Ask, Exchange, Failure, Held},
+    writer::LentLane,
 };
 
 tokio::task_local! {
@@ -35,18 +48,20 @@ tokio::task_local! {
 pub(crate) struct Scope {
     state: Mutex<State>,
     lane: LentLane,
-    limit: Duration,
     has_saved: AtomicBool,
+    /// What the store learnt from a save, to be forgotten with it.
+    learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// Rolled back when dropped, with its connection.
 #[derive(Default)]
 struct State {
     connection: Option<Held>,
-    /// Sent within the transaction, to be told of the commit.
-    sent: Vec<Batch>,
-    /// Not sent yet.
-    waiting: Vec<Batch>,
+    /// Everything saved, in order; the first `sent` are within the open transaction.
+    saved: Vec<Batch>,
+    sent: usize,
+    /// The application's own statements have run: the transaction cannot be repeated.
+    unrepeatable: bool,
     /// Something failed: the transaction is over.
     broken: bool,
 }
@@ -56,9 +71,18 @@ impl Scope {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Whether the scope belongs to the store that shares this flag.
-    pub(crate) fn is_of(&self, failed: &Arc<AtomicBool>) -> bool {
-        self.lane.shares(failed)
+    /// Whether the scope belongs to the store with this owner.
+    pub(crate) fn is_of(&self, owner: &Arc<Ownership>) -> bool {
+        Arc::ptr_eq(&self.lane.owner, owner)
+    }
+
+    /// Keeps what is known within, until the commit tells everybody. The first stays.
+    pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
+        let _ = self.learnt.set(Box::new(what));
+    }
+
+    pub(crate) fn learnt<T: Any + Clone>(&self) -> Option<T> {
+        self.learnt.get()?.downcast_ref().cloned()
     }
 
     /// Runs the future in a scope and commits it when it ends well.
@@ -68,13 +92,36 @@ impl Scope {
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let has_saved = AtomicBool::new(false);
-        let scope = Arc::new(Self { state: Mutex::default(), lane, limit, has_saved });
+        let learnt = OnceLock::new();
+        let scope = Arc::new(Self { state: Mutex::default(), lane, has_saved, learnt });
         let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
-        let result = timeout(limit, CURRENT.scope(scope.clone(), future)).await;
+        let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
         let value = result.map_err(|_| CryptoStoreError::from(Error::AtomicallyTimeout))??;
         scope.commit().await.map_err(CryptoStoreError::from)?;
         unfinished.committed = true;
         Ok(value)
+    }
+
+    /// Polls the future, and shows the server now and then that we are still here: it would end the
+    /// transaction of a client that is silent.
+    async fn attend<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut pulse = interval(self.lane.database.idle_timeout() / 3);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut future => return output,
+                _ = pulse.tick() => {
+                    // Locked: the future is waiting for the server, which is not waiting for us.
+                    if let Ok(state) = self.state.try_lock()
+                        && let Some(connection) = &state.connection
+                    {
+                        connection.ping();
+                    }
+                }
+            }
+        }
     }
 
     /// Takes a save: nothing is sent.
@@ -83,7 +130,7 @@ impl Scope {
         let mut state = self.state.lock().await;
         match batch {
             Ok(batch) if !state.broken => {
-                state.waiting.push(batch);
+                state.saved.push(batch);
                 Ok(())
             }
             Ok(_) => Err(Error::ReopenRequired),
@@ -101,22 +148,67 @@ impl Scope {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let mut state = self.state.lock().await;
-        if state.broken {
-            return Err(Error::ReopenRequired);
-        }
-        if state.connection.is_none() && state.waiting.iter().all(Batch::is_empty) {
+        if state.connection.is_none() && state.saved.iter().all(Batch::is_empty) && !state.broken {
             drop(state);
             // Nothing of ours to be seen yet.
             return self.lane.database.query(sql, params).await;
         }
-        let waiting = std::mem::take(&mut state.waiting);
-        // Broken until the answer is here: the caller may drop us in between.
+        self.ask(&mut state, Ask::Ours(sql, params)).await
+    }
+
+    /// Runs a statement of the application.
+    async fn query_theirs(&self, ask: Ask<'_>) -> Result<Vec<Row>, Error> {
+        let mut state = self.state.lock().await;
+        self.has_saved.store(true, Ordering::Release);
+        let result = self.ask(&mut state, ask).await;
+        state.unrepeatable = true;
+        result
+    }
+
+    /// Sends what has been saved, and a question behind it.
+    async fn ask(&self, state: &mut State, ask: Ask<'_>) -> Result<Vec<Row>, Error> {
+        if state.broken {
+            return Err(Error::ReopenRequired);
+        }
+        // Until the answer is here: the caller may drop us in between.
         state.broken = true;
-        let (connection, rows) =
-            self.exchange(state.connection.take(), &waiting, Some((sql, params)), false).await?;
+        let mut pauses = self.lane.database.backoff().build();
+        loop {
+            let error = match self.send(state, Some(ask), None).await {
+                Ok(rows) => {
+                    state.broken = false;
+                    return Ok(rows);
+                }
+                Err(Failure::RolledBack(error) | Failure::Unknown(error)) => error,
+            };
+            match pauses.next() {
+                Some(pause) if state.may_repeat(&error) => sleep(pause).await,
+                _ => return Err(self.lane.owner.explain(&self.lane.database, error).await),
+            }
+        }
+    }
+
+    /// Sends what is not sent yet; on a new connection, everything, as the begin of the transaction.
+    async fn send(
+        &self,
+        state: &mut State,
+        ask: Option<Ask<'_>>,
+        commit: Option<[u8; 16]>,
+    ) -> Result<Vec<Row>, Failure> {
+        let database = &self.lane.database;
+        let (connection, begin) = match state.connection.take() {
+            Some(connection) => (connection, None),
+            None => {
+                state.sent = 0;
+                let connection = database.connection().await.map_err(Failure::RolledBack)?;
+                (Held::new(connection), Some(database.idle_timeout()))
+            }
+        };
+        let batches: Vec<&Batch> = state.saved.iter().skip(state.sent).collect();
+        let exchange = Exchange { begin, batches: &batches, ask, commit };
+        let (connection, rows) = exchange.send(database, &self.lane.owner, connection).await?;
+        state.sent = state.saved.len();
         state.connection = Some(connection);
-        state.sent.extend(waiting);
-        state.broken = false;
         Ok(rows)
     }
 
@@ -125,47 +217,40 @@ impl Scope {
         if state.broken {
             return Err(Error::ReopenRequired);
         }
-        let waiting = std::mem::take(&mut state.waiting);
-        match state.connection.take() {
-            None if waiting.iter().all(Batch::is_empty) => {}
-            None => self.lane.commit(&waiting).await?,
-            Some(connection) => {
-                let (connection, _) = self.exchange(Some(connection), &waiting, None, true).await?;
-                connection.release();
+        if state.connection.is_some() {
+            let transaction = random_id();
+            let committed = match self.send(&mut state, None, Some(transaction)).await {
+                Ok(_) => {
+                    if let Some(connection) = state.connection.take() {
+                        connection.release();
+                    }
+                    Ok(())
+                }
+                Err(failure) => self.lane.settle(failure, transaction).await,
+            };
+            match committed {
+                Err(error) if state.may_repeat(&error) => self.commit_anew(&state).await?,
+                Err(error) => {
+                    return Err(self.lane.owner.explain(&self.lane.database, error).await);
+                }
+                Ok(()) => {}
             }
+        } else {
+            self.commit_anew(&state).await?;
         }
-        for batch in state.sent.drain(..).chain(waiting) {
-            batch.committed();
-        }
+        state.saved.drain(..).for_each(Batch::committed);
         Ok(())
     }
 
-    /// Sends the batches, on a new connection as the begin of the transaction. Only the begin can be
-    /// tried again: later, what was sent before is gone with the connection.
-    async fn exchange(
-        &self,
-        connection: Option<Held>,
-        batches: &[Batch],
-        query: Option<(&'static Sql, &[Param<'_>])>,
-        commit: bool,
-    ) -> Result<(Held, Vec<Row>), Error> {
-        let (database, account_id) = (&self.lane.database, self.lane.account_id);
-        let result = match connection {
-            Some(connection) => {
-                let exchange = Exchange { begin: None, batches, query, commit };
-                exchange.send(database, account_id, connection).await
-            }
-            None => {
-                let begin = || async {
-                    let connection = database.connection().await;
-                    let connection = Held::new(connection.map_err(Failure::RolledBack)?);
-                    let exchange = Exchange { begin: Some(self.limit), batches, query, commit };
-                    exchange.send(database, account_id, connection).await
-                };
-                begin.retry(backoff()).when(may_pass).await
-            }
-        };
-        result.map_err(into_error)
+    /// Commits everything as a transaction of its own.
+    async fn commit_anew(&self, state: &State) -> Result<(), Error> {
+        self.lane.commit(&state.saved.iter().collect::<Vec<_>>()).await
+    }
+}
+
+impl State {
+    fn may_repeat(&self, error: &Error) -> bool {
+        !self.unrepeatable && is_transient(error)
     }
 }
 
@@ -179,7 +264,7 @@ struct Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.committed && self.scope.has_saved.load(Ordering::Acquire) {
-            self.scope.lane.fail();
+            self.scope.lane.owner.fail();
         }
     }
 }

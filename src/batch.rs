@@ -12,7 +12,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use crate::{codec::Key, statement::Sql};
 
 /// How much a single statement carries: larger ones cost the server more memory and are no faster.
-const CHUNK_BYTES: usize = 4 << 20;
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
 /// One column of one staged row.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,10 +1,13 @@
 //! How a store is opened: where its database is, whose keys it holds, what unlocks them.
 
 mod builders;
+mod ownership;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secret::Secret};
+use crate::{
+    Access, OnOwner, OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secret::Secret,
+};
 
 /// Everything a store needs to know before it is opened.
 ///
@@ -22,6 +25,12 @@ use crate::{OpenStoreError, conninfo::ConnInfo, password::PasswordCallback, secr
 /// | [`max_connection_age`](Self::max_connection_age) | 30 minutes |
 /// | [`max_connection_idle`](Self::max_connection_idle) | 10 minutes |
 /// | [`prepared_statements`](Self::prepared_statements) | `true` |
+/// | [`access`](Self::access), [`on_owner`](Self::on_owner) | exclusive, taking over |
+/// | [`owner_label`](Self::owner_label) | `matrix-sdk-postgres` |
+/// | [`heartbeat_interval`](Self::heartbeat_interval) | 2 s |
+/// | [`transaction_idle_timeout`](Self::transaction_idle_timeout) | 1 s |
+/// | [`retry_timeout`](Self::retry_timeout) | 15 s |
+/// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
 ///
 /// A configuration can be cloned and varied, for many accounts in one database. Its `Debug` shows
@@ -56,6 +65,13 @@ pub struct PostgresStoreConfig {
     pub(crate) max_connection_idle: Option<Duration>,
     pub(crate) prepared_statements: bool,
     pub(crate) run_migrations: bool,
+    pub(crate) access: Access,
+    pub(crate) on_owner: OnOwner,
+    pub(crate) owner_label: String,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) transaction_idle_timeout: Duration,
+    pub(crate) retry_timeout: Duration,
+    pub(crate) accept_unsafe_durability: bool,
 }
 
 impl PostgresStoreConfig {
@@ -171,6 +187,13 @@ impl PostgresStoreConfig {
             max_connection_idle: Some(Duration::from_secs(10 * 60)),
             prepared_statements: true,
             run_migrations: true,
+            access: Access::default(),
+            on_owner: OnOwner::default(),
+            owner_label: "matrix-sdk-postgres".to_owned(),
+            heartbeat_interval: Duration::from_secs(2),
+            transaction_idle_timeout: Duration::from_secs(1),
+            retry_timeout: Duration::from_secs(15),
+            accept_unsafe_durability: false,
         }
     }
 
@@ -184,6 +207,9 @@ impl PostgresStoreConfig {
         if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
             return invalid("the passphrase is empty: give one, or None for no encryption");
         }
+        if self.owner_label.contains('\0') {
+            return invalid("the owner's label contains a NUL character");
+        }
         if self.pool_max_size == 0 {
             return invalid("pool_max_size is 0: at least one connection is needed");
         }
@@ -192,6 +218,9 @@ impl PostgresStoreConfig {
             self.pool_timeout,
             self.statement_timeout,
             self.atomically_timeout,
+            self.heartbeat_interval,
+            self.transaction_idle_timeout,
+            self.retry_timeout,
         ];
         if timeouts.iter().any(Duration::is_zero) {
             return invalid("a timeout is zero: nothing could ever succeed");
@@ -224,6 +253,12 @@ impl fmt::Debug for PostgresStoreConfig {
             .field("max_connection_idle", &self.max_connection_idle)
             .field("prepared_statements", &self.prepared_statements)
             .field("run_migrations", &self.run_migrations)
+            .field("access", &self.access)
+            .field("on_owner", &self.on_owner)
+            .field("owner_label", &self.owner_label)
+            .field("heartbeat_interval", &self.heartbeat_interval)
+            .field("transaction_idle_timeout", &self.transaction_idle_timeout)
+            .field("retry_timeout", &self.retry_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -4,8 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
+use deadpool::managed::Manager as _;
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+    TimeoutType, Timeouts,
 };
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -18,6 +20,7 @@ use tracing::debug;
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     connector::{self, Connector},
+    readers::Readers,
     statement::{Sql, Statements},
 };
 
@@ -28,10 +31,21 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
+    readers: Arc<Readers>,
     statements: Arc<Statements>,
     /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
     prepared: bool,
-    statement_timeout: Duration,
+    limits: Limits,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    statement: Duration,
+    /// How long the server lets an open transaction of ours wait for us.
+    idle: Duration,
+    /// How long something is tried again.
+    retry: Duration,
 }
 
 impl PostgresStoreConfig {
@@ -83,9 +97,15 @@ impl Database {
         pool: Pool,
         statements: Arc<Statements>,
         prepared: bool,
-        statement_timeout: Duration,
+        config: &PostgresStoreConfig,
     ) -> Self {
-        Self { pool, statements, prepared, statement_timeout }
+        let readers = Readers::of(&pool);
+        let limits = Limits {
+            statement: config.statement_timeout,
+            idle: config.transaction_idle_timeout,
+            retry: config.retry_timeout,
+        };
+        Self { pool, readers, statements, prepared, limits }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -93,7 +113,30 @@ impl Database {
     }
 
     pub(crate) fn statement_timeout(&self) -> Duration {
-        self.statement_timeout
+        self.limits.statement
+    }
+
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        self.limits.retry
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.limits.idle
+    }
+
+    /// How something that had no effect is tried again.
+    pub(crate) fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .without_max_times()
+            .with_total_delay(Some(self.limits.retry))
+    }
+
+    /// A connection that is none of the pool's, so that it waits for nobody.
+    pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
+        Ok(self.pool.manager().create().await?)
     }
 
     pub(crate) fn close_pool(&self) {
@@ -108,10 +151,37 @@ impl Database {
         })
     }
 
+    /// Runs a statement that is used once, on a connection that need not be ready for more.
+    pub(crate) async fn query_unprepared(
+        &self,
+        sql: &str,
+        params: &[(Param<'_>, Type)],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let connection =
+            self.pool.get().await.map_err(pool_error).map_err(|error| match error {
+                Error::Database(error) => error,
+                other => DatabaseError::broken(other.to_string()),
+            })?;
+        let answer = timeout(self.limits.statement, connection.query_typed(sql, params)).await;
+        let error = match answer {
+            Ok(Ok(rows)) => return Ok(rows),
+            Ok(Err(error)) => DatabaseError::from(error),
+            Err(_) => DatabaseError::broken("no answer within the statement timeout"),
+        };
+        if error.spoils_connection() {
+            drop(Object::take(connection));
+        }
+        Err(error)
+    }
+
     /// Takes a connection whose statements are ready, so that nothing but the statement itself
     /// crosses the wire.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
-        let connection = self.pool.get().await.map_err(pool_error)?;
+        self.take(self.pool.timeouts()).await
+    }
+
+    async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        let connection = self.pool.timeout_get(&timeouts).await.map_err(pool_error)?;
         if self.prepared && connection.statement_cache.size() == 0 {
             try_join_all(
                 self.statements
@@ -135,9 +205,8 @@ impl Database {
         connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
     }
 
-    /// Runs a statement that is complete in itself; transient failures are tried again.
-    ///
-    /// Only for reads, and for writes whose repetition does no harm.
+    /// Runs a short read, on a connection that other readers use as well; transient failures are
+    /// tried again.
     pub(crate) async fn query(
         &self,
         sql: &'static Sql,
@@ -145,7 +214,7 @@ impl Database {
     ) -> Result<Vec<Row>, Error> {
         let started = Instant::now();
         let rows = (|| self.query_once(sql, params))
-            .retry(backoff())
+            .retry(self.backoff())
             .when(is_transient)
             .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
             .await?;
@@ -154,27 +223,44 @@ impl Database {
     }
 
     async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        let connection = self.connection().await?;
-        let answer = timeout(self.statement_timeout, async {
-            let statement = self.prepare(&connection, sql).await?;
-            self.run(&connection, sql, statement.as_ref(), params).await
-        })
-        .await;
-        match answer {
-            Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => {
-                let error = DatabaseError::from(error);
-                if error.spoils_connection() {
-                    drop(Object::take(connection));
-                }
-                Err(error.into())
-            }
-            Err(_) => {
-                // The answer may still come: nobody else must read it.
-                drop(Object::take(connection));
-                Err(Error::StatementTimeout)
-            }
+        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let answer = self.ask(shared.get()?, sql, params).await;
+        if answer.as_ref().is_err_and(spoils_connection) {
+            shared.spoil();
         }
+        answer
+    }
+
+    /// Runs a statement that may wait for others, on a connection of its own; transient failures
+    /// are tried again, so it must be one whose repetition does no harm.
+    pub(crate) async fn query_alone(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let once = || async {
+            let connection = self.connection().await?;
+            let answer = self.ask(&connection, sql, params).await;
+            if answer.as_ref().is_err_and(spoils_connection) {
+                drop(Object::take(connection));
+            }
+            answer
+        };
+        once.retry(self.backoff()).when(is_transient).await
+    }
+
+    /// Sends one statement and awaits its answer, as long as that may take.
+    async fn ask(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let answer = timeout(self.limits.statement, async {
+            let statement = self.prepare(connection, sql).await?;
+            self.run(connection, sql, statement.as_ref(), params).await
+        });
+        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
     }
 
     /// Sends a statement at the first poll: prepared, or else typed and unnamed.
@@ -187,12 +273,20 @@ impl Database {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match statement {
             Some(statement) => connection.query(statement, params).await,
-            None => {
-                let params: Vec<(Param<'_>, Type)> =
-                    params.iter().copied().zip(sql.types.iter().cloned()).collect();
-                connection.query_typed(self.statements.text(sql), &params).await
-            }
+            None => self.run_unnamed(connection, sql, params).await,
         }
+    }
+
+    /// Sends a statement typed and unnamed.
+    pub(crate) async fn run_unnamed(
+        &self,
+        client: &tokio_postgres::Client,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let params: Vec<(Param<'_>, Type)> =
+            params.iter().copied().zip(sql.types.iter().cloned()).collect();
+        client.query_typed(self.statements.text(sql), &params).await
     }
 }
 
@@ -204,13 +298,13 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     }
 }
 
-/// Long enough to outlast a restart of the server, short enough for a caller to wait.
-pub(crate) fn backoff() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
-        .with_max_times(8)
+/// Whether nothing more must be asked on the connection that this came from. After a timeout the
+/// answer may still come, and nobody else must read it.
+fn spoils_connection(error: &Error) -> bool {
+    match error {
+        Error::Database(error) => error.spoils_connection(),
+        error => matches!(error, Error::StatementTimeout),
+    }
 }
 
 fn pool_error(error: PoolError) -> Error {

@@ -5,11 +5,11 @@ mod failure;
 mod targets;
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,9 +20,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_postgres::{
-    Client, Config, NoTls, Socket,
+    AsyncMessage, Client, Config, NoTls, Socket,
     config::SslMode,
-    error::SqlState,
+    error::{DbError, SqlState},
     tls::{MakeTlsConnect, TlsConnect},
 };
 use tracing::{debug, warn};
@@ -190,12 +190,36 @@ where
     T::TlsConnect: Send,
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
 {
-    let (client, connection) = config.connect(tls).await?;
+    let (client, mut connection) = config.connect(tls).await?;
     let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            // Through our own type, which leaves out what the server quotes.
-            warn!(error = %DatabaseError::from(error), "the database connection broke");
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => note(&notice),
+                Ok(_) => {}
+                Err(error) => {
+                    // Through our own type, which leaves out what the server quotes.
+                    warn!(error = %DatabaseError::from(error), "the database connection broke");
+                    return;
+                }
+            }
         }
     });
     Ok((client, task))
+}
+
+/// COMMITs of this process, on whatever connection, that did not wait for their standby.
+static DOUBTFUL_COMMITS: AtomicU64 = AtomicU64::new(0);
+
+/// Rises when a COMMIT succeeds although its wait for a synchronous standby was cut short. The server
+/// says so in a warning only, which belongs to no statement; so whoever commits meanwhile is in doubt.
+pub(crate) fn doubtful_commits() -> u64 {
+    DOUBTFUL_COMMITS.load(Ordering::Acquire)
+}
+
+fn note(notice: &DbError) {
+    debug!(severity = notice.severity(), code = notice.code().code(), "notice from the server");
+    // The message is translated, the C function's name is not.
+    if notice.routine() == Some("SyncRepWaitForLSN") {
+        DOUBTFUL_COMMITS.fetch_add(1, Ordering::AcqRel);
+    }
 }

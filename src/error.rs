@@ -6,6 +6,8 @@
 
 mod database;
 
+use std::time::SystemTime;
+
 use matrix_sdk_crypto::CryptoStoreError;
 
 pub use self::database::DatabaseError;
@@ -28,7 +30,7 @@ pub use self::database::DatabaseError;
 /// }
 /// # assert!(must_reopen(&CryptoStoreError::from(Error::ReopenRequired)));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The store was closed with `close()`; `reopen()` opens it again.
@@ -43,6 +45,30 @@ pub enum Error {
          reopen the store and build a new machine"
     )]
     ReopenRequired,
+
+    /// Another process, or another store of this one, has taken the account over. Nothing was
+    /// written, and this store is of no use any more; `reopen()` takes nothing back. End the bot, or
+    /// at least do not restart it by itself.
+    #[error("the account was taken over by {by}: this store must not be used any more")]
+    Superseded {
+        /// The new owner: its label, host and process.
+        by: String,
+        /// When it took over, by the server's clock.
+        since: SystemTime,
+    },
+
+    /// The database has fewer commits than this store has made in it: it was restored from a backup,
+    /// or failed over to a standby that had not received them. Nothing was written. The ratchets in
+    /// it are old: begin with a new device.
+    #[error(
+        "the database is older than what this store has committed: its ratchets have gone back, so \
+         begin with a new device"
+    )]
+    Rewound,
+
+    /// The store was opened with [`Access::Observe`](crate::Access::Observe), which writes nothing.
+    #[error("this store only observes: open it with another access to write")]
+    ObserveOnly,
 
     /// No account has been loaded or saved yet, and the operation needs one. An `OlmMachine` loads
     /// or creates it when it is built.
@@ -90,6 +116,11 @@ pub enum Error {
     #[error("atomically() cannot be nested")]
     NestedAtomically,
 
+    /// The transaction's handle was asked for outside of
+    /// [`atomically`](crate::PostgresCryptoStore::atomically).
+    #[error("there is no transaction outside of atomically()")]
+    NotInAtomically,
+
     /// Another store was used within `atomically`: its work cannot be part of the transaction, and
     /// would not be undone with it. Use it before or after.
     #[error("another store cannot be used within atomically()")]
@@ -113,7 +144,7 @@ impl From<Error> for CryptoStoreError {
 ///
 /// Nothing has been written when one of these is returned, except by a migration that committed
 /// before.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
     /// The URL, a file it names, or another setting is malformed.
@@ -217,6 +248,33 @@ pub enum OpenStoreError {
         /// The account's name.
         account: String,
     },
+
+    /// Somebody else has the account open and is alive.
+    #[error(
+        "account {account:?} is in use by {owner}: stop it first, wait for it, or take the account \
+         over"
+    )]
+    OwnerAlive {
+        /// The account's name.
+        account: String,
+        /// The owner: its label, host and process.
+        owner: String,
+        /// Since when it owns the account, by the server's clock.
+        since: SystemTime,
+    },
+
+    /// There is no such account, and [`Access::Observe`](crate::Access::Observe) creates none.
+    #[error("there is no account {account:?} to observe")]
+    AccountNotFound {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The server accepts no writes: it is a standby.
+    /// [`target_session_attrs=read-write`](crate::PostgresStoreConfig::new) finds the primary among
+    /// several hosts, and [`Access::Observe`](crate::Access::Observe) needs none.
+    #[error("the server is a read-only standby: connect to the primary")]
+    ReadOnlyServer,
 
     /// The account's cipher was written by a newer minor version, in a form this one cannot read.
     #[error(

@@ -7,6 +7,7 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod account;
 mod atomically;
 mod batch;
@@ -18,7 +19,10 @@ mod conninfo;
 mod crypto_store;
 mod error;
 mod migrations;
+mod ownership;
 mod password;
+mod presence;
+mod readers;
 mod schema;
 mod secret;
 mod statement;
@@ -28,6 +32,8 @@ mod tls;
 mod transaction;
 mod writer;
 
+pub use access::{Access, OnOwner};
+pub use atomically::Transaction;
 pub use config::PostgresStoreConfig;
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;

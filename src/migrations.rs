@@ -17,12 +17,21 @@ pub(crate) struct Migration {
 }
 
 /// All steps, oldest first.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    compatible_with: 1,
-    name: "initial",
-    sql: include_str!("../migrations/crypto_store/0001_initial.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        compatible_with: 1,
+        name: "initial",
+        sql: include_str!("../migrations/crypto_store/0001_initial.sql"),
+    },
+    // Not compatible with 1: its programs write without showing a token.
+    Migration {
+        version: 2,
+        compatible_with: 2,
+        name: "ownership",
+        sql: include_str!("../migrations/crypto_store/0002_ownership.sql"),
+    },
+];
 
 /// The version this crate works with.
 pub(crate) const CURRENT: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;

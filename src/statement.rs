@@ -6,12 +6,16 @@ use tokio_postgres::types::Type;
 
 use crate::schema::Schema;
 
+/// What every write asks for: that the guard has let its transaction pass. The setting ends with the
+/// transaction, so a write outside of one does nothing.
+const GUARDED: &str = "current_setting('matrix_sdk.tx', true) = $1::text";
+
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
 #[derive(Debug)]
 pub(crate) struct Sql {
     /// Names the statement in traces: `table.action`.
     pub(crate) name: &'static str,
-    /// `{schema}` stands for the quoted schema.
+    /// `{schema}` stands for the quoted schema, `{guarded}` for the condition of every write.
     pub(crate) template: &'static str,
     pub(crate) types: &'static [Type],
 }
@@ -26,7 +30,8 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
-        let texts = all.iter().map(|sql| (sql.name, schema.qualify(sql.template))).collect();
+        let text = |sql: &Sql| schema.qualify(sql.template).replace("{guarded}", GUARDED);
+        let texts = all.iter().map(|sql| (sql.name, text(sql))).collect();
         Self { schema, all, texts }
     }
 
@@ -87,7 +92,7 @@ macro_rules! upsert_by_key {
                 " (account_id, ",
                 $key,
                 ", data) ",
-                "SELECT $1, u.key, u.data FROM unnest($2, $3) AS u (key, data) ",
+                "SELECT $1, u.key, u.data FROM unnest($2, $3) AS u (key, data) WHERE {guarded} ",
                 "ON CONFLICT (account_id, ",
                 $key,
                 ") DO UPDATE SET data = excluded.data"
@@ -107,7 +112,7 @@ macro_rules! upsert_by_key {
                 $second,
                 ", data) ",
                 "SELECT $1, u.first, u.second, u.data ",
-                "FROM unnest($2, $3, $4) AS u (first, second, data) ",
+                "FROM unnest($2, $3, $4) AS u (first, second, data) WHERE {guarded} ",
                 "ON CONFLICT (account_id, ",
                 $first,
                 ", ",
@@ -128,7 +133,7 @@ macro_rules! delete_by_key {
             template: concat!(
                 "DELETE FROM {schema}.",
                 $table,
-                " WHERE account_id = $1 AND ",
+                " WHERE account_id = $1 AND {guarded} AND ",
                 $key,
                 " = ANY ($2)"
             ),

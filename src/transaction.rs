@@ -6,7 +6,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
     time::Duration,
@@ -14,18 +14,26 @@ use std::{
 
 use deadpool_postgres::Object;
 use futures_util::{
-    TryFutureExt,
+    FutureExt, TryFutureExt,
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::Type};
 
 use crate::{
     DatabaseError, Error,
-    batch::Batch,
+    batch::{Batch, CHUNK_BYTES},
     connection::{Database, Param},
+    connector,
+    ownership::{COUNT_COMMIT, GUARD, Ownership},
     statement::Sql,
 };
+
+/// From this size on a message may take long on its way.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// What a link must carry at least, for large writes to pass.
+const SLOW_LINK_BYTES_A_SECOND: usize = 128 << 10;
 
 /// How a transaction failed.
 pub(crate) enum Failure {
@@ -37,33 +45,41 @@ pub(crate) enum Failure {
 
 /// What is sent together.
 pub(crate) struct Exchange<'a> {
-    /// Begins a transaction, in which the server waits for us this long at most.
+    /// Begins a guarded transaction, in which the server waits for us this long at most.
     pub(crate) begin: Option<Duration>,
-    pub(crate) batches: &'a [Batch],
-    /// A read that sees the batches.
-    pub(crate) query: Option<(&'static Sql, &'a [Param<'a>])>,
-    pub(crate) commit: bool,
+    pub(crate) batches: &'a [&'a Batch],
+    pub(crate) ask: Option<Ask<'a>>,
+    /// Commits, under this id.
+    pub(crate) commit: Option<[u8; 16]>,
+}
+
+/// A statement whose rows are wanted. It sees the batches.
+#[derive(Clone, Copy)]
+pub(crate) enum Ask<'a> {
+    /// One of ours.
+    Ours(&'static Sql, &'a [Param<'a>]),
+    /// One of the application's.
+    Theirs(&'a str, &'a [(Param<'a>, Type)]),
 }
 
 type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
-    /// Sends all of it and awaits the answers; returns the connection and the rows of the query. After
-    /// a failure the transaction is over.
+    /// Sends all of it and awaits the answers; returns the connection and the rows that were asked
+    /// for. After a failure the transaction is over.
     pub(crate) async fn send(
         self,
         database: &Database,
-        account_id: i64,
+        owner: &Ownership,
         connection: Held,
     ) -> Result<(Held, Vec<Row>), Failure> {
         let Some(object) = &connection.0 else {
             return Err(Failure::RolledBack(Error::StoreClosed));
         };
-        let result = self.exchange(database, account_id, object).await;
-        match result {
+        match self.exchange(database, owner, object).await {
             Ok(rows) => Ok((connection, rows)),
             Err(failure) => {
-                if self.commit && !failure.spoils_connection() {
+                if self.commit.is_some() && !failure.spoils_connection() {
                     connection.release();
                 }
                 Err(failure)
@@ -74,19 +90,31 @@ impl Exchange<'_> {
     async fn exchange(
         &self,
         database: &Database,
-        account_id: i64,
+        owner: &Ownership,
         connection: &Object,
     ) -> Result<Vec<Row>, Failure> {
-        let batches = self.batches.iter().flat_map(|batch| batch.statements());
-        let columns: Vec<_> = batches.collect();
+        let account_id = owner.account_id;
+        let (token, seen) = (owner.token(), owner.seen());
+        let (token, transaction) = (token.as_slice(), self.commit.unwrap_or_default());
+        let (guard, count): ([Param<'_>; 3], [Param<'_>; 2]) =
+            ([&account_id, &token, &seen], [&account_id, &transaction.as_slice()]);
+        let columns: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
+
         let mut statements: Vec<(&'static Sql, Vec<Param<'_>>)> = Vec::new();
+        if self.begin.is_some() {
+            statements.push((&GUARD, guard.to_vec()));
+        }
         for (sql, columns) in &columns {
             let account = std::iter::once(&account_id as Param<'_>);
             let columns = columns.iter().map(|column| column as Param<'_>);
             statements.push((sql, account.chain(columns).collect()));
         }
-        statements.extend(self.query.map(|(sql, params)| (sql, params.to_vec())));
-
+        if let Some(Ask::Ours(sql, params)) = self.ask {
+            statements.push((sql, params.to_vec()));
+        }
+        if self.commit.is_some() {
+            statements.push((&COUNT_COMMIT, count.to_vec()));
+        }
         let mut prepared = Vec::with_capacity(statements.len());
         for (sql, _) in &statements {
             // Awaits the wire only for a statement that is new to this connection.
@@ -95,17 +123,25 @@ impl Exchange<'_> {
         }
 
         let begin = self.begin.map(|idle| begin(database.statement_timeout(), idle));
+        let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
+        let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
         // A statement that cannot be encoded is never sent, and COMMIT must not pass it.
         let unsent = AtomicBool::new(false);
         let mut answers: Vec<Answer<'_>> = Vec::new();
         if let Some(begin) = &begin {
             answers.push(Box::pin(connection.batch_execute(begin).map_ok(|()| Vec::new())));
         }
+        if let Some(large) = &large {
+            answers.push(Box::pin(connection.batch_execute(large).map_ok(|()| Vec::new())));
+        }
         for ((sql, params), statement) in statements.iter().zip(&prepared) {
             let answer = database.run(connection, sql, statement.as_ref(), params);
             answers.push(Box::pin(answer.inspect_err(|_| unsent.store(true, Ordering::Relaxed))));
         }
-        if self.commit {
+        if let Some(Ask::Theirs(sql, params)) = self.ask {
+            answers.push(Box::pin(connection.query_typed(sql, params)));
+        }
+        if self.commit.is_some() {
             answers.push(Box::pin(async {
                 let end = if unsent.load(Ordering::Relaxed) { "ROLLBACK" } else { "COMMIT" };
                 connection.batch_execute(end).await.map(|()| Vec::new())
@@ -113,25 +149,55 @@ impl Exchange<'_> {
         }
 
         // The server's own timeout comes first; this one is for a server that does not answer.
-        let limit = database.statement_timeout() * u32::try_from(answers.len()).unwrap_or(u32::MAX);
-        let Ok(mut answers) = timeout(limit, in_order(answers)).await else {
-            return Err(Failure::Unknown(Error::StatementTimeout));
+        let chunks = u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX);
+        let limit = database.statement_timeout() * chunks;
+        let doubts = connector::doubtful_commits();
+        let Ok(answers) = timeout(limit, in_order(answers)).await else {
+            return Err(match self.commit {
+                Some(_) => Failure::Unknown(Error::StatementTimeout),
+                None => Failure::RolledBack(Error::StatementTimeout),
+            });
         };
+        let rows = self.look_at(answers)?;
+        if self.commit.is_some() {
+            count_commit(owner, rows.last())?;
+            if connector::doubtful_commits() != doubts {
+                let doubt = "a COMMIT did not wait for its synchronous standby";
+                return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The rows of the last answer but COMMIT's, or the first failure.
+    fn look_at(
+        &self,
+        mut answers: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
+    ) -> Result<Vec<Row>, Failure> {
         let Some(failed) = answers.iter().position(Result::is_err) else {
-            if self.commit {
+            if self.commit.is_some() {
                 answers.pop();
             }
             return Ok(answers.pop().and_then(Result::ok).unwrap_or_default());
         };
-        let committing = self.commit && failed + 1 == answers.len();
+        let committing = self.commit.is_some() && failed + 1 == answers.len();
         let Err(error) = answers.swap_remove(failed) else { return Ok(Vec::new()) };
         let error = DatabaseError::from(error);
         // Without its end, a transaction ends with the connection.
         let rolled_back =
-            !self.commit || (!committing && (error.is_answer() || error.is_unsendable()));
+            self.commit.is_none() || (!committing && (error.is_answer() || error.is_unsendable()));
         let outcome = if rolled_back { Failure::RolledBack } else { Failure::Unknown };
         Err(outcome(error.into()))
     }
+}
+
+/// Looks at the row of [`COUNT_COMMIT`]: without it the statements ran outside of a transaction, and
+/// did nothing.
+fn count_commit(owner: &Ownership, row: Option<&Row>) -> Result<(), Failure> {
+    let lost = || Failure::RolledBack(DatabaseError::broken("a BEGIN was lost").into());
+    let commits = row.ok_or_else(lost)?.try_get(0);
+    owner.see(commits.map_err(|error| Failure::Unknown(error.into()))?);
+    Ok(())
 }
 
 impl Failure {
@@ -150,6 +216,14 @@ pub(crate) struct Held(Option<Object>);
 impl Held {
     pub(crate) fn new(connection: Object) -> Self {
         Self(Some(connection))
+    }
+
+    /// Sends a statement whose answer nobody awaits, so that the server knows we are here.
+    pub(crate) fn ping(&self) {
+        if let Some(connection) = &self.0 {
+            // Sent at the first poll; an answer that nobody takes is passed over.
+            let _ = pin!(connection.simple_query("")).as_mut().now_or_never();
+        }
     }
 
     /// Gives the connection back to the pool: its transaction has ended.
@@ -174,6 +248,14 @@ fn begin(statement_timeout: Duration, idle: Duration) -> String {
         milliseconds(statement_timeout),
         milliseconds(idle)
     )
+}
+
+/// To the server a transaction is idle while a message is still on its way, so a large one gets the
+/// time that a slow link takes for a chunk.
+fn allow(idle: Duration, bytes: usize) -> String {
+    let seconds = bytes.min(CHUNK_BYTES) / SLOW_LINK_BYTES_A_SECOND;
+    let idle = idle + Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX) + 1);
+    format!("SET LOCAL idle_in_transaction_session_timeout = {}", idle.as_millis())
 }
 
 /// Polls all futures in order each time, so that their messages leave in order.

@@ -2,15 +2,10 @@
 //! finishes what it began even when the caller is gone.
 //!
 //! Two saves that committed in the other order would make a restart reuse Megolm indices, and a
-//! caller that drops its future must neither tear a write nor let it overtake a later one.
+//! caller that drops its future must neither tear a write nor let it overtake a later one. Saves that
+//! queued while a commit was on its way share the next one.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{future::Future, sync::Arc};
 
 use backon::Retryable;
 use futures_util::future::BoxFuture;
@@ -22,15 +17,17 @@ use tracing::{debug, warn};
 
 use crate::{
     Error,
-    batch::Batch,
-    connection::{Database, backoff, is_transient},
+    batch::{Batch, CHUNK_BYTES},
+    connection::{Database, is_transient},
+    ownership::{Ownership, random_id},
     transaction::{Exchange, Failure, Held},
 };
 
 type Stage = Box<dyn FnOnce() -> BoxFuture<'static, Result<Batch, Error>> + Send>;
+type Done = oneshot::Sender<Result<(), Error>>;
 
 enum Job {
-    Write(Stage, oneshot::Sender<Result<(), Error>>),
+    Write(Stage, Done),
     Lend(oneshot::Sender<LentLane>),
     Close(oneshot::Sender<()>),
 }
@@ -43,11 +40,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the lane of one account.
-    ///
-    /// `failed` is shared with the readers: once an operation has failed, nothing more is written.
-    pub(crate) fn start(database: Database, account_id: i64, failed: Arc<AtomicBool>) -> Self {
+    pub(crate) fn start(lane: Lane) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(run(Arc::new(Lane { database, account_id, failed }), queue));
+        tokio::spawn(run(Arc::new(lane), queue));
         Self { jobs }
     }
 
@@ -71,9 +66,7 @@ impl Writer {
         let (answer, lent) = oneshot::channel();
         self.jobs.send(Job::Lend(answer)).map_err(|_| Error::StoreClosed)?;
         let lent = lent.await.map_err(|_| Error::StoreClosed)?;
-        if lent.has_failed() {
-            return Err(Error::ReopenRequired);
-        }
+        lent.owner.check_write()?;
         Ok(lent)
     }
 
@@ -102,12 +95,17 @@ impl std::ops::Deref for LentLane {
 }
 
 async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
-    while let Some(job) = queue.recv().await {
+    let mut next = None;
+    loop {
+        let job = match next.take() {
+            Some(job) => job,
+            None => match queue.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+        };
         match job {
-            Job::Write(stage, answer) => {
-                // The caller may be gone; the write is finished all the same.
-                let _ = answer.send(lane.write(stage).await);
-            }
+            Job::Write(stage, done) => next = lane.write((stage, done), &mut queue).await,
             Job::Lend(answer) => {
                 let (_returned, returned) = oneshot::channel();
                 if answer.send(LentLane { lane: lane.clone(), _returned }).is_ok() {
@@ -125,84 +123,116 @@ async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
 /// What the lane writes with.
 pub(crate) struct Lane {
     pub(crate) database: Database,
-    pub(crate) account_id: i64,
-    /// Set by any operation whose failure was handed up: what the SDK holds in memory may be ahead
-    /// of the database, and a write now could make the loss permanent.
-    failed: Arc<AtomicBool>,
+    pub(crate) owner: Arc<Ownership>,
 }
 
 impl Lane {
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
-    }
-
-    /// Whether this is the lane of the store that shares the flag.
-    pub(crate) fn shares(&self, failed: &Arc<AtomicBool>) -> bool {
-        Arc::ptr_eq(&self.failed, failed)
-    }
-
-    async fn write(&self, stage: Stage) -> Result<(), Error> {
-        if self.has_failed() {
-            return Err(Error::ReopenRequired);
+    /// Writes this one, and those that wait behind it, as one transaction. Returns the job that ended
+    /// the row.
+    async fn write(
+        &self,
+        first: (Stage, Done),
+        queue: &mut mpsc::UnboundedReceiver<Job>,
+    ) -> Option<Job> {
+        let (mut batches, mut callers, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, None);
+        let mut write = Some(first);
+        while let Some((stage, done)) = write.take() {
+            match self.stage(stage).await {
+                Ok(batch) => {
+                    bytes += batch.bytes();
+                    batches.push(batch);
+                    callers.push(done);
+                }
+                // The callers may be gone; what they asked for is finished all the same.
+                Err(error) => drop(done.send(Err(error))),
+            }
+            if bytes < CHUNK_BYTES {
+                match queue.try_recv() {
+                    Ok(Job::Write(stage, done)) => write = Some((stage, done)),
+                    other => next = other.ok(),
+                }
+            }
         }
-        let result = self.stage_and_commit(stage).await;
-        if result.is_err() {
-            self.fail();
+        let result = self.commit(&batches.iter().collect::<Vec<_>>()).await;
+        match &result {
+            Ok(()) => batches.into_iter().for_each(Batch::committed),
+            Err(_) => self.owner.fail(),
         }
-        result
+        for done in callers {
+            let _ = done.send(result.clone());
+        }
+        next
     }
 
-    async fn stage_and_commit(&self, stage: Stage) -> Result<(), Error> {
-        let batch = stage().await?;
-        if !batch.is_empty() {
-            self.commit(std::slice::from_ref(&batch)).await?;
-        }
-        batch.committed();
-        Ok(())
+    async fn stage(&self, stage: Stage) -> Result<Batch, Error> {
+        self.owner.check_write()?;
+        stage().await.inspect_err(|_| self.owner.fail())
     }
 
     /// Commits the batches as one transaction; tries again when it surely had no effect and the
     /// reason may pass.
-    pub(crate) async fn commit(&self, batches: &[Batch]) -> Result<(), Error> {
+    pub(crate) async fn commit(&self, batches: &[&Batch]) -> Result<(), Error> {
+        if batches.iter().all(|batch| batch.is_empty()) {
+            return Ok(());
+        }
         let started = Instant::now();
+        let transaction = random_id();
         let commit = || async {
-            let connection = self.database.connection().await.map_err(Failure::RolledBack)?;
-            let connection = Held::new(connection);
-            let begin = Some(self.database.statement_timeout());
-            let exchange = Exchange { begin, batches, query: None, commit: true };
-            exchange.send(&self.database, self.account_id, connection).await
+            let connection = Held::new(self.database.connection().await?);
+            let begin = Some(self.database.idle_timeout());
+            let exchange = Exchange { begin, batches, ask: None, commit: Some(transaction) };
+            match exchange.send(&self.database, &self.owner, connection).await {
+                Ok((connection, _)) => {
+                    connection.release();
+                    Ok(())
+                }
+                Err(failure) => self.settle(failure, transaction).await,
+            }
         };
-        let result = commit.retry(backoff()).when(may_pass).await;
-        let (connection, _) = result.map_err(into_error)?;
-        connection.release();
+        let may_pass = |error: &Error| {
+            is_transient(error) && started.elapsed() < self.database.retry_timeout()
+        };
+        let result = commit.retry(self.database.backoff()).when(may_pass).await;
+        if let Err(error) = result {
+            return Err(self.owner.explain(&self.database, error).await);
+        }
         debug!(
-            rows = batches.iter().map(Batch::rows).sum::<usize>(),
-            bytes = batches.iter().map(Batch::bytes).sum::<usize>(),
+            batches = batches.len(),
+            rows = batches.iter().map(|batch| batch.rows()).sum::<usize>(),
+            bytes = batches.iter().map(|batch| batch.bytes()).sum::<usize>(),
             elapsed = ?started.elapsed(),
             "committed"
         );
         Ok(())
     }
-}
 
-/// Whether a transaction that surely had no effect may succeed when repeated.
-pub(crate) fn may_pass(failure: &Failure) -> bool {
-    match failure {
-        Failure::RolledBack(error) => is_transient(error),
-        Failure::Unknown(_) => false,
+    /// What became of a failed transaction: `Ok` when it was committed all the same, an error when it
+    /// was not and never will be.
+    pub(crate) async fn settle(
+        &self,
+        failure: Failure,
+        transaction: [u8; 16],
+    ) -> Result<(), Error> {
+        match failure {
+            Failure::RolledBack(error) => Err(error),
+            Failure::Unknown(error) => {
+                warn!(%error, "the answer to a COMMIT is missing: asking what became of it");
+                match self.owner.settle(&self.database, transaction, error.clone()).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(as_transient(error)),
+                    Err(error) => Err(error),
+                }
+            }
+        }
     }
 }
 
-pub(crate) fn into_error(failure: Failure) -> Error {
-    match failure {
-        Failure::RolledBack(error) => error,
-        Failure::Unknown(error) => {
-            warn!("the answer to a COMMIT is missing: the store must be reopened");
-            error
+/// A transaction that is known to have had no effect can be repeated, however it failed.
+fn as_transient(error: Error) -> Error {
+    match error {
+        Error::StatementTimeout => {
+            crate::DatabaseError::broken("no answer within the statement timeout").into()
         }
+        other => other,
     }
 }

@@ -18,7 +18,7 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, CryptoStoreError},
 };
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore,
+    Access, Error, PostgresCryptoStore,
     testing::{self, PostgresServer},
 };
 use ruma::{OwnedUserId, RoomId, UserId, room_id, user_id};
@@ -44,7 +44,8 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Key.open(&url, "bot").await;
-    let other = Mode::Key.open(&url, "bot").await;
+    let observing = Mode::Key.config(&url, "bot").access(Access::Observe);
+    let other = PostgresCryptoStore::open_with_config(&observing).await.unwrap();
     store
         .atomically(async {
             set(&store, b"first").await?;

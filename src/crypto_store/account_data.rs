@@ -30,14 +30,15 @@ static UPSERT: Sql = Sql {
     name: "account_data.upsert",
     template: "
 INSERT INTO {schema}.account_data (account_id, item, data)
-SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data)
+SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data) WHERE {guarded}
 ON CONFLICT (account_id, item) DO UPDATE SET data = excluded.data",
     types: &[Type::INT8, Type::INT4_ARRAY, Type::BYTEA_ARRAY],
 };
 
 static DELETE: Sql = Sql {
     name: "account_data.delete",
-    template: "DELETE FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
+    template: "
+DELETE FROM {schema}.account_data WHERE account_id = $1 AND {guarded} AND item = ANY ($2)",
     types: &[Type::INT8, Type::INT4_ARRAY],
 };
 
@@ -60,6 +61,16 @@ pub(super) fn static_account(cell: &StaticAccount) -> Option<StaticAccountData> 
     cell.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
+/// The same, and within a transaction that saved the account, what it saved.
+pub(super) fn own(
+    account: &OpenAccount,
+    cell: &StaticAccount,
+) -> Result<Option<StaticAccountData>, Error> {
+    account.owner().check()?;
+    let within = account.scope()?.and_then(|scope| scope.learnt());
+    Ok(within.or_else(|| static_account(cell)))
+}
+
 pub(super) fn set_static_account(cell: &StaticAccount, data: StaticAccountData) {
     *cell.write().unwrap_or_else(PoisonError::into_inner) = Some(data);
 }
@@ -72,7 +83,12 @@ pub(super) async fn load_account(
         return Ok(None);
     };
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
-    set_static_account(static_account, olm_account.static_data().clone());
+    // What is only saved, others learn with the commit.
+    let is_committed =
+        account.scope()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
+    if is_committed {
+        set_static_account(static_account, olm_account.static_data().clone());
+    }
     Ok(Some(olm_account))
 }
 
@@ -82,6 +98,7 @@ pub(super) async fn save_pending_changes(
     static_account: StaticAccount,
 ) -> Result<(), Error> {
     let PendingChanges { account: olm_account } = changes;
+    let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
     account
         .write(|codec| async move {
             let mut batch = Batch::default();
@@ -92,7 +109,11 @@ pub(super) async fn save_pending_changes(
             }
             Ok(batch)
         })
-        .await
+        .await?;
+    if let (Some(data), Some(scope)) = (data, account.scope()?) {
+        scope.learn(data);
+    }
+    Ok(())
 }
 
 pub(super) async fn load_identity(

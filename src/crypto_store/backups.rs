@@ -20,7 +20,7 @@ INSERT INTO {schema}.backup_versions (account_id, generation, version)
 SELECT $1, (SELECT coalesce(max(generation), 0) FROM {schema}.backup_versions WHERE account_id = $1)
            + row_number() OVER (), u.version
 FROM unnest($2) AS u (version)
-WHERE NOT EXISTS (SELECT FROM {schema}.backup_versions v
+WHERE {guarded} AND NOT EXISTS (SELECT FROM {schema}.backup_versions v
                   WHERE v.account_id = $1 AND v.version = u.version AND NOT v.retired)",
     types: &[Type::INT8, Type::BYTEA_ARRAY],
 };
@@ -28,7 +28,8 @@ WHERE NOT EXISTS (SELECT FROM {schema}.backup_versions v
 static RETIRE: Sql = Sql {
     name: "backup_versions.retire",
     template: "
-UPDATE {schema}.backup_versions SET retired = true WHERE account_id = $1 AND NOT retired",
+UPDATE {schema}.backup_versions SET retired = true
+WHERE account_id = $1 AND {guarded} AND NOT retired",
     types: &[Type::INT8],
 };
 

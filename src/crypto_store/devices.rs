@@ -31,7 +31,7 @@ static DELETE: Sql = Sql {
     name: "devices.delete",
     template: "
 DELETE FROM {schema}.devices d USING unnest($2, $3) AS u (user_id, device_id)
-WHERE d.account_id = $1 AND d.user_id = u.user_id AND d.device_id = u.device_id",
+WHERE d.account_id = $1 AND {guarded} AND d.user_id = u.user_id AND d.device_id = u.device_id",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 

@@ -105,6 +105,7 @@ FROM unnest($2, $3, $4, $5, $6, $7, $8)
     AS u (room_id, session_id, sender_key, sender_data_type, version, otherwise, data)
 LEFT JOIN {schema}.backup_versions v
     ON v.account_id = $1 AND v.version = u.version AND NOT v.retired
+WHERE {guarded}
 ON CONFLICT (account_id, room_id, session_id) DO UPDATE SET
     sender_key = excluded.sender_key, sender_data_type = excluded.sender_data_type,
     backup_generation = CASE WHEN excluded.backup_generation < 0 THEN s.backup_generation
@@ -128,7 +129,8 @@ static MARK_BACKED_UP: Sql = Sql {
 UPDATE {schema}.megolm_inbound_sessions s SET backup_generation = v.generation
 FROM unnest($2, $3, $4) AS u (room_id, session_id, version)
 JOIN {schema}.backup_versions v ON v.account_id = $1 AND v.version = u.version AND NOT v.retired
-WHERE s.account_id = $1 AND s.room_id = u.room_id AND s.session_id = u.session_id",
+WHERE {guarded}
+  AND s.account_id = $1 AND s.room_id = u.room_id AND s.session_id = u.session_id",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 

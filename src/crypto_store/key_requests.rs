@@ -1,5 +1,7 @@
 //! Requests for secrets and room keys that we sent, or are about to send, to our own devices.
 
+use std::collections::HashSet;
+
 use matrix_sdk_common::ruma::TransactionId;
 use matrix_sdk_crypto::{GossipRequest, SecretInfo};
 use tokio_postgres::{Row, types::Type};
@@ -47,7 +49,7 @@ static DELETE_OLDER: Sql = Sql {
     name: "key_requests.delete_older",
     template: "
 DELETE FROM {schema}.key_requests
-WHERE account_id = $1 AND (info = ANY ($2) OR request_id = ANY ($3))",
+WHERE account_id = $1 AND {guarded} AND (info = ANY ($2) OR request_id = ANY ($3))",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 
@@ -55,8 +57,9 @@ static INSERT: Sql = Sql {
     name: "key_requests.insert",
     template: "
 INSERT INTO {schema}.key_requests (account_id, info, request_id, sent_out, data)
-SELECT DISTINCT ON (u.request_id) $1, u.info, u.request_id, u.sent_out, u.data
-FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)",
+SELECT $1, u.info, u.request_id, u.sent_out, u.data
+FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)
+WHERE {guarded}",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BOOL_ARRAY, Type::BYTEA_ARRAY],
 };
 
@@ -91,17 +94,25 @@ pub(super) async fn delete(account: &OpenAccount, request_id: &TransactionId) ->
     account.apply(&DELETE, [request_id.into()]).await
 }
 
+/// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one
+/// stays; what the others replace is gone all the same.
 pub(super) fn stage(
     batch: &mut Batch,
     codec: &Codec,
-    request: &GossipRequest,
+    requests: &[GossipRequest],
 ) -> Result<(), Error> {
-    let request_id = key(codec, &request.request_id);
-    let info: Cell = info_key(codec, &request.info).into();
-    let data = codec.seal(TABLE, &[&request_id], request)?;
-    let request_id: Cell = request_id.into();
-    batch.put(&DELETE_OLDER, [info.clone()], [request_id.clone()]);
-    batch.put(&INSERT, [info], [request_id, Cell::Bool(request.sent_out), data.into()]);
+    let (mut infos, mut request_ids) = (HashSet::new(), HashSet::new());
+    for request in requests.iter().rev() {
+        let request_id = key(codec, &request.request_id);
+        let data = codec.seal(TABLE, &[&request_id], request)?;
+        let (info, request_id): (Cell, Cell) =
+            (info_key(codec, &request.info).into(), request_id.into());
+        batch.put(&DELETE_OLDER, [info.clone(), request_id.clone()], []);
+        let is_last = infos.insert(request.info.as_key());
+        if request_ids.insert(&request.request_id) && is_last {
+            batch.put(&INSERT, [info], [request_id, Cell::Bool(request.sent_out), data.into()]);
+        }
+    }
     Ok(())
 }
 

@@ -13,14 +13,15 @@ static TAKE: Sql = Sql {
     name: "lease_locks.take",
     template: "
 INSERT INTO {schema}.lease_locks AS l (account_id, key, holder, expires_at, generation)
-VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1)
+SELECT $1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
+FROM (SELECT {schema}.guard($1, $5, $6)) AS guarded
 ON CONFLICT (account_id, key) DO UPDATE SET
     holder = excluded.holder,
     expires_at = clock_timestamp() + $4 * interval '1 millisecond',
     generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
 WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp()
 RETURNING generation",
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8],
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA, Type::INT8],
 };
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
@@ -35,7 +36,7 @@ pub(super) async fn take(
     let codec = &account.codec;
     let (key, holder) = (codec.key(TABLE, key), codec.key(TABLE, holder));
     let duration = f64::from(duration_ms);
-    let Some(row) = account.query_apart(&TAKE, &[&key, &holder, &duration]).await? else {
+    let Some(row) = account.write_apart(&TAKE, &[&key, &holder, &duration]).await? else {
         return Ok(None);
     };
     let generation: i64 = column(&row, 0, TABLE)?;

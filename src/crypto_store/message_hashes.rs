@@ -23,7 +23,7 @@ static INSERT: Sql = Sql {
     name: "message_hashes.insert",
     template: "
 INSERT INTO {schema}.message_hashes (account_id, hash)
-SELECT $1, u.hash FROM unnest($2) AS u (hash) ON CONFLICT DO NOTHING",
+SELECT $1, u.hash FROM unnest($2) AS u (hash) WHERE {guarded} ON CONFLICT DO NOTHING",
     types: &[Type::INT8, Type::BYTEA_ARRAY],
 };
 

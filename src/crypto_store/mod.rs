@@ -19,6 +19,7 @@ mod size;
 mod store;
 mod sync_tokens;
 mod tracked_users;
+mod transactions;
 mod withheld;
 
 use std::collections::HashMap;
@@ -91,7 +92,8 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>> {
-        olm_sessions::get(&*self.open_account().await?, self.own(), sender_key).await
+        let account = self.open_account().await?;
+        olm_sessions::get(&account, self.own(&account)?, sender_key).await
     }
 
     #[instrument(skip_all)]
@@ -204,7 +206,8 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         room_id: &RoomId,
     ) -> Result<Option<OutboundGroupSession>> {
-        outbound_group_sessions::get(&*self.open_account().await?, self.own(), room_id).await
+        let account = self.open_account().await?;
+        outbound_group_sessions::get(&account, self.own(&account)?, room_id).await
     }
 
     #[instrument(skip_all)]
@@ -236,7 +239,8 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn get_own_device(&self) -> Result<DeviceData> {
-        devices::own(&*self.open_account().await?, self.own()).await
+        let account = self.open_account().await?;
+        devices::own(&account, self.own(&account)?).await
     }
 
     #[instrument(skip_all)]

@@ -40,7 +40,7 @@ static INSERT_BACKED_UP: Sql = Sql {
     name: "backed_up_rooms.insert",
     template: "
 INSERT INTO {schema}.backed_up_rooms (account_id, room_id)
-SELECT $1, u.room_id FROM unnest($2) AS u (room_id) ON CONFLICT DO NOTHING",
+SELECT $1, u.room_id FROM unnest($2) AS u (room_id) WHERE {guarded} ON CONFLICT DO NOTHING",
     types: &[Type::INT8, Type::BYTEA_ARRAY],
 };
 

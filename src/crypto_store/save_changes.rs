@@ -78,9 +78,7 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
     for session in &outbound_group_sessions {
         outbound_group_sessions::stage(batch, codec, session).await?;
     }
-    for request in &key_requests {
-        key_requests::stage(batch, codec, request)?;
-    }
+    key_requests::stage(batch, codec, &key_requests)?;
     for (room_id, entries) in &withheld_session_info {
         for (session_id, entry) in entries {
             withheld::stage(batch, codec, room_id, session_id, entry)?;

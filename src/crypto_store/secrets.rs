@@ -29,6 +29,7 @@ static INSERT: Sql = Sql {
 INSERT INTO {schema}.secrets_inbox (account_id, secret_name, secret_hash, data)
 SELECT $1, u.secret_name, u.secret_hash, u.data
 FROM unnest($2, $3, $4) AS u (secret_name, secret_hash, data)
+WHERE {guarded}
 ON CONFLICT (account_id, secret_name, secret_hash) DO NOTHING",
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };

@@ -1,9 +1,12 @@
 //! The store itself: opening, closing, and the account between.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use deadpool_postgres::Pool;
-use matrix_sdk_crypto::{CryptoStoreError, olm::StaticAccountData};
+use matrix_sdk_crypto::olm::StaticAccountData;
 use tokio::sync::{RwLock, RwLockReadGuard};
 #[cfg(feature = "testing")]
 use tokio_postgres::types::Type;
@@ -18,6 +21,8 @@ use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::OpenAccount,
     connection::Database,
+    ownership::{self, Ownership},
+    presence,
     schema::Schema,
     statement::{Sql, Statements},
 };
@@ -40,7 +45,9 @@ use crate::{
 /// # What else to know
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
-/// - One process at a time: two that sync with one account damage it, as with every store.
+/// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
+///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::on_owner`]
+///   say otherwise.
 /// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
@@ -62,6 +69,8 @@ struct Inner {
     /// `None` when closed. Operations hold it for reading, so that closing waits for them.
     account: RwLock<Option<Arc<OpenAccount>>>,
     static_account: StaticAccount,
+    /// Of the account as it was last open: a store that was superseded stays so, open or closed.
+    owner: Mutex<Arc<Ownership>>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -173,62 +182,21 @@ impl PostgresCryptoStore {
         foreign_pool: Option<Pool>,
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
-        let account = open_account(foreign_pool.as_ref(), config).await?;
+        let account = open_account(foreign_pool.as_ref(), config, None).await?;
+        let owner = Mutex::new(account.owner().clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 foreign_pool,
                 account: RwLock::new(Some(Arc::new(account))),
                 static_account: StaticAccount::default(),
+                owner,
             }),
         })
     }
 
-    /// Makes one transaction of everything that the future saves in this store.
-    ///
-    /// The SDK saves piecemeal while it works through a sync: it stores each new Olm session, already
-    /// past its message, long before the room keys that the message carried. A process that dies in
-    /// between loses those keys for ever, because the replayed message no longer decrypts. Wrapped in
-    /// `atomically`, a sync is stored as a whole or not at all:
-    ///
-    /// ```no_run
-    /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine};
-    /// # use matrix_sdk_postgres::PostgresCryptoStore;
-    /// # async fn example(
-    /// #     store: PostgresCryptoStore,
-    /// #     machine: OlmMachine,
-    /// #     changes: EncryptionSyncChanges<'_>,
-    /// #     settings: DecryptionSettings,
-    /// # ) -> Result<(), OlmError> {
-    /// let (to_device_events, room_keys) =
-    ///     store.atomically(machine.receive_sync_changes(changes, &settings)).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
-    /// dropped, or takes longer than
-    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout). After a rollback of
-    /// something that was saved, the SDK's memory is ahead of the database, so the store refuses
-    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one.
-    ///
-    /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
-    /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and
-    /// must not be awaited if it writes. Nor may another task use the same `OlmMachine` meanwhile: it
-    /// could hold a lock of the SDK's that the future needs, while its own save waits for the future.
-    /// Wrap the processing, not the waiting for a homeserver, and build the `OlmMachine` before.
-    ///
-    /// # Errors
-    ///
-    /// The future's own; else what kept the transaction from being begun or committed, as
-    /// [`CryptoStoreError::Backend`] with an [`Error`] in it: [`Error::AtomicallyTimeout`],
-    /// [`Error::NestedAtomically`], [`Error::Database`] and others.
-    pub async fn atomically<T, E: From<CryptoStoreError>>(
-        &self,
-        future: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        // Not the guard: closing waits for that, and what the future reads would wait for closing.
-        let account = self.open_account().await.map(|account| Arc::clone(&account));
-        account.map_err(CryptoStoreError::from)?.atomically(future).await
+    fn owner(&self) -> Arc<Ownership> {
+        self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn static_account(&self) -> &StaticAccount {
@@ -236,15 +204,15 @@ impl PostgresCryptoStore {
     }
 
     /// What never changes of our own account, once it is known.
-    pub(super) fn own(&self) -> Option<StaticAccountData> {
-        account_data::static_account(&self.inner.static_account)
+    pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+        account_data::own(account, &self.inner.static_account)
     }
 
     /// What upstream's test suite asks a store for.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
-        self.own()
+        account_data::static_account(&self.inner.static_account)
     }
 
     /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
@@ -264,8 +232,8 @@ impl PostgresCryptoStore {
     pub(super) async fn open_account(
         &self,
     ) -> Result<RwLockReadGuard<'_, Arc<OpenAccount>>, Error> {
-        RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref)
-            .map_err(|_| Error::StoreClosed)
+        let account = RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref);
+        account.map_err(|_| self.owner().check().err().unwrap_or(Error::StoreClosed))
     }
 
     pub(super) async fn close_account(&self) {
@@ -279,8 +247,10 @@ impl PostgresCryptoStore {
         }
     }
 
-    /// Opens a closed store, and one that refuses writes; does nothing for a store in order.
+    /// Opens a closed store, and one that refuses writes; does nothing for a store in order. What
+    /// somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
+        self.owner().check()?;
         if self.open_account().await.is_ok_and(|account| !account.has_failed()) {
             return Ok(());
         }
@@ -288,8 +258,16 @@ impl PostgresCryptoStore {
         let mut account = self.inner.account.write().await;
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;
-            let opened = open_account(foreign_pool.as_ref(), config).await;
-            *account = Some(Arc::new(opened.map_err(|error| Error::Reopen(Box::new(error)))?));
+            let former = self.owner();
+            let opened = open_account(foreign_pool.as_ref(), config, Some(&former)).await;
+            let opened = opened.map_err(|error| match error {
+                OpenStoreError::Store(error @ (Error::Superseded { .. } | Error::Rewound)) => error,
+                error => Error::Reopen(Box::new(error)),
+            });
+            let opened = opened.inspect_err(|error| former.lose(error))?;
+            let owner = opened.owner().clone();
+            *self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+            *account = Some(Arc::new(opened));
         }
         Ok(())
     }
@@ -298,6 +276,7 @@ impl PostgresCryptoStore {
 async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
+    former: Option<&Ownership>,
 ) -> Result<OpenAccount, OpenStoreError> {
     config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, statements());
@@ -306,13 +285,15 @@ async fn open_account(
         Some(pool) => pool.clone(),
         None => config.build_pool()?,
     };
-    let database = Database::new(pool, Arc::new(statements), prepared, config.statement_timeout);
-    OpenAccount::open(database, config).await
+    let database = Database::new(pool, Arc::new(statements), prepared, config);
+    OpenAccount::open(database, config, former).await
 }
 
 /// Every statement, to be prepared together.
 fn statements() -> Vec<&'static Sql> {
     [
+        ownership::STATEMENTS,
+        presence::STATEMENTS,
         account_data::STATEMENTS,
         backups::STATEMENTS,
         custom_values::STATEMENTS,

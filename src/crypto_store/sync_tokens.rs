@@ -14,7 +14,8 @@ const TABLE: &str = "sync_tokens";
 
 static GET: Sql = Sql {
     name: "sync_tokens.get",
-    template: "SELECT data FROM {schema}.sync_tokens WHERE account_id = $1",
+    template: "SELECT data FROM {schema}.sync_tokens
+WHERE account_id = $1 AND data IS NOT NULL",
     types: &[Type::INT8],
 };
 
@@ -22,7 +23,7 @@ static UPSERT: Sql = Sql {
     name: "sync_tokens.upsert",
     template: "
 INSERT INTO {schema}.sync_tokens (account_id, data)
-SELECT $1, u.data FROM unnest($2) AS u (data)
+SELECT $1, u.data FROM unnest($2) AS u (data) WHERE {guarded}
 ON CONFLICT (account_id) DO UPDATE SET data = excluded.data, updated_at = excluded.updated_at",
     types: &[Type::INT8, Type::BYTEA_ARRAY],
 };

@@ -68,11 +68,12 @@ impl DatabaseError {
     }
 
     /// Whether the connection must not be used again: it broke, the server is going away
-    /// (class 57P), it has become read-only after a failover (25006), or it has other statements
+    /// (class 57P), it has become read-only after a failover (25006), it was
+    /// ended because a transaction idled (25P03), or it has other statements
     /// prepared than we think (26000, and 0A000 after a migration).
     pub(crate) fn spoils_connection(&self) -> bool {
         self.sqlstate().is_none_or(|code| {
-            ["25006", "26000", "0A000"].contains(&code)
+            ["25006", "25P03", "26000", "0A000"].contains(&code)
                 || code.starts_with("57P")
                 || code.starts_with("08")
         })

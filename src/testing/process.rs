@@ -180,7 +180,9 @@ pub(super) fn pid_in(data: &Path) -> Option<u32> {
 pub(super) fn is_ready(data: &Path, pid: u32) -> bool {
     // The eighth line tells the state; a file left by a former server has another process id.
     let text = fs::read_to_string(pid_file(data)).unwrap_or_default();
-    pid_in(data) == Some(pid) && text.lines().nth(7).is_some_and(|state| state.trim() == "ready")
+    // A standby that answers reads says so.
+    let ready = |state: &str| ["ready", "standby"].contains(&state.trim());
+    pid_in(data) == Some(pid) && text.lines().nth(7).is_some_and(ready)
 }
 
 /// Waits until a cluster's former server is gone: a process that was killed leaves it to its

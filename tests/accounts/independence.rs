@@ -36,7 +36,9 @@ async fn delete_account(client: &Client, name: &str) {
     let id = number(client, &id).await;
     for table in account_tables(client).await {
         let sql = format!("DELETE FROM matrix_sdk.{table} WHERE account_id = {id}");
-        assert!(client.execute(&sql, &[]).await.unwrap() > 0, "{table}");
+        let deleted = client.execute(&sql, &[]).await.unwrap();
+        // A store that was closed has let go of the account.
+        assert!(deleted > 0 || table == "openings", "{table}");
     }
     let sql = format!("DELETE FROM matrix_sdk.accounts WHERE id = {id}");
     assert_eq!(client.execute(&sql, &[]).await.unwrap(), 1);

@@ -149,6 +149,11 @@ impl Relay {
         self.inbox.get(user_id).cloned().unwrap_or_default()
     }
 
+    /// Takes what waits for a user, to be delivered by the caller.
+    pub fn take(&mut self, user_id: &UserId) -> Vec<Raw<AnyToDeviceEvent>> {
+        self.inbox.remove(user_id).unwrap_or_default()
+    }
+
     /// Delivers what waits for the machine, as one sync.
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
         let sync = self.next_sync(machine, token);
@@ -162,7 +167,7 @@ impl Relay {
         let count = counts.and_then(|keys| keys.get(machine.device_id())).map_or(0, BTreeMap::len);
         let count = u32::try_from(count).unwrap().into();
         Sync {
-            to_device_events: self.inbox.remove(machine.user_id()).unwrap_or_default(),
+            to_device_events: self.take(machine.user_id()),
             one_time_keys_counts: [(OneTimeKeyAlgorithm::SignedCurve25519, count)].into(),
             changed_devices: DeviceLists::new(),
             token: token.to_owned(),

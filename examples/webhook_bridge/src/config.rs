@@ -52,6 +52,9 @@ pub struct Args {
     /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
     #[arg(long, env = "BRIDGE_LISTEN")]
     listen: Option<String>,
+    /// When another process has the account: wait, take or refuse [default: wait]
+    #[arg(long, env = "BRIDGE_ON_OWNER")]
+    on_owner: Option<String>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,
@@ -71,6 +74,17 @@ pub enum Database {
     Embedded(PathBuf),
 }
 
+/// What to do when another process has the account and is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOwner {
+    /// Be its standby.
+    Wait,
+    /// Take the account over.
+    Take,
+    /// End.
+    Refuse,
+}
+
 /// The checked settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -85,6 +99,7 @@ pub struct Config {
     pub webhook_url: Url,
     pub webhook_token: Option<SecretString>,
     pub listen: Option<SocketAddr>,
+    pub on_owner: OnOwner,
 }
 
 impl TryFrom<Args> for Config {
@@ -122,6 +137,7 @@ impl TryFrom<Args> for Config {
             webhook_url: http_url(&webhook, "WEBHOOK_URL")?,
             webhook_token: secret(args.webhook_token).map(Into::into),
             listen: listen.transpose()?,
+            on_owner: on_owner(filled(args.on_owner).as_deref())?,
             user_id,
         })
     }
@@ -129,6 +145,17 @@ impl TryFrom<Args> for Config {
 
 fn invalid(message: impl Into<String>) -> BridgeError {
     BridgeError::last(exit_code::CONFIGURATION, message)
+}
+
+fn on_owner(value: Option<&str>) -> Result<OnOwner, BridgeError> {
+    match value {
+        None | Some("wait") => Ok(OnOwner::Wait),
+        Some("take") => Ok(OnOwner::Take),
+        Some("refuse") => Ok(OnOwner::Refuse),
+        Some(other) => {
+            Err(invalid(format!("BRIDGE_ON_OWNER is {other:?}: write wait, take or refuse")))
+        }
+    }
 }
 
 /// Compose files often set a variable to nothing when they mean unset.
@@ -184,6 +211,7 @@ mod tests {
             ("--user", "bot", "MATRIX_USER"),
             ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
             ("--listen", "9090", "BRIDGE_LISTEN"),
+            ("--on-owner", "steal", "BRIDGE_ON_OWNER"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();
             let text = error.to_string();
@@ -202,5 +230,6 @@ mod tests {
         let shown = format!("{:?} {:?}", config.credentials, config.database);
         assert!(!shown.contains("tops3cret"), "{shown}");
         assert_eq!(config.store_account, "@bot:example.org");
+        assert_eq!(config.on_owner, OnOwner::Wait);
     }
 }

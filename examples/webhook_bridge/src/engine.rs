@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ use crate::{
     session::Session,
     sync,
     webhook::Webhook,
+    witness::Witness,
 };
 
 /// After a stop a run may take so long to come to its end, a delivery in flight included. Docker
@@ -63,6 +64,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), BridgeEr
         homeserver: engine.homeserver.clone(),
         metrics: engine.metrics.clone(),
         inbox: OnceLock::new(),
+        waiting_for: Mutex::default(),
     });
     if let Some(address) = engine.config.listen {
         health::serve(address, health.clone(), engine.stop.clone()).await?;
@@ -78,7 +80,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), BridgeEr
 
 impl Engine {
     async fn run_on(&self, database: &Located, health: &Health) -> Result<(), BridgeError> {
-        let (keys, inbox) = self.open(database.url().expose_secret()).await?;
+        let (keys, inbox) = self.open(database.url().expose_secret(), health).await?;
         health.inbox.get_or_init(|| inbox.clone());
         let ended = self.run_until_final(&keys, &inbox, database).await;
         if let Err(error) = keys.close().await {
@@ -87,16 +89,21 @@ impl Engine {
         ended
     }
 
-    /// Open keys and inbox, waiting for a database that is away.
-    async fn open(&self, url: &str) -> Result<(Keys, Inbox), BridgeError> {
+    /// Open keys and inbox, waiting for a database that is away, or for another owner.
+    async fn open(&self, url: &str, health: &Health) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
+        let waiting = |owner: &str| {
+            info!("the account is in use by {owner}: waiting until it is free");
+            health.wait_for(Some(owner));
+        };
         loop {
             let attempt = async {
-                let (keys, pool) = Keys::open(&self.config, url).await?;
+                let (keys, pool) = Keys::open(&self.config, url, waiting).await?;
                 migrate(&pool).await?;
                 Ok((keys, Inbox::new(pool, &self.config.store_account)))
             };
             let attempt = self.stop.run_until_cancelled(attempt).await;
+            health.wait_for(None);
             match attempt.unwrap_or(Err(BridgeError::Stopped)) {
                 Err(BridgeError::Temporary(reason)) => self.pause(&reason, &mut delays).await?,
                 opened => return opened,
@@ -146,6 +153,7 @@ impl Engine {
     async fn run_once(&self, keys: &Keys, inbox: &Inbox) -> Result<(), BridgeError> {
         let device = self.session(keys).resume_or_begin().await?;
         let machine = keys.machine(&self.config.user_id, &device).await?;
+        let witness = Witness::check(&self.homeserver, keys, &machine, &self.stop).await?;
         inbox.retry_all().await?;
         info!(user = %self.config.user_id, %device, "forwarding messages");
         let run = Run {
@@ -165,16 +173,21 @@ impl Engine {
                 guard(&run, gaps::run(&run)),
                 guard(&run, rooms::run(&run)),
                 guard(&run, delivery.run()),
+                guard(&run, witness.run(&run.stop)),
             )
         };
         let deadline = async {
             self.stop.cancelled().await;
             sleep(LAST_WORDS).await;
         };
-        tokio::select! {
-            (sync, gaps, rooms, delivery) = tasks => worst([sync, gaps, rooms, delivery]),
+        let ended = tokio::select! {
+            (sync, gaps, rooms, delivery, witness) = tasks => {
+                worst([sync, gaps, rooms, delivery, witness])
+            }
             () = deadline => Err(BridgeError::Stopped),
-        }
+        };
+        witness.last_words(&ended).await;
+        ended
     }
 
     /// Say why we wait, and wait.

@@ -1,8 +1,10 @@
 //! What ends the bridge, with which exit code, and what is waited out.
 
+use std::fmt::Display;
+
 use matrix_sdk_crypto::{CryptoStoreError, MegolmError, OlmError};
 use matrix_sdk_postgres::{
-    DatabaseError, OpenStoreError,
+    DatabaseError, Error as StoreError, OpenStoreError,
     deadpool_postgres::{PoolError, tokio_postgres},
 };
 
@@ -22,6 +24,12 @@ pub mod exit_code {
     pub const DATABASE: u8 = 5;
     /// The passphrase is not the one the keys were sealed with.
     pub const PASSPHRASE: u8 = 6;
+    /// Another process has taken the account over: this one must not come back by itself.
+    pub const SUPERSEDED: u8 = 7;
+    /// Another process has the account, and we were told to refuse.
+    pub const IN_USE: u8 = 8;
+    /// The database was set back to an older state.
+    pub const REWOUND: u8 = 9;
 }
 
 /// What a task of the bridge can fail with.
@@ -53,6 +61,19 @@ impl BridgeError {
     /// An error that ends the bridge with `code`.
     pub fn last(code: u8, message: impl Into<String>) -> Self {
         Self::Final { code, message: message.into() }
+    }
+
+    /// The ratchets in the database have been further than they are now.
+    pub fn rewound(what: impl Display) -> Self {
+        Self::last(
+            exit_code::REWOUND,
+            format!(
+                "{what}: the database was set back to an older state, and its keys must not be \
+                 used again. Begin with a new device: set STORE_ACCOUNT to another name, with \
+                 MATRIX_PASSWORD and without MATRIX_DEVICE_ID, or with the MATRIX_ACCESS_TOKEN of \
+                 a new login"
+            ),
+        )
     }
 }
 
@@ -100,6 +121,24 @@ impl From<CryptoStoreError> for BridgeError {
                     expected.0, expected.1, got.0, got.1
                 ),
             ),
+            CryptoStoreError::Backend(error) => match error.downcast::<StoreError>() {
+                Ok(error) => (*error).into(),
+                Err(error) => Self::Temporary(format!("the key store failed: {error}")),
+            },
+            other => Self::Temporary(format!("the key store failed: {other}")),
+        }
+    }
+}
+
+impl From<StoreError> for BridgeError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Superseded { .. } => Self::last(
+                exit_code::SUPERSEDED,
+                format!("{error}: it ends here, and should not be restarted by itself"),
+            ),
+            StoreError::Rewound => Self::rewound("the database has lost commits of this process"),
+            StoreError::Reopen(error) => (*error).into(),
             other => Self::Temporary(format!("the key store failed: {other}")),
         }
     }
@@ -139,10 +178,12 @@ impl From<OpenStoreError> for BridgeError {
                 Self::last(exit_code::PASSPHRASE, format!("{text}: check STORE_PASSPHRASE"))
             }
             OpenStoreError::Connect(_) => Self::Temporary(text),
-            OpenStoreError::Store(matrix_sdk_postgres::Error::Database(error)) => {
+            OpenStoreError::Store(StoreError::Database(error)) => {
                 from_database(error.sqlstate(), text)
             }
-            OpenStoreError::Store(_) => Self::Temporary(text),
+            OpenStoreError::Store(error) => error.into(),
+            OpenStoreError::ReadOnlyServer => Self::Temporary(text),
+            OpenStoreError::OwnerAlive { .. } => Self::last(exit_code::IN_USE, text),
             _ => Self::last(exit_code::DATABASE, text),
         }
     }
@@ -157,5 +198,38 @@ impl From<HomeserverError> for BridgeError {
                 None => Self::Temporary(error.to_string()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn losing_the_account_is_final_however_it_comes() {
+        let superseded =
+            || StoreError::Superseded { by: "another".to_owned(), since: SystemTime::now() };
+        let backend = |error: StoreError| CryptoStoreError::from(error);
+        let cases: [(BridgeError, u8); 6] = [
+            (backend(superseded()).into(), exit_code::SUPERSEDED),
+            (OlmError::Store(backend(superseded())).into(), exit_code::SUPERSEDED),
+            (MegolmError::Store(backend(superseded())).into(), exit_code::SUPERSEDED),
+            (backend(StoreError::Rewound).into(), exit_code::REWOUND),
+            (OpenStoreError::Store(StoreError::Rewound).into(), exit_code::REWOUND),
+            (
+                StoreError::Reopen(Box::new(OpenStoreError::Store(superseded()))).into(),
+                exit_code::SUPERSEDED,
+            ),
+        ];
+        for (error, expected) in cases {
+            assert!(
+                matches!(error, BridgeError::Final { code, .. } if code == expected),
+                "{error:?} instead of {expected}"
+            );
+        }
+        let error = BridgeError::from(backend(StoreError::ReopenRequired));
+        assert!(matches!(error, BridgeError::Temporary(_)), "{error:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +29,19 @@ pub struct Health {
     pub metrics: Arc<Metrics>,
     /// Set once the database has been opened.
     pub inbox: OnceLock<Inbox>,
+    /// Whom we wait for, before that.
+    pub waiting_for: Mutex<Option<String>>,
+}
+
+impl Health {
+    pub fn wait_for(&self, owner: Option<&str>) {
+        *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
+            owner.map(ToOwned::to_owned);
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Listen until `stop`.
@@ -59,6 +72,10 @@ pub async fn serve(
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
+    if let Some(owner) = health.owner() {
+        let text = format!("standby: the account is in use by {owner}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text);
+    }
     let database = match health.inbox.get() {
         Some(inbox) => matches!(timeout(PATIENCE, inbox.ping()).await, Ok(Ok(()))),
         None => false,

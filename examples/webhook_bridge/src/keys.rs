@@ -1,11 +1,22 @@
 //! The key store, and what the bridge itself keeps sealed in it.
 
+use std::time::Duration;
+
 use matrix_sdk_crypto::{CryptoStoreError, OlmError, OlmMachine, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Pool};
+use matrix_sdk_postgres::{
+    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    deadpool_postgres::Pool,
+};
 use ruma::{DeviceId, UserId};
 use secrecy::ExposeSecret;
 
-use crate::{config::Config, errors::BridgeError};
+use crate::{
+    config::{Config, OnOwner},
+    errors::BridgeError,
+};
+
+/// How often a standby says that it still waits.
+const SAY_AGAIN: Duration = Duration::from_secs(10 * 60);
 
 /// One account's keys in PostgreSQL.
 #[derive(Clone)]
@@ -14,13 +25,33 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database at `url`, and give back the pool too, for the inbox.
-    pub async fn open(config: &Config, url: &str) -> Result<(Self, Pool), BridgeError> {
+    /// Open the account in the database at `url`, and give back the pool too, for the inbox. A
+    /// standby tells `waiting` whom it waits for.
+    pub async fn open(
+        config: &Config,
+        url: &str,
+        waiting: impl Fn(&str),
+    ) -> Result<(Self, Pool), BridgeError> {
         let passphrase = config.store_passphrase.as_ref().map(ExposeSecret::expose_secret);
-        let store = PostgresStoreConfig::new(url, &config.store_account).passphrase(passphrase);
-        let pool = store.build_pool()?;
-        let store = PostgresCryptoStore::open_with_pool(pool.clone(), &store).await?;
-        Ok((Self { store }, pool))
+        let mut settings = PostgresStoreConfig::new(url, &config.store_account)
+            .passphrase(passphrase)
+            .owner_label("webhook_bridge")
+            .on_owner(match config.on_owner {
+                OnOwner::Take => store::OnOwner::TakeOver,
+                OnOwner::Wait | OnOwner::Refuse => store::OnOwner::RefuseIfAlive,
+            });
+        let pool = settings.build_pool()?;
+        loop {
+            match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
+                Err(OpenStoreError::OwnerAlive { owner, .. })
+                    if config.on_owner == OnOwner::Wait =>
+                {
+                    waiting(&owner);
+                    settings = settings.on_owner(store::OnOwner::WaitUntilFree(SAY_AGAIN));
+                }
+                opened => return Ok((Self { store: opened? }, pool)),
+            }
+        }
     }
 
     /// A machine on this store; the one before must be gone.
@@ -45,6 +76,11 @@ impl Keys {
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         Ok(account.is_some())
+    }
+
+    /// How many transactions the account has seen; fails when somebody else has taken it over.
+    pub async fn commit_count(&self) -> Result<u64, BridgeError> {
+        Ok(self.store.commit_count().await?)
     }
 
     /// After an error the store takes no more writes until it is opened again.
@@ -76,4 +112,79 @@ impl Keys {
 /// Custom values are shared with the SDK, so ours have a prefix.
 fn key(name: &str) -> String {
     format!("webhook_bridge.{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use clap::Parser;
+    use matrix_sdk_postgres::testing;
+
+    use super::*;
+    use crate::{config::Args, errors::exit_code};
+
+    fn config(on_owner: &str) -> Config {
+        let words = [
+            "webhook_bridge",
+            "--homeserver=http://localhost:8008",
+            "--user=@bot:example.org",
+            "--webhook-url=http://localhost/hook",
+            "--on-owner",
+            on_owner,
+        ];
+        Args::try_parse_from(words).unwrap().try_into().unwrap()
+    }
+
+    fn code<T>(ended: Result<T, BridgeError>) -> u8 {
+        match ended {
+            Err(BridgeError::Final { code, .. }) => code,
+            Err(error) => panic!("not final: {error}"),
+            Ok(_) => panic!("no error"),
+        }
+    }
+
+    fn nobody(owner: &str) {
+        panic!("waits for {owner}");
+    }
+
+    #[tokio::test]
+    async fn one_refuses_one_takes_and_the_loser_is_told() {
+        let database = testing::database().unwrap();
+        let url = &database.url();
+        let (first, _) = Keys::open(&config("wait"), url, nobody).await.unwrap();
+        let refused = Keys::open(&config("refuse"), url, nobody).await;
+        assert_eq!(code(refused), exit_code::IN_USE);
+        first.set_value("a", "1").await.unwrap();
+
+        let (second, _) = Keys::open(&config("take"), url, nobody).await.unwrap();
+        assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
+        assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
+        assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);
+        assert_eq!(second.value("a").await.unwrap().as_deref(), Some("1"));
+    }
+
+    #[tokio::test]
+    async fn a_standby_says_whom_it_waits_for_and_gets_the_account() {
+        let database = testing::database().unwrap();
+        let (first, _) = Keys::open(&config("wait"), &database.url(), nobody).await.unwrap();
+        let url = database.url();
+        let (told, owner) = tokio::sync::oneshot::channel();
+        let told = Mutex::new(Some(told));
+        let config = config("wait");
+        let waiting = |owner: &str| {
+            let told = told.lock().unwrap().take().unwrap();
+            told.send(owner.to_owned()).unwrap();
+        };
+        let second = Keys::open(&config, &url, waiting);
+        let leave = async {
+            let owner = owner.await.unwrap();
+            assert!(owner.starts_with("webhook_bridge on "), "{owner}");
+            first.set_value("a", "1").await.unwrap();
+            first.close().await.unwrap();
+        };
+        let (second, ()) = tokio::join!(second, leave);
+        let (second, _) = second.unwrap();
+        assert_eq!(second.value("a").await.unwrap().as_deref(), Some("1"));
+    }
 }

@@ -28,6 +28,7 @@ mod session;
 mod sync;
 mod timeline;
 mod webhook;
+mod witness;
 
 use std::{io::IsTerminal, process::ExitCode};
 

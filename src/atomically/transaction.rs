@@ -1,0 +1,79 @@
+//! The application's own statements within the transaction.
+
+use std::{fmt, sync::Arc};
+
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use super::Scope;
+use crate::{Error, transaction::Ask};
+
+/// The transaction that [`atomically`](crate::PostgresCryptoStore::atomically) has open, for the
+/// application's own rows: they are committed together with the keys, or not at all.
+///
+/// Tables outside of the crate's schema are found by the connection's `search_path`; the role must
+/// be allowed to use them. Statements are sent typed and unnamed. They must not be `COMMIT`,
+/// `ROLLBACK` or anything else that ends the transaction: then what comes after has no effect, and
+/// `atomically` fails.
+///
+/// After one of them has run, a lost connection cannot be made good inside the store, for they are
+/// not repeated: the whole is rolled back, and the error handed up.
+pub struct Transaction(Arc<Scope>);
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").finish_non_exhaustive()
+    }
+}
+
+impl Transaction {
+    pub(crate) fn new(scope: Arc<Scope>) -> Self {
+        Self(scope)
+    }
+
+    /// Runs a statement and returns its rows; it sees all that was saved before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] and others; afterwards the transaction can only be rolled back.
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
+    /// # ) -> Result<(), matrix_sdk_crypto::CryptoStoreError> {
+    /// use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
+    ///
+    /// store
+    ///     .atomically(async {
+    ///         store.set_value("position", b"s72595".to_vec()).await?;
+    ///         let message = r#"{"text": "hello"}"#;
+    ///         store
+    ///             .transaction()
+    ///             .await?
+    ///             .query("INSERT INTO outbox (body) VALUES ($1)", &[(&message, Type::TEXT)])
+    ///             .await?;
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// # }
+    /// # trait SetValue {
+    /// #     async fn set_value(&self, key: &str, value: Vec<u8>)
+    /// #         -> Result<(), matrix_sdk_postgres::Error>;
+    /// # }
+    /// # impl SetValue for matrix_sdk_postgres::PostgresCryptoStore {
+    /// #     async fn set_value(&self, key: &str, value: Vec<u8>)
+    /// #         -> Result<(), matrix_sdk_postgres::Error> {
+    /// #         matrix_sdk_crypto::store::CryptoStore::set_custom_value(self, key, value).await
+    /// #     }
+    /// # }
+    /// ```
+    pub async fn query(
+        &self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Error> {
+        self.0.query_theirs(Ask::Theirs(sql, params)).await
+    }
+}

@@ -1,0 +1,116 @@
+//! The settings of ownership, and of what failing connections may cost.
+
+use std::time::Duration;
+
+use super::PostgresStoreConfig;
+use crate::{Access, OnOwner};
+
+impl PostgresStoreConfig {
+    /// What the store does with the account, [`Access::Exclusive`] by default.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::{Access, PostgresStoreConfig};
+    /// let config =
+    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").access(Access::Observe);
+    /// ```
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// What an exclusive opener does when the account has an owner that is alive,
+    /// [`OnOwner::TakeOver`] by default.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+    ///     .on_owner(OnOwner::RefuseIfAlive);
+    /// ```
+    #[must_use]
+    pub fn on_owner(mut self, on_owner: OnOwner) -> Self {
+        self.on_owner = on_owner;
+        self
+    }
+
+    /// How this owner is called in the errors of others, `matrix-sdk-postgres` by default: the host's
+    /// name and the process are added. Stored in clear.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config =
+    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").owner_label("blue");
+    /// ```
+    #[must_use]
+    pub fn owner_label(mut self, label: &str) -> Self {
+        label.clone_into(&mut self.owner_label);
+        self
+    }
+
+    /// How often the process shows that it is alive, every 2 seconds by default.
+    ///
+    /// Three intervals after the last time its accounts count as free: a standby takes over, and a
+    /// refusal ends. It is one small write a process, not an account, on a connection of its own and
+    /// without waiting for the disk. Of several stores in a process the shortest interval counts.
+    /// Make it longer for a server that sleeps when it is idle.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+    ///     .heartbeat_interval(Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.heartbeat_interval = interval;
+        self
+    }
+
+    /// How long the server waits for us within a transaction, 1 second by default; then it rolls the
+    /// transaction back. It bounds how long an owner that was cut off or stopped holds up the one
+    /// that takes over.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+    ///     .transaction_idle_timeout(Duration::from_secs(5));
+    /// ```
+    #[must_use]
+    pub fn transaction_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.transaction_idle_timeout = timeout;
+        self
+    }
+
+    /// How long the pauses between the tries of one operation may add up to, 15 seconds by default:
+    /// enough to outlast a restart of the server. Then its error is handed up.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+    ///     .retry_timeout(Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn retry_timeout(mut self, timeout: Duration) -> Self {
+        self.retry_timeout = timeout;
+        self
+    }
+
+    /// Accepts a server that runs with `fsync` or `synchronous_commit` off, without the warning.
+    ///
+    /// After a crash such a server has forgotten commits that it acknowledged. For a store of keys
+    /// that means ratchets that go back: messages encrypted twice with one key, and messages that
+    /// can no longer be read.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/throwaway", "my-bot")
+    ///     .accept_unsafe_durability(true);
+    /// ```
+    #[must_use]
+    pub fn accept_unsafe_durability(mut self, accept: bool) -> Self {
+        self.accept_unsafe_durability = accept;
+        self
+    }
+}

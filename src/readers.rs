@@ -1,0 +1,162 @@
+//! Readers share a few connections of a pool and pipeline on them.
+//!
+//! A checkout for each read makes every read wait for a connection, and every answer wake the
+//! kernel twice. Here a reader joins a connection that others are reading on; when the last of them
+//! is done it goes back to the pool by itself, so an idle store holds none, and the pool's limits on
+//! age and idleness go on as before.
+//!
+//! The group belongs to the pool, not to the store: 200 stores on one pool share it.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{Object, Pool, Timeouts};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+
+use crate::Error;
+
+/// More connections than these carry no more reads: each is a process of the server's.
+const MOST_SLOTS: usize = 4;
+
+/// A slot's readers begin on a new connection while those before finish on the old one.
+const CONNECTIONS_PER_SLOT: usize = 2;
+
+/// How long new readers may join a connection. Readers that overlap without end would otherwise keep
+/// it from the writer that waits for the pool's only one.
+const JOINABLE: Duration = Duration::from_millis(20);
+
+/// The groups of all pools in use, by the address of the pool.
+static GROUPS: LazyLock<Mutex<HashMap<usize, Weak<Readers>>>> = LazyLock::new(Mutex::default);
+
+/// The connections that the readers of one pool share.
+pub(crate) struct Readers {
+    /// Keeps the pool's address from being used for another one.
+    pool: Pool,
+    /// Locked while a connection is awaited, so that many readers do not each ask for one.
+    slots: Vec<tokio::sync::Mutex<Weak<SharedConnection>>>,
+    /// One for each connection that may be in the readers' hands.
+    permits: Arc<Semaphore>,
+    next: AtomicUsize,
+}
+
+impl Readers {
+    /// The group of this pool.
+    pub(crate) fn of(pool: &Pool) -> Arc<Self> {
+        let mut groups = groups();
+        if let Some(readers) = groups.get(&address(pool)).and_then(Weak::upgrade) {
+            return readers;
+        }
+        // Some are left for the writers.
+        let slots = (pool.status().max_size / CONNECTIONS_PER_SLOT).clamp(1, MOST_SLOTS);
+        let readers = Arc::new(Self {
+            pool: pool.clone(),
+            slots: (0..slots).map(|_| Default::default()).collect(),
+            permits: Arc::new(Semaphore::new(slots * CONNECTIONS_PER_SLOT)),
+            next: AtomicUsize::new(0),
+        });
+        groups.insert(address(pool), Arc::downgrade(&readers));
+        readers
+    }
+
+    /// Joins the readers of a connection; the first of them takes it from the pool with `take`.
+    pub(crate) async fn join<F>(
+        &self,
+        take: impl FnOnce(Timeouts) -> F,
+    ) -> Result<Arc<SharedConnection>, Error>
+    where
+        F: Future<Output = Result<Object, Error>>,
+    {
+        let started = Instant::now();
+        let mut timeouts = self.pool.timeouts();
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
+        let mut slot = within(timeouts.wait, self.slots[number].lock()).await?;
+        if let Some(connection) = slot.upgrade().filter(|connection| connection.is_joinable()) {
+            return Ok(connection);
+        }
+        let left = |wait: Duration| wait.saturating_sub(started.elapsed());
+        let permit = self.permits.clone().acquire_owned();
+        let permit = within(timeouts.wait.map(left), permit).await?;
+        let permit = permit.map_err(|_| Error::StoreClosed)?;
+        timeouts.wait = timeouts.wait.map(left);
+        let connection = Arc::new(SharedConnection::new(take(timeouts).await?, permit));
+        *slot = Arc::downgrade(&connection);
+        Ok(connection)
+    }
+}
+
+/// Waits no longer than the pool lets a caller wait for a connection.
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Error> {
+    match limit {
+        Some(limit) => timeout(limit, future).await.map_err(|_| Error::PoolTimeout),
+        None => Ok(future.await),
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        let mut groups = groups();
+        // Another store may have begun a new group meanwhile.
+        if groups.get(&address(&self.pool)).is_some_and(|group| group.strong_count() == 0) {
+            groups.remove(&address(&self.pool));
+        }
+    }
+}
+
+/// A connection that several readers use at once; the last one gives it back to the pool.
+pub(crate) struct SharedConnection {
+    /// `None` only while it is dropped.
+    connection: Option<Object>,
+    taken: Instant,
+    spoiled: AtomicBool,
+    /// Returned after the connection.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl SharedConnection {
+    fn new(connection: Object, permit: OwnedSemaphorePermit) -> Self {
+        let spoiled = AtomicBool::new(false);
+        Self { connection: Some(connection), taken: Instant::now(), spoiled, _permit: permit }
+    }
+
+    fn is_joinable(&self) -> bool {
+        !self.spoiled.load(Ordering::Acquire)
+            && self.taken.elapsed() < JOINABLE
+            && self.connection.as_ref().is_some_and(|connection| !connection.is_closed())
+    }
+
+    pub(crate) fn get(&self) -> Result<&Object, Error> {
+        self.connection.as_ref().ok_or(Error::StoreClosed)
+    }
+
+    /// Keeps others from using it: nobody joins any more, and the pool will not see it again.
+    pub(crate) fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for SharedConnection {
+    fn drop(&mut self) {
+        if *self.spoiled.get_mut() {
+            drop(self.connection.take().map(Object::take));
+        }
+    }
+}
+
+/// What tells one pool from another: its clones have one manager.
+fn address(pool: &Pool) -> usize {
+    std::ptr::from_ref(pool.manager()).addr()
+}
+
+fn groups() -> MutexGuard<'static, HashMap<usize, Weak<Readers>>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,144 @@
+//! The disk is full: of tables, and of the write-ahead log. As root, on a small file system.
+
+use std::{fs, path::Path, process::Command};
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use tokio::task::block_in_place;
+
+use crate::{
+    common::{Mode, directory::Directory},
+    support::{
+        eventually, figure,
+        root::{is_root, run},
+        stream::{Ledger, observe, reopen, stream},
+    },
+};
+
+/// A file system of its own.
+struct Disk(Directory);
+
+impl Disk {
+    fn new(size: &str) -> Self {
+        let directory = Directory::new();
+        fs::create_dir(&directory.0).unwrap();
+        run(&format!("mount -t tmpfs -o size={size} tmpfs {}", directory.0.display()));
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0.0
+    }
+
+    /// Leaves no block free.
+    fn fill(&self) {
+        let ballast = self.path().join("ballast");
+        let of = format!("of={}", ballast.display());
+        // It ends when nothing more fits.
+        Command::new("dd").args(["if=/dev/zero", &of, "bs=4096"]).output().unwrap();
+    }
+
+    fn relieve(&self) {
+        fs::remove_file(self.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0.0).status();
+    }
+}
+
+/// Puts the write-ahead log into another directory, which must not exist.
+fn move_log(server: &mut PostgresServer, to: &Path) {
+    let log = server.data_directory().join("pg_wal");
+    server.stop();
+    run(&format!("mv {} {}", log.display(), to.display()));
+    std::os::unix::fs::symlink(to, &log).unwrap();
+    server.start_again().unwrap();
+}
+
+/// Saves until an error is handed up, with something large each time.
+async fn save_until_refused(store: &PostgresCryptoStore, ledger: &mut Ledger) -> String {
+    for number in 0..10_000 {
+        // Random bytes, which are not compressed.
+        let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(20_000).collect();
+        if let Err(error) = store.set_custom_value(&format!("large {number}"), value).await {
+            return format!("{error:?}");
+        }
+        if let Err(error) = ledger.save(store).await {
+            return error;
+        }
+    }
+    panic!("the disk was never full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_full_of_tables_is_reported_as_that_and_nothing_is_lost() {
+    if !is_root("a full disk") {
+        return;
+    }
+    let disk = Disk::new("200m");
+    let home = disk.path().join("server");
+    let mut server = PostgresServer::builder()
+        .setting("synchronous_commit", "on")
+        .data_directory(&home)
+        .start()
+        .unwrap();
+    // The log lies elsewhere, so that only tables meet the full disk.
+    let elsewhere = Directory::new();
+    move_log(&mut server, &elsewhere.0);
+
+    let store = Mode::Plain.open(&server.url(), "bot").await;
+    let mut ledger = Ledger::default();
+    ledger.save(&store).await.unwrap();
+    block_in_place(|| disk.fill());
+    let error = save_until_refused(&store, &mut ledger).await;
+    assert!(error.contains("53100"), "{error}");
+    block_in_place(|| disk.relieve());
+    reopen(&store).await;
+    ledger.save(&store).await.unwrap();
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    figure("disk full of tables: reported (53100); acknowledged saves checked", checked);
+    drop(server);
+}
+
+/// Without room for its log the server panics and cannot start; the store waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    };
+    if !is_root("a full disk") {
+        return;
+    }
+    let disk = Disk::new("100m");
+    let mut server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
+    move_log(&mut server, &disk.path().join("pg_wal"));
+    let store = Mode::Plain.open(&server.url(), "bot").await;
+    let end = Arc::new(AtomicBool::new(false));
+    let (saves, count) = stream(&store, &end);
+    eventually("the bot is busy", || async { count.load(SeqCst) > 20 }).await;
+    let other = Mode::Plain.open(&server.url(), "other").await;
+    block_in_place(|| disk.fill());
+    let large = save_until_refused(&other, &mut Ledger::default()).await;
+    println!("the other bot: {large}");
+    eventually("the server panics", || async { server.log().contains("PANIC") }).await;
+    let before = count.load(SeqCst);
+    block_in_place(|| {
+        disk.relieve();
+        // It ends by itself, sooner or later.
+        let started = std::time::Instant::now();
+        while count.load(SeqCst) == before {
+            server.start_again().unwrap();
+            assert!(started.elapsed().as_secs() < 60, "saves do not go on");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+    end.store(true, SeqCst);
+    let ledger = saves.await.unwrap();
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    figure("disk full of log, server panicked; acknowledged saves checked", checked);
+    drop(server);
+}

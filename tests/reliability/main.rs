@@ -1,0 +1,23 @@
+//! Nothing lost: what the store promises when servers, connections and processes fail, on real
+//! PostgreSQL servers.
+//!
+//! The counts are small by default. `scripts/reliability` makes the long run, with
+//! `RELIABILITY_LONG=1`, and prints the figures of `docs/reliability.md`. Randomised tests print
+//! their seed, and take it from `RELIABILITY_SEED`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod support;
+
+mod commit;
+mod disk_full;
+mod dns;
+mod failover;
+mod kills;
+mod one_sync;
+mod partition;
+mod pgbouncer;
+mod server_errors;
+mod split_brain;
+mod standby;

@@ -1,0 +1,124 @@
+//! A network partition, in network namespaces: the owner that is cut off gives up, a standby takes
+//! over, and the old owner is fenced when the link returns. As root.
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer};
+use tokio::task::block_in_place;
+
+use crate::{
+    common::Mode,
+    support::{
+        again::{self, Again},
+        eventually, figure,
+        proxy::FaultProxy,
+        root::{is_root, run},
+    },
+};
+
+const TEST: &str = "partition::a_cut_owner_gives_up_and_is_fenced";
+const NEW_NETWORK: [&str; 2] = ["unshare", "--net"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_owner_gives_up_and_is_fenced() {
+    match again::task().as_deref() {
+        None if is_root("a network partition") => {
+            let mut world = Again::within(&NEW_NETWORK, TEST, "world");
+            let mut said = Vec::new();
+            block_in_place(|| said.extend(std::iter::from_fn(|| world.hear())));
+            assert_eq!(said.pop().as_deref(), Some("done"));
+            for line in said {
+                let (what, value) = line.split_once(": ").unwrap();
+                figure(what, value);
+            }
+        }
+        None => {}
+        Some("world") => world().await,
+        Some(task) => owner(task).await,
+    }
+}
+
+/// The database's side of the network.
+async fn world() {
+    run("ip link set lo up");
+    let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
+    run("ip link add here type veth peer name there");
+    run("ip addr add 10.77.0.1/24 dev here");
+    run("ip link set here up");
+    let proxy = FaultProxy::listen("10.77.0.1:0", format!("127.0.0.1:{}", server.port()));
+    let url = server
+        .url()
+        .replace(&format!("127.0.0.1:{}", server.port()), &format!("10.77.0.1:{}", proxy.port()));
+    let mut owner = Again::within(&NEW_NETWORK, TEST, &url);
+    let pid = owner.child.id();
+    assert_eq!(block_in_place(|| owner.hear()).as_deref(), Some("started"));
+    run(&format!("ip link set there netns {pid}"));
+    let within = |command: &str| run(&format!("nsenter --target {pid} --net {command}"));
+    within("ip addr add 10.77.0.2/24 dev there");
+    within("ip link set there up");
+    owner.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    for _ in 0..20 {
+        assert_eq!(block_in_place(|| owner.hear()).as_deref(), Some("saved"));
+    }
+
+    run("ip link set here down");
+    let cut = Instant::now();
+    let standby = Mode::Plain.open(&server.url(), "bot").await;
+    standby.set_custom_value("key", b"the standby's".to_vec()).await.unwrap();
+    let taken = cut.elapsed();
+    assert!(taken < Duration::from_secs(20), "the takeover waited for the cut owner: {taken:?}");
+    let heard = block_in_place(|| {
+        std::iter::from_fn(|| owner.hear())
+            .find(|said| said != "saved")
+            .expect("the cut owner's end")
+    });
+    assert!(heard.starts_with("gave up"), "{heard}");
+    let gave_up = cut.elapsed();
+
+    run("ip link set here up");
+    let fenced = block_in_place(|| owner.hear()).unwrap();
+    assert!(fenced.contains("Superseded"), "{fenced}");
+    let value = standby.get_custom_value("key").await.unwrap().unwrap();
+    assert_eq!(value, b"the standby's");
+    standby.set_custom_value("key", b"still the standby's".to_vec()).await.unwrap();
+    again::say(format!("network cut: the standby has taken over and saved after: {taken:.1?}"));
+    again::say(format!("network cut: the old owner has given up after: {gave_up:.1?}"));
+    again::say("done");
+}
+
+/// The owner's side.
+async fn owner(url: &str) {
+    again::say("started");
+    let mut line = String::new();
+    block_in_place(|| std::io::stdin().read_line(&mut line)).unwrap();
+    let second = Duration::from_secs(1);
+    let config = PostgresStoreConfig::new(url, "bot").statement_timeout(second);
+    let config = config.connect_timeout(second).retry_timeout(3 * second);
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let error = loop {
+        match store.set_custom_value("key", b"the old owner's".to_vec()).await {
+            Ok(()) => again::say("saved"),
+            Err(error) => break error,
+        }
+    };
+    again::say(format!("gave up: {error:?}"));
+    // It tries to come back, and is told.
+    eventually("the old owner is fenced", || async {
+        match store.reopen().await {
+            Ok(()) => panic!("the old owner took the account back"),
+            Err(error) => {
+                let text = format!("{error:?}");
+                let superseded = text.contains("Superseded");
+                if superseded {
+                    again::say(text);
+                }
+                superseded
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,125 @@
+//! Behind pgbouncer in transaction mode: 1.18 with unnamed statements, and a newer one with prepared
+//! ones. Upstream's whole suite, and a stream of saves of several bots.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+};
+
+use futures_util::future::join_all;
+use matrix_sdk_postgres::{
+    Access, PostgresCryptoStore,
+    testing::{PostgresServer, TestDatabase},
+};
+
+use crate::{
+    common::Mode,
+    support::{
+        figure,
+        pooler::{Pooler, Release},
+        rounds,
+        stream::Ledger,
+    },
+};
+
+/// One server and pooler for the whole suite, and a database for each store's name.
+struct World {
+    server: PostgresServer,
+    pooler: Pooler,
+    databases: Mutex<HashMap<String, TestDatabase>>,
+}
+
+impl World {
+    fn new(release: Release) -> Self {
+        let server = PostgresServer::start().unwrap();
+        let pooler = Pooler::start(release, &server);
+        Self { server, pooler, databases: Mutex::default() }
+    }
+
+    /// The database of that name, through the pooler.
+    fn url(&self, name: &str, fresh: bool) -> String {
+        let mut databases = self.databases.lock().unwrap();
+        if fresh {
+            databases.remove(name);
+        }
+        let create = || self.server.create_database().unwrap();
+        let database = databases.entry(name.to_owned()).or_insert_with(create);
+        self.pooler.url(&database.url(), &self.server)
+    }
+}
+
+static OLD: LazyLock<World> = LazyLock::new(|| World::new(Release::Old));
+static NEW: LazyLock<World> = LazyLock::new(|| World::new(Release::New));
+
+async fn open(
+    world: &'static LazyLock<World>,
+    prepared: bool,
+    name: &str,
+    passphrase: Option<&str>,
+    fresh: bool,
+) -> PostgresCryptoStore {
+    let name = name.to_owned();
+    let url = tokio::task::spawn_blocking(move || world.url(&name, fresh)).await.unwrap();
+    let config = Mode::Key.config(&url, "upstream").prepared_statements(prepared);
+    let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
+    PostgresCryptoStore::open_with_config(&config).await.unwrap()
+}
+
+macro_rules! suite {
+    ($module:ident, $world:expr, $prepared:expr) => {
+        mod $module {
+            async fn get_store(
+                name: &str,
+                passphrase: Option<&str>,
+                clear_data: bool,
+            ) -> matrix_sdk_postgres::PostgresCryptoStore {
+                super::open(&$world, $prepared, name, passphrase, clear_data).await
+            }
+
+            matrix_sdk_crypto::cryptostore_integration_tests!();
+            matrix_sdk_crypto::cryptostore_integration_tests_time!();
+        }
+    };
+}
+
+suite!(old_unnamed, super::OLD, false);
+suite!(new_prepared, super::NEW, true);
+
+/// More bots than connections: each gets its own answers, and all that was acknowledged is there.
+async fn several_bots(release: Release, prepared: bool) {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let pooler = Pooler::start(release, &server);
+    let url = pooler.url(&database.url(), &server);
+    let saves = rounds(30, 1000);
+    let bots = (0..6).map(|bot| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let account = format!("bot {bot}");
+            let config = Mode::Plain.config(&url, &account).prepared_statements(prepared);
+            let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+            let mut ledger = Ledger::default();
+            for _ in 0..saves {
+                ledger.save(&store).await.unwrap();
+            }
+            let config = config.access(Access::Observe);
+            ledger.check(&PostgresCryptoStore::open_with_config(&config).await.unwrap()).await
+        })
+    });
+    let checked: usize = join_all(bots).await.into_iter().map(Result::unwrap).sum();
+    assert_eq!(checked, 6 * saves);
+    figure(
+        &format!("{}, prepared {prepared}: acknowledged saves checked", pooler.version),
+        checked,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_bots_behind_the_old_release() {
+    several_bots(Release::Old, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_bots_behind_the_new_release() {
+    several_bots(Release::New, true).await;
+}

@@ -1,0 +1,109 @@
+//! `COMMIT` waits for a synchronous standby that is gone: bounded for the caller, never cancelled by
+//! us, and not taken for done when somebody else cancels it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use tokio_postgres::Client;
+
+use crate::{
+    common::{Mode, connect, number},
+    support::{
+        eventually, figure,
+        stream::{Ledger, observe, reopen},
+    },
+};
+
+/// Every commit from now on waits for a standby that does not exist; or none does.
+async fn wait_for_standby(client: &Client, name: &str) {
+    let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    client.batch_execute(&sql).await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let shown = "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' \
+                 AND setting = '";
+    let shown = format!("{shown}{name}'");
+    eventually("the setting is read", || async { number(client, &shown).await == 1 }).await;
+    // The checkpointer tells the waiting ones, a moment after our own session knows.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+struct Bot {
+    server: PostgresServer,
+    url: String,
+    admin: Client,
+    store: PostgresCryptoStore,
+    ledger: Ledger,
+}
+
+async fn bot() -> Bot {
+    let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
+    let url = server.url();
+    // Its own changes of settings wait for nobody.
+    let admin = connect(&url).await;
+    admin.batch_execute("SET synchronous_commit = local").await.unwrap();
+    let second = Duration::from_secs(1);
+    let config = Mode::Plain.config(&url, "bot").statement_timeout(second);
+    let config = config.retry_timeout(4 * second);
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let mut ledger = Ledger::default();
+    ledger.save(&store).await.unwrap();
+    wait_for_standby(&admin, "ghost").await;
+    Bot { server, url, admin, store, ledger }
+}
+
+impl Bot {
+    /// The standby is given up, and the store goes on.
+    async fn goes_on(mut self) {
+        wait_for_standby(&self.admin, "").await;
+        reopen(&self.store).await;
+        self.ledger.save(&self.store).await.unwrap();
+        self.ledger.check(&observe(&self.url, "bot").await).await;
+    }
+}
+
+const CANCELLED: &str = "canceling wait for synchronous replication";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_a_dead_standby_is_bounded_and_not_cancelled() {
+    let mut bot = bot().await;
+    let started = std::time::Instant::now();
+    let saved = tokio::time::timeout(Duration::from_secs(90), bot.ledger.save(&bot.store)).await;
+    saved.expect("the caller waits for ever").expect_err("nobody has confirmed it");
+    figure("COMMIT without its standby, handed up after", format!("{:.1?}", started.elapsed()));
+    assert!(!bot.server.log().contains(CANCELLED), "the wait was cancelled");
+    bot.goes_on().await;
+}
+
+/// The server answers a cancelled wait with a warning and success: what was written is on one
+/// machine only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_somebody_cancels_is_no_acknowledgement() {
+    let mut bot = bot().await;
+    let end = Arc::new(AtomicBool::new(false));
+    let cancelling = tokio::spawn({
+        let (end, url) = (end.clone(), bot.url.clone());
+        async move {
+            let admin = connect(&url).await;
+            let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                          WHERE wait_event = 'SyncRep' AND pid <> pg_backend_pid()";
+            let mut cancelled = 0;
+            while !end.load(SeqCst) {
+                cancelled += number(&admin, cancel).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            cancelled
+        }
+    });
+    let saved = tokio::time::timeout(Duration::from_secs(90), bot.ledger.save(&bot.store)).await;
+    end.store(true, SeqCst);
+    assert!(cancelling.await.unwrap() > 0, "nothing waited");
+    assert!(bot.server.log().contains(CANCELLED));
+    saved.expect("the caller waits for ever").expect_err("a cancelled wait was acknowledged");
+    bot.goes_on().await;
+}

@@ -1,0 +1,43 @@
+//! Signals, and who is whose child.
+
+use std::process::{Command, Stdio};
+
+/// Sends a signal. The shell's own `kill`, for small images lack the program.
+pub fn signal(pid: u32, signal: &str) {
+    let status = Command::new("sh")
+        .args(["-c", r#"kill -s "$@""#, "kill", signal, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.unwrap().success(), "process {pid} is gone: no {signal} for it");
+}
+
+/// Stops a process at once; goes on when the value is dropped.
+pub struct Stopped(u32);
+
+impl Stopped {
+    pub fn new(pid: u32) -> Self {
+        signal(pid, "STOP");
+        // The signal is delivered when the state says so.
+        while state(pid) != Some('T') {
+            std::thread::yield_now();
+        }
+        Self(pid)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let pid = self.0.to_string();
+        let _ = Command::new("sh").args(["-c", r#"kill -s CONT "$1""#, "kill", &pid]).status();
+    }
+}
+
+pub fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
