@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use common::{
     Mode,
@@ -12,7 +12,7 @@ use common::{
     proxy::Proxy,
 };
 use matrix_sdk_crypto::store::{CryptoStore, MemoryStore};
-use matrix_sdk_postgres::testing::PostgresServer;
+use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bot_day.txt");
 
@@ -22,10 +22,13 @@ async fn a_day_costs_what_the_golden_file_lists() {
     let database = server.create_database().unwrap();
     let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
     let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    // No heartbeat comes between.
+    let config = Mode::Key.config(&url, "bot").heartbeat_interval(Duration::from_secs(3_600));
+    let open_store = async || PostgresCryptoStore::open_with_config(&config).await.unwrap();
     // The schema is there already, and so is the account.
-    Mode::Key.open(&url, "bot").await.close().await.unwrap();
+    open_store().await.close().await.unwrap();
 
-    let open = async || Subject::postgres(Mode::Key.open(&url, "bot").await);
+    let open = async || Subject::postgres(open_store().await);
     let steps = live(open, Meter::new(Some(&proxy)), BigRoom::No).await;
 
     let mut report = String::from("store calls, round trips, commits, step\n");

@@ -11,7 +11,7 @@ use std::{
 
 use matrix_sdk_crypto::store::MemoryStore;
 use matrix_sdk_postgres::{
-    PostgresCryptoStore, PostgresStoreConfig,
+    Access, PostgresCryptoStore, PostgresStoreConfig,
     testing::{PostgresServer, TestDatabase},
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
@@ -155,6 +155,16 @@ impl Place {
         }
     }
 
+    /// Opens a store that is there already, to read only: from the server each time, and beside others
+    /// on the same account.
+    pub async fn observe(&self, contender: Contender, name: &str) -> Subject {
+        let Contender::Postgres { distance, encrypted } = contender else {
+            return self.open(contender, name).await;
+        };
+        let config = config(self.url(distance), name, encrypted).access(Access::Observe);
+        Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
+    }
+
     /// Runs SQL as superuser.
     pub async fn execute(&self, sql: &str) {
         crate::common::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
@@ -162,9 +172,15 @@ impl Place {
 }
 
 pub async fn open_postgres(url: String, account: &str, encrypted: bool) -> Subject {
-    let config = PostgresStoreConfig::new(url, account)
-        .passphrase(encrypted.then_some(PASSPHRASE))
-        // For a room of 5 000 members, unoptimised.
-        .atomically_timeout(Duration::from_secs(120));
+    let config = config(url, account, encrypted);
     Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
+}
+
+fn config(url: String, account: &str, encrypted: bool) -> PostgresStoreConfig {
+    PostgresStoreConfig::new(url, account)
+        .passphrase(encrypted.then_some(PASSPHRASE))
+        // No heartbeat is counted.
+        .heartbeat_interval(Duration::from_secs(3_600))
+        // For a room of 5 000 members.
+        .atomically_timeout(Duration::from_secs(120))
 }

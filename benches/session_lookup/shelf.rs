@@ -88,7 +88,7 @@ impl Shelf {
     pub async fn reader(&self, place: &Place, contender: Contender) -> Arc<DynCryptoStore> {
         match contender {
             Contender::Memory => self.memory.store(),
-            _ => place.open(contender, name(contender)).await.store(),
+            _ => place.observe(contender, name(contender)).await.store(),
         }
     }
 }

@@ -58,7 +58,7 @@ pub async fn live(
     bot.track(&mut meter, &mut relay, &users, "key query for 20 users").await;
     bot.decrypt(&mut meter, &messages, "decrypt 200 messages from 20 rooms").await;
 
-    drop(bot);
+    bot.end().await;
     let mut bot = Bot::open(&open, &mut meter, "open, after a restart").await;
     bot.decrypt(&mut meter, &messages, "decrypt the 200, first thing after a restart").await;
     for _ in 0..EMPTY_SYNCS {
@@ -72,6 +72,7 @@ pub async fn live(
             .await;
     }
     bot.check_what_is_stored().await;
+    bot.end().await;
     meter.steps
 }
 
@@ -103,6 +104,12 @@ impl Bot {
             Self { machine: open_machine(bot_id(), store).await, subject, syncs: 0 }
         };
         meter.measure(step, opening).await
+    }
+
+    /// In order, so that nothing of it is left to be done while the next one is measured.
+    async fn end(self) {
+        drop(self.machine);
+        self.subject.store.close().await.unwrap();
     }
 
     /// Has the homeserver answer the machine's requests, until there are none.
