@@ -215,7 +215,7 @@ impl Database {
         let started = Instant::now();
         let rows = (|| self.query_once(sql, params))
             .retry(self.backoff())
-            .when(is_transient)
+            .when(|error| self.may_ask_again(error, started))
             .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
             .await?;
         debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
@@ -246,7 +246,14 @@ impl Database {
             }
             answer
         };
-        once.retry(self.backoff()).when(is_transient).await
+        let started = Instant::now();
+        once.retry(self.backoff()).when(|error| self.may_ask_again(error, started)).await
+    }
+
+    /// Also what was not answered in time: asked again, it does no harm.
+    fn may_ask_again(&self, error: &Error, started: Instant) -> bool {
+        (is_transient(error) || matches!(error, Error::StatementTimeout))
+            && started.elapsed() < self.limits.retry
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.
