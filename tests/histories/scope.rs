@@ -111,7 +111,7 @@ impl World<'_> {
             Inner::Write(write) => self.write_within(scope, write).await,
             Inner::Read(read) => self.read_within(scope, read).await,
             Inner::ReadOutside(read) => {
-                let (store, asked) = (self.store.clone(), read.clone());
+                let (store, asked) = (self.store.clone(), *read);
                 let asking = tokio::spawn(async move { ask(&store, &asked).await });
                 let answer = asking.await.map_err(|error| Ended::Wrong(format!("{error:?}")))?;
                 let expected = self.model.expect(read, self.is_loaded);
