@@ -55,6 +55,7 @@ fn literal(ty: &Type) -> &'static str {
         Type::INT4_ARRAY => "'{1,2,4}'::int4[]",
         Type::BOOL_ARRAY => "'{t,f,t}'::bool[]",
         Type::INT8 => "100::int8",
+        Type::INT8_ARRAY => "'{1,2,4}'::int8[]",
         Type::FLOAT8 => "500::float8",
         ref other => panic!("no literal for {other}"),
     }
@@ -67,7 +68,10 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (statement, text, types) in PostgresCryptoStore::statement_texts("matrix_sdk").unwrap() {
         let names: Vec<&str> = types.iter().map(Type::name).collect();
-        let mut values = account.to_string();
+        // A process's heartbeat is of no account.
+        let of_account = types[0] == Type::INT8;
+        let mut values =
+            if of_account { account.to_string() } else { literal(&types[0]).to_owned() };
         for ty in &types[1..] {
             write!(values, ", {}", literal(ty)).unwrap();
         }
