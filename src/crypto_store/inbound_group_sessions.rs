@@ -17,6 +17,7 @@ use crate::{
     batch::{Batch, Cell},
     cache::{Effect, Place, Stored},
     codec::{Codec, Key, column},
+    connection::Param,
     statement::{Sql, keys_of},
 };
 
@@ -105,6 +106,19 @@ ORDER BY s.backup_generation LIMIT $3"
     types: &[Type::INT8, Type::BYTEA, Type::INT8],
 };
 
+static SENDERS: Sql = Sql {
+    name: "megolm_inbound_sessions.senders",
+    ..keys_of!("megolm_inbound_sessions", "sender_key || int2send(sender_data_type)")
+};
+
+// Most new devices have sent nothing yet, and a key query asks for each of them.
+static SENDER_GROUP: Group = Group {
+    table: "megolm_inbound_sessions, by sender",
+    rows: &BY_SENDER,
+    keys: Some(&SENDERS),
+    neighbours: None,
+};
+
 static COUNTS: Sql = Sql {
     name: "megolm_inbound_sessions.counts",
     template: "
@@ -163,6 +177,7 @@ pub(super) const STATEMENTS: &[&Sql] = &[
     &ALL,
     &BY_ROOM,
     &BY_SENDER,
+    &SENDERS,
     &FOR_BACKUP,
     &COUNTS,
     &UPSERT,
@@ -207,13 +222,14 @@ pub(super) async fn by_sender(
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let codec = &account.codec;
     let sender_key = codec.key(TABLE, sender_key.to_base64());
+    let place = sender(&sender_key, sender_data_type);
     let sender_data_type = sender_data_type as i16;
     // Sorts before every id.
     let start = || Codec::Plain.key(TABLE, []);
     let after = after_session_id.map_or_else(start, |id| codec.key(TABLE, id));
-    let rows = account
-        .query(&BY_SENDER, &[&sender_key, &sender_data_type, &after, &as_limit(limit)])
-        .await?;
+    let limit = as_limit(limit);
+    let params: [Param<'_>; 4] = [&sender_key, &sender_data_type, &after, &limit];
+    let rows = account.query_unless_absent(&SENDER_GROUP, &place, &params).await?;
     open_all(account, rows)
 }
 
@@ -250,6 +266,9 @@ pub(super) async fn stage(
     let data = codec.seal(TABLE, &[&room_id, &session_id], &pickle)?;
     let row = Arc::new(Stored { data, flag: version.is_some() });
     let place = Place::new(TABLE, [&room_id, &session_id]);
+    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+    let sender_data_type = pickle.sender_data.to_type();
+    batch.note(Effect::Touch(sender(&sender_key, sender_data_type)));
     // What "keeps" comes to, only the table knows.
     batch.note(if version.is_none() && session.backed_up() {
         Effect::Touch(place)
@@ -262,8 +281,8 @@ pub(super) async fn stage(
         &UPSERT,
         [room_id.into(), session_id.into()],
         [
-            codec.key(TABLE, session.sender_key().to_base64()).into(),
-            Cell::Int(pickle.sender_data.to_type() as i32),
+            sender_key.into(),
+            Cell::Int(sender_data_type as i32),
             version.map_or(Cell::Null, Cell::from),
             Cell::Int(otherwise),
             row.into(),
@@ -318,6 +337,11 @@ fn open(
     pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)
         .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+}
+
+fn sender(sender_key: &Key, sender_data_type: SenderDataType) -> Place {
+    let sender_data_type = Key::stored(&(sender_data_type as i16).to_be_bytes());
+    Place::new(SENDER_GROUP.table, [sender_key, &sender_data_type])
 }
 
 fn as_limit(limit: usize) -> i64 {
