@@ -46,7 +46,10 @@ static SETTLE: Sql = Sql {
 
 static OWNER: Sql = Sql {
     name: "account_owners.get",
-    template: "SELECT token, name, since FROM {schema}.account_owners WHERE account_id = $1",
+    template: "
+SELECT o.token, o.name, o.since, t.commits
+FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
+WHERE o.account_id = $1",
     types: &[Type::INT8],
 };
 
@@ -226,11 +229,13 @@ impl Ownership {
         if self.has_failed() { Err(Error::ReopenRequired) } else { Ok(()) }
     }
 
-    /// Notes what the account's row says now; a token that was ours earlier is only a late answer.
-    pub(crate) fn observe(&self, token: &[u8], name: &str, since: SystemTime) {
+    /// Notes who the account's row says owns it now, and after how many commits; a token that was ours
+    /// earlier is only a late answer. Others only add commits, unless the database was set back.
+    pub(crate) fn observe(&self, token: &[u8], name: &str, since: SystemTime, commits: i64) {
         if !self.lock().had(token) {
             let by = name.to_owned();
-            self.lose_by(Loss::Superseded { by, since });
+            let is_older = commits < self.seen();
+            self.lose_by(if is_older { Loss::Rewound } else { Loss::Superseded { by, since } });
         }
     }
 
@@ -260,7 +265,7 @@ impl Ownership {
         if self.lock().had_once(token) {
             self.lose_by(Loss::Rewound);
         } else {
-            self.observe(token, row.try_get(1)?, row.try_get(2)?);
+            self.observe(token, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         }
         Ok(())
     }
