@@ -10,6 +10,7 @@ use matrix_sdk_crypto::{
         requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
     },
 };
+use matrix_sdk_postgres::Transaction;
 use ruma::{
     OwnedUserId, RoomId, TransactionId, UserId,
     api::client::{
@@ -47,12 +48,15 @@ impl Crypto {
         Self { machine: Mutex::new(machine), keys, homeserver, sending: Mutex::default() }
     }
 
-    /// Take in a sync's to-device messages, as a whole or not at all. Returns the Megolm sessions
-    /// whose keys came with it.
-    pub async fn receive(
+    /// Take in a sync as a whole or not at all: its to-device messages, `people` whose devices are
+    /// followed from now on, and what `record` writes in the same transaction. It is given the Megolm
+    /// sessions whose keys came with the sync.
+    pub async fn receive<T>(
         &self,
         sync: &sync_events::v3::Response,
-    ) -> Result<Vec<String>, BridgeError> {
+        people: &[OwnedUserId],
+        record: impl AsyncFnOnce(&Transaction, Vec<String>) -> Result<T, BridgeError>,
+    ) -> Result<T, BridgeError> {
         let changes = EncryptionSyncChanges {
             to_device_events: sync.to_device.events.clone(),
             changed_devices: &sync.device_lists,
@@ -61,9 +65,14 @@ impl Crypto {
             next_batch_token: Some(sync.next_batch.clone()),
         };
         let machine = self.machine.lock().await;
-        let taken_in = machine.receive_sync_changes(changes, &SETTINGS);
-        let (_, keys) = self.keys.atomically(taken_in).await?;
-        Ok(keys.into_iter().map(|key| key.session_id).filter(|id| !id.contains('\0')).collect())
+        let take_in = async {
+            let (_, keys) = machine.receive_sync_changes(changes, &SETTINGS).await?;
+            machine.update_tracked_users(people.iter().map(AsRef::as_ref)).await?;
+            let sessions = keys.into_iter().map(|key| key.session_id);
+            let sessions = sessions.filter(|id| !id.contains('\0')).collect();
+            record(&self.keys.transaction().await?, sessions).await
+        };
+        self.keys.atomically(take_in).await
     }
 
     /// Follow these users' devices from now on.
