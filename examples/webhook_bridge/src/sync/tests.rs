@@ -23,13 +23,18 @@ use ruma::{
     user_id,
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     config::{Args, Config},
     crypto::Crypto,
+    delivery::Delivery,
     homeserver::Homeserver,
     http_client,
     inbox::{Inbox, migrate},
@@ -208,6 +213,9 @@ async fn a_sync_that_fails_anywhere_leaves_nothing_and_is_taken_in_again() {
             let failed = take_in(&run, Some("s1"), parse(&sync)).await;
             assert!(matches!(failed, Err(BridgeError::Temporary(_))), "{failed:?}");
             assert_eq!(stored(&store.2).await, NOTHING, "{failure} at {table}");
+            // The machine knows keys that are not stored: it must not upload any.
+            let late = run.crypto.send_outgoing().await;
+            assert!(matches!(late, Err(BridgeError::Temporary(_))), "{late:?}");
             drop(run);
             disarm(&store.2, table).await;
             store.1.reopen().await.unwrap();
@@ -256,4 +264,33 @@ async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
     assert_eq!(stored(&store.2).await, NOTHING);
     disarm(&store.2, "sync_positions").await;
     go_on(&store, &sync).await;
+}
+
+/// The homeserver hangs when it is asked for the senders' devices: the messages are there, and wait.
+#[tokio::test]
+async fn nothing_is_decrypted_before_the_devices_have_been_asked_for() {
+    let homeserver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let database = testing::database().unwrap();
+    let mut store = open(&database.url()).await;
+    store.0.homeserver = format!("http://{}", homeserver.local_addr().unwrap()).parse().unwrap();
+    let sync = first_contact(&store.1).await;
+    let run = run_on(&store).await;
+    let delivery = Delivery::new(&run);
+    let watch = async {
+        let asked = homeserver.accept().await.unwrap();
+        assert_eq!(stored(&store.2).await, ALL);
+        // Plenty for three messages.
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(run.metrics.decrypted.get(), 0);
+        drop((asked, homeserver));
+        while run.metrics.decrypted.get() < SENDERS as u64 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        run.stop.cancel();
+    };
+    let all =
+        async { tokio::join!(take_in(&run, Some("s1"), parse(&sync)), delivery.run(), watch) };
+    let (taken_in, delivered, ()) = timeout(Duration::from_secs(60), all).await.unwrap();
+    taken_in.unwrap();
+    delivered.unwrap();
 }
