@@ -279,6 +279,7 @@ async fn nothing_is_decrypted_before_the_devices_have_been_asked_for() {
     let watch = async {
         let asked = homeserver.accept().await.unwrap();
         assert_eq!(stored(&store.2).await, ALL);
+        run.wake.delivery.notify_one();
         // Plenty for three messages.
         sleep(Duration::from_millis(500)).await;
         assert_eq!(run.metrics.decrypted.get(), 0);
