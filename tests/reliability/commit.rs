@@ -108,8 +108,8 @@ async fn an_answer_that_stays_away_is_asked_for_elsewhere() {
 /// the first one goes on, it must not undo the later one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_stopped_in_the_server_is_fenced_before_it_is_repeated() {
-    // The connection breaks, or its answers stay away until the store has waited long enough.
-    for silence in [Action::CutClient, Action::Pass] {
+    // The store's end breaks, or hears nothing until it has waited long enough.
+    for silence in [Action::BlackHole, Action::CutClient] {
         stopped_and_repeated(silence).await;
     }
 }
