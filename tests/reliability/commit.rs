@@ -54,7 +54,7 @@ impl Harmed {
     }
 }
 
-fn is_commit(message: &Message<'_>) -> bool {
+pub fn is_commit(message: &Message<'_>) -> bool {
     message.is_query("COMMIT")
 }
 
