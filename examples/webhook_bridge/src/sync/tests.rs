@@ -182,6 +182,9 @@ async fn go_on(store: &(Config, Keys, Pool), sync: &Value) {
     assert_eq!(run.inbox.sync_position().await.unwrap(), None);
     assert_eq!(take_in(&run, Some("s1"), parse(sync)).await.unwrap(), "s2");
     assert_eq!(stored(&store.2).await, ALL);
+    // As if the answer to the commit had been lost.
+    take_in(&run, Some("s1"), parse(sync)).await.unwrap();
+    assert_eq!(stored(&store.2).await, ALL);
     assert_eq!(run.inbox.sync_position().await.unwrap().as_deref(), Some("s2"));
     for (room, event) in messages(sync) {
         let decrypted = run.crypto.decrypt(&event, &room).await.unwrap();
