@@ -88,7 +88,9 @@ impl OpenAccount {
         let find = || find(&database, config);
         let (id, codec) = find.retry(database.backoff()).when(may_pass).await?;
         let (owner, presence) = match config.access {
-            Access::Observe => (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None),
+            Access::Observe => {
+                (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
+            }
             Access::Exclusive | Access::Shared => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
                 (owner, Some(presence))

@@ -8,6 +8,7 @@
 mod keys;
 mod memory;
 mod pending;
+mod run;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use self::memory::Memory;
-pub(crate) use self::pending::Pending;
+pub(crate) use self::{pending::Pending, run::Neighbours};
 use crate::codec::Key;
 
 /// Where a group of rows is: its table, and the keys that its rows have in common.
@@ -95,15 +96,14 @@ pub(crate) enum Answer {
 }
 
 /// Lets an answer of the database in, unless something was written since.
-#[derive(Clone, Copy)]
 pub(crate) struct Ticket {
     table: &'static str,
     /// When the cache, and when the table last changed.
     epochs: (u64, u64),
     /// How many of the table's keys the caller is to fetch as well, if any.
     pub(crate) wants_keys: Option<i64>,
-    /// How many rows that follow the one in question are worth fetching.
-    pub(crate) neighbours: usize,
+    /// What is worth fetching with it.
+    pub(crate) neighbours: Option<Neighbours>,
 }
 
 /// The cache of one opening of an account; shared by reads and by the writer.
@@ -138,7 +138,7 @@ impl Cache {
     }
 
     /// Takes in the rows that the database has at a place.
-    pub(crate) fn fill(&self, ticket: Ticket, place: Place, rows: Arc<Rows>) {
+    pub(crate) fn fill(&self, ticket: &Ticket, place: Place, rows: Arc<Rows>) {
         if let Some(memory) = &mut *self.lock()
             && memory.is_current(ticket)
         {
@@ -146,8 +146,17 @@ impl Cache {
         }
     }
 
+    /// Takes in rows that were fetched with those of a place, each at its own.
+    pub(crate) fn fill_neighbours(&self, ticket: &Ticket, neighbours: Vec<(Place, Rows)>) {
+        if let Some(memory) = &mut *self.lock()
+            && memory.is_current(ticket)
+        {
+            memory.keep_neighbours(neighbours);
+        }
+    }
+
     /// Takes in the fingerprints of the keys that the database has; `None` when they did not come.
-    pub(crate) fn fill_keys(&self, ticket: Ticket, fingerprints: Option<&[u8]>) {
+    pub(crate) fn fill_keys(&self, ticket: &Ticket, fingerprints: Option<&[u8]>) {
         if let Some(memory) = &mut *self.lock() {
             memory.fill_keys(ticket, fingerprints);
         }

@@ -8,7 +8,7 @@ use super::OpenAccount;
 use crate::{
     Error,
     atomically::Scope,
-    cache::{Answer, Cache, Place, Rows, Stored, Ticket},
+    cache::{Answer, Cache, Neighbours, Place, Rows, Stored, Ticket},
     codec::{Key, column},
     connection::Param,
     statement::Sql,
@@ -79,9 +79,9 @@ impl OpenAccount {
             }
             Known::Ask(ticket) => ticket,
         };
-        let found = self.ask(group, ticket, params).await?;
+        let found = self.ask(group, &ticket, params).await?;
         let rows = Arc::new(rows(group.table, &found)?);
-        self.owner.cache.fill(ticket, place.clone(), rows.clone());
+        self.owner.cache.fill(&ticket, place.clone(), rows.clone());
         Ok(rows)
     }
 
@@ -94,7 +94,7 @@ impl OpenAccount {
     ) -> Result<Vec<Row>, Error> {
         match self.look(place)? {
             Known::Here(rows) if rows.is_empty() => Ok(Vec::new()),
-            Known::Ask(ticket) => self.ask(group, ticket, params).await,
+            Known::Ask(ticket) => self.ask(group, &ticket, params).await,
             _ => self.query(group.rows, params).await,
         }
     }
@@ -117,26 +117,24 @@ impl OpenAccount {
     async fn ask(
         &self,
         group: &Group,
-        ticket: Ticket,
+        ticket: &Ticket,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let mut wanted = Wanted { cache: &self.owner.cache, ticket, came: false };
-        let (most_keys, neighbours) = (ticket.wants_keys.unwrap_or(0), ticket.neighbours as i64);
+        let most_keys = ticket.wants_keys.unwrap_or(0);
         let mut asks: Asks<'_> = vec![(group.rows, self.with_id(params))];
         let keys = group.keys.filter(|_| ticket.wants_keys.is_some());
         asks.extend(keys.map(|keys| (keys, self.with_id(&[&most_keys]))));
-        let following = group.neighbours.filter(|_| neighbours > 0);
-        asks.extend(following.map(|sql| {
-            let mut params = self.with_id(params);
-            params.push(&neighbours);
-            (sql, params)
+        let neighbours = group.neighbours.zip(ticket.neighbours.as_ref());
+        let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
+        asks.extend(neighbours.map(|(sql, Neighbours { after: [first, second], .. })| {
+            (sql, self.with_id(&[first, second, &count]))
         }));
         let result = self.query_committed(&asks).await;
         let mut answers = self.fail_on_error(result)?;
-        if following.is_some() {
-            for (place, rows) in neighbours_of(group.table, &answers.pop().unwrap_or_default())? {
-                self.owner.cache.fill(ticket, place, Arc::new(rows));
-            }
+        if neighbours.is_some() {
+            let neighbours = neighbours_of(group.table, &answers.pop().unwrap_or_default())?;
+            self.owner.cache.fill_neighbours(ticket, neighbours);
         }
         if keys.is_some() {
             wanted.take(group.table, &answers.pop().unwrap_or_default())?;
@@ -185,7 +183,7 @@ enum Known {
 /// Lets others ask for the keys if the caller is dropped before they come.
 struct Wanted<'a> {
     cache: &'a Cache,
-    ticket: Ticket,
+    ticket: &'a Ticket,
     came: bool,
 }
 

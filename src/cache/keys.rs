@@ -23,9 +23,9 @@ impl Keys {
         if bytes.len() / WIDTH > most {
             return Self::TooMany;
         }
-        let fingerprints = bytes.chunks_exact(WIDTH).map(|chunk| {
-            chunk.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
-        });
+        let fingerprints = bytes
+            .chunks_exact(WIDTH)
+            .map(|chunk| chunk.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
         Self::Known(fingerprints.collect())
     }
 

@@ -4,14 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use lru::LruCache;
 
-use super::{Answer, Effect, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys};
-
-/// So many lookups of one table in a row, each asked of the database, are a run: an import, say. What
-/// follows is fetched with the next one.
-const RUN: usize = 4;
-
-/// How many neighbours are fetched at first, and at most.
-const NEIGHBOURS: (usize, usize) = (32, 1024);
+use super::{Answer, Effect, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys, run::Run};
 
 struct Group {
     rows: Arc<Rows>,
@@ -23,16 +16,6 @@ struct Table {
     /// Rises with every change.
     epoch: u64,
     keys: Keys,
-}
-
-/// The lookups of one table, with none of another table between.
-#[derive(Default)]
-struct Run {
-    table: &'static str,
-    asked: usize,
-    /// Answered from memory since the last neighbours came.
-    hits: usize,
-    neighbours: usize,
 }
 
 pub(super) struct Memory {
@@ -62,11 +45,9 @@ impl Memory {
     }
 
     pub(super) fn look(&mut self, place: &Place) -> Answer {
-        if self.run.table != place.table {
-            self.run = Run { table: place.table, ..Run::default() };
-        }
+        self.run.begin(place.table);
         if let Some(group) = self.groups.get(place) {
-            self.run.hits += 1;
+            self.run.hit();
             return Answer::Known(group.rows.clone());
         }
         let table = self.tables.entry(place.table).or_default();
@@ -80,7 +61,7 @@ impl Memory {
             table.keys = Keys::Coming;
         }
         let epochs = (self.epoch, table.epoch);
-        let neighbours = self.run.ask();
+        let neighbours = self.run.ask(place);
         Answer::Ask(Ticket { table: place.table, epochs, wants_keys, neighbours })
     }
 
@@ -92,14 +73,15 @@ impl Memory {
         table.keys.lack(place.fingerprint()).then(Arc::default)
     }
 
-    pub(super) fn is_current(&self, ticket: Ticket) -> bool {
+    pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
         let table = self.tables.get(ticket.table).map_or(0, |table| table.epoch);
         ticket.epochs == (self.epoch, table)
     }
 
     /// Keeps the rows of a place, and lets go of what was not asked for the longest.
     pub(super) fn keep(&mut self, place: Place, rows: Arc<Rows>) {
-        let bytes = place.bytes() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
+        let bytes =
+            place.bytes() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
         self.forget(&place);
         // One that would push out most of the others is better asked for.
         if bytes <= self.most_bytes / 2 {
@@ -118,7 +100,17 @@ impl Memory {
         }
     }
 
-    pub(super) fn fill_keys(&mut self, ticket: Ticket, fingerprints: Option<&[u8]>) {
+    /// Keeps rows that were fetched beside others, in their order.
+    pub(super) fn keep_neighbours(&mut self, neighbours: Vec<(Place, Rows)>) {
+        if let Some((last, _)) = neighbours.last() {
+            self.run.fetched(last);
+        }
+        for (place, rows) in neighbours {
+            self.keep(place, Arc::new(rows));
+        }
+    }
+
+    pub(super) fn fill_keys(&mut self, ticket: &Ticket, fingerprints: Option<&[u8]>) {
         let is_current = self.is_current(ticket);
         let table = self.tables.entry(ticket.table).or_default();
         if matches!(table.keys, Keys::Coming) {
@@ -186,21 +178,6 @@ impl Memory {
             self.tables.clear();
             self.epoch += 1;
         }
-    }
-}
-
-impl Run {
-    /// Counts a lookup that memory cannot answer, and tells how many neighbours are worth fetching.
-    fn ask(&mut self) -> usize {
-        self.asked += 1;
-        if self.asked <= RUN {
-            return 0;
-        }
-        // More, as long as those of the last time were wanted.
-        self.neighbours = if self.hits >= self.neighbours / 8 { self.neighbours * 2 } else { 0 }
-            .clamp(NEIGHBOURS.0, NEIGHBOURS.1);
-        self.hits = 0;
-        self.neighbours
     }
 }
 

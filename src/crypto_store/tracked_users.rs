@@ -29,9 +29,8 @@ pub(super) const STATEMENTS: &[&Sql] = &[&ALL, &UPSERT];
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error> {
     let rows = account.rows(&GROUP, &place(), &[]).await?;
-    let users = rows
-        .iter()
-        .map(|(key, row)| account.codec.open(TABLE, &[&Key::stored(key)], &row.data));
+    let users =
+        rows.iter().map(|(key, row)| account.codec.open(TABLE, &[&Key::stored(key)], &row.data));
     users.collect()
 }
 

@@ -120,7 +120,10 @@ async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
     let database = testing::database().unwrap();
     let (url, fixture) = (database.url(), Fixture::new().await);
     let client = connect(&url).await;
-    let (ours, theirs) = (Mode::Key.open_uncached(&url, "ours").await, Mode::Key.open_uncached(&url, "theirs").await);
+    let (ours, theirs) = (
+        Mode::Key.open_uncached(&url, "ours").await,
+        Mode::Key.open_uncached(&url, "theirs").await,
+    );
     fixture.fill(&ours).await;
     fixture.fill(&theirs).await;
     let copy = "UPDATE matrix_sdk.encrypted_rooms o SET data = t.data

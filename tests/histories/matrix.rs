@@ -40,7 +40,7 @@ impl Configuration {
             _ => Statements::ForeignPool,
         };
         let mode = modes[(case % 2) as usize];
-        let on = if case / 12 % 2 == 0 { Cache::On } else { Cache::Small };
+        let on = if (case / 12).is_multiple_of(2) { Cache::On } else { Cache::Small };
         [on, Cache::Off].map(|cache| Self { mode, statements, cache }).into()
     }
 
