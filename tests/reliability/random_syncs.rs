@@ -1,7 +1,10 @@
 //! One sync, one commit, at random: several senders, rooms and restarts, with syncs that are cut
 //! anywhere and sent again.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use matrix_sdk_postgres::testing::PostgresServer;
 use ruma::RoomId;
@@ -22,23 +25,32 @@ use crate::{
 
 const SENDERS: usize = 3;
 
-/// Works through a sync after a restart; cut at the `cut`-th statement, it may not come to its end.
-async fn restart_and_sync(proxy: &FaultProxy, url: &str, events: &Events, cut: usize) -> bool {
+/// Works through a sync after a restart, cut at its `cut`-th statement. Returns how many there were
+/// if it came to its end before.
+async fn restart_and_sync(
+    proxy: &FaultProxy,
+    url: &str,
+    events: &Events,
+    cut: usize,
+) -> Option<usize> {
     let store = Mode::Plain.open(url, "bob").await;
     let machine = open_machine(bob(), store.clone()).await;
     let now = Arc::new(Notify::new());
-    let (signal, mut seen) = (now.clone(), 0);
+    let statements = Arc::new(AtomicUsize::new(0));
+    let (signal, seen) = (now.clone(), statements.clone());
     proxy.rule(move |message| {
-        seen += usize::from(message.runs());
-        if seen == cut {
+        if message.runs() && seen.fetch_add(1, SeqCst) + 1 == cut {
             signal.notify_one();
         }
         Action::Pass
     });
     let finished = tokio::select! {
         biased;
-        () = now.notified() => false,
-        result = sync(&store, &machine, events.clone(), true) => { result.unwrap(); true }
+        () = now.notified() => None,
+        result = sync(&store, &machine, events.clone(), true) => {
+            result.unwrap();
+            Some(statements.load(SeqCst))
+        }
     };
     proxy.rule(|_| Action::Pass);
     finished
@@ -59,7 +71,7 @@ async fn syncs_cut_at_random_lose_no_room_key() {
     for number in 0..SENDERS {
         senders.push(open_sender(&mut relay, number).await);
     }
-    let (mut messages, mut cuts) = (Vec::new(), 0);
+    let (mut messages, mut cuts, mut longest) = (Vec::new(), 0, 10);
     let syncs = rounds(8, 200);
     for number in 0..syncs {
         for sender in &senders {
@@ -71,7 +83,13 @@ async fn syncs_cut_at_random_lose_no_room_key() {
             }
         }
         let events = relay.take(bob());
-        while !restart_and_sync(&proxy, &url, &events, rng.usize(1..80)).await {
+        loop {
+            // As likely as not the longest is cut; the first of all is.
+            let cut = if cuts == 0 { 1 } else { rng.usize(1..2 * longest + 1) };
+            if let Some(statements) = restart_and_sync(&proxy, &url, &events, cut).await {
+                longest = longest.max(statements);
+                break;
+            }
             cuts += 1;
         }
     }
