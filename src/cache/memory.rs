@@ -102,9 +102,7 @@ impl Memory {
 
     /// Keeps rows that were fetched beside others, in their order.
     pub(super) fn keep_neighbours(&mut self, neighbours: Vec<(Place, Rows)>) {
-        if let Some((last, _)) = neighbours.last() {
-            self.run.fetched(last);
-        }
+        self.run.fetched(neighbours.len(), neighbours.last().map(|(last, _)| last));
         for (place, rows) in neighbours {
             self.keep(place, Arc::new(rows));
         }

@@ -10,8 +10,8 @@ const NEIGHBOURS: (usize, usize) = (32, 1024);
 
 /// So many are fetched in vain, and then so many for each lookup that memory answered: a few sessions
 /// among a million have no neighbours that are wanted.
-const VAIN: usize = 2048;
-const FOR_EACH_HIT: usize = 8;
+const VAIN: usize = 4096;
+const FOR_EACH_HIT: usize = 16;
 
 /// Which rows are to be fetched beside the one in question: those after a place, which need not be.
 #[derive(Clone)]
@@ -56,12 +56,13 @@ impl Run {
         let end = self.end.take().filter(|_| self.first == *first);
         self.first.clone_from(first);
         self.count = (self.count * 2).clamp(NEIGHBOURS.0, NEIGHBOURS.1);
-        self.fetched += self.count;
         let after = end.unwrap_or_else(|| [first.clone(), Vec::new()]);
         Some(Neighbours { after, count: self.count })
     }
 
-    pub(super) fn fetched(&mut self, last: &Place) {
-        self.end = last.keys.clone().try_into().ok();
+    /// So many came; the last of them is where the next ones begin.
+    pub(super) fn fetched(&mut self, count: usize, last: Option<&Place>) {
+        self.fetched += count;
+        self.end = last.and_then(|last| last.keys.clone().try_into().ok());
     }
 }
