@@ -10,11 +10,7 @@ use std::{
 };
 
 use deadpool_postgres::ClientWrapper;
-use tokio::{
-    runtime::Handle,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Handle, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_postgres::types::Type;
 use tracing::debug;
 
@@ -70,6 +66,8 @@ struct Heart {
     database: Database,
     owners: Mutex<Vec<Weak<Ownership>>>,
     interval_ms: AtomicU64,
+    /// Wakes the one who sleeps for a longer interval.
+    is_shorter: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -142,13 +140,16 @@ impl Heart {
             database,
             owners: Mutex::default(),
             interval_ms: AtomicU64::new(u64::MAX),
+            is_shorter: Arc::default(),
             task: Mutex::default(),
         })
     }
 
     fn join(self: &Arc<Self>, owner: &Arc<Ownership>, interval: Duration) {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel);
+        if self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel) > interval_ms {
+            self.is_shorter.notify_one();
+        }
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         owners.retain(|owner| owner.strong_count() > 0);
         owners.push(Arc::downgrade(owner));
@@ -197,8 +198,12 @@ async fn run(heart: Weak<Heart>) {
     let mut connection = None;
     loop {
         // First the pause: whoever claims an account has beaten already.
-        let Some(interval) = heart.upgrade().map(|heart| heart.interval()) else { return };
-        sleep(interval).await;
+        let Some(found) = heart.upgrade() else { return };
+        let (interval, is_shorter) = (found.interval(), found.is_shorter.clone());
+        drop(found);
+        if timeout(interval, is_shorter.notified()).await.is_ok() {
+            continue;
+        }
         let Some(heart) = heart.upgrade() else { return };
         match timeout(interval * LIFETIME, heart.beat(&mut connection)).await {
             Ok(Ok(())) => {}

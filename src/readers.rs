@@ -75,10 +75,7 @@ impl Readers {
     }
 
     /// Joins the readers of a connection; the first of them takes it from the pool with `take`.
-    pub(crate) async fn join<F>(
-        &self,
-        take: impl FnOnce(Timeouts) -> F,
-    ) -> Result<Joined, Error>
+    pub(crate) async fn join<F>(&self, take: impl FnOnce(Timeouts) -> F) -> Result<Joined, Error>
     where
         F: Future<Output = Result<Object, Error>>,
     {
