@@ -17,7 +17,7 @@ use tracing::debug;
 use crate::{
     Error,
     connection::Database,
-    ownership::{Ownership, random_id},
+    ownership::{Found, Ownership, random_id},
     statement::Sql,
 };
 
@@ -176,16 +176,17 @@ impl Heart {
         };
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|owner| owner.account_id).collect();
+        let seen: Vec<i64> = owners.iter().map(|owner| owner.seen()).collect();
         let (process, lifetime) = (process_id(), lifetime(self.interval()));
         let rows = self
             .database
             .run_unnamed(&client, &BEAT, &[&process.as_slice(), &lifetime, &ids])
             .await?;
         for row in &rows {
-            let account_id: i64 = row.try_get(0)?;
-            for owner in owners.iter().filter(|owner| owner.account_id == account_id) {
-                let (token, name) = (row.try_get(1)?, row.try_get(2)?);
-                owner.observe(token, name, row.try_get(3)?, row.try_get(4)?);
+            let found = Found::of(row)?;
+            let ours = owners.iter().zip(&seen);
+            for (owner, seen) in ours.filter(|(owner, _)| owner.account_id == found.account_id) {
+                owner.observe(&found, *seen);
                 owner.cache.see_maintenance(row.try_get(5)?);
             }
         }
