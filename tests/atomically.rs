@@ -8,6 +8,7 @@ use std::{future::Future, task::Poll, time::Duration};
 use assert_matches::assert_matches;
 use common::{
     Mode, connect,
+    fixture::{Fixture, other_user},
     machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
     number,
     proxy::Proxy,
@@ -302,4 +303,24 @@ async fn a_sync_cut_anywhere_and_sent_again_loses_no_room_key() {
         }
         cut_at += 1;
     }
+}
+
+/// The SDK takes a failed read for an undecryptable message, and ends the sync well.
+#[tokio::test]
+async fn nothing_is_committed_after_a_read_that_failed() {
+    let database = testing::database().unwrap();
+    let (url, fixture) = (database.url(), Fixture::new().await);
+    let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);
+    let result = store.atomically(async {
+        store.save_inbound_group_sessions(vec![fixture.inbound.clone()], None).await?;
+        let (away, back) = ("devices RENAME TO away", "away RENAME TO devices");
+        client.batch_execute(&format!("ALTER TABLE matrix_sdk.{away}")).await.unwrap();
+        assert!(store.get_user_devices(other_user()).await.is_err());
+        client.batch_execute(&format!("ALTER TABLE matrix_sdk.{back}")).await.unwrap();
+        Ok::<_, CryptoStoreError>(())
+    });
+    let error = result.await.unwrap_err();
+    assert_matches!(inner(error), Error::ReopenRequired);
+    let sessions = "SELECT count(*) FROM matrix_sdk.megolm_inbound_sessions";
+    assert_eq!(number(&client, sessions).await, 0);
 }

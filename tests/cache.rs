@@ -24,7 +24,7 @@ use matrix_sdk_postgres::{
     Access, PostgresCryptoStore, PostgresStoreConfig,
     testing::{PostgresServer, TestDatabase},
 };
-use ruma::{OwnedRoomId, RoomId, device_id, owned_room_id};
+use ruma::{OwnedDeviceId, OwnedRoomId, RoomId, device_id, owned_room_id};
 
 /// A database behind a proxy that counts round trips, and a configuration whose heartbeat never comes
 /// between.
@@ -313,4 +313,58 @@ async fn shared_stores_and_observers_keep_nothing() {
             assert_eq!(look_all_up(store, &new).await, 1, "session {count}");
         }
     }
+}
+
+/// The SDK asks for each device of a user at once, and anybody may have thousands of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_asked_for_together_are_not_all_read_for_each() {
+    const DEVICES: usize = 60;
+    let place = Place::new();
+    let store = place.open(place.config.clone()).await;
+    let device = |number: usize| {
+        let id = OwnedDeviceId::from(format!("DEVICE{number}"));
+        DeviceData::from_account(&Account::with_device_id(other_user(), &id))
+    };
+    let devices: Vec<DeviceData> = (0..DEVICES).map(device).collect();
+    let new = DeviceChanges { new: devices.clone(), ..Default::default() };
+    store.save_changes(Changes { devices: new, ..Default::default() }).await.unwrap();
+    store.close().await.unwrap();
+
+    let bytes = async |config: PostgresStoreConfig| {
+        let store = place.open(config).await;
+        let before = place.proxy.answered();
+        let reads = devices.iter().map(|device| store.get_device(other_user(), device.device_id()));
+        let found = try_join_all(reads).await.unwrap();
+        assert!(found.iter().all(Option::is_some));
+        place.proxy.answered() - before
+    };
+    let alone = bytes(place.config.clone().cache_bytes(0)).await;
+    let cached = bytes(place.config.clone()).await;
+    assert!(cached < 3 * alone, "{cached} bytes, {alone} without the cache");
+    let too_large = bytes(place.config.clone().cache_bytes(10_000)).await;
+    assert!(too_large < 3 * alone, "{too_large} bytes, {alone} without the cache");
+}
+
+/// The statement that reads Olm sessions reads our own device, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_read_with_the_own_device_that_was_just_saved() {
+    let place = Place::new();
+    let fixture = Fixture::new().await;
+    let store = place.open(place.config.clone()).await;
+    fixture.fill(&store).await;
+    let own = DeviceData::from_account(&fixture.account);
+    let changes = |devices| Changes { devices, ..Default::default() };
+    let gone = DeviceChanges { deleted: vec![own.clone()], ..Default::default() };
+    store.save_changes(changes(gone)).await.unwrap();
+    store.close().await.unwrap();
+
+    let store = place.open(place.config.clone()).await;
+    store.load_account().await.unwrap().unwrap();
+    let sender_key = fixture.olm_session.sender_key().to_base64();
+    let sessions = store.atomically(async {
+        let devices = DeviceChanges { new: vec![own], ..Default::default() };
+        store.save_changes(changes(devices)).await?;
+        Ok::<_, CryptoStoreError>(store.get_sessions(&sender_key).await?)
+    });
+    assert_eq!(sessions.await.unwrap().map(|sessions| sessions.len()), Some(1));
 }

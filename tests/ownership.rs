@@ -325,6 +325,26 @@ async fn a_backup_older_than_the_opening_is_noticed() {
     assert_matches!(noticed, Error::Rewound);
 }
 
+/// Also one whose owner is still the same, and that only reads.
+#[tokio::test]
+async fn the_heartbeat_notices_a_database_that_was_set_back() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let client = connect(&url).await;
+    let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_millis(50));
+    let store = open(config).await.unwrap();
+    set(&store, b"first").await.unwrap();
+    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
+    let noticed = async {
+        while store.get_custom_value("key").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        store.get_custom_value("key").await
+    };
+    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
+    assert_matches!(noticed, Err(Error::Rewound));
+}
+
 /// The application's own rows are part of the transaction.
 #[tokio::test]
 async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {

@@ -29,6 +29,7 @@ pub struct Proxy {
 struct Counts {
     turns: AtomicUsize,
     commits: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 impl Proxy {
@@ -55,6 +56,11 @@ impl Proxy {
         self.counts.turns.load(Ordering::SeqCst)
     }
 
+    /// The bytes of all answers.
+    pub fn answered(&self) -> usize {
+        self.counts.answered.load(Ordering::SeqCst)
+    }
+
     pub fn commits(&self) -> usize {
         self.counts.commits.load(Ordering::SeqCst)
     }
@@ -68,7 +74,7 @@ fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     let sending = Arc::new((Mutex::new(false), Condvar::new()));
 
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    let state = sending.clone();
+    let (state, answers) = (sending.clone(), counts.clone());
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         let mut silent = true;
@@ -109,6 +115,7 @@ fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(count) = from.read(&mut buffer) {
+            answers.answered.fetch_add(count, Ordering::SeqCst);
             let waiting = sending.1.wait_while(sending.0.lock().unwrap(), |sending| *sending);
             drop(waiting.unwrap());
             if count == 0 || to.write_all(&buffer[..count]).is_err() {
