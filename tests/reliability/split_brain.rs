@@ -67,7 +67,9 @@ async fn no_write_of_a_superseded_owner_after_the_takeover() {
         let (written, error) = writer.await.unwrap();
         assert!(is_superseded(&error), "owner {owner}: {error:?}");
         let sql = format!("SELECT count(*) FROM writes WHERE owner = 'owner {owner}'");
-        assert_eq!(number(&client, &sql).await, i64::try_from(written).unwrap());
+        let found = number(&client, &sql).await - i64::try_from(written).unwrap();
+        // The last one may have been committed, and its answer in doubt when the next owner came.
+        assert!((0..=1).contains(&found), "owner {owner}: {written} acknowledged, {found} more");
         acknowledged += written;
     }
     assert_eq!(
