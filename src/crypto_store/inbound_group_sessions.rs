@@ -213,7 +213,7 @@ pub(super) async fn stage(
 ) -> Result<(), Error> {
     let [room_id, session_id] = key(codec, session.room_id(), session.session_id());
     let pickle = session.pickle().await;
-    let data = codec.seal(TABLE, &[&room_id, &session_id], &pickle)?;
+    let data = codec.seal_compact(TABLE, &[&room_id, &session_id], &pickle)?;
     let version = version.map(|version| backups::stage_version(batch, codec, version));
     let otherwise = if session.backed_up() { KEEP } else { NOT_BACKED_UP };
     batch.put(
@@ -262,7 +262,8 @@ fn open_all(account: &OpenAccount, rows: Vec<Row>) -> Result<Vec<InboundGroupSes
 
 fn open(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
     let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
-    let mut pickle: PickledInboundGroupSession = codec.open(TABLE, &key, column(row, 2, TABLE)?)?;
+    let mut pickle: PickledInboundGroupSession =
+        codec.open_compact(TABLE, &key, column(row, 2, TABLE)?)?;
     // The columns know better: a mark and a reset do not touch the data.
     pickle.backed_up = column(row, 3, TABLE)?;
     InboundGroupSession::from_pickle(pickle)
