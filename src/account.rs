@@ -100,9 +100,28 @@ impl OpenAccount {
             Some(scope) => scope.query(sql, &params).await,
             None => self.database.query(sql, &params).await,
         };
-        if result.is_err() {
-            // The SDK swallows a failed read in the middle of a sync and saves its token: without
-            // this, the message that needed the row would be lost.
+        self.note_failure(result)
+    }
+
+    /// Reads many rows, each decoded as it arrives.
+    pub(crate) async fn read_all<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        if self.scope()?.is_some() {
+            // On the transaction's connection, on which nothing may be left unread.
+            return self.query(sql, params).await?.iter().map(decode).collect();
+        }
+        self.owner.check()?;
+        self.note_failure(self.database.read_all(sql, &self.with_id(params), decode).await)
+    }
+
+    /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the
+    /// message that needed the row would be lost. A damaged row is no failure of the database's.
+    fn note_failure<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
             self.owner.fail();
         }
         result

@@ -153,7 +153,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
-    open_all(account, account.query(&ALL, &[]).await?)
+    account.read_all(&ALL, &[], |row| open(&account.codec, row)).await
 }
 
 pub(super) async fn by_room(
@@ -161,7 +161,7 @@ pub(super) async fn by_room(
     room_id: &RoomId,
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let room_id = account.codec.key(TABLE, room_id);
-    open_all(account, account.query(&BY_ROOM, &[&room_id]).await?)
+    account.read_all(&BY_ROOM, &[&room_id], |row| open(&account.codec, row)).await
 }
 
 pub(super) async fn by_sender(
