@@ -6,7 +6,10 @@ use matrix_sdk_crypto::{
     olm::{Account, OlmMessageHash, SenderDataType},
     store::{CryptoStore, types::Changes},
 };
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{
+    PostgresCryptoStore,
+    testing::{self, PostgresServer},
+};
 use ruma::{OwnedRoomId, OwnedUserId, UserId, device_id};
 
 use crate::common::{
@@ -16,6 +19,9 @@ use crate::common::{
 };
 
 const MANY: usize = 70_000;
+
+/// What the server may need for them, in bytes.
+const SERVER_MEMORY: u64 = 200_000_000;
 
 async fn rows(client: &tokio_postgres::Client, table: &str) -> i64 {
     number(client, &format!("SELECT count(*) FROM matrix_sdk.{table}")).await
@@ -42,16 +48,35 @@ async fn save_room_keys(store: &PostgresCryptoStore, count: usize) {
         session.room_id = room_id(number);
         session
     });
-    store.save_inbound_group_sessions(sessions.collect(), None).await.unwrap();
+    let inbound_group_sessions = sessions.collect();
+    store.save_changes(Changes { inbound_group_sessions, ..Default::default() }).await.unwrap();
+}
+
+/// The most memory that a process of the server had that serves the store, the shared buffers that
+/// it touched among it, in bytes.
+async fn server_memory(client: &tokio_postgres::Client) -> u64 {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+               AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let backends = client.query(sql, &[]).await.unwrap();
+    let peak = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    };
+    backends.iter().map(|row| peak(row.get(0))).max().unwrap()
 }
 
 #[tokio::test]
 async fn seventy_thousand_room_keys_of_a_kilobyte() {
+    // On this machine, for its memory is looked at.
+    let server = PostgresServer::start().unwrap();
     for mode in [Mode::Plain, Mode::Key] {
-        let database = testing::database().unwrap();
+        let database = server.create_database().unwrap();
         let (store, client) =
             (mode.open(&database.url(), "bot").await, connect(&database.url()).await);
         save_room_keys(&store, MANY).await;
+        let memory = server_memory(&client).await;
+        assert!(memory < SERVER_MEMORY, "{mode:?}: {memory} bytes of memory in the server");
         assert_eq!(rows(&client, "megolm_inbound_sessions").await, MANY as i64, "{mode:?}");
         let average = "SELECT avg(length(data))::int8 FROM matrix_sdk.megolm_inbound_sessions";
         let average = number(&client, average).await;
