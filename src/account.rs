@@ -1,6 +1,7 @@
 //! Claims the account's row and its cipher at open, and holds what an open account consists of.
 
 mod claim;
+mod read;
 
 use std::{
     future::Future,
@@ -18,10 +19,12 @@ use tokio_postgres::{
 };
 use tracing::warn;
 
+pub(crate) use self::read::Group;
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     atomically::Scope,
     batch::{Batch, Cell},
+    cache::{Cache, Pending, Place, Stored},
     codec::{Codec, SealedCipher},
     connection::{Database, Param, is_transient},
     migrations,
@@ -60,6 +63,19 @@ pub(crate) struct OpenAccount {
     atomically_timeout: Duration,
 }
 
+/// What a write is staged with.
+pub(crate) struct Staging {
+    pub(crate) codec: Arc<Codec>,
+    pending: Arc<Pending>,
+}
+
+impl Staging {
+    /// The row that this write finds, if that is known without a question.
+    pub(crate) fn stored(&self, place: &Place, key: &[u8]) -> Option<Arc<Stored>> {
+        self.pending.stored(place, key)
+    }
+}
+
 impl OpenAccount {
     /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
     /// account over; `former` is what this store owned before it was reopened.
@@ -72,7 +88,9 @@ impl OpenAccount {
         let find = || find(&database, config);
         let (id, codec) = find.retry(database.backoff()).when(may_pass).await?;
         let (owner, presence) = match config.access {
-            Access::Observe => (Arc::new(Ownership::new(id, false, Tokens::default())), None),
+            Access::Observe => {
+                (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
+            }
             Access::Exclusive | Access::Shared => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
                 (owner, Some(presence))
@@ -86,45 +104,6 @@ impl OpenAccount {
 
     pub(crate) fn owner(&self) -> &Arc<Ownership> {
         &self.owner
-    }
-
-    /// Reads rows with one statement, whose `$1` is the account.
-    pub(crate) async fn query(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        self.owner.check()?;
-        let params = self.with_id(params);
-        let result = match self.scope()? {
-            Some(scope) => scope.query(sql, &params).await,
-            None => self.database.query(sql, &params).await,
-        };
-        self.note_failure(result)
-    }
-
-    /// Reads many rows, each decoded as it arrives.
-    pub(crate) async fn read_all<T>(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-        decode: impl Fn(&Row) -> Result<T, Error>,
-    ) -> Result<Vec<T>, Error> {
-        if self.scope()?.is_some() {
-            // On the transaction's connection, on which nothing may be left unread.
-            return self.query(sql, params).await?.iter().map(decode).collect();
-        }
-        self.owner.check()?;
-        self.note_failure(self.database.read_all(sql, &self.with_id(params), decode).await)
-    }
-
-    /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the
-    /// message that needed the row would be lost. A damaged row is no failure of the database's.
-    fn note_failure<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
-            self.owner.fail();
-        }
-        result
     }
 
     /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last two parameters
@@ -156,32 +135,19 @@ impl OpenAccount {
         Ok(self.owner.commits(&self.database).await?.unsigned_abs())
     }
 
-    fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {
-        std::iter::once(&self.owner.account_id as Param<'_>).chain(params.iter().copied()).collect()
-    }
-
-    /// Reads one row or none.
-    pub(crate) async fn query_opt(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Option<Row>, Error> {
-        Ok(self.query(sql, params).await?.pop())
-    }
-
     /// Queues a write in the account's lane and waits for its commit.
     pub(crate) async fn write<F>(
         &self,
-        stage: impl FnOnce(Arc<Codec>) -> F + Send + 'static,
+        stage: impl FnOnce(Staging) -> F + Send + 'static,
     ) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let codec = self.codec.clone();
-        self.stage(move || stage(codec)).await
+        self.stage(move |pending| stage(Staging { codec, pending })).await
     }
 
-    /// Writes one row of a statement that needs no values.
+    /// Writes one row of a statement that needs no values, and that the cache knows nothing of.
     pub(crate) async fn apply<const N: usize>(
         &self,
         sql: &'static Sql,
@@ -189,16 +155,19 @@ impl OpenAccount {
     ) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(sql, key, []);
-        self.stage(|| std::future::ready(Ok(batch))).await
+        self.write(|_| std::future::ready(Ok(batch))).await
     }
 
-    async fn stage<F>(&self, stage: impl FnOnce() -> F + Send + 'static) -> Result<(), Error>
+    async fn stage<F>(
+        &self,
+        stage: impl FnOnce(Arc<Pending>) -> F + Send + 'static,
+    ) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let writer = self.writer()?;
         match self.scope()? {
-            Some(scope) => scope.write(stage().await).await,
+            Some(scope) => scope.write(stage(scope.pending().clone()).await).await,
             None => writer.write(stage).await,
         }
     }

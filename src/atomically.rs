@@ -33,6 +33,7 @@ pub use self::transaction::Transaction;
 use crate::{
     Error,
     batch::Batch,
+    cache::Pending,
     connection::{Param, is_transient},
     ownership::{Ownership, random_id},
     statement::Sql,
@@ -48,6 +49,8 @@ tokio::task_local! {
 pub(crate) struct Scope {
     state: Mutex<State>,
     lane: LentLane,
+    /// What was saved, for reads that need not ask.
+    pending: Arc<Pending>,
     has_saved: AtomicBool,
     /// What the store learnt from a save, to be forgotten with it.
     learnt: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -76,6 +79,17 @@ impl Scope {
         Arc::ptr_eq(&self.lane.owner, owner)
     }
 
+    /// What was saved within.
+    pub(crate) fn pending(&self) -> &Arc<Pending> {
+        &self.pending
+    }
+
+    /// Whether a connection is held, so that a read must not ask for another one.
+    pub(crate) async fn has_begun(&self) -> bool {
+        let state = self.state.lock().await;
+        state.connection.is_some() || state.broken
+    }
+
     /// Keeps what is known within, until the commit tells everybody. The first stays.
     pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
         let _ = self.learnt.set(Box::new(what));
@@ -93,7 +107,8 @@ impl Scope {
     ) -> Result<T, E> {
         let has_saved = AtomicBool::new(false);
         let learnt = OnceLock::new();
-        let scope = Arc::new(Self { state: Mutex::default(), lane, has_saved, learnt });
+        let pending = Pending::new(lane.owner.cache.clone());
+        let scope = Arc::new(Self { state: Mutex::default(), lane, pending, has_saved, learnt });
         let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
         let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
         let value = result.map_err(|_| CryptoStoreError::from(Error::AtomicallyTimeout))??;
@@ -130,6 +145,7 @@ impl Scope {
         let mut state = self.state.lock().await;
         match batch {
             Ok(batch) if !state.broken => {
+                self.pending.apply(batch.effects());
                 state.saved.push(batch);
                 Ok(())
             }
@@ -238,7 +254,8 @@ impl Scope {
         } else {
             self.commit_anew(&state).await?;
         }
-        state.saved.drain(..).for_each(Batch::committed);
+        let cache = &self.lane.owner.cache;
+        state.saved.drain(..).for_each(|batch| batch.committed(cache));
         Ok(())
     }
 

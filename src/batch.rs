@@ -4,12 +4,16 @@
 //! a row twice in one `ON CONFLICT` (SQLSTATE 21000). Rows leave in the order of their keys, so that
 //! two writers lock them in the same order.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::{codec::Key, statement::Sql};
+use crate::{
+    cache::{Cache, Effect, Stored},
+    codec::Key,
+    statement::Sql,
+};
 
 /// How much a single statement carries: larger ones cost the server more memory and are no faster.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
@@ -21,12 +25,15 @@ pub(crate) enum Cell {
     Int(i32),
     Bool(bool),
     Bytes(Vec<u8>),
+    /// Bytes that the cache may keep.
+    Stored(Arc<Stored>),
 }
 
 impl Cell {
     fn bytes(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len() + 4,
+            Self::Stored(row) => row.data.len() + 4,
             _ => 8,
         }
     }
@@ -44,6 +51,12 @@ impl From<Key> for Cell {
     }
 }
 
+impl From<Arc<Stored>> for Cell {
+    fn from(row: Arc<Stored>) -> Self {
+        Self::Stored(row)
+    }
+}
+
 /// What runs after the commit, and only then.
 pub(crate) type OnCommit = Box<dyn FnOnce() + Send + Sync>;
 
@@ -57,6 +70,7 @@ struct Staged {
 #[derive(Default)]
 pub(crate) struct Batch {
     staged: Vec<Staged>,
+    effects: Vec<Effect>,
     on_commit: Vec<OnCommit>,
 }
 
@@ -81,6 +95,15 @@ impl Batch {
         self.staged[index].rows.insert(key, values);
     }
 
+    /// Says what a staged row means to the cache.
+    pub(crate) fn note(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn effects(&self) -> &[Effect] {
+        &self.effects
+    }
+
     /// Runs `effect` when the batch has been committed.
     pub(crate) fn on_commit(&mut self, effect: impl FnOnce() + Send + Sync + 'static) {
         self.on_commit.push(Box::new(effect));
@@ -99,7 +122,8 @@ impl Batch {
         rows.flat_map(|(key, values)| key.iter().chain(values)).map(Cell::bytes).sum()
     }
 
-    pub(crate) fn committed(self) {
+    pub(crate) fn committed(self, cache: &Cache) {
+        cache.apply(self.effects);
         for effect in self.on_commit {
             effect();
         }
@@ -194,6 +218,7 @@ impl ToSql for Cell {
             Self::Int(value) => value.to_sql_checked(ty, out),
             Self::Bool(value) => value.to_sql_checked(ty, out),
             Self::Bytes(value) => value.to_sql_checked(ty, out),
+            Self::Stored(row) => row.data.to_sql_checked(ty, out),
         }
     }
 

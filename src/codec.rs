@@ -39,6 +39,15 @@ impl Key {
         column(row, index, table).map(Self)
     }
 
+    /// What the cache holds.
+    pub(crate) fn stored(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
@@ -131,6 +140,18 @@ impl Codec {
     ) -> Result<Vec<u8>, Error> {
         let bytes = compact::encode(value).ok_or(Error::Encode { table })?;
         self.seal_bytes(table, key, bytes)
+    }
+
+    /// Whether this is what [`Self::seal`] makes of the value.
+    pub(crate) fn holds(
+        &self,
+        table: &'static str,
+        key: &[&Key],
+        data: &[u8],
+        value: &impl Serialize,
+    ) -> bool {
+        let Ok(bytes) = rmp_serde::to_vec_named(value).map(Zeroizing::new) else { return false };
+        self.open_bytes(table, key, data).is_ok_and(|stored| *stored == *bytes)
     }
 
     /// Seals a value as JSON: values that hold raw JSON can be read back from no other form.

@@ -30,6 +30,8 @@ use crate::{
 /// | [`heartbeat_interval`](Self::heartbeat_interval) | 2 s |
 /// | [`transaction_idle_timeout`](Self::transaction_idle_timeout) | 1 s |
 /// | [`retry_timeout`](Self::retry_timeout) | 15 s |
+/// | [`cache_bytes`](Self::cache_bytes) | 16 MiB |
+/// | [`cache_max_keys`](Self::cache_max_keys) | 100 000 of each table |
 /// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
 ///
@@ -72,6 +74,8 @@ pub struct PostgresStoreConfig {
     pub(crate) transaction_idle_timeout: Duration,
     pub(crate) retry_timeout: Duration,
     pub(crate) accept_unsafe_durability: bool,
+    pub(crate) cache_bytes: usize,
+    pub(crate) cache_max_keys: usize,
 }
 
 impl PostgresStoreConfig {
@@ -194,6 +198,8 @@ impl PostgresStoreConfig {
             transaction_idle_timeout: Duration::from_secs(1),
             retry_timeout: Duration::from_secs(15),
             accept_unsafe_durability: false,
+            cache_bytes: 16 << 20,
+            cache_max_keys: 100_000,
         }
     }
 
@@ -259,6 +265,8 @@ impl fmt::Debug for PostgresStoreConfig {
             .field("heartbeat_interval", &self.heartbeat_interval)
             .field("transaction_idle_timeout", &self.transaction_idle_timeout)
             .field("retry_timeout", &self.retry_timeout)
+            .field("cache_bytes", &self.cache_bytes)
+            .field("cache_max_keys", &self.cache_max_keys)
             .finish_non_exhaustive()
     }
 }

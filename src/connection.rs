@@ -224,6 +224,32 @@ impl Database {
         Ok(rows)
     }
 
+    /// Runs short reads in one round trip.
+    pub(crate) async fn query_together(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let started = Instant::now();
+        (|| self.query_together_once(asks))
+            .retry(self.backoff())
+            .when(|error| self.may_ask_again(error, started))
+            .await
+    }
+
+    async fn query_together_once(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let connection = shared.get()?;
+        let answers = asks.iter().map(|(sql, params)| self.ask(connection, sql, params));
+        let answers = try_join_all(answers).await;
+        if answers.as_ref().is_err_and(spoils_connection) {
+            shared.spoil();
+        }
+        answers
+    }
+
     async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
         let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
         let answer = self.ask(shared.get()?, sql, params).await;

@@ -12,6 +12,7 @@ mod access;
 mod account;
 mod atomically;
 mod batch;
+mod cache;
 mod codec;
 mod config;
 mod connection;

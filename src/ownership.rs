@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::SystemTime,
@@ -13,7 +13,8 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::{
-    DatabaseError, Error, connection::Database, connector::doubtful_commits, statement::Sql,
+    DatabaseError, Error, cache::Cache, connection::Database, connector::doubtful_commits,
+    statement::Sql,
 };
 
 /// Raised by `guard` and `settle` when the token is not the account's.
@@ -141,10 +142,12 @@ pub(crate) struct Ownership {
     /// An operation failed and its error was handed up: what the SDK holds in memory may be ahead of
     /// the database, and a write now could make the loss permanent.
     failed: AtomicBool,
+    /// Closed when the account is lost, and when memory and database may differ.
+    pub(crate) cache: Arc<Cache>,
 }
 
 impl Ownership {
-    pub(crate) fn new(account_id: i64, shared: bool, tokens: Tokens) -> Self {
+    pub(crate) fn new(account_id: i64, shared: bool, tokens: Tokens, cache: Cache) -> Self {
         let seen = AtomicI64::new(tokens.seen());
         Self {
             account_id,
@@ -153,6 +156,7 @@ impl Ownership {
             seen,
             loss: OnceLock::new(),
             failed: AtomicBool::new(false),
+            cache: Arc::new(cache),
         }
     }
 
@@ -190,6 +194,12 @@ impl Ownership {
 
     pub(crate) fn fail(&self) {
         self.failed.store(true, Ordering::Release);
+        self.cache.close();
+    }
+
+    fn lose_by(&self, loss: Loss) {
+        let _ = self.loss.set(loss);
+        self.cache.close();
     }
 
     /// Notes an error that ends the account for this store.
@@ -199,7 +209,7 @@ impl Ownership {
             Error::Rewound => Loss::Rewound,
             _ => return,
         };
-        let _ = self.loss.set(loss);
+        self.lose_by(loss);
     }
 
     /// Whether anything may still be asked of the account.
@@ -220,7 +230,7 @@ impl Ownership {
     pub(crate) fn observe(&self, token: &[u8], name: &str, since: SystemTime) {
         if !self.lock().had(token) {
             let by = name.to_owned();
-            let _ = self.loss.set(Loss::Superseded { by, since });
+            self.lose_by(Loss::Superseded { by, since });
         }
     }
 
@@ -228,7 +238,7 @@ impl Ownership {
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
         match &error {
             Error::Database(refusal) if refusal.sqlstate() == Some(REWOUND) => {
-                let _ = self.loss.set(Loss::Rewound);
+                self.lose_by(Loss::Rewound);
             }
             Error::Database(refusal) if refusal.sqlstate() == Some(OTHER_OWNER) => {
                 if let Err(error) = self.look(database).await {
@@ -248,7 +258,7 @@ impl Ownership {
         let token: &[u8] = row.try_get(0)?;
         // One of our own, but not the newest: the database was set back.
         if self.lock().had_once(token) {
-            let _ = self.loss.set(Loss::Rewound);
+            self.lose_by(Loss::Rewound);
         } else {
             self.observe(token, row.try_get(1)?, row.try_get(2)?);
         }

@@ -37,7 +37,9 @@ WITH beat AS (
     VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
     RETURNING set_config('synchronous_commit', 'off', true))
-SELECT account_id, token, name, since FROM {schema}.account_owners WHERE account_id = ANY ($3)",
+SELECT o.account_id, o.token, o.name, o.since, t.maintenance
+FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
+WHERE o.account_id = ANY ($3)",
     types: &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
 };
 
@@ -182,6 +184,7 @@ impl Heart {
             let account_id: i64 = row.try_get(0)?;
             for owner in owners.iter().filter(|owner| owner.account_id == account_id) {
                 owner.observe(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+                owner.cache.see_maintenance(row.try_get(4)?);
             }
         }
         *connection = Some(client);

@@ -42,11 +42,18 @@ static GROUPS: LazyLock<Mutex<HashMap<usize, Weak<Readers>>>> = LazyLock::new(Mu
 pub(crate) struct Readers {
     /// Keeps the pool's address from being used for another one.
     pool: Pool,
-    /// Locked while a connection is awaited, so that many readers do not each ask for one.
-    slots: Vec<tokio::sync::Mutex<Weak<SharedConnection>>>,
+    slots: Vec<Slot>,
     /// One for each connection that may be in the readers' hands.
     permits: Arc<Semaphore>,
-    next: AtomicUsize,
+}
+
+/// Room for one connection, and for the next one while its readers finish.
+#[derive(Default)]
+struct Slot {
+    /// Locked while a connection is awaited, so that many readers do not each ask for one.
+    connection: tokio::sync::Mutex<Weak<SharedConnection>>,
+    /// Readers that use it or wait for it.
+    readers: Arc<AtomicUsize>,
 }
 
 impl Readers {
@@ -62,26 +69,25 @@ impl Readers {
             pool: pool.clone(),
             slots: (0..slots).map(|_| Default::default()).collect(),
             permits: Arc::new(Semaphore::new(slots * CONNECTIONS_PER_SLOT)),
-            next: AtomicUsize::new(0),
         });
         groups.insert(address(pool), Arc::downgrade(&readers));
         readers
     }
 
     /// Joins the readers of a connection; the first of them takes it from the pool with `take`.
-    pub(crate) async fn join<F>(
-        &self,
-        take: impl FnOnce(Timeouts) -> F,
-    ) -> Result<Arc<SharedConnection>, Error>
+    pub(crate) async fn join<F>(&self, take: impl FnOnce(Timeouts) -> F) -> Result<Joined, Error>
     where
         F: Future<Output = Result<Object, Error>>,
     {
         let started = Instant::now();
         let mut timeouts = self.pool.timeouts();
-        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len();
-        let mut slot = within(timeouts.wait, self.slots[number].lock()).await?;
-        if let Some(connection) = slot.upgrade().filter(|connection| connection.is_joinable()) {
-            return Ok(connection);
+        // A connection carries many reads at once, but the server answers them one after the other.
+        let slot = self.slots.iter().min_by_key(|slot| slot.readers.load(Ordering::Relaxed));
+        let slot = slot.ok_or(Error::StoreClosed)?;
+        let reader = Reader::of(slot);
+        let mut shared = within(timeouts.wait, slot.connection.lock()).await?;
+        if let Some(connection) = shared.upgrade().filter(|connection| connection.is_joinable()) {
+            return Ok(Joined { connection, _reader: reader });
         }
         let left = |wait: Duration| wait.saturating_sub(started.elapsed());
         let permit = self.permits.clone().acquire_owned();
@@ -89,8 +95,38 @@ impl Readers {
         let permit = permit.map_err(|_| Error::StoreClosed)?;
         timeouts.wait = timeouts.wait.map(left);
         let connection = Arc::new(SharedConnection::new(take(timeouts).await?, permit));
-        *slot = Arc::downgrade(&connection);
-        Ok(connection)
+        *shared = Arc::downgrade(&connection);
+        Ok(Joined { connection, _reader: reader })
+    }
+}
+
+/// A reader's share of a connection.
+pub(crate) struct Joined {
+    connection: Arc<SharedConnection>,
+    _reader: Reader,
+}
+
+impl std::ops::Deref for Joined {
+    type Target = SharedConnection;
+
+    fn deref(&self) -> &SharedConnection {
+        &self.connection
+    }
+}
+
+/// Counts among the readers of a slot until it is dropped.
+struct Reader(Arc<AtomicUsize>);
+
+impl Reader {
+    fn of(slot: &Slot) -> Self {
+        slot.readers.fetch_add(1, Ordering::Relaxed);
+        Self(slot.readers.clone())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -81,6 +81,24 @@ macro_rules! get_by_key {
     };
 }
 
+/// The statement that reads the fingerprints of a table's keys, of `$2` rows at most: the first 8
+/// bytes of their SHA-256, one after the other.
+macro_rules! keys_of {
+    ($table:literal, $key:literal) => {
+        Sql {
+            name: concat!($table, ".keys"),
+            template: concat!(
+                "SELECT string_agg(substring(sha256(k.key) FOR 8), ''::bytea) FROM (SELECT ",
+                $key,
+                " AS key FROM {schema}.",
+                $table,
+                " WHERE account_id = $1 LIMIT $2) k"
+            ),
+            types: &[Type::INT8, Type::INT8],
+        }
+    };
+}
+
 /// The statement that writes `data` of many rows of a table; the newest wins.
 macro_rules! upsert_by_key {
     ($table:literal, $key:literal) => {
@@ -142,4 +160,4 @@ macro_rules! delete_by_key {
     };
 }
 
-pub(crate) use {delete_by_key, get_by_key, upsert_by_key};
+pub(crate) use {delete_by_key, get_by_key, keys_of, upsert_by_key};

@@ -195,8 +195,10 @@ impl Exchange<'_> {
 /// did nothing.
 fn count_commit(owner: &Ownership, row: Option<&Row>) -> Result<(), Failure> {
     let lost = || Failure::RolledBack(DatabaseError::broken("a BEGIN was lost").into());
-    let commits = row.ok_or_else(lost)?.try_get(0);
-    owner.see(commits.map_err(|error| Failure::Unknown(error.into()))?);
+    let row = row.ok_or_else(lost)?;
+    let unreadable = |error: tokio_postgres::Error| Failure::Unknown(error.into());
+    owner.see(row.try_get(0).map_err(unreadable)?);
+    owner.cache.see_maintenance(row.try_get(1).map_err(unreadable)?);
     Ok(())
 }
 

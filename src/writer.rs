@@ -18,12 +18,13 @@ use tracing::{debug, warn};
 use crate::{
     Error,
     batch::{Batch, CHUNK_BYTES},
+    cache::Pending,
     connection::{Database, is_transient},
     ownership::{Ownership, random_id},
     transaction::{Exchange, Failure, Held},
 };
 
-type Stage = Box<dyn FnOnce() -> BoxFuture<'static, Result<Batch, Error>> + Send>;
+type Stage = Box<dyn FnOnce(Arc<Pending>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 type Done = oneshot::Sender<Result<(), Error>>;
 
 enum Job {
@@ -49,13 +50,13 @@ impl Writer {
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
     pub(crate) async fn write<F>(
         &self,
-        stage: impl FnOnce() -> F + Send + 'static,
+        stage: impl FnOnce(Arc<Pending>) -> F + Send + 'static,
     ) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let (answer, done) = oneshot::channel();
-        let stage: Stage = Box::new(move || Box::pin(stage()));
+        let stage: Stage = Box::new(move |pending| Box::pin(stage(pending)));
         self.jobs.send(Job::Write(stage, answer)).map_err(|_| Error::StoreClosed)?;
         // The lane is gone without an answer only when its runtime is shut down.
         done.await.map_err(|_| Error::StoreClosed)?
@@ -136,8 +137,12 @@ impl Lane {
     ) -> Option<Job> {
         let (mut batches, mut callers, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, None);
         let mut write = Some(first);
+        let pending = Pending::new(self.owner.cache.clone());
         while let Some((stage, done)) = write.take() {
-            match self.stage(stage).await {
+            if let Some(before) = batches.last() {
+                pending.apply(Batch::effects(before));
+            }
+            match self.stage(stage, pending.clone()).await {
                 Ok(batch) => {
                     bytes += batch.bytes();
                     batches.push(batch);
@@ -155,7 +160,7 @@ impl Lane {
         }
         let result = self.commit(&batches.iter().collect::<Vec<_>>()).await;
         match &result {
-            Ok(()) => batches.into_iter().for_each(Batch::committed),
+            Ok(()) => batches.into_iter().for_each(|batch| batch.committed(&self.owner.cache)),
             Err(_) => self.owner.fail(),
         }
         for done in callers {
@@ -164,9 +169,9 @@ impl Lane {
         next
     }
 
-    async fn stage(&self, stage: Stage) -> Result<Batch, Error> {
+    async fn stage(&self, stage: Stage, pending: Arc<Pending>) -> Result<Batch, Error> {
         self.owner.check_write()?;
-        stage().await.inspect_err(|_| self.owner.fail())
+        stage(pending).await.inspect_err(|_| self.owner.fail())
     }
 
     /// Commits the batches as one transaction; tries again when it surely had no effect and the

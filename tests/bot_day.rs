@@ -22,8 +22,10 @@ async fn a_day_costs_what_the_golden_file_lists() {
     let database = server.create_database().unwrap();
     let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
     let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
-    // No heartbeat comes between.
-    let config = Mode::Key.config(&url, "bot").heartbeat_interval(Duration::from_secs(3_600));
+    // No heartbeat comes between, and no sign of life within a transaction.
+    let hour = Duration::from_secs(3_600);
+    let config = Mode::Key.config(&url, "bot");
+    let config = config.heartbeat_interval(hour).transaction_idle_timeout(hour);
     let open_store = async || PostgresCryptoStore::open_with_config(&config).await.unwrap();
     // The schema is there already, and so is the account.
     open_store().await.close().await.unwrap();

@@ -28,9 +28,14 @@ async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
     let direct = database.url();
     let url = direct.replace(&server.port().to_string(), &proxy.port().to_string());
     let mut report = String::new();
-    for (name, prepared) in [("prepared", true), ("unnamed", false)] {
-        let config = Mode::Key.config(&url, name).pool_max_size(1).prepared_statements(prepared);
-        writeln!(report, "{name} statements").unwrap();
+    for (name, prepared, cache_bytes) in [
+        ("prepared statements", true, 0),
+        ("unnamed statements", false, 0),
+        ("prepared statements, and the cache", true, 16 << 20),
+    ] {
+        let config = Mode::Key.config(&url, name).pool_max_size(1);
+        let config = config.prepared_statements(prepared).cache_bytes(cache_bytes);
+        writeln!(report, "{name}").unwrap();
         count(&mut report, &proxy, &config).await;
     }
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

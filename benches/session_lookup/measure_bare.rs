@@ -35,7 +35,7 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let on_the_wire = async |key: &Key| {
         let (room_id, session_id) = (key.room_id.as_bytes(), key.session_id.as_bytes());
         let row = client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
-        assert!(row.get::<_, &[u8]>(2).len() > 100);
+        assert!(row.get::<_, &[u8]>(1).len() > 100);
     };
     let mut comparison = Comparison::default();
     for _ in 0..turns {

@@ -75,7 +75,7 @@ CREATE FUNCTION {schema}.claim(
     account bigint, wanted bytea, held bytea[], seen bigint, share boolean, polite boolean,
     owner_name text, opening bytea, process bytea, lifetime double precision,
     OUT token bytea, OUT commits bigint, OUT owner text, OUT since timestamptz, OUT stored bytea,
-    OUT instance bytea
+    OUT instance bytea, OUT maintenance bigint
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -88,7 +88,8 @@ BEGIN
         VALUES (account, wanted, share, owner_name) ON CONFLICT DO NOTHING;
     SELECT o.token, o.shared, o.name, o.since INTO stored, is_shared, owner, since
         FROM {schema}.account_owners o WHERE o.account_id = account FOR UPDATE;
-    SELECT t.commits INTO commits FROM {schema}.sync_tokens t WHERE t.account_id = account;
+    SELECT t.commits, t.maintenance INTO commits, maintenance
+        FROM {schema}.sync_tokens t WHERE t.account_id = account;
     SELECT i.id INTO instance FROM {schema}.instance i;
     is_alive := EXISTS (
         SELECT FROM {schema}.openings o JOIN {schema}.processes p ON p.id = o.process_id

@@ -12,12 +12,13 @@ use tracing::info;
 
 use crate::{
     Access, DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
+    cache::Cache,
     connection::Database,
     ownership::{Ownership, Tokens, random_id},
     presence::{Presence, lifetime, process_id},
 };
 
-const CLAIM: &str = "SELECT token, commits, owner, since, stored, instance \
+const CLAIM: &str = "SELECT token, commits, owner, since, stored, instance, maintenance \
                      FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 /// How often a standby looks whether the owner is still there.
@@ -33,6 +34,7 @@ struct Answer {
     /// The token before.
     stored: Vec<u8>,
     instance: Vec<u8>,
+    maintenance: i64,
 }
 
 /// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
@@ -79,7 +81,11 @@ pub(super) async fn claim(
         tokens.add(token);
         tokens.see(answer.commits);
         let shared = config.access == Access::Shared;
-        let owner = Arc::new(Ownership::new(account_id, shared, tokens));
+        // What others may change as well is not kept.
+        let bytes = if shared { 0 } else { config.cache_bytes };
+        let cache = Cache::new(bytes, config.cache_max_keys);
+        cache.see_maintenance(answer.maintenance);
+        let owner = Arc::new(Ownership::new(account_id, shared, tokens, cache));
         let interval = config.heartbeat_interval;
         let presence = Presence::new(answer.instance, database, &owner, opening, interval);
         return Ok((owner, presence));
@@ -123,6 +129,7 @@ async fn ask(
         since: row.try_get(3)?,
         stored: row.try_get(4)?,
         instance: row.try_get(5)?,
+        maintenance: row.try_get(6)?,
     })
 }
 

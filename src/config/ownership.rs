@@ -113,4 +113,39 @@ impl PostgresStoreConfig {
         self.accept_unsafe_durability = accept;
         self
     }
+
+    /// How many bytes of rows an exclusive owner keeps in memory, 16 MiB by default; 0 for none.
+    ///
+    /// Nobody else changes what it owns, so it need not ask twice: room keys, devices, identities of
+    /// users, tracked users and requests not sent yet are answered from memory once they were read or
+    /// saved. They are kept as they are stored, sealed in an encrypted account, and wiped when they
+    /// are let go. The cache of a store that is [`Access::Shared`] or [`Access::Observe`] is off.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config =
+    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").cache_bytes(64 << 20);
+    /// ```
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// Of how many keys of each table an exclusive owner knows that they are there, 100 000 by
+    /// default; 0 for none.
+    ///
+    /// What is not among them is not asked for. They are fetched once, 8 bytes each, when a table is
+    /// first asked; of a table that has more, none are kept.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::PostgresStoreConfig;
+    /// let config =
+    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").cache_max_keys(1_000_000);
+    /// ```
+    #[must_use]
+    pub fn cache_max_keys(mut self, keys: usize) -> Self {
+        self.cache_max_keys = keys;
+        self
+    }
 }

@@ -12,19 +12,30 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::{Batch, Cell},
-    codec::{Codec, column},
+    cache::{Effect, Place, Stored},
+    codec::{Codec, Key, column},
     statement::Sql,
 };
 
 const TABLE: &str = "account_data";
+
+static GET_ONE: Sql = Sql {
+    name: "account_data.get_one",
+    template: "
+SELECT ''::bytea, data, false FROM {schema}.account_data WHERE account_id = $1 AND item = $2",
+    types: &[Type::INT8, Type::INT2],
+};
 
 static GET: Sql = Sql {
     name: "account_data.get",
     template: "SELECT item, data FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
     types: &[Type::INT8, Type::INT2_ARRAY],
 };
+
+// The Olm account is the same after most syncs: then it is not written.
+static GROUP: Group = Group { table: TABLE, rows: &GET_ONE, keys: None, neighbours: None };
 
 static UPSERT: Sql = Sql {
     name: "account_data.upsert",
@@ -42,7 +53,7 @@ DELETE FROM {schema}.account_data WHERE account_id = $1 AND {guarded} AND item =
     types: &[Type::INT8, Type::INT4_ARRAY],
 };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT, &DELETE];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &GET, &UPSERT, &DELETE];
 
 /// The values of the column `item`; never renumbered.
 #[derive(Clone, Copy)]
@@ -52,6 +63,16 @@ pub(super) enum Item {
     BackupDecryptionKey = 3,
     BackupVersion = 4,
     DehydratedDeviceKey = 5,
+}
+
+impl Item {
+    fn key(self, codec: &Codec) -> Key {
+        codec.key(TABLE, (self as i16).to_be_bytes())
+    }
+
+    fn place(self, codec: &Codec) -> Place {
+        Place::new(TABLE, [&self.key(codec)])
+    }
 }
 
 /// What of the account never changes, kept for reads that need our own ids and keys.
@@ -100,10 +121,15 @@ pub(super) async fn save_pending_changes(
     let PendingChanges { account: olm_account } = changes;
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
     account
-        .write(|codec| async move {
+        .write(|staging| async move {
             let mut batch = Batch::default();
             if let Some(olm_account) = olm_account {
-                stage(&mut batch, &codec, Item::OlmAccount, &olm_account.pickle())?;
+                let codec = &staging.codec;
+                let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
+                let known = staging.stored(&Item::OlmAccount.place(codec), &[]);
+                if !known.is_some_and(|row| codec.holds(TABLE, &[&key], &row.data, &pickle)) {
+                    stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
+                }
                 let data = olm_account.static_data().clone();
                 batch.on_commit(move || set_static_account(&static_account, data));
             }
@@ -176,17 +202,20 @@ pub(super) fn stage_dehydrated_device_key(
 }
 
 pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Result<(), Error> {
-    account.apply(&DELETE, [Cell::Int(Item::DehydratedDeviceKey as i32)]).await
+    let item = Item::DehydratedDeviceKey;
+    let mut batch = Batch::default();
+    batch.put(&DELETE, [Cell::Int(item as i32)], []);
+    batch.note(Effect::Remove(item.place(&account.codec), Vec::new()));
+    account.write(|_| std::future::ready(Ok(batch))).await
 }
 
 async fn get<T: DeserializeOwned>(account: &OpenAccount, item: Item) -> Result<Option<T>, Error> {
-    let items = [item as i16];
-    let Some(row) = account.query_opt(&GET, &[&items.as_slice()]).await? else { return Ok(None) };
-    open(&account.codec, item, column(&row, 1, TABLE)?).map(Some)
+    let rows = account.rows(&GROUP, &item.place(&account.codec), &[&(item as i16)]).await?;
+    rows.values().next().map(|row| open(&account.codec, item, &row.data)).transpose()
 }
 
 fn open<T: DeserializeOwned>(codec: &Codec, item: Item, data: &[u8]) -> Result<T, Error> {
-    codec.open(TABLE, &[&codec.key(TABLE, (item as i16).to_be_bytes())], data)
+    codec.open(TABLE, &[&item.key(codec)], data)
 }
 
 fn stage(
@@ -195,8 +224,9 @@ fn stage(
     item: Item,
     value: &impl Serialize,
 ) -> Result<(), Error> {
-    let data = codec.seal(TABLE, &[&codec.key(TABLE, (item as i16).to_be_bytes())], value)?;
-    batch.put(&UPSERT, [Cell::Int(item as i32)], [data.into()]);
+    let row = Stored::new(codec.seal(TABLE, &[&item.key(codec)], value)?);
+    batch.note(Effect::Set(item.place(codec), Vec::new(), row.clone()));
+    batch.put(&UPSERT, [Cell::Int(item as i32)], [row.into()]);
     Ok(())
 }
 

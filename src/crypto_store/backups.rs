@@ -2,10 +2,12 @@
 
 use tokio_postgres::types::Type;
 
+use super::inbound_group_sessions;
 use crate::{
     Error,
     account::OpenAccount,
     batch::Batch,
+    cache::Effect,
     codec::{Codec, Key},
     statement::Sql,
 };
@@ -48,5 +50,8 @@ pub(super) fn stage_version(batch: &mut Batch, codec: &Codec, version: &str) -> 
 
 /// Makes all sessions need a backup, whatever their number.
 pub(super) async fn reset(account: &OpenAccount) -> Result<(), Error> {
-    account.apply(&RETIRE, []).await
+    let mut batch = Batch::default();
+    batch.put(&RETIRE, [], []);
+    batch.note(Effect::TouchAll(inbound_group_sessions::TABLE));
+    account.write(|_| std::future::ready(Ok(batch))).await
 }

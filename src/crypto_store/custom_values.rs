@@ -28,9 +28,9 @@ pub(super) async fn get(account: &OpenAccount, key: &str) -> Result<Option<Vec<u
 pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Result<(), Error> {
     let key = account.codec.key(TABLE, key);
     account
-        .write(|codec| async move {
+        .write(|staging| async move {
             let mut batch = Batch::default();
-            let data = codec.seal_bytes(TABLE, &[&key], value)?;
+            let data = staging.codec.seal_bytes(TABLE, &[&key], value)?;
             batch.put(&UPSERT, [key.into()], [data.into()]);
             Ok(batch)
         })

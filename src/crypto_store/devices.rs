@@ -1,6 +1,6 @@
 //! The devices of other users, and our own.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use matrix_sdk_common::ruma::{DeviceId, OwnedDeviceId, UserId};
 use matrix_sdk_crypto::{DeviceData, olm::StaticAccountData};
@@ -8,10 +8,11 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::{Batch, Cell},
+    cache::{Effect, Place, Rows, Stored},
     codec::{Codec, Key, column},
-    statement::{Sql, get_by_key, upsert_by_key},
+    statement::{Sql, get_by_key, keys_of, upsert_by_key},
 };
 
 const TABLE: &str = "devices";
@@ -21,9 +22,13 @@ static GET: Sql = get_by_key!("devices", "user_id", "device_id");
 static BY_USER: Sql = Sql {
     name: "devices.by_user",
     template: "
-SELECT device_id, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $2",
+SELECT device_id, data, false FROM {schema}.devices WHERE account_id = $1 AND user_id = $2",
     types: &[Type::INT8, Type::BYTEA],
 };
+
+static KEYS: Sql = keys_of!("devices", "user_id");
+
+static GROUP: Group = Group { table: TABLE, rows: &BY_USER, keys: Some(&KEYS), neighbours: None };
 
 static UPSERT: Sql = upsert_by_key!("devices", "user_id", "device_id");
 
@@ -35,7 +40,7 @@ WHERE d.account_id = $1 AND {guarded} AND d.user_id = u.user_id AND d.device_id 
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_USER, &UPSERT, &DELETE];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_USER, &KEYS, &UPSERT, &DELETE];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -43,6 +48,11 @@ pub(super) async fn get(
     device_id: &DeviceId,
 ) -> Result<Option<DeviceData>, Error> {
     let [user_id, device_id] = key(&account.codec, user_id, device_id);
+    if account.keeps_rows() {
+        let rows = of_user(account, &user_id).await?;
+        let row = rows.get(device_id.as_bytes());
+        return row.map(|row| open(&account.codec, [&user_id, &device_id], &row.data)).transpose();
+    }
     let Some(row) = account.query_opt(&GET, &[&user_id, &device_id]).await? else {
         return Ok(None);
     };
@@ -66,25 +76,35 @@ pub(super) async fn by_user(
     user_id: &UserId,
 ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);
-    let rows = account.query(&BY_USER, &[&user_id]).await?;
-    let devices = rows.iter().map(|row| {
-        let device_id = Key::of(row, 0, TABLE)?;
-        let device = open(&account.codec, [&user_id, &device_id], column(row, 1, TABLE)?)?;
+    let rows = of_user(account, &user_id).await?;
+    let devices = rows.iter().map(|(device_id, row)| {
+        let device_id = Key::stored(device_id);
+        let device = open(&account.codec, [&user_id, &device_id], &row.data)?;
         Ok((device.device_id().to_owned(), device))
     });
     devices.collect()
 }
 
+async fn of_user(account: &OpenAccount, user_id: &Key) -> Result<Arc<Rows>, Error> {
+    account.rows(&GROUP, &Place::new(TABLE, [user_id]), &[user_id]).await
+}
+
 pub(super) fn stage(batch: &mut Batch, codec: &Codec, device: &DeviceData) -> Result<(), Error> {
     let [user_id, device_id] = key(codec, device.user_id(), device.device_id());
-    let data = codec.seal(TABLE, &[&user_id, &device_id], device)?;
-    batch.put(&UPSERT, [user_id.into(), device_id.into()], [data.into()]);
+    let row = Stored::new(codec.seal(TABLE, &[&user_id, &device_id], device)?);
+    let place = Place::new(TABLE, [&user_id]);
+    batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), row.clone()));
+    batch.put(&UPSERT, [user_id.into(), device_id.into()], [row.into()]);
     Ok(())
 }
 
 /// Staged after all saves, so that a device both changed and deleted is gone.
 pub(super) fn stage_delete(batch: &mut Batch, codec: &Codec, device: &DeviceData) {
-    batch.put(&DELETE, key(codec, device.user_id(), device.device_id()).map(Cell::from), []);
+    let key = key(codec, device.user_id(), device.device_id());
+    let [user_id, device_id] = &key;
+    let place = Place::new(TABLE, [user_id]);
+    batch.note(Effect::Remove(place, device_id.as_bytes().to_vec()));
+    batch.put(&DELETE, key.map(Cell::from), []);
 }
 
 pub(super) fn key(codec: &Codec, user_id: &UserId, device_id: &DeviceId) -> [Key; 2] {

@@ -6,26 +6,35 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::Batch,
-    codec::{Codec, column},
-    statement::{Sql, get_by_key, upsert_by_key},
+    cache::{Effect, Place, Stored},
+    codec::Codec,
+    statement::{Sql, keys_of, upsert_by_key},
 };
 
 const TABLE: &str = "user_identities";
 
-static GET: Sql = get_by_key!("user_identities", "user_id");
+static GET: Sql = Sql {
+    name: "user_identities.get",
+    template: "
+SELECT user_id, data, false FROM {schema}.user_identities WHERE account_id = $1 AND user_id = $2",
+    types: &[Type::INT8, Type::BYTEA],
+};
+static KEYS: Sql = keys_of!("user_identities", "user_id");
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
 static UPSERT: Sql = upsert_by_key!("user_identities", "user_id");
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];
 
 pub(super) async fn get(
     account: &OpenAccount,
     user_id: &UserId,
 ) -> Result<Option<UserIdentityData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);
-    let Some(row) = account.query_opt(&GET, &[&user_id]).await? else { return Ok(None) };
-    account.codec.open(TABLE, &[&user_id], column(&row, 0, TABLE)?).map(Some)
+    let rows = account.rows(&GROUP, &Place::new(TABLE, [&user_id]), &[&user_id]).await?;
+    let row = rows.values().next();
+    row.map(|row| account.codec.open(TABLE, &[&user_id], &row.data)).transpose()
 }
 
 pub(super) fn stage(
@@ -34,7 +43,9 @@ pub(super) fn stage(
     identity: &UserIdentityData,
 ) -> Result<(), Error> {
     let user_id = codec.key(TABLE, identity.user_id());
-    let data = codec.seal(TABLE, &[&user_id], identity)?;
-    batch.put(&UPSERT, [user_id.into()], [data.into()]);
+    let row = Stored::new(codec.seal(TABLE, &[&user_id], identity)?);
+    let place = Place::new(TABLE, [&user_id]);
+    batch.note(Effect::Set(place, user_id.as_bytes().to_vec(), row.clone()));
+    batch.put(&UPSERT, [user_id.into()], [row.into()]);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Inbound Megolm sessions ("room keys"): the keys that decrypt rooms.
 
+use std::sync::Arc;
+
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::{
     olm::{InboundGroupSession, PickledInboundGroupSession, SenderDataType},
@@ -11,10 +13,12 @@ use tokio_postgres::{Row, types::Type};
 use super::backups;
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::{Batch, Cell},
+    cache::{Effect, Place, Stored},
     codec::{Codec, Key, column},
-    statement::Sql,
+    connection::Param,
+    statement::{Sql, keys_of},
 };
 
 pub(super) const TABLE: &str = "megolm_inbound_sessions";
@@ -22,8 +26,13 @@ pub(super) const TABLE: &str = "megolm_inbound_sessions";
 /// What every read selects: the place of the row, its data, and whether a backup holds it.
 macro_rules! select {
     ($condition:literal) => {
+        select!("s.room_id, s.session_id", $condition)
+    };
+    ($keys:literal, $condition:literal) => {
         concat!(
-            "SELECT s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (",
+            "SELECT ",
+            $keys,
+            ", s.data, s.backup_generation > 0 AND EXISTS (",
             "SELECT FROM {schema}.backup_versions v WHERE v.account_id = s.account_id ",
             "AND v.generation = s.backup_generation AND NOT v.retired) ",
             "FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1 ",
@@ -34,9 +43,23 @@ macro_rules! select {
 
 static GET: Sql = Sql {
     name: "megolm_inbound_sessions.get",
-    template: select!("AND s.room_id = $2 AND s.session_id = $3"),
+    template: select!("s.session_id", "AND s.room_id = $2 AND s.session_id = $3"),
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA],
 };
+
+static KEYS: Sql = keys_of!("megolm_inbound_sessions", "room_id || session_id");
+
+// In the order of the primary key, from which an import that is repeated does not stray far.
+static NEIGHBOURS: Sql = Sql {
+    name: "megolm_inbound_sessions.neighbours",
+    template: select!(
+        "AND (s.room_id, s.session_id) > ($2, $3) ORDER BY s.room_id, s.session_id LIMIT $4"
+    ),
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::INT8],
+};
+
+static GROUP: Group =
+    Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: Some(&NEIGHBOURS) };
 
 static ALL: Sql =
     Sql { name: "megolm_inbound_sessions.all", template: select!(""), types: &[Type::INT8] };
@@ -81,6 +104,19 @@ ORDER BY s.backup_generation LIMIT $3"
         ") LIMIT $3"
     ),
     types: &[Type::INT8, Type::BYTEA, Type::INT8],
+};
+
+static SENDERS: Sql = Sql {
+    name: "megolm_inbound_sessions.senders",
+    ..keys_of!("megolm_inbound_sessions", "sender_key || int2send(sender_data_type)")
+};
+
+// Most new devices have sent nothing yet, and a key query asks for each of them.
+static SENDER_GROUP: Group = Group {
+    table: "megolm_inbound_sessions, by sender",
+    rows: &BY_SENDER,
+    keys: Some(&SENDERS),
+    neighbours: None,
 };
 
 static COUNTS: Sql = Sql {
@@ -134,8 +170,19 @@ WHERE {guarded}
     types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
 };
 
-pub(super) const STATEMENTS: &[&Sql] =
-    &[&GET, &ALL, &BY_ROOM, &BY_SENDER, &FOR_BACKUP, &COUNTS, &UPSERT, &MARK_BACKED_UP];
+pub(super) const STATEMENTS: &[&Sql] = &[
+    &GET,
+    &KEYS,
+    &NEIGHBOURS,
+    &ALL,
+    &BY_ROOM,
+    &BY_SENDER,
+    &SENDERS,
+    &FOR_BACKUP,
+    &COUNTS,
+    &UPSERT,
+    &MARK_BACKED_UP,
+];
 
 /// The values of `otherwise`: a session that is not backed up must be uploaded (again), one that is
 /// in a version nobody names keeps what the table knows of it.
@@ -148,12 +195,14 @@ pub(super) async fn get(
     session_id: &str,
 ) -> Result<Option<InboundGroupSession>, Error> {
     let [room_id, session_id] = key(&account.codec, room_id, session_id);
-    let row = account.query_opt(&GET, &[&room_id, &session_id]).await?;
-    row.map(|row| open(&account.codec, &row)).transpose()
+    let place = Place::new(TABLE, [&room_id, &session_id]);
+    let rows = account.rows(&GROUP, &place, &[&room_id, &session_id]).await?;
+    let Some(row) = rows.values().next() else { return Ok(None) };
+    open(&account.codec, [&room_id, &session_id], &row.data, row.flag).map(Some)
 }
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
-    account.read_all(&ALL, &[], |row| open(&account.codec, row)).await
+    account.read_all(&ALL, &[], |row| open_row(&account.codec, row)).await
 }
 
 pub(super) async fn by_room(
@@ -161,7 +210,7 @@ pub(super) async fn by_room(
     room_id: &RoomId,
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let room_id = account.codec.key(TABLE, room_id);
-    account.read_all(&BY_ROOM, &[&room_id], |row| open(&account.codec, row)).await
+    account.read_all(&BY_ROOM, &[&room_id], |row| open_row(&account.codec, row)).await
 }
 
 pub(super) async fn by_sender(
@@ -173,13 +222,14 @@ pub(super) async fn by_sender(
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let codec = &account.codec;
     let sender_key = codec.key(TABLE, sender_key.to_base64());
+    let place = sender(&sender_key, sender_data_type);
     let sender_data_type = sender_data_type as i16;
     // Sorts before every id.
     let start = || Codec::Plain.key(TABLE, []);
     let after = after_session_id.map_or_else(start, |id| codec.key(TABLE, id));
-    let rows = account
-        .query(&BY_SENDER, &[&sender_key, &sender_data_type, &after, &as_limit(limit)])
-        .await?;
+    let limit = as_limit(limit);
+    let params: [Param<'_>; 4] = [&sender_key, &sender_data_type, &after, &limit];
+    let rows = account.query_unless_absent(&SENDER_GROUP, &place, &params).await?;
     open_all(account, rows)
 }
 
@@ -214,17 +264,28 @@ pub(super) async fn stage(
     let [room_id, session_id] = key(codec, session.room_id(), session.session_id());
     let pickle = session.pickle().await;
     let data = codec.seal_compact(TABLE, &[&room_id, &session_id], &pickle)?;
+    let row = Arc::new(Stored { data, flag: version.is_some() });
+    let place = Place::new(TABLE, [&room_id, &session_id]);
+    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+    let sender_data_type = pickle.sender_data.to_type();
+    batch.note(Effect::Touch(sender(&sender_key, sender_data_type)));
+    // What "keeps" comes to, only the table knows.
+    batch.note(if version.is_none() && session.backed_up() {
+        Effect::Touch(place)
+    } else {
+        Effect::Set(place, session_id.as_bytes().to_vec(), row.clone())
+    });
     let version = version.map(|version| backups::stage_version(batch, codec, version));
     let otherwise = if session.backed_up() { KEEP } else { NOT_BACKED_UP };
     batch.put(
         &UPSERT,
         [room_id.into(), session_id.into()],
         [
-            codec.key(TABLE, session.sender_key().to_base64()).into(),
-            Cell::Int(pickle.sender_data.to_type() as i32),
+            sender_key.into(),
+            Cell::Int(sender_data_type as i32),
             version.map_or(Cell::Null, Cell::from),
             Cell::Int(otherwise),
-            data.into(),
+            row.into(),
         ],
     );
     Ok(())
@@ -241,10 +302,11 @@ pub(super) async fn mark_backed_up(
         ids.iter().map(|(room_id, session_id)| key(codec, room_id, session_id)).collect();
     let version = version.to_owned();
     account
-        .write(|codec| async move {
+        .write(|staging| async move {
             let mut batch = Batch::default();
             for key in keys {
-                let version = backups::stage_version(&mut batch, &codec, &version);
+                let version = backups::stage_version(&mut batch, &staging.codec, &version);
+                batch.note(Effect::Touch(Place::new(TABLE, [&key[0], &key[1]])));
                 batch.put(&MARK_BACKED_UP, key.map(Cell::from), [version.into()]);
             }
             Ok(batch)
@@ -257,17 +319,30 @@ fn key(codec: &Codec, room_id: &RoomId, session_id: &str) -> [Key; 2] {
 }
 
 fn open_all(account: &OpenAccount, rows: Vec<Row>) -> Result<Vec<InboundGroupSession>, Error> {
-    rows.iter().map(|row| open(&account.codec, row)).collect()
+    rows.iter().map(|row| open_row(&account.codec, row)).collect()
 }
 
-fn open(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
+fn open_row(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
     let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
-    let mut pickle: PickledInboundGroupSession =
-        codec.open_compact(TABLE, &key, column(row, 2, TABLE)?)?;
+    open(codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
+}
+
+fn open(
+    codec: &Codec,
+    key: [&Key; 2],
+    data: &[u8],
+    backed_up: bool,
+) -> Result<InboundGroupSession, Error> {
+    let mut pickle: PickledInboundGroupSession = codec.open_compact(TABLE, &key, data)?;
     // The columns know better: a mark and a reset do not touch the data.
-    pickle.backed_up = column(row, 3, TABLE)?;
+    pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)
         .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+}
+
+fn sender(sender_key: &Key, sender_data_type: SenderDataType) -> Place {
+    let sender_data_type = Key::stored(&(sender_data_type as i16).to_be_bytes());
+    Place::new(SENDER_GROUP.table, [sender_key, &sender_data_type])
 }
 
 fn as_limit(limit: usize) -> i64 {

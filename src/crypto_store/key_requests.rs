@@ -8,8 +8,9 @@ use tokio_postgres::{Row, types::Type};
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::{Batch, Cell},
+    cache::{Effect, Place},
     codec::{Codec, Key, column},
     statement::{Sql, delete_by_key},
 };
@@ -43,6 +44,8 @@ static UNSENT: Sql = Sql {
     types: &[Type::INT8],
 };
 
+static GROUP: Group = Group { table: TABLE, rows: &UNSENT, keys: None, neighbours: None };
+
 // A request for the same secret replaces the older one, under whatever id. One ON CONFLICT names one
 // index only, and a CTE does not see its sibling's work: so delete first, then insert.
 static DELETE_OLDER: Sql = Sql {
@@ -73,7 +76,7 @@ pub(super) async fn get(
 ) -> Result<Option<GossipRequest>, Error> {
     let request_id = key(&account.codec, request_id);
     let row = account.query_opt(&GET, &[&request_id]).await?;
-    row.map(|row| open(&account.codec, &row)).transpose()
+    row.map(|row| open_row(&account.codec, &row)).transpose()
 }
 
 pub(super) async fn by_info(
@@ -81,17 +84,23 @@ pub(super) async fn by_info(
     info: &SecretInfo,
 ) -> Result<Option<GossipRequest>, Error> {
     let row = account.query_opt(&BY_INFO, &[&info_key(&account.codec, info)]).await?;
-    row.map(|row| open(&account.codec, &row)).transpose()
+    row.map(|row| open_row(&account.codec, &row)).transpose()
 }
 
 pub(super) async fn unsent(account: &OpenAccount) -> Result<Vec<GossipRequest>, Error> {
-    let rows = account.query(&UNSENT, &[]).await?;
-    rows.iter().map(|row| open(&account.codec, row)).collect()
+    let rows = account.rows(&GROUP, &unsent_place(), &[]).await?;
+    let requests = rows.iter();
+    let requests =
+        requests.map(|(key, row)| open(&account.codec, &Key::stored(key), &row.data, row.flag));
+    requests.collect()
 }
 
 pub(super) async fn delete(account: &OpenAccount, request_id: &TransactionId) -> Result<(), Error> {
     let request_id = key(&account.codec, request_id);
-    account.apply(&DELETE, [request_id.into()]).await
+    let mut batch = Batch::default();
+    batch.put(&DELETE, [request_id.into()], []);
+    batch.note(Effect::Touch(unsent_place()));
+    account.write(|_| std::future::ready(Ok(batch))).await
 }
 
 /// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one
@@ -107,6 +116,7 @@ pub(super) fn stage(
         let data = codec.seal(TABLE, &[&request_id], request)?;
         let (info, request_id): (Cell, Cell) =
             (info_key(codec, &request.info).into(), request_id.into());
+        batch.note(Effect::Touch(unsent_place()));
         batch.put(&DELETE_OLDER, [info.clone(), request_id.clone()], []);
         let is_last = infos.insert(request.info.as_key());
         if request_ids.insert(&request.request_id) && is_last {
@@ -124,9 +134,17 @@ fn info_key(codec: &Codec, info: &SecretInfo) -> Key {
     codec.key(TABLE, info.as_key())
 }
 
-fn open(codec: &Codec, row: &Row) -> Result<GossipRequest, Error> {
-    let mut request: GossipRequest =
-        codec.open(TABLE, &[&Key::of(row, 0, TABLE)?], column(row, 1, TABLE)?)?;
-    request.sent_out = column(row, 2, TABLE)?;
+/// The unsent requests are read at once; there are few.
+fn unsent_place() -> Place {
+    Place::new(TABLE, [])
+}
+
+fn open_row(codec: &Codec, row: &Row) -> Result<GossipRequest, Error> {
+    open(codec, &Key::of(row, 0, TABLE)?, column(row, 1, TABLE)?, column(row, 2, TABLE)?)
+}
+
+fn open(codec: &Codec, key: &Key, data: &[u8], sent_out: bool) -> Result<GossipRequest, Error> {
+    let mut request: GossipRequest = codec.open(TABLE, &[key], data)?;
+    request.sent_out = sent_out;
     Ok(request)
 }

@@ -5,10 +5,11 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::Batch,
+    cache::{Effect, Place},
     codec::{Codec, Key},
-    statement::Sql,
+    statement::{Sql, keys_of},
 };
 
 const TABLE: &str = "message_hashes";
@@ -19,6 +20,10 @@ static GET: Sql = Sql {
     types: &[Type::INT8, Type::BYTEA],
 };
 
+static KEYS: Sql = keys_of!("message_hashes", "hash");
+
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
+
 static INSERT: Sql = Sql {
     name: "message_hashes.insert",
     template: "
@@ -27,14 +32,18 @@ SELECT $1, u.hash FROM unnest($2) AS u (hash) WHERE {guarded} ON CONFLICT DO NOT
     types: &[Type::INT8, Type::BYTEA_ARRAY],
 };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &INSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &INSERT];
 
 pub(super) async fn is_known(account: &OpenAccount, hash: &OlmMessageHash) -> Result<bool, Error> {
-    Ok(account.query_opt(&GET, &[&key(&account.codec, hash)]).await?.is_some())
+    let hash = key(&account.codec, hash);
+    let place = Place::new(TABLE, [&hash]);
+    Ok(!account.query_unless_absent(&GROUP, &place, &[&hash]).await?.is_empty())
 }
 
 pub(super) fn stage(batch: &mut Batch, codec: &Codec, hash: &OlmMessageHash) {
-    batch.put(&INSERT, [key(codec, hash).into()], []);
+    let hash = key(codec, hash);
+    batch.note(Effect::Touch(Place::new(TABLE, [&hash])));
+    batch.put(&INSERT, [hash.into()], []);
 }
 
 fn key(codec: &Codec, hash: &OlmMessageHash) -> Key {

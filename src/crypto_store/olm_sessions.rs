@@ -1,4 +1,5 @@
-//! Olm sessions, by the sender's Curve25519 key. Never cached: the SDK does that.
+//! Olm sessions, by the sender's Curve25519 key. Never cached, for the SDK does that; but whose there
+//! are none is known.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -9,10 +10,12 @@ use tokio_postgres::types::Type;
 use super::devices;
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount},
     batch::Batch,
+    cache::{Effect, Place},
     codec::{Codec, Key, column},
-    statement::{Sql, upsert_by_key},
+    connection::Param,
+    statement::{Sql, keys_of, upsert_by_key},
 };
 
 const TABLE: &str = "olm_sessions";
@@ -27,9 +30,13 @@ SELECT NULL, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $3 A
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
 };
 
+static KEYS: Sql = keys_of!("olm_sessions", "sender_key");
+
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
+
 static UPSERT: Sql = upsert_by_key!("olm_sessions", "sender_key", "session_id");
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -40,7 +47,9 @@ pub(super) async fn get(
     let codec = &account.codec;
     let sender_key = codec.key(TABLE, sender_key);
     let [user_id, device_id] = devices::key(codec, &own.user_id, &own.device_id);
-    let rows = account.query(&GET, &[&sender_key, &user_id, &device_id]).await?;
+    let place = Place::new(TABLE, [&sender_key]);
+    let params: [Param<'_>; 3] = [&sender_key, &user_id, &device_id];
+    let rows = account.query_unless_absent(&GROUP, &place, &params).await?;
 
     let mut own_device = None;
     let mut pickles: Vec<PickledSession> = Vec::new();
@@ -72,6 +81,7 @@ pub(super) async fn stage(
     let sender_key = codec.key(TABLE, session.sender_key().to_base64());
     let session_id = codec.key(TABLE, session.session_id());
     let data = codec.seal(TABLE, &[&sender_key, &session_id], &session.pickle().await)?;
+    batch.note(Effect::Touch(Place::new(TABLE, [&sender_key])));
     batch.put(&UPSERT, [sender_key.into(), session_id.into()], [data.into()]);
     Ok(())
 }

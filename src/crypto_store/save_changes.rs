@@ -16,7 +16,7 @@ use super::{
 use crate::{Error, account::OpenAccount, batch::Batch, codec::Codec};
 
 pub(super) async fn save(account: &OpenAccount, changes: Changes) -> Result<(), Error> {
-    account.write(|codec| stage(codec, changes)).await
+    account.write(|staging| stage(staging.codec, changes)).await
 }
 
 /// Pickling happens here, in the writer's lane, so that no later state is overwritten by an earlier.
@@ -115,10 +115,11 @@ pub(super) async fn save_inbound_group_sessions(
         warn!(mismatched, "sessions whose backed-up flag does not match the backup version given");
     }
     account
-        .write(|codec| async move {
+        .write(|staging| async move {
             let mut batch = Batch::default();
+            let codec = &staging.codec;
             for session in &sessions {
-                inbound_group_sessions::stage(&mut batch, &codec, session, version.as_deref())
+                inbound_group_sessions::stage(&mut batch, codec, session, version.as_deref())
                     .await?;
             }
             Ok(batch)

@@ -6,9 +6,10 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
+    account::{Group, OpenAccount, Staging},
     batch::Batch,
-    codec::{Key, column},
+    cache::{Effect, Place, Stored},
+    codec::Key,
     statement::{Sql, upsert_by_key},
 };
 
@@ -16,20 +17,20 @@ const TABLE: &str = "tracked_users";
 
 static ALL: Sql = Sql {
     name: "tracked_users.all",
-    template: "SELECT user_id, data FROM {schema}.tracked_users WHERE account_id = $1",
+    template: "SELECT user_id, data, false FROM {schema}.tracked_users WHERE account_id = $1",
     types: &[Type::INT8],
 };
+
+static GROUP: Group = Group { table: TABLE, rows: &ALL, keys: None, neighbours: None };
 
 static UPSERT: Sql = upsert_by_key!("tracked_users", "user_id");
 
 pub(super) const STATEMENTS: &[&Sql] = &[&ALL, &UPSERT];
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error> {
-    let rows = account.query(&ALL, &[]).await?;
-    let users = rows.iter().map(|row| {
-        let key = Key::of(row, 0, TABLE)?;
-        account.codec.open(TABLE, &[&key], column(row, 1, TABLE)?)
-    });
+    let rows = account.rows(&GROUP, &place(), &[]).await?;
+    let users =
+        rows.iter().map(|(key, row)| account.codec.open(TABLE, &[&Key::stored(key)], &row.data));
     users.collect()
 }
 
@@ -37,14 +38,31 @@ pub(super) async fn save(account: &OpenAccount, users: &[(&UserId, bool)]) -> Re
     let users: Vec<(OwnedUserId, bool)> =
         users.iter().map(|(user_id, dirty)| ((*user_id).to_owned(), *dirty)).collect();
     account
-        .write(|codec| async move {
+        .write(|staging| async move {
             let mut batch = Batch::default();
             for (user_id, dirty) in users {
-                let key = codec.key(TABLE, &user_id);
-                let data = codec.seal(TABLE, &[&key], &TrackedUser { user_id, dirty })?;
-                batch.put(&UPSERT, [key.into()], [data.into()]);
+                stage(&mut batch, &staging, &TrackedUser { user_id, dirty })?;
             }
             Ok(batch)
         })
         .await
+}
+
+/// Stages a user, unless that is stored already.
+fn stage(batch: &mut Batch, staging: &Staging, user: &TrackedUser) -> Result<(), Error> {
+    let codec = &staging.codec;
+    let key = codec.key(TABLE, &user.user_id);
+    let known = staging.stored(&place(), key.as_bytes());
+    if known.is_some_and(|row| codec.holds(TABLE, &[&key], &row.data, user)) {
+        return Ok(());
+    }
+    let row = Stored::new(codec.seal(TABLE, &[&key], user)?);
+    batch.note(Effect::Put(place(), key.as_bytes().to_vec(), row.clone()));
+    batch.put(&UPSERT, [key.into()], [row.into()]);
+    Ok(())
+}
+
+/// All are read at once.
+fn place() -> Place {
+    Place::new(TABLE, [])
 }

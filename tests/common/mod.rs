@@ -36,6 +36,12 @@ impl Mode {
         PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
     }
 
+    /// A store that asks the database each time, so that rows may change under it.
+    pub async fn open_uncached(self, url: &str, account: &str) -> PostgresCryptoStore {
+        let config = self.config(url, account).cache_bytes(0);
+        PostgresCryptoStore::open_with_config(&config).await.unwrap()
+    }
+
     /// One of several stores that write to the account.
     pub async fn open_shared(self, url: &str, account: &str) -> PostgresCryptoStore {
         let config = self.config(url, account).access(Access::Shared);

@@ -38,7 +38,7 @@ async fn a_damaged_row_is_an_error_that_names_its_table() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
-        let (store, client) = (mode.open(&url, "bot").await, connect(&url).await);
+        let (store, client) = (mode.open_uncached(&url, "bot").await, connect(&url).await);
         fixture.fill(&store).await;
         assert_complete(&store, &fixture).await;
         for table in tables_with_data(&client).await {
@@ -84,7 +84,7 @@ async fn a_damaged_row_is_an_error_that_names_its_table() {
 async fn the_test_of_damaged_rows_covers_every_table() {
     let database = testing::database().unwrap();
     let (url, fixture) = (database.url(), Fixture::new().await);
-    let (store, client) = (Mode::Plain.open(&url, "bot").await, connect(&url).await);
+    let (store, client) = (Mode::Plain.open_uncached(&url, "bot").await, connect(&url).await);
     let covered: Vec<_> = read_all(&store, &fixture).await.iter().map(|read| read.table).collect();
     let with_data = tables_with_data(&client).await;
     for table in tables(&client).await {
@@ -104,7 +104,7 @@ async fn a_failed_unpickle_is_an_error_that_names_its_table() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
-        let store = mode.open(&url, "bot").await;
+        let store = mode.open_uncached(&url, "bot").await;
         fixture.fill(&store).await;
         let keyless = DeviceKeys::new(
             own_user().to_owned(),
@@ -129,7 +129,7 @@ async fn a_missing_own_device_is_an_error_that_names_its_table() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
-        let store = mode.open(&url, "bot").await;
+        let store = mode.open_uncached(&url, "bot").await;
         fixture.fill(&store).await;
         let devices = DeviceChanges {
             deleted: vec![DeviceData::from_account(&fixture.account)],
@@ -153,7 +153,7 @@ async fn account_unset_only_when_no_account_is_set() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
-        let store = mode.open(&url, "bot").await;
+        let store = mode.open_uncached(&url, "bot").await;
         // The machine saves its own device before any account exists.
         store.save_changes(fixture.changes()).await.unwrap();
         let sender = fixture.olm_session.sender_key().to_base64();
@@ -171,7 +171,7 @@ async fn account_unset_only_when_no_account_is_set() {
         assert_eq!(store.get_own_device().await.unwrap().device_id(), own_device());
 
         // Another store of the account knows it once it has been loaded.
-        let other = mode.open(&url, "bot").await;
+        let other = mode.open_uncached(&url, "bot").await;
         assert_matches!(other.get_own_device().await, Err(Error::AccountUnset));
         other.load_account().await.unwrap().unwrap();
         assert_eq!(other.get_own_device().await.unwrap().device_id(), own_device());

@@ -56,7 +56,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
     for mode in [Mode::Passphrase, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
-        let (store, client) = (mode.open(&url, "bot").await, connect(&url).await);
+        let (store, client) = (mode.open_uncached(&url, "bot").await, connect(&url).await);
         fixture.fill(&store).await;
         // A second row of the tables that the fixture gives one row.
         let account = Account::with_device_id(user_id!("@other:example.org"), device_id!("DEVICE"));
@@ -95,7 +95,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
 async fn a_sealed_value_of_another_table_is_an_error_that_names_the_table() {
     let database = testing::database().unwrap();
     let (url, fixture) = (database.url(), Fixture::new().await);
-    let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);
+    let (store, client) = (Mode::Key.open_uncached(&url, "bot").await, connect(&url).await);
     fixture.fill(&store).await;
     for table in tables_with_data(&client).await {
         let from = if table == "custom_values" { "sync_tokens" } else { "custom_values" };
@@ -120,7 +120,10 @@ async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
     let database = testing::database().unwrap();
     let (url, fixture) = (database.url(), Fixture::new().await);
     let client = connect(&url).await;
-    let (ours, theirs) = (Mode::Key.open(&url, "ours").await, Mode::Key.open(&url, "theirs").await);
+    let (ours, theirs) = (
+        Mode::Key.open_uncached(&url, "ours").await,
+        Mode::Key.open_uncached(&url, "theirs").await,
+    );
     fixture.fill(&ours).await;
     fixture.fill(&theirs).await;
     let copy = "UPDATE matrix_sdk.encrypted_rooms o SET data = t.data

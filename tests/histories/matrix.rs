@@ -8,6 +8,16 @@ use crate::{common::Mode, place::Place};
 pub struct Configuration {
     pub mode: Mode,
     pub statements: Statements,
+    pub cache: Cache,
+}
+
+/// What the store keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cache {
+    Off,
+    On,
+    /// So little that it forgets all the time, and knows the keys of the smallest tables only.
+    Small,
 }
 
 /// How statements travel.
@@ -20,7 +30,7 @@ pub enum Statements {
 }
 
 impl Configuration {
-    /// The configurations of a case: they take turns.
+    /// The configurations of a case: they take turns, but for the cache, which is off and on.
     pub fn of(case: u64) -> Vec<Self> {
         let modes = [Mode::Plain, Mode::Key];
         // Mostly the one that needs no connections of its own: it is quicker.
@@ -30,11 +40,17 @@ impl Configuration {
             _ => Statements::ForeignPool,
         };
         let mode = modes[(case % 2) as usize];
-        vec![Self { mode, statements }]
+        let on = if (case / 12).is_multiple_of(2) { Cache::On } else { Cache::Small };
+        [on, Cache::Off].map(|cache| Self { mode, statements, cache }).into()
     }
 
     pub async fn open(self, place: &Place, url: &str, account: &str) -> PostgresCryptoStore {
         let config = self.mode.config(url, account).pool_max_size(3);
+        let config = match self.cache {
+            Cache::Off => config.cache_bytes(0),
+            Cache::On => config,
+            Cache::Small => config.cache_bytes(4_000).cache_max_keys(2),
+        };
         let opened = match self.statements {
             Statements::ForeignPool => {
                 PostgresCryptoStore::open_with_pool(place.pool.clone(), &config).await

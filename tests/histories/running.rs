@@ -18,7 +18,7 @@ use crate::{
     world::{Verdict, World},
 };
 
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 240;
 /// A database is left behind when it has seen so many.
 const HISTORIES_A_DATABASE: u64 = 1000;
 /// Nothing takes that long, unless it hangs.

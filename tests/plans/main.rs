@@ -18,7 +18,13 @@ use crate::{
 };
 
 /// These read all of an account, so an account that is most of a table is read by reading the table.
-const WHOLE_ACCOUNT: [&str; 4] = [
+const WHOLE_ACCOUNT: [&str; 10] = [
+    "devices.keys",
+    "megolm_inbound_sessions.keys",
+    "megolm_inbound_sessions.senders",
+    "message_hashes.keys",
+    "olm_sessions.keys",
+    "user_identities.keys",
     "megolm_inbound_sessions.all",
     "megolm_inbound_sessions.counts",
     "pending_key_bundles.all",

@@ -1,0 +1,46 @@
+//! Which keys a table has, as fingerprints.
+
+use std::collections::HashSet;
+
+/// The bytes of a fingerprint.
+const WIDTH: usize = 8;
+
+/// What is known of the keys of one table.
+#[derive(Default)]
+pub(super) enum Keys {
+    #[default]
+    Unknown,
+    /// Somebody is fetching them.
+    Coming,
+    Known(HashSet<u64>),
+    /// More than are kept.
+    TooMany,
+}
+
+impl Keys {
+    /// What the server sent: the fingerprints one after the other.
+    pub(super) fn parse(bytes: &[u8], most: usize) -> Self {
+        if bytes.len() / WIDTH > most {
+            return Self::TooMany;
+        }
+        let fingerprints = bytes
+            .chunks_exact(WIDTH)
+            .map(|chunk| chunk.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        Self::Known(fingerprints.collect())
+    }
+
+    /// Whether it is sure that the table has nothing with this fingerprint.
+    pub(super) fn lack(&self, fingerprint: u64) -> bool {
+        matches!(self, Self::Known(keys) if !keys.contains(&fingerprint))
+    }
+
+    /// A key that was committed. One that is deleted stays: it is only asked for in vain.
+    pub(super) fn add(&mut self, fingerprint: u64, most: usize) {
+        if let Self::Known(keys) = self {
+            keys.insert(fingerprint);
+            if keys.len() > most {
+                *self = Self::TooMany;
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What an exclusive owner answers from memory, and when it must not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    Mode, connect,
+    fixture::{Fixture, inbound_session, other_user, own_user, room},
+    number,
+    proxy::Proxy,
+};
+use matrix_sdk_crypto::{
+    CryptoStoreError, DeviceData,
+    olm::{Account, InboundGroupSession, SenderDataType},
+    store::{
+        CryptoStore,
+        types::{Changes, DeviceChanges, PendingChanges},
+    },
+};
+use matrix_sdk_postgres::{
+    Access, PostgresCryptoStore, PostgresStoreConfig,
+    testing::{PostgresServer, TestDatabase},
+};
+use ruma::{OwnedRoomId, RoomId, device_id, owned_room_id};
+
+/// A database behind a proxy that counts round trips, and a configuration whose heartbeat never comes
+/// between.
+struct Place {
+    _server: PostgresServer,
+    database: TestDatabase,
+    proxy: Proxy,
+    config: PostgresStoreConfig,
+}
+
+impl Place {
+    fn new() -> Self {
+        let server = PostgresServer::start().unwrap();
+        let database = server.create_database().unwrap();
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
+        let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+        let config = Mode::Key.config(&url, "bot").pool_max_size(1);
+        let config = config.heartbeat_interval(Duration::from_secs(3_600));
+        Self { _server: server, database, proxy, config }
+    }
+
+    async fn open(&self, config: PostgresStoreConfig) -> PostgresCryptoStore {
+        let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        // The connection is made, and its statements are prepared.
+        store.next_batch_token().await.unwrap();
+        store
+    }
+
+    /// Round trips of an operation.
+    async fn trips<T>(&self, operation: impl Future<Output = T>) -> (usize, T) {
+        let before = self.proxy.turns();
+        let result = operation.await;
+        (self.proxy.turns() - before, result)
+    }
+}
+
+fn sessions(room_id: &RoomId, count: usize) -> Vec<InboundGroupSession> {
+    let account = Account::with_device_id(other_user(), device_id!("BOBSDEVICE"));
+    let new = |_| inbound_session(&account, room_id, SenderDataType::UnknownDevice);
+    (0..count).map(new).collect()
+}
+
+async fn is_there(store: &PostgresCryptoStore, session: &InboundGroupSession) -> bool {
+    let found = store.get_inbound_group_session(session.room_id(), session.session_id()).await;
+    found.unwrap().is_some()
+}
+
+async fn look_all_up(store: &PostgresCryptoStore, sessions: &[InboundGroupSession]) -> usize {
+    let mut found = 0;
+    for session in sessions {
+        found += usize::from(is_there(store, session).await);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_saved_or_read_is_not_asked_for_again() {
+    let place = Place::new();
+    let fixture = Fixture::new().await;
+    let store = place.open(place.config.clone()).await;
+    fixture.fill(&store).await;
+    let reads = async |store: &PostgresCryptoStore| {
+        assert_eq!(store.get_user_devices(other_user()).await.unwrap().len(), 1);
+        assert!(store.get_user_identity(other_user()).await.unwrap().is_none());
+        assert_eq!(store.load_tracked_users().await.unwrap().len(), 1);
+        assert_eq!(store.get_unsent_secret_requests().await.unwrap().len(), 1);
+        assert!(store.get_inbound_group_session(room(), "unknown").await.unwrap().is_none());
+        assert!(is_there(store, &fixture.inbound).await);
+        store.load_account().await.unwrap().unwrap();
+        store.get_own_device().await.unwrap();
+    };
+    reads(&store).await;
+    assert_eq!(place.trips(reads(&store)).await.0, 0);
+    store.close().await.unwrap();
+
+    let store = place.open(place.config.clone()).await;
+    assert_eq!(place.trips(reads(&store)).await.0, 8, "one for each");
+    assert_eq!(place.trips(reads(&store)).await.0, 0);
+    store.close().await.unwrap();
+
+    let store = place.open(place.config.clone().cache_bytes(0)).await;
+    for _ in 0..2 {
+        assert_eq!(place.trips(reads(&store)).await.0, 8, "the cache is off");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_already_is_not_written_again() {
+    let place = Place::new();
+    let fixture = Fixture::new().await;
+    let store = place.open(place.config.clone()).await;
+    fixture.fill(&store).await;
+    let users = [(own_user(), false), (other_user(), true)];
+    let save = async |store: &PostgresCryptoStore, dirty: bool| {
+        let account = Some(fixture.account.deep_clone());
+        store.save_pending_changes(PendingChanges { account }).await.unwrap();
+        store.save_tracked_users(&[users[0], (users[1].0, dirty)]).await.unwrap();
+    };
+    store.load_tracked_users().await.unwrap();
+    save(&store, true).await;
+    assert_eq!(place.trips(save(&store, true)).await.0, 0);
+    assert_eq!(place.trips(save(&store, false)).await.0, 1, "one user has changed");
+    store.close().await.unwrap();
+
+    // As at the start of a machine, which loads both.
+    let store = place.open(place.config.clone()).await;
+    store.load_account().await.unwrap().unwrap();
+    assert_eq!(store.load_tracked_users().await.unwrap().len(), 2);
+    assert_eq!(place.trips(save(&store, false)).await.0, 0);
+    assert_eq!(place.trips(save(&store, true)).await.0, 1);
+
+    // Of two changes that are committed together the second is one to the first.
+    let both = store.atomically(async {
+        store.save_tracked_users(&[(users[1].0, false)]).await?;
+        store.save_tracked_users(&[(users[1].0, true)]).await?;
+        Ok::<_, CryptoStoreError>(())
+    });
+    both.await.unwrap();
+    store.close().await.unwrap();
+    let store = place.open(place.config.clone()).await;
+    let tracked = store.load_tracked_users().await.unwrap();
+    assert!(tracked.iter().any(|user| user.user_id == users[1].0 && user.dirty));
+}
+
+/// Saves that queue share a commit: the second is staged before the first is committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_saves_that_queue_the_last_one_stands() {
+    let place = Place::new();
+    let store = place.open(place.config.clone()).await;
+    store.save_tracked_users(&[(other_user(), true)]).await.unwrap();
+    store.load_tracked_users().await.unwrap();
+    let (clean, dirty) = ([(other_user(), false)], [(other_user(), true)]);
+    for (last, expected) in [(&dirty, true), (&clean, false)] {
+        // The first keeps the lane busy while the others queue.
+        let saves = [&dirty, &clean, &dirty, &clean, last];
+        let saves = saves.map(|users| store.save_tracked_users(users));
+        futures_util::future::try_join_all(saves).await.unwrap();
+        let client = connect(&place.database.url()).await;
+        assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.tracked_users").await, 1);
+        for store in [&store, &place.open(place.config.clone().access(Access::Observe)).await] {
+            assert_eq!(store.load_tracked_users().await.unwrap()[0].dirty, expected);
+        }
+    }
+}
+
+/// An import, repeated by a process that has read nothing yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_lookups_fetches_what_follows() {
+    let place = Place::new();
+    let store = place.open(place.config.clone()).await;
+    let mut imported = Vec::new();
+    for number in 0..20 {
+        let room_id = OwnedRoomId::try_from(format!("!room{number}:example.org")).unwrap();
+        imported.extend(sessions(&room_id, 50));
+    }
+    assert_eq!(place.trips(look_all_up(&store, &imported)).await, (1, 0), "the keys come once");
+    store.save_inbound_group_sessions(imported.clone(), None).await.unwrap();
+    assert_eq!(place.trips(look_all_up(&store, &imported)).await, (0, 1_000));
+    store.close().await.unwrap();
+
+    let mut orders = vec![imported.clone(), imported.iter().rev().cloned().collect()];
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    fastrand::Rng::with_seed(seed).shuffle(&mut imported);
+    orders.push(imported);
+    for order in orders {
+        let store = place.open(place.config.clone()).await;
+        let (trips, found) = place.trips(look_all_up(&store, &order)).await;
+        assert_eq!(found, 1_000);
+        assert!(trips <= 30, "{trips} round trips");
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_keeps_to_its_limits() {
+    let place = Place::new();
+    let saved = sessions(room(), 100);
+    let (some, unknown) = (&saved[..50], sessions(room(), 10));
+
+    // A session takes about a kilobyte.
+    let store = place.open(place.config.clone().cache_bytes(10_000)).await;
+    store.save_inbound_group_sessions(saved.clone(), None).await.unwrap();
+    look_all_up(&store, some).await;
+    let (trips, found) = place.trips(look_all_up(&store, some)).await;
+    assert_eq!(found, 50);
+    assert!(trips > 30, "all of it was kept: {trips} round trips");
+    assert_eq!(place.trips(look_all_up(&store, &some[49..])).await.0, 0, "the last one is kept");
+    store.close().await.unwrap();
+
+    for (keys, trips) in [(100, 1), (99, 10), (0, 10)] {
+        let store = place.open(place.config.clone().cache_max_keys(keys)).await;
+        assert_eq!(place.trips(look_all_up(&store, &unknown)).await, (trips, 0), "{keys} keys");
+        store.close().await.unwrap();
+    }
+
+    // One more than are kept.
+    let store = place.open(place.config.clone().cache_max_keys(100)).await;
+    look_all_up(&store, &unknown).await;
+    store.save_inbound_group_sessions(sessions(room(), 1), None).await.unwrap();
+    // The first one was asked for with the keys, and is known since.
+    assert_eq!(place.trips(look_all_up(&store, &unknown)).await, (9, 0));
+}
+
+/// An import, or an operator, beside a live owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_beside_the_owner_is_seen() {
+    const RAISE: &str = "UPDATE matrix_sdk.sync_tokens SET maintenance = maintenance + 1";
+    let place = Place::new();
+    let beating = place.config.clone().heartbeat_interval(Duration::from_millis(50));
+    for (config, by_write) in [(place.config.clone(), true), (beating, false)] {
+        let client = connect(&place.database.url()).await;
+        let store = place.open(config).await;
+        let session = &sessions(room(), 1)[0];
+        store.save_inbound_group_sessions(vec![session.clone()], None).await.unwrap();
+        assert!(is_there(&store, session).await);
+        let delete = "DELETE FROM matrix_sdk.megolm_inbound_sessions";
+        client.execute(delete, &[]).await.unwrap();
+        assert!(is_there(&store, session).await, "nobody has said so");
+        client.execute(RAISE, &[]).await.unwrap();
+        if by_write {
+            store.set_custom_value("key", vec![1]).await.unwrap();
+            assert!(!is_there(&store, session).await);
+        } else {
+            while is_there(&store, session).await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_committed_is_not_answered() {
+    let place = Place::new();
+    let store = place.open(place.config.clone()).await;
+    let [old, new] = [0, 1].map(|_| sessions(room(), 1).remove(0));
+    store.save_inbound_group_sessions(vec![old.clone()], None).await.unwrap();
+    let bob = Account::with_device_id(other_user(), device_id!("BOBSDEVICE"));
+    let device = DeviceData::from_account(&bob);
+    let devices = DeviceChanges { new: vec![device], ..Default::default() };
+    assert!(store.get_user_devices(other_user()).await.unwrap().is_empty());
+
+    let rolled_back: Result<(), CryptoStoreError> = store
+        .atomically(async {
+            store.save_changes(Changes { devices, ..Default::default() }).await?;
+            store.save_inbound_group_sessions(vec![new.clone()], None).await?;
+            let others = {
+                let (store, new) = (store.clone(), new.clone());
+                tokio::spawn(async move {
+                    let devices = store.get_user_devices(other_user()).await.unwrap();
+                    (devices.len(), is_there(&store, &new).await)
+                })
+            };
+            assert_eq!(others.await.unwrap(), (0, false), "other tasks do not see it");
+            assert!(is_there(&store, &new).await && is_there(&store, &old).await);
+            assert_eq!(store.get_user_devices(other_user()).await?.len(), 1);
+            Err(CryptoStoreError::AccountUnset)
+        })
+        .await;
+    assert!(rolled_back.is_err());
+    for _ in 0..2 {
+        assert!(!is_there(&store, &new).await && is_there(&store, &old).await);
+        assert!(store.get_user_devices(other_user()).await.unwrap().is_empty());
+        store.reopen().await.unwrap();
+    }
+}
+
+/// Several processes, or one that only looks: what others change is seen at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_stores_and_observers_keep_nothing() {
+    let place = Place::new();
+    let shared = || place.open(place.config.clone().access(Access::Shared));
+    let (first, second) = (shared().await, shared().await);
+    let observer = place.open(place.config.clone().access(Access::Observe)).await;
+    for count in 1..4 {
+        let new = sessions(&owned_room_id!("!room:example.org"), 1);
+        for store in [&second, &observer] {
+            assert_eq!(look_all_up(store, &new).await, 0);
+        }
+        first.save_inbound_group_sessions(new.clone(), None).await.unwrap();
+        for store in [&second, &observer] {
+            assert_eq!(look_all_up(store, &new).await, 1, "session {count}");
+        }
+    }
+}
