@@ -25,7 +25,7 @@ use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     atomically::{Scope, parts},
     batch::{Batch, Cell},
-    cache::{Cache, Pending, Place, Stored},
+    cache::{Cache, Pending, Place},
     codec::{Codec, SealedCipher},
     connection::{Database, Param, is_transient},
     migrations,
@@ -71,9 +71,9 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// The row that this write finds, if that is known without a question.
-    pub(crate) fn stored(&self, place: &Place, key: &[u8]) -> Option<Arc<Stored>> {
-        self.pending.stored(place, key)
+    /// Whether this write finds the row as it is, as far as that is known without a question.
+    pub(crate) fn finds(&self, place: &Place, key: &[u8], is: impl FnOnce(&[u8]) -> bool) -> bool {
+        self.pending.stored(place, key).is_some_and(|row| is(&row.data))
     }
 }
 
@@ -168,7 +168,7 @@ impl OpenAccount {
     {
         let writer = self.writer()?;
         match self.scope()? {
-            Some(scope) => scope.write(stage(scope.pending().clone()).await).await,
+            Some(scope) => scope.write(stage).await,
             None => writer.write(stage).await,
         }
     }
@@ -185,8 +185,8 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged = spawn_blocking(part).await;
-                scope.write(staged.map_err(|_| Error::StoreClosed)?).await?;
+                let staged = async { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                scope.write(|_| staged).await?;
             }
             return Ok(());
         }
@@ -230,6 +230,7 @@ impl OpenAccount {
         if let Some(presence) = &self.presence {
             presence.release().await;
         }
+        self.owner.cache.close();
     }
 
     pub(crate) fn close_pool(&self) {

@@ -51,6 +51,8 @@ pub(crate) struct Scope {
     lane: LentLane,
     /// What was saved, for reads that need not ask.
     pending: Arc<Pending>,
+    /// Saves are taken one after the other.
+    turn: Mutex<()>,
     has_saved: AtomicBool,
     /// What the store learnt from a save, to be forgotten with it.
     learnt: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -84,6 +86,10 @@ impl Scope {
         &self.pending
     }
 
+    pub(crate) fn has_saved(&self) -> bool {
+        self.has_saved.load(Ordering::Acquire)
+    }
+
     /// Whether a connection is held, so that a read must not ask for another one.
     pub(crate) async fn has_begun(&self) -> bool {
         let state = self.state.lock().await;
@@ -109,7 +115,8 @@ impl Scope {
         let has_saved = AtomicBool::new(false);
         let learnt = OnceLock::new();
         let pending = Pending::new(lane.owner.cache.clone());
-        let scope = Arc::new(Self { state: Mutex::default(), lane, pending, has_saved, learnt });
+        let (state, turn) = (Mutex::default(), Mutex::default());
+        let scope = Arc::new(Self { state, lane, pending, turn, has_saved, learnt });
         let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
         let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
         let value = result.map_err(|_| wrap(Error::AtomicallyTimeout))??;
@@ -141,8 +148,15 @@ impl Scope {
     }
 
     /// Takes a save: nothing is sent.
-    pub(crate) async fn write(&self, batch: Result<Batch, Error>) -> Result<(), Error> {
+    pub(crate) async fn write<F>(&self, stage: impl FnOnce(Arc<Pending>) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<Batch, Error>>,
+    {
         self.has_saved.store(true, Ordering::Release);
+        self.lane.owner.check_write()?;
+        // What is staged is compared with what was staged before.
+        let _turn = self.turn.lock().await;
+        let batch = stage(self.pending.clone()).await;
         let mut state = self.state.lock().await;
         match batch {
             Ok(batch) if !state.broken => {
@@ -235,6 +249,8 @@ impl Scope {
     }
 
     async fn commit(&self) -> Result<(), Error> {
+        // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
+        self.lane.owner.check_write()?;
         let mut state = self.state.lock().await;
         if state.broken {
             return Err(Error::ReopenRequired);
@@ -260,8 +276,7 @@ impl Scope {
         } else {
             self.commit_anew(&state).await?;
         }
-        let cache = &self.lane.owner.cache;
-        state.saved.drain(..).for_each(|batch| batch.committed(cache));
+        Batch::committed(std::mem::take(&mut state.saved), &self.lane.owner.cache);
         Ok(())
     }
 

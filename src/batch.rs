@@ -122,11 +122,12 @@ impl Batch {
         rows.flat_map(|(key, values)| key.iter().chain(values)).map(Cell::bytes).sum()
     }
 
-    pub(crate) fn committed(self, cache: &Cache) {
-        cache.apply(self.effects);
-        for effect in self.on_commit {
-            effect();
-        }
+    /// Tells what was committed together: the cache, all at once, and whoever waits for it.
+    pub(crate) fn committed(batches: Vec<Self>, cache: &Cache) {
+        let (effects, on_commit): (Vec<_>, Vec<_>) =
+            batches.into_iter().map(|batch| (batch.effects, batch.on_commit)).unzip();
+        cache.apply(effects.into_iter().flatten());
+        on_commit.into_iter().flatten().for_each(|effect| effect());
     }
 
     /// The statements to send, each with its columns as arrays.

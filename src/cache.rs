@@ -19,8 +19,14 @@ use std::{
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use self::memory::Memory;
-pub(crate) use self::{pending::Pending, run::Neighbours};
+use self::{
+    keys::Keys,
+    memory::{Asked, Memory},
+};
+pub(crate) use self::{
+    pending::{Changed, Pending},
+    run::Neighbours,
+};
 use crate::codec::Key;
 
 /// Where a group of rows is: its table, and the keys that its rows have in common.
@@ -75,14 +81,20 @@ impl fmt::Debug for Stored {
 /// The rows of a group, each by what tells it from the others.
 pub(crate) type Rows = BTreeMap<Vec<u8>, Arc<Stored>>;
 
+/// Changes one row of a group, and returns what was there.
+fn put(rows: &mut Rows, key: Vec<u8>, row: Option<Arc<Stored>>) -> Option<Arc<Stored>> {
+    match row {
+        Some(row) => rows.insert(key, row),
+        None => rows.remove(&key),
+    }
+}
+
 /// What a write changes.
 pub(crate) enum Effect {
-    /// The place has this row, beside others.
-    Put(Place, Vec<u8>, Arc<Stored>),
+    /// The place has this row, beside others; or, with `None`, no longer.
+    Put(Place, Vec<u8>, Option<Arc<Stored>>),
     /// The place has this row and no other.
     Set(Place, Vec<u8>, Arc<Stored>),
-    /// The place no longer has this row.
-    Remove(Place, Vec<u8>),
     /// The place has a row, but only the database knows which.
     Touch(Place),
     /// Only the database knows what the table's rows are now; none has come.
@@ -95,85 +107,112 @@ pub(crate) enum Answer {
     Ask(Ticket),
 }
 
-/// Lets an answer of the database in, unless something was written since.
+/// Lets the database's answer about a place in, unless something was written since.
 pub(crate) struct Ticket {
-    table: &'static str,
+    cache: Arc<Cache>,
+    place: Place,
     /// When the cache, and when the table last changed.
     epochs: (u64, u64),
     /// How many of the table's keys the caller is to fetch as well, if any.
     pub(crate) wants_keys: Option<i64>,
     /// What is worth fetching with it.
     pub(crate) neighbours: Option<Neighbours>,
+    /// Whether others are fetching the rows of the place, or they are too many to be kept.
+    pub(crate) is_busy: bool,
+}
+
+impl Ticket {
+    /// Takes in the rows of the place.
+    pub(crate) fn fill(&self, rows: Arc<Rows>) {
+        self.cache.with(|memory| {
+            if memory.is_current(self) {
+                memory.keep(self.place.clone(), rows);
+            }
+        });
+    }
+
+    /// Takes in rows that were fetched with those of the place, each at its own.
+    pub(crate) fn fill_neighbours(&self, neighbours: Vec<(Place, Rows)>) {
+        self.cache.with(|memory| {
+            if memory.is_current(self) {
+                memory.keep_neighbours(neighbours);
+            }
+        });
+    }
+
+    /// Takes in the fingerprints of the keys that the database has.
+    pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
+        let keys = Keys::parse(fingerprints, self.cache.most_keys);
+        self.cache.with(|memory| memory.fill_keys(self, keys));
+    }
+
+    /// What was to be fetched beside the rows made the question fail: it is not asked for again.
+    pub(crate) fn ask_for_less(&self) {
+        self.cache.with(|memory| memory.ask_for_less(self));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let cache = self.cache.clone();
+        cache.with(|memory| memory.settle(self));
+    }
 }
 
 /// The cache of one opening of an account; shared by reads and by the writer.
 pub(crate) struct Cache {
     /// `None` when it is off, or was closed.
     memory: Mutex<Option<Memory>>,
+    most_keys: usize,
 }
 
 impl Cache {
     /// Keeps about this many bytes of rows, and up to this many keys of each table; none with 0.
     pub(crate) fn new(bytes: usize, keys: usize) -> Self {
-        Self { memory: Mutex::new((bytes > 0).then(|| Memory::new(bytes, keys))) }
+        let memory = (bytes > 0).then(|| Memory::new(bytes, keys));
+        Self { memory: Mutex::new(memory), most_keys: keys }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Memory>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anything is kept.
-    pub(crate) fn is_open(&self) -> bool {
-        self.lock().is_some()
+    fn with(&self, act: impl FnOnce(&mut Memory)) {
+        if let Some(memory) = &mut *self.lock() {
+            act(memory);
+        }
     }
 
     /// What is known of the place, or `None` when nothing ever is.
-    pub(crate) fn look(&self, place: &Place) -> Option<Answer> {
-        self.lock().as_mut().map(|memory| memory.look(place))
+    pub(crate) fn look(self: &Arc<Self>, place: &Place) -> Option<Answer> {
+        let asked = match self.lock().as_mut()?.look(place) {
+            Ok(rows) => return Some(Answer::Known(rows)),
+            Err(asked) => asked,
+        };
+        let Asked { epochs, wants_keys, neighbours, is_busy } = asked;
+        let (cache, place) = (self.clone(), place.clone());
+        let ticket = Ticket { cache, place, epochs, wants_keys, neighbours, is_busy };
+        Some(Answer::Ask(ticket))
     }
 
-    /// Like [`Self::look`], for a change: what is there without being asked for.
-    fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
+    /// What is known of the place, for one who will not ask.
+    pub(crate) fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
         self.lock().as_ref()?.peek(place)
     }
 
-    /// Takes in the rows that the database has at a place.
-    pub(crate) fn fill(&self, ticket: &Ticket, place: Place, rows: Arc<Rows>) {
-        if let Some(memory) = &mut *self.lock()
-            && memory.is_current(ticket)
-        {
-            memory.keep(place, rows);
-        }
-    }
-
-    /// Takes in rows that were fetched with those of a place, each at its own.
-    pub(crate) fn fill_neighbours(&self, ticket: &Ticket, neighbours: Vec<(Place, Rows)>) {
-        if let Some(memory) = &mut *self.lock()
-            && memory.is_current(ticket)
-        {
-            memory.keep_neighbours(neighbours);
-        }
-    }
-
-    /// Takes in the fingerprints of the keys that the database has; `None` when they did not come.
-    pub(crate) fn fill_keys(&self, ticket: &Ticket, fingerprints: Option<&[u8]>) {
-        if let Some(memory) = &mut *self.lock() {
-            memory.fill_keys(ticket, fingerprints);
-        }
-    }
-
-    /// Takes in what was committed.
-    pub(crate) fn apply(&self, effects: Vec<Effect>) {
-        if let Some(memory) = &mut *self.lock() {
-            effects.into_iter().for_each(|effect| memory.apply(effect));
-        }
+    /// Takes in what was committed, all at once.
+    pub(crate) fn apply(&self, effects: impl IntoIterator<Item = Effect>) {
+        self.with(|memory| effects.into_iter().for_each(|effect| memory.apply(effect)));
     }
 
     /// Notes how often the rows were changed beside their owner: what was known before is dropped.
     pub(crate) fn see_maintenance(&self, generation: i64) {
-        if let Some(memory) = &mut *self.lock() {
-            memory.see_maintenance(generation);
-        }
+        self.with(|memory| memory.see_maintenance(generation));
+    }
+
+    /// Forgets everything; what is on its way is not taken in.
+    pub(crate) fn clear(&self) {
+        self.with(Memory::clear);
     }
 
     /// Forgets everything, and takes nothing in any more.

@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::{
@@ -46,7 +46,10 @@ static SETTLE: Sql = Sql {
 
 static OWNER: Sql = Sql {
     name: "account_owners.get",
-    template: "SELECT token, name, since FROM {schema}.account_owners WHERE account_id = $1",
+    template: "
+SELECT o.account_id, o.token, o.name, o.since, t.commits
+FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
+WHERE o.account_id = $1",
     types: &[Type::INT8],
 };
 
@@ -111,6 +114,28 @@ impl Tokens {
 
     pub(crate) fn see(&mut self, commits: i64) {
         self.seen = self.seen.max(commits);
+    }
+}
+
+/// What the database says of an account's owner.
+pub(crate) struct Found<'a> {
+    pub(crate) account_id: i64,
+    token: &'a [u8],
+    name: &'a str,
+    since: SystemTime,
+    commits: i64,
+}
+
+impl<'a> Found<'a> {
+    /// The first columns of a row: the account, and then as named.
+    pub(crate) fn of(row: &'a Row) -> Result<Self, Error> {
+        Ok(Self {
+            account_id: row.try_get(0)?,
+            token: row.try_get(1)?,
+            name: row.try_get(2)?,
+            since: row.try_get(3)?,
+            commits: row.try_get(4)?,
+        })
     }
 }
 
@@ -226,11 +251,14 @@ impl Ownership {
         if self.has_failed() { Err(Error::ReopenRequired) } else { Ok(()) }
     }
 
-    /// Notes what the account's row says now; a token that was ours earlier is only a late answer.
-    pub(crate) fn observe(&self, token: &[u8], name: &str, since: SystemTime) {
-        if !self.lock().had(token) {
-            let by = name.to_owned();
-            self.lose_by(Loss::Superseded { by, since });
+    /// Notes what the account's row says: whose it is now, and how many commits there were, which
+    /// cannot be fewer than we had `seen` before we asked, unless the database was set back. A token
+    /// that was ours earlier is only a late answer.
+    pub(crate) fn observe(&self, found: &Found<'_>, seen: i64) {
+        if found.commits < seen {
+            self.lose_by(Loss::Rewound);
+        } else if !self.lock().had(found.token) {
+            self.lose_by(Loss::Superseded { by: found.name.to_owned(), since: found.since });
         }
     }
 
@@ -241,6 +269,7 @@ impl Ownership {
                 self.lose_by(Loss::Rewound);
             }
             Error::Database(refusal) if refusal.sqlstate() == Some(OTHER_OWNER) => {
+                self.cache.close();
                 if let Err(error) = self.look(database).await {
                     return error;
                 }
@@ -251,16 +280,17 @@ impl Ownership {
     }
 
     async fn look(&self, database: &Database) -> Result<(), Error> {
+        let seen = self.seen();
         let rows = database.query(&OWNER, &[&self.account_id]).await?;
         let Some(row) = rows.first() else {
             return Err(DatabaseError::broken("the account was deleted").into());
         };
-        let token: &[u8] = row.try_get(0)?;
+        let found = Found::of(row)?;
         // One of our own, but not the newest: the database was set back.
-        if self.lock().had_once(token) {
+        if self.lock().had_once(found.token) {
             self.lose_by(Loss::Rewound);
         } else {
-            self.observe(token, row.try_get(1)?, row.try_get(2)?);
+            self.observe(&found, seen);
         }
         Ok(())
     }

@@ -10,18 +10,14 @@ use std::{
 };
 
 use deadpool_postgres::ClientWrapper;
-use tokio::{
-    runtime::Handle,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Handle, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_postgres::types::Type;
 use tracing::debug;
 
 use crate::{
     Error,
     connection::Database,
-    ownership::{Ownership, random_id},
+    ownership::{Found, Ownership, random_id},
     statement::Sql,
 };
 
@@ -37,7 +33,7 @@ WITH beat AS (
     VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
     RETURNING set_config('synchronous_commit', 'off', true))
-SELECT o.account_id, o.token, o.name, o.since, t.maintenance
+SELECT o.account_id, o.token, o.name, o.since, t.commits, t.maintenance
 FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
 WHERE o.account_id = ANY ($3)",
     types: &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
@@ -70,6 +66,8 @@ struct Heart {
     database: Database,
     owners: Mutex<Vec<Weak<Ownership>>>,
     interval_ms: AtomicU64,
+    /// Wakes the one who sleeps for a longer interval.
+    is_shorter: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -142,13 +140,16 @@ impl Heart {
             database,
             owners: Mutex::default(),
             interval_ms: AtomicU64::new(u64::MAX),
+            is_shorter: Arc::default(),
             task: Mutex::default(),
         })
     }
 
     fn join(self: &Arc<Self>, owner: &Arc<Ownership>, interval: Duration) {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel);
+        if self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel) > interval_ms {
+            self.is_shorter.notify_one();
+        }
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         owners.retain(|owner| owner.strong_count() > 0);
         owners.push(Arc::downgrade(owner));
@@ -175,16 +176,18 @@ impl Heart {
         };
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|owner| owner.account_id).collect();
+        let seen: Vec<i64> = owners.iter().map(|owner| owner.seen()).collect();
         let (process, lifetime) = (process_id(), lifetime(self.interval()));
         let rows = self
             .database
             .run_unnamed(&client, &BEAT, &[&process.as_slice(), &lifetime, &ids])
             .await?;
         for row in &rows {
-            let account_id: i64 = row.try_get(0)?;
-            for owner in owners.iter().filter(|owner| owner.account_id == account_id) {
-                owner.observe(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-                owner.cache.see_maintenance(row.try_get(4)?);
+            let found = Found::of(row)?;
+            let ours = owners.iter().zip(&seen);
+            for (owner, seen) in ours.filter(|(owner, _)| owner.account_id == found.account_id) {
+                owner.observe(&found, *seen);
+                owner.cache.see_maintenance(row.try_get(5)?);
             }
         }
         *connection = Some(client);
@@ -196,8 +199,12 @@ async fn run(heart: Weak<Heart>) {
     let mut connection = None;
     loop {
         // First the pause: whoever claims an account has beaten already.
-        let Some(interval) = heart.upgrade().map(|heart| heart.interval()) else { return };
-        sleep(interval).await;
+        let Some(found) = heart.upgrade() else { return };
+        let (interval, is_shorter) = (found.interval(), found.is_shorter.clone());
+        drop(found);
+        if timeout(interval, is_shorter.notified()).await.is_ok() {
+            continue;
+        }
         let Some(heart) = heart.upgrade() else { return };
         match timeout(interval * LIFETIME, heart.beat(&mut connection)).await {
             Ok(Ok(())) => {}

@@ -150,7 +150,8 @@ impl Exchange<'_> {
 
         // The server's own timeout comes first; this one is for a server that does not answer.
         let chunks = u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX);
-        let limit = database.statement_timeout() * chunks;
+        let limit = database.statement_timeout().saturating_mul(chunks);
+        let limit = limit.saturating_add(limit / 4);
         let doubts = connector::doubtful_commits();
         let Ok(answers) = timeout(limit, in_order(answers)).await else {
             return Err(match self.commit {

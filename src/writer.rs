@@ -164,7 +164,7 @@ impl Lane {
         }
         let result = self.commit(&batches.iter().collect::<Vec<_>>()).await;
         match &result {
-            Ok(()) => batches.into_iter().for_each(|batch| batch.committed(&self.owner.cache)),
+            Ok(()) => Batch::committed(batches, &self.owner.cache),
             Err(_) => self.owner.fail(),
         }
         for done in callers {
@@ -222,6 +222,8 @@ impl Lane {
         failure: Failure,
         transaction: [u8; 16],
     ) -> Result<(), Error> {
+        // Perhaps another server answers now: what readers were told may be older than what it has.
+        self.owner.cache.clear();
         match failure {
             Failure::RolledBack(error) => Err(error),
             Failure::Unknown(error) => {

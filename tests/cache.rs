@@ -11,6 +11,7 @@ use common::{
     number,
     proxy::Proxy,
 };
+use futures_util::future::{try_join, try_join_all};
 use matrix_sdk_crypto::{
     CryptoStoreError, DeviceData,
     olm::{Account, InboundGroupSession, SenderDataType},
@@ -157,10 +158,13 @@ async fn of_saves_that_queue_the_last_one_stands() {
     store.load_tracked_users().await.unwrap();
     let (clean, dirty) = ([(other_user(), false)], [(other_user(), true)]);
     for (last, expected) in [(&dirty, true), (&clean, false)] {
-        // The first keeps the lane busy while the others queue.
+        // Keeps the lane busy while the others queue.
+        let first = store.set_custom_value("key", vec![1]);
         let saves = [&dirty, &clean, &dirty, &clean, last];
-        let saves = saves.map(|users| store.save_tracked_users(users));
-        futures_util::future::try_join_all(saves).await.unwrap();
+        let saves = try_join_all(saves.map(|users| store.save_tracked_users(users)));
+        let (trips, saved) = place.trips(try_join(first, saves)).await;
+        saved.unwrap();
+        assert!(trips <= 2, "they did not share a commit: {trips} round trips");
         let client = connect(&place.database.url()).await;
         assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.tracked_users").await, 1);
         for store in [&store, &place.open(place.config.clone().access(Access::Observe)).await] {

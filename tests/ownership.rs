@@ -294,6 +294,37 @@ async fn a_database_that_was_set_back_is_noticed() {
     assert_matches!(set(&store, b"fourth").await, Err(Error::Rewound));
 }
 
+/// Its owner is one that the store has never heard of; still, nobody took anything over.
+#[tokio::test]
+async fn a_backup_older_than_the_opening_is_noticed() {
+    const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
+                            UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let client = connect(&url).await;
+    let config = |interval| Mode::Plain.config(&url, "bot").heartbeat_interval(interval);
+
+    let store = open(config(Duration::from_secs(3600))).await.unwrap();
+    set(&store, b"first").await.unwrap();
+    client.batch_execute(SET_BACK).await.unwrap();
+    assert_matches!(set(&store, b"second").await, Err(Error::Rewound));
+
+    // One that only reads learns it from its heartbeat.
+    let store = open(config(Duration::from_millis(50))).await.unwrap();
+    set(&store, b"third").await.unwrap();
+    client.batch_execute(SET_BACK).await.unwrap();
+    let noticed = async {
+        loop {
+            if let Err(error) = store.get_custom_value("key").await {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
+    assert_matches!(noticed, Error::Rewound);
+}
+
 /// The application's own rows are part of the transaction.
 #[tokio::test]
 async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use tokio_postgres::Row;
+use tracing::debug;
 
 use super::OpenAccount;
 use crate::{
     Error,
     atomically::Scope,
-    cache::{Answer, Cache, Neighbours, Place, Rows, Stored, Ticket},
+    cache::{Answer, Changed, Neighbours, Place, Rows, Stored, Ticket},
     codec::{Key, column},
     connection::Param,
     statement::Sql,
@@ -26,8 +27,18 @@ pub(crate) struct Group {
     pub(crate) neighbours: Option<&'static Sql>,
 }
 
-/// Statements that are sent together, with their parameters but for the account.
+/// Statements that are sent together, with their parameters.
 type Asks<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
+
+/// What is known of a place without a question.
+enum Known {
+    Here(Arc<Rows>),
+    /// The caller's transaction has changed it, so that must be asked.
+    InTransaction(Arc<Scope>),
+    Ask(Ticket),
+    /// There is no cache.
+    Nothing,
+}
 
 impl OpenAccount {
     /// Reads rows with one statement, whose `$1` is the account.
@@ -69,11 +80,6 @@ impl OpenAccount {
         self.fail_on_error(self.database.read_all(sql, &self.with_id(params), decode).await)
     }
 
-    /// Whether rows are kept, so that it pays to read whole groups of them.
-    pub(crate) fn keeps_rows(&self) -> bool {
-        self.owner.cache.is_open()
-    }
-
     /// Reads the rows of a place.
     pub(crate) async fn rows(
         &self,
@@ -81,23 +87,44 @@ impl OpenAccount {
         place: &Place,
         params: &[Param<'_>],
     ) -> Result<Arc<Rows>, Error> {
-        let ticket = match self.look(place)? {
-            Known::Here(rows) => return Ok(rows),
+        match self.look(place)? {
+            Known::Here(rows) => Ok(rows),
+            Known::Ask(ticket) => self.fetch(group, place, &ticket, params).await,
             Known::InTransaction(scope) => {
-                let rows = Arc::new(rows(group.table, &self.query(group.rows, params).await?)?);
-                scope.pending().fill(place.clone(), rows.clone());
-                return Ok(rows);
+                let rows = Arc::new(parse(group.table, &self.query(group.rows, params).await?)?);
+                scope.pending().fill(place, rows.clone());
+                Ok(rows)
             }
             Known::Nothing => {
-                let found = self.query(group.rows, params).await?;
-                return Ok(Arc::new(rows(group.table, &found)?));
+                Ok(Arc::new(parse(group.table, &self.query(group.rows, params).await?)?))
             }
-            Known::Ask(ticket) => ticket,
+        }
+    }
+
+    /// Reads one row of a place, with a statement of its own where it does not pay to read them all:
+    /// where they are not kept, and where somebody else is reading them already.
+    pub(crate) async fn row(
+        &self,
+        group: &Group,
+        place: &Place,
+        params: &[Param<'_>],
+        key: &Key,
+        (sql, own_params): (&'static Sql, &[Param<'_>]),
+    ) -> Result<Option<Arc<Stored>>, Error> {
+        let rows = match self.look(place)? {
+            Known::Here(rows) => rows,
+            Known::Ask(ticket) if !ticket.is_busy => {
+                self.fetch(group, place, &ticket, params).await?
+            }
+            Known::Ask(ticket) => {
+                let found = self.ask(group, &ticket, Some((sql, own_params))).await?;
+                Arc::new(parse(group.table, &found)?)
+            }
+            Known::InTransaction(_) | Known::Nothing => {
+                Arc::new(parse(group.table, &self.query(sql, own_params).await?)?)
+            }
         };
-        let found = self.ask(group, &ticket, params).await?;
-        let rows = Arc::new(rows(group.table, &found)?);
-        self.owner.cache.fill(&ticket, place.clone(), rows.clone());
-        Ok(rows)
+        Ok(rows.get(key.as_bytes()).cloned())
     }
 
     /// Reads rows with one statement, unless it is known that the place has none.
@@ -108,10 +135,20 @@ impl OpenAccount {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         match self.look(place)? {
-            Known::Here(rows) if rows.is_empty() => Ok(Vec::new()),
-            Known::Ask(ticket) => self.ask(group, &ticket, params).await,
-            _ => self.query(group.rows, params).await,
+            Known::Here(rows) if rows.is_empty() => return Ok(Vec::new()),
+            Known::Ask(ticket) => match self.scope()? {
+                // The statement may read other tables too, which the transaction has changed.
+                Some(scope) if scope.has_saved() => {
+                    self.ask(group, &ticket, None).await?;
+                    if self.owner.cache.peek(place).is_some_and(|rows| rows.is_empty()) {
+                        return Ok(Vec::new());
+                    }
+                }
+                _ => return self.ask(group, &ticket, Some((group.rows, params))).await,
+            },
+            _ => {}
         }
+        self.query(group.rows, params).await
     }
 
     fn look(&self, place: &Place) -> Result<Known, Error> {
@@ -119,7 +156,10 @@ impl OpenAccount {
         if let Some(scope) = self.scope()?
             && let Some(changed) = scope.pending().look(place)
         {
-            return Ok(changed.map_or(Known::InTransaction(scope), Known::Here));
+            return Ok(match changed {
+                Changed::Known(rows) => Known::Here(rows),
+                Changed::Unknown => Known::InTransaction(scope),
+            });
         }
         Ok(match self.owner.cache.look(place) {
             Some(Answer::Known(rows)) => Known::Here(rows),
@@ -128,46 +168,86 @@ impl OpenAccount {
         })
     }
 
-    /// Asks the database, and for what the cache wants beside the rows in question.
+    /// Asks for the rows of a place that no transaction of the caller's has changed, and keeps them.
+    async fn fetch(
+        &self,
+        group: &Group,
+        place: &Place,
+        ticket: &Ticket,
+        params: &[Param<'_>],
+    ) -> Result<Arc<Rows>, Error> {
+        let found = self.ask(group, ticket, Some((group.rows, params))).await?;
+        let rows = Arc::new(parse(group.table, &found)?);
+        // Meanwhile another branch of the caller's may have saved some.
+        if self.scope()?.is_none_or(|scope| scope.pending().look(place).is_none()) {
+            ticket.fill(rows.clone());
+        }
+        Ok(rows)
+    }
+
+    /// Sends a statement, and with it what the cache wants to know beside.
     async fn ask(
         &self,
         group: &Group,
         ticket: &Ticket,
-        params: &[Param<'_>],
+        ask: Option<(&'static Sql, &[Param<'_>])>,
     ) -> Result<Vec<Row>, Error> {
-        let mut wanted = Wanted { cache: &self.owner.cache, ticket, came: false };
+        let begun = match self.scope()? {
+            Some(scope) if scope.has_begun().await => Some(scope),
+            _ => None,
+        };
         let most_keys = ticket.wants_keys.unwrap_or(0);
-        let mut asks: Asks<'_> = vec![(group.rows, self.with_id(params))];
-        let keys = group.keys.filter(|_| ticket.wants_keys.is_some());
-        asks.extend(keys.map(|keys| (keys, self.with_id(&[&most_keys]))));
+        // Within a transaction, others would learn what it has not committed.
+        let shrunk = begun.as_ref().is_some_and(|scope| scope.pending().has_shrunk(group.table));
+        let keys = group.keys.filter(|_| ticket.wants_keys.is_some() && !shrunk);
         let neighbours = group.neighbours.zip(ticket.neighbours.as_ref());
+        let neighbours = neighbours.filter(|_| begun.is_none());
         let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
+
+        let mut asks: Asks<'_> = Vec::new();
+        asks.extend(ask.map(|(sql, params)| (sql, self.with_id(params))));
+        asks.extend(keys.map(|keys| (keys, self.with_id(&[&most_keys]))));
         asks.extend(neighbours.map(|(sql, Neighbours { after: [first, second], .. })| {
             (sql, self.with_id(&[first, second, &count]))
         }));
-        let result = self.query_committed(&asks).await;
-        let mut answers = self.fail_on_error(result)?;
-        if neighbours.is_some() {
-            let neighbours = neighbours_of(group.table, &answers.pop().unwrap_or_default())?;
-            self.owner.cache.fill_neighbours(ticket, neighbours);
+        let mut answers = self.fail_on_error(self.send(begun, ticket, asks).await)?.into_iter();
+        let found = ask.and_then(|_| answers.next()).unwrap_or_default();
+        // None came when they were given up.
+        if let Some(answer) = keys.and_then(|_| answers.next()) {
+            let fingerprints: Option<&[u8]> = match answer.first() {
+                Some(row) => column(row, 0, group.table)?,
+                None => None,
+            };
+            ticket.fill_keys(fingerprints.unwrap_or_default());
         }
-        if keys.is_some() {
-            wanted.take(group.table, &answers.pop().unwrap_or_default())?;
+        if let Some(answer) = neighbours.and_then(|_| answers.next()) {
+            ticket.fill_neighbours(neighbours_of(group.table, &answer)?);
         }
-        Ok(answers.pop().unwrap_or_default())
+        Ok(found)
     }
 
-    /// Asks for what no open transaction has changed: outside of it, unless it has begun.
-    async fn query_committed(&self, asks: &Asks<'_>) -> Result<Vec<Vec<Row>>, Error> {
-        match self.scope()? {
-            Some(scope) if scope.has_begun().await => {
-                let mut answers = Vec::new();
-                for (sql, params) in asks {
-                    answers.push(scope.query(sql, params).await?);
-                }
-                Ok(answers)
+    /// Sends statements together; when they fail, the first one alone, for only that is needed.
+    async fn send(
+        &self,
+        begun: Option<Arc<Scope>>,
+        ticket: &Ticket,
+        mut asks: Asks<'_>,
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        if let Some(scope) = begun {
+            let mut answers = Vec::with_capacity(asks.len());
+            for (sql, params) in &asks {
+                answers.push(scope.query(sql, params).await?);
             }
-            _ => self.database.query_together(asks).await,
+            return Ok(answers);
+        }
+        match self.database.query_together(&asks).await {
+            Err(error) if asks.len() > 1 => {
+                debug!(%error, "asking for less");
+                ticket.ask_for_less();
+                asks.truncate(1);
+                self.database.query_together(&asks).await
+            }
+            result => result,
         }
     }
 
@@ -185,57 +265,20 @@ impl OpenAccount {
     }
 }
 
-/// What is known of a place without a question.
-enum Known {
-    Here(Arc<Rows>),
-    /// The caller's transaction has changed it, so that must be asked.
-    InTransaction(Arc<Scope>),
-    Ask(Ticket),
-    /// There is no cache.
-    Nothing,
-}
-
-/// Lets others ask for the keys if the caller is dropped before they come.
-struct Wanted<'a> {
-    cache: &'a Cache,
-    ticket: &'a Ticket,
-    came: bool,
-}
-
-impl Wanted<'_> {
-    fn take(&mut self, table: &'static str, answer: &[Row]) -> Result<(), Error> {
-        let fingerprints: Option<&[u8]> = match answer.first() {
-            Some(row) => column(row, 0, table)?,
-            None => None,
-        };
-        self.cache.fill_keys(self.ticket, Some(fingerprints.unwrap_or_default()));
-        self.came = true;
-        Ok(())
-    }
-}
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        if !self.came && self.ticket.wants_keys.is_some() {
-            self.cache.fill_keys(self.ticket, None);
-        }
-    }
-}
-
-fn rows(table: &'static str, rows: &[Row]) -> Result<Rows, Error> {
-    rows.iter().map(|row| stored(table, row, 0)).collect()
+fn parse(table: &'static str, rows: &[Row]) -> Result<Rows, Error> {
+    rows.iter().map(|row| row_of(table, row, 0)).collect()
 }
 
 /// The rows of several places, each of which has one.
 fn neighbours_of(table: &'static str, rows: &[Row]) -> Result<Vec<(Place, Rows)>, Error> {
     let places = rows.iter().map(|row| {
         let keys = [&Key::of(row, 0, table)?, &Key::of(row, 1, table)?];
-        Ok((Place::new(table, keys), Rows::from([stored(table, row, 1)?])))
+        Ok((Place::new(table, keys), Rows::from([row_of(table, row, 1)?])))
     });
     places.collect()
 }
 
-fn stored(table: &'static str, row: &Row, first: usize) -> Result<(Vec<u8>, Arc<Stored>), Error> {
+fn row_of(table: &'static str, row: &Row, first: usize) -> Result<(Vec<u8>, Arc<Stored>), Error> {
     let (data, flag) = (column(row, first + 1, table)?, column(row, first + 2, table)?);
     Ok((column(row, first, table)?, Arc::new(Stored { data, flag })))
 }

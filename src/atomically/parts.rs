@@ -22,7 +22,7 @@ where
         let mut parts = parts.map(spawn_blocking);
         let mut next = parts.next();
         while let Some(part) = next.take() {
-            scope.write(part.await.map_err(|_| Error::StoreClosed)?).await?;
+            scope.write(|_| async { part.await.map_err(|_| Error::StoreClosed)? }).await?;
             // The last one goes with the commit.
             next = parts.next();
             if next.is_some() {

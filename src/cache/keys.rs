@@ -10,8 +10,8 @@ const WIDTH: usize = 8;
 pub(super) enum Keys {
     #[default]
     Unknown,
-    /// Somebody is fetching them.
-    Coming,
+    /// Somebody is fetching them; these were committed meanwhile.
+    Coming(HashSet<u64>),
     Known(HashSet<u64>),
     /// More than are kept.
     TooMany,
@@ -36,11 +36,21 @@ impl Keys {
 
     /// A key that was committed. One that is deleted stays: it is only asked for in vain.
     pub(super) fn add(&mut self, fingerprint: u64, most: usize) {
-        if let Self::Known(keys) = self {
+        if let Self::Known(keys) | Self::Coming(keys) = self {
             keys.insert(fingerprint);
             if keys.len() > most {
                 *self = Self::TooMany;
             }
+        }
+    }
+
+    /// Takes in what came, if it still is to.
+    pub(super) fn come(&mut self, mut keys: Self) {
+        if let Self::Coming(committed) = self {
+            if let Self::Known(known) = &mut keys {
+                known.extend(committed.drain());
+            }
+            *self = keys;
         }
     }
 }

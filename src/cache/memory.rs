@@ -1,10 +1,15 @@
 //! What the cache holds, within its limits.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use lru::LruCache;
 
-use super::{Answer, Effect, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys, run::Run};
+use super::{
+    Effect, Neighbours, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys, put, run::Run,
+};
 
 struct Group {
     rows: Arc<Rows>,
@@ -18,12 +23,27 @@ struct Table {
     keys: Keys,
 }
 
+/// The parts of a [`Ticket`] that memory knows.
+pub(super) struct Asked {
+    pub(super) epochs: (u64, u64),
+    pub(super) wants_keys: Option<i64>,
+    pub(super) neighbours: Option<Neighbours>,
+    pub(super) is_busy: bool,
+}
+
+/// More places are not remembered as too large.
+const MOST_LARGE: usize = 1_000;
+
 pub(super) struct Memory {
     groups: LruCache<Place, Group>,
     bytes: usize,
     most_bytes: usize,
     most_keys: usize,
     tables: HashMap<&'static str, Table>,
+    /// Places whose rows somebody is fetching.
+    coming: HashSet<Place>,
+    /// Places whose rows were too many to be kept.
+    large: HashSet<Place>,
     /// Rises when everything is forgotten.
     epoch: u64,
     maintenance: Option<i64>,
@@ -38,31 +58,34 @@ impl Memory {
             most_bytes,
             most_keys,
             tables: HashMap::new(),
+            coming: HashSet::new(),
+            large: HashSet::new(),
             epoch: 0,
             maintenance: None,
             run: Run::default(),
         }
     }
 
-    pub(super) fn look(&mut self, place: &Place) -> Answer {
+    pub(super) fn look(&mut self, place: &Place) -> Result<Arc<Rows>, Asked> {
         self.run.begin(place.table);
         if let Some(group) = self.groups.get(place) {
             self.run.hit();
-            return Answer::Known(group.rows.clone());
+            return Ok(group.rows.clone());
         }
         let table = self.tables.entry(place.table).or_default();
         if table.keys.lack(place.fingerprint()) {
-            return Answer::Known(Arc::default());
+            return Ok(Arc::default());
         }
         // One more than are kept, to see that they are too many.
         let wants_keys = (self.most_keys > 0 && matches!(table.keys, Keys::Unknown))
             .then(|| i64::try_from(self.most_keys).unwrap_or(i64::MAX).saturating_add(1));
         if wants_keys.is_some() {
-            table.keys = Keys::Coming;
+            table.keys = Keys::Coming(HashSet::new());
         }
         let epochs = (self.epoch, table.epoch);
         let neighbours = self.run.ask(place);
-        Answer::Ask(Ticket { table: place.table, epochs, wants_keys, neighbours })
+        let is_busy = self.large.contains(place) || !self.coming.insert(place.clone());
+        Err(Asked { epochs, wants_keys, neighbours, is_busy })
     }
 
     pub(super) fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
@@ -74,20 +97,29 @@ impl Memory {
     }
 
     pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
-        let table = self.tables.get(ticket.table).map_or(0, |table| table.epoch);
+        let table = self.tables.get(ticket.place.table).map_or(0, |table| table.epoch);
         ticket.epochs == (self.epoch, table)
     }
 
     /// Keeps the rows of a place, and lets go of what was not asked for the longest.
     pub(super) fn keep(&mut self, place: Place, rows: Arc<Rows>) {
         let bytes =
-            place.bytes() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
+            place.bytes() + rows.iter().map(|(key, row)| row_bytes(key.len(), row)).sum::<usize>();
         self.forget(&place);
+        self.push(place, Group { rows, bytes });
+    }
+
+    fn push(&mut self, place: Place, group: Group) {
         // One that would push out most of the others is better asked for.
-        if bytes <= self.most_bytes / 2 {
-            self.bytes += bytes;
-            self.groups.push(place, Group { rows, bytes });
+        if group.bytes > self.most_bytes / 2 {
+            if self.large.len() < MOST_LARGE {
+                self.large.insert(place);
+            }
+            return;
         }
+        self.large.remove(&place);
+        self.bytes += group.bytes;
+        self.groups.push(place, group);
         while self.bytes > self.most_bytes {
             let Some((_, group)) = self.groups.pop_lru() else { break };
             self.bytes -= group.bytes;
@@ -108,30 +140,36 @@ impl Memory {
         }
     }
 
-    pub(super) fn fill_keys(&mut self, ticket: &Ticket, fingerprints: Option<&[u8]>) {
-        let is_current = self.is_current(ticket);
-        let table = self.tables.entry(ticket.table).or_default();
-        if matches!(table.keys, Keys::Coming) {
-            table.keys = match fingerprints {
-                Some(fingerprints) if is_current => Keys::parse(fingerprints, self.most_keys),
-                _ => Keys::Unknown,
-            };
+    pub(super) fn fill_keys(&mut self, ticket: &Ticket, keys: Keys) {
+        if ticket.epochs.0 == self.epoch {
+            self.tables.entry(ticket.place.table).or_default().keys.come(keys);
+        }
+    }
+
+    pub(super) fn ask_for_less(&mut self, ticket: &Ticket) {
+        if ticket.wants_keys.is_some() {
+            self.fill_keys(ticket, Keys::TooMany);
+        }
+        self.run.give_up();
+    }
+
+    /// Whoever held the ticket fetches nothing any more.
+    pub(super) fn settle(&mut self, ticket: &Ticket) {
+        self.coming.remove(&ticket.place);
+        if ticket.wants_keys.is_some() {
+            self.fill_keys(ticket, Keys::Unknown);
         }
     }
 
     pub(super) fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Put(place, key, row) => {
-                self.change(&place, |rows| drop(rows.insert(key, row)));
+                self.change(&place, key, row);
                 self.has(&place);
             }
             Effect::Set(place, key, row) => {
                 self.has(&place);
                 self.keep(place, Arc::new(Rows::from([(key, row)])));
-            }
-            Effect::Remove(place, key) => {
-                self.change(&place, |rows| drop(rows.remove(&key)));
-                self.tables.entry(place.table).or_default().epoch += 1;
             }
             Effect::Touch(place) => {
                 self.forget(&place);
@@ -147,19 +185,24 @@ impl Memory {
         }
     }
 
-    /// Changes a group whose rows are known.
-    fn change(&mut self, place: &Place, change: impl FnOnce(&mut Rows)) {
-        let known = match self.groups.pop(place) {
+    /// Changes one row of a group whose rows are known.
+    fn change(&mut self, place: &Place, key: Vec<u8>, row: Option<Arc<Stored>>) {
+        let mut group = match self.groups.pop(place) {
             Some(group) => {
                 self.bytes -= group.bytes;
-                Some(group.rows)
+                group
             }
-            None => self.peek(place),
+            None => match self.peek(place) {
+                Some(rows) => Group { rows, bytes: place.bytes() },
+                None => return,
+            },
         };
-        if let Some(mut rows) = known {
-            change(Arc::make_mut(&mut rows));
-            self.keep(place.clone(), rows);
-        }
+        let length = key.len();
+        let added = row.as_ref().map_or(0, |row| row_bytes(length, row));
+        let before = put(Arc::make_mut(&mut group.rows), key, row);
+        let removed = before.map_or(0, |row| row_bytes(length, &row));
+        group.bytes = (group.bytes + added).saturating_sub(removed);
+        self.push(place.clone(), group);
     }
 
     /// The table has something at the place.
@@ -171,14 +214,20 @@ impl Memory {
 
     pub(super) fn see_maintenance(&mut self, generation: i64) {
         if self.maintenance.replace(generation).is_some_and(|before| before != generation) {
-            self.groups.clear();
-            self.bytes = 0;
-            self.tables.clear();
-            self.epoch += 1;
+            self.clear();
         }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.groups.clear();
+        self.bytes = 0;
+        self.tables.clear();
+        self.coming.clear();
+        self.large.clear();
+        self.epoch += 1;
     }
 }
 
-fn row_bytes(key: &[u8], row: &Stored) -> usize {
-    key.len() + row.data.len() + OVERHEAD_BYTES
+fn row_bytes(key_length: usize, row: &Stored) -> usize {
+    key_length + row.data.len() + OVERHEAD_BYTES
 }

@@ -5,92 +5,107 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Cache, Effect, Place, Rows, Stored};
+use super::{Cache, Effect, Place, Rows, Stored, put};
 
 /// The places that a transaction has changed.
 pub(crate) struct Pending {
     cache: Arc<Cache>,
-    changed: Mutex<Changed>,
+    changes: Mutex<Changes>,
+}
+
+/// What is known of a place that was changed.
+#[derive(Clone)]
+pub(crate) enum Changed {
+    Known(Arc<Rows>),
+    /// Only the transaction itself can tell.
+    Unknown,
 }
 
 #[derive(Default)]
-struct Changed {
-    /// `None` where only the transaction itself can tell.
-    groups: HashMap<Place, Option<Arc<Rows>>>,
+struct Changes {
+    groups: HashMap<Place, Changed>,
     /// Of these tables no other group can be told.
     tables: HashSet<&'static str>,
+    /// These may have lost a key.
+    shrunk: HashSet<&'static str>,
 }
 
 impl Pending {
     pub(crate) fn new(cache: Arc<Cache>) -> Arc<Self> {
-        Arc::new(Self { cache, changed: Mutex::default() })
+        Arc::new(Self { cache, changes: Mutex::default() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Changed> {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rows of a place that was changed; within, `None` when they must be asked for.
-    pub(crate) fn look(&self, place: &Place) -> Option<Option<Arc<Rows>>> {
+    /// What is known of a place, if it was changed.
+    pub(crate) fn look(&self, place: &Place) -> Option<Changed> {
         self.lock().look(place)
+    }
+
+    /// Whether keys that were committed may be missing within.
+    pub(crate) fn has_shrunk(&self, table: &'static str) -> bool {
+        self.lock().shrunk.contains(table)
     }
 
     /// The row as the next one to write finds it, if that is known without a question.
     pub(crate) fn stored(&self, place: &Place, key: &[u8]) -> Option<Arc<Stored>> {
-        self.lock().rows(&self.cache, place)?.get(key).cloned()
-    }
-
-    /// Takes in the rows that the transaction sees.
-    pub(crate) fn fill(&self, place: Place, rows: Arc<Rows>) {
-        self.lock().groups.insert(place, Some(rows));
-    }
-
-    pub(crate) fn apply(&self, effects: &[Effect]) {
-        let mut changed = self.lock();
-        effects.iter().for_each(|effect| changed.apply(&self.cache, effect));
-    }
-}
-
-impl Changed {
-    fn look(&self, place: &Place) -> Option<Option<Arc<Rows>>> {
-        match self.groups.get(place) {
-            Some(rows) => Some(rows.clone()),
-            None => self.tables.contains(place.table).then_some(None),
+        match self.lock().known(&self.cache, place) {
+            Changed::Known(rows) => rows.get(key).cloned(),
+            Changed::Unknown => None,
         }
     }
 
-    fn rows(&self, cache: &Cache, place: &Place) -> Option<Arc<Rows>> {
-        self.look(place).unwrap_or_else(|| cache.peek(place))
+    /// Takes in the rows that the transaction sees at a place that it changed.
+    pub(crate) fn fill(&self, place: &Place, rows: Arc<Rows>) {
+        if let Some(changed) = self.lock().groups.get_mut(place) {
+            *changed = Changed::Known(rows);
+        }
+    }
+
+    pub(crate) fn apply(&self, effects: &[Effect]) {
+        let mut changes = self.lock();
+        effects.iter().for_each(|effect| changes.apply(&self.cache, effect));
+    }
+}
+
+impl Changes {
+    fn look(&self, place: &Place) -> Option<Changed> {
+        let changed = self.groups.get(place).cloned();
+        changed.or_else(|| self.tables.contains(place.table).then_some(Changed::Unknown))
+    }
+
+    fn known(&self, cache: &Cache, place: &Place) -> Changed {
+        self.look(place)
+            .unwrap_or_else(|| cache.peek(place).map_or(Changed::Unknown, Changed::Known))
     }
 
     fn apply(&mut self, cache: &Cache, effect: &Effect) {
         match effect {
-            Effect::Put(place, key, row) => self.change(cache, place, |rows| {
-                rows.insert(key.clone(), row.clone());
-            }),
+            Effect::Put(place, key, row) => {
+                let mut changed = self.known(cache, place);
+                // That it is the only one to hold the rows, and need not copy them.
+                self.groups.remove(place);
+                if let Changed::Known(rows) = &mut changed {
+                    put(Arc::make_mut(rows), key.clone(), row.clone());
+                }
+                self.groups.insert(place.clone(), changed);
+                if row.is_none() {
+                    self.shrunk.insert(place.table);
+                }
+            }
             Effect::Set(place, key, row) => {
                 let rows = Rows::from([(key.clone(), row.clone())]);
-                self.groups.insert(place.clone(), Some(Arc::new(rows)));
+                self.groups.insert(place.clone(), Changed::Known(Arc::new(rows)));
             }
-            Effect::Remove(place, key) => self.change(cache, place, |rows| {
-                rows.remove(key);
-            }),
             Effect::Touch(place) => {
-                self.groups.insert(place.clone(), None);
+                self.groups.insert(place.clone(), Changed::Unknown);
             }
             Effect::TouchAll(table) => {
                 self.groups.retain(|place, _| place.table != *table);
                 self.tables.insert(table);
             }
         }
-    }
-
-    fn change(&mut self, cache: &Cache, place: &Place, change: impl FnOnce(&mut Rows)) {
-        let mut rows = self.rows(cache, place);
-        self.groups.remove(place);
-        if let Some(rows) = &mut rows {
-            change(Arc::make_mut(rows));
-        }
-        self.groups.insert(place.clone(), rows);
     }
 }

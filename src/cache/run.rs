@@ -50,7 +50,7 @@ impl Run {
     pub(super) fn ask(&mut self, place: &Place) -> Option<Neighbours> {
         self.asked += 1;
         let [first, _] = place.keys.as_slice() else { return None };
-        if self.asked <= RUN || self.fetched > VAIN + FOR_EACH_HIT * self.hits {
+        if self.asked <= RUN || self.fetched > VAIN.saturating_add(FOR_EACH_HIT * self.hits) {
             return None;
         }
         let end = self.end.take().filter(|_| self.first == *first);
@@ -60,9 +60,14 @@ impl Run {
         Some(Neighbours { after, count: self.count })
     }
 
+    /// Fetches no more.
+    pub(super) fn give_up(&mut self) {
+        self.fetched = usize::MAX;
+    }
+
     /// So many came; the last of them is where the next ones begin.
     pub(super) fn fetched(&mut self, count: usize, last: Option<&Place>) {
-        self.fetched += count;
+        self.fetched = self.fetched.saturating_add(count);
         self.end = last.and_then(|last| last.keys.clone().try_into().ok());
     }
 }

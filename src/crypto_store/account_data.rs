@@ -126,8 +126,8 @@ pub(super) async fn save_pending_changes(
             if let Some(olm_account) = olm_account {
                 let codec = &staging.codec;
                 let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
-                let known = staging.stored(&Item::OlmAccount.place(codec), &[]);
-                if !known.is_some_and(|row| codec.holds(TABLE, &[&key], &row.data, &pickle)) {
+                let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, &pickle);
+                if !staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
                     stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
                 }
                 let data = olm_account.static_data().clone();
@@ -205,7 +205,7 @@ pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Resul
     let item = Item::DehydratedDeviceKey;
     let mut batch = Batch::default();
     batch.put(&DELETE, [Cell::Int(item as i32)], []);
-    batch.note(Effect::Remove(item.place(&account.codec), Vec::new()));
+    batch.note(Effect::Put(item.place(&account.codec), Vec::new(), None));
     account.write(|_| std::future::ready(Ok(batch))).await
 }
 

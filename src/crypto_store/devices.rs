@@ -11,13 +11,20 @@ use crate::{
     account::{Group, OpenAccount},
     batch::{Batch, Cell},
     cache::{Effect, Place, Rows, Stored},
-    codec::{Codec, Key, column},
-    statement::{Sql, get_by_key, keys_of, upsert_by_key},
+    codec::{Codec, Key},
+    connection::Param,
+    statement::{Sql, keys_of, upsert_by_key},
 };
 
 const TABLE: &str = "devices";
 
-static GET: Sql = get_by_key!("devices", "user_id", "device_id");
+static GET: Sql = Sql {
+    name: "devices.get",
+    template: "
+SELECT device_id, data, false FROM {schema}.devices
+WHERE account_id = $1 AND user_id = $2 AND device_id = $3",
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA],
+};
 
 static BY_USER: Sql = Sql {
     name: "devices.by_user",
@@ -48,15 +55,10 @@ pub(super) async fn get(
     device_id: &DeviceId,
 ) -> Result<Option<DeviceData>, Error> {
     let [user_id, device_id] = key(&account.codec, user_id, device_id);
-    if account.keeps_rows() {
-        let rows = of_user(account, &user_id).await?;
-        let row = rows.get(device_id.as_bytes());
-        return row.map(|row| open(&account.codec, [&user_id, &device_id], &row.data)).transpose();
-    }
-    let Some(row) = account.query_opt(&GET, &[&user_id, &device_id]).await? else {
-        return Ok(None);
-    };
-    open(&account.codec, [&user_id, &device_id], column(&row, 0, TABLE)?).map(Some)
+    let place = Place::new(TABLE, [&user_id]);
+    let alone: [Param<'_>; 2] = [&user_id, &device_id];
+    let row = account.row(&GROUP, &place, &[&user_id], &device_id, (&GET, &alone)).await?;
+    row.map(|row| open(&account.codec, [&user_id, &device_id], &row.data)).transpose()
 }
 
 pub(super) async fn own(
@@ -93,7 +95,7 @@ pub(super) fn stage(batch: &mut Batch, codec: &Codec, device: &DeviceData) -> Re
     let [user_id, device_id] = key(codec, device.user_id(), device.device_id());
     let row = Stored::new(codec.seal(TABLE, &[&user_id, &device_id], device)?);
     let place = Place::new(TABLE, [&user_id]);
-    batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), row.clone()));
+    batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), Some(row.clone())));
     batch.put(&UPSERT, [user_id.into(), device_id.into()], [row.into()]);
     Ok(())
 }
@@ -103,7 +105,7 @@ pub(super) fn stage_delete(batch: &mut Batch, codec: &Codec, device: &DeviceData
     let key = key(codec, device.user_id(), device.device_id());
     let [user_id, device_id] = &key;
     let place = Place::new(TABLE, [user_id]);
-    batch.note(Effect::Remove(place, device_id.as_bytes().to_vec()));
+    batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), None));
     batch.put(&DELETE, key.map(Cell::from), []);
 }
 

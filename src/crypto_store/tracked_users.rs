@@ -52,12 +52,12 @@ pub(super) async fn save(account: &OpenAccount, users: &[(&UserId, bool)]) -> Re
 fn stage(batch: &mut Batch, staging: &Staging, user: &TrackedUser) -> Result<(), Error> {
     let codec = &staging.codec;
     let key = codec.key(TABLE, &user.user_id);
-    let known = staging.stored(&place(), key.as_bytes());
-    if known.is_some_and(|row| codec.holds(TABLE, &[&key], &row.data, user)) {
+    let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, user);
+    if staging.finds(&place(), key.as_bytes(), is_the_same) {
         return Ok(());
     }
     let row = Stored::new(codec.seal(TABLE, &[&key], user)?);
-    batch.note(Effect::Put(place(), key.as_bytes().to_vec(), row.clone()));
+    batch.note(Effect::Put(place(), key.as_bytes().to_vec(), Some(row.clone())));
     batch.put(&UPSERT, [key.into()], [row.into()]);
     Ok(())
 }

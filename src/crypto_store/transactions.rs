@@ -35,7 +35,8 @@ impl PostgresCryptoStore {
     /// dropped, or takes longer than
     /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout). After a rollback of
     /// something that was saved, the SDK's memory is ahead of the database, so the store refuses
-    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one.
+    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one. Until it is dropped nothing
+    /// must be sent for it: it may offer one-time keys for upload that were never stored.
     ///
     /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
     /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and

@@ -47,6 +47,7 @@ pub fn run() {
             }
         }
     });
+    println!("figure | random histories, each with the cache on and off | {count} |");
     println!("{count} histories in {:?}", started.elapsed());
 }
 

@@ -34,9 +34,9 @@ use crate::{
 
 const SENDERS: usize = 20;
 
-type Events = Vec<Raw<AnyToDeviceEvent>>;
+pub type Events = Vec<Raw<AnyToDeviceEvent>>;
 
-fn bob() -> &'static UserId {
+pub fn bob() -> &'static UserId {
     user_id!("@bob:example.org")
 }
 
@@ -109,7 +109,7 @@ async fn store_closed(store: &PostgresCryptoStore, machine: OlmMachine) {
     store.close().await.unwrap();
 }
 
-async fn open_sender(relay: &mut Relay, number: usize) -> OlmMachine {
+pub async fn open_sender(relay: &mut Relay, number: usize) -> OlmMachine {
     let user_id: OwnedUserId = format!("@sender{number}:example.org").parse().unwrap();
     let sender = open_machine(&user_id, MemoryStore::new()).await;
     relay.serve(&sender).await;
@@ -117,7 +117,7 @@ async fn open_sender(relay: &mut Relay, number: usize) -> OlmMachine {
     sender
 }
 
-async fn sync(
+pub async fn sync(
     store: &PostgresCryptoStore,
     machine: &OlmMachine,
     events: Events,
@@ -138,7 +138,7 @@ async fn sync(
     }
 }
 
-async fn can_read(machine: &OlmMachine, room_id: &RoomId, event: &Value) -> bool {
+pub async fn can_read(machine: &OlmMachine, room_id: &RoomId, event: &Value) -> bool {
     let event = serde_json::from_value(event.clone()).unwrap();
     machine.decrypt_room_event(&event, room_id, &SETTINGS).await.is_ok()
 }

@@ -28,6 +28,8 @@ pub fn of_rooms(
     let (mut changes, mut people) = (Vec::new(), Vec::new());
     let joined = sync.rooms.join.iter().map(|(id, room)| (id, &room.timeline, &room.state, false));
     let left = sync.rooms.leave.iter().map(|(id, room)| (id, &room.timeline, &room.state, true));
+    // Each room once, whatever the homeserver says.
+    let left = left.filter(|(id, ..)| !sync.rooms.join.contains_key(*id));
     for (room_id, timeline, state, left) in joined.chain(left) {
         let known = known.get(room_id.as_str()).cloned().unwrap_or_default();
         // What happened in a room that we never were in does not concern us.

@@ -10,6 +10,7 @@ use matrix_sdk_crypto::{
         requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
     },
 };
+use matrix_sdk_postgres::Transaction;
 use ruma::{
     OwnedUserId, RoomId, TransactionId, UserId,
     api::client::{
@@ -18,7 +19,7 @@ use ruma::{
     },
     serde::Raw,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tracing::{debug, error, warn};
 
 use crate::{
@@ -34,8 +35,8 @@ const SETTINGS: DecryptionSettings =
 /// The machine of one run; after an error of the store a new one is made.
 pub struct Crypto {
     /// One user at a time: whoever writes while a sync is taken in would wait for its transaction
-    /// with the machine's own locks in hand, which that transaction may need.
-    machine: Mutex<OlmMachine>,
+    /// with the machine's own locks in hand, which that transaction may need. Gone after a rollback.
+    machine: Mutex<Option<OlmMachine>>,
     keys: Keys,
     homeserver: Arc<Homeserver>,
     /// The SDK asks that only one key claim be in flight; this covers all its requests.
@@ -44,15 +45,18 @@ pub struct Crypto {
 
 impl Crypto {
     pub fn new(machine: OlmMachine, keys: Keys, homeserver: Arc<Homeserver>) -> Self {
-        Self { machine: Mutex::new(machine), keys, homeserver, sending: Mutex::default() }
+        Self { machine: Mutex::new(Some(machine)), keys, homeserver, sending: Mutex::default() }
     }
 
-    /// Take in a sync's to-device messages, as a whole or not at all. Returns the Megolm sessions
-    /// whose keys came with it.
-    pub async fn receive(
+    /// Take in a sync as a whole or not at all: its to-device messages, `people` whose devices are
+    /// followed from now on, and what `record` writes in the same transaction. It is given the Megolm
+    /// sessions whose keys came with the sync.
+    pub async fn receive<T>(
         &self,
         sync: &sync_events::v3::Response,
-    ) -> Result<Vec<String>, BridgeError> {
+        people: &[OwnedUserId],
+        record: impl AsyncFnOnce(&Transaction, Vec<String>) -> Result<T, BridgeError>,
+    ) -> Result<T, BridgeError> {
         let changes = EncryptionSyncChanges {
             to_device_events: sync.to_device.events.clone(),
             changed_devices: &sync.device_lists,
@@ -60,16 +64,30 @@ impl Crypto {
             unused_fallback_keys: sync.device_unused_fallback_key_types.as_deref(),
             next_batch_token: Some(sync.next_batch.clone()),
         };
-        let machine = self.machine.lock().await;
-        let taken_in = machine.receive_sync_changes(changes, &SETTINGS);
-        let (_, keys) = self.keys.atomically(taken_in).await?;
-        Ok(keys.into_iter().map(|key| key.session_id).filter(|id| !id.contains('\0')).collect())
+        let mut slot = self.machine.lock().await;
+        // Put back only after the commit: else it would upload keys that were never stored.
+        let machine = slot.take().ok_or_else(rolled_back)?;
+        let take_in = async {
+            let (_, keys) = machine.receive_sync_changes(changes, &SETTINGS).await?;
+            machine.update_tracked_users(people.iter().map(AsRef::as_ref)).await?;
+            let sessions = keys.into_iter().map(|key| key.session_id);
+            let sessions = sessions.filter(|id| !id.contains('\0')).collect();
+            record(&self.keys.transaction().await?, sessions).await
+        };
+        let taken_in = self.keys.atomically(take_in).await?;
+        *slot = Some(machine);
+        Ok(taken_in)
+    }
+
+    async fn machine(&self) -> Result<MappedMutexGuard<'_, OlmMachine>, BridgeError> {
+        let slot = self.machine.lock().await;
+        MutexGuard::try_map(slot, Option::as_mut).map_err(|_| rolled_back())
     }
 
     /// Follow these users' devices from now on.
     pub async fn track(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
         let users = users.iter().map(AsRef::<UserId>::as_ref);
-        Ok(self.machine.lock().await.update_tracked_users(users).await?)
+        Ok(self.machine().await?.update_tracked_users(users).await?)
     }
 
     pub async fn decrypt(
@@ -77,7 +95,7 @@ impl Crypto {
         event: &Raw<EncryptedEvent>,
         room_id: &RoomId,
     ) -> Result<RoomEventDecryptionResult, BridgeError> {
-        let machine = self.machine.lock().await;
+        let machine = self.machine().await?;
         Ok(machine.try_decrypt_room_event(event, room_id, &SETTINGS).await?)
     }
 
@@ -87,21 +105,21 @@ impl Crypto {
         event: &Raw<EncryptedEvent>,
         room_id: &RoomId,
     ) -> Result<bool, BridgeError> {
-        Ok(self.machine.lock().await.is_room_key_available(event, room_id).await?)
+        Ok(self.machine().await?.is_room_key_available(event, room_id).await?)
     }
 
     /// Send all that the machine wants sent: keys, key queries, to-device messages, and key claims
     /// that mend wedged sessions. What fails now is asked for again next time.
     pub async fn send_outgoing(&self) -> Result<(), BridgeError> {
         let _sending = self.sending.lock().await;
-        let missing = self.machine.lock().await.get_missing_sessions(iter::empty()).await?;
+        let missing = self.machine().await?.get_missing_sessions(iter::empty()).await?;
         if let Some((id, claim)) = missing {
             match self.homeserver.send(claim).await {
                 Ok(answer) => self.tell(&id, &answer).await?,
                 Err(error) => not_sent("a key claim", error)?,
             }
         }
-        let requests = self.machine.lock().await.outgoing_requests().await?;
+        let requests = self.machine().await?.outgoing_requests().await?;
         for request in requests {
             self.send_one(&request).await?;
         }
@@ -115,7 +133,7 @@ impl Crypto {
         id: &TransactionId,
         answer: impl Into<AnyIncomingResponse<'a>>,
     ) -> Result<(), BridgeError> {
-        match self.machine.lock().await.mark_request_as_sent(id, answer).await {
+        match self.machine().await?.mark_request_as_sent(id, answer).await {
             Err(OlmError::Store(error)) => Err(error.into()),
             Err(other) => {
                 warn!("the homeserver's answer cannot be used: {other}");
@@ -177,6 +195,10 @@ impl Crypto {
         }
         Ok(())
     }
+}
+
+fn rolled_back() -> BridgeError {
+    BridgeError::Temporary("a sync was rolled back, and its machine is gone".to_owned())
 }
 
 /// A request of the machine failed. Only a revoked token ends the run: the rest is tried again.

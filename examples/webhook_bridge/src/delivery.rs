@@ -119,7 +119,7 @@ impl<'a> Delivery<'a> {
         }
         let room = outcome.room.as_str();
         for queued in inbox.due(room, BATCH).await? {
-            if queued.too_early || self.run.stop.is_cancelled() || self.webhook_is_down() {
+            if queued.too_early || self.webhook_is_down() || !self.devices_asked().await {
                 break;
             }
             let event_id = queued.event_id.as_str();
@@ -159,6 +159,13 @@ impl<'a> Delivery<'a> {
             outcome.progress = true;
         }
         Ok(outcome)
+    }
+
+    /// Wait until those who sent what is stored have been asked about; `false` when the run ends.
+    async fn devices_asked(&self) -> bool {
+        let mut asked = self.run.devices_asked.subscribe();
+        let asked = asked.wait_for(|asked| *asked);
+        self.run.stop.run_until_cancelled(asked).await.is_some()
     }
 
     /// So many failures in a row are not one message's fault: the rest of the round is left out.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use secrecy::ExposeSecret;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -165,6 +165,7 @@ impl Engine {
             metrics: self.metrics.clone(),
             stop: self.stop.child_token(),
             wake: Wake::default(),
+            devices_asked: watch::Sender::new(false),
         };
         let delivery = Delivery::new(&run);
         let tasks = async {

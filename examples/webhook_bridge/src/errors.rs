@@ -139,6 +139,7 @@ impl From<StoreError> for BridgeError {
             ),
             StoreError::Rewound => Self::rewound("the database has lost commits of this process"),
             StoreError::Reopen(error) => (*error).into(),
+            StoreError::Database(error) => from_database(error.sqlstate(), error.to_string()),
             other => Self::Temporary(format!("the key store failed: {other}")),
         }
     }

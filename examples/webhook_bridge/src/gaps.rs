@@ -61,7 +61,7 @@ async fn fill(run: &Run, mut gap: Gap) -> Result<bool, BridgeError> {
         // A homeserver that repeats its token has nothing more.
         let next = answer.end.filter(|end| !page.ended && *end != gap.from_token);
         let closed = next.is_none();
-        let received = run.inbox.fill(&mut gap, page.messages, &page.redacted, next).await?;
+        let received = run.inbox.fill(&mut gap, &page.messages, &page.redacted, next).await?;
         run.metrics.received.inc_by(received);
         if closed {
             info!(room = gap.room_id, messages = gap.filled, "a gap is filled");
@@ -75,7 +75,7 @@ async fn fill(run: &Run, mut gap: Gap) -> Result<bool, BridgeError> {
 async fn abandon(run: &Run, mut gap: Gap, reason: &str) -> Result<bool, BridgeError> {
     warn!(room = gap.room_id, "a gap cannot be filled, messages may be missing: {reason}");
     run.metrics.gaps_abandoned.inc();
-    run.inbox.fill(&mut gap, Vec::new(), &[], None).await?;
+    run.inbox.fill(&mut gap, &[], &[], None).await?;
     run.wake.delivery.notify_one();
     Ok(true)
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use matrix_sdk_crypto::{CryptoStoreError, OlmError, OlmMachine, store::CryptoStore};
+use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{
-    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
     deadpool_postgres::Pool,
 };
 use ruma::{DeviceId, UserId};
@@ -64,12 +64,17 @@ impl Keys {
         Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
     }
 
-    /// One transaction of all that `future` saves.
+    /// One transaction of all that `future` saves, and of what it runs on [`Self::transaction`].
     pub async fn atomically<T>(
         &self,
-        future: impl Future<Output = Result<T, OlmError>>,
+        future: impl Future<Output = Result<T, BridgeError>>,
     ) -> Result<T, BridgeError> {
-        Ok(self.store.atomically(future).await?)
+        self.store.atomically(future).await
+    }
+
+    /// The transaction that we are in, for the bridge's own rows: they are in the same database.
+    pub async fn transaction(&self) -> Result<Transaction, BridgeError> {
+        Ok(self.store.transaction().await?)
     }
 
     /// Whether an Olm account has been made, so that our device may have been published.

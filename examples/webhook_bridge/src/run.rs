@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +21,9 @@ pub struct Run {
     /// Ends this run, at a point where each task leaves nothing half done.
     pub stop: CancellationToken,
     pub wake: Wake,
+    /// The homeserver has been asked for the devices of all whose messages are stored. Before that
+    /// nothing is decrypted: a message under a false name would not show.
+    pub devices_asked: watch::Sender<bool>,
 }
 
 /// Something may be there to do.

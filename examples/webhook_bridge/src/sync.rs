@@ -1,4 +1,4 @@
-//! The sync loop: keys first, then one transaction with events and position.
+//! The sync loop: keys, events and position of each sync in one transaction.
 
 use std::{slice, time::Duration};
 
@@ -26,6 +26,7 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
     run.crypto.track(slice::from_ref(&run.config.user_id)).await?;
     if since.is_some() {
         run.crypto.send_outgoing().await?;
+        run.devices_asked.send_replace(true);
     }
     // The first answer must not be long in coming: it shows that the bridge is ready.
     let mut timeout = Duration::ZERO;
@@ -65,40 +66,38 @@ async fn poll(run: &Run, since: Option<&str>, timeout: Duration) -> Result<Respo
     }
 }
 
-/// Take in an answer, and return the position after it. It may be taken in again after a crash:
-/// to-device messages are recognised by the machine, events by their ids.
+/// Take in an answer, and return the position after it. Keys, events and position are one
+/// transaction: after a failure nothing of it is there, and it comes again.
 async fn take_in(run: &Run, since: Option<&str>, sync: Response) -> Result<String, BridgeError> {
-    let new_sessions = run.crypto.receive(&sync).await?;
     let known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
     let (rooms, people) = changes::of_rooms(&sync, since, &known, &run.config.user_id);
-    run.crypto.track(&people).await?;
     let record = SyncRecord {
         rooms,
         invitations: sync.rooms.invite.keys().map(ToString::to_string).collect(),
         invitations_gone: sync.rooms.leave.keys().map(ToString::to_string).collect(),
-        new_sessions,
-        next_batch: sync.next_batch,
+        new_sessions: Vec::new(),
+        next_batch: sync.next_batch.clone(),
     };
+    let rooms = record.rooms.len();
+    run.devices_asked.send_replace(false);
+    let received = run
+        .crypto
+        .receive(&sync, &people, async |transaction, new_sessions| {
+            let record = SyncRecord { new_sessions, ..record };
+            run.inbox.record(transaction, &record).await
+        })
+        .await?;
+    // After the first position: whoever encrypts for the keys that we upload now does so after it.
+    run.crypto.send_outgoing().await?;
+    run.devices_asked.send_replace(true);
     if since.is_none() {
-        // Before our first keys are uploaded: whoever encrypts for us does so after this position.
-        run.inbox.record(&record).await?;
-        run.crypto.send_outgoing().await?;
-        info!(
-            rooms = record.rooms.len(),
-            "first sync done: messages sent from now on are forwarded"
-        );
-    } else {
-        // Before the events are recorded: once the devices of their senders are known, a message
-        // under a false name shows.
-        run.crypto.send_outgoing().await?;
-        let received = run.inbox.record(&record).await?;
-        run.metrics.received.inc_by(received);
-        if received > 0 {
-            debug!(received, keys = record.new_sessions.len(), "synced");
-        }
+        info!(rooms, "first sync done: messages sent from now on are forwarded");
+    } else if received > 0 {
+        debug!(received, "synced");
     }
+    run.metrics.received.inc_by(received);
     run.wake.all();
-    Ok(record.next_batch)
+    Ok(sync.next_batch)
 }
 
 /// Only what the bridge uses; a timeline of 100 is the most a homeserver gives.
@@ -123,3 +122,6 @@ pub fn timeline_filter() -> RoomEventFilter {
     filter.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
     filter
 }
+
+#[cfg(test)]
+mod tests;

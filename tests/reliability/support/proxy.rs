@@ -48,6 +48,8 @@ pub enum Action {
     CutAfter,
     /// It arrives; the client's end breaks, and the server does not notice.
     CutClient,
+    /// It arrives, and nothing after it either way: neither end notices.
+    BlackHole,
     /// It arrives; from now on answers take so long.
     Delay(Duration),
 }
@@ -249,10 +251,12 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
                 link.cut();
                 return None;
             }
-            Action::CutClient => {
+            Action::CutClient | Action::BlackHole => {
                 link.mute.store(true, SeqCst);
                 server.write_all(&bytes).ok()?;
-                let _ = link.client.shutdown(Shutdown::Both);
+                if matches!(action, Action::CutClient) {
+                    let _ = link.client.shutdown(Shutdown::Both);
+                }
                 return None;
             }
             Action::Delay(delay) => *link.delay.lock().unwrap() = Some(delay),

@@ -2,7 +2,7 @@
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
-use super::{Inbox, Received, forget_redacted, insert_events};
+use super::{Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events};
 use crate::errors::BridgeError;
 
 /// A gap that is being filled, from new to old.
@@ -40,35 +40,38 @@ impl Inbox {
     pub async fn fill(
         &self,
         gap: &mut Gap,
-        page: Vec<Received>,
+        page: &[Received],
         redacted: &[String],
         next: Option<String>,
     ) -> Result<u64, BridgeError> {
         let filled = gap.filled + page.len() as i64;
-        let placed: Vec<_> =
-            page.into_iter().zip(gap.filled + 1..).map(|(e, n)| (e, gap.position, -n)).collect();
+        let place = |(event, number): (_, i64)| Placed {
+            room_id: &gap.room_id,
+            event,
+            position: gap.position,
+            place: -number,
+        };
+        let placed: Vec<_> = page.iter().zip(gap.filled + 1..).map(place).collect();
+        let redacted: Vec<_> =
+            redacted.iter().map(|event| (gap.room_id.as_str(), event.as_str())).collect();
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
-        let received = insert_events(&transaction, &self.account, &gap.room_id, &placed).await?;
-        forget_redacted(&transaction, &self.account, &gap.room_id, redacted).await?;
-        let key = [
-            (&self.account as _, Type::TEXT),
-            (&gap.room_id as _, Type::TEXT),
-            (&gap.position as _, Type::INT8),
-        ];
+        let received = insert_events(&transaction, &self.account, &placed).await?;
+        forget_redacted(&transaction, &self.account, &redacted).await?;
+        let [account, room, position]: [Value<'_>; 3] =
+            [(&self.account, Type::TEXT), (&gap.room_id, Type::TEXT), (&gap.position, Type::INT8)];
         if let Some(next) = &next {
             let sql = "
                 UPDATE webhook_bridge.gaps SET from_token = $4, filled = $5
                 WHERE account = $1 AND room_id = $2 AND position = $3";
-            let [account, room, position] = key;
-            let values =
-                [account, room, position, (next as _, Type::TEXT), (&filled as _, Type::INT8)];
-            transaction.execute_typed(sql, &values).await?;
+            let (next, filled): (Value<'_>, Value<'_>) =
+                ((next, Type::TEXT), (&filled, Type::INT8));
+            transaction.run(sql, &[account, room, position, next, filled]).await?;
         } else {
             let sql = "
                 DELETE FROM webhook_bridge.gaps
                 WHERE account = $1 AND room_id = $2 AND position = $3";
-            transaction.execute_typed(sql, &key).await?;
+            transaction.run(sql, &[account, room, position]).await?;
         }
         transaction.commit().await?;
         gap.filled = filled;

@@ -8,8 +8,15 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use matrix_sdk_postgres::deadpool_postgres::{
-    Object, Pool, Transaction, tokio_postgres::types::Type,
+use matrix_sdk_postgres::{
+    self as store,
+    deadpool_postgres::{
+        self as pool, Object, Pool,
+        tokio_postgres::{
+            Row,
+            types::{ToSql, Type},
+        },
+    },
 };
 
 pub use self::{
@@ -52,64 +59,91 @@ impl Inbox {
     }
 }
 
-/// Insert events of one room; those that are known already change nothing. Returns how many were new.
+/// A value with its type.
+type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A transaction that runs our statements: one of the pool's, or the one that keys are saved in.
+pub trait Transaction {
+    async fn run(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, BridgeError>;
+}
+
+impl Transaction for pool::Transaction<'_> {
+    async fn run(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, BridgeError> {
+        Ok(self.query_typed(sql, values).await?)
+    }
+}
+
+impl Transaction for store::Transaction {
+    async fn run(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, BridgeError> {
+        Ok(self.query(sql, values).await?)
+    }
+}
+
+/// An event and its place in its room.
+struct Placed<'a> {
+    room_id: &'a str,
+    event: &'a Received,
+    position: i64,
+    place: i64,
+}
+
+/// Insert events; those that are known already change nothing. Returns how many were new.
 async fn insert_events(
-    transaction: &Transaction<'_>,
+    transaction: &impl Transaction,
     account: &str,
-    room_id: &str,
-    events: &[(Received, i64, i64)],
+    events: &[Placed<'_>],
 ) -> Result<u64, BridgeError> {
     /// Keeps one statement well below the sizes that a server dislikes: an event has up to 64 kB.
     const ROWS: usize = 100;
     const INSERT: &str = "
-        INSERT INTO webhook_bridge.events
-            (account, room_id, event_id, session_id, event, position, place)
-        SELECT $1, $2, * FROM UNNEST($3, $4, $5, $6, $7)
-        ON CONFLICT (account, event_id) DO NOTHING";
+        WITH new AS (
+            INSERT INTO webhook_bridge.events
+                (account, room_id, event_id, session_id, event, position, place)
+            SELECT $1, * FROM UNNEST($2, $3, $4, $5, $6, $7)
+            ON CONFLICT (account, event_id) DO NOTHING
+            RETURNING true)
+        SELECT count(*) FROM new";
     let mut inserted = 0;
     for chunk in events.chunks(ROWS) {
-        let event_ids: Vec<_> = chunk.iter().map(|(event, ..)| &event.event_id).collect();
-        let session_ids: Vec<_> = chunk.iter().map(|(event, ..)| &event.session_id).collect();
-        let bodies: Vec<_> = chunk.iter().map(|(event, ..)| event.json.as_bytes()).collect();
-        let positions: Vec<_> = chunk.iter().map(|(_, position, _)| *position).collect();
-        let places: Vec<_> = chunk.iter().map(|(_, _, place)| *place).collect();
-        inserted += transaction
-            .execute_typed(
-                INSERT,
-                &[
-                    (&account, Type::TEXT),
-                    (&room_id, Type::TEXT),
-                    (&event_ids, Type::TEXT_ARRAY),
-                    (&session_ids, Type::TEXT_ARRAY),
-                    (&bodies, Type::BYTEA_ARRAY),
-                    (&positions, Type::INT8_ARRAY),
-                    (&places, Type::INT8_ARRAY),
-                ],
-            )
-            .await?;
+        let room_ids: Vec<_> = chunk.iter().map(|placed| placed.room_id).collect();
+        let event_ids: Vec<_> = chunk.iter().map(|placed| &placed.event.event_id).collect();
+        let session_ids: Vec<_> = chunk.iter().map(|placed| &placed.event.session_id).collect();
+        let bodies: Vec<_> = chunk.iter().map(|placed| placed.event.json.as_bytes()).collect();
+        let positions: Vec<_> = chunk.iter().map(|placed| placed.position).collect();
+        let places: Vec<_> = chunk.iter().map(|placed| placed.place).collect();
+        let values: [Value<'_>; 7] = [
+            (&account, Type::TEXT),
+            (&room_ids, Type::TEXT_ARRAY),
+            (&event_ids, Type::TEXT_ARRAY),
+            (&session_ids, Type::TEXT_ARRAY),
+            (&bodies, Type::BYTEA_ARRAY),
+            (&positions, Type::INT8_ARRAY),
+            (&places, Type::INT8_ARRAY),
+        ];
+        let rows = transaction.run(INSERT, &values).await?;
+        inserted += rows.iter().map(|row| row.get::<_, i64>(0) as u64).sum::<u64>();
     }
     Ok(inserted)
 }
 
-/// What its author has taken back before it was delivered is not delivered any more.
+/// What its author has taken back before it was delivered is not delivered any more. Each event is
+/// named with its room.
 async fn forget_redacted(
-    transaction: &Transaction<'_>,
+    transaction: &impl Transaction,
     account: &str,
-    room_id: &str,
-    event_ids: &[String],
+    events: &[(&str, &str)],
 ) -> Result<(), BridgeError> {
-    if event_ids.is_empty() {
+    if events.is_empty() {
         return Ok(());
     }
     let sql = "
         UPDATE webhook_bridge.events SET state = 'redacted', event = NULL, done_at = now()
-        WHERE account = $1 AND room_id = $2 AND event_id = ANY($3)
+        FROM UNNEST($2, $3) AS redacted (room, event)
+        WHERE account = $1 AND room_id = redacted.room AND event_id = redacted.event
           AND state IN ('pending', 'waiting', 'failed')";
-    let values = [
-        (&account as _, Type::TEXT),
-        (&room_id as _, Type::TEXT),
-        (&event_ids as _, Type::TEXT_ARRAY),
-    ];
-    transaction.execute_typed(sql, &values).await?;
+    let (rooms, event_ids): (Vec<_>, Vec<_>) = events.iter().copied().unzip();
+    let values: [Value<'_>; 3] =
+        [(&account, Type::TEXT), (&rooms, Type::TEXT_ARRAY), (&event_ids, Type::TEXT_ARRAY)];
+    transaction.run(sql, &values).await?;
     Ok(())
 }

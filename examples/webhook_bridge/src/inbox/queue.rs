@@ -38,8 +38,9 @@ pub struct Counts {
 
 impl Inbox {
     /// At start: whatever waited for a key, or was refused by the webhook, gets another chance.
-    /// A crash may have come between a key and the note that it is here. Keys that came while nobody
-    /// was there follow with the first sync, so what waits for one holds its room back once more.
+    /// A crash may have come between putting a message to wait and the second look for its key. Keys
+    /// that came while nobody was there follow with the first sync, so what waits for one holds its
+    /// room back once more.
     pub async fn retry_all(&self) -> Result<(), BridgeError> {
         let retry = "
             UPDATE webhook_bridge.events

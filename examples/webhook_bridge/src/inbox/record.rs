@@ -1,8 +1,8 @@
-//! One sync, one transaction: its events, its gaps, and the position after it.
+//! What a sync adds to the transaction of its keys: its events, its gaps, and the position after it.
 
-use matrix_sdk_postgres::deadpool_postgres::{Transaction, tokio_postgres::types::Type};
+use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
-use super::{Inbox, Received, forget_redacted, insert_events};
+use super::{Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events};
 use crate::errors::BridgeError;
 
 /// A gap before the events of a room.
@@ -49,100 +49,119 @@ impl Inbox {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Commit a sync. Returns how many events were new to us.
-    pub async fn record(&self, sync: &SyncRecord) -> Result<u64, BridgeError> {
-        let mut connection = self.connection().await?;
-        let transaction = connection.transaction().await?;
-        let mut position = self.next_position(&transaction).await?;
-        let mut received = 0;
+    /// Record a sync within the transaction that its keys are saved in. Returns how many events were
+    /// new to us. However many rooms there are, the statements are few: the keys' owner waits.
+    pub async fn record(
+        &self,
+        transaction: &impl Transaction,
+        sync: &SyncRecord,
+    ) -> Result<u64, BridgeError> {
+        let mut position = self.next_position(transaction).await?;
+        let (mut gaps, mut placed, mut redacted) = (Vec::new(), Vec::new(), Vec::new());
         for room in &sync.rooms {
-            self.record_room(&transaction, room).await?;
+            let room_id = room.room_id.as_str();
             if let Some(gap) = &room.gap {
-                self.record_gap(&transaction, &room.room_id, gap, position).await?;
+                gaps.push((room_id, gap, position));
                 position += 1;
             }
-            let placed: Vec<_> =
-                room.events.iter().cloned().zip(position..).map(|(e, p)| (e, p, 0)).collect();
-            position += placed.len() as i64;
-            received += insert_events(&transaction, &self.account, &room.room_id, &placed).await?;
-            forget_redacted(&transaction, &self.account, &room.room_id, &room.redacted).await?;
+            for event in &room.events {
+                placed.push(Placed { room_id, event, position, place: 0 });
+                position += 1;
+            }
+            redacted.extend(room.redacted.iter().map(|event| (room_id, event.as_str())));
         }
-        self.record_invitations(&transaction, sync).await?;
-        self.wake_waiting(&transaction, &sync.new_sessions).await?;
+        self.record_rooms(transaction, &sync.rooms).await?;
+        self.record_gaps(transaction, &gaps).await?;
+        let received = insert_events(transaction, &self.account, &placed).await?;
+        forget_redacted(transaction, &self.account, &redacted).await?;
+        self.record_invitations(transaction, sync).await?;
+        self.wake_waiting(transaction, &sync.new_sessions).await?;
         let advance = "
             INSERT INTO webhook_bridge.sync_positions (account, next_batch, next_position)
             VALUES ($1, $2, $3)
             ON CONFLICT (account) DO UPDATE SET next_batch = excluded.next_batch,
                 next_position = excluded.next_position, synced_at = now()";
-        let values = [
-            (&self.account as _, Type::TEXT),
-            (&sync.next_batch as _, Type::TEXT),
-            (&position as _, Type::INT8),
-        ];
-        transaction.execute_typed(advance, &values).await?;
-        transaction.commit().await?;
+        let values: [Value<'_>; 3] =
+            [(&self.account, Type::TEXT), (&sync.next_batch, Type::TEXT), (&position, Type::INT8)];
+        transaction.run(advance, &values).await?;
         Ok(received)
     }
 
-    async fn next_position(&self, transaction: &Transaction<'_>) -> Result<i64, BridgeError> {
+    async fn next_position(&self, transaction: &impl Transaction) -> Result<i64, BridgeError> {
         let sql = "SELECT next_position FROM webhook_bridge.sync_positions WHERE account = $1";
-        let row = transaction.query_typed_opt(sql, &[(&self.account, Type::TEXT)]).await?;
-        Ok(row.map_or(1, |row| row.get(0)))
+        let rows = transaction.run(sql, &[(&self.account, Type::TEXT)]).await?;
+        Ok(rows.first().map_or(1, |row| row.get(0)))
     }
 
-    async fn record_room(
+    async fn record_rooms(
         &self,
-        transaction: &Transaction<'_>,
-        room: &RoomChange,
+        transaction: &impl Transaction,
+        rooms: &[RoomChange],
     ) -> Result<(), BridgeError> {
+        if rooms.is_empty() {
+            return Ok(());
+        }
         let sql = "
             INSERT INTO webhook_bridge.rooms AS known
-                (account, room_id, membership, encrypted, members_known, last_event_id)
-            VALUES ($1, $2, $3, $4, false, $6)
+                (account, room_id, membership, encrypted, last_event_id)
+            SELECT $1, * FROM UNNEST($2, $3, $4, $5)
             ON CONFLICT (account, room_id) DO UPDATE SET
                 membership = excluded.membership,
                 encrypted = known.encrypted OR excluded.encrypted,
-                members_known = known.members_known AND NOT $5,
+                members_known = known.members_known AND known.room_id <> ALL ($6),
                 last_event_id = coalesce(excluded.last_event_id, known.last_event_id)";
-        let membership = if room.left { "left" } else { "joined" };
-        let values = [
-            (&self.account as _, Type::TEXT),
-            (&room.room_id as _, Type::TEXT),
-            (&membership as _, Type::TEXT),
-            (&room.encrypted as _, Type::BOOL),
-            (&room.members_missed as _, Type::BOOL),
-            (&room.last_event_id as _, Type::TEXT),
+        let membership = |room: &RoomChange| if room.left { "left" } else { "joined" };
+        let room_ids: Vec<_> = rooms.iter().map(|room| &room.room_id).collect();
+        let memberships: Vec<_> = rooms.iter().map(membership).collect();
+        let encrypted: Vec<_> = rooms.iter().map(|room| room.encrypted).collect();
+        let last_events: Vec<_> = rooms.iter().map(|room| &room.last_event_id).collect();
+        let missed: Vec<_> =
+            rooms.iter().filter(|room| room.members_missed).map(|room| &room.room_id).collect();
+        let values: [Value<'_>; 6] = [
+            (&self.account, Type::TEXT),
+            (&room_ids, Type::TEXT_ARRAY),
+            (&memberships, Type::TEXT_ARRAY),
+            (&encrypted, Type::BOOL_ARRAY),
+            (&last_events, Type::TEXT_ARRAY),
+            (&missed, Type::TEXT_ARRAY),
         ];
-        transaction.execute_typed(sql, &values).await?;
+        transaction.run(sql, &values).await?;
         Ok(())
     }
 
-    async fn record_gap(
+    /// Each gap with its room and position.
+    async fn record_gaps(
         &self,
-        transaction: &Transaction<'_>,
-        room_id: &str,
-        gap: &NewGap,
-        position: i64,
+        transaction: &impl Transaction,
+        gaps: &[(&str, &NewGap, i64)],
     ) -> Result<(), BridgeError> {
+        if gaps.is_empty() {
+            return Ok(());
+        }
         let sql = "
             INSERT INTO webhook_bridge.gaps
                 (account, room_id, position, from_token, to_token, stop_event_id)
-            VALUES ($1, $2, $3, $4, $5, $6)";
-        let values = [
-            (&self.account as _, Type::TEXT),
-            (&room_id as _, Type::TEXT),
-            (&position as _, Type::INT8),
-            (&gap.from_token as _, Type::TEXT),
-            (&gap.to_token as _, Type::TEXT),
-            (&gap.stop_event_id as _, Type::TEXT),
+            SELECT $1, * FROM UNNEST($2, $3, $4, $5, $6)";
+        let room_ids: Vec<_> = gaps.iter().map(|(room_id, ..)| *room_id).collect();
+        let positions: Vec<_> = gaps.iter().map(|(.., position)| *position).collect();
+        let from_tokens: Vec<_> = gaps.iter().map(|(_, gap, _)| &gap.from_token).collect();
+        let to_tokens: Vec<_> = gaps.iter().map(|(_, gap, _)| &gap.to_token).collect();
+        let stops: Vec<_> = gaps.iter().map(|(_, gap, _)| &gap.stop_event_id).collect();
+        let values: [Value<'_>; 6] = [
+            (&self.account, Type::TEXT),
+            (&room_ids, Type::TEXT_ARRAY),
+            (&positions, Type::INT8_ARRAY),
+            (&from_tokens, Type::TEXT_ARRAY),
+            (&to_tokens, Type::TEXT_ARRAY),
+            (&stops, Type::TEXT_ARRAY),
         ];
-        transaction.execute_typed(sql, &values).await?;
+        transaction.run(sql, &values).await?;
         Ok(())
     }
 
     async fn record_invitations(
         &self,
-        transaction: &Transaction<'_>,
+        transaction: &impl Transaction,
         sync: &SyncRecord,
     ) -> Result<(), BridgeError> {
         let invited = "
@@ -154,8 +173,9 @@ impl Inbox {
             WHERE account = $1 AND room_id = ANY($2) AND membership = 'invited'";
         for (sql, rooms) in [(invited, &sync.invitations), (gone, &sync.invitations_gone)] {
             if !rooms.is_empty() {
-                let values = [(&self.account as _, Type::TEXT), (rooms as _, Type::TEXT_ARRAY)];
-                transaction.execute_typed(sql, &values).await?;
+                let values: [Value<'_>; 2] =
+                    [(&self.account, Type::TEXT), (rooms, Type::TEXT_ARRAY)];
+                transaction.run(sql, &values).await?;
             }
         }
         Ok(())
@@ -163,7 +183,7 @@ impl Inbox {
 
     async fn wake_waiting(
         &self,
-        transaction: &Transaction<'_>,
+        transaction: &impl Transaction,
         sessions: &[String],
     ) -> Result<(), BridgeError> {
         if sessions.is_empty() {
@@ -172,8 +192,8 @@ impl Inbox {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'pending'
             WHERE account = $1 AND state = 'waiting' AND session_id = ANY($2)";
-        let values = [(&self.account as _, Type::TEXT), (&sessions as _, Type::TEXT_ARRAY)];
-        transaction.execute_typed(sql, &values).await?;
+        let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&sessions, Type::TEXT_ARRAY)];
+        transaction.run(sql, &values).await?;
         Ok(())
     }
 }

@@ -11,6 +11,14 @@ async fn inbox() -> (Inbox, testing::TestDatabase) {
     (Inbox::new(pool, "@bot:x"), database)
 }
 
+async fn record(inbox: &Inbox, sync: &SyncRecord) -> u64 {
+    let mut connection = inbox.connection().await.unwrap();
+    let transaction = connection.transaction().await.unwrap();
+    let received = inbox.record(&transaction, sync).await.unwrap();
+    transaction.commit().await.unwrap();
+    received
+}
+
 fn event(id: &str, session: &str) -> Received {
     let (event_id, session_id) = (id.to_owned(), Some(session.to_owned()));
     Received { event_id, session_id, json: format!("{{\"event_id\":\"{id}\"}}") }
@@ -55,10 +63,10 @@ async fn migrations_may_run_many_at_once_and_again() {
 async fn a_sync_that_comes_again_changes_nothing() {
     let (inbox, _database) = inbox().await;
     assert_eq!(inbox.sync_position().await.unwrap(), None);
-    let record = sync("s1", vec![room(&["$1", "$2"])]);
-    assert_eq!(inbox.record(&record).await.unwrap(), 2);
+    let first = sync("s1", vec![room(&["$1", "$2"])]);
+    assert_eq!(record(&inbox, &first).await, 2);
     inbox.delivered("$1").await.unwrap();
-    assert_eq!(inbox.record(&record).await.unwrap(), 0);
+    assert_eq!(record(&inbox, &first).await, 0);
     assert_eq!(due(&inbox).await, ["$2"]);
     assert_eq!(inbox.sync_position().await.unwrap().as_deref(), Some("s1"));
     let known = inbox.known_rooms(&["!r:x".to_owned(), "!other:x".to_owned()]).await.unwrap();
@@ -69,21 +77,21 @@ async fn a_sync_that_comes_again_changes_nothing() {
 #[tokio::test]
 async fn what_is_behind_a_gap_waits_until_it_is_filled_and_comes_after_it() {
     let (inbox, _database) = inbox().await;
-    inbox.record(&sync("s1", vec![room(&["$1"])])).await.unwrap();
-    inbox.record(&sync("s2", vec![with_gap(&["$6", "$7"])])).await.unwrap();
-    inbox.record(&sync("s3", vec![room(&["$8"])])).await.unwrap();
+    record(&inbox, &sync("s1", vec![room(&["$1"])])).await;
+    record(&inbox, &sync("s2", vec![with_gap(&["$6", "$7"])])).await;
+    record(&inbox, &sync("s3", vec![room(&["$8"])])).await;
     assert_eq!(due(&inbox).await, ["$1"]);
 
     let mut gap = inbox.gaps().await.unwrap().remove(0);
     let page = vec![event("$5", "S"), event("$4", "S")];
-    assert_eq!(inbox.fill(&mut gap, page, &[], Some("p2".to_owned())).await.unwrap(), 2);
+    assert_eq!(inbox.fill(&mut gap, &page, &[], Some("p2".to_owned())).await.unwrap(), 2);
     assert_eq!(due(&inbox).await, ["$1"]);
 
     // As after a crash: what is stored is all there is.
     let mut gap = inbox.gaps().await.unwrap().remove(0);
     assert_eq!((gap.from_token.as_str(), gap.filled), ("p2", 2));
     let page = vec![event("$4", "S"), event("$3", "S"), event("$2", "S")];
-    assert_eq!(inbox.fill(&mut gap, page, &[], None).await.unwrap(), 2);
+    assert_eq!(inbox.fill(&mut gap, &page, &[], None).await.unwrap(), 2);
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8"]);
     assert!(inbox.gaps().await.unwrap().is_empty());
 }
@@ -93,7 +101,7 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     let (inbox, _database) = inbox().await;
     let mut change = room(&["$1", "$3"]);
     change.events.insert(1, event("$2", "other"));
-    inbox.record(&sync("s1", vec![change])).await.unwrap();
+    record(&inbox, &sync("s1", vec![change])).await;
     inbox.wait_for_key("$2").await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"]);
     assert_eq!(inbox.counts().await.unwrap(), Counts { pending: 2, waiting: 1, failed: 0 });
@@ -103,7 +111,7 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     assert_eq!(due(&inbox).await, ["$1", "$3"]);
 
     let key = SyncRecord { new_sessions: vec!["other".to_owned()], ..sync("s2", vec![]) };
-    inbox.record(&key).await.unwrap();
+    record(&inbox, &key).await;
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("$2").await.unwrap();
     inbox.retry_all().await.unwrap();
@@ -115,7 +123,7 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
 #[tokio::test]
 async fn a_refused_message_holds_its_room_for_a_moment_and_is_parked_in_the_end() {
     let (inbox, _database) = inbox().await;
-    inbox.record(&sync("s1", vec![room(&["$1", "$2"])])).await.unwrap();
+    record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
     inbox.retry_in("$1", std::time::Duration::from_secs(60)).await.unwrap();
     let first = inbox.due("!r:x", 1).await.unwrap().remove(0);
     assert_eq!((first.event_id.as_str(), first.rejections, first.too_early), ("$1", 1, true));
@@ -129,9 +137,9 @@ async fn a_refused_message_holds_its_room_for_a_moment_and_is_parked_in_the_end(
 #[tokio::test]
 async fn what_its_author_took_back_is_not_delivered() {
     let (inbox, _database) = inbox().await;
-    inbox.record(&sync("s1", vec![room(&["$1", "$2"])])).await.unwrap();
+    record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
     let change = RoomChange { redacted: vec!["$1".to_owned()], ..room(&["$3"]) };
-    inbox.record(&sync("s2", vec![change])).await.unwrap();
+    record(&inbox, &sync("s2", vec![change])).await;
     assert_eq!(due(&inbox).await, ["$2", "$3"]);
     let stored = "SELECT count(*) FROM webhook_bridge.events WHERE event IS NOT NULL";
     let count: i64 =
@@ -143,8 +151,8 @@ async fn what_its_author_took_back_is_not_delivered() {
 async fn two_bots_in_one_database_do_not_meet() {
     let (inbox, _database) = inbox().await;
     let other = Inbox::new(inbox.pool.clone(), "@other:x");
-    inbox.record(&sync("s1", vec![room(&["$1"])])).await.unwrap();
-    other.record(&sync("s9", vec![with_gap(&["$1"])])).await.unwrap();
+    record(&inbox, &sync("s1", vec![room(&["$1"])])).await;
+    record(&other, &sync("s9", vec![with_gap(&["$1"])])).await;
     assert_eq!(due(&inbox).await, ["$1"]);
     assert!(due(&other).await.is_empty());
     assert!(inbox.gaps().await.unwrap().is_empty());
@@ -157,19 +165,19 @@ async fn invitations_and_member_lists_survive_until_done() {
     let (inbox, _database) = inbox().await;
     let invited =
         SyncRecord { invitations: vec!["!r:x".into(), "!s:x".into()], ..sync("s1", vec![]) };
-    inbox.record(&invited).await.unwrap();
+    record(&inbox, &invited).await;
     assert_eq!(inbox.invitations().await.unwrap(), ["!r:x", "!s:x"]);
     // Joined by a sync before the bridge could note it: the room stays.
-    inbox.record(&sync("s2", vec![room(&["$1"])])).await.unwrap();
+    record(&inbox, &sync("s2", vec![room(&["$1"])])).await;
     inbox.forget_invitation("!r:x").await.unwrap();
     let gone = SyncRecord { invitations_gone: vec!["!s:x".into()], ..sync("s3", vec![]) };
-    inbox.record(&gone).await.unwrap();
+    record(&inbox, &gone).await;
     assert!(inbox.invitations().await.unwrap().is_empty());
     assert_eq!(inbox.rooms_without_members().await.unwrap(), ["!r:x"]);
     inbox.members_known("!r:x").await.unwrap();
-    inbox.record(&sync("s4", vec![room(&["$2"])])).await.unwrap();
+    record(&inbox, &sync("s4", vec![room(&["$2"])])).await;
     assert!(inbox.rooms_without_members().await.unwrap().is_empty());
     let missed = RoomChange { members_missed: true, ..room(&["$3"]) };
-    inbox.record(&sync("s5", vec![missed])).await.unwrap();
+    record(&inbox, &sync("s5", vec![missed])).await;
     assert_eq!(inbox.rooms_without_members().await.unwrap(), ["!r:x"]);
 }

@@ -1,0 +1,300 @@
+//! On a real PostgreSQL: a sync's keys, events and position are there together, or none of them is.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use clap::Parser;
+use matrix_sdk_crypto::{
+    EncryptionSettings, OlmMachine, RoomEventDecryptionResult,
+    types::{events::room::encrypted::EncryptedEvent, requests::AnyOutgoingRequest},
+};
+use matrix_sdk_postgres::{deadpool_postgres::Pool, testing};
+use ruma::{
+    DeviceId, OwnedRoomId, RoomId, UserId,
+    api::{
+        IncomingResponse,
+        client::keys::{claim_keys, get_keys, upload_keys},
+    },
+    device_id,
+    serde::Raw,
+    user_id,
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    config::{Args, Config},
+    crypto::Crypto,
+    delivery::Delivery,
+    homeserver::Homeserver,
+    http_client,
+    inbox::{Inbox, migrate},
+    keys::Keys,
+    metrics::Metrics,
+    run::Wake,
+    webhook::Webhook,
+};
+
+const SENDERS: usize = 3;
+const CHILD: &str = "WEBHOOK_BRIDGE_TEST_CHILD";
+
+fn bot() -> (&'static UserId, &'static DeviceId) {
+    (user_id!("@bot:example.org"), device_id!("BOT"))
+}
+
+/// The bridge's store; whoever had it before is gone. Nobody answers at the homeserver's address.
+async fn open(url: &str) -> (Config, Keys, Pool) {
+    let words = [
+        "webhook_bridge",
+        "--homeserver=http://127.0.0.1:1",
+        "--user=@bot:example.org",
+        "--webhook-url=http://127.0.0.1:1",
+        "--on-owner=take",
+    ];
+    let config = Config::try_from(Args::try_parse_from(words).unwrap()).unwrap();
+    let (keys, pool) = Keys::open(&config, url, |_| ()).await.unwrap();
+    migrate(&pool).await.unwrap();
+    (config, keys, pool)
+}
+
+/// A run as the engine makes it, with a new machine.
+async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
+    let http = http_client::build(config).unwrap();
+    let homeserver = Arc::new(Homeserver::new(http.clone(), config.homeserver.clone()));
+    let machine = keys.machine(bot().0, bot().1).await.unwrap();
+    Run {
+        crypto: Crypto::new(machine, keys.clone(), homeserver.clone()),
+        homeserver,
+        inbox: Inbox::new(pool.clone(), &config.store_account),
+        webhook: Webhook::new(http, config).unwrap(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        stop: CancellationToken::new(),
+        wake: Wake::default(),
+        devices_asked: watch::Sender::new(false),
+        config: Arc::new(config.clone()),
+    }
+}
+
+/// What the homeserver would send to a bridge whose keys are in the database: the room keys of some
+/// senders, each with a message in a room.
+async fn first_contact(keys: &Keys) -> Value {
+    let machine = keys.machine(bot().0, bot().1).await.unwrap();
+    let requests = machine.outgoing_requests().await.unwrap();
+    let upload = requests.iter().find_map(|request| match request.request() {
+        AnyOutgoingRequest::KeysUpload(upload) => Some((request.request_id(), upload.clone())),
+        _ => None,
+    });
+    let (id, mut upload) = upload.unwrap();
+    let answer =
+        upload_keys::v3::Response::new([("signed_curve25519".into(), 50_u8.into())].into());
+    machine.mark_request_as_sent(id, &answer).await.unwrap();
+
+    let (mut to_device, mut rooms) = (Vec::new(), serde_json::Map::new());
+    for number in 0..SENDERS {
+        let user = UserId::parse(format!("@sender{number}:example.org")).unwrap();
+        let room = RoomId::parse(format!("!room{number}:example.org")).unwrap();
+        let sender = OlmMachine::new(&user, device_id!("SENDER")).await;
+        sender.update_tracked_users([bot().0]).await.unwrap();
+        let query = sender
+            .outgoing_requests()
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|request| matches!(request.request(), AnyOutgoingRequest::KeysQuery(_)));
+        let mut answer = get_keys::v3::Response::new();
+        let device_keys = upload.device_keys.clone().unwrap();
+        answer.device_keys =
+            [(bot().0.to_owned(), [(bot().1.to_owned(), device_keys)].into())].into();
+        sender.mark_request_as_sent(query.unwrap().request_id(), &answer).await.unwrap();
+        let (id, _) = sender.get_missing_sessions([bot().0].into_iter()).await.unwrap().unwrap();
+        let key = [upload.one_time_keys.pop_first().unwrap()].into();
+        let claimed = [(bot().0.to_owned(), [(bot().1.to_owned(), key)].into())].into();
+        let answer = claim_keys::v3::Response::new(claimed);
+        sender.mark_request_as_sent(&id, &answer).await.unwrap();
+        let settings = EncryptionSettings::default();
+        let shared = sender.share_room_key(&room, [bot().0].into_iter(), settings).await.unwrap();
+        for request in shared {
+            let content = request.messages.values().next().unwrap().values().next().unwrap();
+            to_device.push(json!({"sender": user, "type": request.event_type, "content": content}));
+        }
+        let text = serde_json::from_value(json!({"msgtype": "m.text", "body": "hello"})).unwrap();
+        let text = sender.encrypt_room_event_raw(&room, "m.room.message", &text).await.unwrap();
+        let event = json!({"event_id": format!("$event{number}"), "sender": user,
+            "type": "m.room.encrypted", "origin_server_ts": 1, "content": text.content});
+        rooms.insert(room.to_string(), json!({"timeline": {"events": [event]}}));
+    }
+    json!({"next_batch": "s2", "to_device": {"events": to_device}, "rooms": {"join": rooms},
+        "device_one_time_keys_count": {"signed_curve25519": 50}})
+}
+
+fn parse(sync: &Value) -> Response {
+    Response::try_from_http_response(http::Response::new(sync.to_string().into_bytes())).unwrap()
+}
+
+/// How many Olm sessions, room keys, events and positions there are.
+async fn stored(pool: &Pool) -> [i64; 4] {
+    let tables = [
+        "matrix_sdk.olm_sessions",
+        "matrix_sdk.megolm_inbound_sessions",
+        "webhook_bridge.events",
+        "webhook_bridge.sync_positions",
+    ];
+    let connection = pool.get().await.unwrap();
+    let mut counts = [0; 4];
+    for (table, count) in tables.iter().zip(&mut counts) {
+        let sql = format!("SELECT count(*) FROM {table}");
+        *count = connection.query_typed_one(&sql, &[]).await.unwrap().get(0);
+    }
+    counts
+}
+
+const NOTHING: [i64; 4] = [0; 4];
+const ALL: [i64; 4] = [SENDERS as i64, SENDERS as i64, SENDERS as i64, 1];
+
+/// Something happens in the server at the first write to one of the bridge's tables.
+async fn trap(pool: &Pool, table: &str, event: &str) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN {event}; RETURN new; END $$;
+         CREATE TRIGGER trap BEFORE INSERT ON webhook_bridge.{table}
+             FOR EACH ROW EXECUTE FUNCTION public.trap()"
+    );
+    pool.get().await.unwrap().batch_execute(&sql).await.unwrap();
+}
+
+async fn disarm(pool: &Pool, table: &str) {
+    let sql = format!("DROP TRIGGER trap ON webhook_bridge.{table}");
+    pool.get().await.unwrap().batch_execute(&sql).await.unwrap();
+}
+
+/// The same sync again, from the stored position, with a new machine: every message is readable.
+async fn go_on(store: &(Config, Keys, Pool), sync: &Value) {
+    let run = run_on(store).await;
+    assert_eq!(run.inbox.sync_position().await.unwrap(), None);
+    assert_eq!(take_in(&run, Some("s1"), parse(sync)).await.unwrap(), "s2");
+    assert_eq!(stored(&store.2).await, ALL);
+    // As if the answer to the commit had been lost.
+    take_in(&run, Some("s1"), parse(sync)).await.unwrap();
+    assert_eq!(stored(&store.2).await, ALL);
+    assert_eq!(run.inbox.sync_position().await.unwrap().as_deref(), Some("s2"));
+    for (room, event) in messages(sync) {
+        let decrypted = run.crypto.decrypt(&event, &room).await.unwrap();
+        assert!(matches!(decrypted, RoomEventDecryptionResult::Decrypted(_)), "{room}");
+        let due = run.inbox.due(room.as_str(), 10).await.unwrap();
+        assert_eq!(due.len(), 1, "{room}");
+    }
+}
+
+fn messages(sync: &Value) -> Vec<(OwnedRoomId, Raw<EncryptedEvent>)> {
+    let rooms = sync["rooms"]["join"].as_object().unwrap().iter();
+    let message = |(room, content): (&String, &Value)| {
+        let event = content["timeline"]["events"][0].clone();
+        (RoomId::parse(room).unwrap(), serde_json::from_value(event).unwrap())
+    };
+    rooms.map(message).collect()
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_anywhere_leaves_nothing_and_is_taken_in_again() {
+    let failures = ["RAISE 'refused'", "PERFORM pg_terminate_backend(pg_backend_pid())"];
+    for failure in failures {
+        for table in ["rooms", "events", "sync_positions"] {
+            let database = testing::database().unwrap();
+            let store = open(&database.url()).await;
+            let sync = first_contact(&store.1).await;
+            let run = run_on(&store).await;
+            trap(&store.2, table, failure).await;
+            let failed = take_in(&run, Some("s1"), parse(&sync)).await;
+            assert!(matches!(failed, Err(BridgeError::Temporary(_))), "{failed:?}");
+            assert_eq!(stored(&store.2).await, NOTHING, "{failure} at {table}");
+            // The machine knows keys that are not stored: it must not upload any.
+            let late = run.crypto.send_outgoing().await;
+            assert!(matches!(late, Err(BridgeError::Temporary(_))), "{late:?}");
+            drop(run);
+            disarm(&store.2, table).await;
+            store.1.reopen().await.unwrap();
+            go_on(&store, &sync).await;
+        }
+    }
+}
+
+/// `kill -9` while the position is being written, behind the keys and the events.
+#[tokio::test]
+async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
+    if let Ok(task) = env::var(CHILD) {
+        let task: Value = serde_json::from_str(&task).unwrap();
+        let run = run_on(&open(task["url"].as_str().unwrap()).await).await;
+        take_in(&run, Some("s1"), parse(&task["sync"])).await.unwrap();
+        return;
+    }
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let store = open(&url).await;
+    let sync = first_contact(&store.1).await;
+    trap(&store.2, "sync_positions", "PERFORM pg_sleep(1)").await;
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "sync::tests::a_process_killed_in_a_sync_leaves_nothing_of_it"])
+        .env(CHILD, json!({"url": url, "sync": sync}).to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let sleeping = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let is_sleeping = async || {
+        let connection = store.2.get().await.unwrap();
+        connection.query_typed_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) > 0
+    };
+    while !is_sleeping().await {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        sleep(Duration::from_millis(10)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while is_sleeping().await {
+        sleep(Duration::from_millis(10)).await;
+    }
+
+    let store = open(&url).await;
+    assert_eq!(stored(&store.2).await, NOTHING);
+    disarm(&store.2, "sync_positions").await;
+    go_on(&store, &sync).await;
+}
+
+/// The homeserver hangs when it is asked for the senders' devices: the messages are there, and wait.
+#[tokio::test]
+async fn nothing_is_decrypted_before_the_devices_have_been_asked_for() {
+    let homeserver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let database = testing::database().unwrap();
+    let mut store = open(&database.url()).await;
+    store.0.homeserver = format!("http://{}", homeserver.local_addr().unwrap()).parse().unwrap();
+    let sync = first_contact(&store.1).await;
+    let run = run_on(&store).await;
+    let delivery = Delivery::new(&run);
+    let watch = async {
+        let asked = homeserver.accept().await.unwrap();
+        assert_eq!(stored(&store.2).await, ALL);
+        run.wake.delivery.notify_one();
+        // Plenty for three messages.
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(run.metrics.decrypted.get(), 0);
+        drop((asked, homeserver));
+        while run.metrics.decrypted.get() < SENDERS as u64 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        run.stop.cancel();
+    };
+    let all =
+        async { tokio::join!(take_in(&run, Some("s1"), parse(&sync)), delivery.run(), watch) };
+    let (taken_in, delivered, ()) = timeout(Duration::from_secs(60), all).await.unwrap();
+    taken_in.unwrap();
+    delivered.unwrap();
+}

@@ -1,0 +1,104 @@
+//! One sync, one commit, at random: several senders, rooms and restarts, with syncs that are cut
+//! anywhere and sent again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use matrix_sdk_postgres::testing::PostgresServer;
+use ruma::RoomId;
+use tokio::sync::Notify;
+
+use crate::{
+    common::{
+        Mode,
+        machine::{Relay, encrypt, open_machine},
+    },
+    one_sync::{Events, bob, can_read, open_sender, sync},
+    support::{
+        figure,
+        proxy::{Action, FaultProxy},
+        rounds, seeded,
+    },
+};
+
+const SENDERS: usize = 3;
+
+/// Works through a sync after a restart, cut at its `cut`-th statement. Returns how many there were
+/// if it came to its end before.
+async fn restart_and_sync(
+    proxy: &FaultProxy,
+    url: &str,
+    events: &Events,
+    cut: usize,
+) -> Option<usize> {
+    let store = Mode::Plain.open(url, "bob").await;
+    let machine = open_machine(bob(), store.clone()).await;
+    let now = Arc::new(Notify::new());
+    let statements = Arc::new(AtomicUsize::new(0));
+    let (signal, seen) = (now.clone(), statements.clone());
+    proxy.rule(move |message| {
+        if message.runs() && seen.fetch_add(1, SeqCst) + 1 == cut {
+            signal.notify_one();
+        }
+        Action::Pass
+    });
+    let finished = tokio::select! {
+        biased;
+        () = now.notified() => None,
+        result = sync(&store, &machine, events.clone(), true) => {
+            result.unwrap();
+            Some(statements.load(SeqCst))
+        }
+    };
+    proxy.rule(|_| Action::Pass);
+    finished
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncs_cut_at_random_lose_no_room_key() {
+    let mut rng = seeded("random syncs");
+    let server = PostgresServer::start().unwrap();
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+    let url = proxy.url(&server.url(), server.port());
+    let mut relay = Relay::default();
+    {
+        let store = Mode::Plain.open(&url, "bob").await;
+        relay.serve(&open_machine(bob(), store).await).await;
+    }
+    let mut senders = Vec::new();
+    for number in 0..SENDERS {
+        senders.push(open_sender(&mut relay, number).await);
+    }
+    let (mut messages, mut cuts, mut longest) = (Vec::new(), 0, 10);
+    let syncs = rounds(8, 200);
+    for number in 0..syncs {
+        for sender in &senders {
+            for part in 0..rng.usize(0..3) {
+                let room = format!("!{number}-{part}-{}:example.org", sender.user_id().localpart());
+                let room_id = RoomId::parse(room).unwrap();
+                relay.share(sender, &room_id, &[bob()]).await;
+                messages.push((room_id.clone(), encrypt(sender, &room_id, "hello").await));
+            }
+        }
+        let events = relay.take(bob());
+        loop {
+            // As likely as not the longest is cut; the first of all is.
+            let cut = if cuts == 0 { 1 } else { rng.usize(1..2 * longest + 1) };
+            if let Some(statements) = restart_and_sync(&proxy, &url, &events, cut).await {
+                longest = longest.max(statements);
+                break;
+            }
+            cuts += 1;
+        }
+    }
+    let machine = open_machine(bob(), Mode::Plain.open(&url, "bob").await).await;
+    for (room_id, event) in &messages {
+        assert!(can_read(&machine, room_id, event).await, "{room_id} cannot be read");
+    }
+    assert!(cuts > 0, "no sync was cut");
+    figure("random syncs of several senders", syncs);
+    figure("of these cut and sent again, times", cuts);
+    figure("rooms readable after them", format!("{0} of {0}", messages.len()));
+}
