@@ -12,6 +12,7 @@ use std::{
 use backon::Retryable;
 use deadpool_postgres::Object;
 use matrix_sdk_crypto::CryptoStoreError;
+use tokio::task::spawn_blocking;
 use tokio_postgres::{
     Row,
     error::SqlState,
@@ -22,7 +23,7 @@ use tracing::warn;
 pub(crate) use self::read::Group;
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
-    atomically::Scope,
+    atomically::{Scope, parts},
     batch::{Batch, Cell},
     cache::{Cache, Pending, Place},
     codec::{Codec, SealedCipher},
@@ -172,6 +173,28 @@ impl OpenAccount {
         }
     }
 
+    /// Writes what comes in parts as one transaction: the server takes one while the next is staged.
+    pub(crate) async fn write_parts<P>(
+        &self,
+        parts: impl Iterator<Item = P> + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        P: FnOnce() -> Result<Batch, Error> + Send + 'static,
+    {
+        let writer = self.writer()?;
+        if let Some(scope) = self.scope()? {
+            // Nothing is sent within, so there is nothing to stage ahead of.
+            for part in parts {
+                let staged = async { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                scope.write(|_| staged).await?;
+            }
+            return Ok(());
+        }
+        // It is finished even when the caller is gone.
+        let writing = tokio::spawn(parts::write(writer.lend(), parts));
+        writing.await.map_err(|_| Error::StoreClosed)?
+    }
+
     /// Runs a future all of whose writes become one transaction.
     pub(crate) async fn atomically<T, E: From<CryptoStoreError>>(
         &self,
@@ -182,7 +205,8 @@ impl OpenAccount {
         }
         let writer = self.writer().map_err(CryptoStoreError::from)?;
         let lane = writer.lend().await.map_err(CryptoStoreError::from)?;
-        Scope::run(lane, self.atomically_timeout, future).await
+        let wrap = |error| CryptoStoreError::from(error).into();
+        Scope::run(lane, self.atomically_timeout, future, wrap).await
     }
 
     /// The transaction that the calling task is in.

@@ -8,6 +8,7 @@
 //! between, for the lane is held and other processes are fenced. Only the application's own
 //! statements cannot be repeated.
 
+pub(crate) mod parts;
 mod transaction;
 
 use std::{
@@ -22,7 +23,6 @@ use std::{
 };
 
 use backon::BackoffBuilder;
-use matrix_sdk_crypto::CryptoStoreError;
 use tokio::{
     sync::Mutex,
     time::{MissedTickBehavior, interval, sleep, timeout},
@@ -105,11 +105,12 @@ impl Scope {
         self.learnt.get()?.downcast_ref().cloned()
     }
 
-    /// Runs the future in a scope and commits it when it ends well.
-    pub(crate) async fn run<T, E: From<CryptoStoreError>>(
+    /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
+    pub(crate) async fn run<T, E>(
         lane: LentLane,
         limit: Duration,
         future: impl Future<Output = Result<T, E>>,
+        wrap: impl Fn(Error) -> E,
     ) -> Result<T, E> {
         let has_saved = AtomicBool::new(false);
         let learnt = OnceLock::new();
@@ -118,8 +119,8 @@ impl Scope {
         let scope = Arc::new(Self { state, lane, pending, turn, has_saved, learnt });
         let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
         let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
-        let value = result.map_err(|_| CryptoStoreError::from(Error::AtomicallyTimeout))??;
-        scope.commit().await.map_err(CryptoStoreError::from)?;
+        let value = result.map_err(|_| wrap(Error::AtomicallyTimeout))??;
+        scope.commit().await.map_err(wrap)?;
         unfinished.committed = true;
         Ok(value)
     }
@@ -147,10 +148,7 @@ impl Scope {
     }
 
     /// Takes a save: nothing is sent.
-    pub(crate) async fn write<F>(
-        &self,
-        stage: impl FnOnce(Arc<Pending>) -> F,
-    ) -> Result<(), Error>
+    pub(crate) async fn write<F>(&self, stage: impl FnOnce(Arc<Pending>) -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>>,
     {
@@ -174,6 +172,11 @@ impl Scope {
         }
     }
 
+    /// Sends what has been saved.
+    async fn flush(&self) -> Result<(), Error> {
+        self.ask(&mut *self.state.lock().await, None).await.map(drop)
+    }
+
     /// Reads, seeing what the scope has saved.
     pub(crate) async fn query(
         &self,
@@ -186,20 +189,20 @@ impl Scope {
             // Nothing of ours to be seen yet.
             return self.lane.database.query(sql, params).await;
         }
-        self.ask(&mut state, Ask::Ours(sql, params)).await
+        self.ask(&mut state, Some(Ask::Ours(sql, params))).await
     }
 
     /// Runs a statement of the application.
     async fn query_theirs(&self, ask: Ask<'_>) -> Result<Vec<Row>, Error> {
         let mut state = self.state.lock().await;
         self.has_saved.store(true, Ordering::Release);
-        let result = self.ask(&mut state, ask).await;
+        let result = self.ask(&mut state, Some(ask)).await;
         state.unrepeatable = true;
         result
     }
 
-    /// Sends what has been saved, and a question behind it.
-    async fn ask(&self, state: &mut State, ask: Ask<'_>) -> Result<Vec<Row>, Error> {
+    /// Sends what has been saved, and a question behind it, if there is one.
+    async fn ask(&self, state: &mut State, ask: Option<Ask<'_>>) -> Result<Vec<Row>, Error> {
         if state.broken {
             return Err(Error::ReopenRequired);
         }
@@ -207,7 +210,7 @@ impl Scope {
         state.broken = true;
         let mut pauses = self.lane.database.backoff().build();
         loop {
-            let error = match self.send(state, Some(ask), None).await {
+            let error = match self.send(state, ask, None).await {
                 Ok(rows) => {
                     state.broken = false;
                     return Ok(rows);

@@ -6,6 +6,7 @@
 //! database could swap two rows; the sealed text therefore begins with a tag of its table and key.
 
 mod cipher;
+mod compact;
 
 use std::fmt;
 
@@ -119,7 +120,7 @@ impl Codec {
         }
     }
 
-    /// Seals a value as MessagePack with named fields: the compact form.
+    /// Seals a value as MessagePack with named fields.
     pub(crate) fn seal(
         &self,
         table: &'static str,
@@ -127,6 +128,17 @@ impl Codec {
         value: &impl Serialize,
     ) -> Result<Vec<u8>, Error> {
         let bytes = rmp_serde::to_vec_named(value).map_err(|_| Error::Encode { table })?;
+        self.seal_bytes(table, key, bytes)
+    }
+
+    /// Seals a value in the form that takes the least room.
+    pub(crate) fn seal_compact(
+        &self,
+        table: &'static str,
+        key: &[&Key],
+        value: &impl Serialize,
+    ) -> Result<Vec<u8>, Error> {
+        let bytes = compact::encode(value).ok_or(Error::Encode { table })?;
         self.seal_bytes(table, key, bytes)
     }
 
@@ -179,6 +191,17 @@ impl Codec {
     ) -> Result<T, Error> {
         rmp_serde::from_slice(&self.open_bytes(table, key, data)?)
             .map_err(|_| Error::BadRow { table, reason: "undecodable MessagePack" })
+    }
+
+    /// Opens what [`Self::seal_compact`] sealed.
+    pub(crate) fn open_compact<T: DeserializeOwned>(
+        &self,
+        table: &'static str,
+        key: &[&Key],
+        data: &[u8],
+    ) -> Result<T, Error> {
+        compact::decode(&self.open_bytes(table, key, data)?)
+            .map_err(|reason| Error::BadRow { table, reason })
     }
 
     /// Opens what [`Self::seal_json`] sealed.

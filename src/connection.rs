@@ -1,6 +1,8 @@
 //! The pool, and how a statement travels: prepared together when a connection is first used, or
 //! typed and unnamed on a foreign pool and behind poolers.
 
+mod stream;
+
 use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
@@ -317,10 +319,12 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let params: Vec<(Param<'_>, Type)> =
-            params.iter().copied().zip(sql.types.iter().cloned()).collect();
-        client.query_typed(self.statements.text(sql), &params).await
+        client.query_typed(self.statements.text(sql), &typed(sql, params)).await
     }
+}
+
+fn typed<'a>(sql: &Sql, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
+    params.iter().copied().zip(sql.types.iter().cloned()).collect()
 }
 
 /// Whether an operation that had no effect may succeed when repeated.

@@ -221,6 +221,10 @@ impl Held {
         Self(Some(connection))
     }
 
+    pub(crate) fn get(&self) -> Result<&Object, Error> {
+        self.0.as_ref().ok_or(Error::StoreClosed)
+    }
+
     /// Sends a statement whose answer nobody awaits, so that the server knows we are here.
     pub(crate) fn ping(&self) {
         if let Some(connection) = &self.0 {

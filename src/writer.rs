@@ -62,13 +62,17 @@ impl Writer {
         done.await.map_err(|_| Error::StoreClosed)?
     }
 
-    /// Waits for the lane's turn and takes it over: nothing else is written while it is held.
-    pub(crate) async fn lend(&self) -> Result<LentLane, Error> {
+    /// Waits for the lane's turn, which is queued at once, and takes it over: nothing else is written
+    /// while it is held.
+    pub(crate) fn lend(&self) -> impl Future<Output = Result<LentLane, Error>> + Send + use<> {
         let (answer, lent) = oneshot::channel();
-        self.jobs.send(Job::Lend(answer)).map_err(|_| Error::StoreClosed)?;
-        let lent = lent.await.map_err(|_| Error::StoreClosed)?;
-        lent.owner.check_write()?;
-        Ok(lent)
+        let queued = self.jobs.send(Job::Lend(answer));
+        async move {
+            queued.map_err(|_| Error::StoreClosed)?;
+            let lent = lent.await.map_err(|_| Error::StoreClosed)?;
+            lent.owner.check_write()?;
+            Ok(lent)
+        }
     }
 
     /// Waits until everything queued before has been written, then ends the lane.

@@ -8,7 +8,7 @@ use std::{future::Future, task::Poll, time::Duration};
 use assert_matches::assert_matches;
 use common::{
     Mode, connect,
-    fixture::{Fixture, other_user},
+    fixture::{Fixture, inbound_session, other_user, own_device, own_user, room},
     machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
     number,
     proxy::Proxy,
@@ -16,6 +16,7 @@ use common::{
 use futures_util::poll;
 use matrix_sdk_crypto::{
     EncryptionSyncChanges, OlmError,
+    olm::{Account, SenderDataType},
     store::{CryptoStore, CryptoStoreError},
 };
 use matrix_sdk_postgres::{
@@ -64,6 +65,25 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
         .unwrap();
     assert_eq!(get(&other).await.unwrap(), b"second");
     set(&store, b"third").await.unwrap();
+}
+
+/// Reads of many rows, too, which outside of a transaction have a connection of their own.
+#[tokio::test]
+async fn room_keys_saved_within_are_among_all_that_are_read_within() {
+    let database = testing::database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot").pool_max_size(1);
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let account = Account::with_device_id(own_user(), own_device());
+    let [first, second] =
+        [(); 2].map(|()| inbound_session(&account, room(), SenderDataType::UnknownDevice));
+    store.save_inbound_group_sessions(vec![first], None).await.unwrap();
+    let found = store.atomically(async {
+        store.save_inbound_group_sessions(vec![second], None).await?;
+        let all = store.get_inbound_group_sessions().await?.len();
+        let in_room = store.get_inbound_group_sessions_by_room_id(room()).await?.len();
+        Ok::<_, CryptoStoreError>((all, in_room))
+    });
+    assert_eq!(found.await.unwrap(), (2, 2));
 }
 
 #[tokio::test]

@@ -136,6 +136,10 @@ async fn what_is_stored_already_is_not_written_again() {
     assert_eq!(place.trips(save(&store, false)).await.0, 0);
     assert_eq!(place.trips(save(&store, true)).await.0, 1);
 
+    // Of a user named twice the last one counts, also when it is stored already.
+    store.save_tracked_users(&[(users[1].0, false), (users[1].0, true)]).await.unwrap();
+    assert!(store.load_tracked_users().await.unwrap().iter().any(|user| user.dirty));
+
     // Of two changes that are committed together the second is one to the first.
     let both = store.atomically(async {
         store.save_tracked_users(&[(users[1].0, false)]).await?;

@@ -4,7 +4,10 @@
 mod common;
 
 use common::{Mode, connect};
-use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_crypto::{
+    olm::{InboundGroupSession, PickledInboundGroupSession},
+    store::CryptoStore,
+};
 use matrix_sdk_postgres::testing;
 
 /// Rows of 0.18.0: the account's sealed cipher, and one custom value under the key "golden".
@@ -61,6 +64,39 @@ async fn values_of_the_first_version_are_read() {
         let store = mode.open(&url, "bot").await;
         let value = store.get_custom_value("golden").await.unwrap();
         assert_eq!(value.unwrap(), b"a value of version 0.18.0", "{mode:?}");
+    }
+}
+
+/// A room key in the compact form, whose dictionary must never change.
+#[tokio::test]
+async fn room_keys_of_the_first_version_are_read() {
+    let expected = include_str!("golden/room_key.json");
+    let json: serde_json::Value = serde_json::from_str(expected).unwrap();
+    let expected: PickledInboundGroupSession = serde_json::from_value(json.clone()).unwrap();
+    let room_id = expected.room_id.clone();
+    let session_id = InboundGroupSession::from_pickle(expected).unwrap().session_id().to_owned();
+    let rows = include_str!("golden/room_key.txt").lines().filter(|line| !line.starts_with('#'));
+    for (mode, row) in [Mode::Plain, Mode::Key].into_iter().zip(rows) {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        let client = connect(&url).await;
+        Mode::Plain.open(&url, "plain").await;
+        let [cipher, ..] = WITH_KEY;
+        let columns: Vec<_> = row.split(' ').map(|column| format!("'\\x{column}'")).collect();
+        let insert = format!(
+            "INSERT INTO matrix_sdk.accounts (name, secret_kind, cipher, cipher_written_by)
+                 VALUES ('key', 2, '\\x{cipher}', 18);
+             INSERT INTO matrix_sdk.megolm_inbound_sessions
+                 (account_id, backup_generation, sender_data_type,
+                  room_id, session_id, sender_key, data)
+             SELECT id, 0, 2, {} FROM matrix_sdk.accounts",
+            columns.join(", ")
+        );
+        client.batch_execute(&insert).await.unwrap();
+        let store = mode.open(&url, if mode == Mode::Plain { "plain" } else { "key" }).await;
+        let session = store.get_inbound_group_session(&room_id, &session_id).await.unwrap();
+        let pickle = session.unwrap().pickle().await;
+        assert_eq!(serde_json::to_value(&pickle).unwrap(), json, "{mode:?}");
     }
 }
 

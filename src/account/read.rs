@@ -65,6 +65,21 @@ impl OpenAccount {
         Ok(self.query(sql, params).await?.pop())
     }
 
+    /// Reads many rows, each decoded as it arrives.
+    pub(crate) async fn read_all<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        if self.scope()?.is_some() {
+            // On the transaction's connection, on which nothing may be left unread.
+            return self.query(sql, params).await?.iter().map(decode).collect();
+        }
+        self.owner.check()?;
+        self.fail_on_error(self.database.read_all(sql, &self.with_id(params), decode).await)
+    }
+
     /// Reads the rows of a place.
     pub(crate) async fn rows(
         &self,
@@ -236,10 +251,10 @@ impl OpenAccount {
         }
     }
 
+    /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the
+    /// message that needed the row would be lost. A damaged row is no failure of the database's.
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.is_err() {
-            // The SDK swallows a failed read in the middle of a sync and saves its token: without
-            // this, the message that needed the row would be lost.
+        if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
             self.owner.fail();
         }
         result

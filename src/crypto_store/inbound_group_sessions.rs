@@ -202,7 +202,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
-    open_all(account, account.query(&ALL, &[]).await?)
+    account.read_all(&ALL, &[], |row| open_row(&account.codec, row)).await
 }
 
 pub(super) async fn by_room(
@@ -210,7 +210,7 @@ pub(super) async fn by_room(
     room_id: &RoomId,
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let room_id = account.codec.key(TABLE, room_id);
-    open_all(account, account.query(&BY_ROOM, &[&room_id]).await?)
+    account.read_all(&BY_ROOM, &[&room_id], |row| open_row(&account.codec, row)).await
 }
 
 pub(super) async fn by_sender(
@@ -263,7 +263,7 @@ pub(super) async fn stage(
 ) -> Result<(), Error> {
     let [room_id, session_id] = key(codec, session.room_id(), session.session_id());
     let pickle = session.pickle().await;
-    let data = codec.seal(TABLE, &[&room_id, &session_id], &pickle)?;
+    let data = codec.seal_compact(TABLE, &[&room_id, &session_id], &pickle)?;
     let row = Arc::new(Stored { data, flag: version.is_some() });
     let place = Place::new(TABLE, [&room_id, &session_id]);
     let sender_key = codec.key(TABLE, session.sender_key().to_base64());
@@ -319,11 +319,12 @@ fn key(codec: &Codec, room_id: &RoomId, session_id: &str) -> [Key; 2] {
 }
 
 fn open_all(account: &OpenAccount, rows: Vec<Row>) -> Result<Vec<InboundGroupSession>, Error> {
-    let sessions = rows.iter().map(|row| {
-        let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
-        open(&account.codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
-    });
-    sessions.collect()
+    rows.iter().map(|row| open_row(&account.codec, row)).collect()
+}
+
+fn open_row(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
+    let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
+    open(codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
 }
 
 fn open(
@@ -332,7 +333,7 @@ fn open(
     data: &[u8],
     backed_up: bool,
 ) -> Result<InboundGroupSession, Error> {
-    let mut pickle: PickledInboundGroupSession = codec.open(TABLE, &key, data)?;
+    let mut pickle: PickledInboundGroupSession = codec.open_compact(TABLE, &key, data)?;
     // The columns know better: a mark and a reset do not touch the data.
     pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)

@@ -6,6 +6,7 @@ use matrix_sdk_crypto::{
     olm::InboundGroupSession,
     store::types::{Changes, DeviceChanges, IdentityChanges},
 };
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::{
@@ -14,6 +15,12 @@ use super::{
     withheld,
 };
 use crate::{Error, account::OpenAccount, batch::Batch, codec::Codec};
+
+/// So many room keys take more than the 4 MB of one statement, whatever is in them.
+const LARGE: usize = 10_000;
+
+/// Of a large save, so many are sealed while the server takes as many.
+const PART: usize = 1_000;
 
 pub(super) async fn save(account: &OpenAccount, changes: Changes) -> Result<(), Error> {
     account.write(|staging| stage(staging.codec, changes)).await
@@ -114,15 +121,32 @@ pub(super) async fn save_inbound_group_sessions(
     if mismatched > 0 {
         warn!(mismatched, "sessions whose backed-up flag does not match the backup version given");
     }
-    account
-        .write(|staging| async move {
-            let mut batch = Batch::default();
-            let codec = &staging.codec;
-            for session in &sessions {
-                inbound_group_sessions::stage(&mut batch, codec, session, version.as_deref())
-                    .await?;
-            }
-            Ok(batch)
-        })
-        .await
+    if sessions.len() < LARGE {
+        return account
+            .write(|staging| async move {
+                stage_sessions(&staging.codec, &sessions, version.as_deref()).await
+            })
+            .await;
+    }
+    let (sessions, codec) = (Arc::new(sessions), account.codec.clone());
+    let parts = (0..sessions.len()).step_by(PART).map(move |start| {
+        let (sessions, codec, version) = (sessions.clone(), codec.clone(), version.clone());
+        move || {
+            let part = &sessions[start..sessions.len().min(start + PART)];
+            Handle::current().block_on(stage_sessions(&codec, part, version.as_deref()))
+        }
+    });
+    account.write_parts(parts).await
+}
+
+async fn stage_sessions(
+    codec: &Codec,
+    sessions: &[InboundGroupSession],
+    version: Option<&str>,
+) -> Result<Batch, Error> {
+    let mut batch = Batch::default();
+    for session in sessions {
+        inbound_group_sessions::stage(&mut batch, codec, session, version).await?;
+    }
+    Ok(batch)
 }

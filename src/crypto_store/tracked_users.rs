@@ -1,5 +1,7 @@
 //! Users whose devices we follow, and whether what we know of them is out of date.
 
+use std::collections::BTreeMap;
+
 use matrix_sdk_common::ruma::{OwnedUserId, UserId};
 use matrix_sdk_crypto::TrackedUser;
 use tokio_postgres::types::Type;
@@ -35,7 +37,8 @@ pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error
 }
 
 pub(super) async fn save(account: &OpenAccount, users: &[(&UserId, bool)]) -> Result<(), Error> {
-    let users: Vec<(OwnedUserId, bool)> =
+    // Of a user named twice the last one counts.
+    let users: BTreeMap<OwnedUserId, bool> =
         users.iter().map(|(user_id, dirty)| ((*user_id).to_owned(), *dirty)).collect();
     account
         .write(|staging| async move {

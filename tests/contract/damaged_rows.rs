@@ -180,3 +180,25 @@ async fn account_unset_only_when_no_account_is_set() {
         assert_eq!(other.get_own_device().await.unwrap().device_id(), own_device());
     }
 }
+
+/// A damaged row among many is an error of this read, and keeps nobody from writing.
+#[tokio::test]
+async fn a_damaged_row_ends_the_read_and_not_the_store() {
+    for mode in [Mode::Plain, Mode::Key] {
+        let database = testing::database().unwrap();
+        let (url, fixture) = (database.url(), Fixture::new().await);
+        let (store, client) = (mode.open(&url, "bot").await, connect(&url).await);
+        fixture.fill(&store).await;
+        let damage = "INSERT INTO matrix_sdk.megolm_inbound_sessions
+                (account_id, room_id, session_id, sender_key, sender_data_type, backup_generation, data)
+             SELECT account_id, room_id, 'another', sender_key, sender_data_type, 0, ''
+             FROM matrix_sdk.megolm_inbound_sessions";
+        client.batch_execute(damage).await.unwrap();
+        assert_matches!(
+            store.get_inbound_group_sessions().await,
+            Err(Error::BadRow { table: "megolm_inbound_sessions", .. })
+        );
+        store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+        assert_eq!(store.get_custom_value("key").await.unwrap().unwrap(), b"value", "{mode:?}");
+    }
+}

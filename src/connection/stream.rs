@@ -1,0 +1,69 @@
+//! Reads of many rows, decoded while they arrive.
+
+use std::pin::pin;
+
+use backon::Retryable;
+use deadpool_postgres::Object;
+use futures_util::TryStreamExt;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::{Row, RowStream};
+use tracing::debug;
+
+use super::{Database, Param, typed};
+use crate::{Error, statement::Sql, transaction::Held};
+
+impl Database {
+    /// Runs a read of many rows on a connection of its own, and decodes each as it arrives, so that
+    /// the rows are never all in memory beside what is made of them. Transient failures are tried
+    /// again, from the beginning.
+    pub(crate) async fn read_all<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let started = Instant::now();
+        let values = (|| self.read_once(sql, params, &decode))
+            .retry(self.backoff())
+            .when(|error| self.may_ask_again(error, started))
+            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
+            .await?;
+        debug!(statement = sql.name, rows = values.len(), elapsed = ?started.elapsed(), "read");
+        Ok(values)
+    }
+
+    async fn read_once<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let late = |_| Error::StatementTimeout;
+        // Closed unless it is read to the end: what is left would delay whoever uses it next.
+        let connection = Held::new(self.connection().await?);
+        let rows = self.stream(connection.get()?, sql, params);
+        let mut rows = pin!(timeout(self.limits.statement, rows).await.map_err(late)??);
+        let mut values = Vec::new();
+        loop {
+            let row = timeout(self.limits.statement, rows.try_next()).await.map_err(late)??;
+            let Some(row) = row else { break };
+            values.push(decode(&row)?);
+            // Rows that are always there would keep the thread from others.
+            tokio::task::consume_budget().await;
+        }
+        connection.release();
+        Ok(values)
+    }
+
+    async fn stream(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        match self.prepare(connection, sql).await? {
+            Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
+            None => connection.query_typed_raw(self.statements.text(sql), typed(sql, params)).await,
+        }
+    }
+}
