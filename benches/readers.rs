@@ -4,8 +4,13 @@
 //! turns, and what is printed is the median of the rounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bench;
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::{future::Future, time::Instant};
 
+use bench::{Scale, crowd::Crowd, results};
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{olm::OlmMessageHash, store::CryptoStore};
@@ -35,11 +40,6 @@ async fn rate<F: Future<Output = ()> + Send + 'static>(
     reads as f64 / started.elapsed().as_secs_f64()
 }
 
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
-}
-
 async fn checkout(pool: &Pool, text: &str, types: &[Type]) {
     let connection = pool.get().await.unwrap();
     let statement = connection.prepare_typed_cached(text, types).await.unwrap();
@@ -47,7 +47,12 @@ async fn checkout(pool: &Pool, text: &str, types: &[Type]) {
     assert!(rows.is_empty());
 }
 
-async fn compare(name: &str, url: &str, tasks: usize, (rounds, reads): (usize, usize)) {
+async fn compare(
+    place: &str,
+    url: &str,
+    tasks: usize,
+    (rounds, reads): (usize, usize),
+) -> Crowd {
     // Without the cache, that each read asks.
     let config = PostgresStoreConfig::new(url, "bot").pool_max_size(8).cache_bytes(0);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
@@ -97,22 +102,25 @@ async fn compare(name: &str, url: &str, tasks: usize, (rounds, reads): (usize, u
         );
     }
     // The first round warms up.
-    let [checkout, shared, bare] = rates.map(|rates| median(rates[1..].to_vec()));
+    let [checkout, store, bare] = rates.map(|mut rates| rates.split_off(1));
+    let crowd = Crowd { place: place.to_owned(), tasks, checkout, store, bare };
+    let ([checkout, store, bare], [store_ratio, bare_ratio]) = crowd.summary();
     println!(
-        "{name:>6} {tasks:>3} tasks: a checkout each {checkout:>7.0}/s, the store {shared:>7.0}/s \
-         (×{:.2}), four bare connections {bare:>7.0}/s (×{:.2})",
-        shared / checkout,
-        bare / checkout
+        "{place:>11} {tasks:>3} tasks: a checkout each {checkout:>7.0}/s, the store {store:>7.0}/s \
+         (×{store_ratio:.2}), four bare connections {bare:>7.0}/s (×{bare_ratio:.2})"
     );
+    crowd
 }
 
 #[tokio::main]
 async fn main() {
-    let quick = std::env::args().any(|argument| argument == "--test");
-    let size = if quick { (1, 640) } else { (15, 20_000) };
+    let size = Scale::of_this_run().pick((1, 640), (5, 10_000), (15, 20_000));
     let database = testing::database().unwrap();
+    let mut crowds = Vec::new();
     for tasks in [1, 4, 64] {
-        compare("socket", &database.socket_url(), tasks, size).await;
-        compare("TCP", &database.url(), tasks, size).await;
+        for (place, url) in [("Unix socket", database.socket_url()), ("TCP", database.url())] {
+            crowds.push(compare(place, &url, tasks, size).await);
+        }
     }
+    results::write("readers", &crowds);
 }

@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bench::{bare, results};
+use bench::{bare, crowd::Crowd, results};
 
 fn main() {
     let Some(directory) = results::directory() else {
@@ -47,6 +47,7 @@ fn main() {
     page::aims(page, &days, &criterion, &bare);
     page::bot_day(page, &charts, &days, &costs);
     page::look_ups(page, &charts, &criterion, &bare, &distances);
+    page::readers(page, &results::read::<Vec<Crowd>>("readers").unwrap());
     page::saving(page, &charts, &criterion);
     page::disk(page, text("pg_test_fsync.txt"));
     let path = docs.join("benchmarks.md");

@@ -3,6 +3,7 @@
 
 pub mod bare;
 pub mod contenders;
+pub mod crowd;
 pub mod criterion_rounds;
 pub mod delay;
 pub mod results;

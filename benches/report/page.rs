@@ -10,6 +10,7 @@ use crate::{
     bench::{
         bare::Comparison,
         contenders::{Contender, DISTANCES, Distance},
+        crowd::Crowd,
     },
     chart,
 };
@@ -50,7 +51,9 @@ ratios are medians of the ratios of one turn.\n\n\
 over TCP, and behind a proxy that makes every round trip 0.5 or 1 ms longer.\n\
 - **SQLite** is `matrix-sdk-sqlite` as it is configured by default; it waits for the disk at each \
 commit, too. **memory** is the SDK's `MemoryStore`, which keeps nothing.\n\
-- *Encrypted*: opened with a passphrase.\n\n"
+- *Encrypted*: opened with a passphrase.\n\
+- A bot's day is lived by the account's owner, which answers from memory what it read or saved. Look-ups are \
+made by an observer, which keeps nothing: each of them asks the server.\n\n"
     )
     .unwrap();
     if quick {
@@ -165,6 +168,27 @@ pub fn look_ups(
     let distances = DISTANCES
         .map(|distance| format!("{} {}", distance.name(), time(distances[distance.name()])));
     writeln!(page, "{}.\n", distances.join(", ")).unwrap();
+}
+
+pub fn readers(page: &mut String, crowds: &[Crowd]) {
+    page.push_str(
+        "## Many readers\n\n\
+Point reads a second of tasks at once, on the store, which shares four connections, beside a checkout of \
+the pool for each read; plain, and without decoding.\n\n\
+| | tasks | a checkout each | the store | times | four bare connections | times |\n\
+|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for crowd in crowds {
+        let (rates, [store, bare]) = crowd.summary();
+        let [checkout, shared, connections] = rates.map(|rate| thousands(rate as usize));
+        let (place, tasks, store, bare) = (&crowd.place, crowd.tasks, digits(store), digits(bare));
+        writeln!(
+            page,
+            "| {place} | {tasks} | {checkout} | {shared} | {store} | {connections} | {bare} |"
+        )
+        .unwrap();
+    }
+    page.push('\n');
 }
 
 /// The number of imported keys, and the case.
