@@ -47,12 +47,7 @@ async fn checkout(pool: &Pool, text: &str, types: &[Type]) {
     assert!(rows.is_empty());
 }
 
-async fn compare(
-    place: &str,
-    url: &str,
-    tasks: usize,
-    (rounds, reads): (usize, usize),
-) -> Crowd {
+async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, usize)) -> Crowd {
     // Without the cache, that each read asks.
     let config = PostgresStoreConfig::new(url, "bot").pool_max_size(8).cache_bytes(0);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();

@@ -3,8 +3,8 @@
 
 pub mod bare;
 pub mod contenders;
-pub mod crowd;
 pub mod criterion_rounds;
+pub mod crowd;
 pub mod delay;
 pub mod results;
 pub mod statistics;
