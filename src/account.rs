@@ -1,57 +1,28 @@
-//! Claims the account's row and its cipher at open, and holds what an open account consists of.
+//! An account that is open: what it consists of, and its writes.
 
 mod claim;
+mod find;
 mod read;
 
-use std::{
-    future::Future,
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use backon::Retryable;
-use deadpool_postgres::Object;
 use matrix_sdk_crypto::CryptoStoreError;
 use tokio::task::spawn_blocking;
-use tokio_postgres::{
-    Row,
-    error::SqlState,
-    types::{ToSql, Type},
-};
-use tracing::warn;
+use tokio_postgres::Row;
 
 pub(crate) use self::read::Group;
 use crate::{
-    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, Error, OpenStoreError, PostgresStoreConfig,
     atomically::{Scope, parts},
     batch::{Batch, Cell},
-    cache::{Cache, Pending, Place},
-    codec::{Codec, SealedCipher},
-    connection::{Database, Param, is_transient},
-    migrations,
+    cache::{Cache, Effect, Pending, Place},
+    codec::Codec,
+    connection::{Database, Param},
     ownership::{Ownership, Tokens},
     presence::Presence,
-    schema::Schema,
     statement::Sql,
     writer::{Lane, Writer},
 };
-
-/// The oldest server that the tests pass on.
-const OLDEST_SERVER: i32 = 13;
-
-/// One statement tells all that opening needs, when the schema is there.
-const PROBE: &str = "
-SELECT current_setting('server_version_num')::int4 / 10000, m.version, m.compatible_with,
-       a.id, a.secret_kind, a.cipher, a.cipher_written_by,
-       pg_is_in_recovery(), current_setting('fsync') = 'on'
-           AND current_setting('synchronous_commit') <> 'off'
-FROM (SELECT coalesce(max(version), 0) AS version, max(compatible_with) AS compatible_with
-      FROM {schema}.schema_migrations) m
-LEFT JOIN {schema}.accounts a ON a.name = $1";
-
-const INSERT: &str = "
-INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
-VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
 
 /// An account that is open: where its rows are, how they are sealed, and who writes them.
 pub(crate) struct OpenAccount {
@@ -85,9 +56,7 @@ impl OpenAccount {
         config: &PostgresStoreConfig,
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
-        // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-        let find = || find(&database, config);
-        let (id, codec) = find.retry(database.backoff()).when(may_pass).await?;
+        let (id, codec) = find::find(&database, config).await?;
         let (owner, presence) = match config.access {
             Access::Observe => {
                 (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
@@ -148,14 +117,16 @@ impl OpenAccount {
         self.stage(move |pending| stage(Staging { codec, pending })).await
     }
 
-    /// Writes one row of a statement that needs no values, and that the cache knows nothing of.
+    /// Writes one row of a statement that needs no values; `effect` is what the cache is to know.
     pub(crate) async fn apply<const N: usize>(
         &self,
         sql: &'static Sql,
         key: [Cell; N],
+        effect: Option<Effect>,
     ) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(sql, key, []);
+        effect.into_iter().for_each(|effect| batch.note(effect));
         self.write(|_| std::future::ready(Ok(batch))).await
     }
 
@@ -236,142 +207,4 @@ impl OpenAccount {
     pub(crate) fn close_pool(&self) {
         self.database.close_pool();
     }
-}
-
-/// Whether it is worth another try; a server that cannot be reached is reported at once.
-fn may_pass(error: &OpenStoreError) -> bool {
-    matches!(error, OpenStoreError::Store(error) if is_transient(error))
-}
-
-async fn find(
-    database: &Database,
-    config: &PostgresStoreConfig,
-) -> Result<(i64, Codec), OpenStoreError> {
-    let schema = database.statements().schema();
-    let mut connection = database.connect().await?;
-    let name = &config.account;
-    let (id, cipher) = match probe(&mut connection, schema, config).await? {
-        Some(found) => found,
-        None if config.access == Access::Observe => {
-            return Err(OpenStoreError::AccountNotFound { account: name.clone() });
-        }
-        None => {
-            // Derived before the row exists, so that nobody ever sees a half-made account.
-            let cipher = SealedCipher::create(name, config.secret.clone()).await?;
-            let params: [(&(dyn ToSql + Sync), Type); 4] = [
-                (name, Type::TEXT),
-                (&cipher.secret_kind, Type::INT2),
-                (&cipher.bytes, Type::BYTEA),
-                (&cipher.written_by, Type::INT2),
-            ];
-            connection
-                .execute_typed(&schema.qualify(INSERT), &params)
-                .await
-                .map_err(|error| OpenStoreError::refused(error.into(), "creating the account"))?;
-            // Another process may have been first: what counts is what is there.
-            probe(&mut connection, schema, config).await?.ok_or_else(|| {
-                OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
-            })?
-        }
-    };
-    drop(connection);
-    Ok((id, cipher.open(name, config.secret.clone()).await?))
-}
-
-/// Checks server and schema, migrates if that is needed and allowed, and looks the account up.
-async fn probe(
-    connection: &mut Object,
-    schema: &Schema,
-    config: &PostgresStoreConfig,
-) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
-    for migrated in [false, true] {
-        let (server, version, compatible_with, stored, durable) =
-            match look(connection, schema, &config.account).await {
-                Ok(found) => found,
-                Err(error) if is_missing(&error) => {
-                    (server_version(connection).await?, 0, 0, None, Durability::GOOD)
-                }
-                Err(error) => {
-                    return Err(OpenStoreError::refused(error, "reading the schema's tables"));
-                }
-            };
-        if config.access != Access::Observe {
-            durable.check(config)?;
-        }
-        if server < OLDEST_SERVER {
-            return Err(OpenStoreError::ServerTooOld { found: server, required: OLDEST_SERVER });
-        }
-        let (found, required) = (version, migrations::CURRENT);
-        if found > required && compatible_with > required {
-            return Err(OpenStoreError::SchemaTooNew { found, supported: required });
-        }
-        if found >= required {
-            return Ok(stored);
-        }
-        if migrated || !config.run_migrations || config.access == Access::Observe {
-            return Err(OpenStoreError::MigrationsPending { found, required });
-        }
-        migrations::run(connection, schema).await?;
-    }
-    Ok(None)
-}
-
-type Found = (i32, i32, i32, Option<(i64, SealedCipher)>, Durability);
-
-/// Whether a commit on the server is there to stay.
-struct Durability {
-    is_standby: bool,
-    is_safe: bool,
-}
-
-impl Durability {
-    const GOOD: Self = Self { is_standby: false, is_safe: true };
-
-    /// Refuses a standby, and warns once of a server that may forget commits.
-    fn check(&self, config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
-        static WARNED: Once = Once::new();
-        if self.is_standby {
-            return Err(OpenStoreError::ReadOnlyServer);
-        }
-        if !self.is_safe && !config.accept_unsafe_durability {
-            WARNED.call_once(|| {
-                warn!(
-                    "the server runs with fsync or synchronous_commit off: a crash of it may set \
-                     ratchets back, so that messages are encrypted twice with one key or can no \
-                     longer be read; switch both on, or say accept_unsafe_durability(true)"
-                );
-            });
-        }
-        Ok(())
-    }
-}
-
-async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found, DatabaseError> {
-    let rows = connection.query_typed(&schema.qualify(PROBE), &[(&name, Type::TEXT)]).await?;
-    let Some(row) = rows.first() else { return Ok((0, 0, 0, None, Durability::GOOD)) };
-    let stored = match row.try_get(3)? {
-        Some(id) => Some((
-            id,
-            SealedCipher {
-                secret_kind: row.try_get(4)?,
-                bytes: row.try_get(5)?,
-                written_by: row.try_get(6)?,
-            },
-        )),
-        None => None,
-    };
-    let compatible_with: Option<i32> = row.try_get(2)?;
-    let durability = Durability { is_standby: row.try_get(7)?, is_safe: row.try_get(8)? };
-    Ok((row.try_get(0)?, row.try_get(1)?, compatible_with.unwrap_or(0), stored, durability))
-}
-
-fn is_missing(error: &DatabaseError) -> bool {
-    error.has_code(&SqlState::UNDEFINED_TABLE) || error.has_code(&SqlState::INVALID_SCHEMA_NAME)
-}
-
-async fn server_version(connection: &Object) -> Result<i32, OpenStoreError> {
-    let sql = "SELECT current_setting('server_version_num')::int4 / 10000";
-    let rows = connection.query_typed(sql, &[]).await.map_err(DatabaseError::from)?;
-    let Some(row) = rows.first() else { return Ok(0) };
-    Ok(row.try_get(0).map_err(DatabaseError::from)?)
 }

@@ -21,7 +21,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use self::{
     keys::Keys,
-    memory::{Asked, Memory},
+    memory::{Memory, Question},
 };
 pub(crate) use self::{
     pending::{Changed, Pending},
@@ -111,14 +111,7 @@ pub(crate) enum Answer {
 pub(crate) struct Ticket {
     cache: Arc<Cache>,
     place: Place,
-    /// When the cache, and when the table last changed.
-    epochs: (u64, u64),
-    /// How many of the table's keys the caller is to fetch as well, if any.
-    pub(crate) wants_keys: Option<i64>,
-    /// What is worth fetching with it.
-    pub(crate) neighbours: Option<Neighbours>,
-    /// Whether others are fetching the rows of the place, or they are too many to be kept.
-    pub(crate) is_busy: bool,
+    pub(crate) question: Question,
 }
 
 impl Ticket {
@@ -154,8 +147,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let cache = self.cache.clone();
-        cache.with(|memory| memory.settle(self));
+        self.cache.with(|memory| memory.settle(self));
     }
 }
 
@@ -185,14 +177,12 @@ impl Cache {
 
     /// What is known of the place, or `None` when nothing ever is.
     pub(crate) fn look(self: &Arc<Self>, place: &Place) -> Option<Answer> {
-        let asked = match self.lock().as_mut()?.look(place) {
-            Ok(rows) => return Some(Answer::Known(rows)),
-            Err(asked) => asked,
-        };
-        let Asked { epochs, wants_keys, neighbours, is_busy } = asked;
-        let (cache, place) = (self.clone(), place.clone());
-        let ticket = Ticket { cache, place, epochs, wants_keys, neighbours, is_busy };
-        Some(Answer::Ask(ticket))
+        Some(match self.lock().as_mut()?.look(place) {
+            Ok(rows) => Answer::Known(rows),
+            Err(question) => {
+                Answer::Ask(Ticket { cache: self.clone(), place: place.clone(), question })
+            }
+        })
     }
 
     /// What is known of the place, for one who will not ask.

@@ -3,7 +3,7 @@
 
 mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use deadpool::managed::Manager as _;
@@ -215,11 +215,7 @@ impl Database {
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let started = Instant::now();
-        let rows = (|| self.query_once(sql, params))
-            .retry(self.backoff())
-            .when(|error| self.may_ask_again(error, started))
-            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
-            .await?;
+        let rows = self.until_answered(sql, || self.query_once(sql, params)).await?;
         debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
         Ok(rows)
     }
@@ -229,11 +225,8 @@ impl Database {
         &self,
         asks: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let started = Instant::now();
-        (|| self.query_together_once(asks))
-            .retry(self.backoff())
-            .when(|error| self.may_ask_again(error, started))
-            .await
+        let Some((first, _)) = asks.first() else { return Ok(Vec::new()) };
+        self.until_answered(first, || self.query_together_once(asks)).await
     }
 
     async fn query_together_once(
@@ -274,14 +267,28 @@ impl Database {
             }
             answer
         };
-        let started = Instant::now();
-        once.retry(self.backoff()).when(|error| self.may_ask_again(error, started)).await
+        self.until_answered(sql, once).await
     }
 
-    /// Also what was not answered in time: asked again, it does no harm.
-    fn may_ask_again(&self, error: &Error, started: Instant) -> bool {
-        (is_transient(error) || matches!(error, Error::StatementTimeout))
-            && started.elapsed() < self.limits.retry
+    /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
+    /// does no harm.
+    async fn until_answered<T, F>(
+        &self,
+        sql: &'static Sql,
+        ask: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let started = Instant::now();
+        let may_ask_again = |error: &Error| {
+            (is_transient(error) || matches!(error, Error::StatementTimeout))
+                && started.elapsed() < self.limits.retry
+        };
+        ask.retry(self.backoff())
+            .when(may_ask_again)
+            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
+            .await
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.

@@ -87,18 +87,17 @@ impl OpenAccount {
         place: &Place,
         params: &[Param<'_>],
     ) -> Result<Arc<Rows>, Error> {
-        match self.look(place)? {
-            Known::Here(rows) => Ok(rows),
-            Known::Ask(ticket) => self.fetch(group, place, &ticket, params).await,
-            Known::InTransaction(scope) => {
-                let rows = Arc::new(parse(group.table, &self.query(group.rows, params).await?)?);
-                scope.pending().fill(place, rows.clone());
-                Ok(rows)
-            }
-            Known::Nothing => {
-                Ok(Arc::new(parse(group.table, &self.query(group.rows, params).await?)?))
-            }
+        let changed_in = match self.look(place)? {
+            Known::Here(rows) => return Ok(rows),
+            Known::Ask(ticket) => return self.fetch(group, place, &ticket, params).await,
+            Known::InTransaction(scope) => Some(scope),
+            Known::Nothing => None,
+        };
+        let rows = Arc::new(parse(group.table, &self.query(group.rows, params).await?)?);
+        if let Some(scope) = changed_in {
+            scope.pending().fill(place, rows.clone());
         }
+        Ok(rows)
     }
 
     /// Reads one row of a place, with a statement of its own where it does not pay to read them all:
@@ -113,7 +112,7 @@ impl OpenAccount {
     ) -> Result<Option<Arc<Stored>>, Error> {
         let rows = match self.look(place)? {
             Known::Here(rows) => rows,
-            Known::Ask(ticket) if !ticket.is_busy => {
+            Known::Ask(ticket) if !ticket.question.is_busy => {
                 self.fetch(group, place, &ticket, params).await?
             }
             Known::Ask(ticket) => {
@@ -196,11 +195,11 @@ impl OpenAccount {
             Some(scope) if scope.has_begun().await => Some(scope),
             _ => None,
         };
-        let most_keys = ticket.wants_keys.unwrap_or(0);
+        let most_keys = ticket.question.wants_keys.unwrap_or(0);
         // Within a transaction, others would learn what it has not committed.
         let shrunk = begun.as_ref().is_some_and(|scope| scope.pending().has_shrunk(group.table));
-        let keys = group.keys.filter(|_| ticket.wants_keys.is_some() && !shrunk);
-        let neighbours = group.neighbours.zip(ticket.neighbours.as_ref());
+        let keys = group.keys.filter(|_| ticket.question.wants_keys.is_some() && !shrunk);
+        let neighbours = group.neighbours.zip(ticket.question.neighbours.as_ref());
         let neighbours = neighbours.filter(|_| begun.is_none());
         let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::Place;
+
 /// The bytes of a fingerprint.
 const WIDTH: usize = 8;
 
@@ -29,15 +31,15 @@ impl Keys {
         Self::Known(fingerprints.collect())
     }
 
-    /// Whether it is sure that the table has nothing with this fingerprint.
-    pub(super) fn lack(&self, fingerprint: u64) -> bool {
-        matches!(self, Self::Known(keys) if !keys.contains(&fingerprint))
+    /// Whether it is sure that the table has nothing at the place.
+    pub(super) fn lack(&self, place: &Place) -> bool {
+        matches!(self, Self::Known(keys) if !keys.contains(&place.fingerprint()))
     }
 
-    /// A key that was committed. One that is deleted stays: it is only asked for in vain.
-    pub(super) fn add(&mut self, fingerprint: u64, most: usize) {
+    /// A place that was committed. One that is deleted stays: it is only asked for in vain.
+    pub(super) fn add(&mut self, place: &Place, most: usize) {
         if let Self::Known(keys) | Self::Coming(keys) = self {
-            keys.insert(fingerprint);
+            keys.insert(place.fingerprint());
             if keys.len() > most {
                 *self = Self::TooMany;
             }

@@ -23,12 +23,16 @@ struct Table {
     keys: Keys,
 }
 
-/// The parts of a [`Ticket`] that memory knows.
-pub(super) struct Asked {
-    pub(super) epochs: (u64, u64),
-    pub(super) wants_keys: Option<i64>,
-    pub(super) neighbours: Option<Neighbours>,
-    pub(super) is_busy: bool,
+/// What to ask the database for, where memory does not know.
+pub(crate) struct Question {
+    /// When the cache, and when the table last changed.
+    epochs: (u64, u64),
+    /// How many of the table's keys the caller is to fetch as well, if any.
+    pub(crate) wants_keys: Option<i64>,
+    /// What is worth fetching with it.
+    pub(crate) neighbours: Option<Neighbours>,
+    /// Whether others are fetching the rows of the place, or they are too many to be kept.
+    pub(crate) is_busy: bool,
 }
 
 /// More places are not remembered as too large.
@@ -66,14 +70,14 @@ impl Memory {
         }
     }
 
-    pub(super) fn look(&mut self, place: &Place) -> Result<Arc<Rows>, Asked> {
+    pub(super) fn look(&mut self, place: &Place) -> Result<Arc<Rows>, Question> {
         self.run.begin(place.table);
         if let Some(group) = self.groups.get(place) {
             self.run.hit();
             return Ok(group.rows.clone());
         }
         let table = self.tables.entry(place.table).or_default();
-        if table.keys.lack(place.fingerprint()) {
+        if table.keys.lack(place) {
             return Ok(Arc::default());
         }
         // One more than are kept, to see that they are too many.
@@ -85,7 +89,7 @@ impl Memory {
         let epochs = (self.epoch, table.epoch);
         let neighbours = self.run.ask(place);
         let is_busy = self.large.contains(place) || !self.coming.insert(place.clone());
-        Err(Asked { epochs, wants_keys, neighbours, is_busy })
+        Err(Question { epochs, wants_keys, neighbours, is_busy })
     }
 
     pub(super) fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
@@ -93,12 +97,12 @@ impl Memory {
             return Some(group.rows.clone());
         }
         let table = self.tables.get(place.table)?;
-        table.keys.lack(place.fingerprint()).then(Arc::default)
+        table.keys.lack(place).then(Arc::default)
     }
 
     pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
         let table = self.tables.get(ticket.place.table).map_or(0, |table| table.epoch);
-        ticket.epochs == (self.epoch, table)
+        ticket.question.epochs == (self.epoch, table)
     }
 
     /// Keeps the rows of a place, and lets go of what was not asked for the longest.
@@ -141,13 +145,13 @@ impl Memory {
     }
 
     pub(super) fn fill_keys(&mut self, ticket: &Ticket, keys: Keys) {
-        if ticket.epochs.0 == self.epoch {
+        if ticket.question.epochs.0 == self.epoch {
             self.tables.entry(ticket.place.table).or_default().keys.come(keys);
         }
     }
 
     pub(super) fn ask_for_less(&mut self, ticket: &Ticket) {
-        if ticket.wants_keys.is_some() {
+        if ticket.question.wants_keys.is_some() {
             self.fill_keys(ticket, Keys::TooMany);
         }
         self.run.give_up();
@@ -156,7 +160,7 @@ impl Memory {
     /// Whoever held the ticket fetches nothing any more.
     pub(super) fn settle(&mut self, ticket: &Ticket) {
         self.coming.remove(&ticket.place);
-        if ticket.wants_keys.is_some() {
+        if ticket.question.wants_keys.is_some() {
             self.fill_keys(ticket, Keys::Unknown);
         }
     }
@@ -209,7 +213,7 @@ impl Memory {
     fn has(&mut self, place: &Place) {
         let table = self.tables.entry(place.table).or_default();
         table.epoch += 1;
-        table.keys.add(place.fingerprint(), self.most_keys);
+        table.keys.add(place, self.most_keys);
     }
 
     pub(super) fn see_maintenance(&mut self, generation: i64) {

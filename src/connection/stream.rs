@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use backon::Retryable;
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use tokio::time::{Instant, timeout};
@@ -23,11 +22,7 @@ impl Database {
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let started = Instant::now();
-        let values = (|| self.read_once(sql, params, &decode))
-            .retry(self.backoff())
-            .when(|error| self.may_ask_again(error, started))
-            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
-            .await?;
+        let values = self.until_answered(sql, || self.read_once(sql, params, &decode)).await?;
         debug!(statement = sql.name, rows = values.len(), elapsed = ?started.elapsed(), "read");
         Ok(values)
     }

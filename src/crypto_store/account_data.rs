@@ -203,10 +203,8 @@ pub(super) fn stage_dehydrated_device_key(
 
 pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Result<(), Error> {
     let item = Item::DehydratedDeviceKey;
-    let mut batch = Batch::default();
-    batch.put(&DELETE, [Cell::Int(item as i32)], []);
-    batch.note(Effect::Put(item.place(&account.codec), Vec::new(), None));
-    account.write(|_| std::future::ready(Ok(batch))).await
+    let effect = Effect::Put(item.place(&account.codec), Vec::new(), None);
+    account.apply(&DELETE, [Cell::Int(item as i32)], Some(effect)).await
 }
 
 async fn get<T: DeserializeOwned>(account: &OpenAccount, item: Item) -> Result<Option<T>, Error> {

@@ -50,8 +50,5 @@ pub(super) fn stage_version(batch: &mut Batch, codec: &Codec, version: &str) -> 
 
 /// Makes all sessions need a backup, whatever their number.
 pub(super) async fn reset(account: &OpenAccount) -> Result<(), Error> {
-    let mut batch = Batch::default();
-    batch.put(&RETIRE, [], []);
-    batch.note(Effect::TouchAll(inbound_group_sessions::TABLE));
-    account.write(|_| std::future::ready(Ok(batch))).await
+    account.apply(&RETIRE, [], Some(Effect::TouchAll(inbound_group_sessions::TABLE))).await
 }

@@ -39,5 +39,5 @@ pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Res
 
 pub(super) async fn remove(account: &OpenAccount, key: &str) -> Result<(), Error> {
     let key = account.codec.key(TABLE, key);
-    account.apply(&DELETE, [key.into()]).await
+    account.apply(&DELETE, [key.into()], None).await
 }

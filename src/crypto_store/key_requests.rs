@@ -97,10 +97,7 @@ pub(super) async fn unsent(account: &OpenAccount) -> Result<Vec<GossipRequest>, 
 
 pub(super) async fn delete(account: &OpenAccount, request_id: &TransactionId) -> Result<(), Error> {
     let request_id = key(&account.codec, request_id);
-    let mut batch = Batch::default();
-    batch.put(&DELETE, [request_id.into()], []);
-    batch.note(Effect::Touch(unsent_place()));
-    account.write(|_| std::future::ready(Ok(batch))).await
+    account.apply(&DELETE, [request_id.into()], Some(Effect::Touch(unsent_place()))).await
 }
 
 /// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one

@@ -53,7 +53,7 @@ pub(super) async fn by_name(
 
 pub(super) async fn delete(account: &OpenAccount, name: &SecretName) -> Result<(), Error> {
     let name = account.codec.key(TABLE, name.as_str());
-    account.apply(&DELETE, [name.into()]).await
+    account.apply(&DELETE, [name.into()], None).await
 }
 
 pub(super) fn stage(
