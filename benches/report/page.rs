@@ -71,32 +71,19 @@ made by an observer, which keeps nothing: each of them asks the server.\n\n"
 
 /// What the project aims at, and what was measured.
 pub fn aims(page: &mut String, days: &Days, criterion: &BTreeMap<String, Case>, bare: &Comparison) {
-    let day = days.sum(|_| true);
     let import = import(criterion).1;
     let mut row = |aim: &str, limit: &str, value: f64| {
         writeln!(page, "| {aim} | {limit} | {} |", digits(value)).unwrap();
     };
-    row(
-        "a day, 1 ms away, beside SQLite",
-        "at most 1",
-        day.ratio(postgres(Distance::Millisecond), SQLITE),
-    );
-    row(
-        "a day, Unix socket, beside SQLite",
-        "at most 0.5",
-        day.ratio(postgres(Distance::Unix), SQLITE),
-    );
-    let small = days.sum(in_small_rooms);
-    row(
-        "a day without the room of 5 000, 1 ms away",
-        "",
-        small.ratio(postgres(Distance::Millisecond), SQLITE),
-    );
-    row(
-        "a day without the room of 5 000, Unix socket",
-        "",
-        small.ratio(postgres(Distance::Unix), SQLITE),
-    );
+    for (what, day, limits) in [
+        ("a day", days.sum(|_| true), ["at most 1", "at most 0.5"]),
+        ("a day without the room of 5 000", days.sum(in_small_rooms), ["", ""]),
+    ] {
+        for (distance, limit) in [Distance::Millisecond, Distance::Unix].into_iter().zip(limits) {
+            let aim = format!("{what}, {}, beside SQLite", distance.name());
+            row(&aim, limit, day.ratio(postgres(distance), SQLITE));
+        }
+    }
     row(
         "rate of an import, beside SQLite",
         "at least 1.5",

@@ -6,7 +6,7 @@ use matrix_sdk_crypto::{
     DeviceData, GossipRequest, SecretInfo,
     olm::{
         Account, InboundGroupSession, OlmMessageHash, OutboundGroupSession,
-        PrivateCrossSigningIdentity, SenderData, SenderDataType, Session,
+        PrivateCrossSigningIdentity, SenderDataType, Session,
     },
     store::{
         CryptoStore,
@@ -17,36 +17,16 @@ use matrix_sdk_crypto::{
         },
     },
     testing::get_other_identity,
-    types::{
-        EventEncryptionAlgorithm,
-        events::{
-            ToDeviceEvent,
-            room_key_bundle::RoomKeyBundleContent,
-            room_key_withheld::{
-                CommonWithheldCodeContent, MegolmV1AesSha2WithheldContent, RoomKeyWithheldContent,
-            },
-        },
-        requests::ToDeviceRequest,
-    },
-    vodozemac::{
-        Curve25519PublicKey,
-        megolm::{GroupSession, SessionConfig},
-    },
+    vodozemac::Curve25519PublicKey,
 };
 use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{
-    DeviceId, MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedTransactionId, RoomId, TransactionId,
-    UserId, device_id,
-    events::{
-        room::{EncryptedFile, V2EncryptedFileInfo},
-        secret::request::SecretName,
-    },
-    room_id,
-    serde::Raw,
-    to_device::DeviceIdOrAllDevices,
-    user_id,
+    DeviceId, MilliSecondsSinceUnixEpoch, OwnedTransactionId, RoomId, UserId, device_id,
+    events::secret::request::SecretName, room_id, user_id,
 };
 use serde_json::json;
+
+use super::values;
 
 pub const BACKUP_VERSION: &str = "clandestine-backup-version";
 pub const CUSTOM_KEY: &str = "clandestine-custom-key";
@@ -96,26 +76,9 @@ impl Fixture {
     pub async fn new() -> Self {
         let account = Account::with_device_id(own_user(), own_device());
         let mut bob = Account::with_device_id(other_user(), device_id!("BOBSDEVICE"));
-        bob.generate_one_time_keys(1);
-        let one_time_key = *bob.one_time_keys().values().next().unwrap();
-        let olm_session = account
-            .create_outbound_session_helper(
-                Default::default(),
-                bob.identity_keys().curve25519,
-                one_time_key,
-                false,
-                account.device_keys(),
-            )
-            .unwrap();
+        let olm_session = values::olm_session(&account, &mut bob);
         let (outbound, inbound) = account.create_group_session_pair_with_defaults(room()).await;
-        let content = json!({ "body": EVENT_BODY });
-        let request = ToDeviceRequest::new(
-            other_user(),
-            DeviceIdOrAllDevices::AllDevices,
-            "m.dummy",
-            Raw::from_json(serde_json::value::to_raw_value(&content).unwrap()),
-        );
-        outbound.add_request(TransactionId::new(), request.into(), Default::default());
+        values::add_request(&outbound, other_user(), &json!({ "body": EVENT_BODY }));
         Self {
             identity: PrivateCrossSigningIdentity::new(own_user().to_owned()),
             backup_key: BackupDecryptionKey::new(),
@@ -198,22 +161,7 @@ pub fn inbound_session(
     room_id: &RoomId,
     kind: SenderDataType,
 ) -> InboundGroupSession {
-    let sender_data = match kind {
-        SenderDataType::DeviceInfo => SenderData::device_info(account.device_keys()),
-        _ => SenderData::unknown(),
-    };
-    InboundGroupSession::new(
-        account.identity_keys().curve25519,
-        account.identity_keys().ed25519,
-        room_id,
-        &GroupSession::new(SessionConfig::default()).session_key(),
-        sender_data,
-        None,
-        EventEncryptionAlgorithm::MegolmV1AesSha2,
-        None,
-        false,
-    )
-    .unwrap()
+    values::room_key(account, room_id, &values::megolm_ratchet(), kind)
 }
 
 pub fn key_request(id: &str, info: SecretInfo, sent_out: bool) -> GossipRequest {
@@ -226,24 +174,10 @@ pub fn key_request(id: &str, info: SecretInfo, sent_out: bool) -> GossipRequest 
 }
 
 pub fn withheld(session_id: &str, sender_key: Curve25519PublicKey) -> RoomKeyWithheldEntry {
-    let content = CommonWithheldCodeContent::new(
-        room().to_owned(),
-        session_id.to_owned(),
-        sender_key,
-        own_device().to_owned(),
-    );
-    let content = MegolmV1AesSha2WithheldContent::Unverified(content.into());
-    let content = RoomKeyWithheldContent::MegolmV1AesSha2(content);
-    ToDeviceEvent::new(other_user().to_owned(), content).into()
+    let (sender, device) = (other_user(), own_device().to_owned());
+    values::withheld(room(), session_id, sender, sender_key, device)
 }
 
 fn bundle() -> StoredRoomKeyBundleData {
-    let info = V2EncryptedFileInfo::encode([7; 32], [8; 16]).into();
-    let file = EncryptedFile::new(BUNDLE_URI.into(), info, Default::default());
-    StoredRoomKeyBundleData {
-        sender_user: other_user().to_owned(),
-        sender_key: Curve25519PublicKey::from_bytes([9; 32]),
-        sender_data: SenderData::unknown(),
-        bundle_data: RoomKeyBundleContent { room_id: OwnedRoomId::from(room()), file },
-    }
+    values::bundle(room(), other_user(), BUNDLE_URI, [7, 9])
 }

@@ -8,6 +8,7 @@ pub mod machine;
 pub mod needles;
 pub mod proxy;
 pub mod reads;
+pub mod values;
 
 use matrix_sdk_postgres::{Access, PostgresCryptoStore, PostgresStoreConfig};
 

@@ -1,35 +1,17 @@
-//! How single values are made, where upstream needs more than a constructor.
+//! The values of the universe, in their forms.
 
 use matrix_sdk_crypto::{
     UserIdentityData,
-    olm::{Account, InboundGroupSession, OutboundGroupSession, SenderData, Session},
+    olm::{Account, InboundGroupSession, OutboundGroupSession, SenderDataType},
     store::types::{RoomKeyWithheldEntry, StoredRoomKeyBundleData},
     testing::get_other_identity,
-    types::{
-        EventEncryptionAlgorithm,
-        events::{
-            ToDeviceEvent,
-            room_key_bundle::RoomKeyBundleContent,
-            room_key_withheld::{
-                CommonWithheldCodeContent, MegolmV1AesSha2WithheldContent, RoomKeyWithheldContent,
-            },
-        },
-        requests::ToDeviceRequest,
-    },
-    vodozemac::{
-        Curve25519PublicKey,
-        megolm::{GroupSession, SessionConfig},
-    },
+    vodozemac::{Curve25519PublicKey, megolm::GroupSession},
 };
-use ruma::{
-    RoomId, TransactionId, UserId,
-    events::room::{EncryptedFile, V2EncryptedFileInfo},
-    serde::Raw,
-    to_device::DeviceIdOrAllDevices,
-};
+use ruma::{RoomId, UserId};
 use serde_json::json;
 
-use crate::universe::device_id;
+pub use crate::common::values::{megolm_ratchet, olm_session};
+use crate::{common::values, universe::device_id};
 
 /// Upstream gives one identity: its user and a flag are replaced. Nobody looks at the signatures.
 pub fn identity(user_id: &UserId, form: u8) -> UserIdentityData {
@@ -43,60 +25,21 @@ pub fn identity(user_id: &UserId, form: u8) -> UserIdentityData {
     serde_json::from_str(&text).unwrap()
 }
 
-pub fn olm_session(own: &Account, sender: &mut Account) -> Session {
-    sender.generate_one_time_keys(1);
-    let one_time_key = *sender.one_time_keys().values().next().unwrap();
-    let session = own.create_outbound_session_helper(
-        Default::default(),
-        sender.identity_keys().curve25519,
-        one_time_key,
-        false,
-        own.device_keys(),
-    );
-    session.unwrap()
-}
-
-pub fn megolm_ratchet() -> GroupSession {
-    GroupSession::new(SessionConfig::default())
-}
-
 pub fn room_key(
     sender: &Account,
     room_id: &RoomId,
     ratchet: &GroupSession,
     is_device_known: bool,
 ) -> InboundGroupSession {
-    let sender_data = if is_device_known {
-        SenderData::device_info(sender.device_keys())
-    } else {
-        SenderData::unknown()
-    };
-    InboundGroupSession::new(
-        sender.identity_keys().curve25519,
-        sender.identity_keys().ed25519,
-        room_id,
-        &ratchet.session_key(),
-        sender_data,
-        None,
-        EventEncryptionAlgorithm::MegolmV1AesSha2,
-        None,
-        false,
-    )
-    .unwrap()
+    let kind =
+        if is_device_known { SenderDataType::DeviceInfo } else { SenderDataType::UnknownDevice };
+    values::room_key(sender, room_id, ratchet, kind)
 }
 
 pub async fn outbound_session(own: &Account, room_id: &RoomId, form: u8) -> OutboundGroupSession {
     let (session, _) = own.create_group_session_pair_with_defaults(room_id).await;
     if form > 0 {
-        // Raw JSON, which not every form of serialisation keeps.
-        let content = json!({ "body": form });
-        let request = ToDeviceRequest::new(
-            own.user_id(),
-            DeviceIdOrAllDevices::AllDevices,
-            "m.dummy",
-            Raw::from_json(serde_json::value::to_raw_value(&content).unwrap()),
-        );
-        session.add_request(TransactionId::new(), request.into(), Default::default());
+        values::add_request(&session, own.user_id(), &json!({ "body": form }));
     }
     session
 }
@@ -107,24 +50,10 @@ pub fn withheld(
     sender: &UserId,
     form: u8,
 ) -> RoomKeyWithheldEntry {
-    let content = CommonWithheldCodeContent::new(
-        room_id.to_owned(),
-        session_id.to_owned(),
-        Curve25519PublicKey::from_bytes([form; 32]),
-        device_id(1, 0),
-    );
-    let content = MegolmV1AesSha2WithheldContent::Unverified(content.into());
-    let content = RoomKeyWithheldContent::MegolmV1AesSha2(content);
-    ToDeviceEvent::new(sender.to_owned(), content).into()
+    let sender_key = Curve25519PublicKey::from_bytes([form; 32]);
+    values::withheld(room_id, session_id, sender, sender_key, device_id(1, 0))
 }
 
 pub fn bundle(room_id: &RoomId, sender: &UserId, form: u8) -> StoredRoomKeyBundleData {
-    let info = V2EncryptedFileInfo::encode([form; 32], [8; 16]).into();
-    let file = EncryptedFile::new("mxc://example.org/bundle".into(), info, Default::default());
-    StoredRoomKeyBundleData {
-        sender_user: sender.to_owned(),
-        sender_key: Curve25519PublicKey::from_bytes([form; 32]),
-        sender_data: SenderData::unknown(),
-        bundle_data: RoomKeyBundleContent { room_id: room_id.to_owned(), file },
-    }
+    values::bundle(room_id, sender, "mxc://example.org/bundle", [form, form])
 }

@@ -1,7 +1,9 @@
 //! One account, one owner.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod set_back;
 
 use std::time::Duration;
 
@@ -251,98 +253,6 @@ async fn statements_do_nothing_without_the_guard() {
         writes += 1;
     }
     assert!(writes >= 20, "only {writes} writes are guarded");
-}
-
-/// A restored dump has the tokens and the counts of its time.
-#[tokio::test]
-async fn a_database_that_was_set_back_is_noticed() {
-    let database = testing::database().unwrap();
-    let url = database.url();
-    let client = connect(&url).await;
-    let store = Mode::Plain.open(&url, "bot").await;
-    set(&store, b"first").await.unwrap();
-    let witness = store.commit_count().await.unwrap();
-    client
-        .batch_execute("CREATE TABLE backup AS SELECT * FROM matrix_sdk.account_owners")
-        .await
-        .unwrap();
-    store.close().await.unwrap();
-    store.reopen().await.unwrap();
-    set(&store, b"second").await.unwrap();
-    assert!(store.commit_count().await.unwrap() > witness);
-
-    // A standby that lacks the last commits has the same token, and a smaller count.
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
-    assert_matches!(set(&store, b"third").await, Err(Error::Rewound));
-    assert_matches!(store.reopen().await, Err(Error::Rewound));
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.custom_values").await, 1);
-
-    // An older backup has an older token of ours, too.
-    let store = Mode::Plain.open(&url, "bot").await;
-    client
-        .batch_execute(
-            "DELETE FROM backup; INSERT INTO backup SELECT * FROM matrix_sdk.account_owners",
-        )
-        .await
-        .unwrap();
-    store.close().await.unwrap();
-    store.reopen().await.unwrap();
-    client
-        .batch_execute("UPDATE matrix_sdk.account_owners SET token = (SELECT token FROM backup)")
-        .await
-        .unwrap();
-    assert_matches!(set(&store, b"fourth").await, Err(Error::Rewound));
-}
-
-/// Its owner is one that the store has never heard of; still, nobody took anything over.
-#[tokio::test]
-async fn a_backup_older_than_the_opening_is_noticed() {
-    const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
-                            UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
-    let database = testing::database().unwrap();
-    let url = database.url();
-    let client = connect(&url).await;
-    let config = |interval| Mode::Plain.config(&url, "bot").heartbeat_interval(interval);
-
-    let store = open(config(Duration::from_secs(3600))).await.unwrap();
-    set(&store, b"first").await.unwrap();
-    client.batch_execute(SET_BACK).await.unwrap();
-    assert_matches!(set(&store, b"second").await, Err(Error::Rewound));
-
-    // One that only reads learns it from its heartbeat.
-    let store = open(config(Duration::from_millis(50))).await.unwrap();
-    set(&store, b"third").await.unwrap();
-    client.batch_execute(SET_BACK).await.unwrap();
-    let noticed = async {
-        loop {
-            if let Err(error) = store.get_custom_value("key").await {
-                return error;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Error::Rewound);
-}
-
-/// Also one whose owner is still the same, and that only reads.
-#[tokio::test]
-async fn the_heartbeat_notices_a_database_that_was_set_back() {
-    let database = testing::database().unwrap();
-    let url = database.url();
-    let client = connect(&url).await;
-    let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_millis(50));
-    let store = open(config).await.unwrap();
-    set(&store, b"first").await.unwrap();
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
-    let noticed = async {
-        while store.get_custom_value("key").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        store.get_custom_value("key").await
-    };
-    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Err(Error::Rewound));
 }
 
 /// The application's own rows are part of the transaction.

@@ -1,0 +1,120 @@
+//! How single values are made, where upstream needs more than a constructor.
+
+use matrix_sdk_crypto::{
+    olm::{
+        Account, InboundGroupSession, OutboundGroupSession, SenderData, SenderDataType, Session,
+    },
+    store::types::{RoomKeyWithheldEntry, StoredRoomKeyBundleData},
+    types::{
+        EventEncryptionAlgorithm,
+        events::{
+            ToDeviceEvent,
+            room_key_bundle::RoomKeyBundleContent,
+            room_key_withheld::{
+                CommonWithheldCodeContent, MegolmV1AesSha2WithheldContent, RoomKeyWithheldContent,
+            },
+        },
+        requests::ToDeviceRequest,
+    },
+    vodozemac::{
+        Curve25519PublicKey,
+        megolm::{GroupSession, SessionConfig},
+    },
+};
+use ruma::{
+    OwnedDeviceId, RoomId, TransactionId, UserId,
+    events::room::{EncryptedFile, V2EncryptedFileInfo},
+    serde::Raw,
+    to_device::DeviceIdOrAllDevices,
+};
+use serde_json::Value;
+
+/// A session of ours with a device, whose one-time keys are replaced.
+pub fn olm_session(own: &Account, other: &mut Account) -> Session {
+    other.generate_one_time_keys(1);
+    let one_time_key = *other.one_time_keys().values().next().unwrap();
+    let session = own.create_outbound_session_helper(
+        Default::default(),
+        other.identity_keys().curve25519,
+        one_time_key,
+        false,
+        own.device_keys(),
+    );
+    session.unwrap()
+}
+
+pub fn megolm_ratchet() -> GroupSession {
+    GroupSession::new(SessionConfig::default())
+}
+
+/// A room key of this sender, from this ratchet.
+pub fn room_key(
+    sender: &Account,
+    room_id: &RoomId,
+    ratchet: &GroupSession,
+    kind: SenderDataType,
+) -> InboundGroupSession {
+    let sender_data = match kind {
+        SenderDataType::DeviceInfo => SenderData::device_info(sender.device_keys()),
+        _ => SenderData::unknown(),
+    };
+    InboundGroupSession::new(
+        sender.identity_keys().curve25519,
+        sender.identity_keys().ed25519,
+        room_id,
+        &ratchet.session_key(),
+        sender_data,
+        None,
+        EventEncryptionAlgorithm::MegolmV1AesSha2,
+        None,
+        false,
+    )
+    .unwrap()
+}
+
+/// Has the session hold a request that is still to be sent: raw JSON, which not every form of
+/// serialisation keeps.
+pub fn add_request(session: &OutboundGroupSession, to: &UserId, content: &Value) {
+    let request = ToDeviceRequest::new(
+        to,
+        DeviceIdOrAllDevices::AllDevices,
+        "m.dummy",
+        Raw::from_json(serde_json::value::to_raw_value(content).unwrap()),
+    );
+    session.add_request(TransactionId::new(), request.into(), Default::default());
+}
+
+pub fn withheld(
+    room_id: &RoomId,
+    session_id: &str,
+    sender: &UserId,
+    sender_key: Curve25519PublicKey,
+    device_id: OwnedDeviceId,
+) -> RoomKeyWithheldEntry {
+    let content = CommonWithheldCodeContent::new(
+        room_id.to_owned(),
+        session_id.to_owned(),
+        sender_key,
+        device_id,
+    );
+    let content = MegolmV1AesSha2WithheldContent::Unverified(content.into());
+    let content = RoomKeyWithheldContent::MegolmV1AesSha2(content);
+    ToDeviceEvent::new(sender.to_owned(), content).into()
+}
+
+/// A bundle whose keys are these bytes.
+pub fn bundle(
+    room_id: &RoomId,
+    sender: &UserId,
+    uri: &str,
+    [file_key, sender_key]: [u8; 2],
+) -> StoredRoomKeyBundleData {
+    let info = V2EncryptedFileInfo::encode([file_key; 32], [8; 16]).into();
+    let file = EncryptedFile::new(uri.into(), info, Default::default());
+    StoredRoomKeyBundleData {
+        sender_user: sender.to_owned(),
+        sender_key: Curve25519PublicKey::from_bytes([sender_key; 32]),
+        sender_data: SenderData::unknown(),
+        bundle_data: RoomKeyBundleContent { room_id: room_id.to_owned(), file },
+    }
+}
