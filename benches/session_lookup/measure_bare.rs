@@ -37,9 +37,14 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
         let row = client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
         assert!(row.get::<_, &[u8]>(1).len() > 100);
     };
+    let both = async |key: &Key| {
+        on_the_wire(key).await;
+        in_memory(key).await;
+    };
     let mut comparison = Comparison::default();
     for _ in 0..turns {
         comparison.store.push(time(&keys, &in_store).await);
+        comparison.floor.push(time(&keys, &both).await);
         comparison.bare.push(time(&keys, &on_the_wire).await);
         comparison.decoding.push(time(&keys, &in_memory).await);
     }
