@@ -1,18 +1,19 @@
 //! The pool, and how a statement travels: prepared together when a connection is first used, or
 //! typed and unnamed on a foreign pool and behind poolers.
 
+mod ask;
 mod stream;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::ExponentialBuilder;
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{
     ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
     TimeoutType, Timeouts,
 };
-use futures_util::future::try_join_all;
-use tokio::time::{Instant, timeout};
+use futures_util::future::{join, join_all};
+use tokio::time::timeout;
 use tokio_postgres::{
     Row, Statement,
     types::{ToSql, Type},
@@ -176,133 +177,55 @@ impl Database {
         Err(error)
     }
 
-    /// Takes a connection whose statements are ready, so that nothing but the statement itself
-    /// crosses the wire.
+    /// Takes a connection.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
         self.take(self.pool.timeouts()).await
     }
 
     async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
-        let connection = self.pool.timeout_get(&timeouts).await.map_err(pool_error)?;
-        if self.prepared && connection.statement_cache.size() == 0 {
-            try_join_all(
-                self.statements
-                    .iter()
-                    .map(|(sql, text)| connection.prepare_typed_cached(text, sql.types)),
-            )
-            .await?;
-        }
-        Ok(connection)
+        self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 
-    /// The prepared form of a statement, or `None` when statements go unnamed.
+    /// Whether statements are missing on a connection that should have all of them.
+    fn is_new(&self, connection: &Object) -> bool {
+        self.prepared && connection.statement_cache.size() < self.statements.len()
+    }
+
+    /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
+    /// the same round trip: once, however many ask on it.
+    pub(crate) async fn while_preparing<T>(
+        &self,
+        connection: &Object,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        if !self.is_new(connection) {
+            return answer.await;
+        }
+        let statements = self.statements.iter();
+        let prepared = join_all(
+            statements.map(|(sql, text)| connection.prepare_typed_cached(text, sql.types)),
+        );
+        // Polled first, so that they are not prepared within a transaction, which would keep locks.
+        let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
+        // Whoever uses the connection next tries what is missing again.
+        for error in prepared.into_iter().flatten().filter_map(Result::err) {
+            let error = DatabaseError::from(error);
+            debug!(%error, "a statement could not be prepared");
+        }
+        answer
+    }
+
+    /// The prepared form of a statement, or `None` when it goes unnamed: always, or only as long as
+    /// the connection is new.
     pub(crate) async fn prepare(
         &self,
         connection: &Object,
         sql: &'static Sql,
     ) -> Result<Option<Statement>, tokio_postgres::Error> {
-        if !self.prepared {
+        if !self.prepared || self.is_new(connection) {
             return Ok(None);
         }
         connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
-    }
-
-    /// Runs a short read, on a connection that other readers use as well; transient failures are
-    /// tried again.
-    pub(crate) async fn query(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let started = Instant::now();
-        let rows = self.until_answered(sql, || self.query_once(sql, params)).await?;
-        debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
-        Ok(rows)
-    }
-
-    /// Runs short reads in one round trip.
-    pub(crate) async fn query_together(
-        &self,
-        asks: &[(&'static Sql, Vec<Param<'_>>)],
-    ) -> Result<Vec<Vec<Row>>, Error> {
-        let Some((first, _)) = asks.first() else { return Ok(Vec::new()) };
-        self.until_answered(first, || self.query_together_once(asks)).await
-    }
-
-    async fn query_together_once(
-        &self,
-        asks: &[(&'static Sql, Vec<Param<'_>>)],
-    ) -> Result<Vec<Vec<Row>>, Error> {
-        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
-        let connection = shared.get()?;
-        let answers = asks.iter().map(|(sql, params)| self.ask(connection, sql, params));
-        let answers = try_join_all(answers).await;
-        if answers.as_ref().is_err_and(spoils_connection) {
-            shared.spoil();
-        }
-        answers
-    }
-
-    async fn query_once(&self, sql: &'static Sql, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
-        let answer = self.ask(shared.get()?, sql, params).await;
-        if answer.as_ref().is_err_and(spoils_connection) {
-            shared.spoil();
-        }
-        answer
-    }
-
-    /// Runs a statement that may wait for others, on a connection of its own; transient failures
-    /// are tried again, so it must be one whose repetition does no harm.
-    pub(crate) async fn query_alone(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let once = || async {
-            let connection = self.connection().await?;
-            let answer = self.ask(&connection, sql, params).await;
-            if answer.as_ref().is_err_and(spoils_connection) {
-                drop(Object::take(connection));
-            }
-            answer
-        };
-        self.until_answered(sql, once).await
-    }
-
-    /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
-    /// does no harm.
-    async fn until_answered<T, F>(
-        &self,
-        sql: &'static Sql,
-        ask: impl FnMut() -> F,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let started = Instant::now();
-        let may_ask_again = |error: &Error| {
-            (is_transient(error) || matches!(error, Error::StatementTimeout))
-                && started.elapsed() < self.limits.retry
-        };
-        ask.retry(self.backoff())
-            .when(may_ask_again)
-            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
-            .await
-    }
-
-    /// Sends one statement and awaits its answer, as long as that may take.
-    async fn ask(
-        &self,
-        connection: &Object,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let answer = timeout(self.limits.statement, async {
-            let statement = self.prepare(connection, sql).await?;
-            self.run(connection, sql, statement.as_ref(), params).await
-        });
-        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
     }
 
     /// Sends a statement at the first poll: prepared, or else typed and unnamed.
@@ -339,15 +262,6 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Database(error) => error.is_transient(),
         _ => false,
-    }
-}
-
-/// Whether nothing more must be asked on the connection that this came from. After a timeout the
-/// answer may still come, and nobody else must read it.
-fn spoils_connection(error: &Error) -> bool {
-    match error {
-        Error::Database(error) => error.spoils_connection(),
-        error => matches!(error, Error::StatementTimeout),
     }
 }
 

@@ -153,7 +153,8 @@ impl Exchange<'_> {
         let limit = database.statement_timeout().saturating_mul(chunks);
         let limit = limit.saturating_add(limit / 4);
         let doubts = connector::doubtful_commits();
-        let Ok(answers) = timeout(limit, in_order(answers)).await else {
+        let answers = timeout(limit, in_order(answers));
+        let Ok(answers) = database.while_preparing(connection, answers).await else {
             return Err(match self.commit {
                 Some(_) => Failure::Unknown(Error::StatementTimeout),
                 None => Failure::RolledBack(Error::StatementTimeout),

@@ -36,8 +36,9 @@ impl Database {
         let late = |_| Error::StatementTimeout;
         // Closed unless it is read to the end: what is left would delay whoever uses it next.
         let connection = Held::new(self.connection().await?);
-        let rows = self.stream(connection.get()?, sql, params);
-        let mut rows = pin!(timeout(self.limits.statement, rows).await.map_err(late)??);
+        let rows = timeout(self.limits.statement, self.stream(connection.get()?, sql, params));
+        let rows = self.while_preparing(connection.get()?, rows).await;
+        let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();
         loop {
             let row = timeout(self.limits.statement, rows.try_next()).await.map_err(late)??;

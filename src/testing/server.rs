@@ -1,23 +1,17 @@
+mod running;
+
 use std::{
     fmt, fs,
-    net::TcpListener,
     path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use super::{
     PostgresServerBuilder, TestDatabase, TestingError,
-    binaries::{Binaries, tail},
+    binaries::Binaries,
     database::encode,
-    directory::{Home, problem, random_hex},
-    process::{self, PAUSE, Postmaster},
+    directory::{Home, problem},
+    process::Postmaster,
 };
-
-/// A lasting server may have to recover what a crash left.
-const START_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
-/// How long a port that was ours is waited for, and a former server's end.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
 /// process ends, however that happens; throwaway data are removed.
@@ -269,110 +263,4 @@ impl PostgresServer {
         self.stop();
         self.start_again()
     }
-
-    /// Starts the server again after [`stop`](Self::stop), [`kill`](Self::kill) or its own end,
-    /// with the same data at the same address. Does nothing while it is running.
-    ///
-    /// # Errors
-    ///
-    /// See [`TestingError`].
-    ///
-    /// ```no_run
-    /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
-    /// # use matrix_sdk_postgres::testing::PostgresServer;
-    /// let mut server = PostgresServer::start()?;
-    /// server.kill();
-    /// server.start_again()?;
-    /// # Ok(()) }
-    /// ```
-    pub fn start_again(&mut self) -> Result<(), TestingError> {
-        if self.postmaster.as_mut().is_some_and(|postmaster| !postmaster.has_ended()) {
-            return Ok(());
-        }
-        self.postmaster = None;
-        process::wait_for_former(&self.home.data(), PATIENCE)?;
-        let known = self.port != 0;
-        let started = Instant::now();
-        loop {
-            if !known {
-                self.port = free_port()?;
-            }
-            let before = self.log().len();
-            let Err(error) = self.launch() else { return Ok(()) };
-            // Others may know our address already: it is kept, and waited for.
-            let taken = self.log().get(before..).is_some_and(|log| log.contains("could not bind"));
-            if !taken || started.elapsed() > PATIENCE {
-                return Err(error);
-            }
-            sleep(PAUSE);
-        }
-    }
-
-    fn launch(&mut self) -> Result<(), TestingError> {
-        let mut command = self.binaries.command("postgres");
-        command.arg("-D").arg(self.home.data()).arg("-k").arg(self.socket_directory());
-        command.args(["-p", &self.port.to_string()]).args(&self.arguments);
-        let log = self.home.log();
-        let watchdog = &mut self.home.scratch.watchdog;
-        let postmaster = Postmaster::start(&command, &self.binaries, &log, watchdog)?;
-        self.postmaster = Some(postmaster);
-        let ready = self.wait_until_ready();
-        if ready.is_err() {
-            self.kill();
-        }
-        ready
-    }
-
-    fn wait_until_ready(&mut self) -> Result<(), TestingError> {
-        let (throwaway, lasting) = START_LIMIT;
-        let limit = if self.home.throwaway() { throwaway } else { lasting };
-        let started = Instant::now();
-        while let Some(postmaster) = &mut self.postmaster {
-            if process::is_ready(&self.home.data(), postmaster.id()) {
-                return Ok(());
-            }
-            if postmaster.has_ended() || started.elapsed() > limit {
-                break;
-            }
-            sleep(PAUSE);
-        }
-        Err(TestingError::NotReady { log: tail(&self.log()) })
-    }
-
-    fn end(&mut self, how: impl FnOnce(&mut Postmaster)) {
-        if let Some(mut postmaster) = self.postmaster.take() {
-            how(&mut postmaster);
-            // Its process id may soon be somebody else's. A watchdog that is gone stops nobody.
-            let _ = self.home.scratch.watchdog.watch(None);
-        }
-    }
-}
-
-impl Drop for PostgresServer {
-    fn drop(&mut self) {
-        if self.home.throwaway() {
-            // After a crash the lock file is left, and shared memory, which only a new start finds.
-            if process::pid_in(&self.home.data()).is_some() {
-                let _ = self.start_again();
-            }
-            self.end(|postmaster| postmaster.stop("QUIT"));
-        } else {
-            self.stop();
-        }
-    }
-}
-
-/// A free port below those that the system gives to outgoing connections: none of them takes it
-/// while the server is stopped.
-fn free_port() -> Result<u16, TestingError> {
-    const LOWEST: u16 = 10_240;
-    const COUNT: u16 = 20_480;
-    for _ in 0..100 {
-        let random = u16::from_str_radix(&random_hex(2)?, 16).unwrap_or_default();
-        let port = LOWEST + random % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(TestingError::NotReady { log: "no free port on 127.0.0.1".to_owned() })
 }

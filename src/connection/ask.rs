@@ -1,0 +1,117 @@
+//! Short reads: on a connection that others read on too, in one round trip, tried again.
+
+use std::future::Future;
+
+use backon::Retryable;
+use deadpool_postgres::Object;
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Row;
+use tracing::debug;
+
+use super::{Database, Param, is_transient};
+use crate::{Error, statement::Sql};
+
+impl Database {
+    /// Runs a short read, on a connection that other readers use as well; transient failures are
+    /// tried again.
+    pub(crate) async fn query(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let asks = [(sql, params.to_vec())];
+        Ok(self.query_together(&asks).await?.pop().unwrap_or_default())
+    }
+
+    /// Runs short reads in one round trip.
+    pub(crate) async fn query_together(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let Some((first, _)) = asks.first() else { return Ok(Vec::new()) };
+        let started = Instant::now();
+        let answers = self.until_answered(first, || self.query_together_once(asks)).await?;
+        for ((sql, _), rows) in asks.iter().zip(&answers) {
+            debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
+        }
+        Ok(answers)
+    }
+
+    async fn query_together_once(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let connection = shared.get()?;
+        let answers = asks.iter().map(|(sql, params)| self.ask(connection, sql, params));
+        let answers = self.while_preparing(connection, try_join_all(answers)).await;
+        if answers.as_ref().is_err_and(spoils_connection) {
+            shared.spoil();
+        }
+        answers
+    }
+
+    /// Runs a statement that may wait for others, on a connection of its own; transient failures
+    /// are tried again, so it must be one whose repetition does no harm.
+    pub(crate) async fn query_alone(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let once = || async {
+            let connection = self.connection().await?;
+            let answer = self.ask(&connection, sql, params);
+            let answer = self.while_preparing(&connection, answer).await;
+            if answer.as_ref().is_err_and(spoils_connection) {
+                drop(Object::take(connection));
+            }
+            answer
+        };
+        self.until_answered(sql, once).await
+    }
+
+    /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
+    /// does no harm.
+    pub(super) async fn until_answered<T, F>(
+        &self,
+        sql: &'static Sql,
+        ask: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let started = Instant::now();
+        let may_ask_again = |error: &Error| {
+            (is_transient(error) || matches!(error, Error::StatementTimeout))
+                && started.elapsed() < self.limits.retry
+        };
+        ask.retry(self.backoff())
+            .when(may_ask_again)
+            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
+            .await
+    }
+
+    /// Sends one statement and awaits its answer, as long as that may take.
+    async fn ask(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let answer = timeout(self.limits.statement, async {
+            let statement = self.prepare(connection, sql).await?;
+            self.run(connection, sql, statement.as_ref(), params).await
+        });
+        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
+    }
+}
+
+/// Whether nothing more must be asked on the connection that this came from. After a timeout the
+/// answer may still come, and nobody else must read it.
+fn spoils_connection(error: &Error) -> bool {
+    match error {
+        Error::Database(error) => error.spoils_connection(),
+        error => matches!(error, Error::StatementTimeout),
+    }
+}

@@ -1,0 +1,130 @@
+//! Statements are prepared once a connection, in the round trip of whatever is asked of it first.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Mode, proxy::Proxy};
+use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
+use matrix_sdk_postgres::{
+    PostgresCryptoStore,
+    testing::{PostgresServer, TestDatabase},
+};
+use tokio::task::JoinSet;
+
+/// A server that logs each message of the extended protocol.
+fn server() -> PostgresServer {
+    PostgresServer::builder().setting("log_min_duration_statement", "0").start().unwrap()
+}
+
+/// So many statements are to be prepared.
+fn all() -> usize {
+    PostgresCryptoStore::statement_texts("matrix_sdk").unwrap().len()
+}
+
+/// How often the server has prepared a named statement, and executed one, from this place of its log.
+fn named(server: &PostgresServer, from: usize) -> (usize, usize) {
+    let log = server.log();
+    let count = |what: &str| log[from..].lines().filter(|line| line.contains(what)).count();
+    (count(" ms  parse s"), count(" ms  execute s"))
+}
+
+/// What is asked first.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Read,
+    Write,
+    Stream,
+    Lease,
+    Transaction,
+}
+
+impl Call {
+    async fn make(self, store: &PostgresCryptoStore) {
+        let value = || b"value".to_vec();
+        match self {
+            Self::Read => drop(store.next_batch_token().await.unwrap()),
+            Self::Write => store.set_custom_value("key", value()).await.unwrap(),
+            Self::Stream => drop(store.get_inbound_group_sessions().await.unwrap()),
+            Self::Lease => drop(store.try_take_leased_lock(0, "key", "holder").await.unwrap()),
+            Self::Transaction => {
+                let within = async {
+                    store.set_custom_value("key", value()).await.unwrap();
+                    store.get_custom_value("other").await.unwrap();
+                    Ok::<_, CryptoStoreError>(())
+                };
+                store.atomically(within).await.unwrap();
+            }
+        }
+    }
+}
+
+async fn new_store(
+    server: &PostgresServer,
+    database: &TestDatabase,
+) -> (Proxy, PostgresCryptoStore) {
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
+    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let config = Mode::Key.config(&url, "bot").pool_max_size(1).cache_bytes(0);
+    (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    drop(Mode::Key.open(&database.url(), "bot").await);
+    for call in [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction] {
+        let (proxy, store) = new_store(&server, &database).await;
+        let start = server.log().len();
+        let before = proxy.turns();
+        call.make(&store).await;
+        let first = proxy.turns() - before;
+        assert_eq!(named(&server, start).0, all(), "{call:?}");
+
+        let start = server.log().len();
+        let before = proxy.turns();
+        call.make(&store).await;
+        assert_eq!(proxy.turns() - before, first, "{call:?}");
+        let (prepared, executed) = named(&server, start);
+        assert_eq!(prepared, 0, "{call:?}");
+        assert!(executed > 0, "{call:?}");
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_readers_prepares_for_all() {
+    const READERS: usize = 64;
+    let server = server();
+    let database = server.create_database().unwrap();
+    // Behind the proxy, nothing is prepared before all of them have asked.
+    let (_proxy, store) = new_store(&server, &database).await;
+    let start = server.log().len();
+    let mut readers = JoinSet::new();
+    for number in 0..READERS {
+        let store = store.clone();
+        readers.spawn(async move { store.get_custom_value(&number.to_string()).await.unwrap() });
+    }
+    readers.join_all().await;
+    assert_eq!(named(&server, start).0, all());
+}
+
+/// The transaction is what was asked; the statements are prepared another time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let store = Mode::Plain.open(&database.url(), "bot").await;
+    let client = common::connect(&database.url()).await;
+    client.batch_execute("ALTER TABLE matrix_sdk.secrets_inbox RENAME TO elsewhere").await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
+
+    client.batch_execute("ALTER TABLE matrix_sdk.elsewhere RENAME TO secrets_inbox").await.unwrap();
+    store.set_custom_value("key", b"next".to_vec()).await.unwrap();
+    let start = server.log().len();
+    store.set_custom_value("key", b"last".to_vec()).await.unwrap();
+    let (prepared, executed) = named(&server, start);
+    assert_eq!(prepared, 0);
+    assert!(executed > 0);
+}
