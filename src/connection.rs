@@ -186,9 +186,9 @@ impl Database {
         self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 
-    /// Whether statements are missing on a connection that should have all of them.
-    fn is_new(&self, connection: &Object) -> bool {
-        self.prepared && connection.statement_cache.size() < self.statements.len()
+    /// Whether statements have names on this connection: they are to be prepared, and all are.
+    pub(crate) fn has_names(&self, connection: &Object) -> bool {
+        self.prepared && connection.statement_cache.size() >= self.statements.len()
     }
 
     /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
@@ -196,9 +196,10 @@ impl Database {
     pub(crate) async fn while_preparing<T>(
         &self,
         connection: &Object,
+        has_names: bool,
         answer: impl Future<Output = T>,
     ) -> T {
-        if !self.is_new(connection) {
+        if has_names || !self.prepared {
             return answer.await;
         }
         let statements = self.statements.iter();
@@ -215,14 +216,14 @@ impl Database {
         answer
     }
 
-    /// The prepared form of a statement, or `None` when it goes unnamed: always, or only as long as
-    /// the connection is new.
+    /// The prepared form of a statement, or `None` when it goes unnamed.
     pub(crate) async fn prepare(
         &self,
         connection: &Object,
+        has_names: bool,
         sql: &'static Sql,
     ) -> Result<Option<Statement>, tokio_postgres::Error> {
-        if !self.prepared || self.is_new(connection) {
+        if !has_names {
             return Ok(None);
         }
         connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)

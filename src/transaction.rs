@@ -115,10 +115,11 @@ impl Exchange<'_> {
         if self.commit.is_some() {
             statements.push((&COUNT_COMMIT, count.to_vec()));
         }
+        let has_names = database.has_names(connection);
         let mut prepared = Vec::with_capacity(statements.len());
         for (sql, _) in &statements {
             // Awaits the wire only for a statement that is new to this connection.
-            let statement = database.prepare(connection, sql).await;
+            let statement = database.prepare(connection, has_names, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
         }
 
@@ -154,7 +155,7 @@ impl Exchange<'_> {
         let limit = limit.saturating_add(limit / 4);
         let doubts = connector::doubtful_commits();
         let answers = timeout(limit, in_order(answers));
-        let Ok(answers) = database.while_preparing(connection, answers).await else {
+        let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
                 Some(_) => Failure::Unknown(Error::StatementTimeout),
                 None => Failure::RolledBack(Error::StatementTimeout),

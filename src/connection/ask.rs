@@ -44,8 +44,10 @@ impl Database {
     ) -> Result<Vec<Vec<Row>>, Error> {
         let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
-        let answers = asks.iter().map(|(sql, params)| self.ask(connection, sql, params));
-        let answers = self.while_preparing(connection, try_join_all(answers)).await;
+        let has_names = self.has_names(connection);
+        let answers = asks.iter().map(|(sql, params)| self.ask(connection, has_names, sql, params));
+        let answers = try_join_all(answers);
+        let answers = self.while_preparing(connection, has_names, answers).await;
         if answers.as_ref().is_err_and(spoils_connection) {
             shared.spoil();
         }
@@ -61,8 +63,9 @@ impl Database {
     ) -> Result<Vec<Row>, Error> {
         let once = || async {
             let connection = self.connection().await?;
-            let answer = self.ask(&connection, sql, params);
-            let answer = self.while_preparing(&connection, answer).await;
+            let has_names = self.has_names(&connection);
+            let answer = self.ask(&connection, has_names, sql, params);
+            let answer = self.while_preparing(&connection, has_names, answer).await;
             if answer.as_ref().is_err_and(spoils_connection) {
                 drop(Object::take(connection));
             }
@@ -96,11 +99,12 @@ impl Database {
     async fn ask(
         &self,
         connection: &Object,
+        has_names: bool,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let answer = timeout(self.limits.statement, async {
-            let statement = self.prepare(connection, sql).await?;
+            let statement = self.prepare(connection, has_names, sql).await?;
             self.run(connection, sql, statement.as_ref(), params).await
         });
         Ok(answer.await.map_err(|_| Error::StatementTimeout)??)

@@ -36,8 +36,10 @@ impl Database {
         let late = |_| Error::StatementTimeout;
         // Closed unless it is read to the end: what is left would delay whoever uses it next.
         let connection = Held::new(self.connection().await?);
-        let rows = timeout(self.limits.statement, self.stream(connection.get()?, sql, params));
-        let rows = self.while_preparing(connection.get()?, rows).await;
+        let object = connection.get()?;
+        let has_names = self.has_names(object);
+        let rows = timeout(self.limits.statement, self.stream(object, has_names, sql, params));
+        let rows = self.while_preparing(object, has_names, rows).await;
         let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();
         loop {
@@ -54,10 +56,11 @@ impl Database {
     async fn stream(
         &self,
         connection: &Object,
+        has_names: bool,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<RowStream, tokio_postgres::Error> {
-        match self.prepare(connection, sql).await? {
+        match self.prepare(connection, has_names, sql).await? {
             Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
             None => connection.query_typed_raw(self.statements.text(sql), typed(sql, params)).await,
         }
