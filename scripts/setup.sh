@@ -181,6 +181,20 @@ need_network_tools() {
   fi
 }
 
+# Runs a command that mounts file systems and makes networks: as root, or in a name space of its own.
+# Where a system allows neither, the tests that need it are left out.
+privileged() {
+  local space=(unshare --user --map-current-user --keep-caps --mount)
+  if unshare --mount true 2>/dev/null; then
+    "$@"
+  elif "${space[@]}" true 2>/dev/null; then
+    "${space[@]}" "$@"
+  else
+    untested="a full disk, a moving host name, a network partition: they need root or user name spaces"
+    RELIABILITY_WITHOUT_ROOT=1 "$@"
+  fi
+}
+
 # Unpacks Debian's packages of one suite, whatever this machine's own is, with all libraries:
 #   unpack_suite DIRECTORY SUITE PACKAGE…
 unpack_suite() {

@@ -6,7 +6,7 @@ mod common;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -136,6 +136,76 @@ async fn two_hundred_stores_on_one_pool_of_sixteen() {
         store.close().await.unwrap();
     }
     assert!(!pool.is_closed());
+}
+
+/// Sixty-four readers of one store and a single one of another have the same connections: each answer
+/// of his waits for one of each of theirs at most, and a few that overtake on another connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_one_reader_has_its_share_beside_one_with_sixty_four() {
+    const READS: usize = 200;
+    const GREEDY: usize = 64;
+    let database = testing::database().unwrap();
+    let pool = PostgresStoreConfig::new(database.url(), "any").pool_max_size(4).build_pool();
+    let pool = pool.unwrap();
+    let mut stores = Vec::new();
+    for (number, name) in ["greedy", "modest"].into_iter().enumerate() {
+        let config = Mode::Plain.config("", name).cache_bytes(0);
+        let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await.unwrap();
+        write_values(&store, number, 1).await;
+        stores.push(store);
+    }
+    let (answers, has_ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let readers = (0..GREEDY).map(|_| {
+        let (store, answers, has_ended) = (stores[0].clone(), answers.clone(), has_ended.clone());
+        tokio::spawn(async move {
+            while !has_ended.load(Ordering::Relaxed) {
+                assert_eq!(store.get_custom_value("0").await.unwrap(), Some(value(0, 0)));
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    while answers.load(Ordering::Relaxed) < GREEDY {
+        tokio::task::yield_now().await;
+    }
+    let before = answers.load(Ordering::Relaxed);
+    let modest = stores[1].clone();
+    let reads = tokio::spawn(async move {
+        for _ in 0..READS {
+            assert_eq!(modest.get_custom_value("0").await.unwrap(), Some(value(1, 0)));
+        }
+    });
+    reads.await.unwrap();
+    let beside = answers.load(Ordering::Relaxed) - before;
+    has_ended.store(true, Ordering::Relaxed);
+    for reader in join_all(readers).await {
+        reader.unwrap();
+    }
+    println!("{} answers to the greedy for each to the modest", beside / READS);
+    assert!(beside <= 3 * GREEDY * READS, "{beside} answers beside {READS}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_are_answered_while_the_writer_waits() {
+    for connections in [2, 10] {
+        let database = testing::database().unwrap();
+        let config = Mode::Key.config(&database.url(), "bot").pool_max_size(connections);
+        let config = config.cache_bytes(0);
+        let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        let client = connect(&database.url()).await;
+        write_values(&store, 0, 8).await;
+        let lock = "BEGIN; SELECT FROM matrix_sdk.custom_values FOR UPDATE";
+        client.batch_execute(lock).await.unwrap();
+        let mut write = Box::pin(store.set_custom_value("0", value(0, 0)));
+        assert!(futures_util::poll!(&mut write).is_pending());
+        let waiting = format!("SELECT count(*) FROM {OTHERS} AND wait_event_type = 'Lock'");
+        while number(&client, &waiting).await == 0 {}
+        let readers = (0..64).map(|_| read_values(&store, 0, 8));
+        try_join_all(readers).await.unwrap();
+        assert!(futures_util::poll!(&mut write).is_pending());
+        client.batch_execute("COMMIT").await.unwrap();
+        write.await.unwrap();
+    }
 }
 
 /// With a checkout for each read, 64 readers would take all of the pool.

@@ -4,7 +4,7 @@
 mod common;
 
 use assert_matches::assert_matches;
-use common::{Mode, connect, number};
+use common::{Mode, connect, number, proxy::Proxy};
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{
     DeviceData,
@@ -14,7 +14,10 @@ use matrix_sdk_crypto::{
         types::{Changes, DeviceChanges, PendingChanges},
     },
 };
-use matrix_sdk_postgres::{Error, testing};
+use matrix_sdk_postgres::{
+    Error,
+    testing::{self, PostgresServer},
+};
 use ruma::{device_id, user_id};
 
 fn account() -> Account {
@@ -226,6 +229,39 @@ async fn many_tasks_on_one_store_and_a_small_pool() {
     });
     for task in join_all(tasks).await {
         task.unwrap();
+    }
+}
+
+/// While the first commit is on its way, 63 saves queue: they are one more.
+#[tokio::test(flavor = "multi_thread")]
+async fn saves_that_queue_behind_a_commit_share_the_next_one() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
+    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let store = Mode::Key.open(&url, "bot").await;
+    let client = connect(&database.url()).await;
+    let keys: Vec<String> = (0..64u8).map(|number| number.to_string()).collect();
+    let save = |number: u8| store.set_custom_value(&keys[usize::from(number)], vec![number]);
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.custom_values").await.unwrap();
+    let before = proxy.commits();
+    let mut first = Box::pin(save(0));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    while proxy.commits() == before {
+        tokio::task::yield_now().await;
+    }
+    let mut others: Vec<_> = (1..64).map(|number| Box::pin(save(number))).collect();
+    for save in &mut others {
+        assert!(futures_util::poll!(save).is_pending());
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    first.await.unwrap();
+    for saved in join_all(others).await {
+        saved.unwrap();
+    }
+    assert_eq!(proxy.commits() - before, 2);
+    for (number, key) in (0..).zip(&keys) {
+        assert_eq!(store.get_custom_value(key).await.unwrap(), Some(vec![number]));
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{
     support::{
         again::{self, Again},
         figure,
+        privileges::may_try,
         proxy::FaultProxy,
-        root::is_root,
         stream::{Ledger, observe},
     },
 };
@@ -34,7 +34,7 @@ async fn a_name_that_moves_is_followed() {
     if let Some(url) = again::task() {
         return save_until_killed(&url).await;
     }
-    if !is_root("a host name that moves") {
+    if !may_try("a host name that moves") {
         return;
     }
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();

@@ -15,8 +15,8 @@ use crate::{
     support::{
         again::{self, Again},
         eventually, figure,
+        privileges::{may_try, run},
         proxy::FaultProxy,
-        root::{is_root, run},
     },
 };
 
@@ -26,7 +26,7 @@ const NEW_NETWORK: [&str; 2] = ["unshare", "--net"];
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_owner_gives_up_and_is_fenced() {
     match again::task().as_deref() {
-        None if is_root("a network partition") => {
+        None if may_try("a network partition") => {
             let mut world = Again::within(&NEW_NETWORK, TEST, "world");
             let mut said = Vec::new();
             block_in_place(|| said.extend(std::iter::from_fn(|| world.hear())));

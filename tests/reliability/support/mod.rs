@@ -4,9 +4,9 @@
 pub mod again;
 pub mod cluster;
 pub mod pooler;
+pub mod privileges;
 pub mod process;
 pub mod proxy;
-pub mod root;
 pub mod stream;
 
 use std::{

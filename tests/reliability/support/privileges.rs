@@ -1,0 +1,32 @@
+//! What only root may do, or a user in a name space of its own (`scripts/check tests` makes one).
+
+use std::{fs, process::Command};
+
+/// The bit of `CAP_SYS_ADMIN` (capabilities(7)), which mounting takes.
+const SYS_ADMIN: u64 = 1 << 21;
+
+/// Whether the test can be run. It fails where it cannot, unless `RELIABILITY_WITHOUT_ROOT` says
+/// that this is known.
+pub fn may_try(test: &str) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    if u64::from_str_radix(capabilities.trim(), 16).unwrap() & SYS_ADMIN != 0 {
+        return true;
+    }
+    let accepted = std::env::var_os("RELIABILITY_WITHOUT_ROOT").is_some();
+    assert!(
+        accepted,
+        "{test} needs root: run it as root, or with scripts/check tests, or set \
+         RELIABILITY_WITHOUT_ROOT=1"
+    );
+    println!("NOT TESTED, for want of root: {test}");
+    false
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &str) {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let output = Command::new(words[0]).args(&words[1..]).output();
+    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
