@@ -230,8 +230,7 @@ async fn other_writers_wait_their_turn() {
 async fn saves_within_take_one_round_trip_together() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(&server, &database);
     let store = Mode::Key.open(&url, "bot").await;
     set(&store, b"prepares the connection").await.unwrap();
     let turns = proxy.turns();

@@ -20,8 +20,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bot_day.
 async fn a_day_costs_what_the_golden_file_lists() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(&server, &database);
     // No heartbeat comes between, and no sign of life within a transaction.
     let hour = Duration::from_secs(3_600);
     let config = Mode::Key.config(&url, "bot");

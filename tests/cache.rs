@@ -39,8 +39,7 @@ impl Place {
     fn new() -> Self {
         let server = PostgresServer::start().unwrap();
         let database = server.create_database().unwrap();
-        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-        let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+        let (proxy, url) = Proxy::before(&server, &database);
         let config = Mode::Key.config(&url, "bot").pool_max_size(1);
         let config = config.heartbeat_interval(Duration::from_secs(3_600));
         Self { _server: server, database, proxy, config }

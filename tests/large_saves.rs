@@ -80,8 +80,7 @@ async fn ten_thousand_room_keys_are_one_transaction() {
 async fn the_server_answers_for_each_part_before_the_next_is_sent() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(&server, &database);
     let store = Mode::Key.open(&url, "bot").await;
     store.next_batch_token().await.unwrap();
     let before = proxy.turns();

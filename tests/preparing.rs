@@ -62,8 +62,7 @@ async fn new_store(
     server: &PostgresServer,
     database: &TestDatabase,
 ) -> (Proxy, PostgresCryptoStore) {
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(server, database);
     let config = Mode::Key.config(&url, "bot").pool_max_size(1).cache_bytes(0);
     (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
 }

@@ -24,9 +24,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/round_tr
 async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let direct = database.url();
-    let url = direct.replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(&server, &database);
     let mut report = String::new();
     for (name, prepared, cache_bytes) in [
         ("prepared statements", true, 0),

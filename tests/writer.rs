@@ -237,8 +237,7 @@ async fn many_tasks_on_one_store_and_a_small_pool() {
 async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
-    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    let url = database.url().replace(&server.port().to_string(), &proxy.port().to_string());
+    let (proxy, url) = Proxy::before(&server, &database);
     let store = Mode::Key.open(&url, "bot").await;
     let client = connect(&database.url()).await;
     let keys: Vec<String> = (0..64u8).map(|number| number.to_string()).collect();

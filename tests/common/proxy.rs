@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use matrix_sdk_postgres::testing::{PostgresServer, TestDatabase};
+
 /// How long the client must be silent before it counts as waiting. Answers are held back until
 /// then, so that a message pipelined behind another never looks like an answer to its answer.
 const SILENCE: Duration = Duration::from_millis(15);
@@ -46,6 +48,14 @@ impl Proxy {
             }
         });
         Self { port, counts }
+    }
+
+    /// Stands before a server. Also gives the URL that leads to a database of it this way.
+    pub fn before(server: &PostgresServer, database: &TestDatabase) -> (Self, String) {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let proxy = Self::start(address(server.port()));
+        let url = database.url().replace(&address(server.port()), &address(proxy.port));
+        (proxy, url)
     }
 
     pub fn port(&self) -> u16 {
