@@ -55,7 +55,6 @@ pub struct Pooler {
     pub port: u16,
     pub version: String,
     shell: Child,
-    _directory: Directory,
 }
 
 impl Pooler {
@@ -66,6 +65,7 @@ impl Pooler {
         let version = String::from_utf8(output.stdout).unwrap();
         let version = version.lines().next().unwrap_or_default().to_owned();
 
+        // Read once: it can go when the pooler listens. One that all tests share is never dropped.
         let directory = Directory::new();
         fs::create_dir(&directory.0).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -100,7 +100,7 @@ impl Pooler {
             assert!(started.elapsed() < Duration::from_secs(20), "{version} does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Self { port, version, shell, _directory: directory }
+        Self { port, version, shell }
     }
 
     /// A database's URL, through the pooler.
