@@ -118,7 +118,7 @@ impl Exchange<'_> {
         let has_names = database.has_names(connection);
         let mut prepared = Vec::with_capacity(statements.len());
         for (sql, _) in &statements {
-            // Awaits the wire only for a statement that is new to this connection.
+            // Before anything is sent: who awaited the wire in between would let COMMIT overtake him.
             let statement = database.prepare(connection, has_names, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
         }
