@@ -39,6 +39,8 @@ pub(crate) struct Database {
     /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
     prepared: bool,
     limits: Limits,
+    /// Whether a connection is waited for, or made, when none is idle.
+    waits: bool,
 }
 
 /// How long things may take.
@@ -108,7 +110,19 @@ impl Database {
             idle: config.transaction_idle_timeout,
             retry: config.retry_timeout,
         };
-        Self { pool, readers, statements, prepared, limits }
+        Self { pool, readers, statements, prepared, limits, waits: true }
+    }
+
+    /// The same for a caller that has another way: without an idle connection it is
+    /// [`Error::PoolTimeout`] at once.
+    pub(crate) fn without_waiting(&self) -> Self {
+        Self { waits: false, ..self.clone() }
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let timeouts = self.pool.timeouts();
+        let wait = if self.waits { timeouts.wait } else { Some(Duration::ZERO) };
+        Timeouts { wait, ..timeouts }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -117,6 +131,13 @@ impl Database {
 
     pub(crate) fn statement_timeout(&self) -> Duration {
         self.limits.statement
+    }
+
+    /// How long the answers to so many statements are awaited. The server's own timeout comes first;
+    /// this one is for a server that does not answer.
+    pub(crate) fn time_for(&self, statements: u32) -> Duration {
+        let limit = self.limits.statement.saturating_mul(statements);
+        limit.saturating_add(limit / 4)
     }
 
     pub(crate) fn retry_timeout(&self) -> Duration {
@@ -140,6 +161,17 @@ impl Database {
     /// A connection that is none of the pool's, so that it waits for nobody.
     pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
         Ok(self.pool.manager().create().await?)
+    }
+
+    /// Runs a short statement on a connection that is none of the pool's.
+    pub(crate) async fn query_apart(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let connection = self.connect_apart().await?;
+        let answer = timeout(self.limits.statement, self.run_unnamed(&connection, sql, params));
+        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
     }
 
     pub(crate) fn close_pool(&self) {
@@ -179,10 +211,13 @@ impl Database {
 
     /// Takes a connection.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
-        self.take(self.pool.timeouts()).await
+        self.take(self.timeouts()).await
     }
 
     async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        if !self.waits && self.pool.status().available == 0 {
+            return Err(Error::PoolTimeout);
+        }
         self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 

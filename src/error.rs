@@ -121,6 +121,23 @@ pub enum Error {
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,
 
+    /// A statement given to [`Transaction::query`](crate::Transaction::query) would have ended the
+    /// transaction, or went back to a savepoint from before a save of the store. Nothing is
+    /// committed. Leave `COMMIT` and `ROLLBACK` to
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), and save nothing between `SAVEPOINT`
+    /// and `ROLLBACK TO SAVEPOINT`.
+    #[error(
+        "a statement of the application ends the transaction or undoes saves of the store: leave \
+         COMMIT and ROLLBACK to atomically(), and save nothing between SAVEPOINT and ROLLBACK TO"
+    )]
+    TransactionControl,
+
+    /// `close()` or `reopen()` was called within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store: it would wait for
+    /// itself. Nothing was done. Call it before or after.
+    #[error("a store cannot be closed or reopened within its own atomically()")]
+    CloseInAtomically,
+
     /// Another store was used within `atomically`: its work cannot be part of the transaction, and
     /// would not be undone with it. Use it before or after.
     #[error("another store cannot be used within atomically()")]
