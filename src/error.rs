@@ -106,9 +106,9 @@ pub enum Error {
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
-    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) took longer than
-    /// [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout). Nothing of it was
-    /// written. Wrap the processing only, not the waiting for a server.
+    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
+    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
     #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
     AtomicallyTimeout,
 
@@ -116,7 +116,7 @@ pub enum Error {
     #[error("atomically() cannot be nested")]
     NestedAtomically,
 
-    /// The transaction's handle was asked for outside of
+    /// The transaction's handle was asked for, or used, outside of its
     /// [`atomically`](crate::PostgresCryptoStore::atomically).
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,

@@ -58,7 +58,7 @@ pub fn is_commit(message: &Message<'_>) -> bool {
     message.is_query("COMMIT")
 }
 
-fn is_begin(message: &Message<'_>) -> bool {
+pub fn is_begin(message: &Message<'_>) -> bool {
     message.is_query("BEGIN")
 }
 
