@@ -19,10 +19,11 @@ use crate::{
     codec::Codec,
     connection::{Database, Param},
     ownership::{Ownership, Tokens},
-    presence::Presence,
     statement::Sql,
     writer::{Lane, Part, Stage, Writer},
 };
+
+pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM];
 
 /// An account that is open: where its rows are, how they are sealed, and who writes them.
 pub(crate) struct OpenAccount {
@@ -31,7 +32,6 @@ pub(crate) struct OpenAccount {
     owner: Arc<Ownership>,
     /// `None` for an observer.
     writer: Option<Writer>,
-    presence: Option<Presence>,
     /// The scope that has the lane.
     running: Arc<Running>,
     /// One for each scope, whether it has the lane or not: closing waits for them.
@@ -64,24 +64,23 @@ impl OpenAccount {
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find::find(&database, config).await?;
-        let (owner, presence) = match config.access {
+        let running = Arc::<Running>::default();
+        let (owner, writer) = match config.access {
             Access::Observe => {
-                (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
+                (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
-            Access::Exclusive | Access::Shared => {
+            Access::Exclusive => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
-                (owner, Some(presence))
+                let (database, running) = (database.clone(), running.clone());
+                let lane = Lane { database, owner: owner.clone(), running };
+                (owner, Some(Writer::start(lane, presence)))
             }
         };
-        let running = Arc::<Running>::default();
-        let lane =
-            Lane { database: database.clone(), owner: owner.clone(), running: running.clone() };
         Ok(Self {
             codec: Arc::new(codec),
-            writer: presence.is_some().then(|| Writer::start(lane)),
             database,
             owner,
-            presence,
+            writer,
             running,
             scopes: Semaphore::new(MOST_SCOPES as usize),
             atomically_timeout: config.atomically_timeout,
@@ -92,8 +91,8 @@ impl OpenAccount {
         &self.owner
     }
 
-    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last two parameters
-    /// are for the guard, which it calls.
+    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
+    /// for the guard, which it calls: the token alone, for commits are counted in the lane.
     pub(crate) async fn write_apart(
         &self,
         sql: &'static Sql,
@@ -101,17 +100,17 @@ impl OpenAccount {
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
         self.owner.check()?;
-        let (token, seen) = (self.owner.token(), self.owner.seen());
+        let token = self.owner.token();
         let token = token.as_slice();
         let mut params = self.with_id(params);
-        params.extend([&token as Param<'_>, &seen]);
+        params.push(&token);
         let answer = match self.overlay()? {
             // The scope may hold the pool's last connection, and its caller wait for us.
-            Some(_) => match self.database.without_waiting().query_alone(sql, &params).await {
-                Err(Error::PoolTimeout) => self.database.query_apart(sql, &params).await,
+            Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
+                Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
                 answer => answer,
             },
-            None => self.database.query_alone(sql, &params).await,
+            None => self.database.write_autocommit(sql, &params).await,
         };
         match answer {
             Ok(mut rows) => Ok(rows.pop()),
@@ -219,9 +218,10 @@ impl OpenAccount {
         Ok(self.running.get())
     }
 
-    /// Whether it can be written to: no operation failed, and nobody began to close it.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.owner.has_failed() && !self.scopes.is_closed()
+    /// Whether the account need not be opened again before it is written to: nothing has failed, and
+    /// the runtime on which it was opened has not ended.
+    pub(crate) fn can_write(&self) -> bool {
+        !self.owner.has_failed() && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 
     /// Takes no more scopes and writes, and waits for those that were begun; reads go on meanwhile. A
@@ -239,9 +239,6 @@ impl OpenAccount {
     /// Lets go of the account.
     pub(crate) async fn close(&self) {
         self.finish_writes().await;
-        if let Some(presence) = &self.presence {
-            presence.release().await;
-        }
         self.owner.cache.close();
     }
 

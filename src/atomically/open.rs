@@ -111,10 +111,13 @@ impl OpenTransaction {
         match self.connection.take() {
             None => self.lane.commit(&batches).await?,
             Some(connection) => {
-                let committed = self.commit_on(connection).await;
-                match committed {
+                let transaction = random_id();
+                match self.commit_on(connection, transaction).await {
                     Err(error) if self.may_repeat(&error) => self.lane.commit(&batches).await?,
-                    Err(error) => return Err(self.explain(error).await),
+                    Err(error) => {
+                        let Lane { owner, database, .. } = &*self.lane;
+                        owner.explain_commit(database, transaction, error).await?;
+                    }
                     Ok(()) => {}
                 }
             }
@@ -123,8 +126,7 @@ impl OpenTransaction {
         Ok(())
     }
 
-    async fn commit_on(&self, connection: Held) -> Result<(), Error> {
-        let transaction = random_id();
+    async fn commit_on(&self, connection: Held, transaction: [u8; 16]) -> Result<(), Error> {
         let batches: Vec<&Batch> = self.saved.iter().skip(self.sent).collect();
         let exchange = Exchange { begin: None, batches: &batches, commit: Some(transaction) };
         match exchange.send(&self.lane.database, &self.lane.owner, connection).await {
