@@ -156,7 +156,8 @@ impl OpenTransaction {
             match pauses.next() {
                 Some(pause) if may_repeat && is_early => sleep(pause).await,
                 _ => {
-                    self.broken = !may_repeat;
+                    // Without a connection nothing was sent.
+                    self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
                     return Err(self.explain(error).await);
                 }
             }

@@ -144,7 +144,9 @@ impl From<tokio_postgres::Error> for DatabaseError {
                 .collect();
             let message = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
             // A broken connection is an I/O error; what the client cannot encode is InvalidInput.
+            // So is an answer to something else, after a message was lost on its way.
             let broken = error.is_closed()
+                || message.starts_with("unexpected message from server")
                 || causes.iter().any(|cause| {
                     cause
                         .downcast_ref::<std::io::Error>()

@@ -195,6 +195,16 @@ impl Relay {
             }
             machine.mark_request_as_sent(&id, &response).await.unwrap();
         }
+        self.share_directly(machine, room_id, users).await;
+    }
+
+    /// The same without a look for Olm sessions before.
+    pub async fn share_directly(
+        &mut self,
+        machine: &OlmMachine,
+        room_id: &RoomId,
+        users: &[&UserId],
+    ) {
         let settings = EncryptionSettings::default();
         let requests =
             machine.share_room_key(room_id, users.iter().copied(), settings).await.unwrap();
