@@ -17,7 +17,7 @@ use tokio_postgres::{Row, types::Type};
 use tracing::debug;
 
 pub(crate) use self::{
-    owner_row::OwnerRow,
+    owner_row::{OWNER, OwnerRow},
     tokens::{Tokens, random_id},
 };
 use crate::{
@@ -51,7 +51,7 @@ static RESOLVE: Sql = Sql {
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
 };
 
-pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &owner_row::OWNER];
+pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &OWNER];
 
 /// How an account was lost for good.
 #[derive(Debug, Clone)]
@@ -268,11 +268,6 @@ impl Ownership {
             return Err(error);
         }
         Ok(is_committed)
-    }
-
-    /// How many transactions were committed in the account.
-    pub(crate) async fn commits(&self, database: &Database) -> Result<i64, Error> {
-        Ok(OwnerRow::read(database, self.account_id).await?.commits)
     }
 
     /// Looks at the row of [`COUNT_COMMIT`].
