@@ -27,7 +27,7 @@ use tokio_postgres::{
 };
 use tracing::{debug, warn};
 
-pub(crate) use self::failure::{Failure, classify};
+pub(crate) use self::failure::{Failure, classify, login_error};
 use self::targets::{Target, targets};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
@@ -96,6 +96,9 @@ impl Connect for Connector {
         Box::pin(async move {
             match self.0.connect().await {
                 Ok(connected) => Ok(connected),
+                Err(failure) if self.0.password.is_read_again() => {
+                    Err(failure.with_password_read_again().into_postgres().await)
+                }
                 Err(failure) => Err(failure.into_postgres().await),
             }
         })

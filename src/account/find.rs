@@ -8,7 +8,7 @@ use tokio_postgres::{
     error::SqlState,
     types::{ToSql, Type},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
@@ -41,12 +41,24 @@ pub(super) async fn find(
     config: &PostgresStoreConfig,
 ) -> Result<(i64, Codec), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config)).retry(database.backoff()).when(may_pass).await
+    (|| find_once(database, config))
+        .retry(database.backoff())
+        .when(is_retryable)
+        .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
+        .await
 }
 
-/// Whether it is worth another try; a server that cannot be reached is reported at once.
-fn may_pass(error: &OpenStoreError) -> bool {
-    matches!(error, OpenStoreError::Store(error) if is_transient(error))
+/// Whether it is worth another try. A server that cannot be reached, a database that does not exist
+/// and a password that is fixed are reported at once.
+fn is_retryable(error: &OpenStoreError) -> bool {
+    match error {
+        OpenStoreError::Store(error) => is_transient(error),
+        OpenStoreError::Connect(error) => error.is_answer(),
+        OpenStoreError::Authentication(error) => {
+            error.is_transient() && !error.has_code(&SqlState::INVALID_CATALOG_NAME)
+        }
+        _ => false,
+    }
 }
 
 async fn find_once(

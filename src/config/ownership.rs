@@ -83,7 +83,14 @@ impl PostgresStoreConfig {
     }
 
     /// How long the pauses between the tries of one operation may add up to, 15 seconds by default:
-    /// enough to outlast a restart of the server. Then its error is handed up.
+    /// enough to outlast a restart of the server. Then its error is returned.
+    ///
+    /// A login that is refused, with whatever code, is retried too: servers that start and poolers
+    /// that wait for theirs refuse it for some seconds. A refused password (28P01, 28000) is retried
+    /// where its source is read again for each connection
+    /// ([`password_callback`](Self::password_callback), [`password_file`](Self::password_file),
+    /// `passfile`), as a new one may reach us late. Opening reports at once that a server cannot be
+    /// reached, and that a database does not exist.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -13,10 +13,23 @@ use tokio_postgres::error::SqlState;
 pub struct DatabaseError {
     sqlstate: Option<SqlState>,
     message: String,
-    /// The statement could not even be sent, and never will be.
-    unsendable: bool,
+    origin: Origin,
     table: Option<String>,
     constraint: Option<String>,
+}
+
+/// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A statement was answered with an error, or its connection broke.
+    Statement,
+    /// The statement could not even be sent, and never will be.
+    Unsendable,
+    /// No connection could be made, so nothing was asked and nothing took effect.
+    Login {
+        /// The server refused credentials that every retry would show again.
+        is_permanent: bool,
+    },
 }
 
 impl DatabaseError {
@@ -64,7 +77,7 @@ impl DatabaseError {
 
     /// Whether the statement was refused before it left.
     pub(crate) fn is_unsendable(&self) -> bool {
-        self.unsendable
+        self.origin == Origin::Unsendable
     }
 
     /// Whether the connection must not be used again: it broke, the server is going away
@@ -79,22 +92,33 @@ impl DatabaseError {
         })
     }
 
-    /// Whether the same statement may succeed when it is tried again: after a serialization failure
-    /// or deadlock, a lock that was not available, too many connections, or on another connection.
-    /// A database that was dropped (57P04) stays so.
+    /// Whether the same statement may succeed when it is tried again: when no connection could be
+    /// made for it, after a serialization failure or deadlock, a lock that was not available, or on
+    /// another connection. A database that was dropped (57P04) stays so.
     pub(crate) fn is_transient(&self) -> bool {
-        if self.unsendable || self.sqlstate() == Some("57P04") {
-            return false;
+        match self.origin {
+            Origin::Unsendable => false,
+            // Whatever the code: poolers refuse logins with codes that are final elsewhere.
+            Origin::Login { is_permanent } => !is_permanent,
+            Origin::Statement if self.sqlstate() == Some("57P04") => false,
+            Origin::Statement => {
+                self.spoils_connection()
+                    || self.sqlstate().is_some_and(|code| {
+                        ["40001", "40P01", "55P03", "53300", "53400"].contains(&code)
+                    })
+            }
         }
-        self.spoils_connection()
-            || self
-                .sqlstate()
-                .is_some_and(|code| ["40001", "40P01", "55P03", "53300", "53400"].contains(&code))
+    }
+
+    /// The same error, of a connection that could not be made.
+    pub(crate) fn at_login(self, is_permanent: bool) -> Self {
+        Self { origin: Origin::Login { is_permanent }, ..self }
     }
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { sqlstate: None, message, unsendable: false, table: None, constraint: None }
+        let origin = Origin::Statement;
+        Self { sqlstate: None, message, origin, table: None, constraint: None }
     }
 }
 
@@ -119,10 +143,16 @@ impl std::error::Error for DatabaseError {}
 
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&tokio_postgres::Error> for DatabaseError {
+    fn from(error: &tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
             let causes: Vec<_> =
-                std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                std::iter::successors(Some(error as &dyn std::error::Error), |error| {
                     error.source()
                 })
                 .collect();
@@ -134,7 +164,8 @@ impl From<tokio_postgres::Error> for DatabaseError {
                         .downcast_ref::<std::io::Error>()
                         .is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput)
                 });
-            return Self { unsendable: !broken, ..Self::broken(message) };
+            let origin = if broken { Origin::Statement } else { Origin::Unsendable };
+            return Self { origin, ..Self::broken(message) };
         };
         let code = answer.code().clone();
         // Data exceptions (22) and integrity violations (23) quote values in their messages.
@@ -143,7 +174,7 @@ impl From<tokio_postgres::Error> for DatabaseError {
             message: if quotes_data { "data refused" } else { answer.message() }.to_owned(),
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
-            unsendable: false,
+            origin: Origin::Statement,
             sqlstate: Some(code),
         }
     }

@@ -2,6 +2,9 @@
 //! said when none can be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod gate;
+mod refusals;
+
 use std::{
     fs,
     net::TcpListener,
@@ -52,6 +55,9 @@ impl World {
     }
 }
 
+/// What is retried may reach us later; the tests know that it will not.
+const SHORT: Duration = Duration::from_millis(100);
+
 async fn works(config: &PostgresStoreConfig) -> bool {
     config.build_pool().unwrap().get().await.is_ok()
 }
@@ -64,7 +70,7 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 async fn a_password_file_is_read_for_each_connection() {
     let world = world();
     let path = world.write("secret", "wrong\n");
-    let config = world.config("").password_file(&path);
+    let config = world.config("").password_file(&path).retry_timeout(SHORT);
     let pool = config.build_pool().unwrap();
     assert!(pool.get().await.is_err());
     assert_matches!(
@@ -143,7 +149,7 @@ async fn the_order_of_the_passwords_sources() {
 async fn a_password_file_that_others_may_read_is_passed_over() {
     let world = world();
     let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
-    let config = world.config(&format!("passfile={}", path.display()));
+    let config = world.config(&format!("passfile={}", path.display())).retry_timeout(SHORT);
     assert!(works(&config).await);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_matches!(
