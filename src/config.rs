@@ -1,6 +1,7 @@
 //! How a store is opened: where its database is, whose keys it holds, what unlocks them.
 
 mod builders;
+pub(crate) mod limits;
 mod ownership;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -34,6 +35,10 @@ use crate::{
 /// | [`cache_max_keys`](Self::cache_max_keys) | 100 000 of each table |
 /// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
+///
+/// Timeouts may be from 10 ms to 1 day, the age and the idleness of a connection from 1 ms to 365 days;
+/// what else is limited says so. A setting out of its range is
+/// [`OpenStoreError::InvalidConfig`] at opening, which names it.
 ///
 /// A configuration can be cloned and varied, for many accounts in one database. Its `Debug` shows
 /// no password, passphrase or key.
@@ -84,7 +89,9 @@ impl PostgresStoreConfig {
     /// `url` is a URL, `postgres://user:password@host:port/database?sslmode=verify-full`, or
     /// `key=value` pairs, `host=db.example dbname=bots user=bot`, as in the PostgreSQL manual,
     /// [Connection Strings][strings]. `account` says whose keys these are: a name of your choice,
-    /// one for each device. Two bots that share it would take each other's account.
+    /// one for each device. Two bots that share it would take each other's account. It has 1 to 255
+    /// bytes, no control character and no blank at its ends, else opening fails with
+    /// [`OpenStoreError::InvalidConfig`].
     ///
     /// What is wrong with the string is reported when the store is opened, as
     /// [`OpenStoreError::InvalidConfig`], and never quoted, as it may hold a password.
@@ -201,37 +208,6 @@ impl PostgresStoreConfig {
             cache_bytes: 16 << 20,
             cache_max_keys: 100_000,
         }
-    }
-
-    /// Checks what needs no server: called before anything is opened, with an own pool or a
-    /// foreign one.
-    pub(crate) fn validate(&self) -> Result<(), OpenStoreError> {
-        let invalid = |text: &str| Err(OpenStoreError::InvalidConfig(text.to_owned()));
-        if self.account.is_empty() || self.account.contains('\0') {
-            return invalid("the account's name is empty or contains a NUL character");
-        }
-        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
-            return invalid("the passphrase is empty: give one, or None for no encryption");
-        }
-        if self.owner_label.contains('\0') {
-            return invalid("the owner's label contains a NUL character");
-        }
-        if self.pool_max_size == 0 {
-            return invalid("pool_max_size is 0: at least one connection is needed");
-        }
-        let timeouts = [
-            self.connect_timeout,
-            self.pool_timeout,
-            self.statement_timeout,
-            self.atomically_timeout,
-            self.heartbeat_interval,
-            self.transaction_idle_timeout,
-            self.retry_timeout,
-        ];
-        if timeouts.iter().any(Duration::is_zero) {
-            return invalid("a timeout is zero: nothing could ever succeed");
-        }
-        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ INSERT INTO {schema}.sync_tokens (account_id) SELECT id FROM {schema}.accounts
 -- that `owner` has. Opens the gate for the statements that follow in the same transaction: each of
 -- them asks for the setting, which ends with the transaction.
 CREATE FUNCTION {schema}.guard(account bigint, owner bytea, seen bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     PERFORM FROM {schema}.account_owners o
         WHERE o.account_id = account AND o.token = owner FOR SHARE;
@@ -65,7 +65,7 @@ BEGIN
     END IF;
     PERFORM set_config('matrix_sdk.tx', account::text, true);
 END
-$$;
+{body};
 
 -- Takes the account over and returns its token, or none and who keeps it. `wanted` is the new token;
 -- `held`, when it is not null, holds the tokens of which the account must still have one, and `seen`
@@ -77,7 +77,7 @@ CREATE FUNCTION {schema}.claim(
     OUT token bytea, OUT commits bigint, OUT owner text, OUT since timestamptz, OUT stored bytea,
     OUT instance bytea, OUT maintenance bigint
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 DECLARE
     has_owner boolean;
     is_shared boolean;
@@ -117,12 +117,12 @@ BEGIN
         VALUES (process, clock_timestamp() + lifetime * interval '1 millisecond')
         ON CONFLICT (id) DO UPDATE SET alive_until = greatest(p.alive_until, excluded.alive_until);
 END
-$$;
+{body};
 
 -- After a COMMIT without an answer: gives the account a new token, so that the transaction can no
 -- longer begin, waits for it if it has begun, and tells whether it was committed.
 CREATE FUNCTION {schema}.settle(account bigint, held bytea, wanted bytea, transaction bytea)
-RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     UPDATE {schema}.account_owners o SET token = wanted
         WHERE o.account_id = account AND o.token IN (held, wanted);
@@ -132,4 +132,4 @@ BEGIN
     RETURN EXISTS (SELECT FROM {schema}.sync_tokens t
                    WHERE t.account_id = account AND t.last_transaction = transaction);
 END
-$$;
+{body};

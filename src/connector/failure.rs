@@ -55,6 +55,13 @@ impl Failure {
         if text.starts_with("authentication error") {
             return Self::Login(format!("{target}: {text}"));
         }
+        // Both answer `target_session_attrs` alike.
+        if text.ends_with("does not allow writes") {
+            return Self::Connect(format!(
+                "{target} accepts no writes: it is a standby, or default_transaction_read_only is on \
+                 for the role, the database or the server"
+            ));
+        }
         Self::Connect(format!("{target}: {text}"))
     }
 
