@@ -3,24 +3,36 @@
 mod probe;
 
 use backon::Retryable;
-use deadpool_postgres::Object;
-use tokio_postgres::{
-    error::SqlState,
-    types::{ToSql, Type},
-};
+use tokio_postgres::{error::SqlState, types::Type};
 use tracing::info;
 
 use self::probe::probe;
 use crate::{
-    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
-    codec::{Codec, SealedCipher},
-    connection::{Database, is_transient},
-    schema::Schema,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    codec::{Codec, Key, SealedCipher},
+    connection::{Database, Param},
+    statement::Sql,
 };
 
-const INSERT: &str = "
+pub(super) static INSERT: Sql = Sql {
+    name: "accounts.insert",
+    template: "
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
-VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING";
+SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
+    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+};
+
+/// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
+/// Advancing it takes a privilege that the role may lack.
+pub(super) static INSERT_NEXT: Sql = Sql {
+    name: "accounts.insert_next",
+    template: "
+INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
+OVERRIDING SYSTEM VALUE
+SELECT (SELECT coalesce(max(id), 0) + 1 FROM {schema}.accounts), $1, $2, $3, $4
+FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
+    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+};
 
 /// Brings the schema up to date, finds or creates the account, and opens its cipher.
 pub(super) async fn find(
@@ -39,8 +51,11 @@ pub(super) async fn find(
 /// and a password that is fixed are reported at once.
 fn is_retryable(error: &OpenStoreError) -> bool {
     match error {
-        OpenStoreError::Store(error) => is_transient(error),
-        OpenStoreError::Connect(error) => error.is_answer(),
+        // Reads keep the limits of the role, which may be short.
+        OpenStoreError::Store(Error::Database(error)) => {
+            error.is_transient() || error.has_code(&SqlState::QUERY_CANCELED)
+        }
+        OpenStoreError::Connect(error) => error.sqlstate().is_some(),
         OpenStoreError::Authentication(error) => {
             error.is_transient() && !error.has_code(&SqlState::INVALID_CATALOG_NAME)
         }
@@ -52,10 +67,8 @@ async fn find_once(
     database: &Database,
     config: &PostgresStoreConfig,
 ) -> Result<(i64, Codec), OpenStoreError> {
-    let schema = database.statements().schema();
-    let mut connection = database.connect().await?;
     let name = &config.account;
-    let (id, cipher) = match probe(&mut connection, schema, config).await? {
+    let (id, cipher) = match look_up(database, config).await? {
         Some(found) => found,
         None if config.access == Access::Observe => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
@@ -63,22 +76,43 @@ async fn find_once(
         None => {
             // Derived before the row exists, so that nobody ever sees a half-made account.
             let cipher = SealedCipher::create(name, config.secret.clone()).await?;
-            let params: [(&(dyn ToSql + Sync), Type); 4] = [
-                (name, Type::TEXT),
-                (&cipher.secret_kind, Type::INT2),
-                (&cipher.bytes, Type::BYTEA),
-                (&cipher.written_by, Type::INT2),
-            ];
-            connection
-                .execute_typed(&schema.qualify(INSERT), &params)
-                .await
-                .map_err(|error| OpenStoreError::refused(error.into(), "creating the account"))?;
+            create(database, name, &cipher).await.map_err(|error| match error {
+                Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
+                error => error.into(),
+            })?;
             // Another process may have been first: what counts is what is there.
-            probe(&mut connection, schema, config).await?.ok_or_else(|| {
+            look_up(database, config).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
     };
-    drop(connection);
     Ok((id, cipher.open(name, config.secret.clone()).await?))
+}
+
+async fn look_up(
+    database: &Database,
+    config: &PostgresStoreConfig,
+) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+    let mut connection = database.connect().await?;
+    probe(&mut connection, database.statements().schema(), config).await
+}
+
+/// Makes the account's row, unless there is one of this name.
+async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Result<(), Error> {
+    // Silent when the driver logs its parameters.
+    let bytes = cipher.bytes.as_deref().map(Key::stored);
+    let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
+    match database.write_autocommit(&INSERT, &params).await {
+        Ok(_) => return Ok(()),
+        Err(error) if is_number_taken(&error) => {}
+        Err(error) => return Err(error),
+    }
+    // Of several that take the same number at once, one gets it.
+    let insert = || database.write_autocommit(&INSERT_NEXT, &params);
+    insert.retry(database.backoff()).when(is_number_taken).await?;
+    Ok(())
+}
+
+fn is_number_taken(error: &Error) -> bool {
+    matches!(error, Error::Database(error) if error.has_code(&SqlState::UNIQUE_VIOLATION))
 }
