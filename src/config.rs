@@ -108,7 +108,9 @@ impl PostgresStoreConfig {
     ///   than libpq**, the certificate is always verified, against `sslrootcert` if that is given
     ///   or `~/.postgresql/root.crt` exists, else against the system's authorities, and then the
     ///   host's name with it; `verify-ca`: against `sslrootcert`; `verify-full`: the host's name
-    ///   too. Names are looked for in `subjectAltName` only, not in the common name.
+    ///   too. Names are looked for in `subjectAltName` only, not in the common name. Keys may be RSA,
+    ///   P-256, P-384 or Ed25519, certificates must be of version 3; errors name the command that makes
+    ///   another.
     /// - `sslrootcert`: a PEM file, or `system`, which means `verify-full` (a weaker mode is an
     ///   error, as in libpq). Without it `verify-full` uses `~/.postgresql/root.crt`, else the
     ///   system's authorities. With a mode that does not verify it is an error.
@@ -116,14 +118,16 @@ impl PostgresStoreConfig {
     ///   default `~/.postgresql/postgresql.crt` and `.key`. The key must not be readable by others:
     ///   0600, or 0640 if it belongs to root.
     /// - Sockets never use TLS.
-    /// - `password`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be readable by
-    ///   others. [`password_callback`](Self::password_callback) and
+    /// - `password`, else `PGPASSWORD`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be
+    ///   readable by others. These two are the only variables that are read; libpq's others are what
+    ///   [`from_env`](Self::from_env) reads. [`password_callback`](Self::password_callback) and
     ///   [`password_file`](Self::password_file) come before them all.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after
     ///   30 s. `application_name` is `matrix-sdk-postgres` by default.
     /// - `options` is refused: poolers drop it. So are `service`, `sslcrl`, `sslpassword`,
-    ///   `require_auth` and others whose silent neglect would do harm.
+    ///   `require_auth` and others whose silent neglect would do harm. Parameters of other drivers
+    ///   (`pgbouncer`, `schema`, `connection_limit`, …) are refused with what to set instead.
     ///
     /// ```
     /// use matrix_sdk_postgres::PostgresStoreConfig;
@@ -142,7 +146,7 @@ impl PostgresStoreConfig {
     /// [strings]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
     pub fn new(url: impl Into<String>, account: impl Into<String>) -> Self {
         let url = zeroize::Zeroizing::new(url.into());
-        Self::with_server(ConnInfo::parse(&url), account.into())
+        Self::with_server(ConnInfo::parse(&url, variable), account.into())
     }
 
     /// Takes the server from the environment: `DATABASE_URL`, and libpq's variables for what it
@@ -171,11 +175,7 @@ impl PostgresStoreConfig {
     ///
     /// [variables]: https://www.postgresql.org/docs/current/libpq-envars.html
     pub fn from_env(account: impl Into<String>) -> Result<Self, OpenStoreError> {
-        let server = ConnInfo::from_variables(|name| match std::env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
-        });
+        let server = ConnInfo::from_variables(variable);
         let server = server.map_err(OpenStoreError::InvalidConfig)?;
         Ok(Self::with_server(Ok(server), account.into()))
     }
@@ -208,6 +208,14 @@ impl PostgresStoreConfig {
             cache_bytes: 16 << 20,
             cache_max_keys: 100_000,
         }
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
     }
 }
 

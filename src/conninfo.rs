@@ -4,6 +4,7 @@
 //! `verify-…` modes, and reads `tcp_user_timeout` in seconds where libpq has milliseconds.
 
 mod addresses;
+mod foreign;
 mod parse;
 mod template;
 #[cfg(test)]
@@ -62,8 +63,18 @@ pub(crate) struct ConnInfo {
 }
 
 impl ConnInfo {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        Self::from_words(&parse::parse(text)?)
+    /// Reads a connection string, and `PGPASSWORD` where it holds no password.
+    pub(crate) fn parse(
+        text: &str,
+        variable: impl FnOnce(&str) -> Result<Option<String>, String>,
+    ) -> Result<Self, String> {
+        let mut words = parse::parse(text)?;
+        if words.get("password").is_none()
+            && let Some(password) = variable("PGPASSWORD")?
+        {
+            words.insert("password", password.into())?;
+        }
+        Self::from_words(&words)
     }
 
     /// Reads `DATABASE_URL`, and libpq's variables for the words that it does not hold.

@@ -44,7 +44,7 @@ impl Failure {
         if error.as_db_error().is_some() {
             return Self::Answer(error);
         }
-        if let Some(text) = tls::explain(&error, settings) {
+        if let Some(text) = tls::explain(&error, settings, &target.peer()) {
             return Self::Tls(format!("{target}: {text}"));
         }
         let text = DatabaseError::from(error).to_string();
