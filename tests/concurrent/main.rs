@@ -1,0 +1,53 @@
+//! Concurrent histories: several owners in several processes, readers, kills, takeovers and stalls at
+//! once. Everybody notes what was asked and answered, by a clock that all processes share; afterwards
+//! a checker says whether one register a key, one owner an account, could have given these answers.
+//!
+//! Short by default. `CONCURRENT_SECONDS=3600` runs rounds for an hour, `CONCURRENT_SEED` repeats a
+//! round's choices (not its timing), `CONCURRENT_KEEP=1` keeps the histories of rounds that passed,
+//! and `CONCURRENT_CHECK=directory` only checks a history that was kept.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../reliability/support/mod.rs"]
+mod support;
+
+mod check;
+mod history;
+mod workload;
+mod world;
+
+use std::{path::Path, time::Instant};
+
+use history::History;
+use support::{again, figure};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_fits_one_owner_and_one_order() {
+    if let Some(task) = again::task() {
+        return workload::run(&task).await;
+    }
+    if let Some(directory) = std::env::var_os("CONCURRENT_CHECK") {
+        let report = check::check(&History::load(Path::new(&directory)));
+        println!("{report}");
+        return assert!(report.violations.is_empty(), "the history is not possible");
+    }
+    let (limit, started) = (world::seconds(), Instant::now());
+    let (mut totals, mut wrong) = (check::Figures::default(), Vec::new());
+    for seed in world::seeds() {
+        let (directory, report) = world::round(seed, world::ROUND.min(limit)).await;
+        totals.add(&report.figures);
+        totals.count("rounds", 1);
+        if !report.violations.is_empty() {
+            println!("{report}the history is in {}", directory.display());
+            wrong.push(directory);
+        }
+        if started.elapsed() >= limit {
+            break;
+        }
+    }
+    for (what, value) in totals.lines() {
+        figure(&format!("concurrent histories: {what}"), value);
+    }
+    assert!(wrong.is_empty(), "these histories are not possible: {wrong:?}");
+}
