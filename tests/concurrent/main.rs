@@ -28,18 +28,20 @@ async fn every_answer_fits_one_owner_and_one_order() {
         return workload::run(&task).await;
     }
     if let Some(directory) = std::env::var_os("CONCURRENT_CHECK") {
-        let report = check::check(&History::load(Path::new(&directory)));
-        println!("{report}");
+        let history = History::load(Path::new(&directory));
+        let report = check::check(&history);
+        report.figures.lines().for_each(|(what, value)| println!("{what}: {value}"));
+        println!("{}", report.tell(&history));
         return assert!(report.violations.is_empty(), "the history is not possible");
     }
     let (limit, started) = (world::seconds(), Instant::now());
     let (mut totals, mut wrong) = (check::Figures::default(), Vec::new());
     for seed in world::seeds() {
-        let (directory, report) = world::round(seed, world::ROUND.min(limit)).await;
+        let (directory, report, told) = world::round(seed, world::ROUND.min(limit)).await;
         totals.add(&report.figures);
         totals.count("rounds", 1);
         if !report.violations.is_empty() {
-            println!("{report}the history is in {}", directory.display());
+            println!("{told}The history is in {}", directory.display());
             wrong.push(directory);
         }
         if started.elapsed() >= limit {

@@ -10,7 +10,6 @@ mod zones;
 
 use std::{
     collections::HashMap,
-    fmt,
     time::{Duration, Instant},
 };
 
@@ -51,7 +50,6 @@ pub struct Violation {
 pub struct Report {
     pub violations: Vec<Violation>,
     pub figures: Figures,
-    excerpts: Vec<String>,
 }
 
 /// Notes violations of one account.
@@ -80,9 +78,7 @@ pub fn check(history: &History) -> Report {
         violations.extend(findings.found);
     }
     let figures = Figures::of(history, started.elapsed());
-    let excerpts = violations.iter().take(20).map(|violation| excerpt(history, violation));
-    let excerpts = excerpts.collect();
-    Report { violations, figures, excerpts }
+    Report { violations, figures }
 }
 
 /// No database was set back, and no row was damaged: nobody may be told so.
@@ -138,16 +134,21 @@ fn excerpt(history: &History, violation: &Violation) -> String {
     shown.map(|(_, line)| format!("    {}\n", serde_json::to_string(line).unwrap())).collect()
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, value) in self.figures.lines() {
-            writeln!(f, "{what}: {value}")?;
+/// How many violations are told with their lines.
+const TOLD: usize = 20;
+
+impl Report {
+    /// What is wrong, and the lines that show it.
+    pub fn tell(&self, history: &History) -> String {
+        let mut text = String::new();
+        for (number, violation) in self.violations.iter().enumerate() {
+            let Violation { rule, account, text: what, .. } = violation;
+            text += &format!("{rule:?} of {account}: {what}\n");
+            if number < TOLD {
+                text += &excerpt(history, violation);
+            }
         }
-        for (number, Violation { rule, account, text, .. }) in self.violations.iter().enumerate() {
-            writeln!(f, "{rule:?} of {account}: {text}")?;
-            write!(f, "{}", self.excerpts.get(number).map_or("", String::as_str))?;
-        }
-        writeln!(f, "{} violations", self.violations.len())
+        text + &format!("{} violations\n", self.violations.len())
     }
 }
 

@@ -1,11 +1,13 @@
 //! Each register's answers have an order in which every read returns the last write.
 //!
 //! Reads that count: those of a reader, which asks the primary and remembers nothing; and an owner's
-//! when a write that it began afterwards was acknowledged, for then it was still the owner. What an
-//! owner reads of its own write before that has ended is not counted: its saves are visible to itself
-//! first.
+//! when a write that it began afterwards was acknowledged, for then it was still the owner.
+//!
+//! While a write of its own is on its way, an owner may see it already, within `atomically`, or not yet,
+//! from memory, though the server has committed it and others have seen it. What it reads then counts
+//! for the whole time of that write.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Findings, Rule, acknowledged,
@@ -22,24 +24,29 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         registers.entry(&read.register).or_default().1.push(read);
     }
     let last_saves = last_saves(account);
-    let seen: HashMap<&str, ()> =
-        account.commits.iter().map(|commit| (commit.op.as_str(), ())).collect();
+    let committed: HashSet<&str> =
+        account.commits.iter().map(|commit| commit.op.as_str()).collect();
     for (register, (writes, reads)) in registers {
         let by_value: HashMap<&str, &Write> =
             writes.iter().map(|write| (write.op.as_str(), *write)).collect();
-        let counted: Vec<&Read> =
-            reads.into_iter().filter(|read| counts(read, &last_saves, &by_value)).collect();
+        let mut by_opening: HashMap<&str, Vec<&Write>> = HashMap::new();
+        for write in &writes {
+            by_opening.entry(&write.opening).or_default().push(write);
+        }
         let mut clusters: BTreeMap<&str, Cluster> = BTreeMap::new();
         clusters.insert("", Cluster::new("", BEGINNING, BEGINNING));
         for write in &writes {
             if write.is_ok() {
                 let cluster = Cluster::new(&write.op, write.begun, write.ended);
                 clusters.insert(&write.op, cluster);
-            } else if seen.contains_key(write.op.as_str()) {
+            } else if committed.contains(write.op.as_str()) {
                 clusters.insert(&write.op, unanswered(account, write));
             }
         }
-        for read in counted {
+        for read in reads {
+            let own = read.opening.as_deref().map(|opening| by_opening.get(opening));
+            let own = own.map(|writes| writes.map_or(&[][..], Vec::as_slice));
+            let Some((begun, ended)) = when(read, own, &last_saves) else { continue };
             let value = read.value.as_deref().unwrap_or_default();
             match by_value.get(value) {
                 None if !value.is_empty() => unwritten(findings, read, "was never written"),
@@ -55,7 +62,7 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
                         Some(write) => unanswered(account, write),
                         None => Cluster::new("", BEGINNING, BEGINNING),
                     });
-                    cluster.read(read.begun, read.ended);
+                    cluster.read(begun, ended);
                 }
             }
         }
@@ -89,12 +96,29 @@ fn last_saves(account: &Account) -> HashMap<&str, u64> {
     saves.filter_map(|(opening, saves)| Some((opening, last(saves)?))).collect()
 }
 
-fn counts(read: &Read, last_saves: &HashMap<&str, u64>, writes: &HashMap<&str, &Write>) -> bool {
-    let Some(opening) = read.opening.as_deref() else { return true };
-    let is_owner = last_saves.get(opening).is_some_and(|begun| *begun > read.ended);
-    let write = read.value.as_deref().and_then(|value| writes.get(value));
-    let is_own = write.is_some_and(|write| write.opening == opening && write.ended > read.begun);
-    is_owner && !is_own
+/// The time for which a read counts, if it does. `own` are an owner's writes of the register.
+fn when(
+    read: &Read,
+    own: Option<&[&Write]>,
+    last_saves: &HashMap<&str, u64>,
+) -> Option<(u64, u64)> {
+    let (mut begun, mut ended) = (read.begun, read.ended);
+    let (Some(own), Some(opening)) = (own, read.opening.as_deref()) else {
+        return Some((begun, ended));
+    };
+    if last_saves.get(opening).is_none_or(|last| *last <= read.ended) {
+        return None;
+    }
+    let on_their_way =
+        own.iter().filter(|write| write.begun < read.ended && write.ended > read.begun);
+    for write in on_their_way {
+        begun = begun.min(write.begun);
+        if read.value.as_ref() == Some(&write.op) {
+            // One that fails was never there for others.
+            ended = write.is_ok().then_some(ended.max(write.ended))?;
+        }
+    }
+    Some((begun, ended))
 }
 
 /// A write of unknown outcome that was seen. It took effect before a newer owner's claim returned, and

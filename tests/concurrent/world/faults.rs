@@ -28,8 +28,14 @@ type Deed = fn(&Harm, &mut fastrand::Rng);
 
 /// Begins; ends when told so, and then all goes on that was stopped.
 pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
-    let every: [(u64, Deed); 4] =
-        [(250, harm_link), (350, harm_backend), (1500, harm_child), (12_000, harm_server)];
+    let every: [(u64, Deed); 6] = [
+        (250, harm_link),
+        (250, harm_link),
+        (250, harm_backend),
+        (250, harm_backend),
+        (1500, harm_child),
+        (12_000, harm_server),
+    ];
     let threads = every.into_iter().map(|(pause, deed)| {
         let (harm, mut rng) = (harm.clone(), rng.fork());
         thread::spawn(move || {
@@ -85,15 +91,17 @@ fn harm_link(harm: &Harm, rng: &mut fastrand::Rng) {
         4 => &[Way::ToClient],
         _ => &[Way::ToServer, Way::ToClient],
     };
-    note(harm, "links stalled");
-    ways.iter().for_each(|way| link.stall(*way, true));
+    let new_ones = rng.u32(0..3) == 0;
+    let stalled = if new_ones { "links stalled" } else { "connections stalled, new ones not" };
+    note(harm, stalled);
+    ways.iter().for_each(|way| link.stall(*way, new_ones));
     sleep(harm, lasts);
     if rng.u32(0..4) == 0 {
         note(harm, "clients' ends cut in a stall");
         link.cut_clients();
         sleep(harm, lasts);
     }
-    ways.iter().for_each(|way| link.stall(*way, false));
+    ways.iter().for_each(|way| link.go_on(*way));
 }
 
 fn harm_backend(harm: &Harm, rng: &mut fastrand::Rng) {

@@ -32,7 +32,9 @@ pub struct Link {
 }
 
 struct Shared {
-    stalled: [watch::Sender<bool>; 2],
+    /// Connections that were made before this one stand still.
+    stalled: [watch::Sender<u64>; 2],
+    connections: AtomicU64,
     delay: AtomicU64,
     /// Changes when all connections break.
     cuts: watch::Sender<u64>,
@@ -45,7 +47,8 @@ impl Link {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
-            stalled: [watch::Sender::new(false), watch::Sender::new(false)],
+            stalled: [watch::Sender::new(0), watch::Sender::new(0)],
+            connections: AtomicU64::new(0),
             delay: AtomicU64::new(0),
             cuts: watch::Sender::new(0),
             client_cuts: watch::Sender::new(0),
@@ -60,8 +63,15 @@ impl Link {
         link
     }
 
-    pub fn stall(&self, way: Way, stalled: bool) {
-        self.shared.stalled[way as usize].send_replace(stalled);
+    /// New connections stand still like the others, or pass: then what is asked again overtakes what
+    /// was asked first.
+    pub fn stall(&self, way: Way, new_ones: bool) {
+        let count = self.shared.connections.load(SeqCst);
+        self.shared.stalled[way as usize].send_replace(if new_ones { u64::MAX } else { count });
+    }
+
+    pub fn go_on(&self, way: Way) {
+        self.shared.stalled[way as usize].send_replace(0);
     }
 
     pub fn delay(&self, delay: Duration) {
@@ -84,12 +94,13 @@ async fn carry(client: TcpStream, port: u16, shared: Arc<Shared>) {
     }
     let ((from_client, to_client), (from_server, to_server)) =
         (client.into_split(), server.into_split());
+    let number = shared.connections.fetch_add(1, SeqCst);
     let (sent, to_send) = mpsc::unbounded_channel();
     let (answered, to_answer) = mpsc::unbounded_channel();
     tokio::spawn(take(from_client, sent, shared.clone(), true));
-    tokio::spawn(give(to_server, to_send, shared.clone(), Way::ToServer));
+    tokio::spawn(give(to_server, to_send, shared.clone(), (Way::ToServer, number)));
     tokio::spawn(take(from_server, answered, shared.clone(), false));
-    give(to_client, to_answer, shared, Way::ToClient).await;
+    give(to_client, to_answer, shared, (Way::ToClient, number)).await;
 }
 
 /// Reads at once, stalled or not: what was sent has left its sender.
@@ -119,7 +130,7 @@ async fn give(
     mut to: OwnedWriteHalf,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     shared: Arc<Shared>,
-    way: Way,
+    (way, number): (Way, u64),
 ) {
     let (mut cuts, mut client_cuts) = (shared.cuts.subscribe(), shared.client_cuts.subscribe());
     let mut stalled = shared.stalled[way as usize].subscribe();
@@ -131,7 +142,7 @@ async fn give(
                 tokio::time::sleep(Duration::from_micros(delay)).await;
             }
             // Also an end comes when the stall is over.
-            let _ = stalled.wait_for(|stalled| !stalled).await;
+            let _ = stalled.wait_for(|before| number >= *before).await;
             match bytes {
                 Some(bytes) if to.write_all(&bytes).await.is_ok() => {}
                 _ => break,

@@ -46,15 +46,20 @@ pub fn seeds() -> impl Iterator<Item = u64> {
 }
 
 /// Runs a round and checks its history, which is kept when something is wrong with it.
-pub async fn round(seed: u64, length: Duration) -> (PathBuf, Report) {
+pub async fn round(seed: u64, length: Duration) -> (PathBuf, Report, String) {
     let directory = directory(seed);
     println!("concurrent history in {}: CONCURRENT_SEED={seed}", directory.display());
     run(seed, length, &directory).await;
-    let report = block_in_place(|| check(&History::load(&directory)));
+    let (report, told) = block_in_place(|| {
+        let history = History::load(&directory);
+        let report = check(&history);
+        let told = report.tell(&history);
+        (report, told)
+    });
     if report.violations.is_empty() && std::env::var_os("CONCURRENT_KEEP").is_none() {
         fs::remove_dir_all(&directory).unwrap();
     }
-    (directory, report)
+    (directory, report, told)
 }
 
 fn directory(seed: u64) -> PathBuf {

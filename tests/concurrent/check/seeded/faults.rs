@@ -221,11 +221,19 @@ fn never_written(lines: &mut Vec<Line>) -> Option<()> {
 
 /// The newest owner is told that it is not.
 fn taken_by_nobody(lines: &mut Vec<Line>) -> Option<()> {
-    let opening = lines.iter().rev().find_map(|line| match &line.note {
-        Note::Claimed { opening, .. } => Some(opening.clone()),
+    let mut ends = lines.iter().rev().filter_map(|line| match &line.note {
+        Note::Claimed { opening, .. } => Some((opening.clone(), line.at)),
         _ => None,
-    })?;
-    told(lines, opening, "Superseded")
+    });
+    let ((newest, _), (_, before)) = (ends.next()?, ends.next()?);
+    let begun = lines
+        .iter()
+        .find(|line| matches!(&line.note, Note::Claim { opening, .. } if *opening == newest))?;
+    // Two at the same time may have come in either order.
+    if begun.at < before {
+        return None;
+    }
+    told(lines, newest, "Superseded")
 }
 
 fn not_older(lines: &mut Vec<Line>) -> Option<()> {
