@@ -1,9 +1,12 @@
 //! How much was tried.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use super::{acknowledged, milliseconds};
-use crate::history::{History, Outcome};
+use crate::history::{Account, History, Outcome};
 
 /// Numbers by what they count.
 #[derive(Clone, Debug, Default)]
@@ -13,38 +16,98 @@ impl Figures {
     pub fn of(history: &History, checked: Duration) -> Self {
         let mut figures = Self::default();
         for account in history.accounts.values() {
-            for claim in &account.claims {
-                let outcome = claim.outcome.as_ref().map_or("process died", Outcome::name);
-                figures.count(&format!("claims, {outcome}"), 1);
-            }
-            for write in &account.writes {
-                let outcome = write.outcome.as_ref().map_or("process died", Outcome::name);
-                figures.count(&format!("writes, {outcome}"), 1);
-            }
-            for (_, _, outcome) in &account.failures {
-                figures.count(&format!("other failures, {}", outcome.name()), 1);
-            }
-            let (mut own, mut owners) = (0, 0);
-            let saves = acknowledged(account);
-            for read in &account.reads {
-                let Some(opening) = &read.opening else {
-                    own += 1;
-                    continue;
-                };
-                let saves = saves.get(opening.as_str()).into_iter().flatten();
-                owners += u64::from(saves.map(|(begun, _)| *begun).max() > Some(read.ended));
-            }
-            figures.count("reads that counted, by readers", own);
-            figures.count("reads that counted, by owners", owners);
-            figures.count("messages encrypted", count(&account.sent));
-            figures.count("rows traced in the database", count(&account.commits));
+            figures.count_account(account);
         }
         for (what, times) in &history.faults {
             figures.count(&format!("faults, {what}"), *times);
         }
         figures.count("lines", count(&history.lines));
-        figures.count("ms that the checker took", milliseconds(checked));
+        figures.count("checker, ms", milliseconds(checked));
         figures
+    }
+
+    fn count_account(&mut self, account: &Account) {
+        let name = |outcome: &Option<Outcome>| {
+            outcome.as_ref().map_or("process died", Outcome::name).to_owned()
+        };
+        for claim in &account.claims {
+            self.count(&format!("claims, {}", name(&claim.outcome)), 1);
+        }
+        let committed: HashSet<_> = account.commits.iter().map(|commit| &commit.op).collect();
+        for write in &account.writes {
+            self.count(&format!("writes, {}", name(&write.outcome)), 1);
+            if !matches!(write.outcome, Some(Outcome::Ok | Outcome::Nothing)) {
+                let found =
+                    if committed.contains(&write.op) { "committed" } else { "not committed" };
+                self.count(&format!("unknown outcome, {found}"), 1);
+            }
+        }
+        for (_, _, outcome) in &account.failures {
+            self.count(&format!("other failures, {}", outcome.name()), 1);
+        }
+        let last = |saves: &Vec<(u64, u64)>| saves.iter().map(|(begun, _)| *begun).max();
+        let last: HashMap<_, _> = acknowledged(account)
+            .into_iter()
+            .map(|(opening, saves)| (opening, last(&saves)))
+            .collect();
+        for read in &account.reads {
+            let by = match read.opening.as_deref() {
+                None => "reads that count, of readers",
+                Some(opening) if last.get(opening) > Some(&Some(read.ended)) => {
+                    "reads that count, of owners"
+                }
+                Some(_) => "reads that do not count",
+            };
+            self.count(by, 1);
+        }
+        self.count("messages encrypted", count(&account.sent));
+    }
+
+    /// What is worth a line in a table; the rest tells what was hit.
+    pub fn summary(&self) -> Vec<(&'static str, u64)> {
+        let sum = |prefixes: &[&str]| {
+            let counted = self.0.iter();
+            let counted =
+                counted.filter(|(what, _)| prefixes.iter().any(|prefix| what.starts_with(prefix)));
+            counted.map(|(_, number)| number).sum()
+        };
+        vec![
+            ("rounds", sum(&["rounds"])),
+            (
+                "claims, writes, reads and encryptions",
+                sum(&["claims", "writes", "reads", "messages"]),
+            ),
+            ("claims that were granted", sum(&["claims, ok"])),
+            ("writes acknowledged", sum(&["writes, ok"])),
+            ("writes of unknown outcome", sum(&["unknown outcome"])),
+            ("of these committed", sum(&["unknown outcome, committed"])),
+            ("reads that count", sum(&["reads that count"])),
+            ("messages encrypted", sum(&["messages encrypted"])),
+            (
+                "kill -9 of a process or the server",
+                sum(&["faults, processes killed", "faults, servers killed"]),
+            ),
+            (
+                "links, connections and processes stalled or stopped",
+                sum(&[
+                    "faults, links stalled",
+                    "faults, links delayed",
+                    "faults, connections stalled",
+                    "faults, claims and COMMITs held",
+                    "faults, processes stopped",
+                    "faults, server processes stopped",
+                ]),
+            ),
+            (
+                "connections cut or ended, times",
+                sum(&[
+                    "faults, links cut",
+                    "faults, clients' ends cut",
+                    "faults, server processes ended",
+                ]),
+            ),
+            ("time of the checker, ms", sum(&["checker"])),
+        ]
     }
 
     pub fn count(&mut self, what: &str, number: u64) {

@@ -1,6 +1,7 @@
 //! Says of a history whether it is possible.
 
 mod commits;
+mod fence;
 mod figures;
 mod owners;
 mod ratchets;
@@ -14,7 +15,7 @@ use std::{
 };
 
 pub use self::figures::Figures;
-use crate::history::{Account, History, Line, Outcome};
+use crate::history::{Account, History, Note, Outcome};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,8 @@ pub enum Rule {
     Unwritten,
     /// Writes were acknowledged to an owner after a newer claim had returned.
     Ownership,
+    /// In the database a former owner wrote, or took the account back.
+    Fence,
     /// A store was told of a new owner, and there was none.
     TakenByNobody,
     /// A store was told that its database is older than what it has seen, or of a row that cannot be
@@ -71,6 +74,7 @@ pub fn check(history: &History) -> Report {
     for (name, account) in history.accounts.iter().filter(|(name, _)| !name.is_empty()) {
         let mut findings = Findings { account: name, found: Vec::new() };
         owners::check(account, &mut findings);
+        fence::check(account, &mut findings);
         registers::check(account, &mut findings);
         commits::check(account, &mut findings);
         ratchets::check(account, &mut findings);
@@ -121,17 +125,29 @@ fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
     saves
 }
 
-/// The lines of the history that concern a violation.
+/// The lines of the history that concern a violation: of reads the first and the last ones, and who was
+/// given the account in between.
 fn excerpt(history: &History, violation: &Violation) -> String {
-    let about = |line: &&Line| {
-        let text = serde_json::to_string(&line.note).unwrap();
-        line.account == violation.account
-            && violation.about.iter().any(|name| text.contains(&format!("\"{name}\"")))
-    };
-    let lines: Vec<_> = history.lines.iter().filter(about).collect();
-    // The beginning and the end tell most.
-    let shown = lines.iter().enumerate().filter(|(at, _)| *at < 12 || at + 12 >= lines.len());
-    shown.map(|(_, line)| format!("    {}\n", serde_json::to_string(line).unwrap())).collect()
+    let names: Vec<_> = violation.about.iter().map(|name| format!("\"{name}\"")).collect();
+    let of_account = history.lines.iter().filter(|line| line.account == violation.account);
+    let texts = of_account.map(|line| (line, serde_json::to_string(line).unwrap()));
+    let (about, others): (Vec<_>, Vec<_>) =
+        texts.partition(|(_, text)| names.iter().any(|name| text.contains(name)));
+    let (reads, mut told): (Vec<_>, Vec<_>) =
+        about.into_iter().partition(|(line, _)| matches!(line.note, Note::Read { .. }));
+    let (first, last) = (0..reads.len()).partition::<Vec<_>, _>(|at| *at < 4);
+    let last = last.into_iter().rev().take(4);
+    told.extend(first.into_iter().chain(last).map(|at| reads[at].clone()));
+    let (begun, ended) =
+        (told.iter().map(|(line, _)| line.at).min(), told.iter().map(|(line, _)| line.at).max());
+    let granted = others.into_iter().filter(|(line, _)| {
+        matches!(line.note, Note::Claimed { outcome: Outcome::Ok, .. })
+            && Some(line.at) > begun
+            && Some(line.at) < ended
+    });
+    told.extend(granted.take(12));
+    told.sort_by_key(|(line, _)| line.at);
+    told.iter().take(60).map(|(_, text)| format!("    {text}\n")).collect()
 }
 
 /// How many violations are told with their lines.

@@ -1,10 +1,12 @@
 //! The account is a register, too: a claim writes its owner, and each acknowledged save reads it.
 
 use super::{
-    Findings, Rule, acknowledged, outcomes,
+    Findings, Rule, acknowledged,
+    fence::may_take_effect,
+    outcomes,
     zones::{Cluster, conflicts},
 };
-use crate::history::{Account, Outcome};
+use crate::history::{Account, Claim, Outcome};
 
 pub fn check(account: &Account, findings: &mut Findings<'_>) {
     let saves = acknowledged(account);
@@ -38,11 +40,12 @@ fn taken_by_nobody(account: &Account, findings: &mut Findings<'_>) {
     for (at, opening, _) in told.filter(|(_, _, outcome)| outcome.is("Superseded")) {
         let mine = account.claims.iter().find(|claim| Some(claim.opening.as_str()) == opening);
         let Some(mine) = mine else { continue };
-        let is_newer = |opening: &str, former: Option<&str>| {
-            opening != mine.opening && former != Some(mine.opening.as_str())
+        let is_another = |claim: &Claim| {
+            claim.opening != mine.opening && claim.former.as_ref() != Some(&mine.opening)
         };
         let taken = account.claims.iter().any(|claim| {
-            is_newer(&claim.opening, claim.former.as_deref())
+            is_another(claim)
+                && may_take_effect(claim)
                 && claim.begun < at
                 && claim.ended > mine.begun
         });

@@ -24,6 +24,8 @@ pub struct Account {
     pub reads: Vec<Read>,
     pub sent: Vec<Sent>,
     pub commits: Vec<Commit>,
+    /// Owners, as the database holds them.
+    pub owned: Vec<(i64, String)>,
     /// By the store's own word; the first before all writes, the last after them.
     pub counts: Vec<u64>,
     /// Failures of what is not listed above.
@@ -75,6 +77,7 @@ pub struct Sent {
 }
 
 pub struct Commit {
+    pub number: i64,
     pub op: String,
     pub row: String,
     pub transaction: String,
@@ -139,9 +142,10 @@ impl History {
                 account.sent.push(sent);
             }
             Note::Failed { opening, outcome } => account.failures.push((at, opening, outcome)),
-            Note::Committed { op, row, transaction } => {
-                account.commits.push(Commit { op, row, transaction });
+            Note::Committed { number, op, row, transaction } => {
+                account.commits.push(Commit { number, op, row, transaction });
             }
+            Note::Owned { number, opening } => account.owned.push((number, opening)),
             Note::Count { commits } => account.counts.push(commits),
             Note::Died { gone } => {
                 opened.retain(|_, (process, _)| *process != gone);

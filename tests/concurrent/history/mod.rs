@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     journal::{Journal, now},
-    load::{Account, History, Read, Write},
+    load::{Account, Claim, History, Read, Write},
 };
 
 /// The first and the last moment.
@@ -79,11 +79,18 @@ pub enum Note {
     Fault {
         what: String,
     },
-    /// At the end: a row that the database holds a trace of, and the transaction that wrote it.
+    /// At the end: a row that was written, and the transaction that wrote it. The database numbers
+    /// these and the next, in the order in which the owner's row was locked for them.
     Committed {
+        number: i64,
         op: String,
         row: String,
         transaction: String,
+    },
+    /// At the end: the account was given to an opening, or the token of that opening was changed.
+    Owned {
+        number: i64,
+        opening: String,
     },
     /// How many commits the account counts.
     Count {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{
     MACHINE, Process, machines,
     outcome::{self, Failure},
-    pause,
+    pause, registers,
     session::{self, End},
 };
 use crate::history::{Note, Outcome};
@@ -37,7 +37,8 @@ impl Opened {
 
 pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastrand::Rng) {
     while !process.has_ended() {
-        pause(&mut rng, 800).await;
+        let milliseconds = if rng.u32(0..4) == 0 { 100 } else { 3000 };
+        pause(&mut rng, milliseconds).await;
         let Some(mut opened) = open(&process, account, &mut rng).await else { continue };
         loop {
             let end = match account {
@@ -61,12 +62,12 @@ async fn open(
     account: &'static str,
     rng: &mut fastrand::Rng,
 ) -> Option<Opened> {
-    let (process, name, config) =
-        (process.clone(), process.name("o"), process.config(account, rng));
+    let (process, name) = (process.clone(), process.name("o"));
+    let config = process.config(account, rng).owner_label(&registers::text(&name));
     let note = |note| process.journal.note(account, note);
     note(Note::Claim { opening: name.clone(), former: None });
     // Some give up soon, with what they have sent still on its way.
-    let patience = match rng.u32(0..5) {
+    let patience = match rng.u32(0..10) {
         0 => Duration::from_millis(rng.u64(0..50)),
         1 => Duration::from_millis(rng.u64(0..1000)),
         _ => Duration::from_secs(30),

@@ -70,7 +70,7 @@ pub async fn work(opened: &Opened, rng: &mut fastrand::Rng) -> End {
         if let Err(failure) = encrypt(opened, &machine, rng).await {
             return failed(failure);
         }
-        pause(rng, 8).await;
+        pause(rng, 4).await;
     }
     End::Over
 }

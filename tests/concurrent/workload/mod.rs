@@ -37,8 +37,8 @@ pub struct Task {
     pub directory: PathBuf,
     pub seed: u64,
     pub url: String,
-    /// Behind a pooler.
-    pub pooled: bool,
+    /// Behind a pooler that knows no prepared statements.
+    pub unprepared: bool,
     pub owners: bool,
     /// A room key, as all processes write it.
     pub session: serde_json::Value,
@@ -74,7 +74,7 @@ impl Process {
         let mut choose = |choices: &[u64]| milliseconds(*rng.choice(choices).unwrap());
         let config = PostgresStoreConfig::new(&self.task.url, account)
             .pool_max_size(3)
-            .prepared_statements(!self.task.pooled)
+            .prepared_statements(!self.task.unprepared)
             .connect_timeout(milliseconds(1000))
             .pool_timeout(choose(&[1000, 3000]))
             .statement_timeout(choose(&[400, 1000, 3000]))

@@ -36,15 +36,15 @@ pub fn traced_rows(register: &str) -> usize {
     if register.starts_with("pair") { 2 } else { 1 }
 }
 
-/// What is stored for a write: the name can be found in it.
-fn text(op: &str) -> String {
-    format!("<{op}>")
+/// A name, as it is stored: so that it can be found again.
+pub fn text(name: &str) -> String {
+    format!("<{name}>")
 }
 
-/// The write that a stored value names.
-pub fn op_in(text: &str) -> String {
+/// The name in what is stored.
+pub fn name_in(text: &str) -> String {
     let inner = text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
-    inner.map_or_else(|| text.to_owned(), |(op, _)| op.to_owned())
+    inner.map_or_else(|| text.to_owned(), |(name, _)| name.to_owned())
 }
 
 pub async fn set(
@@ -99,7 +99,7 @@ pub async fn read(
             value.map(|value| String::from_utf8(value).unwrap())
         }
     };
-    Ok(found.map(|text| op_in(&text)))
+    Ok(found.map(|text| name_in(&text)))
 }
 
 fn user(register: &str) -> &'static UserId {

@@ -55,7 +55,7 @@ pub async fn work(opened: &Opened, rng: &mut fastrand::Rng) -> End {
                 };
                 // A read that failed says as well that the store has to be reopened.
                 done.unwrap_or_else(|failure| shared.end(&failure));
-                pause(&mut rng, 8).await;
+                pause(&mut rng, 4).await;
             }
         })
     });
@@ -69,7 +69,7 @@ pub async fn work(opened: &Opened, rng: &mut fastrand::Rng) -> End {
 
 /// Until when the account is held, unless it is taken.
 pub fn hold(rng: &mut fastrand::Rng) -> Instant {
-    Instant::now() + Duration::from_millis(rng.u64(20..2000))
+    Instant::now() + Duration::from_millis(rng.u64(50..4000))
 }
 
 async fn write(opened: &Opened, rng: &mut fastrand::Rng) -> Result<(), Failure> {

@@ -9,26 +9,36 @@ use crate::{
     support::eventually,
     workload::{
         ACCOUNTS, MACHINE, create_machine, readers,
-        registers::{REGISTERS, keys, op_in},
+        registers::{REGISTERS, keys, name_in},
     },
 };
 
-/// Notes what each transaction wrote, in the transaction itself.
+/// Notes what each transaction wrote, in the transaction itself; and whose the account is.
 const TRACES: &str = "
-CREATE TABLE traces (account bigint, key bytea, value bytea, xid xid8 DEFAULT pg_current_xact_id());
-CREATE FUNCTION trace_value() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO public.traces (account, key, value) VALUES (new.account_id, new.key, new.data);
-  RETURN new; END $$;
-CREATE FUNCTION trace_hash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO public.traces (account, key, value) VALUES (new.account_id, 'hash', new.hash);
+CREATE TABLE traces (number bigint GENERATED ALWAYS AS IDENTITY, account bigint, row text,
+  value text, xid xid8 DEFAULT pg_current_xact_id());
+CREATE FUNCTION trace() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF tg_table_name = 'custom_values' THEN
+    INSERT INTO public.traces (account, row, value)
+      VALUES (new.account_id, encode(new.key, 'escape'), encode(new.data, 'escape'));
+  ELSIF tg_table_name = 'message_hashes' THEN
+    INSERT INTO public.traces (account, row, value)
+      VALUES (new.account_id, tg_table_name, encode(new.hash, 'escape'));
+  ELSE
+    INSERT INTO public.traces (account, row, value)
+      VALUES (new.account_id, tg_table_name, new::text);
+  END IF;
   RETURN new; END $$;
 CREATE TRIGGER trace AFTER INSERT OR UPDATE ON matrix_sdk.custom_values
-  FOR EACH ROW EXECUTE FUNCTION trace_value();
+  FOR EACH ROW EXECUTE FUNCTION trace();
 CREATE TRIGGER trace AFTER INSERT OR UPDATE ON matrix_sdk.message_hashes
-  FOR EACH ROW EXECUTE FUNCTION trace_hash();";
+  FOR EACH ROW EXECUTE FUNCTION trace();
+CREATE TRIGGER trace AFTER INSERT OR UPDATE ON matrix_sdk.account_owners
+  FOR EACH ROW EXECUTE FUNCTION trace();";
 
 const TRACED: &str = "
-SELECT a.name, t.key, t.value, t.xid::text FROM traces t JOIN matrix_sdk.accounts a ON a.id = t.account";
+SELECT a.name, t.number, t.row, t.value, t.xid::text
+FROM traces t JOIN matrix_sdk.accounts a ON a.id = t.account";
 
 const OTHERS: &str = "
 SELECT count(*) FROM pg_stat_activity
@@ -69,10 +79,14 @@ pub async fn look(url: &str, journal: &Journal) {
         }
     }
     count(url, journal).await;
-    for row in client.query(TRACED, &[]).await.unwrap() {
-        let (account, transaction): (String, String) = (row.get(0), row.get(3));
-        let text = |at| String::from_utf8_lossy(row.get::<_, &[u8]>(at)).into_owned();
-        let (op, row) = (op_in(&text(2)), text(1));
-        journal.note(&account, Note::Committed { op, row, transaction });
+    for found in client.query(TRACED, &[]).await.unwrap() {
+        let (account, number, row): (String, i64, String) =
+            (found.get(0), found.get(1), found.get(2));
+        let (name, transaction) = (name_in(found.get(3)), found.get(4));
+        let note = match row.as_str() {
+            "account_owners" => Note::Owned { number, opening: name },
+            _ => Note::Committed { number, op: name, row, transaction },
+        };
+        journal.note(&account, note);
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Children, Links, Server, link::Way};
+use super::{
+    Children, Links, Server,
+    link::{Link, Way},
+};
 use crate::history::{Journal, Note};
 
 /// What the threads that do harm share.
@@ -29,11 +32,11 @@ type Deed = fn(&Harm, &mut fastrand::Rng);
 /// Begins; ends when told so, and then all goes on that was stopped.
 pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
     let every: [(u64, Deed); 6] = [
-        (250, harm_link),
-        (250, harm_link),
-        (250, harm_backend),
-        (250, harm_backend),
-        (1500, harm_child),
+        (400, harm_link),
+        (400, harm_link),
+        (400, harm_backend),
+        (400, harm_backend),
+        (2500, harm_child),
         (12_000, harm_server),
     ];
     let threads = every.into_iter().map(|(pause, deed)| {
@@ -49,6 +52,12 @@ pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
         })
     });
     threads.collect()
+}
+
+/// From now on nothing is held.
+pub fn end(harm: &Harm) {
+    let held = harm.links.iter().map(Link::let_pass).sum::<u64>();
+    (0..held).for_each(|_| note(harm, "claims and COMMITs held"));
 }
 
 fn note(harm: &Harm, what: &str) {
@@ -91,7 +100,9 @@ fn harm_link(harm: &Harm, rng: &mut fastrand::Rng) {
         4 => &[Way::ToClient],
         _ => &[Way::ToServer, Way::ToClient],
     };
+    // Where new connections stand still as well, nothing at all is done.
     let new_ones = rng.u32(0..3) == 0;
+    let lasts = if new_ones { lasts.min(700) } else { lasts };
     let stalled = if new_ones { "links stalled" } else { "connections stalled, new ones not" };
     note(harm, stalled);
     ways.iter().for_each(|way| link.stall(*way, new_ones));

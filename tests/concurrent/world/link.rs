@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
@@ -36,6 +36,9 @@ struct Shared {
     stalled: [watch::Sender<u64>; 2],
     connections: AtomicU64,
     delay: AtomicU64,
+    /// Decides what is held on its own connection, until there is to be no more harm.
+    chance: Mutex<Option<fastrand::Rng>>,
+    held: AtomicU64,
     /// Changes when all connections break.
     cuts: watch::Sender<u64>,
     /// Changes when the clients' ends break, and the server does not notice yet.
@@ -44,12 +47,14 @@ struct Shared {
 
 impl Link {
     /// Leads to a port of this machine. Ends with the runtime.
-    pub async fn to(port: u16) -> Self {
+    pub async fn to(port: u16, rng: fastrand::Rng) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
             stalled: [watch::Sender::new(0), watch::Sender::new(0)],
             connections: AtomicU64::new(0),
             delay: AtomicU64::new(0),
+            chance: Mutex::new(Some(rng)),
+            held: AtomicU64::new(0),
             cuts: watch::Sender::new(0),
             client_cuts: watch::Sender::new(0),
         });
@@ -78,12 +83,34 @@ impl Link {
         self.shared.delay.store(u64::try_from(delay.as_micros()).unwrap(), SeqCst);
     }
 
+    /// Holds nothing more; says how often it has.
+    pub fn let_pass(&self) -> u64 {
+        *self.shared.chance.lock().unwrap() = None;
+        self.shared.held.load(SeqCst)
+    }
+
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     pub fn cut_clients(&self) {
         self.shared.client_cuts.send_modify(|cuts| *cuts += 1);
+    }
+}
+
+impl Shared {
+    /// How long a message is held, if it is one that matters: what comes by another connection
+    /// overtakes it.
+    fn hold(&self, bytes: &[u8]) -> Option<Duration> {
+        let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+        let mut chance = self.chance.lock().unwrap();
+        let rng = chance.as_mut()?;
+        let one_in = if has(b"claim(") { 5 } else { 200 };
+        let held = rng.u32(0..one_in) == 0 && (one_in == 5 || has(b"COMMIT"));
+        held.then(|| {
+            self.held.fetch_add(1, SeqCst);
+            Duration::from_millis(rng.u64(0..5000))
+        })
     }
 }
 
@@ -138,8 +165,11 @@ async fn give(
         loop {
             let bytes = queue.recv().await;
             let delay = shared.delay.load(SeqCst);
-            if delay > 0 {
-                tokio::time::sleep(Duration::from_micros(delay)).await;
+            let hold = bytes.as_ref().filter(|_| matches!(way, Way::ToServer));
+            let hold = hold.and_then(|bytes| shared.hold(bytes)).unwrap_or_default();
+            let wait = Duration::from_micros(delay) + hold;
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
             }
             // Also an end comes when the stall is over.
             let _ = stalled.wait_for(|before| number >= *before).await;

@@ -77,12 +77,12 @@ async fn run(seed: u64, length: Duration, directory: &Path) {
     audit::prepare(&database.url(), &journal).await;
     let session = registers::session_of_all().await;
 
-    let (links, pooler, urls) = routes(&server, &database).await;
-    let children = urls.iter().enumerate().map(|(number, (url, pooled, owners))| {
+    let (links, pooler, urls) = routes(&server, &database, &mut rng).await;
+    let children = urls.iter().enumerate().map(|(number, (url, unprepared, owners))| {
         let (process, directory, url) = (format!("p{number}"), directory.to_owned(), url.clone());
-        let (pooled, owners) = (*pooled, *owners);
+        let (unprepared, owners) = (*unprepared, *owners);
         let (session, seed) = (session.clone(), rng.u64(..));
-        let task = Task { process, directory, seed, url, pooled, owners, session };
+        let task = Task { process, directory, seed, url, unprepared, owners, session };
         Mutex::new(Child::start(task))
     });
     let children: Children = children.collect();
@@ -95,6 +95,7 @@ async fn run(seed: u64, length: Duration, directory: &Path) {
     harm.ended.store(true, SeqCst);
     block_in_place(|| {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+        faults::end(&harm);
         harm.children.iter().for_each(|child| child.lock().unwrap().order_end());
         harm.children.iter().for_each(|child| child.lock().unwrap().end(&harm.journal));
         drop(pooler);
@@ -107,6 +108,7 @@ async fn run(seed: u64, length: Duration, directory: &Path) {
 async fn routes(
     server: &PostgresServer,
     database: &TestDatabase,
+    rng: &mut fastrand::Rng,
 ) -> (Links, Option<Pooler>, Vec<(String, bool, bool)>) {
     let (mut links, mut urls) = (Vec::new(), Vec::new());
     let url_of = |link: &Link| {
@@ -114,18 +116,20 @@ async fn routes(
         database.url().replace(&direct, &format!("127.0.0.1:{}", link.port))
     };
     for owners in [true, true, false] {
-        let link = Link::to(server.port()).await;
+        let link = Link::to(server.port(), rng.fork()).await;
         urls.push((url_of(&link), false, owners));
         links.push(link);
     }
     let mut running = None;
-    if Release::Old.is_installed() {
-        let behind = Link::to(server.port()).await;
+    // The newer one knows prepared statements.
+    let release = if rng.bool() { Release::Old } else { Release::New };
+    if release.is_installed() {
+        let behind = Link::to(server.port(), rng.fork()).await;
         // It gives up on a server before the store does, and answers in its place.
         let settings = "query_timeout = 1\ndefault_pool_size = 8\nmax_db_connections = 8\n";
-        let pooler = Pooler::before(Release::Old, server, behind.port, settings);
-        let before = Link::to(pooler.port).await;
-        urls.push((url_of(&before), true, true));
+        let pooler = Pooler::before(release, server, behind.port, settings);
+        let before = Link::to(pooler.port, rng.fork()).await;
+        urls.push((url_of(&before), matches!(release, Release::Old), true));
         links.extend([behind, before]);
         running = Some(pooler);
     }

@@ -16,6 +16,8 @@ pub const ALL: &[(&str, Rule, Seed)] = &[
     ("a torn transaction", Rule::Commits, torn),
     ("a write acknowledged after a newer claim", Rule::Ownership, late_acknowledgement),
     ("a late write of a former owner", Rule::Order, late_write),
+    ("a commit of a former owner", Rule::Fence, committed_by_a_former_owner),
+    ("a late claim", Rule::Fence, late_claim),
     ("a wrong count", Rule::Count, wrong_count),
     ("a write committed twice", Rule::Commits, committed_twice),
     ("a rolled back write that was committed", Rule::Commits, committed_after_all),
@@ -156,6 +158,29 @@ fn write(lines: &mut Vec<Line>, opening: String, outcome: Outcome) {
     lines.push(Line { at: at + 2, note: Note::Written { op, outcome }, ..template });
 }
 
+/// The first owner's last commit comes after the last claim.
+fn committed_by_a_former_owner(lines: &mut Vec<Line>) -> Option<()> {
+    let first = first_owner(lines)?;
+    let its = lines.iter().find_map(|line| match &line.note {
+        Note::Write { op, opening, .. } if *opening == first => Some(op.clone()),
+        _ => None,
+    })?;
+    lines.iter_mut().find_map(|line| match &mut line.note {
+        Note::Committed { number, op, .. } if *op == its => {
+            *number = i64::MAX;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
+/// The first owner's claim takes effect once more, after the last.
+fn late_claim(lines: &mut Vec<Line>) -> Option<()> {
+    let (opening, template) = (first_owner(lines)?, lines[0].clone());
+    lines.push(Line { note: Note::Owned { number: i64::MAX, opening }, ..template });
+    Some(())
+}
+
 fn wrong_count(lines: &mut Vec<Line>) -> Option<()> {
     lines.iter_mut().rev().find_map(|line| match &mut line.note {
         Note::Count { commits } => {
@@ -191,9 +216,9 @@ fn rolled_back(lines: &[Line]) -> Option<(String, String)> {
 
 fn committed_after_all(lines: &mut Vec<Line>) -> Option<()> {
     let (op, _) = rolled_back(lines)?;
-    let (row, transaction) = ("a".to_owned(), "another".to_owned());
+    let (number, row, transaction) = (i64::MAX, "a".to_owned(), "another".to_owned());
     let template = lines[0].clone();
-    lines.push(Line { note: Note::Committed { op, row, transaction }, ..template });
+    lines.push(Line { note: Note::Committed { number, op, row, transaction }, ..template });
     Some(())
 }
 

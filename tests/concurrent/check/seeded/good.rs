@@ -21,6 +21,7 @@ struct Perfect {
     commits: u64,
     /// Traces, which come last.
     traces: Vec<Note>,
+    number: i64,
 }
 
 pub fn history(seed: u64) -> Vec<Line> {
@@ -34,6 +35,7 @@ pub fn history(seed: u64) -> Vec<Line> {
         index: 0,
         commits: 0,
         traces: Vec::new(),
+        number: 0,
     };
     store.line(0, Note::Count { commits: 0 });
     store.claim(0);
@@ -61,6 +63,11 @@ impl Perfect {
         self.lines.push(Line { at, process, account, note });
     }
 
+    fn next_number(&mut self) -> i64 {
+        self.number += 1;
+        self.number
+    }
+
     /// Around now: operations overlap with some before and after them.
     fn around(&mut self, earliest: u64) -> (u64, u64) {
         let begun = self.now - self.rng.u64(1..3 * STEP);
@@ -72,6 +79,8 @@ impl Perfect {
         let (begun, ended) = self.around(0);
         self.line(begun, Note::Claim { opening: opening.clone(), former: None });
         self.line(ended, Note::Claimed { opening: opening.clone(), outcome: Outcome::Ok });
+        let number = self.next_number();
+        self.traces.push(Note::Owned { number, opening: opening.clone() });
         if let Some((former, _)) = self.owner.replace((opening, ended)) {
             self.former.push(former);
         }
@@ -100,7 +109,8 @@ impl Perfect {
             self.values.insert(register, op.clone());
             for key in keys {
                 let (row, transaction) = ((*key).to_owned(), step.to_string());
-                self.traces.push(Note::Committed { op: op.clone(), row, transaction });
+                let (number, op) = (self.next_number(), op.clone());
+                self.traces.push(Note::Committed { number, op, row, transaction });
             }
         }
         if let Some(outcome) = outcome {
