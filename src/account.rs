@@ -19,10 +19,11 @@ use crate::{
     codec::Codec,
     connection::{Database, Param},
     ownership::{Ownership, Tokens},
-    presence::Presence,
     statement::Sql,
     writer::{Lane, Writer},
 };
+
+pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM];
 
 /// An account that is open: where its rows are, how they are sealed, and who writes them.
 pub(crate) struct OpenAccount {
@@ -31,7 +32,6 @@ pub(crate) struct OpenAccount {
     owner: Arc<Ownership>,
     /// `None` for an observer.
     writer: Option<Writer>,
-    presence: Option<Presence>,
     atomically_timeout: Duration,
 }
 
@@ -57,27 +57,26 @@ impl OpenAccount {
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find::find(&database, config).await?;
-        let (owner, presence) = match config.access {
+        let (owner, writer) = match config.access {
             Access::Observe => {
-                (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
+                (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
-            Access::Exclusive | Access::Shared => {
+            Access::Exclusive => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
-                (owner, Some(presence))
+                let lane = Lane { database: database.clone(), owner: owner.clone() };
+                (owner, Some(Writer::start(lane, presence)))
             }
         };
-        let lane = Lane { database: database.clone(), owner: owner.clone() };
-        let writer = presence.is_some().then(|| Writer::start(lane));
         let atomically_timeout = config.atomically_timeout;
-        Ok(Self { codec: Arc::new(codec), database, owner, writer, presence, atomically_timeout })
+        Ok(Self { codec: Arc::new(codec), database, owner, writer, atomically_timeout })
     }
 
     pub(crate) fn owner(&self) -> &Arc<Ownership> {
         &self.owner
     }
 
-    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last two parameters
-    /// are for the guard, which it calls.
+    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
+    /// for the guard, which it calls: the token alone, for commits are counted in the lane.
     pub(crate) async fn write_apart(
         &self,
         sql: &'static Sql,
@@ -85,11 +84,11 @@ impl OpenAccount {
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
         self.owner.check()?;
-        let (token, seen) = (self.owner.token(), self.owner.seen());
+        let token = self.owner.token();
         let token = token.as_slice();
         let mut params = self.with_id(params);
-        params.extend([&token as Param<'_>, &seen]);
-        match self.database.query_alone(sql, &params).await {
+        params.push(&token);
+        match self.database.write_autocommit(sql, &params).await {
             Ok(mut rows) => Ok(rows.pop()),
             Err(error) => Err(self.owner.explain(&self.database, error).await),
         }
@@ -188,18 +187,16 @@ impl OpenAccount {
         }
     }
 
-    /// Whether an operation failed and the account must be opened again before it is written to.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.owner.has_failed()
+    /// Whether the account need not be opened again before it is written to: nothing has failed, and
+    /// the runtime on which it was opened has not ended.
+    pub(crate) fn can_write(&self) -> bool {
+        !self.owner.has_failed() && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 
     /// Waits for the writes in flight, and lets go of the account.
     pub(crate) async fn close(&self) {
         if let Some(writer) = &self.writer {
             writer.close().await;
-        }
-        if let Some(presence) = &self.presence {
-            presence.release().await;
         }
         self.owner.cache.close();
     }

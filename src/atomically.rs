@@ -269,7 +269,8 @@ impl Scope {
             match committed {
                 Err(error) if state.may_repeat(&error) => self.commit_anew(&state).await?,
                 Err(error) => {
-                    return Err(self.lane.owner.explain(&self.lane.database, error).await);
+                    let database = &self.lane.database;
+                    self.lane.owner.explain_commit(database, transaction, error).await?;
                 }
                 Ok(()) => {}
             }

@@ -189,7 +189,7 @@ impl Drop for SharedConnection {
 }
 
 /// What tells one pool from another: its clones have one manager.
-fn address(pool: &Pool) -> usize {
+pub(crate) fn address(pool: &Pool) -> usize {
     std::ptr::from_ref(pool.manager()).addr()
 }
 

@@ -20,6 +20,7 @@ use crate::{
     batch::{Batch, CHUNK_BYTES},
     cache::Pending,
     connection::{Database, is_transient},
+    heartbeat::Presence,
     ownership::{Ownership, random_id},
     transaction::{Exchange, Failure, Held},
 };
@@ -40,11 +41,22 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the lane of one account.
-    pub(crate) fn start(lane: Lane) -> Self {
+    /// Starts the lane of one account, which stays open until everything queued is written.
+    pub(crate) fn start(lane: Lane, presence: Presence) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(run(Arc::new(lane), queue));
+        tokio::spawn(async move {
+            let closing = run(Arc::new(lane), queue).await;
+            presence.release().await;
+            if let Some(closed) = closing {
+                let _ = closed.send(());
+            }
+        });
         Self { jobs }
+    }
+
+    /// Whether the lane's task is there: it ends with its runtime.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.jobs.is_closed()
     }
 
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
@@ -75,7 +87,7 @@ impl Writer {
         }
     }
 
-    /// Waits until everything queued before has been written, then ends the lane.
+    /// Waits until everything queued before has been written and the account is released.
     pub(crate) async fn close(&self) {
         let (answer, done) = oneshot::channel();
         if self.jobs.send(Job::Close(answer)).is_ok() {
@@ -99,14 +111,18 @@ impl std::ops::Deref for LentLane {
     }
 }
 
-async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
+/// Writes until the lane is closed; returns what waits for that, if anything does.
+async fn run(
+    lane: Arc<Lane>,
+    mut queue: mpsc::UnboundedReceiver<Job>,
+) -> Option<oneshot::Sender<()>> {
     let mut next = None;
     loop {
         let job = match next.take() {
             Some(job) => job,
             None => match queue.recv().await {
                 Some(job) => job,
-                None => return,
+                None => return None,
             },
         };
         match job {
@@ -117,10 +133,7 @@ async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
                     let _ = returned.await;
                 }
             }
-            Job::Close(answer) => {
-                let _ = answer.send(());
-                return;
-            }
+            Job::Close(closed) => return Some(closed),
         }
     }
 }
@@ -203,7 +216,7 @@ impl Lane {
         };
         let result = commit.retry(self.database.backoff()).when(may_pass).await;
         if let Err(error) = result {
-            return Err(self.owner.explain(&self.database, error).await);
+            self.owner.explain_commit(&self.database, transaction, error).await?;
         }
         debug!(
             batches = batches.len(),
@@ -227,8 +240,8 @@ impl Lane {
         match failure {
             Failure::RolledBack(error) => Err(error),
             Failure::Unknown(error) => {
-                warn!(%error, "the answer to a COMMIT is missing: asking what became of it");
-                match self.owner.settle(&self.database, transaction, error.clone()).await {
+                warn!(%error, "a commit has an unknown outcome: asking the server");
+                match self.owner.resolve(&self.database, transaction, error.clone()).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(as_transient(error)),
                     Err(error) => Err(error),
@@ -241,9 +254,7 @@ impl Lane {
 /// A transaction that is known to have had no effect can be repeated, however it failed.
 fn as_transient(error: Error) -> Error {
     match error {
-        Error::StatementTimeout => {
-            crate::DatabaseError::broken("no answer within the statement timeout").into()
-        }
-        other => other,
+        error if is_transient(&error) => error,
+        error => crate::DatabaseError::broken(error.to_string()).into(),
     }
 }

@@ -119,7 +119,7 @@ impl PostgresStoreConfig {
     /// Nobody else changes what it owns, so it need not ask twice: room keys, devices, identities of
     /// users, tracked users and requests not sent yet are answered from memory once they were read or
     /// saved. They are kept as they are stored, sealed in an encrypted account, and wiped when they
-    /// are let go. The cache of a store that is [`Access::Shared`] or [`Access::Observe`] is off.
+    /// are let go. The cache of a store that is [`Access::Observe`] is off.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;

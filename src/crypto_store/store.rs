@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
-    account::OpenAccount,
+    account::{self, OpenAccount},
     connection::Database,
+    heartbeat,
     ownership::{self, Ownership},
-    presence,
     schema::Schema,
     statement::{Sql, Statements},
 };
@@ -251,7 +251,7 @@ impl PostgresCryptoStore {
     /// somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
         self.owner().check()?;
-        if self.open_account().await.is_ok_and(|account| !account.has_failed()) {
+        if self.open_account().await.is_ok_and(|account| account.can_write()) {
             return Ok(());
         }
         self.close_account().await;
@@ -280,12 +280,11 @@ async fn open_account(
 ) -> Result<OpenAccount, OpenStoreError> {
     config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, statements());
-    let prepared = config.prepared_statements && foreign_pool.is_none();
     let pool = match foreign_pool {
         Some(pool) => pool.clone(),
         None => config.build_pool()?,
     };
-    let database = Database::new(pool, Arc::new(statements), prepared, config);
+    let database = Database::new(pool, Arc::new(statements), foreign_pool.is_some(), config);
     OpenAccount::open(database, config, former).await
 }
 
@@ -293,7 +292,8 @@ async fn open_account(
 fn statements() -> Vec<&'static Sql> {
     [
         ownership::STATEMENTS,
-        presence::STATEMENTS,
+        heartbeat::STATEMENTS,
+        account::STATEMENTS,
         account_data::STATEMENTS,
         backups::STATEMENTS,
         custom_values::STATEMENTS,

@@ -1,6 +1,6 @@
 //! What the database reported, with all data left out.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// What PostgreSQL or the connection to it reported, without data.
 ///
@@ -15,6 +15,8 @@ pub struct DatabaseError {
     message: String,
     /// The statement could not even be sent, and never will be.
     unsendable: bool,
+    /// The server failed the statement, not the session.
+    statement_error: bool,
     table: Option<String>,
     constraint: Option<String>,
 }
@@ -53,30 +55,32 @@ impl DatabaseError {
         self.constraint.as_deref()
     }
 
-    /// Whether the server answered; if not, the outcome of what was sent is unknown.
-    pub(crate) fn is_answer(&self) -> bool {
-        self.sqlstate.is_some()
+    /// Whether it is an answer with severity ERROR: the session goes on. The untranslated severity is
+    /// asked for; FATAL and PANIC end the session, and poolers use them for what befell their link.
+    pub(crate) fn is_statement_error(&self) -> bool {
+        self.statement_error
+    }
+
+    /// Whether one of the crate's own functions refused to go on.
+    pub(crate) fn is_own_refusal(&self) -> bool {
+        self.statement_error && self.sqlstate().is_some_and(|code| code.starts_with("MX"))
     }
 
     pub(crate) fn has_code(&self, code: &SqlState) -> bool {
         self.sqlstate.as_ref() == Some(code)
     }
 
-    /// Whether the statement was refused before it left.
-    pub(crate) fn is_unsendable(&self) -> bool {
-        self.unsendable
-    }
-
-    /// Whether the connection must not be used again: it broke, the server is going away
+    /// Whether the connection must not be used again: it broke or was ended, the server is going away
     /// (class 57P), it has become read-only after a failover (25006), it was
-    /// ended because a transaction idled (25P03), or it has other statements
-    /// prepared than we think (26000, and 0A000 after a migration).
+    /// ended because a transaction idled (25P03), it has other statements
+    /// prepared than we think (26000, and 0A000 after a migration), or it lost a BEGIN (MX003).
     pub(crate) fn spoils_connection(&self) -> bool {
-        self.sqlstate().is_none_or(|code| {
-            ["25006", "25P03", "26000", "0A000"].contains(&code)
-                || code.starts_with("57P")
-                || code.starts_with("08")
-        })
+        !self.statement_error
+            || self.sqlstate().is_none_or(|code| {
+                ["25006", "25P03", "26000", "0A000", "MX003"].contains(&code)
+                    || code.starts_with("57P")
+                    || code.starts_with("08")
+            })
     }
 
     /// Whether the same statement may succeed when it is tried again: after a serialization failure
@@ -94,7 +98,14 @@ impl DatabaseError {
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { sqlstate: None, message, unsendable: false, table: None, constraint: None }
+        Self {
+            sqlstate: None,
+            message,
+            unsendable: false,
+            statement_error: false,
+            table: None,
+            constraint: None,
+        }
     }
 }
 
@@ -144,6 +155,7 @@ impl From<tokio_postgres::Error> for DatabaseError {
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
             unsendable: false,
+            statement_error: answer.parsed_severity() == Some(Severity::Error),
             sqlstate: Some(code),
         }
     }
