@@ -7,6 +7,7 @@ mod owners;
 mod ratchets;
 mod registers;
 mod seeded;
+mod telling;
 mod zones;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 pub use self::figures::Figures;
-use crate::history::{Account, History, Note, Outcome};
+use crate::history::{Account, History, Outcome};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,49 +124,6 @@ fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
         saves.entry(&sent.opening).or_default().push((sent.begun, sent.ended));
     }
     saves
-}
-
-/// The lines of the history that concern a violation: of reads the first and the last ones, and who was
-/// given the account in between.
-fn excerpt(history: &History, violation: &Violation) -> String {
-    let names: Vec<_> = violation.about.iter().map(|name| format!("\"{name}\"")).collect();
-    let of_account = history.lines.iter().filter(|line| line.account == violation.account);
-    let texts = of_account.map(|line| (line, serde_json::to_string(line).unwrap()));
-    let (about, others): (Vec<_>, Vec<_>) =
-        texts.partition(|(_, text)| names.iter().any(|name| text.contains(name)));
-    let (reads, mut told): (Vec<_>, Vec<_>) =
-        about.into_iter().partition(|(line, _)| matches!(line.note, Note::Read { .. }));
-    let (first, last) = (0..reads.len()).partition::<Vec<_>, _>(|at| *at < 4);
-    let last = last.into_iter().rev().take(4);
-    told.extend(first.into_iter().chain(last).map(|at| reads[at].clone()));
-    let (begun, ended) =
-        (told.iter().map(|(line, _)| line.at).min(), told.iter().map(|(line, _)| line.at).max());
-    let granted = others.into_iter().filter(|(line, _)| {
-        matches!(line.note, Note::Claimed { outcome: Outcome::Ok, .. })
-            && Some(line.at) > begun
-            && Some(line.at) < ended
-    });
-    told.extend(granted.take(12));
-    told.sort_by_key(|(line, _)| line.at);
-    told.iter().take(60).map(|(_, text)| format!("    {text}\n")).collect()
-}
-
-/// How many violations are told with their lines.
-const TOLD: usize = 20;
-
-impl Report {
-    /// What is wrong, and the lines that show it.
-    pub fn tell(&self, history: &History) -> String {
-        let mut text = String::new();
-        for (number, violation) in self.violations.iter().enumerate() {
-            let Violation { rule, account, text: what, .. } = violation;
-            text += &format!("{rule:?} of {account}: {what}\n");
-            if number < TOLD {
-                text += &excerpt(history, violation);
-            }
-        }
-        text + &format!("{} violations\n", self.violations.len())
-    }
 }
 
 /// How long it took, for people.

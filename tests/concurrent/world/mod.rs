@@ -56,10 +56,14 @@ pub async fn round(seed: u64, length: Duration) -> (PathBuf, Report, String) {
         let told = report.tell(&history);
         (report, told)
     });
-    if report.violations.is_empty() && std::env::var_os("CONCURRENT_KEEP").is_none() {
+    if report.violations.is_empty() && !keeps_all() {
         fs::remove_dir_all(&directory).unwrap();
     }
     (directory, report, told)
+}
+
+fn keeps_all() -> bool {
+    std::env::var("CONCURRENT_KEEP").is_ok_and(|keep| !keep.is_empty())
 }
 
 fn directory(seed: u64) -> PathBuf {
