@@ -132,10 +132,11 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// How long a future may take within
-    /// [`atomically`](crate::PostgresCryptoStore::atomically), 30 seconds by default; after that it
-    /// is rolled back with [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout). It bounds
-    /// how long a connection and locks are held.
+    /// How long a future may hold the account within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), from its first save on, 30 seconds by
+    /// default; after that it is rolled back with
+    /// [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout), also when it is not polled any
+    /// more. It bounds how long a connection and locks are held, and how long `close()` waits.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -96,6 +96,11 @@ impl DatabaseError {
                 .is_some_and(|code| ["40001", "40P01", "55P03", "53300", "53400"].contains(&code))
     }
 
+    /// A statement that can never be sent.
+    pub(crate) fn unsendable(message: impl Into<String>) -> Self {
+        Self { unsendable: true, ..Self::broken(message) }
+    }
+
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
         Self {

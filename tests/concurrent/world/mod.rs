@@ -131,7 +131,7 @@ async fn routes(
         let behind = Link::to(server.port(), rng.fork()).await;
         // It gives up on a server before the store does, and answers in its place.
         let settings = "query_timeout = 1\ndefault_pool_size = 8\nmax_db_connections = 8\n";
-        let pooler = Pooler::before(release, server, behind.port, settings);
+        let pooler = Pooler::start_before(release, server, behind.port, settings);
         let before = Link::to(pooler.port, rng.fork()).await;
         urls.push((url_of(&before), matches!(release, Release::Old), true));
         links.extend([behind, before]);

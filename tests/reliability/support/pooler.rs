@@ -65,12 +65,16 @@ pub struct Pooler {
 impl Pooler {
     /// With few connections to the server, so that clients really share them.
     pub fn start(release: Release, server: &PostgresServer) -> Self {
-        let settings = "default_pool_size = 3\nmax_db_connections = 3\n";
-        Self::before(release, server, server.port(), settings)
+        Self::start_before(release, server, server.port(), "")
     }
 
-    /// Reaches the server through this port.
-    pub fn before(release: Release, server: &PostgresServer, to: u16, settings: &str) -> Self {
+    /// The same, with a proxy at `port` before the server, and more settings.
+    pub fn start_before(
+        release: Release,
+        server: &PostgresServer,
+        server_port: u16,
+        settings: &str,
+    ) -> Self {
         let program = release.program();
         let output = Command::new(&program).arg("--version").output().unwrap();
         let version = String::from_utf8(output.stdout).unwrap();
@@ -89,9 +93,11 @@ impl Pooler {
             Release::New => "max_prepared_statements = 200\n",
         };
         let configuration = format!(
-            "[databases]\n* = host=127.0.0.1 port={to}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
-             pool_mode = transaction\nmax_client_conn = 1000\n{settings}{prepared}",
+             pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 1000\n\
+             max_db_connections = 3\n{prepared}{settings}",
+            server_port,
             users.display()
         );
         let file = directory.0.join("pgbouncer.ini");
