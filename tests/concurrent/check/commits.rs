@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Findings, Rule};
+use super::{Findings, Rule, acknowledged};
 use crate::history::{Account, Outcome, Write};
 
 /// What the database holds of one write.
@@ -23,9 +23,19 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         traces.transactions.insert(&commit.transaction);
         transactions.insert(&commit.transaction);
     }
+    let saves = acknowledged(account);
     for write in &account.writes {
         let nothing = Traces::default();
-        judge(write, traces.get(write.op.as_str()).unwrap_or(&nothing), findings);
+        let traces = traces.get(write.op.as_str()).unwrap_or(&nothing);
+        judge(write, traces, findings);
+        // Its owner went on to write, in order.
+        let mut later = saves.get(write.opening.as_str()).into_iter().flatten();
+        let mut went_on = || later.any(|(begun, _)| *begun >= write.ended);
+        let dropped = write.outcome == Some(Outcome::Dropped) && !write.atomically;
+        if dropped && traces.transactions.is_empty() && went_on() {
+            let text = format!("{} of {} was begun and not finished", write.op, write.opening);
+            findings.add(Rule::Commits, text, &[&write.op]);
+        }
     }
     let counted = after - before;
     let found = u64::try_from(transactions.len()).unwrap();

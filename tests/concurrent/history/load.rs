@@ -46,6 +46,7 @@ pub struct Write {
     pub opening: String,
     pub register: String,
     pub rows: usize,
+    pub atomically: bool,
     pub begun: u64,
     pub ended: u64,
     /// `None` when the process died before.
@@ -125,10 +126,19 @@ impl History {
                 let claim = &mut account.claims[opened.remove(&opening).unwrap().1];
                 (claim.ended, claim.outcome) = (at, Some(outcome));
             }
-            Note::Write { op, opening, register, rows } => {
+            Note::Write { op, opening, register, rows, atomically } => {
                 opened.insert(op.clone(), (line.process.clone(), account.writes.len()));
                 let (begun, ended, outcome) = (at, END, None);
-                account.writes.push(Write { op, opening, register, rows, begun, ended, outcome });
+                account.writes.push(Write {
+                    op,
+                    opening,
+                    register,
+                    rows,
+                    atomically,
+                    begun,
+                    ended,
+                    outcome,
+                });
             }
             Note::Written { op, outcome } => {
                 let write = &mut account.writes[opened.remove(&op).unwrap().1];

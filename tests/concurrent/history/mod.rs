@@ -45,6 +45,8 @@ pub enum Note {
         opening: String,
         register: String,
         rows: usize,
+        /// Within `atomically`: dropped, it is rolled back, and all else is finished.
+        atomically: bool,
     },
     Written {
         op: String,

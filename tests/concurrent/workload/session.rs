@@ -75,7 +75,9 @@ pub fn hold(rng: &mut fastrand::Rng) -> Instant {
 async fn write(opened: &Opened, rng: &mut fastrand::Rng) -> Result<(), Failure> {
     let (op, register) = (opened.process.name(""), *rng.choice(&REGISTERS).unwrap());
     let (opening, rows) = (opened.name.clone(), traced_rows(register));
-    let note = Note::Write { op: op.clone(), opening, register: register.to_owned(), rows };
+    let atomically = register.starts_with("pair");
+    let (name, register_name) = (op.clone(), register.to_owned());
+    let note = Note::Write { op: name, opening, register: register_name, rows, atomically };
     opened.note(note);
     let write = write_register(opened, register, &op, rng.fork());
     let patience = match rng.u32(0..12) {

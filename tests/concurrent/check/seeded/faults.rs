@@ -10,6 +10,7 @@ type Seed = fn(&mut Vec<Line>) -> Option<()>;
 pub const ALL: &[(&str, Rule, Seed)] = &[
     ("a lost write", Rule::Order, lost_write),
     ("a write lost from the database", Rule::Commits, lost_from_the_database),
+    ("a dropped save that was not finished", Rule::Commits, unfinished),
     ("a stale read", Rule::Order, stale_read),
     ("a reused index", Rule::Reuse, reused_index),
     ("a torn transaction that was seen", Rule::Order, torn_and_seen),
@@ -91,6 +92,31 @@ fn lost_from_the_database(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
+/// Its future was dropped, and nothing came of it, though its owner went on to write.
+fn unfinished(lines: &mut Vec<Line>) -> Option<()> {
+    let opening = first_owner(lines)?;
+    let its = |op: &str| {
+        lines.iter().any(|line| {
+            matches!(&line.note, Note::Write { op: found, opening: by, .. } if found == op && *by == opening)
+        })
+    };
+    let writes = acknowledged(lines, "lone-0");
+    let mut writes = writes.iter().filter(|(op, ..)| its(op));
+    let (dropped, last) = (writes.next()?.clone(), writes.next_back()?.clone());
+    if last.1 < dropped.2 {
+        return None;
+    }
+    let dropped = dropped.0;
+    lines.retain(|line| !matches!(&line.note, Note::Committed { op, .. } if *op == dropped));
+    lines.iter_mut().find_map(|line| match &mut line.note {
+        Note::Written { op, outcome } if *op == dropped => {
+            *outcome = Outcome::Dropped;
+            Some(())
+        }
+        _ => None,
+    })
+}
+
 fn stale_read(lines: &mut Vec<Line>) -> Option<()> {
     let [first, ..] = in_order(lines, "lone-0")?;
     read_at_the_end(lines, ("lone-0", "a"), &first.0);
@@ -153,7 +179,7 @@ fn first_owner(lines: &[Line]) -> Option<String> {
 fn write(lines: &mut Vec<Line>, opening: String, outcome: Outcome) {
     let (op, register) = ("p:late".to_owned(), "lone-0".to_owned());
     let (at, template) = (lines.last().unwrap().at, lines[0].clone());
-    let begun = Note::Write { op: op.clone(), opening, register, rows: 1 };
+    let begun = Note::Write { op: op.clone(), opening, register, rows: 1, atomically: false };
     lines.push(Line { at: at + 1, note: begun, ..template.clone() });
     lines.push(Line { at: at + 2, note: Note::Written { op, outcome }, ..template });
 }

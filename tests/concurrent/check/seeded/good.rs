@@ -94,7 +94,8 @@ impl Perfect {
         let (op, rows) = (format!("p:{step}"), keys.len());
         let (opening, since) = self.owner.clone().unwrap();
         let (begun, ended) = self.around(since);
-        let note = Note::Write { op: op.clone(), opening, register: register.clone(), rows };
+        let (name, atomically) = (op.clone(), register == "pair-0");
+        let note = Note::Write { op: name, opening, register: register.clone(), rows, atomically };
         self.line(begun, note);
         let error = || Outcome::Error { kind: "Database".to_owned(), text: String::new() };
         let (outcome, takes_effect) = match self.rng.u32(0..20) {
