@@ -174,6 +174,13 @@ impl Ownership {
         }
     }
 
+    /// Asks whether the account is still ours, where a write finds what it would write.
+    pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let row = OwnerRow::read(database, self.account_id).await?;
+        self.judge(&row, self.seen())?;
+        self.settles(row.commits, false).map(drop)
+    }
+
     /// Notes a loss that the account's row shows to its owner, who had seen so many commits before.
     fn judge(&self, row: &OwnerRow, seen: i64) -> Result<(), Error> {
         let token = row.token.as_deref().unwrap_or_default();
