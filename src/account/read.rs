@@ -5,16 +5,17 @@
 //! own caller may wait for the reader. Everything else is read outside, so that only committed rows
 //! come into the cache.
 
-use std::{future::Future, sync::Arc};
+mod somewhere;
 
-use futures_util::future::join_all;
+use std::sync::Arc;
+
 use tokio_postgres::Row;
 use tracing::debug;
 
 use super::OpenAccount;
 use crate::{
     Error,
-    atomically::{Query, Scope},
+    atomically::Scope,
     cache::{Answer, Changed, Neighbours, Place, Rows, Stored, Ticket},
     codec::{Key, column},
     connection::{Database, Param},
@@ -59,78 +60,6 @@ impl OpenAccount {
         self.owner.check()?;
         let params = self.with_id(params);
         self.fail_on_error(self.query_somewhere(sql, params).await)
-    }
-
-    /// The same, but a failure is the caller's alone.
-    pub(super) async fn query_somewhere(
-        &self,
-        sql: &'static Sql,
-        params: Vec<Param<'_>>,
-    ) -> Result<Vec<Row>, Error> {
-        let asks = vec![(sql, params)];
-        let outside = |database: Database| {
-            let asks = &asks;
-            async move { database.query_together(asks).await }
-        };
-        let mut answers =
-            self.ask_somewhere(&asks, true, outside, |_, answers| Ok(answers)).await?;
-        Ok(answers.pop().unwrap_or_default())
-    }
-
-    /// Asks outside, or on the connection of the scope that has the lane: where it `may_have_changed`
-    /// what is asked for, and where no other connection is idle. When the scope ends meanwhile, it is
-    /// asked again.
-    async fn ask_somewhere<T, F>(
-        &self,
-        asks: &Asks<'_>,
-        may_have_changed: bool,
-        outside: impl Fn(Database) -> F,
-        within: impl Fn(&Scope, Vec<Vec<Row>>) -> Result<T, Error>,
-    ) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        loop {
-            let Some(scope) = self.overlay()? else { return outside(self.database.clone()).await };
-            let changed = may_have_changed && asks.iter().any(|(sql, _)| scope.changes(sql));
-            if !changed {
-                match outside(self.database.without_waiting()).await {
-                    Err(Error::PoolTimeout) => {}
-                    result => return result,
-                }
-            }
-            if !asks.iter().all(|(sql, _)| scope.shows(sql)) {
-                // The pool may have room, or else has when the scope ends.
-                tokio::select! {
-                    result = outside(self.database.clone()) => match result {
-                        Err(Error::PoolTimeout) => {}
-                        result => return result,
-                    },
-                    () = scope.ended() => {}
-                }
-            } else if let Some(answers) = self.ask_within(&scope, asks).await? {
-                return within(&scope, answers);
-            }
-        }
-    }
-
-    /// Asks on the scope's connection; `None` when it has ended.
-    async fn ask_within(
-        &self,
-        scope: &Scope,
-        asks: &Asks<'_>,
-    ) -> Result<Option<Vec<Vec<Row>>>, Error> {
-        let Some((first, _)) = asks.first() else { return Ok(Some(Vec::new())) };
-        let queries = asks.iter().map(|(sql, params)| Query::store(sql, params));
-        let queries: Vec<Query> = queries.collect::<Result<_, _>>()?;
-        let ask = || {
-            let reads: Vec<_> = queries.iter().cloned().map(|query| scope.read(query)).collect();
-            async {
-                let answers: Option<Vec<_>> = join_all(reads).await.into_iter().collect();
-                answers.map(|answers| answers.into_iter().collect()).transpose()
-            }
-        };
-        self.database.until_answered(first, ask).await
     }
 
     /// Reads one row or none.
