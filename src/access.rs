@@ -49,6 +49,6 @@ pub enum OnOwner {
     RefuseIfAlive,
 
     /// Waits until the owner has closed its store or is no longer alive, for this long at most; then
-    /// fails as [`OnOwner::RefuseIfAlive`] does.
+    /// fails as [`OnOwner::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
     WaitUntilFree(Duration),
 }

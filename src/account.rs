@@ -23,7 +23,7 @@ use crate::{
     writer::{Lane, Part, Stage, Writer},
 };
 
-pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM];
+pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM, &find::INSERT, &find::INSERT_NEXT];
 
 /// An account that is open: where its rows are, how they are sealed, and who writes them.
 pub(crate) struct OpenAccount {

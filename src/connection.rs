@@ -185,7 +185,7 @@ impl Database {
 
     /// A connection that is none of the pool's, so that it waits for nobody.
     pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
-        Ok(self.pool.manager().create().await?)
+        self.pool.manager().create().await.map_err(|error| connector::login_error(&error).into())
     }
 
     pub(crate) fn close_pool(&self) {
@@ -195,7 +195,7 @@ impl Database {
     /// Takes a connection, for opening: its errors tell why none can be made.
     pub(crate) async fn connect(&self) -> Result<Object, OpenStoreError> {
         self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => connector::classify(error),
+            PoolError::Backend(error) => connector::classify(&error),
             error => OpenStoreError::Store(pool_error(error)),
         })
     }
@@ -288,7 +288,7 @@ fn pool_error(error: PoolError) -> Error {
         PoolError::Timeout(_) => {
             Error::Database(DatabaseError::broken("no connection within the connect timeout"))
         }
-        PoolError::Backend(error) => error.into(),
+        PoolError::Backend(error) => connector::login_error(&error).into(),
         PoolError::Closed => Error::StoreClosed,
         PoolError::NoRuntimeSpecified => {
             Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))

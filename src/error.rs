@@ -293,6 +293,18 @@ pub enum OpenStoreError {
     #[error("the server is a read-only standby: connect to the primary")]
     ReadOnlyServer,
 
+    /// The role may not write: `default_transaction_read_only` is on for the role, the database or the
+    /// server, which is not a standby. Nothing was written.
+    /// [`Access::Observe`](crate::Access::Observe) may use such a role.
+    #[error(
+        "the role {role:?} is read-only: default_transaction_read_only is on for the role, the \
+         database or the server; use another role, or ALTER ROLE … RESET default_transaction_read_only"
+    )]
+    ReadOnlyRole {
+        /// The role that logged in.
+        role: String,
+    },
+
     /// The account's cipher was written by a newer minor version, in a form this one cannot read.
     #[error(
         "the cipher of account {account:?} was written by version 0.{written_by}: upgrade the \
@@ -303,6 +315,18 @@ pub enum OpenStoreError {
         account: String,
         /// The minor version of this crate that wrote it.
         written_by: i16,
+    },
+
+    /// The account's row holds the cipher of another account: rows were exchanged in the database, or
+    /// the account was renamed there. Nothing was read or written. Restore the rows of table
+    /// `accounts` from a backup.
+    #[error(
+        "the row of account {account:?} holds the cipher of another account: accounts were exchanged \
+         or renamed in the database; restore the rows of table accounts from a backup"
+    )]
+    ForeignCipher {
+        /// The account's name.
+        account: String,
     },
 
     /// The account's cipher could not be created or read, for a reason that is neither the

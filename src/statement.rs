@@ -41,7 +41,8 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
-        let text = |sql: &Sql| schema.qualify(sql.template).replace("{guarded}", GUARDED);
+        // The schema's name comes last, for it may read like a placeholder.
+        let text = |sql: &Sql| schema.qualify(&sql.template.replace("{guarded}", GUARDED));
         let texts = all.iter().map(|sql| (sql.name, text(sql))).collect();
         Self { schema, all, texts }
     }

@@ -48,20 +48,20 @@ INSERT INTO {schema}.sync_tokens (account_id) SELECT id FROM {schema}.accounts
 -- itself. Under any level but READ COMMITTED, one that waited for a lock would decide by the state
 -- from before it waited.
 CREATE FUNCTION {schema}.require_begun() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     IF current_setting('matrix_sdk.begun', true) IS DISTINCT FROM 'on' THEN
         RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
     END IF;
 END
-$$;
+{body};
 
 -- First statement of a write transaction: fails it unless `owner` is the account's token and, where
 -- `seen` is not null, the count of commits is the one that the owner knows. That count is only an
 -- early look: count_commit() decides. Sets the transaction marker that each write asks for, and that
 -- ends with the transaction.
 CREATE FUNCTION {schema}.guard(account bigint, owner bytea, seen bigint) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     PERFORM {schema}.require_begun();
     PERFORM FROM {schema}.account_owners o
@@ -78,14 +78,14 @@ BEGIN
     END IF;
     PERFORM set_config('matrix_sdk.tx', account::text, true);
 END
-$$;
+{body};
 
 -- Last statement of a write transaction: only the owner that knows the exact count of commits gets
 -- past it, so no late attempt, former owner, copied token or cloned process writes anything.
 CREATE FUNCTION {schema}.count_commit(
     account bigint, seen bigint, transaction bytea, OUT commits bigint, OUT maintenance bigint
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     IF current_setting('matrix_sdk.tx', true) IS DISTINCT FROM account::text THEN
         RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
@@ -98,7 +98,7 @@ BEGIN
             USING ERRCODE = 'MX002';
     END IF;
 END
-$$;
+{body};
 
 -- Takes the account over, if its token is `expected` (null: it never had an owner) or already
 -- `wanted`, it has at least `seen` commits, and, with `must_be_free`, no owner is alive. A claim that
@@ -109,7 +109,7 @@ CREATE FUNCTION {schema}.claim(
     owner_name text, opening bytea, heartbeat bytea, lifetime double precision,
     OUT granted boolean, OUT commits bigint, OUT maintenance bigint
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 DECLARE
     stored bytea;
 BEGIN
@@ -141,18 +141,18 @@ BEGIN
         VALUES (heartbeat, clock_timestamp() + lifetime * interval '1 millisecond')
         ON CONFLICT (id) DO UPDATE SET alive_until = greatest(p.alive_until, excluded.alive_until);
 END
-$$;
+{body};
 
 -- Lets the next opener have the account without waiting for the heartbeat's end. The lock waits for a
 -- claim of the same opening that is still on its way.
 CREATE FUNCTION {schema}.release(account bigint, opening bytea) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     PERFORM {schema}.require_begun();
     PERFORM FROM {schema}.account_owners o WHERE o.account_id = account FOR SHARE;
     DELETE FROM {schema}.openings o WHERE o.account_id = account AND o.id = opening;
 END
-$$;
+{body};
 
 -- After a COMMIT without an answer: gives the account a new token, so that the transaction can no
 -- longer begin, waits for it if it has begun, and tells how many commits there are and whether it is
@@ -161,7 +161,7 @@ CREATE FUNCTION {schema}.resolve(
     account bigint, held bytea, wanted bytea, transaction bytea,
     OUT commits bigint, OUT is_last boolean
 )
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     PERFORM {schema}.require_begun();
     UPDATE {schema}.account_owners o SET token = wanted
@@ -172,4 +172,4 @@ BEGIN
     SELECT t.commits, coalesce(t.last_transaction = transaction, false) INTO commits, is_last
         FROM {schema}.sync_tokens t WHERE t.account_id = account;
 END
-$$;
+{body};

@@ -44,6 +44,10 @@ async fn no_task_that_the_sdk_spawns_saves_in_the_store() {
     device.set_local_trust(LocalTrust::Verified).await.unwrap();
     let strategy = CollectStrategy::OnlyTrustedDevices;
     alices.share_room_key_bundle_data(bob, &strategy, bundle).await.unwrap();
+    // A change of our own device empties the SDK's cache of Olm sessions.
+    let device = alices.get_device(alice, "DEVICE".into(), None).await.unwrap().unwrap();
+    device.set_local_trust(LocalTrust::Verified).await.unwrap();
+    relay.share(&alices, room_id!("!another:example.org"), &[bob]).await;
     // And what comes back.
     relay.track(&bobs[0], &[alice]).await;
     relay.share(&bobs[0], room_id, &[alice]).await;
