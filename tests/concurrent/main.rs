@@ -1,5 +1,5 @@
 //! Concurrent histories: several owners in several processes, readers, kills, takeovers and stalls at
-//! once. Everybody notes what was asked and answered, by a clock that all processes share; afterwards
+//! once. Each process notes what was asked and answered, by a clock that all processes share; afterwards
 //! a checker says whether one register a key, one owner an account, could have given these answers.
 //!
 //! Short by default. `CONCURRENT_SECONDS=3600` runs rounds for an hour, `CONCURRENT_SEED` repeats a

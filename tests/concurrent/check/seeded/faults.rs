@@ -16,8 +16,8 @@ pub const ALL: &[(&str, Rule, Seed)] = &[
     ("a torn transaction that was seen", Rule::Order, torn_and_seen),
     ("a torn transaction", Rule::Commits, torn),
     ("a write acknowledged after a newer claim", Rule::Ownership, late_acknowledgement),
-    ("a late write of a former owner", Rule::Order, late_write),
-    ("a commit of a former owner", Rule::Fence, |lines| committed_by_a_former_owner(lines)),
+    ("a late write of a superseded owner", Rule::Order, late_write),
+    ("a commit of a superseded owner", Rule::Fence, |lines| committed_when_superseded(lines)),
     ("a late claim", Rule::Fence, late_claim),
     ("a wrong count", Rule::Count, |lines| wrong_count(lines)),
     ("a write committed twice", Rule::Commits, committed_twice),
@@ -25,7 +25,7 @@ pub const ALL: &[(&str, Rule, Seed)] = &[
     ("a rolled back write that was read", Rule::Unwritten, read_after_rollback),
     ("a read of the future", Rule::Unwritten, |lines| read_of_the_future(lines)),
     ("a value that was never written", Rule::Unwritten, never_written),
-    ("a new owner that does not exist", Rule::TakenByNobody, taken_by_nobody),
+    ("a new owner that does not exist", Rule::FalseTakeover, false_takeover),
     ("an older database that is none", Rule::Damage, not_older),
 ];
 
@@ -185,7 +185,7 @@ fn write(lines: &mut Vec<Line>, opening: String, outcome: Outcome) {
 }
 
 /// The first owner's last commit comes after the last claim.
-fn committed_by_a_former_owner(lines: &mut [Line]) -> Option<()> {
+fn committed_when_superseded(lines: &mut [Line]) -> Option<()> {
     let first = first_owner(lines)?;
     let its = lines.iter().find_map(|line| match &line.note {
         Note::Write { op, opening, .. } if *opening == first => Some(op.clone()),
@@ -271,7 +271,7 @@ fn never_written(lines: &mut Vec<Line>) -> Option<()> {
 }
 
 /// The newest owner is told that it is not.
-fn taken_by_nobody(lines: &mut Vec<Line>) -> Option<()> {
+fn false_takeover(lines: &mut Vec<Line>) -> Option<()> {
     let mut ends = lines.iter().rev().filter_map(|line| match &line.note {
         Note::Claimed { opening, .. } => Some((opening.clone(), line.at)),
         _ => None,
