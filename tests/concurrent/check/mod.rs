@@ -27,12 +27,12 @@ pub enum Rule {
     Unwritten,
     /// Writes were acknowledged to an owner after a newer claim had returned.
     Ownership,
-    /// In the database a former owner wrote, or took the account back.
+    /// In the database a superseded owner wrote, or took the account back.
     Fence,
     /// A store was told of a new owner, and there was none.
-    TakenByNobody,
-    /// A store was told that its database is older than what it has seen, or of a row that cannot be
-    /// read; or it did not read its own write.
+    FalseTakeover,
+    /// A store was told that its database was rolled back, or of a corrupt row; or it did not read its
+    /// own write.
     Damage,
     /// What the database holds of a write is not what its caller was told.
     Commits,
@@ -86,7 +86,7 @@ pub fn check(history: &History) -> Report {
     Report { violations, figures }
 }
 
-/// No database was set back, and no row was damaged: nobody may be told so.
+/// No database was rolled back, and no row is corrupt: no store may be told so.
 fn damage(account: &Account, findings: &mut Findings<'_>) {
     for (at, opening, outcome) in outcomes(account) {
         if ["Rewound", "RolledBack", "BadRow", "CorruptRow", "Wrong"]

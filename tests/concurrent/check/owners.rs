@@ -30,12 +30,12 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         );
         findings.add(Rule::Ownership, text, &[&one.value, &other.value]);
     }
-    taken_by_nobody(account, findings);
+    false_takeover(account, findings);
 }
 
 /// Who is told of a new owner has one: somebody claimed the account after this one had, or at the same
 /// time. A claim that its caller had given up before this one began takes nothing.
-fn taken_by_nobody(account: &Account, findings: &mut Findings<'_>) {
+fn false_takeover(account: &Account, findings: &mut Findings<'_>) {
     let told = outcomes(account).into_iter();
     for (at, opening, _) in told.filter(|(_, _, outcome)| outcome.is("Superseded")) {
         let mine = account.claims.iter().find(|claim| Some(claim.opening.as_str()) == opening);
@@ -51,7 +51,7 @@ fn taken_by_nobody(account: &Account, findings: &mut Findings<'_>) {
         });
         if !taken {
             let text = format!("{} was told at {at} of a new owner: there was none", mine.opening);
-            findings.add(Rule::TakenByNobody, text, &[&mine.opening]);
+            findings.add(Rule::FalseTakeover, text, &[&mine.opening]);
         }
     }
 }

@@ -67,12 +67,12 @@ async fn open(
     let note = |note| process.journal.note(account, note);
     note(Note::Claim { opening: name.clone(), former: None });
     // Some give up soon, with what they have sent still on its way.
-    let patience = match rng.u32(0..10) {
+    let limit = match rng.u32(0..10) {
         0 => Duration::from_millis(rng.u64(0..50)),
         1 => Duration::from_millis(rng.u64(0..1000)),
         _ => Duration::from_secs(30),
     };
-    let opened = timeout(patience, PostgresCryptoStore::open_with_config(&config)).await;
+    let opened = timeout(limit, PostgresCryptoStore::open_with_config(&config)).await;
     let opened = opened.map(|opened| opened.map_err(Failure::from));
     let outcome = opened.as_ref().map_or(Outcome::Dropped, outcome::of);
     note(Note::Claimed { opening: name.clone(), outcome });

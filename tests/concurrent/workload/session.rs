@@ -80,11 +80,11 @@ async fn write(opened: &Opened, rng: &mut fastrand::Rng) -> Result<(), Failure> 
     let note = Note::Write { op: name, opening, register: register_name, rows, atomically };
     opened.note(note);
     let write = write_register(opened, register, &op, rng.fork());
-    let patience = match rng.u32(0..12) {
+    let limit = match rng.u32(0..12) {
         0 => Duration::from_micros(rng.u64(0..4000)),
         _ => Duration::from_secs(60),
     };
-    let result = timeout(patience, write).await;
+    let result = timeout(limit, write).await;
     let outcome = result.as_ref().map_or(Outcome::Dropped, outcome::of);
     opened.note(Note::Written { op, outcome });
     result.unwrap_or(Ok(()))

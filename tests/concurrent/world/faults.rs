@@ -27,11 +27,11 @@ pub struct Harm {
     pub ended: AtomicBool,
 }
 
-type Deed = fn(&Harm, &mut fastrand::Rng);
+type Fault = fn(&Harm, &mut fastrand::Rng);
 
 /// Begins; ends when told so, and then all goes on that was stopped.
 pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
-    let every: [(u64, Deed); 6] = [
+    let every: [(u64, Fault); 6] = [
         (400, harm_link),
         (400, harm_link),
         (400, harm_backend),
@@ -39,7 +39,7 @@ pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
         (2500, harm_child),
         (12_000, harm_server),
     ];
-    let threads = every.into_iter().map(|(pause, deed)| {
+    let threads = every.into_iter().map(|(pause, fault)| {
         let (harm, mut rng) = (harm.clone(), rng.fork());
         thread::spawn(move || {
             loop {
@@ -47,7 +47,7 @@ pub fn begin(harm: &Arc<Harm>, rng: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
                 if harm.ended.load(SeqCst) {
                     return;
                 }
-                deed(&harm, &mut rng);
+                fault(&harm, &mut rng);
             }
         })
     });

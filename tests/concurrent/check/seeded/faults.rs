@@ -8,24 +8,24 @@ use crate::history::{Line, Note, Outcome};
 type Seed = fn(&mut Vec<Line>) -> Option<()>;
 
 pub const ALL: &[(&str, Rule, Seed)] = &[
-    ("a lost write", Rule::Order, lost_write),
+    ("a lost write", Rule::Order, |lines| lost_write(lines)),
     ("a write lost from the database", Rule::Commits, lost_from_the_database),
     ("a dropped save that was not finished", Rule::Commits, unfinished),
     ("a stale read", Rule::Order, stale_read),
-    ("a reused index", Rule::Reuse, reused_index),
+    ("a reused index", Rule::Reuse, |lines| reused_index(lines)),
     ("a torn transaction that was seen", Rule::Order, torn_and_seen),
     ("a torn transaction", Rule::Commits, torn),
     ("a write acknowledged after a newer claim", Rule::Ownership, late_acknowledgement),
-    ("a late write of a former owner", Rule::Order, late_write),
-    ("a commit of a former owner", Rule::Fence, committed_by_a_former_owner),
+    ("a late write of a superseded owner", Rule::Order, late_write),
+    ("a commit of a superseded owner", Rule::Fence, |lines| committed_when_superseded(lines)),
     ("a late claim", Rule::Fence, late_claim),
-    ("a wrong count", Rule::Count, wrong_count),
+    ("a wrong count", Rule::Count, |lines| wrong_count(lines)),
     ("a write committed twice", Rule::Commits, committed_twice),
     ("a rolled back write that was committed", Rule::Commits, committed_after_all),
     ("a rolled back write that was read", Rule::Unwritten, read_after_rollback),
-    ("a read of the future", Rule::Unwritten, read_of_the_future),
+    ("a read of the future", Rule::Unwritten, |lines| read_of_the_future(lines)),
     ("a value that was never written", Rule::Unwritten, never_written),
-    ("a new owner that does not exist", Rule::TakenByNobody, taken_by_nobody),
+    ("a new owner that does not exist", Rule::FalseTakeover, false_takeover),
     ("an older database that is none", Rule::Damage, not_older),
 ];
 
@@ -68,7 +68,7 @@ fn read_at_the_end(lines: &mut Vec<Line>, (register, key): (&str, &str), value: 
 }
 
 /// All readers go on to see what was there before.
-fn lost_write(lines: &mut Vec<Line>) -> Option<()> {
+fn lost_write(lines: &mut [Line]) -> Option<()> {
     let writes = acknowledged(lines, "lone-0");
     let first = writes.first()?;
     let later = writes.iter().filter(|(_, begun, _)| *begun > first.2);
@@ -123,7 +123,7 @@ fn stale_read(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
-fn reused_index(lines: &mut Vec<Line>) -> Option<()> {
+fn reused_index(lines: &mut [Line]) -> Option<()> {
     let mut sent = lines.iter_mut().filter_map(|line| match &mut line.note {
         Note::Sent { index, .. } => Some(index),
         _ => None,
@@ -185,7 +185,7 @@ fn write(lines: &mut Vec<Line>, opening: String, outcome: Outcome) {
 }
 
 /// The first owner's last commit comes after the last claim.
-fn committed_by_a_former_owner(lines: &mut Vec<Line>) -> Option<()> {
+fn committed_when_superseded(lines: &mut [Line]) -> Option<()> {
     let first = first_owner(lines)?;
     let its = lines.iter().find_map(|line| match &line.note {
         Note::Write { op, opening, .. } if *opening == first => Some(op.clone()),
@@ -207,7 +207,7 @@ fn late_claim(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
-fn wrong_count(lines: &mut Vec<Line>) -> Option<()> {
+fn wrong_count(lines: &mut [Line]) -> Option<()> {
     lines.iter_mut().rev().find_map(|line| match &mut line.note {
         Note::Count { commits } => {
             *commits += 1;
@@ -254,7 +254,7 @@ fn read_after_rollback(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
-fn read_of_the_future(lines: &mut Vec<Line>) -> Option<()> {
+fn read_of_the_future(lines: &mut [Line]) -> Option<()> {
     let last = acknowledged(lines, "lone-0").pop()?;
     lines.iter_mut().find_map(|line| match &mut line.note {
         Note::Read { opening, register, value, .. } if register == "lone-0" && line.at < last.1 => {
@@ -271,7 +271,7 @@ fn never_written(lines: &mut Vec<Line>) -> Option<()> {
 }
 
 /// The newest owner is told that it is not.
-fn taken_by_nobody(lines: &mut Vec<Line>) -> Option<()> {
+fn false_takeover(lines: &mut Vec<Line>) -> Option<()> {
     let mut ends = lines.iter().rev().filter_map(|line| match &line.note {
         Note::Claimed { opening, .. } => Some((opening.clone(), line.at)),
         _ => None,
