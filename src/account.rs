@@ -7,20 +7,20 @@ mod read;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use matrix_sdk_crypto::CryptoStoreError;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_postgres::Row;
 
 pub(crate) use self::read::Group;
 use crate::{
     Access, Error, OpenStoreError, PostgresStoreConfig,
-    atomically::{Scope, parts},
+    atomically::{Running, Scope},
     batch::{Batch, Cell},
     cache::{Cache, Effect, Pending, Place},
     codec::Codec,
     connection::{Database, Param},
     ownership::{Ownership, Tokens},
     statement::Sql,
-    writer::{Lane, Writer},
+    writer::{Lane, Part, Stage, Writer},
 };
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM, &find::INSERT, &find::INSERT_NEXT];
@@ -32,8 +32,15 @@ pub(crate) struct OpenAccount {
     owner: Arc<Ownership>,
     /// `None` for an observer.
     writer: Option<Writer>,
+    /// The scope that has the lane.
+    running: Arc<Running>,
+    /// One for each scope, whether it has the lane or not: closing waits for them.
+    scopes: Semaphore,
     atomically_timeout: Duration,
 }
+
+/// More scopes of one account than these wait for others to end.
+const MOST_SCOPES: u32 = 1 << 20;
 
 /// What a write is staged with.
 pub(crate) struct Staging {
@@ -57,18 +64,27 @@ impl OpenAccount {
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find::find(&database, config).await?;
+        let running = Arc::<Running>::default();
         let (owner, writer) = match config.access {
             Access::Observe => {
                 (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
             Access::Exclusive => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
-                let lane = Lane { database: database.clone(), owner: owner.clone() };
+                let (database, running) = (database.clone(), running.clone());
+                let lane = Lane { database, owner: owner.clone(), running };
                 (owner, Some(Writer::start(lane, presence)))
             }
         };
-        let atomically_timeout = config.atomically_timeout;
-        Ok(Self { codec: Arc::new(codec), database, owner, writer, atomically_timeout })
+        Ok(Self {
+            codec: Arc::new(codec),
+            database,
+            owner,
+            writer,
+            running,
+            scopes: Semaphore::new(MOST_SCOPES as usize),
+            atomically_timeout: config.atomically_timeout,
+        })
     }
 
     pub(crate) fn owner(&self) -> &Arc<Ownership> {
@@ -88,7 +104,15 @@ impl OpenAccount {
         let token = token.as_slice();
         let mut params = self.with_id(params);
         params.push(&token);
-        match self.database.write_autocommit(sql, &params).await {
+        let answer = match self.overlay()? {
+            // The scope may hold the pool's last connection, and its caller wait for us.
+            Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
+                Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
+                answer => answer,
+            },
+            None => self.database.write_autocommit(sql, &params).await,
+        };
+        match answer {
             Ok(mut rows) => Ok(rows.pop()),
             Err(error) => Err(self.owner.explain(&self.database, error).await),
         }
@@ -137,6 +161,7 @@ impl OpenAccount {
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let writer = self.writer()?;
+        let stage: Stage = Box::new(move |pending| Box::pin(stage(pending)));
         match self.scope()? {
             Some(scope) => scope.write(stage).await,
             None => writer.write(stage).await,
@@ -155,14 +180,13 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged = async { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
-                scope.write(|_| staged).await?;
+                let staged =
+                    async move { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                scope.write(Box::new(|_| Box::pin(staged))).await?;
             }
             return Ok(());
         }
-        // It is finished even when the caller is gone.
-        let writing = tokio::spawn(parts::write(writer.lend(), parts));
-        writing.await.map_err(|_| Error::StoreClosed)?
+        writer.write_parts(Box::new(parts.map(|part| Box::new(part) as Part))).await
     }
 
     /// Runs a future all of whose writes become one transaction.
@@ -173,10 +197,11 @@ impl OpenAccount {
         if Scope::current().is_some() {
             return Err(CryptoStoreError::from(Error::NestedAtomically).into());
         }
-        let writer = self.writer().map_err(CryptoStoreError::from)?;
-        let lane = writer.lend().await.map_err(CryptoStoreError::from)?;
-        let wrap = |error| CryptoStoreError::from(error).into();
-        Scope::run(lane, self.atomically_timeout, future, wrap).await
+        let wrap = |error| -> E { CryptoStoreError::from(error).into() };
+        let writer = self.writer().map_err(wrap)?.clone();
+        let _counted = self.scopes.acquire().await.map_err(|_| wrap(Error::StoreClosed))?;
+        let (owner, limit) = (self.owner.clone(), self.atomically_timeout);
+        Scope::run(writer, owner, limit, future, wrap).await
     }
 
     /// The transaction that the calling task is in.
@@ -187,17 +212,33 @@ impl OpenAccount {
         }
     }
 
+    /// The scope whose changes are seen by the account's reads, whatever task they are in.
+    pub(crate) fn overlay(&self) -> Result<Option<Arc<Scope>>, Error> {
+        self.scope()?;
+        Ok(self.running.get())
+    }
+
     /// Whether the account need not be opened again before it is written to: nothing has failed, and
     /// the runtime on which it was opened has not ended.
     pub(crate) fn can_write(&self) -> bool {
         !self.owner.has_failed() && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 
-    /// Waits for the writes in flight, and lets go of the account.
-    pub(crate) async fn close(&self) {
+    /// Takes no more scopes and writes, and waits for those that were begun; reads go on meanwhile. A
+    /// scope that saves nothing is waited for as long as others may take.
+    pub(crate) async fn finish_writes(&self) {
+        if !self.scopes.is_closed() {
+            let _ = timeout(self.atomically_timeout, self.scopes.acquire_many(MOST_SCOPES)).await;
+            self.scopes.close();
+        }
         if let Some(writer) = &self.writer {
             writer.close().await;
         }
+    }
+
+    /// Lets go of the account.
+    pub(crate) async fn close(&self) {
+        self.finish_writes().await;
         self.owner.cache.close();
     }
 

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use crate::{
-    cache::{Cache, Effect, Stored},
+    cache::{Cache, Effect, Pending, Stored},
     codec::Key,
     statement::Sql,
 };
@@ -100,8 +100,10 @@ impl Batch {
         self.effects.push(effect);
     }
 
-    pub(crate) fn effects(&self) -> &[Effect] {
-        &self.effects
+    /// Shows the writes to those who are to see them before they are committed.
+    pub(crate) fn show(&self, pending: &Pending) {
+        let tables = self.staged.iter().flat_map(|staged| staged.sql.tables());
+        pending.apply(&self.effects, tables);
     }
 
     /// Runs `effect` when the batch has been committed.

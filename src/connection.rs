@@ -41,6 +41,8 @@ pub(crate) struct Database {
     prepared: bool,
     target: Target,
     limits: Limits,
+    /// Whether a connection is waited for, or made, when none is idle.
+    waits: bool,
 }
 
 /// A way to a server: which database is at its end, no database can say for itself, for a copy says
@@ -129,7 +131,19 @@ impl Database {
             idle: config.transaction_idle_timeout,
             retry: config.retry_timeout,
         };
-        Self { pool, readers, statements, prepared, target, limits }
+        Self { pool, readers, statements, prepared, target, limits, waits: true }
+    }
+
+    /// The same for a caller that has another way: without an idle connection it is
+    /// [`Error::PoolTimeout`] at once.
+    pub(crate) fn without_waiting(&self) -> Self {
+        Self { waits: false, ..self.clone() }
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let timeouts = self.pool.timeouts();
+        let wait = if self.waits { timeouts.wait } else { Some(Duration::ZERO) };
+        Timeouts { wait, ..timeouts }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -142,6 +156,13 @@ impl Database {
 
     pub(crate) fn statement_timeout(&self) -> Duration {
         self.limits.statement
+    }
+
+    /// How long the answers to so many statements are awaited. The server's own timeout comes first;
+    /// this one is for a server that does not answer.
+    pub(crate) fn time_for(&self, statements: u32) -> Duration {
+        let limit = self.limits.statement.saturating_mul(statements);
+        limit.saturating_add(limit / 4)
     }
 
     pub(crate) fn retry_timeout(&self) -> Duration {
@@ -181,10 +202,13 @@ impl Database {
 
     /// Takes a connection.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
-        self.take(self.pool.timeouts()).await
+        self.take(self.timeouts()).await
     }
 
     async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        if !self.waits && self.pool.status().available == 0 {
+            return Err(Error::PoolTimeout);
+        }
         self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 

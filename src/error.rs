@@ -106,9 +106,9 @@ pub enum Error {
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
-    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) took longer than
-    /// [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout). Nothing of it was
-    /// written. Wrap the processing only, not the waiting for a server.
+    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
+    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
     #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
     AtomicallyTimeout,
 
@@ -116,10 +116,27 @@ pub enum Error {
     #[error("atomically() cannot be nested")]
     NestedAtomically,
 
-    /// The transaction's handle was asked for outside of
+    /// The transaction's handle was asked for, or used, outside of its
     /// [`atomically`](crate::PostgresCryptoStore::atomically).
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,
+
+    /// A statement given to [`Transaction::query`](crate::Transaction::query) would have ended the
+    /// transaction, or went back to a savepoint from before a save of the store. Nothing is
+    /// committed. Leave `COMMIT` and `ROLLBACK` to
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), and save nothing between `SAVEPOINT`
+    /// and `ROLLBACK TO SAVEPOINT`.
+    #[error(
+        "a statement of the application ends the transaction or undoes saves of the store: leave \
+         COMMIT and ROLLBACK to atomically(), and save nothing between SAVEPOINT and ROLLBACK TO"
+    )]
+    TransactionControl,
+
+    /// `close()` or `reopen()` was called within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store: it would wait for
+    /// itself. Nothing was done. Call it before or after.
+    #[error("a store cannot be closed or reopened within its own atomically()")]
+    CloseInAtomically,
 
     /// Another store was used within `atomically`: its work cannot be part of the transaction, and
     /// would not be undone with it. Use it before or after.

@@ -20,6 +20,17 @@ pub(crate) struct Sql {
     pub(crate) types: &'static [Type],
 }
 
+impl Sql {
+    /// The tables that the statement names.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let behind_schema = self.template.split("{schema}.").skip(1);
+        behind_schema.map(|text| {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            text.split(|c| !is_name(c)).next().unwrap_or_default()
+        })
+    }
+}
+
 /// The texts of all statements, for one schema.
 #[derive(Debug)]
 pub(crate) struct Statements {

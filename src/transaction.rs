@@ -18,7 +18,7 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Row, error::SqlState, types::Type};
+use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
     DatabaseError, Error,
@@ -48,51 +48,40 @@ pub(crate) struct Exchange<'a> {
     /// Begins a guarded transaction, in which the server waits for us this long at most.
     pub(crate) begin: Option<Duration>,
     pub(crate) batches: &'a [&'a Batch],
-    pub(crate) ask: Option<Ask<'a>>,
     /// Commits, under this id.
     pub(crate) commit: Option<[u8; 16]>,
 }
 
-/// A statement whose rows are wanted. It sees the batches.
-#[derive(Clone, Copy)]
-pub(crate) enum Ask<'a> {
-    /// One of ours.
-    Ours(&'static Sql, &'a [Param<'a>]),
-    /// One of the application's.
-    Theirs(&'a str, &'a [(Param<'a>, Type)]),
-}
-
-type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+/// A message on its way, with the rows that answer it.
+pub(crate) type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
-    /// Sends all of it and awaits the answers; returns the connection and the rows that were asked
-    /// for. After a failure the transaction is over.
+    /// Sends all of it and awaits the answers. The connection goes back to the pool when the
+    /// transaction has ended on it.
     pub(crate) async fn send(
         self,
         database: &Database,
         owner: &Ownership,
         connection: Held,
-    ) -> Result<(Held, Vec<Row>), Failure> {
+    ) -> Result<(), Failure> {
         let Some(object) = &connection.0 else {
             return Err(Failure::RolledBack(Error::StoreClosed));
         };
-        match self.exchange(database, owner, object).await {
-            Ok(rows) => Ok((connection, rows)),
-            Err(failure) => {
-                if self.commit.is_some() && !failure.spoils_connection() {
-                    connection.release();
-                }
-                Err(failure)
-            }
+        let result = self.exchange(database, owner, object).await;
+        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::spoils_connection) {
+            connection.release();
         }
+        result
     }
 
-    async fn exchange(
+    /// Sends all of it at the first poll, and awaits the answers. After a failure the transaction is
+    /// over.
+    pub(crate) async fn exchange(
         &self,
         database: &Database,
         owner: &Ownership,
         connection: &Object,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<(), Failure> {
         let account_id = owner.account_id;
         let (token, seen) = (owner.token(), owner.seen());
         let (token, transaction) = (token.as_slice(), self.commit.unwrap_or_default());
@@ -108,9 +97,6 @@ impl Exchange<'_> {
             let account = std::iter::once(&account_id as Param<'_>);
             let columns = columns.iter().map(|column| column as Param<'_>);
             statements.push((sql, account.chain(columns).collect()));
-        }
-        if let Some(Ask::Ours(sql, params)) = self.ask {
-            statements.push((sql, params.to_vec()));
         }
         if self.commit.is_some() {
             statements.push((&COUNT_COMMIT, count.to_vec()));
@@ -138,9 +124,6 @@ impl Exchange<'_> {
             let answer = database.run(connection, sql, statement.as_ref(), params);
             answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
-        if let Some(Ask::Theirs(sql, params)) = self.ask {
-            answers.push(Box::pin(connection.query_typed(sql, params)));
-        }
         if self.commit.is_some() {
             answers.push(Box::pin(async {
                 let may_commit = !unsent.load(Ordering::Relaxed);
@@ -150,12 +133,8 @@ impl Exchange<'_> {
             }));
         }
 
-        // The server's own timeout comes first; this one is for a server that does not answer.
-        let chunks = u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX);
-        let limit = database.statement_timeout().saturating_mul(chunks);
-        let limit = limit.saturating_add(limit / 4);
         let doubts = connector::doubtful_commits();
-        let answers = timeout(limit, in_order(answers));
+        let answers = timeout(database.time_for(self.parts()), in_order(answers));
         let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
                 Some(_) => Failure::Unknown(Error::StatementTimeout),
@@ -176,7 +155,13 @@ impl Exchange<'_> {
                 return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
             }
         }
-        Ok(rows)
+        Ok(())
+    }
+
+    /// How many statements of the usual size it is.
+    pub(crate) fn parts(&self) -> u32 {
+        let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
+        u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -246,7 +231,7 @@ impl Held {
         }
     }
 
-    /// Gives the connection back to the pool: its transaction has ended.
+    /// Gives the connection back to the pool: no transaction is open on it.
     pub(crate) fn release(mut self) {
         drop(self.0.take());
     }
@@ -267,7 +252,7 @@ fn allow(idle: Duration, bytes: usize) -> String {
 }
 
 /// Polls all futures in order each time, so that their messages leave in order.
-async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+pub(crate) async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let mut futures: Vec<MaybeDone<_>> = futures.into_iter().map(maybe_done).collect();
     poll_fn(|context| {
         let mut pending = false;

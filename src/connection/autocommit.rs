@@ -55,6 +55,16 @@ impl Database {
         answer
     }
 
+    /// Runs one statement with an effect on a connection that is none of the pool's.
+    pub(crate) async fn write_apart(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let connection = self.connect_apart().await?;
+        self.autocommit(&connection, sql, None, params).await
+    }
+
     /// Sends the statement between `BEGIN` and `COMMIT`, all at the first poll.
     pub(crate) async fn autocommit(
         &self,

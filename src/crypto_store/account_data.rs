@@ -88,7 +88,7 @@ pub(super) fn own(
     cell: &StaticAccount,
 ) -> Result<Option<StaticAccountData>, Error> {
     account.owner().check()?;
-    let within = account.scope()?.and_then(|scope| scope.learnt());
+    let within = account.overlay()?.and_then(|scope| scope.learnt());
     Ok(within.or_else(|| static_account(cell)))
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn load_account(
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
     // What is only saved, others learn with the commit.
     let is_committed =
-        account.scope()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
+        account.overlay()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
     if is_committed {
         set_static_account(static_account, olm_account.static_data().clone());
     }
@@ -120,6 +120,10 @@ pub(super) async fn save_pending_changes(
 ) -> Result<(), Error> {
     let PendingChanges { account: olm_account } = changes;
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
+    // Before others can see the account.
+    if let (Some(data), Some(scope)) = (data, account.scope()?) {
+        scope.learn(data);
+    }
     account
         .write(|staging| async move {
             let mut batch = Batch::default();
@@ -135,11 +139,7 @@ pub(super) async fn save_pending_changes(
             }
             Ok(batch)
         })
-        .await?;
-    if let (Some(data), Some(scope)) = (data, account.scope()?) {
-        scope.learn(data);
-    }
-    Ok(())
+        .await
 }
 
 pub(super) async fn load_identity(

@@ -236,15 +236,24 @@ impl PostgresCryptoStore {
         account.map_err(|_| self.owner().check().err().unwrap_or(Error::StoreClosed))
     }
 
-    pub(super) async fn close_account(&self) {
-        let account = self.inner.account.write().await.take();
+    pub(super) async fn close_account(&self) -> Result<(), Error> {
+        let open = self.open_account().await.map(|account| Arc::clone(&account));
+        let Ok(closing) = open else { return Ok(()) };
+        if closing.scope().is_ok_and(|scope| scope.is_some()) {
+            return Err(Error::CloseInAtomically);
+        }
+        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
+        closing.finish_writes().await;
+        // Meanwhile another may have closed it, and even opened it again.
+        let is_open = |account: &mut Arc<OpenAccount>| Arc::ptr_eq(account, &closing);
+        let account = self.inner.account.write().await.take_if(is_open);
         if let Some(account) = account {
-            // Also writes whose caller is gone.
             account.close().await;
             if self.inner.foreign_pool.is_none() {
                 account.close_pool();
             }
         }
+        Ok(())
     }
 
     /// Opens a closed store, and one that refuses writes; does nothing for a store in order. What
@@ -254,7 +263,7 @@ impl PostgresCryptoStore {
         if self.open_account().await.is_ok_and(|account| account.can_write()) {
             return Ok(());
         }
-        self.close_account().await;
+        self.close_account().await?;
         let mut account = self.inner.account.write().await;
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;

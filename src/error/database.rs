@@ -120,6 +120,11 @@ impl DatabaseError {
         Self { origin: Origin::Login { is_permanent }, ..self }
     }
 
+    /// A statement that can never be sent.
+    pub(crate) fn unsendable(message: impl Into<String>) -> Self {
+        Self { origin: Origin::Unsendable, ..Self::broken(message) }
+    }
+
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
         let origin = Origin::Connection;
