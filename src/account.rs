@@ -18,7 +18,7 @@ use crate::{
     cache::{Cache, Effect, Pending, Place},
     codec::Codec,
     connection::{Database, Param},
-    ownership::{Ownership, Tokens},
+    ownership::{OWNER, OwnerRow, Ownership, Tokens},
     statement::Sql,
     writer::{Lane, Part, Stage, Writer},
 };
@@ -125,7 +125,8 @@ impl OpenAccount {
     /// How many transactions were committed in the account.
     pub(crate) async fn commits(&self) -> Result<u64, Error> {
         self.owner.check()?;
-        Ok(self.owner.commits(&self.database).await?.unsigned_abs())
+        let rows = self.query_somewhere(&OWNER, self.with_id(&[])).await?;
+        Ok(OwnerRow::parse(&rows)?.commits.unsigned_abs())
     }
 
     /// Queues a write in the account's lane and waits for its commit.

@@ -72,6 +72,7 @@ pub(crate) struct Batch {
     staged: Vec<Staged>,
     effects: Vec<Effect>,
     on_commit: Vec<OnCommit>,
+    skipped: bool,
 }
 
 impl Batch {
@@ -113,6 +114,15 @@ impl Batch {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.staged.is_empty()
+    }
+
+    /// Notes that something was to be written which is stored already.
+    pub(crate) fn skip_unchanged(&mut self) {
+        self.skipped = true;
+    }
+
+    pub(crate) fn has_skipped(&self) -> bool {
+        self.skipped
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -17,7 +17,7 @@ use tokio_postgres::{Row, types::Type};
 use tracing::debug;
 
 pub(crate) use self::{
-    owner_row::OwnerRow,
+    owner_row::{OWNER, OwnerRow},
     tokens::{Tokens, random_id},
 };
 use crate::{
@@ -51,7 +51,7 @@ static RESOLVE: Sql = Sql {
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
 };
 
-pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &owner_row::OWNER];
+pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &OWNER];
 
 /// How an account was lost for good.
 #[derive(Debug, Clone)]
@@ -174,6 +174,13 @@ impl Ownership {
         }
     }
 
+    /// Asks whether the account is still ours, where a write finds what it would write.
+    pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let row = OwnerRow::read(database, self.account_id).await?;
+        self.judge(&row, self.seen())?;
+        self.settles(row.commits, false).map(drop)
+    }
+
     /// Notes a loss that the account's row shows to its owner, who had seen so many commits before.
     fn judge(&self, row: &OwnerRow, seen: i64) -> Result<(), Error> {
         let token = row.token.as_deref().unwrap_or_default();
@@ -261,11 +268,6 @@ impl Ownership {
             return Err(error);
         }
         Ok(is_committed)
-    }
-
-    /// How many transactions were committed in the account.
-    pub(crate) async fn commits(&self, database: &Database) -> Result<i64, Error> {
-        Ok(OwnerRow::read(database, self.account_id).await?.commits)
     }
 
     /// Looks at the row of [`COUNT_COMMIT`].

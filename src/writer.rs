@@ -204,7 +204,10 @@ impl Lane {
     /// reason may pass.
     pub(crate) async fn commit(&self, batches: &[&Batch]) -> Result<(), Error> {
         if batches.iter().all(|batch| batch.is_empty()) {
-            return Ok(());
+            return match batches.iter().any(|batch| batch.has_skipped()) {
+                true => self.owner.check_current(&self.database).await,
+                false => Ok(()),
+            };
         }
         let started = Instant::now();
         let transaction = random_id();

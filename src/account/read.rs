@@ -61,7 +61,8 @@ impl OpenAccount {
         self.fail_on_error(self.query_somewhere(sql, params).await)
     }
 
-    async fn query_somewhere(
+    /// The same, but a failure is the caller's alone.
+    pub(super) async fn query_somewhere(
         &self,
         sql: &'static Sql,
         params: Vec<Param<'_>>,
@@ -99,7 +100,14 @@ impl OpenAccount {
                 }
             }
             if !asks.iter().all(|(sql, _)| scope.shows(sql)) {
-                scope.ended().await;
+                // The pool may have room, or else has when the scope ends.
+                tokio::select! {
+                    result = outside(self.database.clone()) => match result {
+                        Err(Error::PoolTimeout) => {}
+                        result => return result,
+                    },
+                    () = scope.ended() => {}
+                }
             } else if let Some(answers) = self.ask_within(&scope, asks).await? {
                 return within(&scope, answers);
             }

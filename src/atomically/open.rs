@@ -14,7 +14,7 @@ mod wire;
 use std::sync::Arc;
 
 use backon::BackoffBuilder;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use self::wire::Asked;
@@ -142,15 +142,19 @@ impl OpenTransaction {
     /// Sends what has been saved, and what is asked behind it.
     async fn ask(&mut self, asked: Asked<'_>) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
         self.check()?;
+        let started = Instant::now();
         let mut pauses = self.lane.database.backoff().build();
         loop {
             let error = match self.send(&asked).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) => error,
             };
-            let may_repeat = self.may_repeat(&error);
+            // Also what was not answered in time: nothing of it was committed.
+            let is_late = matches!(error, Error::StatementTimeout) && !self.unrepeatable;
+            let may_repeat = is_late || self.may_repeat(&error);
+            let is_early = started.elapsed() < self.lane.database.retry_timeout();
             match pauses.next() {
-                Some(pause) if may_repeat => sleep(pause).await,
+                Some(pause) if may_repeat && is_early => sleep(pause).await,
                 _ => {
                     self.broken = !may_repeat;
                     return Err(self.explain(error).await);

@@ -131,7 +131,9 @@ pub(super) async fn save_pending_changes(
                 let codec = &staging.codec;
                 let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
                 let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, &pickle);
-                if !staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
+                if staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
+                    batch.skip_unchanged();
+                } else {
                     stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
                 }
                 let data = olm_account.static_data().clone();

@@ -6,7 +6,7 @@ use tokio_postgres::{Row, types::Type};
 
 use crate::{DatabaseError, Error, connection::Database, statement::Sql};
 
-pub(super) static OWNER: Sql = Sql {
+pub(crate) static OWNER: Sql = Sql {
     name: "account_owners.get",
     template: "
 SELECT a.id, o.token, o.name, o.since, coalesce(t.commits, 0), t.last_transaction,
@@ -32,12 +32,12 @@ pub(crate) struct OwnerRow {
 
 impl OwnerRow {
     pub(crate) async fn read(database: &Database, account_id: i64) -> Result<Self, Error> {
-        let rows = database.query(&OWNER, &[&account_id]).await?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("the account was deleted"))?;
-        Self::parse(row)
+        Self::parse(&database.query(&OWNER, &[&account_id]).await?)
     }
 
-    fn parse(row: &Row) -> Result<Self, Error> {
+    /// The answer to [`OWNER`].
+    pub(crate) fn parse(rows: &[Row]) -> Result<Self, Error> {
+        let row = rows.first().ok_or_else(|| DatabaseError::broken("the account was deleted"))?;
         Ok(Self {
             token: row.try_get(1)?,
             name: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod identity;
 mod set_back;
 
 use std::time::Duration;

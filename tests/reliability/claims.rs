@@ -39,12 +39,22 @@ fn is_claim(message: &Message<'_>) -> bool {
     message.tag == b'P' && message.body.windows(6).any(|bytes| bytes == b"claim(")
 }
 
+fn is_sync(message: &Message<'_>) -> bool {
+    message.tag == b'S'
+}
+
 /// A claim is held on its way or stopped in the server, its opener asks again and gets the account,
 /// another one takes over and writes; then the first claim goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_claim_takes_nothing_back() {
-    for at in [is_begin, is_claim, is_commit] {
+    let moments = [
+        ("BEGIN", is_begin as fn(&Message<'_>) -> bool),
+        ("the claim", is_sync),
+        ("COMMIT", is_commit),
+    ];
+    for (moment, at) in moments {
         for stop_server in [false, true] {
+            println!("{} at {moment}", if stop_server { "stopped" } else { "held" });
             let harmed = Harmed::new().await;
             let url = through_proxy(&harmed);
             let stopped = Arc::new(std::sync::Mutex::new(None));

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use matrix_sdk_crypto::{
-    CollectStrategy,
+    CollectStrategy, LocalTrust,
     store::{IntoCryptoStore, MemoryStore},
 };
 use ruma::{RoomId, UserId, room_id, user_id};
@@ -40,8 +40,14 @@ async fn no_task_that_the_sdk_spawns_saves_in_the_store() {
     relay.share(&alices, room_id, &[bob]).await;
     encrypt(&alices, room_id, "hello").await;
     let bundle = values::bundle(room_id, alice, "mxc://example.org/bundle", [1, 2]).bundle_data;
-    let strategy = CollectStrategy::default();
+    let device = alices.get_device(bob, "DEVICE0".into(), None).await.unwrap().unwrap();
+    device.set_local_trust(LocalTrust::Verified).await.unwrap();
+    let strategy = CollectStrategy::OnlyTrustedDevices;
     alices.share_room_key_bundle_data(bob, &strategy, bundle).await.unwrap();
+    // A change of our own device empties the SDK's cache of Olm sessions.
+    let device = alices.get_device(alice, "DEVICE".into(), None).await.unwrap().unwrap();
+    device.set_local_trust(LocalTrust::Verified).await.unwrap();
+    relay.share(&alices, room_id!("!another:example.org"), &[bob]).await;
     // And what comes back.
     relay.track(&bobs[0], &[alice]).await;
     relay.share(&bobs[0], room_id, &[alice]).await;

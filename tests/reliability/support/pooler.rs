@@ -25,6 +25,11 @@ pub enum Release {
 }
 
 impl Release {
+    /// Whether it is there, or can be fetched.
+    pub fn is_installed(self) -> bool {
+        std::panic::catch_unwind(|| self.program()).is_ok()
+    }
+
     /// Named by the environment, else fetched by the script.
     fn program(self) -> PathBuf {
         static FETCHED: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
