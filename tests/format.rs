@@ -10,37 +10,39 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::testing;
 
-/// Rows of 0.18.0: the account's sealed cipher, and one custom value under the key "golden".
+/// Rows of 0.18.0, of an account "bot": its sealed cipher, and one custom value under the key "golden".
 const WITH_KEY: [&str; 3] = [
     concat!(
-        "82a86b64665f696e666fa44e6f6e65af636970686572746578745f696e666f81b04368614368613230506f6c",
-        "793133303582a56e6f6e6365dc0018cc8bcce6cc8c09cca5ccb4ccde4b6935cc914eccdfcc8accef1f56ccdc",
-        "cc8ccca51261cce76faa63697068657274657874dc0050ccfa18266b62095fcc8c737bcca3ccaa3fcca93fcc",
-        "8acc8636ccff0ccca94eccd5ccecccfdccfb60ccf140cc8256cce7cc80403f0d4cccebcc922116cc8326cce5",
-        "cce97f20ccfcccc843ccfaccff5957cc8e2a087a64ccaaccff2617ccd6cc9eccfa5acca96acce23eccd03dcc",
-        "dbccf9ccd8ccafccb1cc9ccc82",
+        "01e40182a86b64665f696e666fa44e6f6e65af636970686572746578745f696e666f81b04368614368613230",
+        "506f6c793133303582a56e6f6e6365dc00184cccad74cc9a5d2fccea451b2dccadcc9e2445cccb57cc8801cc",
+        "857b0643cccbccf6aa63697068657274657874dc00506ccccd2fccd0ccd9cc90cce5cc89cce44fccc87bccb9",
+        "490457cca6ccd429ccbeccb6cc820621cc8fccc0ccee046f007850cceaccfc3d29cc891154cc9e57705779cc",
+        "c73cccdd0a00ccf61fccf8ccfa6c45ccb00cccabcc8fcceccca5ccb0ccfd046bcce2ccdd66cca6cc8868ccca",
+        "50cca550cc8804cc9875703201186413b20760e6fdb467e5b5b49953782d03e13ccd2bde9ab8bfab0753fb9c",
+        "f92c52d6987ee5e07915e03fe40c854359dd",
     ),
-    "ef1750cb1f03c783209a2096afe63b5b092a387dc7c58b26e29e777d779c1d24",
+    "10dee245fd6e4ccefaf78a844ea2655d04db0a5a2cba6a430ea3cb915400cb84",
     concat!(
-        "0131f568f4c54b3bbe252774e615fbec046fb30e636fc6ecfc8b74e0500fd2431f66961474e445eddb354e1c",
-        "491a29b62ee495a2066acf2f3f78dccb33401ac85a9e3be857de539b71ad3f",
+        "013178c095a75af553c07fe308a6da73531700d6bf76cc725c2a2b8369eca5cd3ee460c7cb0d618f8c117ea0",
+        "71e448e139ff3f04c007252f76cdfb8ca3d801e14c588e21ca25b0ada34fb7",
     ),
 ];
 const WITH_PASSPHRASE: [&str; 3] = [
     concat!(
-        "82a86b64665f696e666f81b850626b646632546f4368614368613230506f6c793133303582a6726f756e6473",
-        "ce00030d40a86b64665f73616c74dc002004cc92ccc4183700ccb1ccd1cc933455cc8043cce85eccfb41cceb",
-        "ccad644bccc0cc84ccb7cca0cc970bcca7cc8824cce26caf636970686572746578745f696e666f81b0436861",
-        "4368613230506f6c793133303582a56e6f6e6365dc00181a1f1f360cccff10ccf87e1bcce024ccd3cccfcc8e",
-        "cccf4accdfcc9a56cc983dcc95ccddaa63697068657274657874dc0050cc9eccedccf37ecca825cc8eccf7cc",
-        "c30b17cc9dcca22accb95fccffccb40a0f0d2acc9eccd33817cce456ccc20d300919cc96ccd9ccde1dcca447",
-        "ccc3ccbc177bccf9cc80657e39ccc6cca4cca015ccbcccf17044ccd9cc84cce2ccdb1fcccc4911ccbfcca9cc",
-        "8bcc8f55175e38290869276fcca9cc96cc9a",
+        "01c20282a86b64665f696e666f81b850626b646632546f4368614368613230506f6c793133303582a6726f75",
+        "6e6473ce00030d40a86b64665f73616c74dc0020ccb53cccb3cc890b4acc866178ccb9cc89ccbdcca663cca3",
+        "1532ccfa26243fcc99372accce1b72cc90cca3ccb635ccdeaf636970686572746578745f696e666f81b04368",
+        "614368613230506f6c793133303582a56e6f6e6365dc0018cc9fcce46acce2ccb66c4425ccdc610acca8ccaa",
+        "ccd0cccd6b7160cc8a520b7fccdeccd7aa63697068657274657874dc0050ccdccce30d741accaf0465173a51",
+        "1504ccea2fcca5cce610ccddccb0ccaecc8a551d7875cc8c0cccbe1fccac5e45cc85cc81ccc42acc8137ccd3",
+        "76ccf834cc972a16ccf30ecca23011cce3ccd6ccd0ccbbcca1315c454537ccf865ccd7cce8ccd3090cccf2cc",
+        "a74accb9cca1ccd168ccf3cc91ccbb3073320118cccd73e0190f87649bef74034d3f6d6412d2ed7aaeaa0739",
+        "b43abbd90848e1c2cf1582b5957cd10c9c47db2af8407e9b",
     ),
-    "3b513e9f873a7c1529f910d999ecad0b015356e73e859cf4d6c493d9b77e3de5",
+    "ac76acdbda71730b5da0d76bfee30092984626463275c40dacc5d87bdb8d0a4b",
     concat!(
-        "0131c3601910cec0101a88ba002c32b7f46be3e2e2ea23d034fb25ba0760cb10a5d8ab9536b2f7b9609216e6",
-        "bdd11583992d30f1a74fdbcfe282f347d33f9893730ae9eaf83f66f3d847d9",
+        "013166ef93d1de1da3969c58386a7dba4125afd04530136eea74dcfff67e12df8e2083f9eae2ccfc7e6b683a",
+        "fb4da49e109c61b884303ed9dbe5476185e1607f3097f46f0a68368eee81c7",
     ),
 ];
 
@@ -85,7 +87,7 @@ async fn room_keys_of_the_first_version_are_read() {
         let columns: Vec<_> = row.split(' ').map(|column| format!("'\\x{column}'")).collect();
         let insert = format!(
             "INSERT INTO matrix_sdk.accounts (name, secret_kind, cipher, cipher_written_by)
-                 VALUES ('key', 2, '\\x{cipher}', 18);
+                 VALUES ('bot', 2, '\\x{cipher}', 18);
              INSERT INTO matrix_sdk.megolm_inbound_sessions
                  (account_id, backup_generation, sender_data_type,
                   room_id, session_id, sender_key, data)
@@ -93,7 +95,7 @@ async fn room_keys_of_the_first_version_are_read() {
             columns.join(", ")
         );
         client.batch_execute(&insert).await.unwrap();
-        let store = mode.open(&url, if mode == Mode::Plain { "plain" } else { "key" }).await;
+        let store = mode.open(&url, if mode == Mode::Plain { "plain" } else { "bot" }).await;
         let session = store.get_inbound_group_session(&room_id, &session_id).await.unwrap();
         let pickle = session.unwrap().pickle().await;
         assert_eq!(serde_json::to_value(&pickle).unwrap(), json, "{mode:?}");

@@ -87,6 +87,7 @@ impl PostgresStoreConfig {
     /// tried gets an equal part of the time that is left, so that a dead first server leaves time
     /// for the second. When it runs out, opening fails with
     /// [`OpenStoreError::Connect`](crate::OpenStoreError::Connect).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -103,6 +104,7 @@ impl PostgresStoreConfig {
 
     /// How long an operation waits for a free connection, 30 seconds by default; after that it
     /// fails with [`Error::PoolTimeout`](crate::Error::PoolTimeout).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -120,6 +122,7 @@ impl PostgresStoreConfig {
     /// How long the answer to one statement, or to one transaction, may take, 60 seconds by
     /// default; after that the operation fails with
     /// [`Error::StatementTimeout`](crate::Error::StatementTimeout).
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -159,6 +162,7 @@ impl PostgresStoreConfig {
     ///
     /// New connections follow a changed DNS entry, a moved primary and a rotated password. A
     /// connection in use is never cut.
+    ///
     /// From 1 ms to 365 days.
     ///
     /// ```
@@ -177,6 +181,7 @@ impl PostgresStoreConfig {
     /// minutes by default; `None` for no limit.
     ///
     /// Keep it below the idle timeout of firewalls and poolers on the way.
+    ///
     /// From 1 ms to 365 days.
     ///
     /// ```

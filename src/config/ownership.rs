@@ -53,6 +53,7 @@ impl PostgresStoreConfig {
     /// refusal ends. It is one small write a process, not an account, on a connection of its own and
     /// without waiting for the disk. Of several stores in a process the shortest interval counts.
     /// Make it longer for a server that sleeps when it is idle.
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -70,6 +71,7 @@ impl PostgresStoreConfig {
     /// How long the server waits for us within a transaction, 1 second by default; then it rolls the
     /// transaction back. It bounds how long an owner that was cut off or stopped holds up the one
     /// that takes over.
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
@@ -93,6 +95,7 @@ impl PostgresStoreConfig {
     /// ([`password_callback`](Self::password_callback), [`password_file`](Self::password_file),
     /// `passfile`), as a new one may reach us late. Opening reports at once that a server cannot be
     /// reached, and that a database does not exist.
+    ///
     /// From 10 ms to 1 day.
     ///
     /// ```
