@@ -30,7 +30,7 @@ const TAG_BYTES: usize = 8;
 const MAX_PLAIN_KEY_BYTES: usize = 255;
 
 /// The stored form of an id. Its `Debug` is silent, for tokio-postgres logs parameters at `debug`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(Vec<u8>);
 
 impl Key {

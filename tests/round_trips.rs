@@ -100,6 +100,8 @@ async fn count(
         "delete_outgoing_secret_requests",
         store.delete_outgoing_secret_requests(&TransactionId::new())
     );
+    let end_of_sync = Changes { next_batch_token: Some("next".to_owned()), ..Default::default() };
+    count!("save_changes, of a sync token and that deletion", store.save_changes(end_of_sync));
     count!("delete_secrets_from_inbox", store.delete_secrets_from_inbox(&SecretName::RecoveryKey));
     count!("try_take_leased_lock", store.try_take_leased_lock(100, "key", "holder"));
 

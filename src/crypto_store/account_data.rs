@@ -10,6 +10,7 @@ use matrix_sdk_crypto::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_postgres::types::Type;
 
+use super::deferred::Saves;
 use crate::{
     Error,
     account::{Group, OpenAccount},
@@ -98,8 +99,10 @@ pub(super) fn set_static_account(cell: &StaticAccount, data: StaticAccountData) 
 
 pub(super) async fn load_account(
     account: &OpenAccount,
+    saves: &Saves,
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
+    saves.refuse_torn_sync();
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };
@@ -115,6 +118,7 @@ pub(super) async fn load_account(
 
 pub(super) async fn save_pending_changes(
     account: &OpenAccount,
+    saves: Saves,
     changes: PendingChanges,
     static_account: StaticAccount,
 ) -> Result<(), Error> {
@@ -138,6 +142,7 @@ pub(super) async fn save_pending_changes(
                 }
                 let data = olm_account.static_data().clone();
                 batch.on_commit(move || set_static_account(&static_account, data));
+                saves.complete(&mut batch, Vec::new(), true);
             }
             Ok(batch)
         })

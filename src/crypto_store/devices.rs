@@ -6,6 +6,7 @@ use matrix_sdk_common::ruma::{DeviceId, OwnedDeviceId, UserId};
 use matrix_sdk_crypto::{DeviceData, olm::StaticAccountData};
 use tokio_postgres::types::Type;
 
+use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{Group, OpenAccount},
@@ -51,22 +52,27 @@ pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_USER, &KEYS, &UPSERT, &DELETE
 
 pub(super) async fn get(
     account: &OpenAccount,
+    saves: &Saves,
     user_id: &UserId,
     device_id: &DeviceId,
 ) -> Result<Option<DeviceData>, Error> {
-    let [user_id, device_id] = key(&account.codec, user_id, device_id);
-    let place = Place::new(TABLE, [&user_id]);
-    let alone: [Param<'_>; 2] = [&user_id, &device_id];
-    let row = account.row(&GROUP, &place, &[&user_id], &device_id, (&GET, &alone)).await?;
-    row.map(|row| open(&account.codec, [&user_id, &device_id], &row.data)).transpose()
+    let key @ [user_id, device_id] = &key(&account.codec, user_id, device_id);
+    if let Some(Some(row)) = saves.row(&row_key(key)) {
+        return open(&account.codec, [user_id, device_id], &row.data).map(Some);
+    }
+    let place = Place::new(TABLE, [user_id]);
+    let alone: [Param<'_>; 2] = [user_id, device_id];
+    let row = account.row(&GROUP, &place, &[user_id], device_id, (&GET, &alone)).await?;
+    row.map(|row| open(&account.codec, [user_id, device_id], &row.data)).transpose()
 }
 
 pub(super) async fn own(
     account: &OpenAccount,
+    saves: &Saves,
     own: Option<StaticAccountData>,
 ) -> Result<DeviceData, Error> {
     let own = own.ok_or(Error::AccountUnset)?;
-    get(account, &own.user_id, &own.device_id).await?.ok_or_else(own_device_missing)
+    get(account, saves, &own.user_id, &own.device_id).await?.ok_or_else(own_device_missing)
 }
 
 pub(super) fn own_device_missing() -> Error {
@@ -75,10 +81,12 @@ pub(super) fn own_device_missing() -> Error {
 
 pub(super) async fn by_user(
     account: &OpenAccount,
+    saves: &Saves,
     user_id: &UserId,
 ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);
-    let rows = of_user(account, &user_id).await?;
+    let deferred = saves.rows(&Deferred::Devices(user_id.clone()));
+    let rows = deferred::over(of_user(account, &user_id).await?, deferred);
     let devices = rows.iter().map(|(device_id, row)| {
         let device_id = Key::stored(device_id);
         let device = open(&account.codec, [&user_id, &device_id], &row.data)?;
@@ -91,22 +99,32 @@ async fn of_user(account: &OpenAccount, user_id: &Key) -> Result<Arc<Rows>, Erro
     account.rows(&GROUP, &Place::new(TABLE, [user_id]), &[user_id]).await
 }
 
-pub(super) fn stage(batch: &mut Batch, codec: &Codec, device: &DeviceData) -> Result<(), Error> {
-    let [user_id, device_id] = key(codec, device.user_id(), device.device_id());
-    let row = Stored::new(codec.seal(TABLE, &[&user_id, &device_id], device)?);
-    let place = Place::new(TABLE, [&user_id]);
+/// A device as it is stored.
+pub(super) fn row(codec: &Codec, device: &DeviceData) -> Result<([Key; 2], Arc<Stored>), Error> {
+    let key = key(codec, device.user_id(), device.device_id());
+    let data = codec.seal(TABLE, &key.each_ref(), device)?;
+    Ok((key, Stored::new(data)))
+}
+
+pub(super) fn stage(batch: &mut Batch, [user_id, device_id]: [&Key; 2], row: Arc<Stored>) {
+    let place = Place::new(TABLE, [user_id]);
     batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), Some(row.clone())));
-    batch.put(&UPSERT, [user_id.into(), device_id.into()], [row.into()]);
-    Ok(())
+    batch.put(&UPSERT, [user_id.clone().into(), device_id.clone().into()], [row.into()]);
 }
 
 /// Staged after all saves, so that a device both changed and deleted is gone.
-pub(super) fn stage_delete(batch: &mut Batch, codec: &Codec, device: &DeviceData) {
+pub(super) fn stage_delete(batch: &mut Batch, codec: &Codec, device: &DeviceData) -> RowKey {
     let key = key(codec, device.user_id(), device.device_id());
     let [user_id, device_id] = &key;
     let place = Place::new(TABLE, [user_id]);
     batch.note(Effect::Put(place, device_id.as_bytes().to_vec(), None));
+    let deleted = row_key(&key);
     batch.put(&DELETE, key.map(Cell::from), []);
+    deleted
+}
+
+pub(super) fn row_key([user_id, device_id]: &[Key; 2]) -> RowKey {
+    (Deferred::Devices(user_id.clone()), device_id.clone())
 }
 
 pub(super) fn key(codec: &Codec, user_id: &UserId, device_id: &DeviceId) -> [Key; 2] {

@@ -6,6 +6,7 @@ use matrix_sdk_common::ruma::TransactionId;
 use matrix_sdk_crypto::{GossipRequest, SecretInfo};
 use tokio_postgres::{Row, types::Type};
 
+use super::deferred::{self, Caller, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{Group, OpenAccount},
@@ -72,32 +73,66 @@ pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_INFO, &UNSENT, &DELETE_OLDER,
 
 pub(super) async fn get(
     account: &OpenAccount,
+    saves: &Saves,
     request_id: &TransactionId,
 ) -> Result<Option<GossipRequest>, Error> {
     let request_id = key(&account.codec, request_id);
+    if saves.row(&row_key(&request_id)).is_some() {
+        return Ok(None);
+    }
     let row = account.query_opt(&GET, &[&request_id]).await?;
     row.map(|row| open_row(&account.codec, &row)).transpose()
 }
 
 pub(super) async fn by_info(
     account: &OpenAccount,
+    saves: &Saves,
     info: &SecretInfo,
 ) -> Result<Option<GossipRequest>, Error> {
+    let deleted = saves.rows(&Deferred::KeyRequests);
     let row = account.query_opt(&BY_INFO, &[&info_key(&account.codec, info)]).await?;
-    row.map(|row| open_row(&account.codec, &row)).transpose()
+    let Some(row) = row else { return Ok(None) };
+    if deleted.contains_key(&Key::of(&row, 0, TABLE)?) {
+        return Ok(None);
+    }
+    open_row(&account.codec, &row).map(Some)
 }
 
-pub(super) async fn unsent(account: &OpenAccount) -> Result<Vec<GossipRequest>, Error> {
-    let rows = account.rows(&GROUP, &unsent_place(), &[]).await?;
+pub(super) async fn unsent(
+    account: &OpenAccount,
+    saves: &Saves,
+) -> Result<Vec<GossipRequest>, Error> {
+    let deleted = saves.rows(&Deferred::KeyRequests);
+    let rows = deferred::over(account.rows(&GROUP, &unsent_place(), &[]).await?, deleted);
     let requests = rows.iter();
     let requests =
         requests.map(|(key, row)| open(&account.codec, &Key::stored(key), &row.data, row.flag));
     requests.collect()
 }
 
-pub(super) async fn delete(account: &OpenAccount, request_id: &TransactionId) -> Result<(), Error> {
+/// Deletes a request that was answered. Without what the answer brought, it must stay.
+pub(super) async fn delete(
+    account: &OpenAccount,
+    saves: Saves,
+    request_id: &TransactionId,
+) -> Result<(), Error> {
     let request_id = key(&account.codec, request_id);
-    account.apply(&DELETE, [request_id.into()], Some(Effect::Touch(unsent_place()))).await
+    let (_caller, caller) = Caller::new();
+    let stage = |_| async move {
+        let deleted = row_key(&request_id);
+        let mut batch = Batch::default();
+        if !saves.may_defer() || !saves.defer(&caller, [(deleted.clone(), None)])? {
+            stage_delete(&mut batch, &request_id);
+            saves.complete(&mut batch, vec![deleted], false);
+        }
+        Ok(batch)
+    };
+    account.write(stage).await
+}
+
+pub(super) fn stage_delete(batch: &mut Batch, request_id: &Key) {
+    batch.note(Effect::Touch(unsent_place()));
+    batch.put(&DELETE, [request_id.clone().into()], []);
 }
 
 /// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one
@@ -106,10 +141,12 @@ pub(super) fn stage(
     batch: &mut Batch,
     codec: &Codec,
     requests: &[GossipRequest],
-) -> Result<(), Error> {
+) -> Result<Vec<RowKey>, Error> {
     let (mut infos, mut request_ids) = (HashSet::new(), HashSet::new());
+    let mut staged = Vec::new();
     for request in requests.iter().rev() {
         let request_id = key(codec, &request.request_id);
+        staged.push(row_key(&request_id));
         let data = codec.seal(TABLE, &[&request_id], request)?;
         let (info, request_id): (Cell, Cell) =
             (info_key(codec, &request.info).into(), request_id.into());
@@ -120,7 +157,11 @@ pub(super) fn stage(
             batch.put(&INSERT, [info], [request_id, Cell::Bool(request.sent_out), data.into()]);
         }
     }
-    Ok(())
+    Ok(staged)
+}
+
+fn row_key(request_id: &Key) -> RowKey {
+    (Deferred::KeyRequests, request_id.clone())
 }
 
 fn key(codec: &Codec, request_id: &TransactionId) -> Key {

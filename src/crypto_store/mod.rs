@@ -3,6 +3,7 @@
 mod account_data;
 mod backups;
 mod custom_values;
+mod deferred;
 mod devices;
 mod encrypted_rooms;
 mod identities;
@@ -61,7 +62,8 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn load_account(&self) -> Result<Option<Account>> {
-        account_data::load_account(&*self.open_account().await?, self.static_account()).await
+        let account = self.open_account().await?;
+        account_data::load_account(&account, &self.saves(&account)?, self.static_account()).await
     }
 
     #[instrument(skip_all)]
@@ -71,13 +73,15 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn save_changes(&self, changes: Changes) -> Result<()> {
-        save_changes::save(&*self.open_account().await?, changes).await
+        let account = self.open_account().await?;
+        save_changes::save(&account, self.saves(&account)?, changes).await
     }
 
     #[instrument(skip_all)]
     async fn save_pending_changes(&self, changes: PendingChanges) -> Result<()> {
-        let cell = self.static_account().clone();
-        account_data::save_pending_changes(&*self.open_account().await?, changes, cell).await
+        let account = self.open_account().await?;
+        let (saves, cell) = (self.saves(&account)?, self.static_account().clone());
+        account_data::save_pending_changes(&account, saves, changes, cell).await
     }
 
     #[instrument(skip_all, fields(count = sessions.len()))]
@@ -93,7 +97,8 @@ impl CryptoStore for PostgresCryptoStore {
     #[instrument(skip_all)]
     async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>> {
         let account = self.open_account().await?;
-        olm_sessions::get(&account, self.own(&account)?, sender_key).await
+        let saves = self.saves(&account)?;
+        olm_sessions::get(&account, &saves, self.own(&account)?, sender_key).await
     }
 
     #[instrument(skip_all)]
@@ -226,7 +231,8 @@ impl CryptoStore for PostgresCryptoStore {
         user_id: &UserId,
         device_id: &DeviceId,
     ) -> Result<Option<DeviceData>> {
-        devices::get(&*self.open_account().await?, user_id, device_id).await
+        let account = self.open_account().await?;
+        devices::get(&account, &self.saves(&account)?, user_id, device_id).await
     }
 
     #[instrument(skip_all)]
@@ -234,13 +240,14 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         user_id: &UserId,
     ) -> Result<HashMap<OwnedDeviceId, DeviceData>> {
-        devices::by_user(&*self.open_account().await?, user_id).await
+        let account = self.open_account().await?;
+        devices::by_user(&account, &self.saves(&account)?, user_id).await
     }
 
     #[instrument(skip_all)]
     async fn get_own_device(&self) -> Result<DeviceData> {
         let account = self.open_account().await?;
-        devices::own(&account, self.own(&account)?).await
+        devices::own(&account, &self.saves(&account)?, self.own(&account)?).await
     }
 
     #[instrument(skip_all)]
@@ -258,7 +265,8 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         request_id: &TransactionId,
     ) -> Result<Option<GossipRequest>> {
-        key_requests::get(&*self.open_account().await?, request_id).await
+        let account = self.open_account().await?;
+        key_requests::get(&account, &self.saves(&account)?, request_id).await
     }
 
     #[instrument(skip_all)]
@@ -266,17 +274,20 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         secret_info: &SecretInfo,
     ) -> Result<Option<GossipRequest>> {
-        key_requests::by_info(&*self.open_account().await?, secret_info).await
+        let account = self.open_account().await?;
+        key_requests::by_info(&account, &self.saves(&account)?, secret_info).await
     }
 
     #[instrument(skip_all)]
     async fn get_unsent_secret_requests(&self) -> Result<Vec<GossipRequest>> {
-        key_requests::unsent(&*self.open_account().await?).await
+        let account = self.open_account().await?;
+        key_requests::unsent(&account, &self.saves(&account)?).await
     }
 
     #[instrument(skip_all)]
     async fn delete_outgoing_secret_requests(&self, request_id: &TransactionId) -> Result<()> {
-        key_requests::delete(&*self.open_account().await?, request_id).await
+        let account = self.open_account().await?;
+        key_requests::delete(&account, self.saves(&account)?, request_id).await
     }
 
     #[instrument(skip_all)]

@@ -1,18 +1,23 @@
 //! Olm sessions, by the sender's Curve25519 key. Never cached, for the SDK does that; but whose there
 //! are none is known.
 
+use std::sync::Arc;
+
 use matrix_sdk_crypto::{
     DeviceData,
     olm::{PickledSession, Session, StaticAccountData},
 };
 use tokio_postgres::types::Type;
 
-use super::devices;
+use super::{
+    deferred::{Group as Deferred, Saves, Sending},
+    devices,
+};
 use crate::{
     Error,
     account::{Group, OpenAccount},
     batch::Batch,
-    cache::{Effect, Place},
+    cache::{Effect, Place, Stored},
     codec::{Codec, Key, column},
     connection::Param,
     statement::{Sql, keys_of, upsert_by_key},
@@ -40,6 +45,7 @@ pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];
 
 pub(super) async fn get(
     account: &OpenAccount,
+    saves: &Saves,
     own: Option<StaticAccountData>,
     sender_key: &str,
 ) -> Result<Option<Vec<Session>>, Error> {
@@ -47,41 +53,68 @@ pub(super) async fn get(
     let codec = &account.codec;
     let sender_key = codec.key(TABLE, sender_key);
     let [user_id, device_id] = devices::key(codec, &own.user_id, &own.device_id);
+    let deferred = saves.rows(&Deferred::OlmSessions(sender_key.clone()));
     let place = Place::new(TABLE, [&sender_key]);
     let params: [Param<'_>; 3] = [&sender_key, &user_id, &device_id];
     let rows = account.query_unless_absent(&GROUP, &place, &params).await?;
 
     let mut own_device = None;
     let mut pickles: Vec<PickledSession> = Vec::new();
+    let open = |session_id: &Key, data: &[u8]| codec.open(TABLE, &[&sender_key, session_id], data);
     for row in &rows {
         let data: &[u8] = column(row, 1, TABLE)?;
         if column::<Option<&[u8]>>(row, 0, TABLE)?.is_some() {
             let session_id = Key::of(row, 0, TABLE)?;
-            pickles.push(codec.open(TABLE, &[&sender_key, &session_id], data)?);
+            if !deferred.contains_key(&session_id) {
+                pickles.push(open(&session_id, data)?);
+            }
         } else {
             own_device = Some(devices::open(codec, [&user_id, &device_id], data)?);
+        }
+    }
+    for (session_id, row) in &deferred {
+        if let Some(row) = row {
+            pickles.push(open(session_id, &row.data)?);
         }
     }
     if pickles.is_empty() {
         return Ok(None);
     }
-    let own_device: DeviceData = own_device.ok_or_else(devices::own_device_missing)?;
+    let own_device: DeviceData = match own_device {
+        // It may be deferred itself, or the statement was not needed.
+        _ if !deferred.is_empty() => devices::own(account, saves, Some(own)).await?,
+        Some(own_device) => own_device,
+        None => return Err(devices::own_device_missing()),
+    };
     let sessions = pickles.into_iter().map(|pickle| {
-        Session::from_pickle(own_device.as_device_keys().clone(), pickle)
-            .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+        let sending = Sending::of(&pickle);
+        let session = Session::from_pickle(own_device.as_device_keys().clone(), pickle)
+            .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })?;
+        saves.see(session.session_id(), sending);
+        Ok(session)
     });
     sessions.collect::<Result<_, _>>().map(Some)
 }
 
-pub(super) async fn stage(
-    batch: &mut Batch,
-    codec: &Codec,
-    session: &Session,
-) -> Result<(), Error> {
-    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
-    let session_id = codec.key(TABLE, session.session_id());
-    let data = codec.seal(TABLE, &[&sender_key, &session_id], &session.pickle().await)?;
-    batch.note(Effect::Touch(Place::new(TABLE, [&sender_key])));
-    batch.put(&UPSERT, [sender_key.into(), session_id.into()], [data.into()]);
-    Ok(())
+/// A session as it is stored.
+pub(super) struct SessionRow {
+    pub(super) sender_key: Key,
+    pub(super) session_id: Key,
+    pub(super) data: Arc<Stored>,
+    pub(super) sending: Sending,
+}
+
+impl SessionRow {
+    pub(super) async fn of(codec: &Codec, session: &Session) -> Result<Self, Error> {
+        let pickle = session.pickle().await;
+        let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+        let session_id = codec.key(TABLE, session.session_id());
+        let data = Stored::new(codec.seal(TABLE, &[&sender_key, &session_id], &pickle)?);
+        Ok(Self { sender_key, session_id, data, sending: Sending::of(&pickle) })
+    }
+}
+
+pub(super) fn stage(batch: &mut Batch, sender_key: &Key, session_id: &Key, data: Arc<Stored>) {
+    batch.note(Effect::Touch(Place::new(TABLE, [sender_key])));
+    batch.put(&UPSERT, [sender_key.clone().into(), session_id.clone().into()], [data.into()]);
 }

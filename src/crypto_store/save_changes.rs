@@ -10,11 +10,18 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::{
-    account_data, devices, encrypted_rooms, identities, inbound_group_sessions, key_requests,
-    message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles, secrets, sync_tokens,
-    withheld,
+    account_data,
+    deferred::{Caller, Group, Saves, received},
+    devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
+    olm_sessions::{self, SessionRow},
+    outbound_group_sessions, room_key_bundles, secrets, sync_tokens, withheld,
 };
-use crate::{Error, account::OpenAccount, batch::Batch, codec::Codec};
+use crate::{
+    Error,
+    account::{OpenAccount, Staging},
+    batch::Batch,
+    codec::Codec,
+};
 
 /// So many room keys take more than the 4 MB of one statement, whatever is in them.
 const LARGE: usize = 10_000;
@@ -22,12 +29,42 @@ const LARGE: usize = 10_000;
 /// Of a large save, so many are sealed while the server takes as many.
 const PART: usize = 1_000;
 
-pub(super) async fn save(account: &OpenAccount, changes: Changes) -> Result<(), Error> {
-    account.write(|staging| stage(staging.codec, changes)).await
+pub(super) async fn save(
+    account: &OpenAccount,
+    saves: Saves,
+    changes: Changes,
+) -> Result<(), Error> {
+    let (_caller, caller) = Caller::new();
+    let stage = |staging: Staging| async move {
+        if saves.may_defer() && defer(&staging.codec, &saves, &caller, &changes).await? {
+            return Ok(Batch::default());
+        }
+        stage(&staging.codec, &saves, changes).await
+    };
+    account.write(stage).await
+}
+
+/// Defers a save that says no more than that a message was received.
+async fn defer(
+    codec: &Codec,
+    saves: &Saves,
+    caller: &Caller,
+    changes: &Changes,
+) -> Result<bool, Error> {
+    let Some((session, device)) = received(changes) else { return Ok(false) };
+    let row = SessionRow::of(codec, session).await?;
+    if !saves.has_only_received(session.session_id(), &row.sending) {
+        return Ok(false);
+    }
+    saves.see(session.session_id(), row.sending);
+    let session = ((Group::OlmSessions(row.sender_key), row.session_id), Some(row.data));
+    let device = device.map(|device| devices::row(codec, device)).transpose()?;
+    let device = device.map(|(key, row)| (devices::row_key(&key), Some(row)));
+    saves.defer(caller, std::iter::once(session).chain(device))
 }
 
 /// Pickling happens here, in the writer's lane, so that no later state is overwritten by an earlier.
-async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
+async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, Error> {
     // Destructured without `..`: a field that upstream adds breaks the build, not the store.
     let Changes {
         private_identity,
@@ -51,7 +88,7 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
         room_key_backups_fully_downloaded,
         rooms_pending_key_bundle,
     } = changes;
-    let (codec, mut staged) = (codec.as_ref(), Batch::default());
+    let (mut staged, mut rows) = (Batch::default(), Vec::new());
     let batch = &mut staged;
 
     if let Some(identity) = &private_identity {
@@ -65,16 +102,22 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
         sync_tokens::stage(batch, codec, token)?;
     }
     for device in new_devices.iter().chain(&changed_devices) {
-        devices::stage(batch, codec, device)?;
+        let (key, row) = devices::row(codec, device)?;
+        devices::stage(batch, key.each_ref(), row);
+        rows.push(devices::row_key(&key));
     }
     for device in &deleted_devices {
-        devices::stage_delete(batch, codec, device);
+        rows.push(devices::stage_delete(batch, codec, device));
     }
     for identity in new_identities.iter().chain(&changed_identities) {
         identities::stage(batch, codec, identity)?;
     }
     for session in &sessions {
-        olm_sessions::stage(batch, codec, session).await?;
+        let SessionRow { sender_key, session_id, data, sending } =
+            SessionRow::of(codec, session).await?;
+        saves.see(session.session_id(), sending);
+        olm_sessions::stage(batch, &sender_key, &session_id, data);
+        rows.push((Group::OlmSessions(sender_key), session_id));
     }
     for hash in &message_hashes {
         message_hashes::stage(batch, codec, hash);
@@ -85,7 +128,7 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
     for session in &outbound_group_sessions {
         outbound_group_sessions::stage(batch, codec, session).await?;
     }
-    key_requests::stage(batch, codec, &key_requests)?;
+    rows.extend(key_requests::stage(batch, codec, &key_requests)?);
     for (room_id, entries) in &withheld_session_info {
         for (session_id, entry) in entries {
             withheld::stage(batch, codec, room_id, session_id, entry)?;
@@ -106,6 +149,7 @@ async fn stage(codec: Arc<Codec>, changes: Changes) -> Result<Batch, Error> {
     for (room_id, details) in &rooms_pending_key_bundle {
         room_key_bundles::stage_pending(batch, codec, room_id, details.as_ref())?;
     }
+    saves.complete(batch, rows, next_batch_token.is_some());
     Ok(staged)
 }
 

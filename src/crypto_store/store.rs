@@ -13,9 +13,11 @@ use tokio_postgres::types::Type;
 
 use super::{
     account_data::{self, StaticAccount},
-    backups, custom_values, devices, encrypted_rooms, identities, inbound_group_sessions,
-    key_requests, leases, message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles,
-    secrets, size, sync_tokens, tracked_users, withheld,
+    backups, custom_values,
+    deferred::{Deferred, Saves},
+    devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, leases,
+    message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
+    sync_tokens, tracked_users, withheld,
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
@@ -48,6 +50,13 @@ use crate::{
 /// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
 ///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::on_owner`]
 ///   say otherwise.
+/// - A crash in the middle of a sync loses no key: what the SDK saves before the sync's end, and what
+///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session
+///   that has only received, and the deletion of a key request that was answered. Until then reads
+///   see them, and nothing is written.
+/// - A sync whose future is dropped in its middle leaves the `OlmMachine` with sessions that have seen
+///   messages whose content is lost. When such a machine goes on, writes fail with
+///   [`Error::ReopenRequired`], so that the token is not stored and the messages come again.
 /// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
@@ -69,6 +78,7 @@ struct Inner {
     /// `None` when closed. Operations hold it for reading, so that closing waits for them.
     account: RwLock<Option<Arc<OpenAccount>>>,
     static_account: StaticAccount,
+    deferred: Arc<Deferred>,
     /// Of the account as it was last open: a store that was superseded stays so, open or closed.
     owner: Mutex<Arc<Ownership>>,
 }
@@ -183,14 +193,15 @@ impl PostgresCryptoStore {
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
         let account = open_account(foreign_pool.as_ref(), config, None).await?;
-        let owner = Mutex::new(account.owner().clone());
+        let owner = account.owner().clone();
         Ok(Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 foreign_pool,
                 account: RwLock::new(Some(Arc::new(account))),
                 static_account: StaticAccount::default(),
-                owner,
+                deferred: Deferred::new(owner.clone()),
+                owner: Mutex::new(owner),
             }),
         })
     }
@@ -206,6 +217,11 @@ impl PostgresCryptoStore {
     /// What never changes of our own account, once it is known.
     pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
         account_data::own(account, &self.inner.static_account)
+    }
+
+    /// The saves that are deferred.
+    pub(super) fn saves(&self, account: &OpenAccount) -> Result<Saves, Error> {
+        Saves::of(&self.inner.deferred, account)
     }
 
     /// What upstream's test suite asks a store for.
@@ -249,6 +265,7 @@ impl PostgresCryptoStore {
         let account = self.inner.account.write().await.take_if(is_open);
         if let Some(account) = account {
             account.close().await;
+            self.inner.deferred.clear();
             if self.inner.foreign_pool.is_none() {
                 account.close_pool();
             }
@@ -256,11 +273,12 @@ impl PostgresCryptoStore {
         Ok(())
     }
 
-    /// Opens a closed store, and one that refuses writes; does nothing for a store in order. What
-    /// somebody else has taken over it does not take back.
+    /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
+    /// a store in order. What somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
         self.owner().check()?;
-        if self.open_account().await.is_ok_and(|account| account.can_write()) {
+        let is_in_order = self.open_account().await.is_ok_and(|account| account.can_write());
+        if is_in_order && self.inner.deferred.is_empty() {
             return Ok(());
         }
         self.close_account().await?;
@@ -275,6 +293,7 @@ impl PostgresCryptoStore {
             });
             let opened = opened.inspect_err(|error| former.lose(error))?;
             let owner = opened.owner().clone();
+            self.inner.deferred.reopened(owner.clone());
             *self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
             *account = Some(Arc::new(opened));
         }

@@ -23,6 +23,7 @@ use ruma::{
     serde::Raw,
     to_device::DeviceIdOrAllDevices,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Opens the machine of a user's only device.
@@ -97,16 +98,30 @@ impl Relay {
                 Answer::Upload(id, self.upload(machine, request))
             }
             AnyOutgoingRequest::KeysQuery(request) => {
-                let mut response = get_keys::v3::Response::new();
-                for user_id in request.device_keys.keys() {
-                    if let Some(devices) = self.devices.get(user_id) {
-                        response.device_keys.insert(user_id.clone(), devices.clone());
-                    }
-                }
-                Answer::Query(id, response)
+                Answer::Query(id, self.devices_of(request.device_keys.keys()))
             }
             other => panic!("unexpected request {other:?}"),
         }
+    }
+
+    fn devices_of<'a>(
+        &self,
+        users: impl Iterator<Item = &'a OwnedUserId>,
+    ) -> get_keys::v3::Response {
+        let mut response = get_keys::v3::Response::new();
+        for user_id in users {
+            if let Some(devices) = self.devices.get(user_id) {
+                response.device_keys.insert(user_id.clone(), devices.clone());
+            }
+        }
+        response
+    }
+
+    /// Has the machine fetch the devices of a user that it follows already.
+    pub async fn fetch(&mut self, machine: &OlmMachine, user_id: &UserId) {
+        let (id, request) = machine.query_keys_for_users([user_id]);
+        let response = self.devices_of(request.device_keys.keys());
+        machine.mark_request_as_sent(&id, &response).await.unwrap();
     }
 
     fn upload(
@@ -152,6 +167,12 @@ impl Relay {
                 self.inbox.entry(user_id.clone()).or_default().push(event);
             }
         }
+    }
+
+    /// Puts an encrypted to-device message into the recipient's inbox.
+    pub fn put(&mut self, sender: &UserId, to: &UserId, content: &impl Serialize) {
+        let event = json!({ "sender": sender, "type": "m.room.encrypted", "content": content });
+        self.inbox.entry(to.to_owned()).or_default().push(serde_json::from_value(event).unwrap());
     }
 
     /// The to-device events that wait for a user.

@@ -19,6 +19,7 @@ use matrix_sdk_crypto::{
     vodozemac::{
         Curve25519PublicKey,
         megolm::{GroupSession, SessionConfig},
+        olm::OlmMessage,
     },
 };
 use ruma::{
@@ -41,6 +42,31 @@ pub fn olm_session(own: &Account, other: &mut Account) -> Session {
         own.device_keys(),
     );
     session.unwrap()
+}
+
+/// A session that a device's first message makes at ours, and the device's own.
+pub async fn received_session(own: &Account, other: &Account) -> [Session; 2] {
+    let mut own = own.deep_clone();
+    own.generate_one_time_keys(1);
+    let one_time_key = *own.one_time_keys().values().next().unwrap();
+    let sent = other.create_outbound_session_helper(
+        Default::default(),
+        own.identity_keys().curve25519,
+        one_time_key,
+        false,
+        other.device_keys(),
+    );
+    let sent = sent.unwrap();
+    let OlmMessage::PreKey(message) = sent.inner.lock().await.encrypt("hello").unwrap() else {
+        panic!("the first message of a session is none");
+    };
+    let (sender, keys) = (other.identity_keys().curve25519, own.device_keys());
+    [own.create_inbound_session(sender, keys, &message).unwrap().session, sent]
+}
+
+/// The session as it is now: clones share what happens to them.
+pub async fn copy_of(own: &Account, session: &Session) -> Session {
+    Session::from_pickle(own.device_keys(), session.pickle().await).unwrap()
 }
 
 pub fn megolm_ratchet() -> GroupSession {

@@ -7,7 +7,6 @@ use crate::{
 
 pub fn every_read() -> Vec<Read> {
     let mut reads = vec![
-        Read::Account,
         Read::PrivateIdentity,
         Read::RoomKeys,
         Read::Counts { version: None },
@@ -33,6 +32,8 @@ pub fn every_read() -> Vec<Read> {
     });
     each(REQUESTS, &|number| vec![Read::Request(number), Read::RequestByInfo(number)]);
     each(KEYS, &|key| vec![Read::Custom(key), Read::Secrets(key), Read::MessageHash(key)]);
+    // Last, for it drops what is deferred.
+    reads.push(Read::Account);
     reads
 }
 

@@ -10,6 +10,7 @@ mod common;
 
 mod answers;
 mod asking;
+mod deferral;
 mod everything;
 mod leases;
 mod matrix;

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use crate::{
     answers::{Answer, Expected, Failure},
     asking::ask,
+    deferral::ends_sync,
     model::Model,
     saving::save,
     steps::{End, Inner, Read, Write},
@@ -38,6 +39,9 @@ impl From<CryptoStoreError> for Ended {
 /// What is seen within.
 struct Scope {
     model: Model,
+    /// The same without what is deferred.
+    stored: Model,
+    writes: Vec<Write>,
     is_loaded: bool,
     has_written: bool,
     has_saved_account: bool,
@@ -51,6 +55,8 @@ impl World<'_> {
     pub async fn atomically(&mut self, steps: &[Inner], end: End) -> Verdict {
         let mut scope = Scope {
             model: self.model.clone(),
+            stored: self.deferral.stored().clone(),
+            writes: Vec::new(),
             is_loaded: self.is_loaded,
             has_written: false,
             has_saved_account: false,
@@ -93,6 +99,7 @@ impl World<'_> {
             Ok(()) if self.has_failed => Err("atomically on a store that failed".to_owned()),
             Ok(()) => {
                 self.model = scope.model;
+                self.deferral.committed(&self.model, &scope.writes);
                 self.own_rows += scope.own_rows;
                 self.is_loaded = scope.is_loaded;
                 Ok(())
@@ -101,7 +108,10 @@ impl World<'_> {
                 self.failed().await
             }
             // It may have failed or not: what was written was there already.
-            Err(Ended::Deliberately) if scope.has_written => self.reopen().await,
+            Err(Ended::Deliberately) if scope.has_written => {
+                self.has_failed = self.refuses_writes().await?;
+                self.reopen().await
+            }
             Err(Ended::Deliberately) => Ok(()),
         }
     }
@@ -134,6 +144,12 @@ impl World<'_> {
         scope.has_written = true;
         save(&self.store, write).await.map_err(|error| Ended::Failed(error.into()))?;
         scope.model.apply(write);
+        scope.stored.apply(write);
+        if ends_sync(write) {
+            scope.stored = scope.model.clone();
+        }
+        scope.writes.push(write.clone());
+        self.deferral.see(write);
         if matches!(write, Write::Account(Some(_))) {
             (scope.is_loaded, scope.has_saved_account) = (true, true);
         }
@@ -171,11 +187,21 @@ impl World<'_> {
             }
             _ => judge(read, &[expected], &answer).map_err(Ended::Wrong)?,
         }
+        self.deferral.saw(read, &answer);
         if matches!(read, Read::Account) && scope.model.has_account() {
             scope.is_loaded = true;
             // What it loaded was committed before.
             self.is_loaded |= !scope.has_saved_account;
         }
+        self.torn_within(scope, read);
         Ok(())
+    }
+
+    /// What was deferred before is no more, unless the transaction has taken it along.
+    fn torn_within(&mut self, scope: &mut Scope, read: &Read) {
+        if matches!(read, Read::Account) && !self.deferral.is_empty() {
+            self.notice_torn_sync();
+            scope.model = scope.stored.clone();
+        }
     }
 }

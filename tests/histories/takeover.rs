@@ -16,19 +16,20 @@ impl World<'_> {
     pub async fn take_over(&mut self, load: bool, write: &Write) -> Verdict {
         let (former, had_failed) = (self.store.clone(), self.has_failed);
         let was_loaded = self.is_loaded;
+        let (before, deferral) = (self.model.clone(), self.deferral.clone());
         self.open_another(load).await?;
 
         // Before it knows, it may answer what was right when it was taken over, and it was just now.
         let read = Read::Devices { user: 0 };
         let superseded = Expected::Refused(Failure::Superseded);
-        let right = self.model.expect(&read, was_loaded);
+        let right = before.expect(&read, was_loaded);
         judge(&read, &[superseded, right], &ask(&former, &read).await)?;
         let result = save(&former, write).await.map_err(Failure::from);
         let has_learnt = match &result {
             Err(Failure::Superseded) => true,
             Err(Failure::ReopenRequired) if had_failed => false,
             // There was nothing to write.
-            Ok(()) if self.model.after(write) == self.model => false,
+            Ok(()) if before.after(write) == before || deferral.defers(write) => false,
             _ => return Err(format!("a former owner writes: {result:?}")),
         };
         if !has_learnt && !had_failed {
@@ -44,7 +45,7 @@ impl World<'_> {
             return Ok(());
         }
         let former = self.store.clone();
-        let (before, own_rows) = (self.model.clone(), self.own_rows);
+        let (before, own_rows) = (self.deferral.clone(), self.own_rows);
         let (place, configuration, account) =
             (self.place, self.configuration, self.account.clone());
         let opening = place.open(configuration, &account);
@@ -54,11 +55,13 @@ impl World<'_> {
         match verdict {
             Ok(()) => {}
             Err(error) if error.contains("Superseded") => {
-                (self.model, self.own_rows) = (before, own_rows);
+                (self.deferral, self.own_rows) = (before, own_rows);
                 refuses_all(&former).await?;
             }
             Err(error) => return Err(error),
         }
+        self.drop_deferred();
+        self.deferral.forget_seen();
         self.compare().await
     }
 }

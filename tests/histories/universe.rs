@@ -12,10 +12,7 @@ use matrix_sdk_crypto::{
         RoomPendingKeyBundleDetails, RoomSettings, StoredRoomKeyBundleData,
     },
 };
-use ruma::{
-    OwnedRoomId, OwnedTransactionId, OwnedUserId, SecondsSinceUnixEpoch,
-    events::secret::request::SecretName,
-};
+use ruma::{OwnedRoomId, OwnedTransactionId, OwnedUserId, events::secret::request::SecretName};
 use serde::Serialize;
 
 use crate::{
@@ -129,13 +126,16 @@ impl Universe {
         let senders: Vec<Account> = (0..SENDERS)
             .map(|sender| Account::with_device_id(&user_id(1), &device_id(1, sender)))
             .collect();
-        for (sender, mut account) in (0..SENDERS).zip(senders.iter().map(Account::deep_clone)) {
+        for (sender, account) in (0..SENDERS).zip(&senders) {
             self.sender_keys.push(account.identity_keys().curve25519);
             for session in 0..2 {
-                let made = values::olm_session(own, &mut account);
+                // In its first form it has only received; each other one has encrypted once more.
+                let [made, _] = values::received_session(own, account).await;
                 for form in 0..FORMS {
-                    let mut made = made.clone();
-                    made.last_use_time = SecondsSinceUnixEpoch(u32::from(form).into());
+                    if form > 0 {
+                        made.inner.lock().await.encrypt("hello").unwrap();
+                    }
+                    let made = values::copy_of(own, &made).await;
                     let called = name("Olm session", &[sender, session, form]);
                     self.call(called, &made.pickle().await);
                     self.olm_sessions.insert([sender, session, form], made);

@@ -10,7 +10,7 @@ use matrix_sdk_crypto::{
 use ruma::{RoomId, UserId};
 use serde_json::json;
 
-pub use crate::common::values::{megolm_ratchet, olm_session};
+pub use crate::common::values::{copy_of, megolm_ratchet, received_session};
 use crate::{common::values, universe::device_id};
 
 /// Upstream gives one identity: its user and a flag are replaced. Nobody looks at the signatures.

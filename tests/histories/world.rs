@@ -3,13 +3,14 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::{future::join, poll};
-use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
+use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError, types::Changes};
 use matrix_sdk_postgres::PostgresCryptoStore;
 use tokio::time::timeout;
 
 use crate::{
     answers::{Answer, Expected, Failure},
     asking::ask,
+    deferral::Deferral,
     everything::every_read,
     leases::Leases,
     matrix::Configuration,
@@ -31,6 +32,7 @@ pub struct World<'a> {
     pub account: String,
     pub store: PostgresCryptoStore,
     pub model: Model,
+    pub deferral: Deferral,
     leases: Leases,
     /// How many rows of the application's own were committed.
     pub own_rows: i64,
@@ -49,6 +51,7 @@ impl<'a> World<'a> {
             account,
             store,
             model: Model::default(),
+            deferral: Deferral::default(),
             leases: Leases::default(),
             own_rows: 0,
             is_loaded: false,
@@ -94,6 +97,7 @@ impl<'a> World<'a> {
         match (result, self.has_failed) {
             (Ok(()), false) => {
                 self.model.apply(write);
+                self.deferral.written(&self.model, write);
                 self.is_loaded |= matches!(write, Write::Account(Some(_)));
                 Ok(())
             }
@@ -106,13 +110,39 @@ impl<'a> World<'a> {
         let answer = ask(&self.store, read).await;
         let expected = self.model.expect(read, self.is_loaded);
         self.loaded(read, &answer);
+        self.deferral.saw(read, &answer);
         judge(read, &[expected], &answer)
+    }
+
+    /// A sync that was dropped in its middle shows when the account is loaded: from then on the store
+    /// must refuse writes.
+    pub fn notice_torn_sync(&mut self) {
+        if !self.deferral.is_empty() {
+            self.has_failed = true;
+            self.drop_deferred();
+        }
+    }
+
+    pub fn drop_deferred(&mut self) {
+        self.model = self.deferral.dropped();
+    }
+
+    /// Whether the store refuses writes.
+    pub async fn refuses_writes(&self) -> Result<bool, String> {
+        match self.store.save_changes(Changes::default()).await.map_err(Failure::from) {
+            Ok(()) => Ok(false),
+            Err(Failure::ReopenRequired) => Ok(true),
+            Err(error) => Err(format!("an empty save ends with {error:?}")),
+        }
     }
 
     /// A store that finds its account knows from then on whose it is.
     fn loaded(&mut self, read: &Read, answer: &Answer) {
         let found = answer.as_ref().is_ok_and(|found| !found.is_empty());
         self.is_loaded |= matches!(read, Read::Account) && found;
+        if matches!(read, Read::Account) {
+            self.notice_torn_sync();
+        }
     }
 
     /// Asks everything there is to ask.
@@ -141,6 +171,10 @@ impl<'a> World<'a> {
 
     pub async fn reopen(&mut self) -> Verdict {
         self.store.reopen().await.map_err(debug)?;
+        self.drop_deferred();
+        if self.has_failed {
+            self.deferral.forget_seen();
+        }
         self.has_failed = false;
         Ok(())
     }
@@ -148,6 +182,8 @@ impl<'a> World<'a> {
     pub async fn open_another(&mut self, load: bool) -> Verdict {
         self.store = self.place.open(self.configuration, &self.account).await;
         (self.is_loaded, self.has_failed) = (false, false);
+        self.drop_deferred();
+        self.deferral.forget_seen();
         if load { self.read(&Read::Account).await } else { Ok(()) }
     }
 
@@ -158,7 +194,7 @@ impl<'a> World<'a> {
         if self.has_failed || !matches!(refusal, Refusal::Always { .. }) {
             return self.written(write, result);
         }
-        let touches_rows = self.model.after(write) != self.model;
+        let touches_rows = self.deferral.changes_rows(&self.model, write);
         match result {
             // Fewer rows than it would have taken.
             Ok(()) if !touches_rows || refusal != (Refusal::Always { row: 1 }) => {
@@ -172,6 +208,7 @@ impl<'a> World<'a> {
     /// From here on the store must refuse writes, and answer from the database.
     pub async fn failed(&mut self) -> Verdict {
         self.has_failed = true;
+        self.drop_deferred();
         match self.store.set_custom_value("probe", vec![1]).await.map_err(Failure::from) {
             Err(Failure::ReopenRequired) => Ok(()),
             result => Err(format!("after a failure a write ends with {result:?}")),
@@ -184,6 +221,9 @@ impl<'a> World<'a> {
     }
 
     async fn race(&mut self, write: &Write, read: &Read, read_first: bool) -> Verdict {
+        if self.tears(write, read) {
+            return self.one_after_the_other(write, read).await;
+        }
         let (saving, asking) = (save(&self.store, write), ask(&self.store, read));
         let (result, answer) = if read_first {
             let (answer, result) = join(asking, saving).await;
@@ -194,8 +234,21 @@ impl<'a> World<'a> {
         self.raced(write, read, result.map_err(Failure::from), answer).await
     }
 
+    /// Whether it depends on which is first if a sync is torn.
+    fn tears(&self, write: &Write, read: &Read) -> bool {
+        matches!(read, Read::Account) && (self.deferral.defers(write) || !self.deferral.is_empty())
+    }
+
+    async fn one_after_the_other(&mut self, write: &Write, read: &Read) -> Verdict {
+        self.write(write).await?;
+        self.read(read).await
+    }
+
     /// The answer to a read may be from before a commit that comes first; later ones may not.
     async fn late_answer(&mut self, read: &Read, write: &Write) -> Verdict {
+        if self.tears(write, read) {
+            return self.one_after_the_other(write, read).await;
+        }
         let proxy = &self.place.proxy;
         proxy.hold_next();
         let (store, asked) = (self.store.clone(), *read);
@@ -259,7 +312,12 @@ impl<'a> World<'a> {
             std::task::Poll::Pending => Ok(()),
         };
         drop(saving);
-        self.written(write, begun)?;
+        if self.deferral.defers(write) && begun.is_ok() && self.refuses_writes().await? {
+            // It was dropped before its turn: the sync is torn.
+            self.failed().await?;
+        } else {
+            self.written(write, begun)?;
+        }
         let later = Write::SetCustom { key: 0, value: 0 };
         self.write(&later).await?;
         let key = custom_key(0);

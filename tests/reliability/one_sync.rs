@@ -1,5 +1,6 @@
 //! One sync, one commit: a sync that carries room keys is cut at a statement, by `kill -9` of the
-//! process or by dropping the future, and sent again. Every room must be readable.
+//! process or by dropping the future, and sent again. Every room must be readable, within `atomically`
+//! and without.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ use crate::{
         again::{self, Again},
         figure,
         process::signal,
-        proxy::{Action, FaultProxy, Message},
+        proxy::{Action, FaultProxy},
         rounds, seeded,
     },
 };
@@ -156,13 +157,8 @@ async fn sync_until_killed(file: &str) {
     again::say("done");
 }
 
-/// Runs the sync in a child, killed at the `k`-th of these messages; says whether that came.
-async fn killed_at(
-    contact: &FirstContact,
-    through: &str,
-    (counts, k): (fn(&Message<'_>) -> bool, usize),
-    atomically: bool,
-) -> bool {
+/// Runs the sync in a child, killed at the `k`-th statement; says whether that came.
+async fn killed_at(contact: &FirstContact, through: &str, k: usize, atomically: bool) -> bool {
     const NAME: &str = "one_sync::a_process_killed_in_a_sync_loses_no_room_key";
     let directory = Directory::new();
     fs::create_dir(&directory.0).unwrap();
@@ -174,8 +170,8 @@ async fn killed_at(
         assert_eq!(child.hear().as_deref(), Some("ready"));
         let (pid, mut seen) = (child.child.id(), 0);
         contact.proxy.rule(move |message| {
-            seen += usize::from(counts(message));
-            if seen == k && counts(message) {
+            seen += usize::from(message.runs());
+            if seen == k && message.runs() {
                 signal(pid, "KILL");
             }
             if seen >= k { Action::CutBefore } else { Action::Pass }
@@ -189,10 +185,10 @@ async fn killed_at(
 }
 
 /// Which statements a sync is cut at: each of them in the long run.
-async fn cuts(contact: &mut FirstContact, rng: &mut fastrand::Rng) -> Vec<usize> {
+async fn cuts(contact: &mut FirstContact, rng: &mut fastrand::Rng, atomically: bool) -> Vec<usize> {
     let (_, through) = contact.copy().await;
     let statements = Arc::new(AtomicUsize::new(0));
-    assert!(!dropped_at(contact, &through, usize::MAX, &statements).await);
+    assert!(!dropped_at(contact, &through, (usize::MAX, &statements), atomically).await);
     let all: Vec<usize> = (1..=statements.load(SeqCst)).collect();
     assert!(all.len() > 10, "a sync with {SENDERS} room keys took {} statements", all.len());
     let mut chosen = rng.choose_multiple(all.iter().copied(), rounds(8, all.len()));
@@ -207,31 +203,23 @@ async fn a_process_killed_in_a_sync_loses_no_room_key() {
     }
     let mut rng = seeded("process killed in a sync");
     let mut contact = FirstContact::new().await;
-    let cuts = cuts(&mut contact, &mut rng).await;
-    let mut kills = 0;
-    for k in cuts {
-        let (url, through) = contact.copy().await;
-        kills +=
-            usize::from(killed_at(&contact, &through, (|message| message.runs(), k), true).await);
-        assert_eq!(contact.readable(&url).await, SENDERS, "killed at statement {k}");
+    for (atomically, how) in [(true, "within atomically()"), (false, "without atomically()")] {
+        let mut kills = 0;
+        for k in cuts(&mut contact, &mut rng, atomically).await {
+            let (url, through) = contact.copy().await;
+            kills += usize::from(killed_at(&contact, &through, k, atomically).await);
+            assert_eq!(contact.readable(&url).await, SENDERS, "{how}, killed at statement {k}");
+        }
+        // The number of statements varies a little with the machine's speed.
+        assert!(kills > 3, "{how}, the sync was hardly ever killed in its middle");
+        figure(
+            &format!("sync with 20 room keys, {how}, killed (kill -9) at a statement, times"),
+            kills,
+        );
     }
-    // The number of statements varies a little with the machine's speed.
-    assert!(kills > 3, "the sync was hardly ever killed in its middle");
-    figure("sync with 20 room keys killed (kill -9) at a statement, times", kills);
     figure(
         "rooms readable after the same sync sent again, always",
         format!("{SENDERS} of {SENDERS}"),
-    );
-
-    // The experiment has teeth: without `atomically`, keys are lost.
-    let (url, through) = contact.copy().await;
-    let commits = |message: &Message<'_>| message.is_query("COMMIT");
-    assert!(killed_at(&contact, &through, (commits, SENDERS / 2), false).await);
-    let readable = contact.readable(&url).await;
-    assert!(readable < SENDERS, "nothing was lost without atomically either");
-    figure(
-        "the same without atomically(), killed in the middle",
-        format!("{readable} of {SENDERS}"),
     );
 }
 
@@ -239,8 +227,8 @@ async fn a_process_killed_in_a_sync_loses_no_room_key() {
 async fn dropped_at(
     contact: &FirstContact,
     through: &str,
-    k: usize,
-    seen: &Arc<AtomicUsize>,
+    (k, seen): (usize, &Arc<AtomicUsize>),
+    atomically: bool,
 ) -> bool {
     let store = Mode::Plain.open(through, "bob").await;
     let machine = open_machine(bob(), store.clone()).await;
@@ -255,7 +243,10 @@ async fn dropped_at(
     let dropped = tokio::select! {
         biased;
         () = now.notified() => true,
-        result = sync(&store, &machine, contact.events.clone(), true) => { result.unwrap(); false }
+        result = sync(&store, &machine, contact.events.clone(), atomically) => {
+            result.unwrap();
+            false
+        }
     };
     contact.proxy.rule(|_| Action::Pass);
     store_closed(&store, machine).await;
@@ -266,13 +257,15 @@ async fn dropped_at(
 async fn a_future_dropped_in_a_sync_loses_no_room_key() {
     let mut rng = seeded("future dropped in a sync");
     let mut contact = FirstContact::new().await;
-    let cuts = cuts(&mut contact, &mut rng).await;
-    let mut drops = 0;
-    for k in cuts {
-        let (url, through) = contact.copy().await;
-        drops += usize::from(dropped_at(&contact, &through, k, &Arc::default()).await);
-        assert_eq!(contact.readable(&url).await, SENDERS, "dropped at statement {k}");
+    for (atomically, how) in [(true, "within atomically()"), (false, "without atomically()")] {
+        let mut drops = 0;
+        for k in cuts(&mut contact, &mut rng, atomically).await {
+            let (url, through) = contact.copy().await;
+            let cut = (k, &Arc::default());
+            drops += usize::from(dropped_at(&contact, &through, cut, atomically).await);
+            assert_eq!(contact.readable(&url).await, SENDERS, "{how}, dropped at statement {k}");
+        }
+        assert!(drops > 3, "{how}, the sync was hardly ever dropped in its middle");
+        figure(&format!("sync with 20 room keys, {how}, dropped at a statement, times"), drops);
     }
-    assert!(drops > 3, "the sync was hardly ever dropped in its middle");
-    figure("sync with 20 room keys dropped at a statement, times", drops);
 }

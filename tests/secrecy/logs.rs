@@ -92,10 +92,10 @@ async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture:
     let _ = store.get_own_device().await;
     store.reset_backup_state().await.unwrap();
     store.inbound_group_session_counts(Some(BACKUP_VERSION)).await.unwrap();
+    store.load_account().await.unwrap();
     store.delete_outgoing_secret_requests(&fixture.key_request.request_id).await.unwrap();
     store.try_take_leased_lock(0, LEASE_KEY, LEASE_HOLDER).await.unwrap();
     store.get_size().await.unwrap();
-    store.load_account().await.unwrap();
 
     // A row that cannot be read.
     let damage = "UPDATE matrix_sdk.encrypted_rooms SET data = data || '\\x00'::bytea;

@@ -1,0 +1,313 @@
+//! Saves of a sync that are harmful alone, deferred to the sync's own save.
+//!
+//! In the middle of a sync the SDK saves each Olm session that a message has made, and deletes each key
+//! request that was answered; what the messages carried, it saves at the end, with the sync token.
+//! After a crash in between, the messages come again and are refused: the session has seen them, and
+//! the request is no more. So these two are kept in memory and go with the next save that carries a
+//! token or the account, which the SDK saves last: a session that has only *received* is stored no
+//! earlier than what its messages carried. Everything else is stored when its save returns.
+//!
+//! They are answered before they are stored. That loses nothing, for a message that was received can
+//! be received again as long as the token is not stored; what was *sent* could not be taken back, so a
+//! session that has encrypted anything since it was last seen is stored at once.
+//!
+//! What is deferred belongs to one opening of the account. It is dropped, and never written, when the
+//! store is closed or reopened, fails, or is superseded.
+
+mod ratchet;
+mod receive;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tracing::warn;
+
+pub(super) use self::{
+    ratchet::{Fingerprint, Sending},
+    receive::received,
+};
+use super::{devices, key_requests, olm_sessions};
+use crate::{
+    Error,
+    account::OpenAccount,
+    batch::Batch,
+    cache::{Rows, Stored},
+    codec::Key,
+    ownership::Ownership,
+};
+
+/// Where a row is that may be deferred: its table, and the key that rows read together have in common.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// Of this sender.
+    OlmSessions(Key),
+    /// Of this user.
+    Devices(Key),
+    KeyRequests,
+}
+
+/// The key of a row within its group.
+pub(super) type RowKey = (Group, Key);
+
+struct Row {
+    /// `None` when it is deleted.
+    stored: Option<Arc<Stored>>,
+    /// Tells it from what replaces it.
+    number: u64,
+    taken: Option<Taken>,
+}
+
+/// A save is on its way that stores the row, or what is newer.
+#[derive(Clone, Copy, PartialEq)]
+enum Taken {
+    /// Until it is committed, reads find the row here.
+    ByLane,
+    /// Reads within the transaction find there what it has saved.
+    ByScope,
+}
+
+/// What is deferred, and what outlives an opening: how each session's sending ratchet was last seen.
+pub(super) struct Deferred(Mutex<State>);
+
+struct State {
+    opening: Arc<Ownership>,
+    rows: BTreeMap<Group, BTreeMap<Key, Row>>,
+    count: u64,
+    /// By session id. None of a session that has nothing encrypted.
+    ratchets: HashMap<String, Fingerprint>,
+}
+
+impl Deferred {
+    pub(super) fn new(opening: Arc<Ownership>) -> Arc<Self> {
+        let (rows, ratchets) = Default::default();
+        Arc::new(Self(Mutex::new(State { opening, rows, count: 0, ratchets })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account was opened again.
+    pub(super) fn reopened(&self, opening: Arc<Ownership>) {
+        let mut state = self.lock();
+        if state.opening.has_failed() {
+            // What was seen may not have been stored.
+            state.ratchets.clear();
+        }
+        state.rows.clear();
+        state.opening = opening;
+    }
+
+    /// Drops what is deferred.
+    pub(super) fn clear(&self) {
+        self.lock().rows.clear();
+    }
+
+    /// Whether there is anything: then a sync is in its middle, or was dropped there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().current().is_none_or(|rows| rows.is_empty())
+    }
+}
+
+impl State {
+    /// The rows, unless they are dropped because the account was lost or an operation failed.
+    fn current(&mut self) -> Option<&mut BTreeMap<Group, BTreeMap<Key, Row>>> {
+        if self.opening.check_write().is_err() {
+            self.rows.clear();
+            return None;
+        }
+        Some(&mut self.rows)
+    }
+}
+
+/// What is deferred in an open account, as one operation finds it.
+#[derive(Clone)]
+pub(super) struct Saves {
+    deferred: Arc<Deferred>,
+    opening: Arc<Ownership>,
+    /// Whether the operation is within `atomically`, where nothing needs to be deferred.
+    within: bool,
+}
+
+impl Saves {
+    pub(super) fn of(deferred: &Arc<Deferred>, account: &OpenAccount) -> Result<Self, Error> {
+        let within = account.scope()?.is_some();
+        Ok(Self { deferred: deferred.clone(), opening: account.owner().clone(), within })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.deferred.lock();
+        let is_current = Arc::ptr_eq(&state.opening, &self.opening) && state.current().is_some();
+        is_current.then(|| act(&mut state))
+    }
+
+    /// Whether a save may be deferred here at all.
+    pub(super) fn may_defer(&self) -> bool {
+        !self.within
+    }
+
+    /// Notes how a session was read or is stored.
+    pub(super) fn see(&self, session_id: &str, sending: Sending) {
+        let ratchets = &mut self.deferred.lock().ratchets;
+        match sending {
+            Sending::Used(fingerprint) => {
+                ratchets.insert(session_id.to_owned(), fingerprint);
+            }
+            Sending::Unused | Sending::Unknown => {
+                ratchets.remove(session_id);
+            }
+        }
+    }
+
+    /// Whether nothing was encrypted with the session since it was last seen.
+    pub(super) fn has_only_received(&self, session_id: &str, sending: &Sending) -> bool {
+        match sending {
+            Sending::Unused => true,
+            Sending::Used(now) => self.deferred.lock().ratchets.get(session_id) == Some(now),
+            Sending::Unknown => false,
+        }
+    }
+
+    /// Defers rows, or says that this opening of the account has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReopenRequired`] when the caller is gone: it has torn its sync.
+    pub(super) fn defer(
+        &self,
+        caller: &Caller,
+        rows: impl IntoIterator<Item = (RowKey, Option<Arc<Stored>>)>,
+    ) -> Result<bool, Error> {
+        if caller.is_gone() {
+            return Err(Error::ReopenRequired);
+        }
+        let deferred = self.with(|state| {
+            for ((group, key), stored) in rows {
+                state.count += 1;
+                let row = Row { stored, number: state.count, taken: None };
+                state.rows.entry(group).or_default().insert(key, row);
+            }
+        });
+        Ok(deferred.is_some())
+    }
+
+    /// A row that is deferred, or `None` within when it is deferred that it is deleted.
+    pub(super) fn row(&self, (group, key): &RowKey) -> Option<Option<Arc<Stored>>> {
+        self.with(|state| {
+            let row = state.rows.get(group)?.get(key)?;
+            self.is_seen(row).then(|| row.stored.clone())
+        })?
+    }
+
+    /// The deferred rows of a group. They are to be looked for before the database is asked: what is
+    /// committed in between is in its answer.
+    pub(super) fn rows(&self, group: &Group) -> BTreeMap<Key, Option<Arc<Stored>>> {
+        let rows = self.with(|state| {
+            let rows = state.rows.get(group).into_iter().flatten();
+            let seen = rows.filter(|(_, row)| self.is_seen(row));
+            seen.map(|(key, row)| (key.clone(), row.stored.clone())).collect()
+        });
+        rows.unwrap_or_default()
+    }
+
+    fn is_seen(&self, row: &Row) -> bool {
+        !(self.within && row.taken == Some(Taken::ByScope))
+    }
+
+    /// Completes a save that stores or deletes the rows of these keys. With it go those that are
+    /// deferred, which it replaces, and all others too when it `ends_sync`.
+    pub(super) fn complete(&self, batch: &mut Batch, stored: Vec<RowKey>, ends_sync: bool) {
+        let by = if self.within { Taken::ByScope } else { Taken::ByLane };
+        let mut taken = Vec::new();
+        self.with(|state| {
+            for (group, key) in stored {
+                if let Some(row) = state.rows.get_mut(&group).and_then(|rows| rows.get_mut(&key)) {
+                    row.taken = Some(by);
+                    taken.push((group, key, row.number));
+                }
+            }
+            let all = state.rows.iter_mut();
+            let rows = all.flat_map(|(group, rows)| rows.iter_mut().map(move |row| (group, row)));
+            for (group, (key, row)) in rows.filter(|(_, (_, row))| ends_sync && row.taken.is_none())
+            {
+                stage(batch, group, key, row.stored.as_ref());
+                row.taken = Some(by);
+                taken.push((group.clone(), key.clone(), row.number));
+            }
+        });
+        if !taken.is_empty() {
+            let saves = self.clone();
+            batch.on_commit(move || saves.forget(taken));
+        }
+    }
+
+    /// Forgets what was committed, unless it was replaced since.
+    fn forget(&self, taken: Vec<(Group, Key, u64)>) {
+        self.with(|state| {
+            for (group, key, number) in taken {
+                if let Some(rows) = state.rows.get_mut(&group) {
+                    rows.retain(|of, row| *of != key || row.number != number);
+                    if rows.is_empty() {
+                        state.rows.remove(&group);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Called when the account is loaded, which the SDK does at first, and after a sync that was
+    /// dropped in its middle. Its `OlmMachine` then holds sessions that have seen messages whose content
+    /// is lost, and would refuse them when they come again: nothing must be stored any more.
+    pub(super) fn refuse_torn_sync(&self) {
+        if self.with(|state| !state.rows.is_empty()) == Some(true) {
+            warn!("a sync was dropped in its middle: reopen the store and build a new OlmMachine");
+            self.opening.fail();
+            self.deferred.clear();
+        }
+    }
+}
+
+/// Tells a save that waits for its turn whether its future was dropped.
+pub(super) struct Caller(Weak<()>);
+
+impl Caller {
+    /// The first is for the future to hold.
+    pub(super) fn new() -> (Arc<()>, Self) {
+        let held = Arc::new(());
+        let caller = Self(Arc::downgrade(&held));
+        (held, caller)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+fn stage(batch: &mut Batch, group: &Group, key: &Key, stored: Option<&Arc<Stored>>) {
+    match (group, stored) {
+        (Group::OlmSessions(sender), Some(row)) => {
+            olm_sessions::stage(batch, sender, key, row.clone());
+        }
+        (Group::Devices(user), Some(row)) => devices::stage(batch, [user, key], row.clone()),
+        (Group::KeyRequests, None) => key_requests::stage_delete(batch, key),
+        // Of sessions and devices no deletion is deferred, and of requests nothing else.
+        (Group::OlmSessions(_) | Group::Devices(_), None) | (Group::KeyRequests, Some(_)) => {}
+    }
+}
+
+/// Rows as they are read, with those that are deferred.
+pub(super) fn over(rows: Arc<Rows>, deferred: BTreeMap<Key, Option<Arc<Stored>>>) -> Arc<Rows> {
+    if deferred.is_empty() {
+        return rows;
+    }
+    let mut rows = Rows::clone(&rows);
+    for (key, row) in deferred {
+        match row {
+            Some(row) => rows.insert(key.into_bytes(), row),
+            None => rows.remove(key.as_bytes()),
+        };
+    }
+    Arc::new(rows)
+}

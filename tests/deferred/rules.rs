@@ -1,0 +1,316 @@
+//! Which saves are deferred, what reads see of them, and when they are stored or dropped.
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::{
+    DeviceData, LocalTrust,
+    olm::{Account, Session},
+    store::{
+        CryptoStore, CryptoStoreError,
+        types::{Changes, DeviceChanges, PendingChanges},
+    },
+};
+use matrix_sdk_postgres::{
+    Access, Error, PostgresCryptoStore,
+    testing::{self, TestDatabase},
+};
+use ruma::{device_id, events::secret::request::SecretName, user_id};
+
+use crate::common::{
+    Mode,
+    fixture::{key_request, own_device, own_user},
+    values::{olm_session, received_session},
+};
+
+/// An account with its device, and another's whose message made a session.
+struct Bench {
+    database: TestDatabase,
+    store: PostgresCryptoStore,
+    own: Account,
+    other: DeviceData,
+    session: Session,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let database = testing::database().unwrap();
+        let store = Mode::Key.open(&database.url(), "bot").await;
+        let own = Account::with_device_id(own_user(), own_device());
+        let other = Account::with_device_id(user_id!("@other:example.org"), device_id!("OTHER"));
+        let account = Some(own.deep_clone());
+        store.save_pending_changes(PendingChanges { account }).await.unwrap();
+        let devices = vec![DeviceData::from_account(&own), DeviceData::from_account(&other)];
+        let devices = DeviceChanges { new: devices, ..Default::default() };
+        store.save_changes(Changes { devices, ..Default::default() }).await.unwrap();
+        let [session, _] = received_session(&own, &other).await;
+        Self { database, store, own, other: DeviceData::from_account(&other), session }
+    }
+
+    /// What the SDK saves when the message comes.
+    async fn receive(&self) {
+        let devices = DeviceChanges {
+            changed: vec![self.other_as(LocalTrust::Ignored)],
+            ..Default::default()
+        };
+        let sessions = vec![self.session.clone()];
+        self.store.save_changes(Changes { sessions, devices, ..Default::default() }).await.unwrap();
+    }
+
+    async fn save_session(&self) {
+        let sessions = vec![self.session.clone()];
+        self.store.save_changes(Changes { sessions, ..Default::default() }).await.unwrap();
+    }
+
+    async fn save_token(&self) {
+        let next_batch_token = Some("s1".to_owned());
+        self.store.save_changes(Changes { next_batch_token, ..Default::default() }).await.unwrap();
+    }
+
+    async fn encrypt(&self) {
+        self.session.inner.lock().await.encrypt("hello").unwrap();
+    }
+
+    /// What is stored of the session: as another store reads it.
+    async fn stored(&self) -> Option<Session> {
+        let config = Mode::Key.config(&self.database.url(), "bot").access(Access::Observe);
+        let observer = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        observer.load_account().await.unwrap().unwrap();
+        session_in(&observer, &self.session).await
+    }
+
+    /// Whether the stored session is as the one in memory.
+    async fn is_stored(&self) -> bool {
+        let Some(stored) = self.stored().await else { return false };
+        pickle(&stored).await == pickle(&self.session).await
+    }
+
+    /// The other's device, changed.
+    fn other_as(&self, trust: LocalTrust) -> DeviceData {
+        DeviceData::new(self.other.as_device_keys().clone(), trust)
+    }
+
+    /// What tells the rows of the other's device apart.
+    async fn trust(&self) -> LocalTrust {
+        let (user_id, device_id) = (self.other.user_id(), self.other.device_id());
+        let device = self.store.get_device(user_id, device_id).await.unwrap().unwrap();
+        let all = self.store.get_user_devices(user_id).await.unwrap();
+        assert_eq!(all[device_id].local_trust_state(), device.local_trust_state());
+        device.local_trust_state()
+    }
+}
+
+async fn pickle(session: &Session) -> serde_json::Value {
+    serde_json::to_value(session.pickle().await).unwrap()
+}
+
+async fn session_in(store: &PostgresCryptoStore, session: &Session) -> Option<Session> {
+    let found = store.get_sessions(&session.sender_key().to_base64()).await.unwrap();
+    found.into_iter().flatten().find(|found| found.session_id() == session.session_id())
+}
+
+#[tokio::test]
+async fn a_session_that_was_received_is_read_at_once_and_stored_with_the_token() {
+    let bench = Bench::new().await;
+    // From now on it is known that there is none.
+    assert!(session_in(&bench.store, &bench.session).await.is_none());
+    let commits = bench.store.commit_count().await.unwrap();
+    bench.receive().await;
+    let read = session_in(&bench.store, &bench.session).await.unwrap();
+    assert!(bench.stored().await.is_none());
+    // A copy: what the SDK does with its own is not to be seen before it is saved.
+    read.inner.lock().await.encrypt("hello").unwrap();
+    let again = session_in(&bench.store, &bench.session).await.unwrap();
+    let [used, again] =
+        [read.pickle().await, again.pickle().await].map(|it| serde_json::to_value(it).unwrap());
+    assert_ne!(used["pickle"], again["pickle"]);
+    assert_eq!(bench.trust().await, LocalTrust::Ignored);
+    assert_eq!(bench.store.commit_count().await.unwrap(), commits);
+
+    bench.save_token().await;
+    assert_eq!(bench.store.commit_count().await.unwrap(), commits + 1);
+    assert!(bench.stored().await.is_some());
+    assert_eq!(bench.trust().await, LocalTrust::Ignored);
+}
+
+#[tokio::test]
+async fn it_is_stored_with_the_account_and_with_a_save_that_contains_it() {
+    let bench = Bench::new().await;
+    bench.receive().await;
+    let account = Some(bench.own.deep_clone());
+    bench.store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    assert!(bench.is_stored().await);
+
+    let bench = Bench::new().await;
+    bench.receive().await;
+    bench.encrypt().await;
+    bench.save_session().await;
+    assert!(bench.is_stored().await);
+    // It is not what was deferred that goes with the token.
+    bench.save_token().await;
+    assert!(bench.is_stored().await);
+}
+
+#[tokio::test]
+async fn what_was_encrypted_is_stored_at_once_and_what_was_not_is_deferred() {
+    let bench = Bench::new().await;
+    bench.encrypt().await;
+    bench.save_session().await;
+    assert!(bench.is_stored().await, "never seen before");
+    let commits = bench.store.commit_count().await.unwrap();
+    bench.save_session().await;
+    assert_eq!(bench.store.commit_count().await.unwrap(), commits, "nothing was encrypted");
+    // What was seen is remembered while the store is closed.
+    bench.store.close().await.unwrap();
+    bench.store.reopen().await.unwrap();
+    bench.save_session().await;
+    assert_eq!(bench.store.commit_count().await.unwrap(), commits, "nothing was encrypted");
+    bench.encrypt().await;
+    bench.save_session().await;
+    assert!(bench.is_stored().await, "it was encrypted with");
+}
+
+/// A session of our own making waits for others to store it.
+#[tokio::test]
+async fn a_session_that_was_made_for_sending_is_stored_at_once() {
+    let bench = Bench::new().await;
+    let mut other = Account::with_device_id(user_id!("@third:example.org"), device_id!("THIRD"));
+    let session = olm_session(&bench.own, &mut other);
+    let changes = Changes { sessions: vec![session.clone()], ..Default::default() };
+    bench.store.save_changes(changes).await.unwrap();
+    let bench = Bench { session, ..bench };
+    assert!(bench.is_stored().await);
+}
+
+#[tokio::test]
+async fn what_is_deferred_is_dropped_when_the_store_is_closed_reopened_or_fails() {
+    let bench = Bench::new().await;
+    let is_dropped = async || {
+        bench.save_token().await;
+        bench.stored().await.is_none() && bench.trust().await == LocalTrust::Unset
+    };
+    bench.receive().await;
+    bench.store.close().await.unwrap();
+    bench.store.reopen().await.unwrap();
+    assert!(is_dropped().await, "closed");
+
+    bench.receive().await;
+    bench.store.reopen().await.unwrap();
+    assert!(is_dropped().await, "reopened");
+
+    bench.receive().await;
+    let failed = bench.store.atomically(async {
+        bench.store.set_custom_value("key", vec![1]).await?;
+        Err::<(), _>(CryptoStoreError::AccountUnset)
+    });
+    assert!(failed.await.is_err());
+    assert!(session_in(&bench.store, &bench.session).await.is_none(), "failed");
+    bench.store.reopen().await.unwrap();
+    assert!(is_dropped().await, "failed");
+
+    bench.receive().await;
+    let other = Mode::Key.open(&bench.database.url(), "bot").await;
+    let token = Changes { next_batch_token: Some("s2".to_owned()), ..Default::default() };
+    assert_matches!(bench.store.save_changes(token).await, Err(Error::Superseded { .. }));
+    other.load_account().await.unwrap();
+    assert!(session_in(&other, &bench.session).await.is_none(), "superseded");
+}
+
+#[tokio::test]
+async fn an_account_loaded_while_something_is_deferred_ends_writes() {
+    let bench = Bench::new().await;
+    bench.receive().await;
+    assert!(bench.store.load_account().await.unwrap().is_some());
+    let write = bench.store.set_custom_value("key", vec![1]).await;
+    assert_matches!(write, Err(Error::ReopenRequired));
+    assert!(session_in(&bench.store, &bench.session).await.is_none());
+    bench.store.reopen().await.unwrap();
+    bench.store.load_account().await.unwrap();
+    bench.save_token().await;
+    assert!(bench.stored().await.is_none());
+}
+
+/// Whoever trusts a device meanwhile must not lose that to the older row.
+#[tokio::test]
+async fn a_deferred_device_is_dropped_when_the_device_is_saved_or_deleted() {
+    let bench = Bench::new().await;
+    let (user_id, device_id) = (bench.other.user_id(), bench.other.device_id());
+    bench.receive().await;
+    let devices =
+        DeviceChanges { changed: vec![bench.other_as(LocalTrust::Verified)], ..Default::default() };
+    bench.store.save_changes(Changes { devices, ..Default::default() }).await.unwrap();
+    bench.save_token().await;
+    assert_eq!(bench.trust().await, LocalTrust::Verified);
+
+    bench.receive().await;
+    let devices = DeviceChanges { deleted: vec![bench.other.clone()], ..Default::default() };
+    bench.store.save_changes(Changes { devices, ..Default::default() }).await.unwrap();
+    assert!(bench.store.get_device(user_id, device_id).await.unwrap().is_none());
+    bench.save_token().await;
+    assert!(bench.store.get_user_devices(user_id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_answered_key_request_is_gone_for_reads_and_deleted_with_the_token() {
+    let bench = Bench::new().await;
+    let store = &bench.store;
+    let request = key_request("request", SecretName::RecoveryKey.into(), false);
+    let save = async || {
+        let key_requests = vec![request.clone()];
+        store.save_changes(Changes { key_requests, ..Default::default() }).await.unwrap();
+    };
+    let found = async || {
+        let by_id = store.get_outgoing_secret_requests(&request.request_id).await.unwrap();
+        let by_info = store.get_secret_request_by_info(&request.info).await.unwrap();
+        let unsent = store.get_unsent_secret_requests().await.unwrap();
+        [by_id.is_some(), by_info.is_some(), !unsent.is_empty()]
+    };
+    save().await;
+    store.delete_outgoing_secret_requests(&request.request_id).await.unwrap();
+    assert_eq!(found().await, [false; 3]);
+    // It was not answered: the sync is torn.
+    store.close().await.unwrap();
+    store.reopen().await.unwrap();
+    assert_eq!(found().await, [true; 3]);
+    // Asked for again, it stays.
+    store.delete_outgoing_secret_requests(&request.request_id).await.unwrap();
+    save().await;
+    bench.save_token().await;
+    assert_eq!(found().await, [true; 3]);
+
+    store.delete_outgoing_secret_requests(&request.request_id).await.unwrap();
+    bench.save_token().await;
+    store.close().await.unwrap();
+    store.reopen().await.unwrap();
+    assert_eq!(found().await, [false; 3]);
+}
+
+/// The whole is committed or not, so nothing needs to be deferred. What was before goes with the token.
+#[tokio::test]
+async fn within_atomically_nothing_is_deferred_and_a_token_takes_what_was() {
+    let bench = Bench::new().await;
+    bench
+        .store
+        .atomically(async {
+            bench.receive().await;
+            Ok::<_, CryptoStoreError>(())
+        })
+        .await
+        .unwrap();
+    assert!(bench.is_stored().await);
+
+    let bench = Bench::new().await;
+    bench.receive().await;
+    let work = bench.store.atomically(async {
+        bench.save_token().await;
+        assert!(session_in(&bench.store, &bench.session).await.is_some());
+        // Newer than what was deferred before, and seen within.
+        bench.encrypt().await;
+        bench.save_session().await;
+        let within = session_in(&bench.store, &bench.session).await.unwrap();
+        let pickle =
+            |session: Session| async move { serde_json::to_value(session.pickle().await).unwrap() };
+        assert_eq!(pickle(within).await, pickle(bench.session.clone()).await);
+        Ok::<_, CryptoStoreError>(())
+    });
+    work.await.unwrap();
+    assert!(bench.is_stored().await);
+}
