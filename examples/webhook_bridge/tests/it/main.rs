@@ -3,5 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod evidence;
+mod operator;
 mod reading;
+mod refusals;
+mod slow;
 mod support;
