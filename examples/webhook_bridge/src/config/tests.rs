@@ -30,7 +30,7 @@ fn names_the_setting_and_never_the_secret() {
         ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
         ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
         ("--pool-size", "0", "BRIDGE_POOL_SIZE"),
-        ("--gap-pages", "-1", "BRIDGE_GAP_PAGES"),
+        ("--gap-pages", "0", "BRIDGE_GAP_PAGES"),
         ("--gap-empty-pages", "many", "BRIDGE_GAP_EMPTY_PAGES"),
         ("--refusal-wait", "1m", "BRIDGE_REFUSAL_WAIT"),
         ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),

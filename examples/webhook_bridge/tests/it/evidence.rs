@@ -136,6 +136,8 @@ async fn a_replay_is_parked_also_after_a_restart() {
     world.homeserver.push(sync(&[("!p:x", room(&[message("$end")]))]));
     world.webhook.has(&["end"]).await;
     assert_eq!(world.webhook.bodies(), ["once", "next", "end"]);
+    let keys: Vec<_> = world.webhook.got.all().into_iter().map(|delivery| delivery.key).collect();
+    assert_eq!(keys, ["$once", "$next", "$end"]);
     let parked = "SELECT count(*) FROM webhook_bridge.events
                   WHERE state = 'failed' AND failure LIKE 'a replay%'";
     assert_eq!(world.number(parked).await, 2);

@@ -11,7 +11,11 @@ pub use self::{
     bridge::Bridge,
     homeserver::{Call, Homeserver},
     person::Person,
-    record::{Record, Reply},
-    webhook::{Delivery, Webhook},
+    record::Reply,
+    webhook::Webhook,
     world::{World, member, message, plain, room, sync},
 };
+
+// What the soak uses.
+#[allow(unused_imports)]
+pub use self::webhook::Delivery;
