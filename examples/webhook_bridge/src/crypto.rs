@@ -121,14 +121,14 @@ impl Crypto {
 
     /// What it wants sent, but for key claims. Asking again forgets key queries in flight.
     pub async fn outgoing_requests(&self) -> Result<Vec<OutgoingRequest>, BridgeError> {
-        Ok(self.machine().await?.outgoing_requests().await?)
+        or_nothing(self.machine().await?.outgoing_requests().await)
     }
 
     /// The claim that repairs broken Olm sessions.
     pub async fn missing_sessions(
         &self,
     ) -> Result<Option<(OwnedTransactionId, claim_keys::v3::Request)>, BridgeError> {
-        Ok(self.machine().await?.get_missing_sessions(iter::empty()).await?)
+        or_nothing(self.machine().await?.get_missing_sessions(iter::empty()).await)
     }
 
     /// A key query for one user, beside those of [`Self::outgoing_requests`].
@@ -147,9 +147,9 @@ impl Crypto {
         answer: impl Into<AnyIncomingResponse<'a>>,
     ) -> Result<(), BridgeError> {
         match self.machine().await?.mark_request_as_sent(id, answer).await {
-            Err(OlmError::Store(error)) => Err(error.into()),
+            Err(OlmError::Store(error)) if corrupt(&error).is_none() => Err(error.into()),
             Err(other) => {
-                warn!("the homeserver's answer cannot be used: {other}");
+                warn!("an answer of the homeserver cannot be used: {other}");
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -159,6 +159,17 @@ impl Crypto {
 
 fn rolled_back() -> BridgeError {
     BridgeError::Temporary("a sync was rolled back, and its machine is gone".to_owned())
+}
+
+/// What is stored and cannot be read must not keep the bridge from receiving.
+fn or_nothing<T: Default>(result: Result<T, CryptoStoreError>) -> Result<T, BridgeError> {
+    result.or_else(|error| match corrupt(&error) {
+        Some(reason) => {
+            warn!("what is to be sent cannot be told: {reason}");
+            Ok(T::default())
+        }
+        None => Err(error.into()),
+    })
 }
 
 /// Whether an error of the store is about what is stored, and not about storing.

@@ -9,6 +9,7 @@ use crate::{
     answers::Page,
     errors::BridgeError,
     inbox::{Gap, Pages},
+    refusal::Refusals,
     retry::Delays,
     run::Run,
     sync::timeline_filter,
@@ -25,12 +26,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
     let turns =
         Turns { stop: &run.stop, news: &run.wake.gaps, at_once: AT_ONCE, delays: Delays::new };
+    let refusals = Refusals::default();
     let list = async || run.inbox.rooms_with_gaps().await;
-    turns.run(list, async |room: &str| fill(run, room).await).await
+    turns.run(list, async |room: &str| fill(run, &refusals, room).await).await
 }
 
 /// One page of a room's oldest gap, for which its events wait.
-async fn fill(run: &Run, room: &str) -> Result<Next, BridgeError> {
+async fn fill(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, BridgeError> {
     let Some(mut gap) = run.inbox.oldest_gap(room).await? else { return Ok(Next::Done) };
     let Ok(room_id) = RoomId::parse(room) else {
         return abandon(run, gap, "its room id is malformed").await;
@@ -49,12 +51,13 @@ async fn fill(run: &Run, room: &str) -> Result<Next, BridgeError> {
         None => return Ok(Next::Done),
         Some(Ok(answer)) => answer,
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
-        Some(Err(error)) if error.is_temporary() => {
+        Some(Err(error)) if error.is_beside_the_point() || refusals.again(room) => {
             warn!(room, "a gap cannot be filled yet: {error}");
             return Ok(Next::Later(error.wish()));
         }
         Some(Err(error)) => return abandon(run, gap, &error.to_string()).await,
     };
+    refusals.granted(room);
     let empty = answer.events.is_empty();
     if store(run, &mut gap, answer, empty).await? {
         info!(room, messages = gap.filled, "a gap is filled");

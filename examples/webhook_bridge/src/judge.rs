@@ -65,14 +65,16 @@ async fn decrypt(
             }
         },
     };
-    if let Some(at) = &encrypted.at {
+    let verdict = message(room_id, &decrypted, known);
+    // One that fails anyway does not use an index up.
+    if let (Some(at), Verdict::Deliver(_) | Verdict::Skip) = (&encrypted.at, &verdict) {
         let first = run.inbox.first_at(at, room_id.as_str(), event_id).await?;
         if first != event_id {
             let reason = format!("a replay: event {first} is the same message");
             return Ok(fail("replay", reason));
         }
     }
-    Ok(message(room_id, &decrypted, known))
+    Ok(verdict)
 }
 
 fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, known: Known) -> Verdict {
@@ -81,14 +83,20 @@ fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, known: Known) -> Ve
         let reason = "the claimed sender is not the owner of the key it was encrypted with";
         return fail("mismatched_sender", reason);
     };
-    // Whether the device exists is not known.
-    let unknown = verification == "unknown_device" && known == Known::Unavailable;
-    let verification = if unknown { "devices_unavailable" } else { verification };
+    let verification = with_devices(verification, known);
     let device = info.sender_device.as_ref().map(ToString::to_string);
     match Message::decrypted(room_id.as_str(), &decrypted.event, verification, device) {
         Ok(Some(message)) => Verdict::Deliver(Box::new(message)),
         Ok(None) => Verdict::Skip,
         Err(_) => fail("malformed", "malformed after decryption"),
+    }
+}
+
+/// Of a sender whose devices nobody tells of, a missing one may exist.
+fn with_devices(verification: &'static str, known: Known) -> &'static str {
+    match (verification, known) {
+        ("unknown_device", Known::Unavailable) => "devices_unavailable",
+        _ => verification,
     }
 }
 
@@ -108,4 +116,17 @@ fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
         _ => "other",
     };
     fail(kind, format!("it cannot be decrypted: {reason:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_unknown_only_if_somebody_has_answered() {
+        assert_eq!(with_devices("unknown_device", Known::Yes), "unknown_device");
+        assert_eq!(with_devices("unknown_device", Known::Unavailable), "devices_unavailable");
+        // The key itself may prove the device.
+        assert_eq!(with_devices("unsigned_device", Known::Unavailable), "unsigned_device");
+    }
 }

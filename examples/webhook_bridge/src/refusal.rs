@@ -1,6 +1,10 @@
 //! Why a request to the homeserver did not succeed, and what that means.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode};
 
@@ -89,6 +93,11 @@ impl HomeserverError {
         }
     }
 
+    /// Whether it says nothing about what was asked for: it is temporary, or about who asks.
+    pub fn is_beside_the_point(&self) -> bool {
+        self.is_temporary() || self.status() == Some(401)
+    }
+
     /// For a token that is not accepted: what it may mean.
     pub fn session_loss(&self) -> Option<SessionLoss> {
         match self {
@@ -128,6 +137,36 @@ impl HomeserverError {
             Self::Refused(refusal) => refusal.wish,
             _ => None,
         }
+    }
+}
+
+/// How often something was refused. A no may pass, for federation and a homeserver's workers lag
+/// behind, but what waits for it must not wait for ever.
+#[derive(Default)]
+pub struct Refusals(Mutex<HashMap<String, u32>>);
+
+impl Refusals {
+    /// So often something is asked for, with growing pauses: for about half a minute.
+    const MOST: u32 = 5;
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was refused: whether to ask again.
+    pub fn again(&self, what: &str) -> bool {
+        let mut counts = self.counts();
+        let count = counts.entry(what.to_owned()).or_default();
+        *count += 1;
+        let again = *count < Self::MOST;
+        if !again {
+            counts.remove(what);
+        }
+        again
+    }
+
+    pub fn granted(&self, what: &str) {
+        self.counts().remove(what);
     }
 }
 

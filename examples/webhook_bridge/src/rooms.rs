@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     errors::BridgeError,
+    refusal::Refusals,
     retry::Delays,
     run::Run,
     turns::{Next, Turns},
@@ -49,7 +50,7 @@ async fn join(run: &Run, room: &str) -> Result<Next, BridgeError> {
         None => return Ok(Next::Done),
         Some(Ok(_)) => info!(room, "joined"),
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
-        Some(Err(error)) if error.is_temporary() || age < run.config.refusal_wait => {
+        Some(Err(error)) if error.is_beside_the_point() || age < run.config.refusal_wait => {
             warn!(room, "an invitation cannot be accepted yet: {error}");
             return Ok(Next::Later(error.wish()));
         }
@@ -70,12 +71,13 @@ pub async fn fetch_members(run: &Run) -> Result<(), BridgeError> {
         at_once: MEMBER_LISTS,
         delays: Delays::new,
     };
+    let refusals = Refusals::default();
     let list = async || run.inbox.rooms_without_members().await;
-    turns.run(list, async |room: &str| members_of(run, room).await).await
+    turns.run(list, async |room: &str| members_of(run, &refusals, room).await).await
 }
 
 /// Follow the devices of a room's members.
-async fn members_of(run: &Run, room: &str) -> Result<Next, BridgeError> {
+async fn members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, BridgeError> {
     let Ok(room_id) = RoomId::parse(room) else {
         run.inbox.members_known(room).await?;
         return Ok(Next::Done);
@@ -86,7 +88,7 @@ async fn members_of(run: &Run, room: &str) -> Result<Next, BridgeError> {
         None => return Ok(Next::Done),
         Some(Ok(members)) => run.follow(&members.0).await?,
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
-        Some(Err(error)) if error.is_temporary() => {
+        Some(Err(error)) if error.is_beside_the_point() || refusals.again(room) => {
             warn!(room, "the members cannot be fetched yet: {error}");
             return Ok(Next::Later(error.wish()));
         }

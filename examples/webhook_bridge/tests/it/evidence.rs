@@ -177,6 +177,41 @@ async fn a_key_that_cannot_be_read_costs_its_messages_only() {
     assert_eq!(bridge.metric("messages_parked").await, Some(1.0));
 }
 
+/// Neither does a row about a sender that cannot be read: not in what is decrypted, nor in what is
+/// sent or told to the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_cannot_be_read_costs_its_messages_only() {
+    let world = World::new().await;
+    let plain = [("STORE_PASSPHRASE", ""), ("--plain", "")];
+    let mut bridge = world.ready_bridge(&plain).await;
+    let alice = Person::meet(&world.homeserver, "@alice:x").await;
+    let mut answer = sync(&[]);
+    answer["to_device"] = json!({"events": alice.room_key("!r:x").await});
+    answer["rooms"]["join"] =
+        json!({"!r:x": room(&[alice.encrypt("!r:x", "$good", "good").await])});
+    world.homeserver.push(answer);
+    world.webhook.has(&["good"]).await;
+    bridge.stop().await;
+    let corrupt = "UPDATE matrix_sdk.devices SET data = '\\x00ff'
+                       WHERE user_id = convert_to('@alice:x', 'UTF8');
+                   UPDATE matrix_sdk.olm_sessions SET data = '\\x00ff'";
+    world.connection().await.batch_execute(corrupt).await.unwrap();
+    let mut bridge = world.bridge(&plain);
+    bridge.ready().await;
+    let poisoned = alice.encrypt("!r:x", "$poisoned", "poisoned").await;
+    let mut answer = sync(&[
+        ("!r:x", room(&[poisoned, message("$behind")])),
+        ("!p:x", room(&[message("$elsewhere")])),
+    ]);
+    answer["device_lists"] = json!({"changed": ["@alice:x"]});
+    answer["to_device"] = json!({"events": alice.room_key("!q:x").await});
+    world.homeserver.push(answer);
+    world.webhook.has(&["elsewhere", "behind"]).await;
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$end")]))]));
+    world.webhook.has(&["end"]).await;
+    assert!(bridge.is_running());
+}
+
 /// What the homeserver leaves of a redacted message, and what it makes of a time.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_events_are_delivered_or_left_out_but_never_parked() {

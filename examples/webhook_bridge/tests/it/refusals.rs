@@ -162,6 +162,49 @@ async fn keys_that_are_refused_for_good_are_not_uploaded_with_every_sync() {
     assert!((1..10).contains(&tried), "{tried} uploads in 20 syncs");
 }
 
+/// Federation and workers lag: a no about a room that was just joined is no reason to lose messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_is_refused_is_asked_for_again_and_given_up_in_the_end() {
+    let world = World::new().await;
+    let bridge = world.ready_bridge(&[]).await;
+    let tries = AtomicUsize::new(0);
+    world.homeserver.calls.rule(move |call| {
+        if !call.is("GET", "rooms/!p:x/messages") {
+            return None;
+        }
+        Some(match tries.fetch_add(1, Relaxed) {
+            0 | 1 => no(403, "M_FORBIDDEN"),
+            _ => Reply::json(200, json!({"chunk": [message("$in-the-gap")]})),
+        })
+    });
+    world
+        .homeserver
+        .calls
+        .rule(|call| call.is("GET", "rooms/!q:x/messages").then(|| no(403, "M_FORBIDDEN")));
+    let gap = |id: &str| {
+        let mut room = room(&[message(id)]);
+        // No token either: it is filled from the newest event on.
+        room["timeline"] = json!({"limited": true, "events": room["timeline"]["events"]});
+        room
+    };
+    world.homeserver.push(sync(&[("!p:x", gap("$behind")), ("!q:x", gap("$behind-q"))]));
+    world.webhook.has(&["in-the-gap", "behind", "behind-q"]).await;
+    assert_eq!(bridge.metric("gaps_abandoned_total").await, Some(1.0));
+    let page = |call: &Call| call.path.ends_with("/messages");
+    assert!(
+        world
+            .homeserver
+            .calls
+            .all()
+            .iter()
+            .filter(|call| page(call))
+            .all(|call| { !call.query.contains_key("from") })
+    );
+    let bodies = world.webhook.bodies();
+    let place = |body: &str| bodies.iter().position(|other| other == body);
+    assert!(place("in-the-gap") < place("behind"), "{bodies:?}");
+}
+
 async fn refused_for_a_while(code: &'static str, body: Value, guess: &str) {
     let world = World::new().await;
     let mut bridge = world.ready_bridge(&[]).await;

@@ -74,8 +74,13 @@ async fn a_sender_nobody_answers_for_is_delivered_and_said_to_be_so() {
     world.homeserver.push(answer);
     world.webhook.has(&["of bob"]).await;
     let delivery = world.webhook.got.all().pop().unwrap();
-    assert_eq!(delivery.message["verification"], "devices_unavailable");
+    // His client has put its device into the message with the key.
+    assert_eq!(delivery.message["verification"], "unsigned_device");
     assert!(bridge.log().contains("@bob:dead"), "{}", bridge.log());
+    let asked = world.homeserver.calls.count(|call| {
+        call.is("POST", "keys/query") && !call.body["device_keys"]["@bob:dead"].is_null()
+    });
+    assert!(asked >= 3, "asked {asked} times");
 }
 
 #[tokio::test(flavor = "multi_thread")]
