@@ -18,7 +18,7 @@ pub enum Known {
     Yes,
     /// Not yet, or not since they changed.
     NotYet,
-    /// Nobody answers for them.
+    /// Questions about them are not answered.
     Unavailable,
 }
 
@@ -141,7 +141,7 @@ impl Devices {
         waited
     }
 
-    /// Nobody answered a question about this user. Returns whether that is enough.
+    /// A question about this user was not answered. Returns whether that is enough.
     pub fn unanswered(&self, user: &UserId) -> bool {
         let mut state = self.lock();
         let new = User { known: Known::NotYet, tries: 0, changed: 0 };

@@ -98,7 +98,7 @@ async fn store(run: &Run, gap: &mut Gap, answer: Page, empty: bool) -> Result<bo
     Ok(closed)
 }
 
-/// Nobody will ever answer: the room must not wait for it.
+/// It will never be filled: the room must not wait for it.
 async fn abandon(run: &Run, mut gap: Gap, reason: &str) -> Result<Next, BridgeError> {
     warn!(room = gap.room_id, "a gap cannot be filled, messages may be missing: {reason}");
     run.metrics.gaps_abandoned.inc();

@@ -20,7 +20,7 @@ use crate::{
 /// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
 const LATELY: Duration = Duration::from_secs(45);
 /// A probe should not wait longer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What the probes look at.
 pub struct Health {
@@ -76,7 +76,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let database = match health.inbox.get() {
-        Some(inbox) => matches!(timeout(PATIENCE, inbox.ping()).await, Ok(Ok(()))),
+        Some(inbox) => matches!(timeout(LIMIT, inbox.ping()).await, Ok(Ok(()))),
         None => false,
     };
     // What the homeserver answers does not count before it is read and stored.
@@ -93,7 +93,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
 
 async fn metrics(State(health): State<Arc<Health>>) -> Result<String, StatusCode> {
     if let Some(inbox) = health.inbox.get()
-        && let Ok(Ok(counts)) = timeout(PATIENCE, inbox.counts()).await
+        && let Ok(Ok(counts)) = timeout(LIMIT, inbox.counts()).await
     {
         health.metrics.set_counts(counts);
     }

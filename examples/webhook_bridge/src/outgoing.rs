@@ -25,7 +25,7 @@ const QUERIES: usize = 4;
 /// Senders that are asked about by themselves.
 const SENDERS: usize = 8;
 /// How long the homeserver may take for one.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
 /// The query of all users is often answered so soon that a sender needs none alone.
 const HEAD_START: Duration = Duration::from_millis(500);
 
@@ -102,7 +102,7 @@ async fn ask_about(run: &Run, user: &str) -> Result<Next, BridgeError> {
         return Ok(Next::Done);
     }
     if run.devices.unanswered(&user) {
-        warn!(%user, "nobody tells of a sender's devices: delivered as devices_unavailable");
+        warn!(%user, "the devices of a sender are not told: a message is delivered without them");
         run.wake.delivery.notify_one();
         return Ok(Next::Done);
     }
@@ -153,7 +153,7 @@ async fn query_keys(
     let mut request = get_keys::v3::Request::new();
     request.timeout = query.timeout;
     request.device_keys = query.device_keys.clone();
-    let answer = match run.homeserver.send_within(request, PATIENCE).await {
+    let answer = match run.homeserver.send_within(request, LIMIT).await {
         Ok(answer) => answer.0,
         Err(error) => return not_sent(QUERY, error).map(Some),
     };
@@ -237,7 +237,7 @@ where
     R: crate::endpoints::Request,
     for<'a> &'a R::Answer: Into<matrix_sdk_crypto::types::requests::AnyIncomingResponse<'a>>,
 {
-    match run.homeserver.send_within(request, PATIENCE).await {
+    match run.homeserver.send_within(request, LIMIT).await {
         Ok(answer) => {
             run.crypto.tell(id, &answer).await?;
             Ok(None)

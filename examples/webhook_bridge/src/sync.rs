@@ -132,7 +132,7 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         debug!(received, "synced");
     }
     run.metrics.received.inc_by(received);
-    // After the first position: whoever encrypts for the keys that are uploaded now does so after it.
+    // After the first position: keys that are uploaded now are used after it.
     run.wake.all();
     Ok(sync.next_batch)
 }

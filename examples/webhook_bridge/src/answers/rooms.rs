@@ -37,7 +37,7 @@ impl Answer for Members {
     }
 }
 
-/// The content, to be read by whoever wrote it.
+/// The content, as it came.
 pub struct AccountData(pub String);
 
 impl Answer for AccountData {

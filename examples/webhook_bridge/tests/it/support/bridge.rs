@@ -112,7 +112,7 @@ impl Bridge {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        panic!("waited in vain for {what}:\n{}", self.log());
+        panic!("waited too long for {what}:\n{}", self.log());
     }
 
     pub async fn ready(&self) {

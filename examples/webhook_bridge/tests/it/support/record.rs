@@ -58,7 +58,7 @@ impl<T: Clone + std::fmt::Debug> Record<T> {
         let mut count = self.count.subscribe();
         let met = count.wait_for(|_| enough(&lock(&self.seen)));
         if timeout(LIMIT, met).await.is_err() {
-            panic!("in vain waited for {what}: {:#?}", lock(&self.seen));
+            panic!("waited too long for {what}: {:#?}", lock(&self.seen));
         }
     }
 
