@@ -5,7 +5,7 @@ use ruma::{OwnedUserId, UserId, serde::Raw};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::inbox::Received;
+use crate::{answers::malformed, inbox::Received};
 
 /// The event types that the bridge asks the homeserver for, in timelines.
 pub const TIMELINE_TYPES: [&str; 6] = [
@@ -63,10 +63,11 @@ pub struct Classified {
 
 /// Look at one event; `None` if it is too malformed to have an id.
 pub fn classify<T>(event: &Raw<T>, me: &UserId) -> Option<Classified> {
-    let outline: Outline = event.deserialize_as_unchecked().ok()?;
-    if !storable(&outline.event_id) {
+    let outline = event.deserialize_as_unchecked().ok();
+    let Some(outline) = outline.filter(|outline: &Outline| storable(&outline.event_id)) else {
+        malformed("an event");
         return None;
-    }
+    };
     let meaning = match outline.state_key.as_str() {
         Some(state_key) => state_meaning(&outline, state_key, me),
         None => message_meaning(&outline, event.json().get(), me),

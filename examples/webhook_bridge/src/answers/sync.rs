@@ -66,7 +66,12 @@ impl Answer for Sync {
             }),
             joined: of_rooms(rooms.object("join")),
             left: of_rooms(rooms.object("leave")),
-            invited: rooms.object("invite").into_iter().map(|(id, _)| id).filter(is_room).collect(),
+            invited: rooms
+                .object("invite")
+                .into_iter()
+                .map(|(id, _)| id)
+                .filter(|id| is_room(id))
+                .collect(),
         })
     }
 }
@@ -86,7 +91,7 @@ fn room(fields: &Fields<'_>) -> Room {
     }
 }
 
-pub fn is_room(id: &String) -> bool {
+fn is_room(id: &str) -> bool {
     let is_room = storable(id) && RoomId::parse(id).is_ok();
     if !is_room {
         malformed("a room id");
