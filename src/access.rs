@@ -19,14 +19,6 @@ pub enum Access {
     #[default]
     Exclusive,
 
-    /// Owns the account together with others that open it so, with no fence among them: for several
-    /// processes that keep apart by the SDK's own cross-process lock. `matrix_sdk::Client` takes that
-    /// lock for sending only, so it does not protect two that sync.
-    ///
-    /// Refused with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive) while an
-    /// exclusive owner lives; an exclusive opener ends shared ones.
-    Shared,
-
     /// Takes nothing and writes nothing; writes fail with
     /// [`Error::ObserveOnly`](crate::Error::ObserveOnly). Neither schema nor account is created.
     Observe,
@@ -57,6 +49,6 @@ pub enum OnOwner {
     RefuseIfAlive,
 
     /// Waits until the owner has closed its store or is no longer alive, for this long at most; then
-    /// fails as [`OnOwner::RefuseIfAlive`] does.
+    /// fails as [`OnOwner::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
     WaitUntilFree(Duration),
 }

@@ -7,22 +7,23 @@ mod read;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use matrix_sdk_crypto::CryptoStoreError;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_postgres::Row;
 
 pub(crate) use self::read::Group;
 use crate::{
     Access, Error, OpenStoreError, PostgresStoreConfig,
-    atomically::{Scope, parts},
+    atomically::{Running, Scope},
     batch::{Batch, Cell},
     cache::{Cache, Effect, Pending, Place},
     codec::Codec,
     connection::{Database, Param},
-    ownership::{Ownership, Tokens},
-    presence::Presence,
+    ownership::{OWNER, OwnerRow, Ownership, Tokens},
     statement::Sql,
-    writer::{Lane, Writer},
+    writer::{Lane, Part, Stage, Writer},
 };
+
+pub(crate) const STATEMENTS: &[&Sql] = &[&claim::CLAIM, &find::INSERT, &find::INSERT_NEXT];
 
 /// An account that is open: where its rows are, how they are sealed, and who writes them.
 pub(crate) struct OpenAccount {
@@ -31,9 +32,15 @@ pub(crate) struct OpenAccount {
     owner: Arc<Ownership>,
     /// `None` for an observer.
     writer: Option<Writer>,
-    presence: Option<Presence>,
+    /// The scope that has the lane.
+    running: Arc<Running>,
+    /// One for each scope, whether it has the lane or not: closing waits for them.
+    scopes: Semaphore,
     atomically_timeout: Duration,
 }
+
+/// More scopes of one account than these wait for others to end.
+const MOST_SCOPES: u32 = 1 << 20;
 
 /// What a write is staged with.
 pub(crate) struct Staging {
@@ -57,27 +64,35 @@ impl OpenAccount {
         former: Option<&Ownership>,
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find::find(&database, config).await?;
-        let (owner, presence) = match config.access {
+        let running = Arc::<Running>::default();
+        let (owner, writer) = match config.access {
             Access::Observe => {
-                (Arc::new(Ownership::new(id, false, Tokens::default(), Cache::new(0, 0))), None)
+                (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
-            Access::Exclusive | Access::Shared => {
+            Access::Exclusive => {
                 let (owner, presence) = claim::claim(&database, config, id, former).await?;
-                (owner, Some(presence))
+                let (database, running) = (database.clone(), running.clone());
+                let lane = Lane { database, owner: owner.clone(), running };
+                (owner, Some(Writer::start(lane, presence)))
             }
         };
-        let lane = Lane { database: database.clone(), owner: owner.clone() };
-        let writer = presence.is_some().then(|| Writer::start(lane));
-        let atomically_timeout = config.atomically_timeout;
-        Ok(Self { codec: Arc::new(codec), database, owner, writer, presence, atomically_timeout })
+        Ok(Self {
+            codec: Arc::new(codec),
+            database,
+            owner,
+            writer,
+            running,
+            scopes: Semaphore::new(MOST_SCOPES as usize),
+            atomically_timeout: config.atomically_timeout,
+        })
     }
 
     pub(crate) fn owner(&self) -> &Arc<Ownership> {
         &self.owner
     }
 
-    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last two parameters
-    /// are for the guard, which it calls.
+    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
+    /// for the guard, which it calls: the token alone, for commits are counted in the lane.
     pub(crate) async fn write_apart(
         &self,
         sql: &'static Sql,
@@ -85,11 +100,19 @@ impl OpenAccount {
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
         self.owner.check()?;
-        let (token, seen) = (self.owner.token(), self.owner.seen());
+        let token = self.owner.token();
         let token = token.as_slice();
         let mut params = self.with_id(params);
-        params.extend([&token as Param<'_>, &seen]);
-        match self.database.query_alone(sql, &params).await {
+        params.push(&token);
+        let answer = match self.overlay()? {
+            // The scope may hold the pool's last connection, and its caller wait for us.
+            Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
+                Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
+                answer => answer,
+            },
+            None => self.database.write_autocommit(sql, &params).await,
+        };
+        match answer {
             Ok(mut rows) => Ok(rows.pop()),
             Err(error) => Err(self.owner.explain(&self.database, error).await),
         }
@@ -102,7 +125,8 @@ impl OpenAccount {
     /// How many transactions were committed in the account.
     pub(crate) async fn commits(&self) -> Result<u64, Error> {
         self.owner.check()?;
-        Ok(self.owner.commits(&self.database).await?.unsigned_abs())
+        let rows = self.query_somewhere(&OWNER, self.with_id(&[])).await?;
+        Ok(OwnerRow::parse(&rows)?.commits.unsigned_abs())
     }
 
     /// Queues a write in the account's lane and waits for its commit.
@@ -138,6 +162,7 @@ impl OpenAccount {
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let writer = self.writer()?;
+        let stage: Stage = Box::new(move |pending| Box::pin(stage(pending)));
         match self.scope()? {
             Some(scope) => scope.write(stage).await,
             None => writer.write(stage).await,
@@ -156,14 +181,13 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged = async { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
-                scope.write(|_| staged).await?;
+                let staged =
+                    async move { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                scope.write(Box::new(|_| Box::pin(staged))).await?;
             }
             return Ok(());
         }
-        // It is finished even when the caller is gone.
-        let writing = tokio::spawn(parts::write(writer.lend(), parts));
-        writing.await.map_err(|_| Error::StoreClosed)?
+        writer.write_parts(Box::new(parts.map(|part| Box::new(part) as Part))).await
     }
 
     /// Runs a future all of whose writes become one transaction.
@@ -174,10 +198,11 @@ impl OpenAccount {
         if Scope::current().is_some() {
             return Err(CryptoStoreError::from(Error::NestedAtomically).into());
         }
-        let writer = self.writer().map_err(CryptoStoreError::from)?;
-        let lane = writer.lend().await.map_err(CryptoStoreError::from)?;
-        let wrap = |error| CryptoStoreError::from(error).into();
-        Scope::run(lane, self.atomically_timeout, future, wrap).await
+        let wrap = |error| -> E { CryptoStoreError::from(error).into() };
+        let writer = self.writer().map_err(wrap)?.clone();
+        let _counted = self.scopes.acquire().await.map_err(|_| wrap(Error::StoreClosed))?;
+        let (owner, limit) = (self.owner.clone(), self.atomically_timeout);
+        Scope::run(writer, owner, limit, future, wrap).await
     }
 
     /// The transaction that the calling task is in.
@@ -188,19 +213,33 @@ impl OpenAccount {
         }
     }
 
-    /// Whether an operation failed and the account must be opened again before it is written to.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.owner.has_failed()
+    /// The scope whose changes are seen by the account's reads, whatever task they are in.
+    pub(crate) fn overlay(&self) -> Result<Option<Arc<Scope>>, Error> {
+        self.scope()?;
+        Ok(self.running.get())
     }
 
-    /// Waits for the writes in flight, and lets go of the account.
-    pub(crate) async fn close(&self) {
+    /// Whether the account need not be opened again before it is written to: nothing has failed, and
+    /// the runtime on which it was opened has not ended.
+    pub(crate) fn can_write(&self) -> bool {
+        !self.owner.has_failed() && self.writer.as_ref().is_none_or(Writer::is_running)
+    }
+
+    /// Takes no more scopes and writes, and waits for those that were begun; reads go on meanwhile. A
+    /// scope that saves nothing is waited for as long as others may take.
+    pub(crate) async fn finish_writes(&self) {
+        if !self.scopes.is_closed() {
+            let _ = timeout(self.atomically_timeout, self.scopes.acquire_many(MOST_SCOPES)).await;
+            self.scopes.close();
+        }
         if let Some(writer) = &self.writer {
             writer.close().await;
         }
-        if let Some(presence) = &self.presence {
-            presence.release().await;
-        }
+    }
+
+    /// Lets go of the account.
+    pub(crate) async fn close(&self) {
+        self.finish_writes().await;
         self.owner.cache.close();
     }
 

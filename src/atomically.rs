@@ -1,14 +1,13 @@
 //! One transaction over everything that a future saves.
 //!
-//! The caller's task holds the account's writer lane and a connection. Saves are kept in memory
-//! until something is read: then they go to the server together with the read, which sees them. The
-//! commit takes the rest along. Dropping the future drops the connection, which rolls back.
-//!
-//! When the connection is lost, the saves are sent again on another: nobody else can have written in
-//! between, for the lane is held and other processes are fenced. Only the application's own
-//! statements cannot be repeated.
+//! The account's lane runs the transaction: from the first save on it works off the scope's requests,
+//! until it has committed, was told to roll back, or the time is up. It keeps the time, so that a
+//! future which is not polled any more holds nothing up. The caller's future, and whatever else reads
+//! in the account meanwhile, only sends requests: one that is dropped harms nothing.
 
-pub(crate) mod parts;
+pub(crate) mod open;
+mod request;
+mod runner;
 mod transaction;
 
 use std::{
@@ -16,69 +15,83 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use backon::BackoffBuilder;
 use tokio::{
-    sync::Mutex,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
 };
 use tokio_postgres::Row;
 
 pub use self::transaction::Transaction;
+pub(crate) use self::{
+    request::{Query, Request},
+    runner::{Running, ScopeJob, run as run_scope},
+};
 use crate::{
     Error,
-    batch::Batch,
     cache::Pending,
-    connection::{Param, is_transient},
-    ownership::{Ownership, random_id},
+    ownership::Ownership,
     statement::Sql,
-    transaction::{Ask, Exchange, Failure, Held},
-    writer::LentLane,
+    writer::{Stage, Writer},
 };
+
+/// Others act on these at the homeserver, so they see them when they are committed, and not before.
+const SEEN_WHEN_COMMITTED: [&str; 2] = ["sync_tokens", "custom_values"];
 
 tokio::task_local! {
     static CURRENT: Arc<Scope>;
 }
 
-/// The transaction of one task.
+/// How far a scope is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The future ended well. Whether it is committed is the lane's business from here on.
+    Committing,
+    Committed,
+    RolledBack,
+    TimedOut,
+}
+
+/// The transaction of one `atomically`, as those see it who save and read in it.
 pub(crate) struct Scope {
-    state: Mutex<State>,
-    lane: LentLane,
+    owner: Arc<Ownership>,
     /// What was saved, for reads that need not ask.
     pending: Arc<Pending>,
-    /// Saves are taken one after the other.
-    turn: Mutex<()>,
+    requests: mpsc::UnboundedSender<Request>,
+    /// What starts the lane's part, at the first request.
+    start: Mutex<Option<Start>>,
+    phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
     /// What the store learnt from a save, to be forgotten with it.
     learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
-/// Rolled back when dropped, with its connection.
-#[derive(Default)]
-struct State {
-    connection: Option<Held>,
-    /// Everything saved, in order; the first `sent` are within the open transaction.
-    saved: Vec<Batch>,
-    sent: usize,
-    /// The application's own statements have run: the transaction cannot be repeated.
-    unrepeatable: bool,
-    /// Something failed: the transaction is over.
-    broken: bool,
+struct Start {
+    writer: Writer,
+    requests: mpsc::UnboundedReceiver<Request>,
+    limit: Duration,
 }
 
 impl Scope {
+    /// The scope that the calling task is in.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
+    /// Whether the calling task is in this scope.
+    fn is_current(&self) -> bool {
+        CURRENT.try_with(|current| std::ptr::eq(&**current, self)).unwrap_or(false)
+    }
+
     /// Whether the scope belongs to the store with this owner.
     pub(crate) fn is_of(&self, owner: &Arc<Ownership>) -> bool {
-        Arc::ptr_eq(&self.lane.owner, owner)
+        Arc::ptr_eq(&self.owner, owner)
     }
 
     /// What was saved within.
@@ -86,14 +99,14 @@ impl Scope {
         &self.pending
     }
 
-    pub(crate) fn has_saved(&self) -> bool {
-        self.has_saved.load(Ordering::Acquire)
+    /// Whether the caller must see a change of the scope's in what the statement reads.
+    pub(crate) fn changes(&self, sql: &Sql) -> bool {
+        self.pending.has_written(sql.tables()) && self.shows(sql)
     }
 
-    /// Whether a connection is held, so that a read must not ask for another one.
-    pub(crate) async fn has_begun(&self) -> bool {
-        let state = self.state.lock().await;
-        state.connection.is_some() || state.broken
+    /// Whether the caller may read on the scope's connection.
+    pub(crate) fn shows(&self, sql: &Sql) -> bool {
+        self.is_current() || !sql.tables().any(|table| SEEN_WHEN_COMMITTED.contains(&table))
     }
 
     /// Keeps what is known within, until the commit tells everybody. The first stays.
@@ -107,202 +120,163 @@ impl Scope {
 
     /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
     pub(crate) async fn run<T, E>(
-        lane: LentLane,
+        writer: Writer,
+        owner: Arc<Ownership>,
         limit: Duration,
         future: impl Future<Output = Result<T, E>>,
         wrap: impl Fn(Error) -> E,
     ) -> Result<T, E> {
-        let has_saved = AtomicBool::new(false);
-        let learnt = OnceLock::new();
-        let pending = Pending::new(lane.owner.cache.clone());
-        let (state, turn) = (Mutex::default(), Mutex::default());
-        let scope = Arc::new(Self { state, lane, pending, turn, has_saved, learnt });
-        let mut unfinished = Unfinished { scope: scope.clone(), committed: false };
-        let result = timeout(limit, scope.attend(CURRENT.scope(scope.clone(), future))).await;
-        let value = result.map_err(|_| wrap(Error::AtomicallyTimeout))??;
+        owner.check_write().map_err(&wrap)?;
+        let (sender, requests) = mpsc::unbounded_channel();
+        let scope = Arc::new(Self {
+            pending: Pending::new(owner.cache.clone()),
+            owner,
+            requests: sender,
+            start: Mutex::new(Some(Start { writer, requests, limit })),
+            phase: watch::Sender::new(Phase::Open),
+            has_saved: AtomicBool::new(false),
+            learnt: OnceLock::new(),
+        });
+        let _rolled_back_when_dropped = Caller(scope.clone());
+        let mut future = pin!(CURRENT.scope(scope.clone(), future));
+        let value = tokio::select! {
+            biased;
+            () = scope.reached(|phase| phase == Phase::TimedOut) => {
+                return Err(wrap(Error::AtomicallyTimeout));
+            }
+            output = &mut future => output?,
+        };
         scope.commit().await.map_err(wrap)?;
-        unfinished.committed = true;
         Ok(value)
     }
 
-    /// Polls the future, and shows the server now and then that we are still here: it would end the
-    /// transaction of a client that is silent.
-    async fn attend<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        let mut pulse = interval(self.lane.database.idle_timeout() / 3);
-        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                output = &mut future => return output,
-                _ = pulse.tick() => {
-                    // Locked: the future is waiting for the server, which is not waiting for us.
-                    if let Ok(state) = self.state.try_lock()
-                        && let Some(connection) = &state.connection
-                    {
-                        connection.ping();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes a save: nothing is sent.
-    pub(crate) async fn write<F>(&self, stage: impl FnOnce(Arc<Pending>) -> F) -> Result<(), Error>
-    where
-        F: Future<Output = Result<Batch, Error>>,
-    {
+    /// Takes a save: nothing is sent. One that was begun is taken even when its future is dropped.
+    pub(crate) async fn write(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
         self.has_saved.store(true, Ordering::Release);
-        self.lane.owner.check_write()?;
-        // What is staged is compared with what was staged before.
-        let _turn = self.turn.lock().await;
-        let batch = stage(self.pending.clone()).await;
-        let mut state = self.state.lock().await;
-        match batch {
-            Ok(batch) if !state.broken => {
-                self.pending.apply(batch.effects());
-                state.saved.push(batch);
-                Ok(())
-            }
-            Ok(_) => Err(Error::ReopenRequired),
-            Err(error) => {
-                state.broken = true;
-                Err(error)
-            }
-        }
+        self.owner.check_write()?;
+        self.ask(|answer| Request::Save(stage, answer)).await
     }
 
-    /// Sends what has been saved.
-    async fn flush(&self) -> Result<(), Error> {
-        self.ask(&mut *self.state.lock().await, None).await.map(drop)
-    }
-
-    /// Reads, seeing what the scope has saved.
-    pub(crate) async fn query(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let mut state = self.state.lock().await;
-        if state.connection.is_none() && state.saved.iter().all(Batch::is_empty) && !state.broken {
-            drop(state);
-            // Nothing of ours to be seen yet.
-            return self.lane.database.query(sql, params).await;
-        }
-        self.ask(&mut state, Some(Ask::Ours(sql, params))).await
+    /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
+    /// it is to be asked outside.
+    pub(crate) async fn read(&self, query: Query) -> Option<Result<Vec<Row>, Error>> {
+        let (answer, rows) = oneshot::channel();
+        let _ = self.requests.send(Request::Read(query, answer));
+        rows.await.ok()
     }
 
     /// Runs a statement of the application.
-    async fn query_theirs(&self, ask: Ask<'_>) -> Result<Vec<Row>, Error> {
-        let mut state = self.state.lock().await;
+    async fn query_application(self: &Arc<Self>, query: Query) -> Result<Vec<Row>, Error> {
         self.has_saved.store(true, Ordering::Release);
-        let result = self.ask(&mut state, Some(ask)).await;
-        state.unrepeatable = true;
+        self.ask(|answer| Request::Application(query, answer)).await
+    }
+
+    async fn commit(self: &Arc<Self>) -> Result<(), Error> {
+        // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
+        self.owner.check_write()?;
+        if !self.advance(Phase::Committing) {
+            return Err(self.why_over());
+        }
+        if self.start().take().is_some() {
+            // Nothing was saved.
+            self.end(Phase::Committed);
+            return Ok(());
+        }
+        let result = self.ask(Request::Commit).await;
+        if !self.is_over() {
+            // The lane is gone.
+            self.end(Phase::RolledBack);
+        }
         result
     }
 
-    /// Sends what has been saved, and a question behind it, if there is one.
-    async fn ask(&self, state: &mut State, ask: Option<Ask<'_>>) -> Result<Vec<Row>, Error> {
-        if state.broken {
-            return Err(Error::ReopenRequired);
+    /// Sends a request to the lane; the first one makes the lane begin with the scope in its turn.
+    async fn ask<T>(
+        self: &Arc<Self>,
+        request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
+    ) -> Result<T, Error> {
+        if let Some(Start { writer, requests, limit }) = self.start().take() {
+            writer.run_scope(ScopeJob { scope: self.clone(), requests, limit });
         }
-        // Until the answer is here: the caller may drop us in between.
-        state.broken = true;
-        let mut pauses = self.lane.database.backoff().build();
-        loop {
-            let error = match self.send(state, ask, None).await {
-                Ok(rows) => {
-                    state.broken = false;
-                    return Ok(rows);
-                }
-                Err(Failure::RolledBack(error) | Failure::Unknown(error)) => error,
-            };
-            match pauses.next() {
-                Some(pause) if state.may_repeat(&error) => sleep(pause).await,
-                _ => return Err(self.lane.owner.explain(&self.lane.database, error).await),
-            }
+        let (answer, result) = oneshot::channel();
+        let _ = self.requests.send(request(answer));
+        result.await.unwrap_or_else(|_| Err(self.why_over()))
+    }
+
+    fn start(&self) -> MutexGuard<'_, Option<Start>> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Whether it can still be asked.
+    fn is_over(&self) -> bool {
+        !matches!(self.phase(), Phase::Open | Phase::Committing)
+    }
+
+    fn why_over(&self) -> Error {
+        match self.phase() {
+            // The lane is gone.
+            Phase::Open | Phase::Committing => Error::StoreClosed,
+            Phase::TimedOut => Error::AtomicallyTimeout,
+            Phase::Committed | Phase::RolledBack => Error::NotInAtomically,
         }
     }
 
-    /// Sends what is not sent yet; on a new connection, everything, as the begin of the transaction.
-    async fn send(
-        &self,
-        state: &mut State,
-        ask: Option<Ask<'_>>,
-        commit: Option<[u8; 16]>,
-    ) -> Result<Vec<Row>, Failure> {
-        let database = &self.lane.database;
-        let (connection, begin) = match state.connection.take() {
-            Some(connection) => (connection, None),
-            None => {
-                state.sent = 0;
-                let connection = database.connection().await.map_err(Failure::RolledBack)?;
-                (Held::new(connection), Some(database.idle_timeout()))
+    /// Goes on from [`Phase::Open`], unless that happened already.
+    fn advance(&self, to: Phase) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let is_open = *phase == Phase::Open;
+            if is_open {
+                self.fail_without_commit(to);
+                *phase = to;
             }
-        };
-        let batches: Vec<&Batch> = state.saved.iter().skip(state.sent).collect();
-        let exchange = Exchange { begin, batches: &batches, ask, commit };
-        let (connection, rows) = exchange.send(database, &self.lane.owner, connection).await?;
-        state.sent = state.saved.len();
-        state.connection = Some(connection);
-        Ok(rows)
+            is_open
+        })
     }
 
-    async fn commit(&self) -> Result<(), Error> {
-        // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
-        self.lane.owner.check_write()?;
-        let mut state = self.state.lock().await;
-        if state.broken {
-            return Err(Error::ReopenRequired);
-        }
-        if state.connection.is_some() {
-            let transaction = random_id();
-            let committed = match self.send(&mut state, None, Some(transaction)).await {
-                Ok(_) => {
-                    if let Some(connection) = state.connection.take() {
-                        connection.release();
-                    }
-                    Ok(())
-                }
-                Err(failure) => self.lane.settle(failure, transaction).await,
-            };
-            match committed {
-                Err(error) if state.may_repeat(&error) => self.commit_anew(&state).await?,
-                Err(error) => {
-                    return Err(self.lane.owner.explain(&self.lane.database, error).await);
-                }
-                Ok(()) => {}
-            }
-        } else {
-            self.commit_anew(&state).await?;
-        }
-        Batch::committed(std::mem::take(&mut state.saved), &self.lane.owner.cache);
-        Ok(())
+    fn end(&self, how: Phase) {
+        self.fail_without_commit(how);
+        self.phase.send_replace(how);
     }
 
-    /// Commits everything as a transaction of its own.
-    async fn commit_anew(&self, state: &State) -> Result<(), Error> {
-        self.lane.commit(&state.saved.iter().collect::<Vec<_>>()).await
+    /// What was saved and not committed makes the SDK's memory be ahead of the database. It is noted
+    /// before the scope is over: the lane goes on at once.
+    fn fail_without_commit(&self, phase: Phase) {
+        let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut);
+        if is_lost && self.has_saved.load(Ordering::Acquire) {
+            self.owner.fail();
+        }
+    }
+
+    /// Returns when it can no longer be asked.
+    pub(crate) async fn ended(&self) {
+        self.reached(|phase| !matches!(phase, Phase::Open | Phase::Committing)).await;
+    }
+
+    async fn reached(&self, is: impl Fn(Phase) -> bool) {
+        // The sender is in `self`.
+        let _ = self.phase.subscribe().wait_for(|phase| is(*phase)).await;
+    }
+
+    /// Returns when the scope has ended without a commit: by its caller, or by the time limit.
+    async fn given_up(&self, limit: Duration) {
+        let rolled_back = self.reached(|phase| phase == Phase::RolledBack);
+        if timeout(limit, rolled_back).await.is_err() && !self.advance(Phase::TimedOut) {
+            // It is about to be committed.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
-impl State {
-    fn may_repeat(&self, error: &Error) -> bool {
-        !self.unrepeatable && is_transient(error)
-    }
-}
+/// The caller's part in a scope. Dropped before the commit was asked for, it rolls back.
+struct Caller(Arc<Scope>);
 
-/// Marks the store as failed when a scope that saved something was not committed: the SDK's memory
-/// is then ahead of the database.
-struct Unfinished {
-    scope: Arc<Scope>,
-    committed: bool,
-}
-
-impl Drop for Unfinished {
+impl Drop for Caller {
     fn drop(&mut self) {
-        if !self.committed && self.scope.has_saved.load(Ordering::Acquire) {
-            self.scope.lane.owner.fail();
-        }
+        self.0.advance(Phase::RolledBack);
+        drop(self.0.start().take());
     }
 }

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use crate::{
-    cache::{Cache, Effect, Stored},
+    cache::{Cache, Effect, Pending, Stored},
     codec::Key,
     statement::Sql,
 };
@@ -72,6 +72,7 @@ pub(crate) struct Batch {
     staged: Vec<Staged>,
     effects: Vec<Effect>,
     on_commit: Vec<OnCommit>,
+    skipped: bool,
 }
 
 impl Batch {
@@ -100,8 +101,10 @@ impl Batch {
         self.effects.push(effect);
     }
 
-    pub(crate) fn effects(&self) -> &[Effect] {
-        &self.effects
+    /// Shows the writes to those who are to see them before they are committed.
+    pub(crate) fn show(&self, pending: &Pending) {
+        let tables = self.staged.iter().flat_map(|staged| staged.sql.tables());
+        pending.apply(&self.effects, tables);
     }
 
     /// Runs `effect` when the batch has been committed.
@@ -111,6 +114,15 @@ impl Batch {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.staged.is_empty()
+    }
+
+    /// Notes that something was to be written which is stored already.
+    pub(crate) fn skip_unchanged(&mut self) {
+        self.skipped = true;
+    }
+
+    pub(crate) fn has_skipped(&self) -> bool {
+        self.skipped
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -1,6 +1,7 @@
 //! How a store is opened: where its database is, whose keys it holds, what unlocks them.
 
 mod builders;
+pub(crate) mod limits;
 mod ownership;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -34,6 +35,10 @@ use crate::{
 /// | [`cache_max_keys`](Self::cache_max_keys) | 100 000 of each table |
 /// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
+///
+/// Timeouts may be from 10 ms to 1 day, the age and the idleness of a connection from 1 ms to 365 days;
+/// what else is limited says so. A setting out of its range is
+/// [`OpenStoreError::InvalidConfig`] at opening, which names it.
 ///
 /// A configuration can be cloned and varied, for many accounts in one database. Its `Debug` shows
 /// no password, passphrase or key.
@@ -84,7 +89,9 @@ impl PostgresStoreConfig {
     /// `url` is a URL, `postgres://user:password@host:port/database?sslmode=verify-full`, or
     /// `key=value` pairs, `host=db.example dbname=bots user=bot`, as in the PostgreSQL manual,
     /// [Connection Strings][strings]. `account` says whose keys these are: a name of your choice,
-    /// one for each device. Two bots that share it would take each other's account.
+    /// one for each device. Two bots that share it would take each other's account. It has 1 to 255
+    /// bytes, no control character and no blank at its ends, else opening fails with
+    /// [`OpenStoreError::InvalidConfig`].
     ///
     /// What is wrong with the string is reported when the store is opened, as
     /// [`OpenStoreError::InvalidConfig`], and never quoted, as it may hold a password.
@@ -101,7 +108,9 @@ impl PostgresStoreConfig {
     ///   than libpq**, the certificate is always verified, against `sslrootcert` if that is given
     ///   or `~/.postgresql/root.crt` exists, else against the system's authorities, and then the
     ///   host's name with it; `verify-ca`: against `sslrootcert`; `verify-full`: the host's name
-    ///   too. Names are looked for in `subjectAltName` only, not in the common name.
+    ///   too. Names are looked for in `subjectAltName` only, not in the common name. Keys may be RSA,
+    ///   P-256, P-384 or Ed25519, certificates must be of version 3; errors name the command that makes
+    ///   another.
     /// - `sslrootcert`: a PEM file, or `system`, which means `verify-full` (a weaker mode is an
     ///   error, as in libpq). Without it `verify-full` uses `~/.postgresql/root.crt`, else the
     ///   system's authorities. With a mode that does not verify it is an error.
@@ -109,14 +118,16 @@ impl PostgresStoreConfig {
     ///   default `~/.postgresql/postgresql.crt` and `.key`. The key must not be readable by others:
     ///   0600, or 0640 if it belongs to root.
     /// - Sockets never use TLS.
-    /// - `password`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be readable by
-    ///   others. [`password_callback`](Self::password_callback) and
+    /// - `password`, else `PGPASSWORD`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be
+    ///   readable by others. These two are the only variables that are read; libpq's others are what
+    ///   [`from_env`](Self::from_env) reads. [`password_callback`](Self::password_callback) and
     ///   [`password_file`](Self::password_file) come before them all.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after
     ///   30 s. `application_name` is `matrix-sdk-postgres` by default.
     /// - `options` is refused: poolers drop it. So are `service`, `sslcrl`, `sslpassword`,
-    ///   `require_auth` and others whose silent neglect would do harm.
+    ///   `require_auth` and others whose silent neglect would do harm. Parameters of other drivers
+    ///   (`pgbouncer`, `schema`, `connection_limit`, …) are refused with what to set instead.
     ///
     /// ```
     /// use matrix_sdk_postgres::PostgresStoreConfig;
@@ -135,7 +146,7 @@ impl PostgresStoreConfig {
     /// [strings]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
     pub fn new(url: impl Into<String>, account: impl Into<String>) -> Self {
         let url = zeroize::Zeroizing::new(url.into());
-        Self::with_server(ConnInfo::parse(&url), account.into())
+        Self::with_server(ConnInfo::parse(&url, variable), account.into())
     }
 
     /// Takes the server from the environment: `DATABASE_URL`, and libpq's variables for what it
@@ -164,11 +175,7 @@ impl PostgresStoreConfig {
     ///
     /// [variables]: https://www.postgresql.org/docs/current/libpq-envars.html
     pub fn from_env(account: impl Into<String>) -> Result<Self, OpenStoreError> {
-        let server = ConnInfo::from_variables(|name| match std::env::var(name) {
-            Ok(value) => Ok(Some(value)),
-            Err(std::env::VarError::NotPresent) => Ok(None),
-            Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
-        });
+        let server = ConnInfo::from_variables(variable);
         let server = server.map_err(OpenStoreError::InvalidConfig)?;
         Ok(Self::with_server(Ok(server), account.into()))
     }
@@ -202,36 +209,13 @@ impl PostgresStoreConfig {
             cache_max_keys: 100_000,
         }
     }
+}
 
-    /// Checks what needs no server: called before anything is opened, with an own pool or a
-    /// foreign one.
-    pub(crate) fn validate(&self) -> Result<(), OpenStoreError> {
-        let invalid = |text: &str| Err(OpenStoreError::InvalidConfig(text.to_owned()));
-        if self.account.is_empty() || self.account.contains('\0') {
-            return invalid("the account's name is empty or contains a NUL character");
-        }
-        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
-            return invalid("the passphrase is empty: give one, or None for no encryption");
-        }
-        if self.owner_label.contains('\0') {
-            return invalid("the owner's label contains a NUL character");
-        }
-        if self.pool_max_size == 0 {
-            return invalid("pool_max_size is 0: at least one connection is needed");
-        }
-        let timeouts = [
-            self.connect_timeout,
-            self.pool_timeout,
-            self.statement_timeout,
-            self.atomically_timeout,
-            self.heartbeat_interval,
-            self.transaction_idle_timeout,
-            self.retry_timeout,
-        ];
-        if timeouts.iter().any(Duration::is_zero) {
-            return invalid("a timeout is zero: nothing could ever succeed");
-        }
-        Ok(())
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
     }
 }
 

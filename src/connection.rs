@@ -2,6 +2,7 @@
 //! typed and unnamed on a foreign pool and behind poolers.
 
 mod ask;
+mod autocommit;
 mod stream;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use deadpool_postgres::{
 use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 use tokio_postgres::{
-    Row, Statement,
+    Client, Row, Statement,
     types::{ToSql, Type},
 };
 use tracing::debug;
@@ -23,7 +24,7 @@ use tracing::debug;
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     connector::{self, Connector},
-    readers::Readers,
+    readers::{self, Readers},
     statement::{Sql, Statements},
 };
 
@@ -38,7 +39,20 @@ pub(crate) struct Database {
     statements: Arc<Statements>,
     /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
     prepared: bool,
+    target: Target,
     limits: Limits,
+    /// Whether a connection is waited for, or made, when none is idle.
+    waits: bool,
+}
+
+/// A way to a server: which database is at its end, no database can say for itself, for a copy says
+/// the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// What the configuration says of the server.
+    Server(String),
+    /// A pool that came from outside.
+    Pool(usize),
 }
 
 /// How long things may take.
@@ -99,24 +113,56 @@ impl Database {
     pub(crate) fn new(
         pool: Pool,
         statements: Arc<Statements>,
-        prepared: bool,
+        is_foreign: bool,
         config: &PostgresStoreConfig,
     ) -> Self {
         let readers = Readers::of(&pool);
+        let target = match &config.server {
+            Ok(server) if !is_foreign => Target::Server(format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                server.addresses, server.user, server.dbname, server.tls, server.template
+            )),
+            _ => Target::Pool(readers::address(&pool)),
+        };
+        // A pooler may be behind a foreign pool.
+        let prepared = config.prepared_statements && !is_foreign;
         let limits = Limits {
             statement: config.statement_timeout,
             idle: config.transaction_idle_timeout,
             retry: config.retry_timeout,
         };
-        Self { pool, readers, statements, prepared, limits }
+        Self { pool, readers, statements, prepared, target, limits, waits: true }
+    }
+
+    /// The same for a caller that has another way: without an idle connection it is
+    /// [`Error::PoolTimeout`] at once.
+    pub(crate) fn without_waiting(&self) -> Self {
+        Self { waits: false, ..self.clone() }
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let timeouts = self.pool.timeouts();
+        let wait = if self.waits { timeouts.wait } else { Some(Duration::ZERO) };
+        Timeouts { wait, ..timeouts }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
         &self.statements
     }
 
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
     pub(crate) fn statement_timeout(&self) -> Duration {
         self.limits.statement
+    }
+
+    /// How long the answers to so many statements are awaited. The server's own timeout comes first;
+    /// this one is for a server that does not answer.
+    pub(crate) fn time_for(&self, statements: u32) -> Duration {
+        let limit = self.limits.statement.saturating_mul(statements);
+        limit.saturating_add(limit / 4)
     }
 
     pub(crate) fn retry_timeout(&self) -> Duration {
@@ -139,7 +185,7 @@ impl Database {
 
     /// A connection that is none of the pool's, so that it waits for nobody.
     pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
-        Ok(self.pool.manager().create().await?)
+        self.pool.manager().create().await.map_err(|error| connector::login_error(&error).into())
     }
 
     pub(crate) fn close_pool(&self) {
@@ -149,40 +195,20 @@ impl Database {
     /// Takes a connection, for opening: its errors tell why none can be made.
     pub(crate) async fn connect(&self) -> Result<Object, OpenStoreError> {
         self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => connector::classify(error),
+            PoolError::Backend(error) => connector::classify(&error),
             error => OpenStoreError::Store(pool_error(error)),
         })
     }
 
-    /// Runs a statement that is used once, on a connection that need not be ready for more.
-    pub(crate) async fn query_unprepared(
-        &self,
-        sql: &str,
-        params: &[(Param<'_>, Type)],
-    ) -> Result<Vec<Row>, DatabaseError> {
-        let connection =
-            self.pool.get().await.map_err(pool_error).map_err(|error| match error {
-                Error::Database(error) => error,
-                other => DatabaseError::broken(other.to_string()),
-            })?;
-        let answer = timeout(self.limits.statement, connection.query_typed(sql, params)).await;
-        let error = match answer {
-            Ok(Ok(rows)) => return Ok(rows),
-            Ok(Err(error)) => DatabaseError::from(error),
-            Err(_) => DatabaseError::broken("no answer within the statement timeout"),
-        };
-        if error.spoils_connection() {
-            drop(Object::take(connection));
-        }
-        Err(error)
-    }
-
     /// Takes a connection.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
-        self.take(self.pool.timeouts()).await
+        self.take(self.timeouts()).await
     }
 
     async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        if !self.waits && self.pool.status().available == 0 {
+            return Err(Error::PoolTimeout);
+        }
         self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 
@@ -232,25 +258,15 @@ impl Database {
     /// Sends a statement at the first poll: prepared, or else typed and unnamed.
     pub(crate) async fn run(
         &self,
-        connection: &Object,
+        client: &Client,
         sql: &'static Sql,
         statement: Option<&Statement>,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match statement {
-            Some(statement) => connection.query(statement, params).await,
-            None => self.run_unnamed(connection, sql, params).await,
+            Some(statement) => client.query(statement, params).await,
+            None => client.query_typed(self.statements.text(sql), &typed(sql, params)).await,
         }
-    }
-
-    /// Sends a statement typed and unnamed.
-    pub(crate) async fn run_unnamed(
-        &self,
-        client: &tokio_postgres::Client,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        client.query_typed(self.statements.text(sql), &typed(sql, params)).await
     }
 }
 
@@ -272,7 +288,7 @@ fn pool_error(error: PoolError) -> Error {
         PoolError::Timeout(_) => {
             Error::Database(DatabaseError::broken("no connection within the connect timeout"))
         }
-        PoolError::Backend(error) => error.into(),
+        PoolError::Backend(error) => connector::login_error(&error).into(),
         PoolError::Closed => Error::StoreClosed,
         PoolError::NoRuntimeSpecified => {
             Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))

@@ -27,13 +27,13 @@ use tokio_postgres::{
 };
 use tracing::{debug, warn};
 
-pub(crate) use self::failure::{Failure, classify};
+pub(crate) use self::failure::{Failure, classify, login_error};
 use self::targets::{Target, targets};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     conninfo::{ConnInfo, Host},
     password::{PasswordSource, Passwords},
-    tls::{self, MakeTls, Mode},
+    tls::{self, MakeTls, Mode, Watched},
 };
 
 type Connected = (Client, JoinHandle<()>);
@@ -96,6 +96,9 @@ impl Connect for Connector {
         Box::pin(async move {
             match self.0.connect().await {
                 Ok(connected) => Ok(connected),
+                Err(failure) if self.0.password.is_read_again() => {
+                    Err(failure.with_password_read_again().into_postgres().await)
+                }
                 Err(failure) => Err(failure.into_postgres().await),
             }
         })
@@ -141,41 +144,90 @@ impl Inner {
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
         let result = match (tls, mode) {
-            (None, _) | (_, Mode::Disable) => plain(&mut config).await,
-            (Some(tls), Mode::Prefer) => {
-                match open(config.ssl_mode(SslMode::Prefer), MakeTls::clone(tls)).await {
-                    Err(error) if self.may_go_without_tls(&error) => {
-                        debug!(%target, "no TLS with this server, trying without");
-                        plain(&mut config).await
-                    }
-                    result => result,
-                }
-            }
-            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls)).await,
+            (None, _) | (_, Mode::Disable) => plain(&mut config).await.map(Link::plain),
+            (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
+            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
+                .await
+                .map(Link::encrypted),
         };
-        let connected = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
-        self.warn_if_unverified(target);
-        Ok(connected)
+        let link = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
+        self.warn_if_unprotected(target, &link);
+        Ok(link.connected)
     }
 
     /// libpq's `prefer`: a handshake that fails, or a `pg_hba.conf` without an entry for TLS, is
     /// not the end.
-    fn may_go_without_tls(&self, error: &tokio_postgres::Error) -> bool {
-        error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
-            || (error.as_db_error().is_none() && tls::explain(error, &self.server.tls).is_some())
+    async fn prefer_tls(
+        &self,
+        config: &mut Config,
+        tls: &MakeTls,
+        target: &Target,
+    ) -> Result<Link, tokio_postgres::Error> {
+        let tls = Watched::new(MakeTls::clone(tls));
+        let error = match open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
+            Ok(connected) if tls.is_used() => return Ok(Link::encrypted(connected)),
+            Ok(connected) => return Ok(Link::plain(connected)),
+            // It was without TLS already.
+            Err(error) if !tls.is_used() => return Err(error),
+            Err(error) => error,
+        };
+        let reason = match error.as_db_error() {
+            None => tls::explain(&error, &self.server.tls, &target.peer()),
+            Some(answer) if *answer.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                Some("the server refused the login with TLS".to_owned())
+            }
+            Some(_) => None,
+        };
+        let Some(reason) = reason else { return Err(error) };
+        debug!(%target, reason, "no TLS with this server, trying without");
+        Ok(Link { fallback: Some(reason), ..Link::plain(plain(config).await?) })
     }
 
-    fn warn_if_unverified(&self, target: &Target) {
-        if self.server.tls.mode > Mode::Prefer || !target.is_remote() {
+    /// Warns once that a connection is not what `sslmode` sounds like.
+    fn warn_if_unprotected(&self, target: &Target, link: &Link) {
+        let is_at_risk = target.is_remote() || link.fallback.is_some();
+        if self.server.tls.mode > Mode::Prefer || !is_at_risk {
             return;
         }
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            warn!(
-                %target,
-                "the database server is not verified: whoever is on the way can read and change \
-                 everything; use sslmode=verify-full"
-            );
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return;
         }
+        match link {
+            Link { fallback: Some(reason), .. } => warn!(
+                %target,
+                reason,
+                "the connection to the database is not encrypted: sslmode=prefer fell back to plain \
+                 text; use sslmode=verify-full"
+            ),
+            Link { is_encrypted: false, .. } => warn!(
+                %target,
+                "the connection to the database is not encrypted: anyone on the way can read and \
+                 change everything; use sslmode=verify-full"
+            ),
+            Link { is_encrypted: true, .. } => warn!(
+                %target,
+                "the database server is not verified: anyone on the way can read and change \
+                 everything; use sslmode=verify-full"
+            ),
+        }
+    }
+}
+
+/// A connection, and how far it is protected.
+struct Link {
+    connected: Connected,
+    is_encrypted: bool,
+    /// Why it is in plain text although the server has TLS.
+    fallback: Option<String>,
+}
+
+impl Link {
+    fn plain(connected: Connected) -> Self {
+        Self { connected, is_encrypted: false, fallback: None }
+    }
+
+    fn encrypted(connected: Connected) -> Self {
+        Self { connected, is_encrypted: true, fallback: None }
     }
 }
 

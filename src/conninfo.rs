@@ -4,6 +4,7 @@
 //! `verify-…` modes, and reads `tcp_user_timeout` in seconds where libpq has milliseconds.
 
 mod addresses;
+mod foreign;
 mod parse;
 mod template;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::addresses::{Address, Host};
 use self::{addresses::addresses, template::template, words::Words};
-use crate::tls::TlsSettings;
+use crate::{config::limits::LONGEST_TIMEOUT, tls::TlsSettings};
 
 /// The variables that `from_env` reads besides `DATABASE_URL`, and the words they stand for:
 /// PostgreSQL manual, "Environment Variables".
@@ -62,8 +63,18 @@ pub(crate) struct ConnInfo {
 }
 
 impl ConnInfo {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        Self::from_words(&parse::parse(text)?)
+    /// Reads a connection string, and `PGPASSWORD` where it holds no password.
+    pub(crate) fn parse(
+        text: &str,
+        variable: impl FnOnce(&str) -> Result<Option<String>, String>,
+    ) -> Result<Self, String> {
+        let mut words = parse::parse(text)?;
+        if words.get("password").is_none()
+            && let Some(password) = variable("PGPASSWORD")?
+        {
+            words.insert("password", password.into())?;
+        }
+        Self::from_words(&words)
     }
 
     /// Reads `DATABASE_URL`, and libpq's variables for the words that it does not hold.
@@ -136,14 +147,13 @@ fn check_harmless(words: &Words) -> Result<(), String> {
     Ok(())
 }
 
-/// Zero, or less, is libpq's way to say "without limit"; a year is close enough.
+/// Zero, or less, is libpq's way to say "without limit"; our longest is close enough.
 fn connect_timeout(words: &Words) -> Result<Option<Duration>, String> {
-    const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
     words.parse("connect_timeout", "a whole number of seconds", |value| {
         let seconds = value.parse::<i64>().ok()?;
         Some(match u64::try_from(seconds) {
-            Ok(0) | Err(_) => FOREVER,
-            Ok(seconds) => Duration::from_secs(seconds).min(FOREVER),
+            Ok(0) | Err(_) => LONGEST_TIMEOUT,
+            Ok(seconds) => Duration::from_secs(seconds).min(LONGEST_TIMEOUT),
         })
     })
 }

@@ -106,9 +106,9 @@ pub enum Error {
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
-    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) took longer than
-    /// [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout). Nothing of it was
-    /// written. Wrap the processing only, not the waiting for a server.
+    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
+    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
     #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
     AtomicallyTimeout,
 
@@ -116,10 +116,27 @@ pub enum Error {
     #[error("atomically() cannot be nested")]
     NestedAtomically,
 
-    /// The transaction's handle was asked for outside of
+    /// The transaction's handle was asked for, or used, outside of its
     /// [`atomically`](crate::PostgresCryptoStore::atomically).
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,
+
+    /// A statement given to [`Transaction::query`](crate::Transaction::query) would have ended the
+    /// transaction, or went back to a savepoint from before a save of the store. Nothing is
+    /// committed. Leave `COMMIT` and `ROLLBACK` to
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), and save nothing between `SAVEPOINT`
+    /// and `ROLLBACK TO SAVEPOINT`.
+    #[error(
+        "a statement of the application ends the transaction or undoes saves of the store: leave \
+         COMMIT and ROLLBACK to atomically(), and save nothing between SAVEPOINT and ROLLBACK TO"
+    )]
+    TransactionControl,
+
+    /// `close()` or `reopen()` was called within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store: it would wait for
+    /// itself. Nothing was done. Call it before or after.
+    #[error("a store cannot be closed or reopened within its own atomically()")]
+    CloseInAtomically,
 
     /// Another store was used within `atomically`: its work cannot be part of the transaction, and
     /// would not be undone with it. Use it before or after.
@@ -276,6 +293,18 @@ pub enum OpenStoreError {
     #[error("the server is a read-only standby: connect to the primary")]
     ReadOnlyServer,
 
+    /// The role may not write: `default_transaction_read_only` is on for the role, the database or the
+    /// server, which is not a standby. Nothing was written.
+    /// [`Access::Observe`](crate::Access::Observe) may use such a role.
+    #[error(
+        "the role {role:?} is read-only: default_transaction_read_only is on for the role, the \
+         database or the server; use another role, or ALTER ROLE … RESET default_transaction_read_only"
+    )]
+    ReadOnlyRole {
+        /// The role that logged in.
+        role: String,
+    },
+
     /// The account's cipher was written by a newer minor version, in a form this one cannot read.
     #[error(
         "the cipher of account {account:?} was written by version 0.{written_by}: upgrade the \
@@ -286,6 +315,18 @@ pub enum OpenStoreError {
         account: String,
         /// The minor version of this crate that wrote it.
         written_by: i16,
+    },
+
+    /// The account's row holds the cipher of another account: rows were exchanged in the database, or
+    /// the account was renamed there. Nothing was read or written. Restore the rows of table
+    /// `accounts` from a backup.
+    #[error(
+        "the row of account {account:?} holds the cipher of another account: accounts were exchanged \
+         or renamed in the database; restore the rows of table accounts from a backup"
+    )]
+    ForeignCipher {
+        /// The account's name.
+        account: String,
     },
 
     /// The account's cipher could not be created or read, for a reason that is neither the

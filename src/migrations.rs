@@ -2,7 +2,7 @@
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool_postgres::Object;
-use tokio_postgres::types::Type;
+use tokio_postgres::{IsolationLevel, types::Type};
 use tracing::info;
 
 use crate::{DatabaseError, OpenStoreError, schema::Schema};
@@ -44,6 +44,11 @@ const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )";
 
+/// Named, for the role's own limits may be too short: a table may be large, and others may be
+/// migrating.
+const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+                      SET LOCAL idle_in_transaction_session_timeout = '60s'";
+
 /// The first half of the advisory lock's key, so that it meets nobody else's.
 const LOCK_SPACE: i32 = 0x6d78_7370;
 
@@ -64,11 +69,17 @@ pub(crate) async fn run(connection: &mut Object, schema: &Schema) -> Result<(), 
 }
 
 fn may_pass(error: &DatabaseError) -> bool {
-    error.is_answer() && error.is_transient()
+    error.sqlstate().is_some() && error.is_transient()
 }
 
 async fn apply(connection: &mut Object, schema: &Schema) -> Result<(), DatabaseError> {
-    let transaction = connection.transaction().await?;
+    let transaction = connection
+        .build_transaction()
+        .isolation_level(IsolationLevel::ReadCommitted)
+        .read_only(false)
+        .start()
+        .await?;
+    transaction.batch_execute(LIMITS).await?;
     transaction
         .query_typed(
             "SELECT pg_advisory_xact_lock($1, hashtext($2))",

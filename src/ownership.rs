@@ -1,143 +1,57 @@
-//! Who owns the account: the token that each write transaction shows to the guard, and what is
-//! learnt when it is no longer the account's.
+//! Who owns the account: the owner token that each write transaction shows to the guard, the exact
+//! count of commits that its last statement compares and swaps, and what follows when one of them is
+//! no longer the account's.
+
+mod owner_row;
+mod tokens;
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::SystemTime,
 };
 
 use tokio_postgres::{Row, types::Type};
-use uuid::Uuid;
+use tracing::debug;
 
+pub(crate) use self::{
+    owner_row::{OWNER, OwnerRow},
+    tokens::{Tokens, random_id},
+};
 use crate::{
     DatabaseError, Error, cache::Cache, connection::Database, connector::doubtful_commits,
     statement::Sql,
 };
 
-/// Raised by `guard` and `settle` when the token is not the account's.
+/// Raised when the token is not the account's.
 const OTHER_OWNER: &str = "MX001";
-/// Raised by `guard` when the database has fewer commits than its owner has seen.
-const REWOUND: &str = "MX002";
+/// Raised when the count of commits is not the one that its owner knows.
+const OTHER_COUNT: &str = "MX002";
 
-/// The first statement of a write transaction: opens the gate for the others, or fails them all.
+/// First statement of a write transaction: checks the owner token, and sets the transaction marker
+/// that the other statements ask for.
 pub(crate) static GUARD: Sql = Sql {
     name: "ownership.guard",
     template: "SELECT {schema}.guard($1, $2, $3)",
     types: &[Type::INT8, Type::BYTEA, Type::INT8],
 };
 
-/// The last statement: no row comes back when the gate is closed, because a `BEGIN` got lost.
+/// Last statement of a write transaction: compares and swaps the count of commits, or raises.
 pub(crate) static COUNT_COMMIT: Sql = Sql {
     name: "ownership.count_commit",
-    template: "
-UPDATE {schema}.sync_tokens SET commits = commits + 1, last_transaction = $2
-WHERE account_id = $1 AND {guarded} RETURNING commits, maintenance",
-    types: &[Type::INT8, Type::BYTEA],
+    template: "SELECT commits, maintenance FROM {schema}.count_commit($1, $2, $3)",
+    types: &[Type::INT8, Type::INT8, Type::BYTEA],
 };
 
-static SETTLE: Sql = Sql {
-    name: "ownership.settle",
-    template: "SELECT {schema}.settle($1, $2, $3, $4)",
+static RESOLVE: Sql = Sql {
+    name: "ownership.resolve",
+    template: "SELECT commits, is_last FROM {schema}.resolve($1, $2, $3, $4)",
     types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
 };
 
-static OWNER: Sql = Sql {
-    name: "account_owners.get",
-    template: "
-SELECT o.account_id, o.token, o.name, o.since, t.commits
-FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
-WHERE o.account_id = $1",
-    types: &[Type::INT8],
-};
-
-static COMMITS: Sql = Sql {
-    name: "sync_tokens.commits",
-    template: "SELECT commits FROM {schema}.sync_tokens WHERE account_id = $1",
-    types: &[Type::INT8],
-};
-
-pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &SETTLE, &OWNER, &COMMITS];
-
-/// A random value: numbers would repeat after a restore or a failover.
-pub(crate) fn random_id() -> [u8; 16] {
-    Uuid::new_v4().into_bytes()
-}
-
-/// The tokens of one opener, over reopenings.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tokens {
-    /// The newest last.
-    held: Vec<[u8; 16]>,
-    /// Asked for, without an answer: the account may have them.
-    unsure: Vec<[u8; 16]>,
-    /// The most commits that the database is known to have had.
-    seen: i64,
-}
-
-impl Tokens {
-    pub(crate) fn current(&self) -> Option<[u8; 16]> {
-        self.held.last().copied()
-    }
-
-    /// The account has this one now.
-    pub(crate) fn add(&mut self, token: [u8; 16]) {
-        self.unsure.clear();
-        if self.current() != Some(token) {
-            self.held.push(token);
-        }
-    }
-
-    fn ask_for(&mut self, token: [u8; 16]) {
-        self.unsure.push(token);
-    }
-
-    pub(crate) fn had(&self, token: &[u8]) -> bool {
-        self.held.iter().chain(&self.unsure).any(|held| held == token)
-    }
-
-    /// Whether it was ours, but can no longer be the account's, unless that was set back.
-    fn had_once(&self, token: &[u8]) -> bool {
-        self.had(token) && self.expected().iter().all(|expected| expected != token)
-    }
-
-    /// Those that the account may have, if nobody took it over.
-    pub(crate) fn expected(&self) -> Vec<[u8; 16]> {
-        self.current().into_iter().chain(self.unsure.iter().copied()).collect()
-    }
-
-    pub(crate) fn seen(&self) -> i64 {
-        self.seen
-    }
-
-    pub(crate) fn see(&mut self, commits: i64) {
-        self.seen = self.seen.max(commits);
-    }
-}
-
-/// What the database says of an account's owner.
-pub(crate) struct Found<'a> {
-    pub(crate) account_id: i64,
-    token: &'a [u8],
-    name: &'a str,
-    since: SystemTime,
-    commits: i64,
-}
-
-impl<'a> Found<'a> {
-    /// The first columns of a row: the account, and then as named.
-    pub(crate) fn of(row: &'a Row) -> Result<Self, Error> {
-        Ok(Self {
-            account_id: row.try_get(0)?,
-            token: row.try_get(1)?,
-            name: row.try_get(2)?,
-            since: row.try_get(3)?,
-            commits: row.try_get(4)?,
-        })
-    }
-}
+pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &OWNER];
 
 /// How an account was lost for good.
 #[derive(Debug, Clone)]
@@ -155,16 +69,13 @@ impl From<Loss> for Error {
     }
 }
 
-/// Whether an open account may still be used, and what its writes show to the guard.
+/// Whether an open account may still be used, and what its writes show to the server.
 #[derive(Debug)]
 pub(crate) struct Ownership {
     pub(crate) account_id: i64,
-    /// Several processes hold the token, so it cannot be changed.
-    shared: bool,
     tokens: Mutex<Tokens>,
-    seen: AtomicI64,
     loss: OnceLock<Loss>,
-    /// An operation failed and its error was handed up: what the SDK holds in memory may be ahead of
+    /// An operation failed and its error was returned: what the SDK holds in memory may be ahead of
     /// the database, and a write now could make the loss permanent.
     failed: AtomicBool,
     /// Closed when the account is lost, and when memory and database may differ.
@@ -172,13 +83,10 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    pub(crate) fn new(account_id: i64, shared: bool, tokens: Tokens, cache: Cache) -> Self {
-        let seen = AtomicI64::new(tokens.seen());
+    pub(crate) fn new(account_id: i64, tokens: Tokens, cache: Cache) -> Self {
         Self {
             account_id,
-            shared,
             tokens: Mutex::new(tokens),
-            seen,
             loss: OnceLock::new(),
             failed: AtomicBool::new(false),
             cache: Arc::new(cache),
@@ -190,27 +98,27 @@ impl Ownership {
     }
 
     /// Notes a token that the account may have from now on.
-    pub(crate) fn ask_for(&self, token: [u8; 16]) {
-        self.lock().ask_for(token);
+    pub(crate) fn request(&self, token: [u8; 16]) {
+        self.lock().request(token);
     }
 
     /// The tokens, for a reopening.
     pub(crate) fn tokens(&self) -> Tokens {
-        let mut tokens = self.lock().clone();
-        tokens.see(self.seen());
-        tokens
+        self.lock().clone()
     }
 
     pub(crate) fn token(&self) -> [u8; 16] {
         self.lock().current().unwrap_or_default()
     }
 
+    /// How many commits the account has, as its owner knows.
     pub(crate) fn seen(&self) -> i64 {
-        self.seen.load(Ordering::Acquire)
+        self.lock().seen()
     }
 
-    pub(crate) fn see(&self, commits: i64) {
-        self.seen.fetch_max(commits, Ordering::AcqRel);
+    /// Notes the count after a commit of ours.
+    pub(crate) fn set_seen(&self, commits: i64) {
+        self.lock().set_seen(commits);
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -251,83 +159,130 @@ impl Ownership {
         if self.has_failed() { Err(Error::ReopenRequired) } else { Ok(()) }
     }
 
-    /// Notes what the account's row says: whose it is now, and how many commits there were, which
-    /// cannot be fewer than we had `seen` before we asked, unless the database was set back. A token
-    /// that was ours earlier is only a late answer.
-    pub(crate) fn observe(&self, found: &Found<'_>, seen: i64) {
-        if found.commits < seen {
-            self.lose_by(Loss::Rewound);
-        } else if !self.lock().had(found.token) {
-            self.lose_by(Loss::Superseded { by: found.name.to_owned(), since: found.since });
+    /// Whether a token and a count that were read of the account, when its owner had `seen` so many
+    /// commits, may still be ours. What was ours earlier may be a late answer.
+    pub(crate) fn is_plausible(&self, token: &[u8], commits: i64, seen: i64) -> bool {
+        commits >= seen && self.lock().contains(token)
+    }
+
+    /// Whether the account is lost, by the word of its own database.
+    pub(crate) async fn verify(&self, database: &Database) {
+        let seen = self.seen();
+        match OwnerRow::read(database, self.account_id).await {
+            Ok(row) => drop(self.judge(&row, seen)),
+            Err(error) => debug!(%error, "the account's owner could not be read"),
         }
     }
 
-    /// Turns the guard's refusal into who took over, which takes a look at the owner's row.
+    /// Asks whether the account is still ours, where a write finds what it would write.
+    pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let row = OwnerRow::read(database, self.account_id).await?;
+        self.judge(&row, self.seen())?;
+        self.settles(row.commits, false).map(drop)
+    }
+
+    /// Notes a loss that the account's row shows to its owner, who had seen so many commits before.
+    fn judge(&self, row: &OwnerRow, seen: i64) -> Result<(), Error> {
+        let token = row.token.as_deref().unwrap_or_default();
+        let (contains, is_former) = {
+            let tokens = self.lock();
+            (tokens.contains(token), tokens.is_former(token))
+        };
+        if row.commits < seen || is_former {
+            self.lose_by(Loss::Rewound);
+        } else if !contains {
+            self.lose_by(Loss::Superseded { by: row.name.clone(), since: row.since });
+        }
+        self.check()
+    }
+
+    /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
-        match &error {
-            Error::Database(refusal) if refusal.sqlstate() == Some(REWOUND) => {
-                self.lose_by(Loss::Rewound);
-            }
-            Error::Database(refusal) if refusal.sqlstate() == Some(OTHER_OWNER) => {
-                self.cache.close();
-                if let Err(error) = self.look(database).await {
-                    return error;
-                }
-            }
-            _ => {}
+        if refusal(&error) == Some(OTHER_OWNER) {
+            self.cache.close();
+            self.verify(database).await;
         }
         self.check().err().unwrap_or(error)
     }
 
-    async fn look(&self, database: &Database) -> Result<(), Error> {
-        let seen = self.seen();
-        let rows = database.query(&OWNER, &[&self.account_id]).await?;
-        let Some(row) = rows.first() else {
-            return Err(DatabaseError::broken("the account was deleted").into());
-        };
-        let found = Found::of(row)?;
-        // One of our own, but not the newest: the database was set back.
-        if self.lock().had_once(found.token) {
-            self.lose_by(Loss::Rewound);
-        } else {
-            self.observe(&found, seen);
+    /// Explains why `transaction` was refused; `Ok` when it turns out to have been committed.
+    pub(crate) async fn explain_commit(
+        &self,
+        database: &Database,
+        transaction: [u8; 16],
+        error: Error,
+    ) -> Result<(), Error> {
+        if refusal(&error) != Some(OTHER_COUNT) {
+            return Err(self.explain(database, error).await);
         }
-        Ok(())
+        let seen = self.seen();
+        let row = OwnerRow::read(database, self.account_id).await?;
+        self.judge(&row, seen)?;
+        if self.settles(row.commits, row.last_transaction.as_deref() == Some(&transaction))? {
+            return Ok(());
+        }
+        Err(error)
     }
 
-    /// After a `COMMIT` without an answer: fences the transaction off, and tells whether it was
-    /// committed. `error` is what is known of it, and all that can be said of a shared account.
-    pub(crate) async fn settle(
+    /// Whether a transaction was committed, by the count of commits and whether it is the last one.
+    fn settles(&self, commits: i64, is_last: bool) -> Result<bool, Error> {
+        let seen = self.seen();
+        if is_last && commits == seen + 1 {
+            self.set_seen(commits);
+            return Ok(true);
+        }
+        if commits < seen {
+            self.lose_by(Loss::Rewound);
+        } else if commits > seen {
+            // Our token, and a commit that is not ours: a copy of this process.
+            let by = "a copy of this owner, with the same token".to_owned();
+            self.lose_by(Loss::Superseded { by, since: SystemTime::now() });
+        }
+        self.check().map(|()| false)
+    }
+
+    /// After a `COMMIT` of unknown outcome: fences the transaction off, and tells whether it was
+    /// committed. `error` is what is known of it.
+    pub(crate) async fn resolve(
         &self,
         database: &Database,
         transaction: [u8; 16],
         error: Error,
     ) -> Result<bool, Error> {
-        if self.shared {
-            return Err(error);
-        }
-        let (held, wanted, doubts) = (self.token(), random_id(), doubtful_commits());
-        self.ask_for(wanted);
+        let (held, seen) = (self.token(), self.seen());
+        let (wanted, doubts) = (random_id(), doubtful_commits());
+        self.request(wanted);
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
-        // Repeated with the same new token, so that a lost answer does no harm.
-        let rows = match database.query_alone(&SETTLE, &params).await {
+        // Repeated with the same two tokens, so that a late or lost answer does no harm.
+        let rows = match database.write_autocommit(&RESOLVE, &params).await {
             Ok(rows) => rows,
             Err(error) => return Err(self.explain(database, error).await),
         };
-        self.lock().add(wanted);
+        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to resolve"))?;
+        let (commits, is_last): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
+        self.lock().confirm(wanted, seen);
+        let is_committed = self.settles(commits, is_last)?;
         if doubtful_commits() != doubts {
             // What we were told may not be known to the standby.
             return Err(error);
         }
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to settle"))?;
-        Ok(row.try_get(0)?)
+        Ok(is_committed)
     }
 
-    /// How many transactions were committed in the account.
-    pub(crate) async fn commits(&self, database: &Database) -> Result<i64, Error> {
-        let rows = database.query(&COMMITS, &[&self.account_id]).await?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("the account was deleted"))?;
-        Ok(row.try_get(0)?)
+    /// Looks at the row of [`COUNT_COMMIT`].
+    pub(crate) fn see_commit(&self, row: &Row) -> Result<(), Error> {
+        let (commits, maintenance) = (row.try_get(0)?, row.try_get(1)?);
+        self.set_seen(commits);
+        self.cache.see_maintenance(maintenance);
+        Ok(())
+    }
+}
+
+/// Which of our own functions' refusals an error is.
+fn refusal(error: &Error) -> Option<&str> {
+    match error {
+        Error::Database(error) => error.sqlstate().filter(|code| code.starts_with("MX")),
+        _ => None,
     }
 }

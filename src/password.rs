@@ -52,6 +52,14 @@ impl PasswordSource {
         }
     }
 
+    /// Whether the next connection may get another password.
+    pub(crate) fn is_read_again(&self) -> bool {
+        match self {
+            Self::Callback(_) | Self::File(_) | Self::PassFile(_) => true,
+            Self::Given(_) | Self::None => false,
+        }
+    }
+
     /// Asks for the password, or for the file that holds one per server.
     pub(crate) async fn ask(&self) -> Result<Passwords, Failure> {
         match self {

@@ -75,12 +75,15 @@ impl Readers {
     }
 
     /// Joins the readers of a connection; the first of them takes it from the pool with `take`.
-    pub(crate) async fn join<F>(&self, take: impl FnOnce(Timeouts) -> F) -> Result<Joined, Error>
+    pub(crate) async fn join<F>(
+        &self,
+        mut timeouts: Timeouts,
+        take: impl FnOnce(Timeouts) -> F,
+    ) -> Result<Joined, Error>
     where
         F: Future<Output = Result<Object, Error>>,
     {
         let started = Instant::now();
-        let mut timeouts = self.pool.timeouts();
         // A connection carries many reads at once, but the server answers them one after the other.
         let slot = self.slots.iter().min_by_key(|slot| slot.readers.load(Ordering::Relaxed));
         let slot = slot.ok_or(Error::StoreClosed)?;
@@ -189,7 +192,7 @@ impl Drop for SharedConnection {
 }
 
 /// What tells one pool from another: its clones have one manager.
-fn address(pool: &Pool) -> usize {
+pub(crate) fn address(pool: &Pool) -> usize {
     std::ptr::from_ref(pool.manager()).addr()
 }
 

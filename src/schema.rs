@@ -5,12 +5,18 @@ use crate::OpenStoreError;
 /// PostgreSQL truncates longer identifiers silently (NAMEDATALEN - 1), so they are refused.
 const MAX_IDENTIFIER_BYTES: usize = 63;
 
+/// What templates write for the schema's quoted name, and around the body of a function.
+const SCHEMA: &str = "{schema}";
+const BODY: &str = "{body}";
+
 /// The PostgreSQL schema that holds our tables. Every statement names it, so that nothing depends
 /// on `search_path`.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
     name: String,
     quoted: String,
+    /// A dollar quote that does not occur in the quoted name.
+    body: String,
 }
 
 impl Schema {
@@ -26,7 +32,12 @@ impl Schema {
                 "the schema {name:?} is shared or reserved: choose one for this crate alone"
             )));
         }
-        Ok(Self { name: name.to_owned(), quoted: format!("\"{}\"", name.replace('"', "\"\"")) })
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let mut body = "$body$".to_owned();
+        while quoted.contains(&body) {
+            body.insert(1, '_');
+        }
+        Ok(Self { name: name.to_owned(), quoted, body })
     }
 
     /// The name as PostgreSQL's catalogs hold it.
@@ -34,8 +45,63 @@ impl Schema {
         &self.name
     }
 
-    /// Puts the quoted name in the place of `{schema}`.
+    /// Puts the quoted name in the place of `{schema}`, and the quotes of a function's body in the
+    /// place of `{body}`. Neither stands within another quotation. In a single pass, for the name may
+    /// read like a placeholder.
     pub(crate) fn qualify(&self, template: &str) -> String {
-        template.replace("{schema}", &self.quoted)
+        let mut text = String::with_capacity(2 * template.len());
+        let mut rest = template;
+        while let Some(at) = rest.find('{') {
+            let (before, after) = rest.split_at(at);
+            text.push_str(before);
+            rest = if let Some(after) = after.strip_prefix(SCHEMA) {
+                text.push_str(&self.quoted);
+                after
+            } else if let Some(after) = after.strip_prefix(BODY) {
+                text.push_str(&self.body);
+                after
+            } else {
+                text.push('{');
+                &after[1..]
+            };
+        }
+        text.push_str(rest);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Schema;
+
+    fn qualify(name: &str, template: &str) -> String {
+        Schema::new(name).unwrap().qualify(template)
+    }
+
+    #[test]
+    fn a_name_is_not_read_as_a_template() {
+        for (name, expected) in [
+            ("bots", r#"{} "bots".t {x"#),
+            ("{schema}", r#"{} "{schema}".t {x"#),
+            ("{body}", r#"{} "{body}".t {x"#),
+            (r#"a"b"#, r#"{} "a""b".t {x"#),
+        ] {
+            assert_eq!(qualify(name, "{} {schema}.t {x"), expected);
+        }
+    }
+
+    #[test]
+    fn a_body_is_quoted_by_what_the_name_does_not_hold() {
+        for (name, quote) in [
+            ("bots", "$body$"),
+            ("a$$b", "$body$"),
+            ("$body$", "$_body$"),
+            ("a$body$b$_body$", "$__body$"),
+        ] {
+            let expected = format!("AS {quote} \"{name}\" {quote}");
+            assert_eq!(qualify(name, "AS {body} {schema} {body}"), expected);
+        }
     }
 }

@@ -20,6 +20,17 @@ pub(crate) struct Sql {
     pub(crate) types: &'static [Type],
 }
 
+impl Sql {
+    /// The tables that the statement names.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let behind_schema = self.template.split("{schema}.").skip(1);
+        behind_schema.map(|text| {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            text.split(|c| !is_name(c)).next().unwrap_or_default()
+        })
+    }
+}
+
 /// The texts of all statements, for one schema.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -30,7 +41,8 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
-        let text = |sql: &Sql| schema.qualify(sql.template).replace("{guarded}", GUARDED);
+        // The schema's name comes last, for it may read like a placeholder.
+        let text = |sql: &Sql| schema.qualify(&sql.template.replace("{guarded}", GUARDED));
         let texts = all.iter().map(|sql| (sql.name, text(sql))).collect();
         Self { schema, all, texts }
     }

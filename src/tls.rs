@@ -3,15 +3,21 @@
 //! libpq's modes (PostgreSQL manual, "SSL Support"); where ours are stricter is documented at
 //! [`PostgresStoreConfig::new`](crate::PostgresStoreConfig::new).
 
+#[cfg(feature = "rustls")]
+mod certificate;
 mod explain;
 #[cfg(feature = "rustls")]
 mod files;
 #[cfg(feature = "rustls")]
 mod verifier;
+mod watched;
 
 use std::path::PathBuf;
 
-pub(crate) use self::explain::{explain, find};
+pub(crate) use self::{
+    explain::{Peer, explain, find},
+    watched::Watched,
+};
 use crate::OpenStoreError;
 
 #[cfg(feature = "rustls")]

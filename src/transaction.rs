@@ -18,7 +18,7 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{Row, error::SqlState};
 
 use crate::{
     DatabaseError, Error,
@@ -39,7 +39,7 @@ const SLOW_LINK_BYTES_A_SECOND: usize = 128 << 10;
 pub(crate) enum Failure {
     /// Nothing of it took effect.
     RolledBack(Error),
-    /// The answer to `COMMIT` is missing, so it may or may not have taken effect.
+    /// It may or may not have taken effect, or may still do so: only the server knows.
     Unknown(Error),
 }
 
@@ -48,56 +48,45 @@ pub(crate) struct Exchange<'a> {
     /// Begins a guarded transaction, in which the server waits for us this long at most.
     pub(crate) begin: Option<Duration>,
     pub(crate) batches: &'a [&'a Batch],
-    pub(crate) ask: Option<Ask<'a>>,
     /// Commits, under this id.
     pub(crate) commit: Option<[u8; 16]>,
 }
 
-/// A statement whose rows are wanted. It sees the batches.
-#[derive(Clone, Copy)]
-pub(crate) enum Ask<'a> {
-    /// One of ours.
-    Ours(&'static Sql, &'a [Param<'a>]),
-    /// One of the application's.
-    Theirs(&'a str, &'a [(Param<'a>, Type)]),
-}
-
-type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+/// A message on its way, with the rows that answer it.
+pub(crate) type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
-    /// Sends all of it and awaits the answers; returns the connection and the rows that were asked
-    /// for. After a failure the transaction is over.
+    /// Sends all of it and awaits the answers. The connection goes back to the pool when the
+    /// transaction has ended on it.
     pub(crate) async fn send(
         self,
         database: &Database,
         owner: &Ownership,
         connection: Held,
-    ) -> Result<(Held, Vec<Row>), Failure> {
+    ) -> Result<(), Failure> {
         let Some(object) = &connection.0 else {
             return Err(Failure::RolledBack(Error::StoreClosed));
         };
-        match self.exchange(database, owner, object).await {
-            Ok(rows) => Ok((connection, rows)),
-            Err(failure) => {
-                if self.commit.is_some() && !failure.spoils_connection() {
-                    connection.release();
-                }
-                Err(failure)
-            }
+        let result = self.exchange(database, owner, object).await;
+        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::spoils_connection) {
+            connection.release();
         }
+        result
     }
 
-    async fn exchange(
+    /// Sends all of it at the first poll, and awaits the answers. After a failure the transaction is
+    /// over.
+    pub(crate) async fn exchange(
         &self,
         database: &Database,
         owner: &Ownership,
         connection: &Object,
-    ) -> Result<Vec<Row>, Failure> {
+    ) -> Result<(), Failure> {
         let account_id = owner.account_id;
         let (token, seen) = (owner.token(), owner.seen());
         let (token, transaction) = (token.as_slice(), self.commit.unwrap_or_default());
-        let (guard, count): ([Param<'_>; 3], [Param<'_>; 2]) =
-            ([&account_id, &token, &seen], [&account_id, &transaction.as_slice()]);
+        let (guard, count): ([Param<'_>; 3], [Param<'_>; 3]) =
+            ([&account_id, &token, &seen], [&account_id, &seen, &transaction.as_slice()]);
         let columns: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
 
         let mut statements: Vec<(&'static Sql, Vec<Param<'_>>)> = Vec::new();
@@ -108,9 +97,6 @@ impl Exchange<'_> {
             let account = std::iter::once(&account_id as Param<'_>);
             let columns = columns.iter().map(|column| column as Param<'_>);
             statements.push((sql, account.chain(columns).collect()));
-        }
-        if let Some(Ask::Ours(sql, params)) = self.ask {
-            statements.push((sql, params.to_vec()));
         }
         if self.commit.is_some() {
             statements.push((&COUNT_COMMIT, count.to_vec()));
@@ -123,86 +109,96 @@ impl Exchange<'_> {
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
         }
 
-        let begin = self.begin.map(|idle| begin(database.statement_timeout(), idle));
+        let begin = self.begin.map(|idle| database.begin(idle));
         let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
         let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
-        // A statement that cannot be encoded is never sent, and COMMIT must not pass it.
-        let unsent = AtomicBool::new(false);
+        // What fails at its first poll was never sent, and COMMIT must not follow it.
+        let (unsent, commit_sent) = (AtomicBool::new(false), AtomicBool::new(false));
+        let note_unsent = |_: &tokio_postgres::Error| unsent.store(true, Ordering::Relaxed);
         let mut answers: Vec<Answer<'_>> = Vec::new();
-        if let Some(begin) = &begin {
-            answers.push(Box::pin(connection.batch_execute(begin).map_ok(|()| Vec::new())));
-        }
-        if let Some(large) = &large {
-            answers.push(Box::pin(connection.batch_execute(large).map_ok(|()| Vec::new())));
+        for text in begin.iter().chain(&large) {
+            let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
+            answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
         for ((sql, params), statement) in statements.iter().zip(&prepared) {
             let answer = database.run(connection, sql, statement.as_ref(), params);
-            answers.push(Box::pin(answer.inspect_err(|_| unsent.store(true, Ordering::Relaxed))));
-        }
-        if let Some(Ask::Theirs(sql, params)) = self.ask {
-            answers.push(Box::pin(connection.query_typed(sql, params)));
+            answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
         if self.commit.is_some() {
             answers.push(Box::pin(async {
-                let end = if unsent.load(Ordering::Relaxed) { "ROLLBACK" } else { "COMMIT" };
+                let may_commit = !unsent.load(Ordering::Relaxed);
+                commit_sent.store(may_commit, Ordering::Relaxed);
+                let end = if may_commit { "COMMIT" } else { "ROLLBACK" };
                 connection.batch_execute(end).await.map(|()| Vec::new())
             }));
         }
 
-        // The server's own timeout comes first; this one is for a server that does not answer.
-        let chunks = u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX);
-        let limit = database.statement_timeout().saturating_mul(chunks);
-        let limit = limit.saturating_add(limit / 4);
         let doubts = connector::doubtful_commits();
-        let answers = timeout(limit, in_order(answers));
+        let answers = timeout(database.time_for(self.parts()), in_order(answers));
         let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
                 Some(_) => Failure::Unknown(Error::StatementTimeout),
                 None => Failure::RolledBack(Error::StatementTimeout),
             });
         };
-        let rows = self.look_at(answers)?;
+        let rows = match commit_sent.into_inner() {
+            true => committed(answers)?,
+            // Without its end, a transaction ends with the connection.
+            false => all_answered(answers).map_err(|error| Failure::RolledBack(error.into()))?,
+        };
         if self.commit.is_some() {
-            count_commit(owner, rows.last())?;
+            let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"));
+            let unreadable = |error: Error| Failure::Unknown(error);
+            owner.see_commit(row.map_err(|error| unreadable(error.into()))?).map_err(unreadable)?;
             if connector::doubtful_commits() != doubts {
                 let doubt = "a COMMIT did not wait for its synchronous standby";
                 return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
-    /// The rows of the last answer but COMMIT's, or the first failure.
-    fn look_at(
-        &self,
-        mut answers: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
-    ) -> Result<Vec<Row>, Failure> {
-        let Some(failed) = answers.iter().position(Result::is_err) else {
-            if self.commit.is_some() {
-                answers.pop();
-            }
-            return Ok(answers.pop().and_then(Result::ok).unwrap_or_default());
-        };
-        let committing = self.commit.is_some() && failed + 1 == answers.len();
-        let Err(error) = answers.swap_remove(failed) else { return Ok(Vec::new()) };
-        let error = DatabaseError::from(error);
-        // Without its end, a transaction ends with the connection.
-        let rolled_back =
-            self.commit.is_none() || (!committing && (error.is_answer() || error.is_unsendable()));
-        let outcome = if rolled_back { Failure::RolledBack } else { Failure::Unknown };
-        Err(outcome(error.into()))
+    /// How many statements of the usual size it is.
+    pub(crate) fn parts(&self) -> u32 {
+        let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
+        u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX)
     }
 }
 
-/// Looks at the row of [`COUNT_COMMIT`]: without it the statements ran outside of a transaction, and
-/// did nothing.
-fn count_commit(owner: &Ownership, row: Option<&Row>) -> Result<(), Failure> {
-    let lost = || Failure::RolledBack(DatabaseError::broken("a BEGIN was lost").into());
-    let row = row.ok_or_else(lost)?;
-    let unreadable = |error: tokio_postgres::Error| Failure::Unknown(error.into());
-    owner.see(row.try_get(0).map_err(unreadable)?);
-    owner.cache.see_maintenance(row.try_get(1).map_err(unreadable)?);
-    Ok(())
+type Answers = Vec<Result<Vec<Row>, tokio_postgres::Error>>;
+
+/// The rows of the last answer, or the first failure.
+fn all_answered(answers: Answers) -> Result<Vec<Row>, DatabaseError> {
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>();
+    Ok(answers.map_err(DatabaseError::from)?.pop().unwrap_or_default())
+}
+
+/// The rows of the last answer but COMMIT's, which was sent.
+///
+/// A failure proves a rollback only when it is the server's own word: an ERROR, behind which every
+/// statement failed because the transaction had, or a refusal by one of our own functions; and when
+/// COMMIT was answered. A pooler speaks in the server's name of what happened to its link, and knows
+/// no more than we do of what the server does next.
+fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
+    let commit = answers.pop();
+    let Some(failed) = answers.iter().position(Result::is_err) else {
+        return match commit {
+            Some(Err(error)) => Err(Failure::Unknown(error.into())),
+            _ => Ok(answers.pop().and_then(Result::ok).unwrap_or_default()),
+        };
+    };
+    let mut behind = answers.drain(failed..);
+    let Some(Err(error)) = behind.next() else { return Ok(Vec::new()) };
+    let error = DatabaseError::from(error);
+    let in_failed = |answer: Result<Vec<Row>, tokio_postgres::Error>| {
+        answer.is_err_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
+    };
+    let is_proven = error.is_own_refusal() || (error.is_statement_error() && behind.all(in_failed));
+    let outcome = match commit {
+        Some(Ok(_)) if is_proven => Failure::RolledBack,
+        _ => Failure::Unknown,
+    };
+    Err(outcome(error.into()))
 }
 
 impl Failure {
@@ -235,7 +231,7 @@ impl Held {
         }
     }
 
-    /// Gives the connection back to the pool: its transaction has ended.
+    /// Gives the connection back to the pool: no transaction is open on it.
     pub(crate) fn release(mut self) {
         drop(self.0.take());
     }
@@ -247,18 +243,6 @@ impl Drop for Held {
     }
 }
 
-/// The isolation level is named, because a statement that waited must see what it waited for.
-fn begin(statement_timeout: Duration, idle: Duration) -> String {
-    // Zero would mean no limit.
-    let milliseconds = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
-    format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-         SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
-        milliseconds(statement_timeout),
-        milliseconds(idle)
-    )
-}
-
 /// To the server a transaction is idle while a message is still on its way, so a large one gets the
 /// time that a slow link takes for a chunk.
 fn allow(idle: Duration, bytes: usize) -> String {
@@ -268,7 +252,7 @@ fn allow(idle: Duration, bytes: usize) -> String {
 }
 
 /// Polls all futures in order each time, so that their messages leave in order.
-async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+pub(crate) async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let mut futures: Vec<MaybeDone<_>> = futures.into_iter().map(maybe_done).collect();
     poll_fn(|context| {
         let mut pending = false;

@@ -5,77 +5,93 @@
 //! caller that drops its future must neither tear a write nor let it overtake a later one. Saves that
 //! queued while a commit was on its way share the next one.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use backon::Retryable;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::Instant,
 };
 use tracing::{debug, warn};
 
 use crate::{
     Error,
+    atomically::{Running, ScopeJob, open::OpenTransaction, run_scope},
     batch::{Batch, CHUNK_BYTES},
     cache::Pending,
     connection::{Database, is_transient},
+    heartbeat::Presence,
     ownership::{Ownership, random_id},
     transaction::{Exchange, Failure, Held},
 };
 
-type Stage = Box<dyn FnOnce(Arc<Pending>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
+/// What makes a batch of a save, knowing what was saved before it and is not committed yet.
+pub(crate) type Stage =
+    Box<dyn FnOnce(Arc<Pending>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 type Done = oneshot::Sender<Result<(), Error>>;
+
+/// A save so large that it comes in parts. Each is staged on a thread of its own.
+pub(crate) type Parts = Box<dyn Iterator<Item = Part> + Send>;
+pub(crate) type Part = Box<dyn FnOnce() -> Result<Batch, Error> + Send>;
 
 enum Job {
     Write(Stage, Done),
-    Lend(oneshot::Sender<LentLane>),
+    WriteParts(Parts, Done),
+    Scope(ScopeJob),
     Close(oneshot::Sender<()>),
 }
 
 /// The sending end of the lane. The task ends when the last one is dropped, or on [`Self::close`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
 }
 
 impl Writer {
-    /// Starts the lane of one account.
-    pub(crate) fn start(lane: Lane) -> Self {
+    /// Starts the lane of one account, which stays open until everything queued is written.
+    pub(crate) fn start(lane: Lane, presence: Presence) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(run(Arc::new(lane), queue));
+        tokio::spawn(async move {
+            let closing = run(Arc::new(lane), queue).await;
+            presence.release().await;
+            if let Some(closed) = closing {
+                let _ = closed.send(());
+            }
+        });
         Self { jobs }
     }
 
+    /// Whether the lane's task is there: it ends with its runtime.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.jobs.is_closed()
+    }
+
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
-    pub(crate) async fn write<F>(
-        &self,
-        stage: impl FnOnce(Arc<Pending>) -> F + Send + 'static,
-    ) -> Result<(), Error>
-    where
-        F: Future<Output = Result<Batch, Error>> + Send + 'static,
-    {
+    pub(crate) async fn write(&self, stage: Stage) -> Result<(), Error> {
+        self.queue(|answer| Job::Write(stage, answer)).await
+    }
+
+    /// The same for one that comes in parts.
+    pub(crate) async fn write_parts(&self, parts: Parts) -> Result<(), Error> {
+        self.queue(|answer| Job::WriteParts(parts, answer)).await
+    }
+
+    async fn queue(&self, job: impl FnOnce(Done) -> Job) -> Result<(), Error> {
         let (answer, done) = oneshot::channel();
-        let stage: Stage = Box::new(move |pending| Box::pin(stage(pending)));
-        self.jobs.send(Job::Write(stage, answer)).map_err(|_| Error::StoreClosed)?;
+        self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
         // The lane is gone without an answer only when its runtime is shut down.
         done.await.map_err(|_| Error::StoreClosed)?
     }
 
-    /// Waits for the lane's turn, which is queued at once, and takes it over: nothing else is written
-    /// while it is held.
-    pub(crate) fn lend(&self) -> impl Future<Output = Result<LentLane, Error>> + Send + use<> {
-        let (answer, lent) = oneshot::channel();
-        let queued = self.jobs.send(Job::Lend(answer));
-        async move {
-            queued.map_err(|_| Error::StoreClosed)?;
-            let lent = lent.await.map_err(|_| Error::StoreClosed)?;
-            lent.owner.check_write()?;
-            Ok(lent)
-        }
+    /// Queues a scope. In its turn the lane works off its requests, and nothing else, until it ends.
+    /// On a closed lane they are dropped.
+    pub(crate) fn run_scope(&self, job: ScopeJob) {
+        let _ = self.jobs.send(Job::Scope(job));
     }
 
-    /// Waits until everything queued before has been written, then ends the lane.
+    /// Waits until everything queued before has been written and the account is released.
     pub(crate) async fn close(&self) {
         let (answer, done) = oneshot::channel();
         if self.jobs.send(Job::Close(answer)).is_ok() {
@@ -84,43 +100,27 @@ impl Writer {
     }
 }
 
-/// The lane in the hands of one caller, until it is dropped.
-pub(crate) struct LentLane {
+/// Writes until the lane is closed; returns what waits for that, if anything does.
+async fn run(
     lane: Arc<Lane>,
-    /// The lane's task waits for its end.
-    _returned: oneshot::Sender<()>,
-}
-
-impl std::ops::Deref for LentLane {
-    type Target = Lane;
-
-    fn deref(&self) -> &Lane {
-        &self.lane
-    }
-}
-
-async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
+    mut queue: mpsc::UnboundedReceiver<Job>,
+) -> Option<oneshot::Sender<()>> {
     let mut next = None;
     loop {
         let job = match next.take() {
             Some(job) => job,
             None => match queue.recv().await {
                 Some(job) => job,
-                None => return,
+                None => return None,
             },
         };
         match job {
             Job::Write(stage, done) => next = lane.write((stage, done), &mut queue).await,
-            Job::Lend(answer) => {
-                let (_returned, returned) = oneshot::channel();
-                if answer.send(LentLane { lane: lane.clone(), _returned }).is_ok() {
-                    let _ = returned.await;
-                }
+            Job::WriteParts(parts, done) => {
+                let _ = done.send(lane.write_parts(parts).await);
             }
-            Job::Close(answer) => {
-                let _ = answer.send(());
-                return;
-            }
+            Job::Scope(job) => run_scope(lane.clone(), job).await,
+            Job::Close(closed) => return Some(closed),
         }
     }
 }
@@ -129,6 +129,7 @@ async fn run(lane: Arc<Lane>, mut queue: mpsc::UnboundedReceiver<Job>) {
 pub(crate) struct Lane {
     pub(crate) database: Database,
     pub(crate) owner: Arc<Ownership>,
+    pub(crate) running: Arc<Running>,
 }
 
 impl Lane {
@@ -144,7 +145,7 @@ impl Lane {
         let pending = Pending::new(self.owner.cache.clone());
         while let Some((stage, done)) = write.take() {
             if let Some(before) = batches.last() {
-                pending.apply(Batch::effects(before));
+                Batch::show(before, &pending);
             }
             match self.stage(stage, pending.clone()).await {
                 Ok(batch) => {
@@ -173,7 +174,28 @@ impl Lane {
         next
     }
 
-    async fn stage(&self, stage: Stage, pending: Arc<Pending>) -> Result<Batch, Error> {
+    /// Writes the parts as one transaction: the server takes one while the next is staged.
+    async fn write_parts(self: &Arc<Self>, parts: Parts) -> Result<(), Error> {
+        self.owner.check_write()?;
+        let write = async {
+            let pending = Pending::new(self.owner.cache.clone());
+            let mut transaction = OpenTransaction::new(self.clone());
+            let mut parts = parts.map(spawn_blocking);
+            let mut next = parts.next();
+            while let Some(part) = next.take() {
+                transaction.push(part.await.map_err(|_| Error::StoreClosed)??, &pending)?;
+                // The last one goes with the commit.
+                next = parts.next();
+                if next.is_some() {
+                    transaction.flush().await?;
+                }
+            }
+            transaction.commit().await
+        };
+        write.await.inspect_err(|_| self.owner.fail())
+    }
+
+    pub(crate) async fn stage(&self, stage: Stage, pending: Arc<Pending>) -> Result<Batch, Error> {
         self.owner.check_write()?;
         stage(pending).await.inspect_err(|_| self.owner.fail())
     }
@@ -182,19 +204,19 @@ impl Lane {
     /// reason may pass.
     pub(crate) async fn commit(&self, batches: &[&Batch]) -> Result<(), Error> {
         if batches.iter().all(|batch| batch.is_empty()) {
-            return Ok(());
+            return match batches.iter().any(|batch| batch.has_skipped()) {
+                true => self.owner.check_current(&self.database).await,
+                false => Ok(()),
+            };
         }
         let started = Instant::now();
         let transaction = random_id();
         let commit = || async {
             let connection = Held::new(self.database.connection().await?);
             let begin = Some(self.database.idle_timeout());
-            let exchange = Exchange { begin, batches, ask: None, commit: Some(transaction) };
+            let exchange = Exchange { begin, batches, commit: Some(transaction) };
             match exchange.send(&self.database, &self.owner, connection).await {
-                Ok((connection, _)) => {
-                    connection.release();
-                    Ok(())
-                }
+                Ok(()) => Ok(()),
                 Err(failure) => self.settle(failure, transaction).await,
             }
         };
@@ -203,7 +225,7 @@ impl Lane {
         };
         let result = commit.retry(self.database.backoff()).when(may_pass).await;
         if let Err(error) = result {
-            return Err(self.owner.explain(&self.database, error).await);
+            self.owner.explain_commit(&self.database, transaction, error).await?;
         }
         debug!(
             batches = batches.len(),
@@ -227,8 +249,8 @@ impl Lane {
         match failure {
             Failure::RolledBack(error) => Err(error),
             Failure::Unknown(error) => {
-                warn!(%error, "the answer to a COMMIT is missing: asking what became of it");
-                match self.owner.settle(&self.database, transaction, error.clone()).await {
+                warn!(%error, "a commit has an unknown outcome: asking the server");
+                match self.owner.resolve(&self.database, transaction, error.clone()).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(as_transient(error)),
                     Err(error) => Err(error),
@@ -241,9 +263,7 @@ impl Lane {
 /// A transaction that is known to have had no effect can be repeated, however it failed.
 fn as_transient(error: Error) -> Error {
     match error {
-        Error::StatementTimeout => {
-            crate::DatabaseError::broken("no answer within the statement timeout").into()
-        }
-        other => other,
+        error if is_transient(&error) => error,
+        error => crate::DatabaseError::broken(error.to_string()).into(),
     }
 }

@@ -20,10 +20,18 @@ async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenSt
 async fn sixteen_openings_of_an_empty_database_make_one_schema_one_account_one_cipher() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let stores = join_all((0..16).map(|_| Mode::Key.open_shared(&url, "bot"))).await;
-    stores[0].set_custom_value("greeting", b"hello".to_vec()).await.unwrap();
+    let stores = join_all((0..16).map(|_| Mode::Key.open(&url, "bot"))).await;
+    let mut sealed = 0;
     for store in &stores {
-        // One cipher: what the first sealed, all can open.
+        // One owner: the newest.
+        match store.set_custom_value("greeting", b"hello".to_vec()).await {
+            Ok(()) => sealed += 1,
+            Err(error) => assert_matches!(error, Error::Superseded { .. }),
+        }
+    }
+    assert_eq!(sealed, 1);
+    // One cipher: what the owner sealed, all can open.
+    for store in join_all((0..3).map(|_| Mode::Key.open_observer(&url, "bot"))).await {
         assert_eq!(store.get_custom_value("greeting").await.unwrap().unwrap(), b"hello");
     }
     let client = connect(&url).await;

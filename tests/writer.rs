@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use assert_matches::assert_matches;
 use common::{Mode, connect, number, proxy::Proxy};
 use futures_util::future::join_all;
@@ -15,7 +17,7 @@ use matrix_sdk_crypto::{
     },
 };
 use matrix_sdk_postgres::{
-    Error,
+    Error, PostgresCryptoStore,
     testing::{self, PostgresServer},
 };
 use ruma::{device_id, user_id};
@@ -238,7 +240,9 @@ async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
     let (proxy, url) = Proxy::before(&server, &database);
-    let store = Mode::Key.open(&url, "bot").await;
+    // Heartbeats commit, too.
+    let config = Mode::Key.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let client = connect(&database.url()).await;
     let keys: Vec<String> = (0..64u8).map(|number| number.to_string()).collect();
     let save = |number: u8| store.set_custom_value(&keys[usize::from(number)], vec![number]);

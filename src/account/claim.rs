@@ -1,41 +1,44 @@
 //! Takes an account over at open, or says who keeps it.
+//!
+//! A claim compares and swaps the owner token, and its `COMMIT` is sent only after its answer came and
+//! while the opener still waits. So one that is late, stopped or given up never takes effect.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use backon::Retryable;
-use tokio::time::{Instant, sleep};
+use futures_util::future::join;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
-    Access, DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
+    DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
     cache::Cache,
     connection::Database,
-    ownership::{Ownership, Tokens, random_id},
-    presence::{Presence, lifetime, process_id},
+    heartbeat::{Heartbeat, Opening, Presence},
+    ownership::{OwnerRow, Ownership, Tokens, random_id},
+    statement::Sql,
+    transaction::Held,
 };
 
-const CLAIM: &str = "SELECT token, commits, owner, since, stored, instance, maintenance \
-                     FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+pub(crate) static CLAIM: Sql = Sql {
+    name: "ownership.claim",
+    template: "SELECT granted, commits, maintenance \
+               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    types: &[
+        Type::INT8,
+        Type::BYTEA,
+        Type::BYTEA,
+        Type::INT8,
+        Type::BOOL,
+        Type::TEXT,
+        Type::BYTEA,
+        Type::BYTEA,
+        Type::FLOAT8,
+    ],
+};
 
 /// How often a standby looks whether the owner is still there.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// What the database says to a claim.
-struct Answer {
-    /// The account's token, when it is ours now.
-    token: Option<Vec<u8>>,
-    commits: i64,
-    owner: String,
-    since: SystemTime,
-    /// The token before.
-    stored: Vec<u8>,
-    instance: Vec<u8>,
-    maintenance: i64,
-}
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
 pub(super) async fn claim(
@@ -44,108 +47,208 @@ pub(super) async fn claim(
     account_id: i64,
     former: Option<&Ownership>,
 ) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
-    let (began, opening, wanted) = (Instant::now(), random_id(), random_id());
-    let former = former.map(|former| {
-        // For the reopening after this one, should this one's answer get lost.
-        former.ask_for(wanted);
-        former.tokens()
-    });
-    let patience = match config.on_owner {
-        OnOwner::WaitUntilFree(patience) if former.is_none() => patience,
+    let heartbeat = Heartbeat::of(database);
+    let must_be_free = config.on_owner != OnOwner::TakeOver && former.is_none();
+    let wait_limit = match config.on_owner {
+        OnOwner::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
+    let (began, mut first_mismatch) = (Instant::now(), None);
     loop {
-        let ask = || ask(database, config, account_id, former.as_ref(), wanted, opening);
-        let asked = Instant::now();
-        let may_pass =
-            |error: &DatabaseError| error.is_transient() && asked.elapsed() < config.retry_timeout;
-        let answer = ask.retry(database.backoff()).when(may_pass).await;
-        let answer = answer.map_err(refused)?;
-        let Some(token) = answer.token.as_deref().and_then(|token| token.try_into().ok()) else {
-            if let Some(former) = &former {
-                return Err(lost(former, answer).into());
-            }
-            if began.elapsed() < patience {
-                sleep(LOOK_AGAIN.min(patience)).await;
-                continue;
-            }
-            let Answer { owner, since, .. } = answer;
-            return Err(OpenStoreError::OwnerAlive {
-                account: config.account.clone(),
-                owner,
-                since,
-            });
+        let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
+        let tokens = former.map(Ownership::tokens).unwrap_or_default();
+        if former.is_some() {
+            check_former(&tokens, &row)?;
+        }
+        let in_use = must_be_free && row.is_alive;
+        if in_use && began.elapsed() < wait_limit {
+            first_mismatch = None;
+            sleep(POLL_INTERVAL.min(wait_limit)).await;
+            continue;
+        }
+        // Others that claim at the same time may be faster again and again.
+        let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
+        if in_use || raced_since.elapsed() > config.retry_timeout {
+            let OwnerRow { name, since, .. } = row;
+            let account = config.account.clone();
+            return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
+        }
+        let wanted = random_id();
+        if let Some(former) = former {
+            // For the reopening after this one, should this one's answer get lost.
+            former.request(wanted);
+        }
+        let claim = Claim {
+            database: database.clone(),
+            account_id,
+            expected: row.token,
+            wanted,
+            seen: tokens.seen(),
+            must_be_free,
+            owner_name: owner_name(config),
+            opening: random_id(),
+            heartbeat: heartbeat.clone(),
+            interval: config.heartbeat_interval,
         };
-        info!(account = config.account, "the account is ours");
-        let mut tokens = former.unwrap_or_default();
-        tokens.add(token);
-        tokens.see(answer.commits);
-        let shared = config.access == Access::Shared;
-        // What others may change as well is not kept.
-        let bytes = if shared { 0 } else { config.cache_bytes };
-        let cache = Cache::new(bytes, config.cache_max_keys);
-        cache.see_maintenance(answer.maintenance);
-        let owner = Arc::new(Ownership::new(account_id, shared, tokens, cache));
-        let interval = config.heartbeat_interval;
-        let presence = Presence::new(answer.instance, database, &owner, opening, interval);
-        return Ok((owner, presence));
+        if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
+            info!(account = config.account, "the account is ours");
+            let owner = answer.into_owner(tokens, account_id, wanted, config);
+            let presence = Presence::new(heartbeat, opening, &owner, config.heartbeat_interval);
+            return Ok((owner, presence));
+        }
     }
 }
 
-async fn ask(
-    database: &Database,
-    config: &PostgresStoreConfig,
+/// A claim of the account: from the token that was read to a new one.
+struct Claim {
+    database: Database,
     account_id: i64,
-    former: Option<&Tokens>,
+    /// `None` for an account that was never owned.
+    expected: Option<Vec<u8>>,
     wanted: [u8; 16],
+    seen: i64,
+    must_be_free: bool,
+    owner_name: String,
     opening: [u8; 16],
-) -> Result<Answer, DatabaseError> {
-    let share = config.access == Access::Shared;
-    let polite = config.on_owner != OnOwner::TakeOver && former.is_none();
-    let expected = former.map(Tokens::expected);
-    let held: Option<Vec<&[u8]>> =
-        expected.as_ref().map(|tokens| tokens.iter().map(<[u8; 16]>::as_slice).collect());
-    let (seen, process) = (former.map_or(0, Tokens::seen), process_id());
-    let (name, lifetime) = (owner_name(config), lifetime(config.heartbeat_interval));
-    let params: [(&(dyn ToSql + Sync), Type); 10] = [
-        (&account_id, Type::INT8),
-        (&wanted.as_slice(), Type::BYTEA),
-        (&held, Type::BYTEA_ARRAY),
-        (&seen, Type::INT8),
-        (&share, Type::BOOL),
-        (&polite, Type::BOOL),
-        (&name, Type::TEXT),
-        (&opening.as_slice(), Type::BYTEA),
-        (&process.as_slice(), Type::BYTEA),
-        (&lifetime, Type::FLOAT8),
-    ];
-    let sql = database.statements().schema().qualify(CLAIM);
-    let rows = database.query_unprepared(&sql, &params).await?;
-    let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
-    Ok(Answer {
-        token: row.try_get(0)?,
-        commits: row.try_get(1)?,
-        owner: row.try_get(2)?,
-        since: row.try_get(3)?,
-        stored: row.try_get(4)?,
-        instance: row.try_get(5)?,
-        maintenance: row.try_get(6)?,
-    })
+    heartbeat: Arc<Heartbeat>,
+    interval: Duration,
 }
 
-/// Why a store that was reopened no longer has its account.
-fn lost(former: &Tokens, answer: Answer) -> Error {
-    if answer.commits < former.seen() || former.had(&answer.stored) {
-        Error::Rewound
-    } else {
-        Error::Superseded { by: answer.owner, since: answer.since }
+struct Answer {
+    commits: i64,
+    maintenance: i64,
+}
+
+/// The claim is granted, in a transaction that is still open.
+struct Granted {
+    answer: Answer,
+    transaction: Held,
+}
+
+impl Claim {
+    /// `None` when the account has another token than the expected one, or is in use.
+    async fn run(self) -> Result<Option<(Answer, Opening)>, Error> {
+        let Some(granted) = self.ask().await? else { return Ok(None) };
+        // From here on the account may be ours, so somebody must let go of it when we are dropped:
+        // the task, which is not, and gives up the opening when its result is not taken.
+        let opening = Opening::new(&self.database, self.account_id, self.opening);
+        let task = tokio::spawn(async move { Ok((self.finish(granted).await?, opening)) });
+        task.await.map_err(|_| Error::StoreClosed)?.map(Some)
+    }
+
+    /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
+    /// no effect.
+    async fn ask(&self) -> Result<Option<Granted>, Error> {
+        self.database.until_answered(&CLAIM, || self.ask_once()).await
+    }
+
+    async fn ask_once(&self) -> Result<Option<Granted>, Error> {
+        let transaction = Held::new(self.database.connection().await?);
+        let connection = transaction.get()?;
+        let begin = self.database.begin(self.database.idle_timeout());
+        let lifetime = self.heartbeat.lifetime(self.interval);
+        let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
+        let params: [&(dyn ToSql + Sync); 9] = [
+            &self.account_id,
+            &expected,
+            &self.wanted.as_slice(),
+            &self.seen,
+            &self.must_be_free,
+            &self.owner_name,
+            &self.opening.as_slice(),
+            &heartbeat.as_slice(),
+            &lifetime,
+        ];
+        let answers = join(
+            connection.batch_execute(&begin),
+            self.database.run(connection, &CLAIM, None, &params),
+        );
+        let limit = self.database.statement_timeout();
+        let answers = timeout(limit + limit / 4, answers).await;
+        let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
+        begun?;
+        let rows = rows?;
+        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
+        if row.try_get(0)? {
+            let answer = Answer { commits: row.try_get(1)?, maintenance: row.try_get(2)? };
+            return Ok(Some(Granted { answer, transaction }));
+        }
+        if connection.batch_execute("ROLLBACK").await.is_ok() {
+            transaction.release();
+        }
+        Ok(None)
+    }
+
+    /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
+    /// attempt's end.
+    async fn finish(&self, mut granted: Granted) -> Result<Answer, Error> {
+        let started = Instant::now();
+        loop {
+            let Granted { answer, transaction } = granted;
+            let commit = transaction.get()?.batch_execute("COMMIT");
+            let error = match timeout(self.database.statement_timeout(), commit).await {
+                Ok(Ok(())) => {
+                    transaction.release();
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => Error::from(error),
+                Err(_) => Error::StatementTimeout,
+            };
+            drop(transaction);
+            if started.elapsed() > self.database.retry_timeout() {
+                return Err(error);
+            }
+            warn!(%error, "a claim's COMMIT was not answered: asking again");
+            granted = match self.ask().await? {
+                Some(granted) => granted,
+                None => return Err(self.superseded().await),
+            };
+        }
+    }
+
+    /// Neither token is stored: another opener was faster, or has taken over since.
+    async fn superseded(&self) -> Error {
+        match OwnerRow::read(&self.database, self.account_id).await {
+            Ok(OwnerRow { name, since, .. }) => Error::Superseded { by: name, since },
+            Err(error) => error,
+        }
     }
 }
 
-fn refused(error: DatabaseError) -> OpenStoreError {
-    match error.sqlstate() {
-        Some("25006") => OpenStoreError::ReadOnlyServer,
-        _ => OpenStoreError::refused(error, "taking the account over"),
+impl Answer {
+    fn into_owner(
+        self,
+        mut tokens: Tokens,
+        account_id: i64,
+        token: [u8; 16],
+        config: &PostgresStoreConfig,
+    ) -> Arc<Ownership> {
+        tokens.confirm(token, self.commits);
+        let cache = Cache::new(config.cache_bytes, config.cache_max_keys);
+        cache.see_maintenance(self.maintenance);
+        Arc::new(Ownership::new(account_id, tokens, cache))
+    }
+}
+
+/// Whether a store that is reopened still has its account.
+fn check_former(former: &Tokens, row: &OwnerRow) -> Result<(), Error> {
+    let token = row.token.as_deref().unwrap_or_default();
+    if row.commits < former.seen() || former.is_former(token) {
+        return Err(Error::Rewound);
+    }
+    if former.may_be_current(token) {
+        return Ok(());
+    }
+    Err(Error::Superseded { by: row.name.clone(), since: row.since })
+}
+
+fn refused(error: Error) -> OpenStoreError {
+    match error {
+        Error::Database(error) if error.sqlstate() == Some("25006") => {
+            OpenStoreError::ReadOnlyServer
+        }
+        Error::Database(error) => OpenStoreError::refused(error, "taking the account over"),
+        error => error.into(),
     }
 }
 

@@ -1,17 +1,23 @@
 //! Reads: from memory where the account's owner may, else with one statement.
+//!
+//! While a scope has the lane, reads see what it has saved. What it has changed and memory does not
+//! know is read on its connection; so is what the pool has no idle connection for, because the scope's
+//! own caller may wait for the reader. Everything else is read outside, so that only committed rows
+//! come into the cache.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
+use futures_util::future::join_all;
 use tokio_postgres::Row;
 use tracing::debug;
 
 use super::OpenAccount;
 use crate::{
     Error,
-    atomically::Scope,
+    atomically::{Query, Scope},
     cache::{Answer, Changed, Neighbours, Place, Rows, Stored, Ticket},
     codec::{Key, column},
-    connection::Param,
+    connection::{Database, Param},
     statement::Sql,
 };
 
@@ -30,11 +36,14 @@ pub(crate) struct Group {
 /// Statements that are sent together, with their parameters.
 type Asks<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
 
+/// Their rows, and whether it is sure that these are committed.
+type Answers = (Vec<Vec<Row>>, bool);
+
 /// What is known of a place without a question.
 enum Known {
     Here(Arc<Rows>),
-    /// The caller's transaction has changed it, so that must be asked.
-    InTransaction(Arc<Scope>),
+    /// The scope has changed it; how often at that time.
+    Changed(Arc<Scope>, u64),
     Ask(Ticket),
     /// There is no cache.
     Nothing,
@@ -49,11 +58,79 @@ impl OpenAccount {
     ) -> Result<Vec<Row>, Error> {
         self.owner.check()?;
         let params = self.with_id(params);
-        let result = match self.scope()? {
-            Some(scope) => scope.query(sql, &params).await,
-            None => self.database.query(sql, &params).await,
+        self.fail_on_error(self.query_somewhere(sql, params).await)
+    }
+
+    /// The same, but a failure is the caller's alone.
+    pub(super) async fn query_somewhere(
+        &self,
+        sql: &'static Sql,
+        params: Vec<Param<'_>>,
+    ) -> Result<Vec<Row>, Error> {
+        let asks = vec![(sql, params)];
+        let outside = |database: Database| {
+            let asks = &asks;
+            async move { database.query_together(asks).await }
         };
-        self.fail_on_error(result)
+        let mut answers =
+            self.ask_somewhere(&asks, true, outside, |_, answers| Ok(answers)).await?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    /// Asks outside, or on the connection of the scope that has the lane: where it `may_have_changed`
+    /// what is asked for, and where no other connection is idle. When the scope ends meanwhile, it is
+    /// asked again.
+    async fn ask_somewhere<T, F>(
+        &self,
+        asks: &Asks<'_>,
+        may_have_changed: bool,
+        outside: impl Fn(Database) -> F,
+        within: impl Fn(&Scope, Vec<Vec<Row>>) -> Result<T, Error>,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        loop {
+            let Some(scope) = self.overlay()? else { return outside(self.database.clone()).await };
+            let changed = may_have_changed && asks.iter().any(|(sql, _)| scope.changes(sql));
+            if !changed {
+                match outside(self.database.without_waiting()).await {
+                    Err(Error::PoolTimeout) => {}
+                    result => return result,
+                }
+            }
+            if !asks.iter().all(|(sql, _)| scope.shows(sql)) {
+                // The pool may have room, or else has when the scope ends.
+                tokio::select! {
+                    result = outside(self.database.clone()) => match result {
+                        Err(Error::PoolTimeout) => {}
+                        result => return result,
+                    },
+                    () = scope.ended() => {}
+                }
+            } else if let Some(answers) = self.ask_within(&scope, asks).await? {
+                return within(&scope, answers);
+            }
+        }
+    }
+
+    /// Asks on the scope's connection; `None` when it has ended.
+    async fn ask_within(
+        &self,
+        scope: &Scope,
+        asks: &Asks<'_>,
+    ) -> Result<Option<Vec<Vec<Row>>>, Error> {
+        let Some((first, _)) = asks.first() else { return Ok(Some(Vec::new())) };
+        let queries = asks.iter().map(|(sql, params)| Query::store(sql, params));
+        let queries: Vec<Query> = queries.collect::<Result<_, _>>()?;
+        let ask = || {
+            let reads: Vec<_> = queries.iter().cloned().map(|query| scope.read(query)).collect();
+            async {
+                let answers: Option<Vec<_>> = join_all(reads).await.into_iter().collect();
+                answers.map(|answers| answers.into_iter().collect()).transpose()
+            }
+        };
+        self.database.until_answered(first, ask).await
     }
 
     /// Reads one row or none.
@@ -72,12 +149,16 @@ impl OpenAccount {
         params: &[Param<'_>],
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
-        if self.scope()?.is_some() {
-            // On the transaction's connection, on which nothing may be left unread.
-            return self.query(sql, params).await?.iter().map(decode).collect();
-        }
         self.owner.check()?;
-        self.fail_on_error(self.database.read_all(sql, &self.with_id(params), decode).await)
+        let params = self.with_id(params);
+        let asks = vec![(sql, params.clone())];
+        let outside = |database: Database| {
+            let (params, decode) = (&params, &decode);
+            async move { database.read_all(sql, params, decode).await }
+        };
+        // On the scope's connection nothing may be left unread.
+        let within = |_: &Scope, rows: Vec<Vec<Row>>| rows.iter().flatten().map(&decode).collect();
+        self.fail_on_error(self.ask_somewhere(&asks, true, outside, within).await)
     }
 
     /// Reads the rows of a place.
@@ -87,17 +168,23 @@ impl OpenAccount {
         place: &Place,
         params: &[Param<'_>],
     ) -> Result<Arc<Rows>, Error> {
-        let changed_in = match self.look(place)? {
-            Known::Here(rows) => return Ok(rows),
-            Known::Ask(ticket) => return self.fetch(group, place, &ticket, params).await,
-            Known::InTransaction(scope) => Some(scope),
-            Known::Nothing => None,
-        };
-        let rows = Arc::new(parse(group.table, &self.query(group.rows, params).await?)?);
-        if let Some(scope) = changed_in {
-            scope.pending().fill(place, rows.clone());
+        loop {
+            let found = match self.look(place)? {
+                Known::Here(rows) => return Ok(rows),
+                Known::Ask(ticket) => return self.fetch(group, &ticket, params).await,
+                Known::Nothing => self.query(group.rows, params).await?,
+                Known::Changed(scope, seen) => {
+                    let asks = vec![(group.rows, self.with_id(params))];
+                    let found = self.fail_on_error(self.ask_within(&scope, &asks).await)?;
+                    let Some(mut found) = found else { continue };
+                    let found = found.pop().unwrap_or_default();
+                    let rows = Arc::new(parse(group.table, &found)?);
+                    scope.pending().fill(place, seen, rows.clone());
+                    return Ok(rows);
+                }
+            };
+            return Ok(Arc::new(parse(group.table, &found)?));
         }
-        Ok(rows)
     }
 
     /// Reads one row of a place, with a statement of its own where it does not pay to read them all:
@@ -113,13 +200,13 @@ impl OpenAccount {
         let rows = match self.look(place)? {
             Known::Here(rows) => rows,
             Known::Ask(ticket) if !ticket.question.is_busy => {
-                self.fetch(group, place, &ticket, params).await?
+                self.fetch(group, &ticket, params).await?
             }
             Known::Ask(ticket) => {
-                let found = self.ask(group, &ticket, Some((sql, own_params))).await?;
+                let (found, _) = self.ask(group, &ticket, Some((sql, own_params))).await?;
                 Arc::new(parse(group.table, &found)?)
             }
-            Known::InTransaction(_) | Known::Nothing => {
+            Known::Changed(..) | Known::Nothing => {
                 Arc::new(parse(group.table, &self.query(sql, own_params).await?)?)
             }
         };
@@ -135,15 +222,18 @@ impl OpenAccount {
     ) -> Result<Vec<Row>, Error> {
         match self.look(place)? {
             Known::Here(rows) if rows.is_empty() => return Ok(Vec::new()),
-            Known::Ask(ticket) => match self.scope()? {
-                // The statement may read other tables too, which the transaction has changed.
-                Some(scope) if scope.has_saved() => {
+            Known::Ask(ticket) => match self.overlay()? {
+                // Not the place, but another table that the statement reads.
+                Some(scope) if scope.changes(group.rows) => {
                     self.ask(group, &ticket, None).await?;
                     if self.owner.cache.peek(place).is_some_and(|rows| rows.is_empty()) {
                         return Ok(Vec::new());
                     }
                 }
-                _ => return self.ask(group, &ticket, Some((group.rows, params))).await,
+                _ => {
+                    let (found, _) = self.ask(group, &ticket, Some((group.rows, params))).await?;
+                    return Ok(found);
+                }
             },
             _ => {}
         }
@@ -152,12 +242,12 @@ impl OpenAccount {
 
     fn look(&self, place: &Place) -> Result<Known, Error> {
         self.owner.check()?;
-        if let Some(scope) = self.scope()?
+        if let Some(scope) = self.overlay()?
             && let Some(changed) = scope.pending().look(place)
         {
             return Ok(match changed {
                 Changed::Known(rows) => Known::Here(rows),
-                Changed::Unknown => Known::InTransaction(scope),
+                Changed::Unknown(seen) => Known::Changed(scope, seen),
             });
         }
         Ok(match self.owner.cache.look(place) {
@@ -167,40 +257,32 @@ impl OpenAccount {
         })
     }
 
-    /// Asks for the rows of a place that no transaction of the caller's has changed, and keeps them.
+    /// Asks for the rows of a place that no scope has changed, and keeps them.
     async fn fetch(
         &self,
         group: &Group,
-        place: &Place,
         ticket: &Ticket,
         params: &[Param<'_>],
     ) -> Result<Arc<Rows>, Error> {
-        let found = self.ask(group, ticket, Some((group.rows, params))).await?;
+        let (found, is_committed) = self.ask(group, ticket, Some((group.rows, params))).await?;
         let rows = Arc::new(parse(group.table, &found)?);
-        // Meanwhile another branch of the caller's may have saved some.
-        if self.scope()?.is_none_or(|scope| scope.pending().look(place).is_none()) {
+        if is_committed {
             ticket.fill(rows.clone());
         }
         Ok(rows)
     }
 
-    /// Sends a statement, and with it what the cache wants to know beside.
+    /// Sends a statement, and with it what the cache wants to know beside. Also tells whether it is
+    /// sure that the rows are committed.
     async fn ask(
         &self,
         group: &Group,
         ticket: &Ticket,
         ask: Option<(&'static Sql, &[Param<'_>])>,
-    ) -> Result<Vec<Row>, Error> {
-        let begun = match self.scope()? {
-            Some(scope) if scope.has_begun().await => Some(scope),
-            _ => None,
-        };
+    ) -> Result<(Vec<Row>, bool), Error> {
         let most_keys = ticket.question.wants_keys.unwrap_or(0);
-        // Within a transaction, others would learn what it has not committed.
-        let shrunk = begun.as_ref().is_some_and(|scope| scope.pending().has_shrunk(group.table));
-        let keys = group.keys.filter(|_| ticket.question.wants_keys.is_some() && !shrunk);
+        let keys = group.keys.filter(|_| ticket.question.wants_keys.is_some());
         let neighbours = group.neighbours.zip(ticket.question.neighbours.as_ref());
-        let neighbours = neighbours.filter(|_| begun.is_none());
         let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
 
         let mut asks: Asks<'_> = Vec::new();
@@ -209,8 +291,12 @@ impl OpenAccount {
         asks.extend(neighbours.map(|(sql, Neighbours { after: [first, second], .. })| {
             (sql, self.with_id(&[first, second, &count]))
         }));
-        let mut answers = self.fail_on_error(self.send(begun, ticket, asks).await)?.into_iter();
+        let (answers, is_committed) = self.fail_on_error(self.send(ticket, asks).await)?;
+        let mut answers = answers.into_iter();
         let found = ask.and_then(|_| answers.next()).unwrap_or_default();
+        if !is_committed {
+            return Ok((found, false));
+        }
         // None came when they were given up.
         if let Some(answer) = keys.and_then(|_| answers.next()) {
             let fingerprints: Option<&[u8]> = match answer.first() {
@@ -222,32 +308,32 @@ impl OpenAccount {
         if let Some(answer) = neighbours.and_then(|_| answers.next()) {
             ticket.fill_neighbours(neighbours_of(group.table, &answer)?);
         }
-        Ok(found)
+        Ok((found, true))
     }
 
-    /// Sends statements together; when they fail, the first one alone, for only that is needed.
-    async fn send(
-        &self,
-        begun: Option<Arc<Scope>>,
-        ticket: &Ticket,
-        mut asks: Asks<'_>,
-    ) -> Result<Vec<Vec<Row>>, Error> {
-        if let Some(scope) = begun {
-            let mut answers = Vec::with_capacity(asks.len());
-            for (sql, params) in &asks {
-                answers.push(scope.query(sql, params).await?);
-            }
-            return Ok(answers);
-        }
-        match self.database.query_together(&asks).await {
+    /// Sends statements about what no scope has changed, together; when they fail, the first one
+    /// alone, for only that is needed.
+    async fn send(&self, ticket: &Ticket, mut asks: Asks<'_>) -> Result<Answers, Error> {
+        match self.send_once(&asks).await {
             Err(error) if asks.len() > 1 => {
                 debug!(%error, "asking for less");
                 ticket.ask_for_less();
                 asks.truncate(1);
-                self.database.query_together(&asks).await
+                self.send_once(&asks).await
             }
             result => result,
         }
+    }
+
+    async fn send_once(&self, asks: &Asks<'_>) -> Result<Answers, Error> {
+        let outside =
+            |database: Database| async move { Ok((database.query_together(asks).await?, true)) };
+        // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
+        let within = |scope: &Scope, answers| {
+            let tables = asks.iter().flat_map(|(sql, _)| sql.tables());
+            Ok((answers, !scope.pending().has_written(tables)))
+        };
+        self.ask_somewhere(asks, false, outside, within).await
     }
 
     /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the

@@ -7,19 +7,26 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::Scope;
-use crate::{Error, transaction::Ask};
+use super::{Query, Scope};
+use crate::Error;
 
 /// The transaction that [`atomically`](crate::PostgresCryptoStore::atomically) has open, for the
 /// application's own rows: they are committed together with the keys, or not at all.
 ///
 /// Tables outside of the crate's schema are found by the connection's `search_path`; the role must
-/// be allowed to use them. Statements are sent typed and unnamed. They must not be `COMMIT`,
-/// `ROLLBACK` or anything else that ends the transaction: then what comes after has no effect, and
-/// `atomically` fails.
+/// be allowed to use them. Statements are sent typed and unnamed, and not before the server has
+/// answered `BEGIN`.
 ///
-/// After one of them has run, a lost connection cannot be made good inside the store, for they are
-/// not repeated: the whole is rolled back, and the error handed up.
+/// `COMMIT`, `ROLLBACK` and whatever else ends the transaction are refused with
+/// [`Error::TransactionControl`], and `atomically` fails. Savepoints may be used; but one that is
+/// rolled back to must not be older than something that was saved in the store: that is refused in the
+/// same way, because the save would be undone.
+///
+/// After a statement of the application has run, a lost connection cannot be replaced inside the
+/// store, for such statements are not repeated: the whole is rolled back, and the error is returned.
+///
+/// A handle holds nothing: the transaction ends with its `atomically`, and from then on
+/// [`query`](Self::query) returns [`Error::NotInAtomically`].
 pub struct Transaction(Arc<Scope>);
 
 impl fmt::Debug for Transaction {
@@ -33,11 +40,14 @@ impl Transaction {
         Self(scope)
     }
 
-    /// Runs a statement and returns its rows; it sees all that was saved before.
+    /// Runs a statement and returns its rows; it sees all that was saved before. One that was begun is
+    /// run even when this future is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] and others; afterwards the transaction can only be rolled back.
+    /// [`Error::Database`], [`Error::TransactionControl`] and others; afterwards the transaction can
+    /// only be rolled back. [`Error::NotInAtomically`] when the transaction has ended,
+    /// [`Error::AtomicallyTimeout`] when it took too long.
     ///
     /// ```no_run
     /// # async fn example(
@@ -74,6 +84,6 @@ impl Transaction {
         sql: &str,
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, Error> {
-        self.0.query_theirs(Ask::Theirs(sql, params)).await
+        self.0.query_application(Query::application(sql, params)?).await
     }
 }

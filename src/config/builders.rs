@@ -50,8 +50,8 @@ impl PostgresStoreConfig {
 
     /// The PostgreSQL schema that holds the tables, `matrix_sdk` by default.
     ///
-    /// Stores in different schemas share nothing. A name that is empty, longer than 63 bytes,
-    /// `public`, or PostgreSQL's own is
+    /// Stores in different schemas share nothing. Any name will do that PostgreSQL accepts, quotes and
+    /// blanks included. One that is empty, longer than 63 bytes, `public`, or PostgreSQL's own is
     /// [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig) at opening.
     ///
     /// ```
@@ -67,8 +67,7 @@ impl PostgresStoreConfig {
 
     /// How many connections the pool may open, 8 by default; they are opened when needed.
     ///
-    /// Zero is [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig) at opening.
-    /// Keep the sum over all processes below the server's `max_connections`.
+    /// From 1 to 10 000. Keep the sum over all processes below the server's `max_connections`.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -88,6 +87,7 @@ impl PostgresStoreConfig {
     /// tried gets an equal part of the time that is left, so that a dead first server leaves time
     /// for the second. When it runs out, opening fails with
     /// [`OpenStoreError::Connect`](crate::OpenStoreError::Connect).
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -103,6 +103,7 @@ impl PostgresStoreConfig {
 
     /// How long an operation waits for a free connection, 30 seconds by default; after that it
     /// fails with [`Error::PoolTimeout`](crate::Error::PoolTimeout).
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -119,6 +120,7 @@ impl PostgresStoreConfig {
     /// How long the answer to one statement, or to one transaction, may take, 60 seconds by
     /// default; after that the operation fails with
     /// [`Error::StatementTimeout`](crate::Error::StatementTimeout).
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -132,10 +134,13 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// How long a future may take within
-    /// [`atomically`](crate::PostgresCryptoStore::atomically), 30 seconds by default; after that it
-    /// is rolled back with [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout). It bounds
-    /// how long a connection and locks are held.
+    /// How long a future may hold the account within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), from its first save on, 30 seconds by
+    /// default; after that it is rolled back with
+    /// [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout), also when it is not polled any
+    /// more. It bounds how long a connection and locks are held, and how long `close()` waits.
+    ///
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -154,6 +159,7 @@ impl PostgresStoreConfig {
     ///
     /// New connections follow a changed DNS entry, a moved primary and a rotated password. A
     /// connection in use is never cut.
+    /// From 1 ms to 365 days.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -171,6 +177,7 @@ impl PostgresStoreConfig {
     /// minutes by default; `None` for no limit.
     ///
     /// Keep it below the idle timeout of firewalls and poolers on the way.
+    /// From 1 ms to 365 days.
     ///
     /// ```
     /// # use std::time::Duration;

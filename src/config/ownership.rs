@@ -34,7 +34,7 @@ impl PostgresStoreConfig {
     }
 
     /// How this owner is called in the errors of others, `matrix-sdk-postgres` by default: the host's
-    /// name and the process are added. Stored in clear.
+    /// name and the process are added. Stored in clear. Up to 255 bytes without control characters.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -53,6 +53,7 @@ impl PostgresStoreConfig {
     /// refusal ends. It is one small write a process, not an account, on a connection of its own and
     /// without waiting for the disk. Of several stores in a process the shortest interval counts.
     /// Make it longer for a server that sleeps when it is idle.
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -69,6 +70,7 @@ impl PostgresStoreConfig {
     /// How long the server waits for us within a transaction, 1 second by default; then it rolls the
     /// transaction back. It bounds how long an owner that was cut off or stopped holds up the one
     /// that takes over.
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -83,7 +85,15 @@ impl PostgresStoreConfig {
     }
 
     /// How long the pauses between the tries of one operation may add up to, 15 seconds by default:
-    /// enough to outlast a restart of the server. Then its error is handed up.
+    /// enough to outlast a restart of the server. Then its error is returned.
+    ///
+    /// A login that is refused, with whatever code, is retried too: servers that start and poolers
+    /// that wait for theirs refuse it for some seconds. A refused password (28P01, 28000) is retried
+    /// where its source is read again for each connection
+    /// ([`password_callback`](Self::password_callback), [`password_file`](Self::password_file),
+    /// `passfile`), as a new one may reach us late. Opening reports at once that a server cannot be
+    /// reached, and that a database does not exist.
+    /// From 10 ms to 1 day.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -119,7 +129,7 @@ impl PostgresStoreConfig {
     /// Nobody else changes what it owns, so it need not ask twice: room keys, devices, identities of
     /// users, tracked users and requests not sent yet are answered from memory once they were read or
     /// saved. They are kept as they are stored, sealed in an encrypted account, and wiped when they
-    /// are let go. The cache of a store that is [`Access::Shared`] or [`Access::Observe`] is off.
+    /// are let go. The cache of a store that is [`Access::Observe`] is off.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;

@@ -42,7 +42,7 @@ impl Database {
         &self,
         asks: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let shared = self.readers.join(|timeouts| self.take(timeouts)).await?;
+        let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
         let has_names = self.has_names(connection);
         let answers = asks.iter().map(|(sql, params)| self.ask(connection, has_names, sql, params));
@@ -54,29 +54,9 @@ impl Database {
         answers
     }
 
-    /// Runs a statement that may wait for others, on a connection of its own; transient failures
-    /// are tried again, so it must be one whose repetition does no harm.
-    pub(crate) async fn query_alone(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let once = || async {
-            let connection = self.connection().await?;
-            let has_names = self.has_names(&connection);
-            let answer = self.ask(&connection, has_names, sql, params);
-            let answer = self.while_preparing(&connection, has_names, answer).await;
-            if answer.as_ref().is_err_and(spoils_connection) {
-                drop(Object::take(connection));
-            }
-            answer
-        };
-        self.until_answered(sql, once).await
-    }
-
     /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
     /// does no harm.
-    pub(super) async fn until_answered<T, F>(
+    pub(crate) async fn until_answered<T, F>(
         &self,
         sql: &'static Sql,
         ask: impl FnMut() -> F,
@@ -113,7 +93,7 @@ impl Database {
 
 /// Whether nothing more must be asked on the connection that this came from. After a timeout the
 /// answer may still come, and nobody else must read it.
-fn spoils_connection(error: &Error) -> bool {
+pub(super) fn spoils_connection(error: &Error) -> bool {
     match error {
         Error::Database(error) => error.spoils_connection(),
         error => matches!(error, Error::StatementTimeout),

@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Tls(String),
     /// The server's own answer.
     Answer(tokio_postgres::Error),
+    /// The credentials were refused, and the next connection reads them again.
+    Outdated(Box<Failure>),
 }
 
 impl Failure {
@@ -42,7 +44,7 @@ impl Failure {
         if error.as_db_error().is_some() {
             return Self::Answer(error);
         }
-        if let Some(text) = tls::explain(&error, settings) {
+        if let Some(text) = tls::explain(&error, settings, &target.peer()) {
             return Self::Tls(format!("{target}: {text}"));
         }
         let text = DatabaseError::from(error).to_string();
@@ -52,6 +54,13 @@ impl Failure {
         }
         if text.starts_with("authentication error") {
             return Self::Login(format!("{target}: {text}"));
+        }
+        // Both answer `target_session_attrs` alike.
+        if text.ends_with("does not allow writes") {
+            return Self::Connect(format!(
+                "{target} accepts no writes: it is a standby, or default_transaction_read_only is on \
+                 for the role, the database or the server"
+            ));
         }
         Self::Connect(format!("{target}: {text}"))
     }
@@ -64,11 +73,36 @@ impl Failure {
         Self::Config(text.into())
     }
 
+    /// The same failure, where the password is read again for each connection: it may reach us
+    /// later than it reached the server.
+    pub(super) fn with_password_read_again(self) -> Self {
+        let is_outdated = match &self {
+            Self::Login(_) => true,
+            Self::Answer(error) => are_refused_credentials(error.code()),
+            _ => false,
+        };
+        if is_outdated { Self::Outdated(Box::new(self)) } else { self }
+    }
+
+    /// Nothing was asked on the connection, so the operation that needed it can be retried, unless
+    /// the same credentials would be refused again.
+    fn database_error(&self) -> DatabaseError {
+        match self {
+            Self::Config(text) | Self::Connect(text) | Self::Tls(text) => {
+                DatabaseError::broken(text).at_login(false)
+            }
+            Self::Login(text) => DatabaseError::broken(text).at_login(true),
+            Self::Answer(error) => answered(error),
+            Self::Outdated(failure) => failure.database_error().at_login(false),
+        }
+    }
+
     /// Whether another server would say the same: as in libpq, a refused login ends the search.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Login(_) | Self::Config(_) => true,
             Self::Answer(error) => is_refused_login(error.code()),
+            Self::Outdated(failure) => failure.is_final(),
             Self::Connect(_) | Self::Tls(_) => false,
         }
     }
@@ -78,7 +112,7 @@ impl Failure {
         match self {
             Self::Connect(_) => 0,
             Self::Tls(_) => 1,
-            Self::Answer(_) | Self::Login(_) | Self::Config(_) => 2,
+            Self::Answer(_) | Self::Login(_) | Self::Config(_) | Self::Outdated(_) => 2,
         }
     }
 
@@ -103,35 +137,49 @@ impl fmt::Display for Failure {
             Self::Config(text) | Self::Connect(text) | Self::Login(text) | Self::Tls(text) => {
                 f.write_str(text)
             }
-            Self::Answer(error) => write!(f, "{error}"),
+            Self::Answer(error) => write!(f, "{}", DatabaseError::from(error)),
+            Self::Outdated(failure) => failure.fmt(f),
         }
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// What an error of a new connection means to whoever opens a store.
-pub(crate) fn classify(error: tokio_postgres::Error) -> OpenStoreError {
-    match tls::find::<Failure>(&error) {
+/// What it means to an operation that the pool could make no connection for it.
+pub(crate) fn login_error(error: &tokio_postgres::Error) -> DatabaseError {
+    match tls::find::<Failure>(error) {
+        Some(failure) => failure.database_error(),
+        None => answered(error),
+    }
+}
+
+/// What it means to whoever opens a store.
+pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
+    let source = login_error(error);
+    match tls::find::<Failure>(error) {
         Some(Failure::Config(text)) => return OpenStoreError::InvalidConfig(text.clone()),
         Some(Failure::Tls(text)) => return OpenStoreError::Tls(text.clone()),
-        Some(Failure::Login(text)) => {
-            return OpenStoreError::Authentication(DatabaseError::broken(text));
+        Some(Failure::Login(_) | Failure::Outdated(_)) => {
+            return OpenStoreError::Authentication(source);
         }
-        Some(Failure::Connect(text)) => {
-            return OpenStoreError::Connect(DatabaseError::broken(text));
+        Some(Failure::Connect(_) | Failure::Answer(_)) | None => {}
+    }
+    match error.code() {
+        code if is_refused_login(code) => OpenStoreError::Authentication(source),
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            OpenStoreError::PermissionDenied { what: "connecting to the database", source }
         }
-        Some(Failure::Answer(_)) | None => {}
+        _ => OpenStoreError::Connect(source),
     }
-    let code = error.code().cloned();
-    match code.as_ref() {
-        code if is_refused_login(code) => OpenStoreError::Authentication(error.into()),
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenStoreError::PermissionDenied {
-            what: "connecting to the database",
-            source: error.into(),
-        },
-        _ => OpenStoreError::Connect(error.into()),
-    }
+}
+
+/// An error that is no [`Failure`]: the server's answer, or what a foreign pool says.
+fn answered(error: &tokio_postgres::Error) -> DatabaseError {
+    DatabaseError::from(error).at_login(are_refused_credentials(error.code()))
+}
+
+fn are_refused_credentials(code: Option<&SqlState>) -> bool {
+    matches!(code.map(SqlState::code), Some("28P01" | "28000"))
 }
 
 /// Wrong user, wrong password, no entry in `pg_hba.conf`, no such database.

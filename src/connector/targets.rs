@@ -16,6 +16,7 @@ use super::Failure;
 use crate::{
     conninfo::{Address, ConnInfo, Host},
     password::Server,
+    tls::Peer,
 };
 
 /// Where Debian's and PostgreSQL's own builds put their socket.
@@ -52,6 +53,14 @@ impl Target {
             }
         };
         Server { host, port, dbname, user }
+    }
+
+    /// What a certificate must show.
+    pub(super) fn peer(&self) -> Peer<'_> {
+        match self {
+            Self::Tcp { name, port, .. } => Peer { name, port: *port },
+            Self::Socket { port, .. } => Peer { name: "localhost", port: *port },
+        }
     }
 
     pub(super) fn is_tcp(&self) -> bool {

@@ -13,6 +13,11 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// What operating systems accept; with more, no connection could be made.
+const MOST_KEEPALIVE_SECONDS: u32 = 32_767;
+const MOST_KEEPALIVE_RETRIES: u32 = 127;
+const MOST_TCP_MILLISECONDS: u32 = i32::MAX.unsigned_abs();
+
 pub(super) fn template(words: &Words, servers: usize, direct: bool) -> Result<Config, String> {
     let mut config = Config::new();
     let name = words.get("application_name").or(words.get("fallback_application_name"));
@@ -45,22 +50,24 @@ pub(super) fn template(words: &Words, servers: usize, direct: bool) -> Result<Co
 }
 
 fn keepalives(words: &Words, config: &mut Config) -> Result<(), String> {
-    let number =
-        |word: &str, expected: &str| words.parse(word, expected, |value| value.parse::<u32>().ok());
+    let number = |word: &str, most: u32, expected: &str| {
+        let expected = format!("{expected} from 0 to {most}");
+        words.parse(word, &expected, |value| value.parse().ok().filter(|number| *number <= most))
+    };
     let seconds = |word: &str, default: Duration| {
-        Ok::<_, String>(match number(word, "a whole number of seconds")? {
+        Ok::<_, String>(match number(word, MOST_KEEPALIVE_SECONDS, "a whole number of seconds")? {
             None | Some(0) => default,
             Some(seconds) => Duration::from_secs(seconds.into()),
         })
     };
-    config.keepalives(number("keepalives", "0 or 1")? != Some(0));
+    config.keepalives(number("keepalives", 1, "a number")? != Some(0));
     config.keepalives_idle(seconds("keepalives_idle", KEEPALIVE_IDLE)?);
     config.keepalives_interval(seconds("keepalives_interval", KEEPALIVE_INTERVAL)?);
     // libpq's name, and tokio-postgres's.
-    let retries = number("keepalives_count", "a whole number")?
-        .or(number("keepalives_retries", "a whole number")?);
+    let count = |word| number(word, MOST_KEEPALIVE_RETRIES, "a whole number");
+    let retries = count("keepalives_count")?.or(count("keepalives_retries")?);
     config.keepalives_retries(retries.filter(|count| *count > 0).unwrap_or(KEEPALIVE_RETRIES));
-    match number("tcp_user_timeout", "a whole number of milliseconds")? {
+    match number("tcp_user_timeout", MOST_TCP_MILLISECONDS, "a whole number of milliseconds")? {
         // Zero leaves it to the operating system.
         Some(0) => {}
         Some(milliseconds) => {

@@ -6,11 +6,11 @@ use super::{Address, ConnInfo, Host};
 use crate::tls::Mode;
 
 fn parse(text: &str) -> ConnInfo {
-    ConnInfo::parse(text).map_err(|error| format!("{text}: {error}")).unwrap()
+    ConnInfo::parse(text, |_| Ok(None)).map_err(|error| format!("{text}: {error}")).unwrap()
 }
 
 fn error(text: &str) -> String {
-    ConnInfo::parse(text).err().unwrap_or_else(|| format!("no error for {text}"))
+    ConnInfo::parse(text, |_| Ok(None)).err().unwrap_or_else(|| format!("no error for {text}"))
 }
 
 fn name(name: &str, port: u16) -> Address {
@@ -125,7 +125,10 @@ fn malformed_strings_say_what_is_wrong() {
         ("host=u@db", "a host contains '@'"),
         ("host=/tmp hostaddr=::1", "cannot have a hostaddr"),
         ("host=db connect_timeout=5s", "a whole number of seconds"),
-        ("host=db keepalives=yes", "keepalives must be 0 or 1"),
+        ("host=db keepalives=yes", "keepalives must be a number from 0 to 1"),
+        ("host=db keepalives_idle=32768", "keepalives_idle must be a whole number of seconds from"),
+        ("host=db keepalives_count=128", "keepalives_count must be a whole number from 0 to 127"),
+        ("host=db tcp_user_timeout=2147483648", "tcp_user_timeout must be a whole number of"),
         ("host=db options='-c x=1'", "options is not supported: poolers"),
         ("host=db service=prod", "service is not supported"),
         ("host=db sslcrl=/x", "sslcrl is not supported"),
@@ -273,4 +276,70 @@ fn environment_without_a_database() {
     assert!(error.contains("in DATABASE_URL, the URL has a misplaced '@'"), "{error}");
     let error = from_env(&[("PGHOST", "db"), ("PGREQUIREAUTH", "none")]).err().unwrap();
     assert!(error.contains("in PGREQUIREAUTH, require_auth is not supported"), "{error}");
+}
+
+#[test]
+fn the_environments_password_is_for_strings_without_one() {
+    let parse = |text: &str| {
+        let variable = |name: &str| Ok((name == "PGPASSWORD").then(|| "from outside".to_owned()));
+        ConnInfo::parse(text, variable).map(|info| info.password.unwrap().to_string())
+    };
+    for text in ["postgres://ana@db/bots", "host=db user=ana", "postgres://ana:@db/bots"] {
+        assert_eq!(parse(text).unwrap(), "from outside", "{text}");
+    }
+    assert_eq!(parse("postgres://ana:its-own@db/bots").unwrap(), "its-own");
+    assert!(ConnInfo::parse("host=db", |_| Err("not UTF-8".to_owned())).is_err());
+    assert!(ConnInfo::parse("host=db password=p", |_| Err("not UTF-8".to_owned())).is_ok());
+}
+
+#[test]
+fn parameters_of_other_drivers_are_named_with_what_to_set_instead() {
+    for (parameter, expected) in [
+        // Prisma.
+        ("pgbouncer=true", "prepared_statements(false)"),
+        ("schema=public", "PostgresStoreConfig::schema"),
+        ("connection_limit=1", "pool_max_size"),
+        ("pool_timeout=5", "PostgresStoreConfig::pool_timeout"),
+        ("socket_timeout=5", "statement_timeout"),
+        ("sslaccept=strict", "sslmode=disable, prefer"),
+        ("sslidentity=client.p12", "sslcert and sslkey"),
+        // JDBC.
+        ("currentSchema=bots", "PostgresStoreConfig::schema"),
+        ("loginTimeout=5", "connect_timeout"),
+        ("prepareThreshold=0", "prepared_statements(false)"),
+        ("targetServerType=primary", "target_session_attrs=read-write"),
+        ("ApplicationName=bot", "did you mean application_name?"),
+        ("sslMode=require", "did you mean sslmode?"),
+        // Go's.
+        ("pool_max_conns=4", "pool_max_size"),
+        ("default_query_exec_mode=exec", "prepared_statements(false)"),
+        ("search_path=bots", "PostgresStoreConfig::schema"),
+        ("statement_timeout=5000", "PostgresStoreConfig::statement_timeout"),
+        // sqlx.
+        ("ssl-mode=require", "did you mean sslmode?"),
+        ("ssl-root-cert=ca.pem", "did you mean sslrootcert?"),
+        ("statement-cache-capacity=0", "prepared_statements(false)"),
+        ("options[search_path]=bots", "PostgresStoreConfig::schema"),
+        // Python's, Node's and Ruby's.
+        ("prepared_statement_cache_size=0", "prepared_statements(false)"),
+        ("ssl=no-verify", "sslmode=disable, prefer"),
+        ("ssl=false", "sslmode=disable, prefer"),
+        ("pool=5", "pool_max_size"),
+        // Neon, Supabase, CockroachDB.
+        ("options=endpoint%3Dep-cool-darkness-123456", "host's name (SNI)"),
+        ("options=project%3Dcool-darkness", "host's name (SNI)"),
+        ("options=reference%3Dabcdefgh", "postgres.<reference>"),
+        ("options=--cluster%3Dcool-1", "<cluster>.<database>"),
+        ("options=-c%20search_path%3Dbots", "PostgresStoreConfig::schema"),
+        ("options=-c%20geqo%3Doff", "ALTER ROLE"),
+        ("supa=base-pooler.x", "leave it out"),
+    ] {
+        let text = error(&format!("postgres://ana@db/bots?{parameter}"));
+        assert!(text.contains(expected), "{parameter}: {text}");
+        assert!(text.contains("number 1 after the '?'"), "{parameter}: {text}");
+        assert!(!text.contains("cool"), "{parameter}: {text}");
+    }
+    let text = error("host=db schema=bots");
+    assert!(text.contains("schema") && text.contains("pair 2"), "{text}");
+    assert!(parse("postgres://db?ssl=true&sslrootcert=/ca.pem").tls.mode == Mode::Require);
 }

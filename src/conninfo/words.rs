@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use super::foreign::{advice, advice_on_options, is_spelling_of};
+
 /// What is done with a word.
 enum Fate {
     Used,
@@ -14,8 +16,10 @@ enum Fate {
     Ignored,
     /// Leaving it out silently would do something else than was asked.
     Refused(&'static str),
+    /// The reason depends on the value.
+    RefusedFor(fn(&str) -> &'static str),
 }
-use Fate::{Ignored, Refused, Used};
+use Fate::{Ignored, Refused, RefusedFor, Used};
 
 const KNOWN: &[(&str, Fate)] = &[
     ("application_name", Used),
@@ -38,13 +42,7 @@ const KNOWN: &[(&str, Fate)] = &[
     ("load_balance_hosts", Used),
     ("max_protocol_version", Ignored),
     ("min_protocol_version", Ignored),
-    (
-        "options",
-        Refused(
-            "poolers drop start-up parameters, so nothing may depend on them; set defaults with \
-             ALTER ROLE … SET instead",
-        ),
-    ),
+    ("options", RefusedFor(advice_on_options)),
     ("passfile", Used),
     ("password", Used),
     ("port", Used),
@@ -81,10 +79,7 @@ impl Words {
     /// An unknown name is not quoted: in a mangled string it may be a piece of the password.
     pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
         let Some((name, fate)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-            return Err(match similar(name) {
-                Some(known) => format!("an unknown parameter (did you mean {known}?)"),
-                None => "an unknown parameter".to_owned(),
-            });
+            return Err(unknown(name));
         };
         match fate {
             // A lost quote, or a stray backslash, and a password is shown as a user's name.
@@ -95,7 +90,10 @@ impl Words {
                 self.0.insert(name, value);
             }
             Ignored => debug!(parameter = name, "ignored in the connection string"),
-            Refused(_) if value.is_empty() => {}
+            Refused(_) | RefusedFor(_) if value.is_empty() => {}
+            RefusedFor(reason) => {
+                return Err(format!("{name} is not supported: {}", reason(&value)));
+            }
             Refused(reason) => return Err(format!("{name} is not supported: {reason}")),
         }
         Ok(())
@@ -123,6 +121,18 @@ impl Words {
             Some(Some(value)) => Ok(Some(value)),
             Some(None) => Err(format!("{name} must be {expected}")),
         }
+    }
+}
+
+/// What is wrong with a name that is not libpq's.
+fn unknown(name: &str) -> String {
+    if let Some((known, _)) = KNOWN.iter().find(|(known, _)| is_spelling_of(name, known)) {
+        return format!("an unknown parameter (did you mean {known}?)");
+    }
+    match (advice(name), similar(name)) {
+        (Some(advice), _) => format!("{name}, a parameter of another driver's: {advice}"),
+        (None, Some(known)) => format!("an unknown parameter (did you mean {known}?)"),
+        (None, None) => "an unknown parameter".to_owned(),
     }
 }
 

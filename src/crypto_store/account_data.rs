@@ -88,7 +88,7 @@ pub(super) fn own(
     cell: &StaticAccount,
 ) -> Result<Option<StaticAccountData>, Error> {
     account.owner().check()?;
-    let within = account.scope()?.and_then(|scope| scope.learnt());
+    let within = account.overlay()?.and_then(|scope| scope.learnt());
     Ok(within.or_else(|| static_account(cell)))
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn load_account(
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
     // What is only saved, others learn with the commit.
     let is_committed =
-        account.scope()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
+        account.overlay()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
     if is_committed {
         set_static_account(static_account, olm_account.static_data().clone());
     }
@@ -120,6 +120,10 @@ pub(super) async fn save_pending_changes(
 ) -> Result<(), Error> {
     let PendingChanges { account: olm_account } = changes;
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
+    // Before others can see the account.
+    if let (Some(data), Some(scope)) = (data, account.scope()?) {
+        scope.learn(data);
+    }
     account
         .write(|staging| async move {
             let mut batch = Batch::default();
@@ -127,7 +131,9 @@ pub(super) async fn save_pending_changes(
                 let codec = &staging.codec;
                 let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
                 let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, &pickle);
-                if !staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
+                if staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
+                    batch.skip_unchanged();
+                } else {
                     stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
                 }
                 let data = olm_account.static_data().clone();
@@ -135,11 +141,7 @@ pub(super) async fn save_pending_changes(
             }
             Ok(batch)
         })
-        .await?;
-    if let (Some(data), Some(scope)) = (data, account.scope()?) {
-        scope.learn(data);
-    }
-    Ok(())
+        .await
 }
 
 pub(super) async fn load_identity(

@@ -14,14 +14,14 @@ static TAKE: Sql = Sql {
     template: "
 INSERT INTO {schema}.lease_locks AS l (account_id, key, holder, expires_at, generation)
 SELECT $1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
-FROM (SELECT {schema}.guard($1, $5, $6)) AS guarded
+FROM (SELECT {schema}.guard($1, $5, NULL)) AS guarded
 ON CONFLICT (account_id, key) DO UPDATE SET
     holder = excluded.holder,
     expires_at = clock_timestamp() + $4 * interval '1 millisecond',
     generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
 WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp()
 RETURNING generation",
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA, Type::INT8],
+    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
 };
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];

@@ -356,8 +356,7 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn close(&self) -> Result<()> {
-        self.close_account().await;
-        Ok(())
+        self.close_account().await
     }
 
     #[instrument(skip_all)]

@@ -25,7 +25,8 @@ LEFT JOIN LATERAL (
       AND attname = 'account_id'
 ) s ON true
 WHERE c.relkind = 'r' AND c.relnamespace = (
-    SELECT relnamespace FROM pg_class WHERE oid = '{schema}.accounts'::regclass)",
+    SELECT t.relnamespace FROM pg_class t JOIN {schema}.accounts a ON a.tableoid = t.oid
+    WHERE a.id = $1)",
     types: &[Type::INT8],
 };
 

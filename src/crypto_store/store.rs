@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
-    account::OpenAccount,
+    account::{self, OpenAccount},
     connection::Database,
+    heartbeat,
     ownership::{self, Ownership},
-    presence,
     schema::Schema,
     statement::{Sql, Statements},
 };
@@ -236,25 +236,34 @@ impl PostgresCryptoStore {
         account.map_err(|_| self.owner().check().err().unwrap_or(Error::StoreClosed))
     }
 
-    pub(super) async fn close_account(&self) {
-        let account = self.inner.account.write().await.take();
+    pub(super) async fn close_account(&self) -> Result<(), Error> {
+        let open = self.open_account().await.map(|account| Arc::clone(&account));
+        let Ok(closing) = open else { return Ok(()) };
+        if closing.scope().is_ok_and(|scope| scope.is_some()) {
+            return Err(Error::CloseInAtomically);
+        }
+        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
+        closing.finish_writes().await;
+        // Meanwhile another may have closed it, and even opened it again.
+        let is_open = |account: &mut Arc<OpenAccount>| Arc::ptr_eq(account, &closing);
+        let account = self.inner.account.write().await.take_if(is_open);
         if let Some(account) = account {
-            // Also writes whose caller is gone.
             account.close().await;
             if self.inner.foreign_pool.is_none() {
                 account.close_pool();
             }
         }
+        Ok(())
     }
 
     /// Opens a closed store, and one that refuses writes; does nothing for a store in order. What
     /// somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
         self.owner().check()?;
-        if self.open_account().await.is_ok_and(|account| !account.has_failed()) {
+        if self.open_account().await.is_ok_and(|account| account.can_write()) {
             return Ok(());
         }
-        self.close_account().await;
+        self.close_account().await?;
         let mut account = self.inner.account.write().await;
         if account.is_none() {
             let Inner { config, foreign_pool, .. } = &*self.inner;
@@ -280,12 +289,11 @@ async fn open_account(
 ) -> Result<OpenAccount, OpenStoreError> {
     config.validate()?;
     let statements = Statements::new(Schema::new(&config.schema)?, statements());
-    let prepared = config.prepared_statements && foreign_pool.is_none();
     let pool = match foreign_pool {
         Some(pool) => pool.clone(),
         None => config.build_pool()?,
     };
-    let database = Database::new(pool, Arc::new(statements), prepared, config);
+    let database = Database::new(pool, Arc::new(statements), foreign_pool.is_some(), config);
     OpenAccount::open(database, config, former).await
 }
 
@@ -293,7 +301,8 @@ async fn open_account(
 fn statements() -> Vec<&'static Sql> {
     [
         ownership::STATEMENTS,
-        presence::STATEMENTS,
+        heartbeat::STATEMENTS,
+        account::STATEMENTS,
         account_data::STATEMENTS,
         backups::STATEMENTS,
         custom_values::STATEMENTS,

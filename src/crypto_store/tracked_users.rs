@@ -57,6 +57,7 @@ fn stage(batch: &mut Batch, staging: &Staging, user: &TrackedUser) -> Result<(),
     let key = codec.key(TABLE, &user.user_id);
     let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, user);
     if staging.finds(&place(), key.as_bytes(), is_the_same) {
+        batch.skip_unchanged();
         return Ok(());
     }
     let row = Stored::new(codec.seal(TABLE, &[&key], user)?);

@@ -32,23 +32,40 @@ impl PostgresCryptoStore {
     /// ```
     ///
     /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
-    /// dropped, or takes longer than
-    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout). After a rollback of
-    /// something that was saved, the SDK's memory is ahead of the database, so the store refuses
-    /// writes: drop the `OlmMachine`, call `reopen()` and build a new one. Until it is dropped nothing
-    /// must be sent for it: it may offer one-time keys for upload that were never stored.
+    /// dropped, or holds the account for longer than
+    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout), whether it is still polled or
+    /// not. After a rollback of something that was saved, the SDK's memory is ahead of the database, so
+    /// the store refuses writes: drop the `OlmMachine`, call `reopen()` and build a new one. Until it is
+    /// dropped nothing must be sent for it: it may offer one-time keys for upload that were never
+    /// stored.
     ///
-    /// Within, saves wait for nothing, and reads see them. Other tasks do not see them, and their
-    /// writes to this store wait. It is scoped by task: what the future spawns is not part of it, and
-    /// must not be awaited if it writes. Nor may another task use the same `OlmMachine` meanwhile: it
-    /// could hold a lock of the SDK's that the future needs, while its own save waits for the future.
-    /// Wrap the processing, not the waiting for a homeserver, and build the `OlmMachine` before.
+    /// When `atomically` is dropped after its future has ended well, while `COMMIT` is on its way, the
+    /// commit is finished all the same, before anything else is written. Whether it took effect the
+    /// caller does not learn, only that the store refuses writes if it did not.
+    ///
+    /// # What is seen, and by whom
+    ///
+    /// Until the first save the account is free: others write, and reads are ordinary. From then on
+    /// other tasks' writes to this store wait for the end, and *all* reads of this store and its
+    /// clones see what was saved, in whatever task they are: the SDK spawns many of its reads. Only the
+    /// sync token and custom values are shown to no other task before they are committed, because
+    /// others act on them at the homeserver; a lease is taken at once, and is no part of the
+    /// transaction. Other stores see what is committed.
+    ///
+    /// What the future *spawns* may read, but not save: the save would wait for the future, and if the
+    /// future waits for it, both stand still until the time limit. Nothing that the SDK spawns saves.
+    /// Nor may another task use the same `OlmMachine` meanwhile: it could hold a lock of the SDK's that
+    /// the future needs, while its own save waits for the future. Wrap the processing, not the waiting
+    /// for a homeserver, and build the `OlmMachine` before.
+    ///
+    /// `close()` waits for the end, and what the future reads and saves goes on meanwhile.
     ///
     /// # Errors
     ///
     /// The future's own; else what kept the transaction from being begun or committed, as
     /// [`CryptoStoreError::Backend`] with an [`Error`] in it: [`Error::AtomicallyTimeout`],
-    /// [`Error::NestedAtomically`], [`Error::Database`] and others.
+    /// [`Error::NestedAtomically`], [`Error::TransactionControl`], [`Error::ReopenRequired`],
+    /// [`Error::StoreClosed`], [`Error::Database`] and others.
     pub async fn atomically<T, E: From<CryptoStoreError>>(
         &self,
         future: impl Future<Output = Result<T, E>>,
@@ -58,8 +75,8 @@ impl PostgresCryptoStore {
         account.map_err(CryptoStoreError::from)?.atomically(future).await
     }
 
-    /// The transaction of the [`atomically`](Self::atomically) that the caller is in, for the
-    /// application's own rows.
+    /// The transaction of the [`atomically`](Self::atomically) that the calling task is in, for the
+    /// application's own rows. It ends with its `atomically`, not with the handle.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! What the database reported, with all data left out.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// What PostgreSQL or the connection to it reported, without data.
 ///
@@ -13,10 +13,25 @@ use tokio_postgres::error::SqlState;
 pub struct DatabaseError {
     sqlstate: Option<SqlState>,
     message: String,
-    /// The statement could not even be sent, and never will be.
-    unsendable: bool,
+    origin: Origin,
     table: Option<String>,
     constraint: Option<String>,
+}
+
+/// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The server failed the statement, not the session.
+    Statement,
+    /// The connection broke, or was ended.
+    Connection,
+    /// The statement could not even be sent, and never will be.
+    Unsendable,
+    /// No connection could be made, so nothing was asked and nothing took effect.
+    Login {
+        /// The server refused credentials that every retry would show again.
+        is_permanent: bool,
+    },
 }
 
 impl DatabaseError {
@@ -53,48 +68,67 @@ impl DatabaseError {
         self.constraint.as_deref()
     }
 
-    /// Whether the server answered; if not, the outcome of what was sent is unknown.
-    pub(crate) fn is_answer(&self) -> bool {
-        self.sqlstate.is_some()
+    /// Whether it is an answer with severity ERROR: the session goes on. The untranslated severity is
+    /// asked for; FATAL and PANIC end the session, and poolers use them for what befell their link.
+    pub(crate) fn is_statement_error(&self) -> bool {
+        self.origin == Origin::Statement
+    }
+
+    /// Whether one of the crate's own functions refused to go on.
+    pub(crate) fn is_own_refusal(&self) -> bool {
+        self.origin == Origin::Statement
+            && self.sqlstate().is_some_and(|code| code.starts_with("MX"))
     }
 
     pub(crate) fn has_code(&self, code: &SqlState) -> bool {
         self.sqlstate.as_ref() == Some(code)
     }
 
-    /// Whether the statement was refused before it left.
-    pub(crate) fn is_unsendable(&self) -> bool {
-        self.unsendable
-    }
-
-    /// Whether the connection must not be used again: it broke, the server is going away
+    /// Whether the connection must not be used again: it broke or was ended, the server is going away
     /// (class 57P), it has become read-only after a failover (25006), it was
-    /// ended because a transaction idled (25P03), or it has other statements
-    /// prepared than we think (26000, and 0A000 after a migration).
+    /// ended because a transaction idled (25P03), it has other statements
+    /// prepared than we think (26000, and 0A000 after a migration), or it lost a BEGIN (MX003).
     pub(crate) fn spoils_connection(&self) -> bool {
-        self.sqlstate().is_none_or(|code| {
-            ["25006", "25P03", "26000", "0A000"].contains(&code)
-                || code.starts_with("57P")
-                || code.starts_with("08")
-        })
+        self.origin != Origin::Statement
+            || self.sqlstate().is_none_or(|code| {
+                ["25006", "25P03", "26000", "0A000", "MX003"].contains(&code)
+                    || code.starts_with("57P")
+                    || code.starts_with("08")
+            })
     }
 
-    /// Whether the same statement may succeed when it is tried again: after a serialization failure
-    /// or deadlock, a lock that was not available, too many connections, or on another connection.
-    /// A database that was dropped (57P04) stays so.
+    /// Whether the same statement may succeed when it is tried again: when no connection could be
+    /// made for it, after a serialization failure or deadlock, a lock that was not available, or on
+    /// another connection. A database that was dropped (57P04) stays so.
     pub(crate) fn is_transient(&self) -> bool {
-        if self.unsendable || self.sqlstate() == Some("57P04") {
-            return false;
+        match self.origin {
+            Origin::Unsendable => false,
+            // Whatever the code: poolers refuse logins with codes that are final elsewhere.
+            Origin::Login { is_permanent } => !is_permanent,
+            _ if self.sqlstate() == Some("57P04") => false,
+            Origin::Statement | Origin::Connection => {
+                self.spoils_connection()
+                    || self.sqlstate().is_some_and(|code| {
+                        ["40001", "40P01", "55P03", "53300", "53400"].contains(&code)
+                    })
+            }
         }
-        self.spoils_connection()
-            || self
-                .sqlstate()
-                .is_some_and(|code| ["40001", "40P01", "55P03", "53300", "53400"].contains(&code))
+    }
+
+    /// The same error, of a connection that could not be made.
+    pub(crate) fn at_login(self, is_permanent: bool) -> Self {
+        Self { origin: Origin::Login { is_permanent }, ..self }
+    }
+
+    /// A statement that can never be sent.
+    pub(crate) fn unsendable(message: impl Into<String>) -> Self {
+        Self { origin: Origin::Unsendable, ..Self::broken(message) }
     }
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { sqlstate: None, message, unsendable: false, table: None, constraint: None }
+        let origin = Origin::Connection;
+        Self { sqlstate: None, message, origin, table: None, constraint: None }
     }
 }
 
@@ -119,10 +153,16 @@ impl std::error::Error for DatabaseError {}
 
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&tokio_postgres::Error> for DatabaseError {
+    fn from(error: &tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
             let causes: Vec<_> =
-                std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                std::iter::successors(Some(error as &dyn std::error::Error), |error| {
                     error.source()
                 })
                 .collect();
@@ -134,16 +174,21 @@ impl From<tokio_postgres::Error> for DatabaseError {
                         .downcast_ref::<std::io::Error>()
                         .is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput)
                 });
-            return Self { unsendable: !broken, ..Self::broken(message) };
+            let origin = if broken { Origin::Connection } else { Origin::Unsendable };
+            return Self { origin, ..Self::broken(message) };
         };
         let code = answer.code().clone();
         // Data exceptions (22) and integrity violations (23) quote values in their messages.
         let quotes_data = code.code().starts_with("22") || code.code().starts_with("23");
+        let origin = match answer.parsed_severity() {
+            Some(Severity::Error) => Origin::Statement,
+            _ => Origin::Connection,
+        };
         Self {
             message: if quotes_data { "data refused" } else { answer.message() }.to_owned(),
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
-            unsendable: false,
+            origin,
             sqlstate: Some(code),
         }
     }

@@ -16,6 +16,7 @@ use rustls::{
 
 use super::{
     Mode, Roots, TlsSettings,
+    certificate::with_fault,
     files::{certificates, default_file, invalid},
 };
 use crate::OpenStoreError;
@@ -41,7 +42,8 @@ pub(super) fn verifier(
                  for the system's authorities use sslmode=verify-full",
             ));
         }
-        return webpki(system_roots()?, provider).map(|verifier| verifier as _);
+        let webpki = webpki(system_roots()?, provider)?;
+        return Ok(Arc::new(ChainVerifier { webpki, trusted: Vec::new(), check_name: true }));
     };
     let trusted = certificates("sslrootcert", &file)?;
     let mut roots = RootCertStore::empty();
@@ -87,8 +89,8 @@ struct ChainVerifier {
     check_name: bool,
 }
 
-impl ServerCertVerifier for ChainVerifier {
-    fn verify_server_cert(
+impl ChainVerifier {
+    fn verify_chain(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -121,6 +123,20 @@ impl ServerCertVerifier for ChainVerifier {
             verdict => verdict,
         }
     }
+}
+
+impl ServerCertVerifier for ChainVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify_chain(end_entity, intermediates, server_name, ocsp_response, now)
+            .map_err(|error| with_fault(error, end_entity))
+    }
 
     fn verify_tls12_signature(
         &self,
@@ -128,7 +144,9 @@ impl ServerCertVerifier for ChainVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls12_signature(message, cert, signature)
+        self.webpki
+            .verify_tls12_signature(message, cert, signature)
+            .map_err(|error| with_fault(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -137,7 +155,9 @@ impl ServerCertVerifier for ChainVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls13_signature(message, cert, signature)
+        self.webpki
+            .verify_tls13_signature(message, cert, signature)
+            .map_err(|error| with_fault(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -168,7 +188,9 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, signature, algorithms)
+            .map_err(|error| with_fault(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -177,7 +199,9 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, signature, algorithms)
+            .map_err(|error| with_fault(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

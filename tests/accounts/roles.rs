@@ -2,7 +2,7 @@
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
-    OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
     testing::{self, TestDatabase},
 };
 use tokio_postgres::Client;
@@ -161,5 +161,43 @@ async fn settings_of_the_role_do_not_matter() {
     exercise(&open(&roles.config("bot").run_migrations(false)).await.unwrap()).await;
     let unnamed = roles.config("bot").prepared_statements(false);
     exercise(&open(&unnamed).await.unwrap()).await;
+    roles.drop().await;
+}
+
+/// The role may change rows, and has no right to the sequence that numbers the accounts.
+#[tokio::test]
+async fn a_sequence_that_lags_behind_needs_no_privilege() {
+    let roles = Roles::create().await;
+    roles.execute(CAREFUL_GRANTS).await;
+    open(&PostgresStoreConfig::new(roles.url("owner"), "migrator")).await.unwrap();
+    roles.execute("ALTER TABLE matrix_sdk.accounts ALTER id RESTART WITH 1").await;
+    exercise(&open(&roles.config("bot").run_migrations(false)).await.unwrap()).await;
+    roles.drop().await;
+}
+
+/// It is no standby, and nothing has to be looked for elsewhere.
+#[tokio::test]
+async fn a_read_only_role_is_called_that() {
+    let roles = Roles::create().await;
+    roles.execute(CAREFUL_GRANTS).await;
+    open(&PostgresStoreConfig::new(roles.url("owner"), "migrator")).await.unwrap();
+    open(&roles.config("bot")).await.unwrap();
+    roles.execute("ALTER ROLE {bot} SET default_transaction_read_only = on").await;
+    // An account that is there, a new one, and a schema that is not there.
+    for config in [
+        roles.config("bot"),
+        PostgresStoreConfig::new(roles.url("bot"), "new"),
+        roles.config("bot").schema("elsewhere"),
+    ] {
+        let error = open(&config).await.unwrap_err();
+        assert_matches!(&error, OpenStoreError::ReadOnlyRole { role } => {
+            assert_eq!(*role, roles.name("bot"));
+        });
+        let text = error.to_string();
+        assert!(text.contains("default_transaction_read_only"), "{text}");
+        assert!(!text.contains("standby"), "{text}");
+    }
+    // Who only reads may be one.
+    open(&roles.config("bot").access(Access::Observe)).await.unwrap();
     roles.drop().await;
 }

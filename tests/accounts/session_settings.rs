@@ -85,3 +85,116 @@ async fn leases_and_times_do_not_depend_on_the_time_zone() {
                WHERE expires_at BETWEEN now() AND now() + interval '1 minute'";
     assert_eq!(number(&client, sql).await, 1);
 }
+
+/// What a session begins with, when nobody says otherwise.
+const DEFAULTS: [(&str, &str); 5] = [
+    ("default_transaction_isolation", "'serializable'"),
+    ("default_transaction_read_only", "on"),
+    ("statement_timeout", "77777"),
+    ("lock_timeout", "77778"),
+    ("idle_in_transaction_session_timeout", "77779"),
+];
+
+/// Fails what changes a table, or the schema, in a session that goes by its defaults.
+const WATCH_SCHEMA: &str = "
+CREATE SCHEMA watch;
+CREATE FUNCTION watch.settings() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed'
+      OR current_setting('statement_timeout') = '77777ms'
+      OR current_setting('lock_timeout') = '77778ms'
+      OR current_setting('idle_in_transaction_session_timeout') = '77779ms' THEN
+    RAISE EXCEPTION 'runs with the defaults of its session: %', current_query();
+  END IF; END $$;
+CREATE FUNCTION watch.ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+  PERFORM watch.settings(); END $$;
+CREATE FUNCTION watch.dml() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  PERFORM watch.settings(); RETURN NULL; END $$;
+CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION watch.ddl();";
+
+const WATCH_TABLES: &str = "
+DO $$ DECLARE name text; BEGIN
+  FOR name IN SELECT relname FROM pg_class
+      WHERE relnamespace = 'matrix_sdk'::regnamespace AND relkind = 'r' LOOP
+    EXECUTE format('CREATE TRIGGER watch AFTER INSERT OR UPDATE OR DELETE ON matrix_sdk.%I
+                    FOR EACH STATEMENT EXECUTE FUNCTION watch.dml()', name);
+  END LOOP; END $$;";
+
+/// A session's settings are somebody else's: every statement with an effect runs in a transaction
+/// whose isolation, access mode and limits the crate names.
+#[tokio::test]
+async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
+    for (mode, prepared) in [(Mode::Plain, true), (Mode::Key, false)] {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        // Connected before the defaults are set.
+        let client = connect(&url).await;
+        client.batch_execute(WATCH_SCHEMA).await.unwrap();
+        for (setting, value) in DEFAULTS {
+            let sql = format!("ALTER DATABASE {} SET {setting} = {value}", database.name());
+            client.batch_execute(&sql).await.unwrap();
+        }
+        let config = |account: &str| {
+            let config = mode.config(&url, account).prepared_statements(prepared);
+            config.heartbeat_interval(std::time::Duration::from_millis(50))
+        };
+        let first = PostgresCryptoStore::open_with_config(&config("first")).await.unwrap();
+        let watch = format!(
+            "SET default_transaction_isolation = 'read committed';
+             BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; {WATCH_TABLES} COMMIT"
+        );
+        client.batch_execute(&watch).await.unwrap();
+
+        let store = PostgresCryptoStore::open_with_config(&config("second")).await.unwrap();
+        exercise(&store).await;
+        store.close().await.unwrap();
+        store.reopen().await.unwrap();
+        let within = store.atomically(async {
+            store.set_custom_value("key", b"value".to_vec()).await?;
+            store.transaction().await?.query("SELECT 1", &[]).await?;
+            Ok::<_, matrix_sdk_crypto::CryptoStoreError>(())
+        });
+        within.await.unwrap();
+        // A takeover, and heartbeats.
+        let _third = PostgresCryptoStore::open_with_config(&config("second")).await.unwrap();
+        let beats = "SELECT count(*) FROM matrix_sdk.processes
+                     WHERE alive_until > clock_timestamp() + interval '100 ms'";
+        for _ in 0..10 {
+            tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+            assert!(number(&client, beats).await > 0, "the heartbeat was refused");
+        }
+        first.close().await.unwrap();
+        let released = "SELECT count(*) FROM matrix_sdk.openings o
+                        JOIN matrix_sdk.accounts a ON a.id = o.account_id WHERE a.name = 'first'";
+        assert_eq!(number(&client, released).await, 0, "the release was refused");
+    }
+}
+
+/// A role's time limits are not a takeover's: it waits for what the owner has open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+        set(&url, database.name(), setting, value).await;
+    }
+    let first = Mode::Plain.open(&url, "bot").await;
+    let (locked, release) = tokio::sync::oneshot::channel::<()>();
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let owner = tokio::spawn(async move {
+        let hold = first.atomically(async {
+            first.set_custom_value("key", b"held".to_vec()).await?;
+            first.transaction().await?.query("SELECT 1", &[]).await?;
+            entered.send(()).unwrap();
+            release.await.unwrap();
+            Ok::<_, matrix_sdk_crypto::CryptoStoreError>(())
+        });
+        hold.await
+    });
+    has_entered.await.unwrap();
+    let mut next = tokio::spawn(async move { Mode::Plain.open(&url, "bot").await });
+    let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut next).await;
+    assert!(early.is_err(), "the takeover did not wait");
+    locked.send(()).unwrap();
+    owner.await.unwrap().unwrap();
+    next.await.unwrap().set_custom_value("key", b"next".to_vec()).await.unwrap();
+}

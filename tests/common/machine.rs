@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine,
-    TrustRequirement,
+    CryptoStoreError, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmError,
+    OlmMachine, TrustRequirement,
     store::IntoCryptoStore,
     types::{
         DeviceKeys as SignedDeviceKeys,
@@ -30,12 +30,22 @@ pub async fn open_machine(user_id: &UserId, store: impl IntoCryptoStore) -> OlmM
     machine_of_device(user_id, "DEVICE", store).await
 }
 
-/// Opens a machine: the one place that knows how, for it differs between upstream's versions.
+/// Opens a machine.
 pub async fn machine_of_device(
     user_id: &UserId,
     device_id: &str,
     store: impl IntoCryptoStore,
 ) -> OlmMachine {
+    try_machine_of_device(user_id, device_id, store).await.unwrap()
+}
+
+/// The same, where the store may fail: the one place that knows how, for it differs between upstream's
+/// versions.
+pub async fn try_machine_of_device(
+    user_id: &UserId,
+    device_id: &str,
+    store: impl IntoCryptoStore,
+) -> Result<OlmMachine, CryptoStoreError> {
     let device_id = <&DeviceId>::from(device_id);
     #[cfg(not(matrix_sdk_0_19))]
     let machine = OlmMachine::with_store(user_id, device_id, store, None).await;
@@ -44,7 +54,7 @@ pub async fn machine_of_device(
         .with_crypto_store(store)
         .build()
         .await;
-    machine.unwrap()
+    machine
 }
 
 pub const SETTINGS: DecryptionSettings =

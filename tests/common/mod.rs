@@ -43,9 +43,9 @@ impl Mode {
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 
-    /// One of several stores that write to the account.
-    pub async fn open_shared(self, url: &str, account: &str) -> PostgresCryptoStore {
-        let config = self.config(url, account).access(Access::Shared);
+    /// A store that reads what another one writes, and remembers nothing.
+    pub async fn open_observer(self, url: &str, account: &str) -> PostgresCryptoStore {
+        let config = self.config(url, account).access(Access::Observe);
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 }

@@ -19,7 +19,8 @@ async fn a_generation_rises_only_when_the_holder_changes() {
     for mode in MODES {
         let database = testing::database().unwrap();
         let url = database.url();
-        let (one, two) = (mode.open_shared(&url, "bot").await, mode.open_shared(&url, "bot").await);
+        let store = mode.open(&url, "bot").await;
+        let (one, two) = (&store, &store);
         let client = connect(&url).await;
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));

@@ -54,15 +54,15 @@ async fn no_session_is_seen_twice_and_none_is_skipped_while_others_are_inserted(
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let url = database.url();
-        let (store, writer) =
-            (mode.open_shared(&url, "bot").await, mode.open_shared(&url, "bot").await);
+        let writer = mode.open(&url, "bot").await;
+        let store = mode.open_observer(&url, "bot").await;
         let account = account();
         let first = sessions(&account, 60);
-        store.save_inbound_group_sessions(first.clone(), None).await.unwrap();
+        writer.save_inbound_group_sessions(first.clone(), None).await.unwrap();
         // Of other kinds and senders: never shown.
         let other_kind = inbound_session(&account, room(), SenderDataType::UnknownDevice);
         let other_sender = inbound_session(&self::account(), room(), KIND);
-        store.save_inbound_group_sessions(vec![other_kind, other_sender], None).await.unwrap();
+        writer.save_inbound_group_sessions(vec![other_kind, other_sender], None).await.unwrap();
 
         let (writer, account) = (&writer, &account);
         let seen = page(&store, account, 7, |batch| async move {
@@ -82,11 +82,11 @@ async fn paging_is_whole_beside_a_concurrent_writer() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let url = database.url();
-        let (store, writer) =
-            (mode.open_shared(&url, "bot").await, mode.open_shared(&url, "bot").await);
+        let writer = mode.open(&url, "bot").await;
+        let store = mode.open_observer(&url, "bot").await;
         let (account, extra) = (account(), 40);
         let first = sessions(&account, 100);
-        store.save_inbound_group_sessions(first.clone(), None).await.unwrap();
+        writer.save_inbound_group_sessions(first.clone(), None).await.unwrap();
         let added: Vec<_> = sessions(&account, extra);
         let writing = tokio::spawn(async move {
             for session in added {

@@ -5,7 +5,7 @@ use matrix_sdk_crypto::{
     olm::{Account, SenderDataType},
     store::CryptoStore,
 };
-use matrix_sdk_postgres::{Error, testing};
+use matrix_sdk_postgres::{Error, OpenStoreError, PostgresCryptoStore, testing};
 use ruma::{device_id, room_id, user_id};
 
 use crate::common::{
@@ -134,4 +134,53 @@ async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
         Err(Error::BadRow { table: "encrypted_rooms", .. })
     );
     theirs.get_room_settings(room()).await.unwrap().unwrap();
+}
+
+/// Two accounts with one secret, exchanged by a writer: ciphers, names or numbers. What is opened
+/// under a name is never another account.
+#[tokio::test]
+async fn two_accounts_of_one_secret_exchanged_are_noticed() {
+    for mode in [Mode::Passphrase, Mode::Key] {
+        let database = testing::database().unwrap();
+        let (url, fixture) = (database.url(), Fixture::new().await);
+        let client = connect(&url).await;
+        for name in ["alice", "bob"] {
+            let store = mode.open_uncached(&url, name).await;
+            fixture.fill(&store).await;
+            store.close().await.unwrap();
+        }
+        let open =
+            async |name| PostgresCryptoStore::open_with_config(&mode.config(&url, name)).await;
+        let exchange = async |columns: &str| {
+            let set = columns.split(", ").map(|column| format!("{column} = o.{column}"));
+            let set = set.collect::<Vec<_>>().join(", ");
+            let unique =
+                "ALTER TABLE matrix_sdk.accounts DROP CONSTRAINT IF EXISTS accounts_name_key";
+            client.batch_execute(unique).await.unwrap();
+            let sql = format!(
+                "UPDATE matrix_sdk.accounts a SET {set}
+                 FROM matrix_sdk.accounts o WHERE o.id <> a.id"
+            );
+            assert_eq!(client.execute(&sql, &[]).await.unwrap(), 2);
+        };
+        // An exchange of names is one of ciphers and numbers; one of numbers, of names and ciphers.
+        for columns in ["cipher", "name"] {
+            exchange(columns).await;
+            for name in ["alice", "bob"] {
+                let error = open(name).await.unwrap_err();
+                assert_matches!(
+                    &error,
+                    OpenStoreError::ForeignCipher { account } if account == name,
+                    "{mode:?} {columns}"
+                );
+            }
+            exchange(columns).await;
+            assert_complete(&open("alice").await.unwrap(), &fixture).await;
+        }
+        exchange("cipher, name").await;
+        for name in ["alice", "bob"] {
+            let error = open(name).await.unwrap().load_account().await.unwrap_err();
+            assert_matches!(error, Error::BadRow { .. }, "{mode:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::Type;
 
 use crate::{
-    answers::Failure,
+    answers::{Answer, Expected, Failure},
     asking::ask,
     model::Model,
     saving::save,
@@ -114,12 +114,12 @@ impl World<'_> {
                 let (store, asked) = (self.store.clone(), *read);
                 let asking = tokio::spawn(async move { ask(&store, &asked).await });
                 let answer = asking.await.map_err(|error| Ended::Wrong(format!("{error:?}")))?;
-                let expected = self.model.expect(read, self.is_loaded);
-                judge(read, &[expected], &answer).map_err(Ended::Wrong)?;
-                if matches!(read, Read::Account) && self.model.has_account() {
-                    (self.is_loaded, scope.is_loaded) = (true, true);
-                }
-                Ok(())
+                let seen = match read {
+                    Read::Custom(_) | Read::SyncToken => &self.model,
+                    _ => &scope.model,
+                };
+                let expected = seen.expect(read, scope.is_loaded);
+                self.judge_within(scope, read, expected, answer)
             }
             Inner::Cut => {
                 self.place.cut().await;
@@ -155,6 +155,16 @@ impl World<'_> {
     async fn read_within(&mut self, scope: &mut Scope, read: &Read) -> Result<(), Ended> {
         let answer = ask(&self.store, read).await;
         let expected = scope.model.expect(read, scope.is_loaded);
+        self.judge_within(scope, read, expected, answer)
+    }
+
+    fn judge_within(
+        &mut self,
+        scope: &mut Scope,
+        read: &Read,
+        expected: Expected,
+        answer: Answer,
+    ) -> Result<(), Ended> {
         match &answer {
             Err(failure) if scope.may_fail && !expected.allows(&answer) => {
                 return Err(Ended::Failed(failure.clone()));

@@ -147,7 +147,7 @@ pub enum Read {
 pub enum Inner {
     Write(Write),
     Read(Read),
-    /// By another task, which must see nothing of what is written within.
+    /// By another task, which sees the same, but for what others act on at the homeserver.
     ReadOutside(Read),
     /// The server ends all connections.
     Cut,

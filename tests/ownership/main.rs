@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod identity;
 mod set_back;
 
 use std::time::Duration;
@@ -181,33 +182,6 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     set(&owner, b"still").await.unwrap();
     let client = connect(&url).await;
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 1);
-}
-
-#[tokio::test]
-async fn sharers_write_side_by_side_until_an_exclusive_owner_ends_them() {
-    let database = testing::database().unwrap();
-    let config = Mode::Plain.config(&database.url(), "bot");
-    let shared = config.clone().access(Access::Shared);
-    let (first, second) =
-        (open(shared.clone()).await.unwrap(), open(shared.clone()).await.unwrap());
-    for round in 0..3u8 {
-        set(&first, &[round]).await.unwrap();
-        set(&second, &[round, round]).await.unwrap();
-        assert_eq!(value(&first).await.unwrap(), [round, round]);
-    }
-    first.close().await.unwrap();
-    first.reopen().await.unwrap();
-    set(&second, b"second").await.unwrap();
-    let polite = config.clone().on_owner(OnOwner::RefuseIfAlive);
-    assert_matches!(open(polite).await, Err(OpenStoreError::OwnerAlive { .. }));
-
-    let exclusive = open(config).await.unwrap();
-    assert_matches!(set(&first, b"late").await, Err(Error::Superseded { .. }));
-    assert_matches!(set(&second, b"late").await, Err(Error::Superseded { .. }));
-    assert_matches!(open(shared.clone()).await, Err(OpenStoreError::OwnerAlive { .. }));
-    set(&exclusive, b"exclusive").await.unwrap();
-    exclusive.close().await.unwrap();
-    open(shared).await.unwrap();
 }
 
 #[tokio::test]

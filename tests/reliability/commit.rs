@@ -23,20 +23,33 @@ use crate::{
 /// A store whose way to the server goes through a proxy that does harm.
 pub struct Harmed {
     pub database: TestDatabase,
-    _server: PostgresServer,
+    pub server: PostgresServer,
     pub proxy: FaultProxy,
     pub store: PostgresCryptoStore,
 }
 
 impl Harmed {
     pub async fn new() -> Self {
+        Self::with_defaults(&[]).await
+    }
+
+    /// With settings that every session of the database begins with.
+    pub async fn with_defaults(settings: &[(&str, &str)]) -> Self {
         let server = PostgresServer::start().unwrap();
         let database = server.create_database().unwrap();
+        let client = connect(&database.url()).await;
+        for (setting, value) in settings {
+            let name = database.name();
+            let sql = format!("ALTER DATABASE {name} SET {setting} = '{value}'");
+            client.batch_execute(&sql).await.unwrap();
+        }
         let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
         let url = proxy.url(&database.url(), server.port());
-        let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(1));
+        // Heartbeats, which are transactions too, stay out of what the rules count.
+        let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+        let config = config.statement_timeout(Duration::from_secs(1));
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
-        Self { database, _server: server, proxy, store }
+        Self { database, server, proxy, store }
     }
 
     /// What the database holds, by a store that remembers nothing.
@@ -58,7 +71,7 @@ pub fn is_commit(message: &Message<'_>) -> bool {
     message.is_query("COMMIT")
 }
 
-fn is_begin(message: &Message<'_>) -> bool {
+pub fn is_begin(message: &Message<'_>) -> bool {
     message.is_query("BEGIN")
 }
 

@@ -10,6 +10,7 @@
 mod common;
 mod support;
 
+mod claims;
 mod commit;
 mod disk_full;
 mod dns;
@@ -17,6 +18,7 @@ mod failover;
 mod kills;
 mod one_sync;
 mod outbox;
+mod outcomes;
 mod partition;
 mod pgbouncer;
 mod random_syncs;

@@ -8,7 +8,7 @@ use matrix_sdk_postgres::Error;
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
-    commit::{Harmed, is_commit},
+    commit::{Harmed, is_begin, is_commit},
     common::{connect, number},
     support::{
         proxy::{Action, Message},
@@ -85,4 +85,16 @@ async fn rows_of_the_application_are_there_with_the_keys_or_not_at_all() {
     let late = Action::Delay(Duration::from_secs(8));
     count(told(&harmed, &watcher, is_commit, late, "late").await.unwrap());
     assert!(kept > 0 && lost > 0, "kept {kept}, lost {lost}");
+}
+
+/// Without its `BEGIN` the application's statement would commit by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_begin_commits_no_row_of_the_application() {
+    let harmed = Harmed::new().await;
+    let watcher = connect(&harmed.database.url()).await;
+    watcher.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    for (loss, value) in [(Action::Drop, "dropped"), (Action::Instead("SELECT 1"), "replaced")] {
+        let done = told(&harmed, &watcher, is_begin, loss, value).await;
+        assert!(done.unwrap(), "a BEGIN that is {value} is overcome");
+    }
 }

@@ -3,6 +3,7 @@
 #![cfg(feature = "rustls")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod faults;
 mod server;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::OnceLock};

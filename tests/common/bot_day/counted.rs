@@ -1,9 +1,9 @@
 //! A store that counts the calls it passes on.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -36,6 +36,8 @@ use zeroize::Zeroizing;
 pub struct Counted {
     pub store: Arc<DynCryptoStore>,
     pub calls: Arc<AtomicUsize>,
+    /// What was called by spawned tasks.
+    pub spawned: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 macro_rules! counted {
@@ -46,6 +48,9 @@ macro_rules! counted {
 
             $(async fn $name(&self, $($argument: $type),*) -> Result<$result, CryptoStoreError> {
                 self.calls.fetch_add(1, Ordering::Relaxed);
+                if tokio::task::try_id().is_some() {
+                    self.spawned.lock().unwrap().insert(stringify!($name));
+                }
                 self.store.$name($($argument),*).await
             })*
         }

@@ -100,7 +100,8 @@ impl Bot {
         let calls = meter.calls.clone();
         let opening = async {
             let subject = open().await;
-            let store = Counted { store: subject.store.clone(), calls };
+            let spawned = Default::default();
+            let store = Counted { store: subject.store.clone(), calls, spawned };
             Self { machine: open_machine(bot_id(), store).await, subject, syncs: 0 }
         };
         meter.measure(step, opening).await

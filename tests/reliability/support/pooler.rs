@@ -25,6 +25,11 @@ pub enum Release {
 }
 
 impl Release {
+    /// Whether it is there, or can be fetched.
+    pub fn is_installed(self) -> bool {
+        std::panic::catch_unwind(|| self.program()).is_ok()
+    }
+
     /// Named by the environment, else fetched by the script.
     fn program(self) -> PathBuf {
         static FETCHED: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
@@ -60,6 +65,16 @@ pub struct Pooler {
 impl Pooler {
     /// With few connections to the server, so that clients really share them.
     pub fn start(release: Release, server: &PostgresServer) -> Self {
+        Self::start_before(release, server, server.port(), "")
+    }
+
+    /// The same, with a proxy at `port` before the server, and more settings.
+    pub fn start_before(
+        release: Release,
+        server: &PostgresServer,
+        server_port: u16,
+        settings: &str,
+    ) -> Self {
         let program = release.program();
         let output = Command::new(&program).arg("--version").output().unwrap();
         let version = String::from_utf8(output.stdout).unwrap();
@@ -81,8 +96,8 @@ impl Pooler {
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
              pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 1000\n\
-             max_db_connections = 3\n{prepared}",
-            server.port(),
+             max_db_connections = 3\n{prepared}{settings}",
+            server_port,
             users.display()
         );
         let file = directory.0.join("pgbouncer.ini");

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst},
     },
     thread,
@@ -52,6 +52,11 @@ pub enum Action {
     BlackHole,
     /// It arrives; from now on answers take so long.
     Delay(Duration),
+    /// It and all behind it wait until [`FaultProxy::let_go`], also when the client has gone.
+    Hold,
+    /// It and all behind it arrive, but the client hears an error of this severity and SQLSTATE in
+    /// the server's place. After `COMMIT` has been answered its end breaks.
+    Impostor(&'static str, &'static str),
 }
 
 type Rule = Box<dyn FnMut(&Message<'_>) -> Action + Send>;
@@ -68,6 +73,7 @@ struct Shared {
     rule: Mutex<Rule>,
     open: Mutex<Vec<TcpStream>>,
     refusing: AtomicBool,
+    holding: (Mutex<bool>, Condvar),
 }
 
 impl FaultProxy {
@@ -82,6 +88,7 @@ impl FaultProxy {
             rule: Mutex::new(Box::new(|_| Action::Pass)),
             open: Mutex::default(),
             refusing: AtomicBool::new(false),
+            holding: (Mutex::new(true), Condvar::new()),
         });
         let proxy = Self { address: listener.local_addr().unwrap(), shared: shared.clone() };
         thread::spawn(move || {
@@ -130,6 +137,12 @@ impl FaultProxy {
         *self.shared.server.lock().unwrap() = server;
     }
 
+    /// Lets what is held go on.
+    pub fn let_go(&self) {
+        *self.shared.holding.0.lock().unwrap() = false;
+        self.shared.holding.1.notify_all();
+    }
+
     /// Breaks all connections; takes none until told otherwise.
     pub fn refuse(&self, refusing: bool) {
         self.shared.refusing.store(refusing, SeqCst);
@@ -158,6 +171,13 @@ struct Link {
 }
 
 impl Link {
+    fn wait_for_answers(&self) {
+        let started = Instant::now();
+        while self.owed.load(SeqCst) > 0 && started.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn cut(&self) {
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.server.shutdown(Shutdown::Both);
@@ -221,8 +241,13 @@ fn message(mut from: &TcpStream) -> Option<(u8, Vec<u8>)> {
 }
 
 fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
+    let mut impostor = false;
     loop {
-        let (tag, bytes) = message(&link.client)?;
+        let Some((tag, bytes)) = message(&link.client) else {
+            // What was held has arrived.
+            let _ = link.server.shutdown(Shutdown::Write);
+            return None;
+        };
         let backend = link.backend.load(SeqCst);
         let action = {
             let mut rule = shared.rule.lock().unwrap();
@@ -244,10 +269,7 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             Action::CutAfter => {
                 link.mute.store(true, SeqCst);
                 server.write_all(&bytes).ok()?;
-                let started = Instant::now();
-                while link.owed.load(SeqCst) > 0 && started.elapsed() < Duration::from_secs(20) {
-                    thread::sleep(Duration::from_millis(1));
-                }
+                link.wait_for_answers();
                 link.cut();
                 return None;
             }
@@ -259,6 +281,16 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
                 }
                 return None;
             }
+            Action::Hold => {
+                link.mute.store(true, SeqCst);
+                let (holding, let_go) = &shared.holding;
+                drop(let_go.wait_while(holding.lock().unwrap(), |holding| *holding).unwrap());
+            }
+            Action::Impostor(severity, code) => {
+                link.mute.store(true, SeqCst);
+                impostor = true;
+                (&link.client).write_all(&error(severity, code)).ok()?;
+            }
             Action::Delay(delay) => *link.delay.lock().unwrap() = Some(delay),
             Action::Instead(text) => {
                 let length = u32::try_from(text.len() + 5).unwrap().to_be_bytes();
@@ -268,7 +300,19 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             Action::Pass | Action::Drop => {}
         }
         server.write_all(&bytes).ok()?;
+        if impostor && bytes.starts_with(b"Q\0\0\0\x0bCOMMIT") {
+            link.wait_for_answers();
+            link.cut();
+            return None;
+        }
     }
+}
+
+/// An error as PostgreSQL words it, and that it is ready for more.
+fn error(severity: &str, code: &str) -> Vec<u8> {
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mgave up\0\0");
+    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+    [b"E", &length[..], fields.as_bytes(), b"Z\0\0\0\x05I"].concat()
 }
 
 fn pass_answers(link: &Link) {

@@ -2,6 +2,9 @@
 //! said when none can be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod gate;
+mod refusals;
+
 use std::{
     fs,
     net::TcpListener,
@@ -52,6 +55,9 @@ impl World {
     }
 }
 
+/// What is retried may reach us later; the tests know that it will not.
+const SHORT: Duration = Duration::from_millis(100);
+
 async fn works(config: &PostgresStoreConfig) -> bool {
     config.build_pool().unwrap().get().await.is_ok()
 }
@@ -64,7 +70,7 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 async fn a_password_file_is_read_for_each_connection() {
     let world = world();
     let path = world.write("secret", "wrong\n");
-    let config = world.config("").password_file(&path);
+    let config = world.config("").password_file(&path).retry_timeout(SHORT);
     let pool = config.build_pool().unwrap();
     assert!(pool.get().await.is_err());
     assert_matches!(
@@ -139,11 +145,34 @@ async fn the_order_of_the_passwords_sources() {
     );
 }
 
+/// Run by the test below, in a process that has the variables.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn pgpassword_of_the_process() {
+    let Ok(server) = std::env::var("TEST_SERVER") else { return };
+    let config = |words: &str| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
+    assert!(works(&config("")).await);
+    assert!(!works(&config("password=wrong")).await);
+}
+
+#[tokio::test]
+async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
+    let world = world();
+    let port = world.server.port();
+    let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "pgpassword_of_the_process", "--ignored"])
+        .env("TEST_SERVER", server)
+        .env("PGPASSWORD", &world.password)
+        .status();
+    assert!(status.unwrap().success());
+}
+
 #[tokio::test]
 async fn a_password_file_that_others_may_read_is_passed_over() {
     let world = world();
     let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
-    let config = world.config(&format!("passfile={}", path.display()));
+    let config = world.config(&format!("passfile={}", path.display())).retry_timeout(SHORT);
     assert!(works(&config).await);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_matches!(
@@ -296,6 +325,14 @@ async fn of_several_servers_one_that_can_be_written_is_taken() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(found, i32::from(open));
+    // None of them: a standby, or a setting, and not a wrong address.
+    let closed_twice =
+        format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{closed}/postgres");
+    assert_matches!(
+        error(&PostgresStoreConfig::new(closed_twice, "connecting")).await,
+        OpenStoreError::Connect(error)
+            if error.to_string().contains("accepts no writes: it is a standby, or default_transaction")
+    );
     let any = PostgresStoreConfig::new(format!("{url}?target_session_attrs=any"), "connecting");
     let connection = any.build_pool().unwrap().get().await.unwrap();
     let port: i32 = connection.query_one("SELECT inet_server_port()", &[]).await.unwrap().get(0);

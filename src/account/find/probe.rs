@@ -1,0 +1,162 @@
+//! Whether the server and the schema are fit for a store, and what they hold of its account.
+
+use std::sync::Once;
+
+use deadpool_postgres::Object;
+use tokio_postgres::{Row, error::SqlState, types::Type};
+use tracing::warn;
+
+use crate::{
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, codec::SealedCipher, migrations,
+    schema::Schema,
+};
+
+/// The oldest server that the tests pass on.
+const OLDEST_SERVER: i32 = 13;
+
+/// What is asked of the server; behind it, the schema's columns.
+const SERVER: &str = "
+SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(),
+       current_setting('default_transaction_read_only') = 'on', current_user::text,
+       current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'";
+
+/// One statement tells all that opening needs, when the schema is there.
+const SCHEMA: &str = ",
+       m.version, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
+FROM (SELECT coalesce(max(version), 0) AS version, max(compatible_with) AS compatible_with
+      FROM {schema}.schema_migrations) m
+LEFT JOIN {schema}.accounts a ON a.name = $1";
+
+/// Checks server and schema, migrates if that is needed and allowed, and looks the account up.
+pub(super) async fn probe(
+    connection: &mut Object,
+    schema: &Schema,
+    config: &PostgresStoreConfig,
+) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+    for migrated in [false, true] {
+        let Found { server, version, compatible_with, stored } =
+            match look(connection, schema, &config.account).await {
+                Ok(found) => found,
+                Err(error) if is_missing(&error) => Found::without_schema(connection).await?,
+                Err(error) => {
+                    return Err(OpenStoreError::refused(error, "reading the schema's tables"));
+                }
+            };
+        server.check(config)?;
+        let (found, required) = (version, migrations::CURRENT);
+        if found > required && compatible_with > required {
+            return Err(OpenStoreError::SchemaTooNew { found, supported: required });
+        }
+        if found >= required {
+            return Ok(stored);
+        }
+        if migrated || !config.run_migrations || config.access == Access::Observe {
+            return Err(OpenStoreError::MigrationsPending { found, required });
+        }
+        migrations::run(connection, schema).await?;
+    }
+    Ok(None)
+}
+
+struct Found {
+    server: Server,
+    /// 0 when there is no schema yet.
+    version: i32,
+    compatible_with: i32,
+    stored: Option<(i64, SealedCipher)>,
+}
+
+impl Found {
+    async fn without_schema(connection: &Object) -> Result<Self, OpenStoreError> {
+        let rows = connection.query_typed(SERVER, &[]).await.map_err(DatabaseError::from)?;
+        let row = rows.first().ok_or_else(no_answer)?;
+        let server = Server::of(row).map_err(DatabaseError::from)?;
+        Ok(Self { server, version: 0, compatible_with: 0, stored: None })
+    }
+}
+
+async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found, DatabaseError> {
+    let sql = [SERVER, &schema.qualify(SCHEMA)].concat();
+    let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
+    let row = rows.first().ok_or_else(no_answer)?;
+    let stored = match row.try_get(7)? {
+        Some(id) => Some((
+            id,
+            SealedCipher {
+                secret_kind: row.try_get(8)?,
+                bytes: row.try_get(9)?,
+                written_by: row.try_get(10)?,
+            },
+        )),
+        None => None,
+    };
+    let compatible_with: Option<i32> = row.try_get(6)?;
+    Ok(Found {
+        server: Server::of(row)?,
+        version: row.try_get(5)?,
+        compatible_with: compatible_with.unwrap_or(0),
+        stored,
+    })
+}
+
+fn no_answer() -> DatabaseError {
+    DatabaseError::broken("no answer to the first statement")
+}
+
+fn is_missing(error: &DatabaseError) -> bool {
+    error.has_code(&SqlState::UNDEFINED_TABLE) || error.has_code(&SqlState::INVALID_SCHEMA_NAME)
+}
+
+/// What a store demands of its server.
+struct Server {
+    version: i32,
+    is_standby: bool,
+    /// By a default of the role, the database or the server.
+    is_read_only: bool,
+    role: String,
+    is_durable: bool,
+}
+
+impl Server {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            version: row.try_get(0)?,
+            is_standby: row.try_get(1)?,
+            is_read_only: row.try_get(2)?,
+            role: row.try_get(3)?,
+            is_durable: row.try_get(4)?,
+        })
+    }
+
+    /// Refuses a server that is too old, and one that is not to be written to; warns once of one that
+    /// may forget commits.
+    fn check(self, config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
+        static WARNED: Once = Once::new();
+        if self.version < OLDEST_SERVER {
+            return Err(OpenStoreError::ServerTooOld {
+                found: self.version,
+                required: OLDEST_SERVER,
+            });
+        }
+        if config.access == Access::Observe {
+            return Ok(());
+        }
+        if self.is_standby {
+            return Err(OpenStoreError::ReadOnlyServer);
+        }
+        // Our transactions could overrule it, but whoever set it wants nothing to be written.
+        if self.is_read_only {
+            return Err(OpenStoreError::ReadOnlyRole { role: self.role });
+        }
+        if !self.is_durable && !config.accept_unsafe_durability {
+            WARNED.call_once(|| {
+                warn!(
+                    "the server runs with fsync or synchronous_commit off: a crash of it may set \
+                     ratchets back, so that messages are encrypted twice with one key or can no \
+                     longer be read; switch both on, or say accept_unsafe_durability(true)"
+                );
+            });
+        }
+        Ok(())
+    }
+}

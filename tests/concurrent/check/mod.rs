@@ -1,0 +1,132 @@
+//! Says of a history whether it is possible.
+
+mod commits;
+mod fence;
+mod figures;
+mod owners;
+mod ratchets;
+mod registers;
+mod seeded;
+mod telling;
+mod zones;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+pub use self::figures::Figures;
+use crate::history::{Account, History, Outcome};
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A register's answers have no order: a lost write, a stale read, a torn transaction.
+    Order,
+    /// A value was read that was not written, was rolled back, or was written later.
+    Unwritten,
+    /// Writes were acknowledged to an owner after a newer claim had returned.
+    Ownership,
+    /// In the database a former owner wrote, or took the account back.
+    Fence,
+    /// A store was told of a new owner, and there was none.
+    TakenByNobody,
+    /// A store was told that its database is older than what it has seen, or of a row that cannot be
+    /// read; or it did not read its own write.
+    Damage,
+    /// What the database holds of a write is not what its caller was told.
+    Commits,
+    /// The account's count is not the number of its transactions.
+    Count,
+    /// Two ciphertexts have one session and one index.
+    Reuse,
+}
+
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: Rule,
+    pub account: String,
+    pub text: String,
+    /// Names whose lines tell the story.
+    pub about: Vec<String>,
+}
+
+pub struct Report {
+    pub violations: Vec<Violation>,
+    pub figures: Figures,
+}
+
+/// Notes violations of one account.
+struct Findings<'a> {
+    account: &'a str,
+    found: Vec<Violation>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, rule: Rule, text: String, about: &[&str]) {
+        let about = about.iter().map(|name| (*name).to_owned()).collect();
+        let account = self.account.to_owned();
+        self.found.push(Violation { rule, account, text, about });
+    }
+}
+
+pub fn check(history: &History) -> Report {
+    let (started, mut violations) = (Instant::now(), Vec::new());
+    for (name, account) in history.accounts.iter().filter(|(name, _)| !name.is_empty()) {
+        let mut findings = Findings { account: name, found: Vec::new() };
+        owners::check(account, &mut findings);
+        fence::check(account, &mut findings);
+        registers::check(account, &mut findings);
+        commits::check(account, &mut findings);
+        ratchets::check(account, &mut findings);
+        damage(account, &mut findings);
+        violations.extend(findings.found);
+    }
+    let figures = Figures::of(history, started.elapsed());
+    Report { violations, figures }
+}
+
+/// No database was set back, and no row was damaged: nobody may be told so.
+fn damage(account: &Account, findings: &mut Findings<'_>) {
+    for (at, opening, outcome) in outcomes(account) {
+        if ["Rewound", "RolledBack", "BadRow", "CorruptRow", "Wrong"]
+            .iter()
+            .any(|name| outcome.is(name))
+        {
+            let opening = opening.unwrap_or("a reader");
+            let text = format!("{opening} was told {} at {at}", outcome.name());
+            findings.add(Rule::Damage, text, &[opening]);
+        }
+    }
+}
+
+/// Everything that was answered to an opening, or to a reader.
+fn outcomes(account: &Account) -> Vec<(u64, Option<&str>, &Outcome)> {
+    let writes = account.writes.iter().filter_map(|write| {
+        Some((write.ended, Some(write.opening.as_str()), write.outcome.as_ref()?))
+    });
+    let claims = account
+        .claims
+        .iter()
+        .filter_map(|claim| Some((claim.ended, claim.former.as_deref(), claim.outcome.as_ref()?)));
+    let others = account.failures.iter();
+    let others = others.map(|(at, opening, outcome)| (*at, opening.as_deref(), outcome));
+    writes.chain(claims).chain(others).collect()
+}
+
+/// Acknowledged saves of each opening, messages that were sent included: when they began and ended.
+fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
+    let mut saves: HashMap<&str, Vec<_>> = HashMap::new();
+    for write in account.writes.iter().filter(|write| write.is_ok()) {
+        saves.entry(&write.opening).or_default().push((write.begun, write.ended));
+    }
+    for sent in &account.sent {
+        saves.entry(&sent.opening).or_default().push((sent.begun, sent.ended));
+    }
+    saves
+}
+
+/// How long it took, for people.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! What became of a transaction is the server's to say. A pooler that gives up, or anything else that
+//! speaks in the server's name, knows no more than the store does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+
+use crate::{
+    commit::{Harmed, is_begin, is_commit},
+    common::{Mode, connect, number},
+    support::{
+        eventually,
+        pooler::{Pooler, Release},
+        process::Stopped,
+        proxy::{Action, FaultProxy, Message},
+        rounds,
+        stream::observe,
+    },
+};
+
+/// Seconds after which the pooler gives up.
+const QUERY_TIMEOUT: &str = "query_timeout = 1\n";
+
+/// A store behind a pooler that gives up, whose link to the server can be harmed.
+struct Pooled {
+    server: PostgresServer,
+    proxy: FaultProxy,
+    store: PostgresCryptoStore,
+    _pooler: Pooler,
+}
+
+impl Pooled {
+    async fn new() -> Self {
+        let server = PostgresServer::start().unwrap();
+        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let pooler = Pooler::start_before(Release::Old, &server, proxy.port(), QUERY_TIMEOUT);
+        let config = Mode::Plain.config(&pooler.url(&server.url(), &server), "bot");
+        let config = config.prepared_statements(false);
+        // Heartbeats, which are transactions too, stay out of what the rules look for.
+        let config = config.heartbeat_interval(std::time::Duration::from_secs(3600));
+        let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        Self { server, proxy, store, _pooler: pooler }
+    }
+
+    async fn set(&self, value: &str) {
+        self.store.set_custom_value("key", value.as_bytes().to_vec()).await.unwrap();
+    }
+
+    async fn value(&self) -> Vec<u8> {
+        let observer = observe(&self.server.url(), "bot").await;
+        observer.get_custom_value("key").await.unwrap().unwrap()
+    }
+
+    /// Waits until the server's process has done what came late, and has ended.
+    async fn has_ended(&self, backend: u32) {
+        let watcher = connect(&self.server.url()).await;
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}");
+        eventually("the late attempt has ended", || async { number(&watcher, &sql).await == 0 })
+            .await;
+    }
+}
+
+/// The link stalls in a write, the pooler gives up, the write is repeated, later ones follow; then
+/// the link delivers what it held.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_link_delivers_after_the_pooler_gave_up_changes_nothing() {
+    for at in [is_begin, is_commit, |message: &Message<'_>| message.tag == b'P'] {
+        let pooled = Pooled::new().await;
+        pooled.set("first").await;
+        let commits = pooled.store.commit_count().await.unwrap();
+        let backend = Arc::new(AtomicU32::new(0));
+        let (slot, mut begun) = (backend.clone(), 0);
+        pooled.proxy.rule(move |message| {
+            // A statement of a write, not of a read.
+            begun = if is_begin(message) { message.backend } else { begun };
+            if slot.load(SeqCst) == 0 && begun == message.backend && at(message) {
+                slot.store(message.backend, SeqCst);
+                return Action::Hold;
+            }
+            Action::Pass
+        });
+        pooled.set("second").await;
+        pooled.set("third").await;
+        let held = backend.load(SeqCst);
+        assert_ne!(held, 0, "nothing was held");
+        pooled.proxy.let_go();
+        pooled.has_ended(held).await;
+        assert_eq!(pooled.value().await, b"third", "a late attempt undid a later write");
+        assert_eq!(pooled.store.commit_count().await.unwrap(), commits + 2);
+        pooled.set("fourth").await;
+    }
+}
+
+/// The server's own process is stopped, instead of the link.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_server_process_does_after_the_pooler_gave_up_changes_nothing() {
+    for _ in 0..rounds(1, 20) {
+        let pooled = Pooled::new().await;
+        pooled.set("first").await;
+        let commits = pooled.store.commit_count().await.unwrap();
+        let stopped = Arc::new(std::sync::Mutex::new(None));
+        let slot = stopped.clone();
+        pooled.proxy.rule(move |message| {
+            let mut slot = slot.lock().unwrap();
+            if slot.is_none() && is_begin(message) {
+                *slot = Some(Stopped::new(message.backend));
+            }
+            Action::Pass
+        });
+        pooled.set("second").await;
+        pooled.set("third").await;
+        let stopped = stopped.lock().unwrap().take().expect("a process that was stopped");
+        let backend = stopped.pid();
+        drop(stopped);
+        pooled.has_ended(backend).await;
+        assert_eq!(pooled.value().await, b"third", "a late attempt undid a later write");
+        assert_eq!(pooled.store.commit_count().await.unwrap(), commits + 2);
+    }
+}
+
+/// An error before `COMMIT`'s answer that is not the server's: the transaction is committed all the
+/// same, and not once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_in_the_servers_place_proves_nothing() {
+    let impostors = [
+        ("FATAL", "08P01"),
+        ("FATAL", "58000"),
+        ("FATAL", "40001"),
+        ("ERROR", "XX000"),
+        ("ERROR", "40001"),
+        ("ERROR", "MX001"),
+        ("PANIC", "25P02"),
+    ];
+    for at in [is_begin, |message: &Message<'_>| message.tag == b'S'] {
+        for (severity, code) in impostors {
+            let harmed = Harmed::new().await;
+            harmed.set("old").await;
+            let commits = harmed.store.commit_count().await.unwrap();
+            let mut begun = false;
+            let at_write = move |message: &Message<'_>| {
+                begun |= is_begin(message);
+                begun && at(message)
+            };
+            let done = harmed.proxy.once(at_write, Action::Impostor(severity, code));
+            harmed.set("new").await;
+            assert!(done.load(SeqCst));
+            assert_eq!(harmed.value("key").await.unwrap(), b"new");
+            let found = harmed.store.commit_count().await.unwrap();
+            assert_eq!(found, commits + 1, "{severity} {code}");
+        }
+    }
+}
+
+/// What every session of the database begins with decides nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_isolation_of_a_session_changes_no_outcome() {
+    for isolation in ["repeatable read", "serializable"] {
+        let defaults = [("default_transaction_isolation", isolation), ("lock_timeout", "100ms")];
+        let harmed = Harmed::with_defaults(&defaults).await;
+        let actions = [Action::CutBefore, Action::CutAfter, Action::CutClient, Action::BlackHole];
+        for (number, action) in actions.into_iter().enumerate() {
+            harmed.set("old").await;
+            let commits = harmed.store.commit_count().await.unwrap();
+            let done = harmed.proxy.once(is_commit, action.clone());
+            let value = number.to_string();
+            harmed.set(&value).await;
+            assert!(done.load(SeqCst));
+            assert_eq!(harmed.value("key").await.unwrap(), value.as_bytes());
+            let found = harmed.store.commit_count().await.unwrap();
+            assert_eq!(found, commits + 1, "{isolation}, {action:?}");
+        }
+    }
+}
+
+/// Another writer with the same token, such as a clone of this machine: the count tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_token_writes_nothing_and_is_noticed() {
+    let harmed = Harmed::new().await;
+    harmed.set("ours").await;
+    let client = connect(&harmed.database.url()).await;
+    let clone = "UPDATE matrix_sdk.sync_tokens SET commits = commits + 1";
+    client.batch_execute(clone).await.unwrap();
+    let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
+    assert!(refused.as_ref().is_err_and(crate::support::stream::is_superseded), "{refused:?}");
+    assert_eq!(harmed.value("key").await.unwrap(), b"ours");
+}
