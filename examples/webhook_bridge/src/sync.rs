@@ -27,7 +27,7 @@ use crate::{
 const LONG_POLL: Duration = Duration::from_secs(30);
 /// So often it may refuse the stored position before we go on without.
 const REFUSALS: u32 = 3;
-/// A pause after an answer that came at once and says nothing.
+/// A pause after answers that came at once and said nothing, one after the other.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Sync until stopped.
@@ -40,13 +40,16 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
     }
     // The first answer must not be long in coming: it shows that the bridge is ready.
     let mut timeout = Duration::ZERO;
+    let mut idle = 0;
     while !run.stop.is_cancelled() {
         let began = Instant::now();
         let sync = poll(run, &mut position, timeout).await?;
-        let idle = sync.is_empty() && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        let is_idle = sync.is_empty() && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        idle = if is_idle { idle + 1 } else { 0 };
         position = Position::At(take_in(run, &position, sync).await?);
         timeout = LONG_POLL;
-        if idle {
+        // One alone is nothing unusual, and would hold up the next message.
+        if idle > 1 {
             run.stop.run_until_cancelled(sleep(IDLE)).await;
         }
     }
