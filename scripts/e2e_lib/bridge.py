@@ -33,6 +33,8 @@ class Bridge:
             "MATRIX_USER": user_id,
             "MATRIX_PASSWORD": password,
             "STORE_PASSPHRASE": "a passphrase for the tests only",
+            # Where a case names no database, the bridge starts one of its own.
+            "BRIDGE_TRY": "true",
             "WEBHOOK_URL": sink.url,
             "BRIDGE_DATA_DIR": str(directory / "data"),
             "BRIDGE_LISTEN": f"127.0.0.1:{self.listen}",

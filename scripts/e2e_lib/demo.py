@@ -180,7 +180,7 @@ async def summary(world: World) -> bool:
     for text in (
         "export MATRIX_HOMESERVER=https://… MATRIX_USER=@bot:… MATRIX_PASSWORD=…",
         "export STORE_PASSPHRASE=… WEBHOOK_URL=https://…",
-        "cargo run --release -p webhook_bridge",
+        "cargo run --release -p webhook_bridge -- --try",
     ):
         show.line("    " + text)
     return True

@@ -9,6 +9,7 @@ import time
 import traceback
 
 from .bridge import ROOT
+from . import latency
 from .cases import CASES, Case
 from .postgres import Postgres
 from .processes import Scratch, Timeout
@@ -29,6 +30,9 @@ def arguments():
     parser.add_argument(
         "--database", choices=["private", "shared"], default="private",
         help="each bot's own, started by the bridge, or one server for all bots",
+    )
+    parser.add_argument(
+        "--latency", action="store_true", help="no cases: print how long messages take to the webhook",
     )
     given = parser.parse_args()
     words = lambda values: [name for value in values for name in value.split(",") if name]
@@ -69,9 +73,17 @@ def figures(world: World) -> str:
     return f"{arrived} of {len(world.sent)} arrived" + (f", {twice} twice" if twice else "")
 
 
+def choose(given) -> list[Case]:
+    wanted = lambda name: (not given.only or name in given.only) and name not in given.skip
+    return [case for name, case in CASES.items() if wanted(name)]
+
+
 async def main() -> int:
     given = arguments()
-    chosen = [c for n, c in CASES.items() if (not given.only or n in given.only) and n not in given.skip]
+    if given.latency:
+        chosen = [Case("latency", latency.measure)]
+    else:
+        chosen = choose(given)
     if given.list:
         width = max(map(len, CASES))
         for case in chosen:

@@ -1,46 +1,62 @@
 //! From a sync's answer to what the inbox records. Nothing here does I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use ruma::{
-    OwnedUserId, UserId,
-    api::client::sync::sync_events::v3::{Response, State, Timeline},
-};
+use ruma::{OwnedUserId, UserId};
 
 use crate::{
+    answers::{Room, Sync},
     inbox::{KnownRoom, NewGap, RoomChange},
     timeline,
 };
 
-/// The rooms a sync speaks of.
-pub fn room_ids(sync: &Response) -> Vec<String> {
-    sync.rooms.join.keys().chain(sync.rooms.leave.keys()).map(ToString::to_string).collect()
+/// Where a sync began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Nowhere: it is the first of all.
+    First,
+    At(String),
+    /// Nowhere, for the homeserver does not know the stored position any more; the rooms are known.
+    Lost,
 }
 
-/// What changed in the rooms, and the people in encrypted ones whose devices matter. `since` is the
-/// position the sync began from.
+impl Position {
+    pub fn since(&self) -> Option<&str> {
+        match self {
+            Self::At(since) => Some(since),
+            Self::First | Self::Lost => None,
+        }
+    }
+}
+
+/// The rooms a sync speaks of.
+pub fn room_ids(sync: &Sync) -> Vec<String> {
+    sync.joined.iter().chain(&sync.left).map(|(id, _)| id.clone()).collect()
+}
+
+/// What changed in the rooms, and the people in encrypted ones whose devices matter.
 pub fn of_rooms(
-    sync: &Response,
-    since: Option<&str>,
+    sync: &Sync,
+    position: &Position,
     known: &HashMap<String, KnownRoom>,
     me: &UserId,
 ) -> (Vec<RoomChange>, Vec<OwnedUserId>) {
     let (mut changes, mut people) = (Vec::new(), Vec::new());
-    let joined = sync.rooms.join.iter().map(|(id, room)| (id, &room.timeline, &room.state, false));
-    let left = sync.rooms.leave.iter().map(|(id, room)| (id, &room.timeline, &room.state, true));
+    let joined: HashSet<&str> = sync.joined.iter().map(|(id, _)| id.as_str()).collect();
     // Each room once, whatever the homeserver says.
-    let left = left.filter(|(id, ..)| !sync.rooms.join.contains_key(*id));
-    for (room_id, timeline, state, left) in joined.chain(left) {
-        let known = known.get(room_id.as_str()).cloned().unwrap_or_default();
+    let left = sync.left.iter().filter(|(id, _)| !joined.contains(id.as_str()));
+    let rooms = sync.joined.iter().map(|room| (room, false)).chain(left.map(|room| (room, true)));
+    for ((room_id, room), left) in rooms {
+        let known = known.get(room_id).cloned().unwrap_or_default();
         // What happened in a room that we never were in does not concern us.
         if left && !known.joined {
             continue;
         }
-        let (change, members) = of_room(timeline, state, since, &known, me);
+        let (change, members) = of_room(room, position, &known, me);
         if change.encrypted || known.encrypted {
             people.extend(members);
         }
-        changes.push(RoomChange { room_id: room_id.to_string(), left, ..change });
+        changes.push(RoomChange { room_id: room_id.clone(), left, ..change });
     }
     people.sort();
     people.dedup();
@@ -48,32 +64,37 @@ pub fn of_rooms(
 }
 
 fn of_room(
-    timeline: &Timeline,
-    state: &State,
-    since: Option<&str>,
+    room: &Room,
+    position: &Position,
     known: &KnownRoom,
     me: &UserId,
 ) -> (RoomChange, Vec<OwnedUserId>) {
-    let read = timeline::read(&timeline.events, me, !known.joined);
-    let state = match state {
-        State::Before(state) | State::After(state) => timeline::read(&state.events, me, false),
-        _ => timeline::Timeline::default(),
-    };
+    let seen = known.last_event_id.as_deref().filter(|_| known.joined);
+    let mut events = room.timeline.as_slice();
+    let mut limited = room.limited;
+    if *position == Position::Lost
+        && let Some(seen) = seen
+        && let Some(at) =
+            events.iter().position(|event| timeline::event_id(event).as_deref() == Some(seen))
+    {
+        // All that came since is here.
+        events = &events[at + 1..];
+        limited = false;
+    }
+    let read = timeline::read(events, me, !known.joined);
+    let state = timeline::read(&room.state, me, false);
     // The first sync of all only finds out where we stand: our keys are uploaded after it, so
     // nothing that came before can have been encrypted for us.
-    let first = since.is_none();
-    let gap = (timeline.limited && !first && !read.joined_here)
-        .then(|| {
-            Some(NewGap {
-                from_token: timeline.prev_batch.clone()?,
-                to_token: since.filter(|_| known.joined).map(ToOwned::to_owned),
-                stop_event_id: known.last_event_id.clone().filter(|_| known.joined),
-            })
-        })
-        .flatten();
+    let first = *position == Position::First;
+    let gap = (limited && !first && !read.joined_here).then(|| NewGap {
+        // Without a token it is filled from the newest event on.
+        from_token: room.prev_batch.clone().unwrap_or_default(),
+        to_token: position.since().filter(|_| known.joined).map(ToOwned::to_owned),
+        stop_event_id: seen.map(ToOwned::to_owned),
+    });
     let change = RoomChange {
         encrypted: read.encrypted || state.encrypted,
-        members_missed: timeline.limited || !known.joined,
+        members_missed: room.limited || !known.joined || *position == Position::Lost,
         gap,
         events: if first { Vec::new() } else { read.messages },
         redacted: read.redacted,
@@ -85,14 +106,20 @@ fn of_room(
 
 #[cfg(test)]
 mod tests {
-    use ruma::{api::IncomingResponse, user_id};
+    use ruma::user_id;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::answers::{Answer, Piece};
 
-    fn sync(rooms: Value) -> Response {
+    fn sync(rooms: Value) -> Sync {
         let body = json!({"next_batch": "s2", "rooms": rooms}).to_string();
-        Response::try_from_http_response(http::Response::new(body.into_bytes())).unwrap()
+        let body = Piece::parse(&body).unwrap();
+        Sync::read(body, &body.fields().unwrap()).unwrap()
+    }
+
+    fn at(since: Option<&str>) -> Position {
+        since.map_or(Position::First, |since| Position::At(since.to_owned()))
     }
 
     fn room(limited: bool, events: Value) -> Value {
@@ -116,7 +143,7 @@ mod tests {
     }
 
     fn one(rooms: Value, since: Option<&str>, known: &HashMap<String, KnownRoom>) -> RoomChange {
-        let (mut changes, _) = of_rooms(&sync(rooms), since, known, user_id!("@bot:x"));
+        let (mut changes, _) = of_rooms(&sync(rooms), &at(since), known, user_id!("@bot:x"));
         assert_eq!(changes.len(), 1);
         changes.remove(0)
     }
@@ -161,7 +188,8 @@ mod tests {
         let change = one(rooms.clone(), Some("s1"), &known());
         assert!(change.left);
         assert_eq!(change.events.len(), 1);
-        let (changes, _) = of_rooms(&sync(rooms), Some("s1"), &HashMap::new(), user_id!("@bot:x"));
+        let (changes, _) =
+            of_rooms(&sync(rooms), &at(Some("s1")), &HashMap::new(), user_id!("@bot:x"));
         assert!(changes.is_empty());
     }
 
@@ -171,7 +199,32 @@ mod tests {
                            "origin_server_ts": 1, "content": {"body": "hi"}});
         let rooms = json!({"join": {"!plain:x": room(false, json!([plain])),
                                     "!r:x": room(false, json!([message("$2"), message("$3")]))}});
-        let (_, people) = of_rooms(&sync(rooms), Some("s1"), &known(), user_id!("@bot:x"));
+        let (_, people) = of_rooms(&sync(rooms), &at(Some("s1")), &known(), user_id!("@bot:x"));
         assert_eq!(people, ["@alice:x"]);
+    }
+
+    #[test]
+    fn a_gap_without_a_token_begins_at_the_newest_event() {
+        let mut bent = room(true, json!([message("$9")]));
+        bent["timeline"]["prev_batch"] = Value::Null;
+        let gap = one(json!({"join": {"!r:x": bent}}), Some("s1"), &known()).gap.unwrap();
+        assert_eq!(gap.from_token, "");
+    }
+
+    #[test]
+    fn without_the_position_a_known_room_is_filled_back_to_its_last_event() {
+        let lost = |events: Value| {
+            let rooms = json!({"join": {"!r:x": room(true, events)}});
+            let me = user_id!("@bot:x");
+            of_rooms(&sync(rooms), &Position::Lost, &known(), me).0.remove(0)
+        };
+        let change = lost(json!([message("$8"), message("$9")]));
+        let gap = change.gap.unwrap();
+        assert_eq!((gap.to_token, gap.stop_event_id.as_deref()), (None, Some("$0")));
+        assert_eq!(change.events.len(), 2);
+        assert!(change.members_missed);
+        // What was seen is in the answer: nothing is missing.
+        let change = lost(json!([message("$-1"), message("$0"), message("$1")]));
+        assert_eq!((change.gap, change.events.len()), (None, 1));
     }
 }

@@ -1,64 +1,16 @@
 //! Settings: flags and environment, checked before anything is started.
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf};
+mod args;
+mod values;
 
-use clap::Parser;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
-use url::Url;
 
-use crate::errors::{BridgeError, exit_code};
-
-/// Receives end-to-end encrypted Matrix messages and forwards them to a webhook.
-///
-/// Every setting is a flag or an environment variable; give secrets through the environment, since
-/// other users of the machine can read flags.
-#[derive(Parser)]
-#[command(version)]
-pub struct Args {
-    /// Base URL of the homeserver's client API, such as `https://matrix.example.org`
-    #[arg(long, env = "MATRIX_HOMESERVER")]
-    homeserver: Option<String>,
-    /// Full user id of the bot, such as @bot:example.org
-    #[arg(long, env = "MATRIX_USER")]
-    user: Option<String>,
-    /// The bot's password
-    #[arg(long, env = "MATRIX_PASSWORD", hide_env_values = true)]
-    password: Option<SecretString>,
-    /// An access token, instead of a password
-    #[arg(long, env = "MATRIX_ACCESS_TOKEN", hide_env_values = true)]
-    access_token: Option<SecretString>,
-    /// Device id for the first login [default: one is chosen and kept]
-    #[arg(long, env = "MATRIX_DEVICE_ID")]
-    device_id: Option<String>,
-    /// PostgreSQL URL or key=value string [default: a private PostgreSQL in the data directory]
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: Option<SecretString>,
-    /// Seals keys and access token in the database
-    #[arg(long, env = "STORE_PASSPHRASE", hide_env_values = true)]
-    store_passphrase: Option<SecretString>,
-    /// Name under which keys and undelivered messages are kept [default: the user id]
-    #[arg(long, env = "STORE_ACCOUNT")]
-    store_account: Option<String>,
-    /// Where messages are POSTed
-    #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
-    webhook_url: Option<SecretString>,
-    /// Bearer token sent to the webhook
-    #[arg(long, env = "WEBHOOK_TOKEN", hide_env_values = true)]
-    webhook_token: Option<SecretString>,
-    /// Directory of the private PostgreSQL, used when there is no DATABASE_URL
-    #[arg(long, env = "BRIDGE_DATA_DIR", default_value = "./webhook_bridge_data")]
-    data_dir: PathBuf,
-    /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
-    #[arg(long, env = "BRIDGE_LISTEN")]
-    listen: Option<String>,
-    /// When another process has the account: wait, take or refuse [default: wait]
-    #[arg(long, env = "BRIDGE_ON_OWNER")]
-    on_owner: Option<String>,
-    /// Log more; RUST_LOG overrides
-    #[arg(long, short)]
-    pub verbose: bool,
-}
+pub use self::args::Args;
+use self::values::{filled, http_url, invalid, number, on_off, on_owner, required, secret};
+use crate::{errors::BridgeError, http_client::Target};
 
 /// How the bot proves who it is.
 #[derive(Clone, Debug)]
@@ -71,6 +23,9 @@ pub enum Credentials {
 #[derive(Clone, Debug)]
 pub enum Database {
     Url(SecretString),
+    /// `DATABASE_URL`, and libpq's variables for what it leaves open.
+    Environment,
+    /// A server of our own, for a trial.
     Embedded(PathBuf),
 }
 
@@ -85,151 +40,149 @@ pub enum OnOwner {
     Refuse,
 }
 
+/// Where and how to reach the database.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    pub database: Database,
+    pub pool_size: usize,
+    pub run_migrations: bool,
+}
+
 /// The checked settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub homeserver: Url,
+    pub homeserver: Target,
     pub user_id: OwnedUserId,
     /// `None` is enough once a session is stored.
     pub credentials: Option<Credentials>,
     pub device_id: Option<OwnedDeviceId>,
-    pub database: Database,
+    pub database: DatabaseConfig,
+    /// `None`: keys and token lie in clear, as `--plain` allows.
     pub store_passphrase: Option<SecretString>,
+    /// The same with the newline that the setting ended in; earlier versions took it so.
+    pub store_passphrase_raw: Option<SecretString>,
     pub store_account: String,
-    pub webhook_url: Url,
+    pub webhook_url: Target,
     pub webhook_token: Option<SecretString>,
     pub listen: Option<SocketAddr>,
     pub on_owner: OnOwner,
+    /// How long a no is asked again that may pass: a join, a token.
+    pub refusal_wait: Duration,
+    /// A gap is given up after so many pages, or so many empty ones.
+    pub gap_pages: i32,
+    pub gap_empty_pages: i32,
+    pub skip_checkpoint: bool,
+}
+
+impl TryFrom<&Args> for DatabaseConfig {
+    type Error = BridgeError;
+
+    fn try_from(args: &Args) -> Result<Self, BridgeError> {
+        let given = secret(&args.database_url, &args.database_url_file, "DATABASE_URL")?;
+        let database = match given {
+            Some(url) if std::env::var("DATABASE_URL").as_deref() == Ok(&url) => {
+                Database::Environment
+            }
+            Some(url) => Database::Url(url.into()),
+            None if libpq_names_a_database() => Database::Environment,
+            None if args.trial => Database::Embedded(args.data_dir.clone()),
+            None => {
+                return Err(invalid(
+                    "DATABASE_URL is not set, nor PGHOST, PGHOSTADDR, PGUSER or PGDATABASE: set it, \
+                     as in DATABASE_URL=postgres://bot@localhost/bots, or say --try to try the \
+                     bridge with a PostgreSQL of its own",
+                ));
+            }
+        };
+        Ok(Self {
+            database,
+            pool_size: number(&args.pool_size, "BRIDGE_POOL_SIZE", 8)?,
+            run_migrations: on_off(&args.run_migrations, "BRIDGE_RUN_MIGRATIONS", true)?,
+        })
+    }
+}
+
+/// Those that say where, and not only how: as `PostgresStoreConfig::from_env` has it.
+fn libpq_names_a_database() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["PGHOST", "PGHOSTADDR", "PGUSER", "PGDATABASE"].into_iter().any(is_set)
 }
 
 impl TryFrom<Args> for Config {
     type Error = BridgeError;
 
     fn try_from(args: Args) -> Result<Self, BridgeError> {
-        let user = required(filled(args.user), "MATRIX_USER", "@bot:example.org")?;
+        let user = required(filled(args.user.clone()), "MATRIX_USER", "@bot:example.org")?;
         let user_id = UserId::parse(&user).map_err(|error| {
             invalid(format!("MATRIX_USER {user:?} is no user id ({error}): write @bot:example.org"))
         })?;
-        let homeserver =
-            required(filled(args.homeserver), "MATRIX_HOMESERVER", "https://matrix.example.org")?;
-        let webhook = secret(args.webhook_url);
+        let homeserver = filled(args.homeserver.clone());
+        let homeserver = required(homeserver, "MATRIX_HOMESERVER", "https://matrix.example.org")?;
+        let webhook = secret(&args.webhook_url, &args.webhook_url_file, "WEBHOOK_URL")?;
         let webhook = required(webhook, "WEBHOOK_URL", "https://example.org/hook")?;
-        let listen = filled(args.listen).map(|address| {
+        let listen = filled(args.listen.clone()).map(|address| {
             address.parse().map_err(|_| {
                 invalid(format!("BRIDGE_LISTEN {address:?} is no address: write 127.0.0.1:9090"))
             })
         });
-        let credentials = match (secret(args.access_token), secret(args.password)) {
-            (Some(token), _) => Some(Credentials::AccessToken(token.into())),
-            (None, Some(password)) => Some(Credentials::Password(password.into())),
-            (None, None) => None,
-        };
+        let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
+        let token = secret(&args.webhook_token, &args.webhook_token_file, "WEBHOOK_TOKEN")?;
         Ok(Self {
             homeserver: http_url(&homeserver, "MATRIX_HOMESERVER")?,
-            credentials,
-            device_id: filled(args.device_id).map(OwnedDeviceId::from),
-            database: match secret(args.database_url) {
-                Some(url) => Database::Url(url.into()),
-                None => Database::Embedded(args.data_dir),
-            },
-            store_passphrase: secret(args.store_passphrase).map(Into::into),
+            credentials: credentials(&args)?,
+            device_id: filled(args.device_id.clone()).map(OwnedDeviceId::from),
+            database: DatabaseConfig::try_from(&args)?,
+            store_passphrase,
+            store_passphrase_raw,
             store_account: filled(args.store_account).unwrap_or_else(|| user_id.to_string()),
             webhook_url: http_url(&webhook, "WEBHOOK_URL")?,
-            webhook_token: secret(args.webhook_token).map(Into::into),
+            webhook_token: token.map(Into::into),
             listen: listen.transpose()?,
             on_owner: on_owner(filled(args.on_owner).as_deref())?,
+            refusal_wait: Duration::from_secs(number(
+                &args.refusal_wait,
+                "BRIDGE_REFUSAL_WAIT",
+                10 * 60,
+            )?),
+            gap_pages: number(&args.gap_pages, "BRIDGE_GAP_PAGES", 200)?,
+            gap_empty_pages: number(&args.gap_empty_pages, "BRIDGE_GAP_EMPTY_PAGES", 20)?,
+            skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
             user_id,
         })
     }
 }
 
-fn invalid(message: impl Into<String>) -> BridgeError {
-    BridgeError::last(exit_code::CONFIGURATION, message)
+fn credentials(args: &Args) -> Result<Option<Credentials>, BridgeError> {
+    let token = secret(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
+    let password = secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?;
+    Ok(match (token, password) {
+        (Some(token), _) => Some(Credentials::AccessToken(token.into())),
+        (None, Some(password)) => Some(Credentials::Password(password.into())),
+        (None, None) => None,
+    })
 }
 
-fn on_owner(value: Option<&str>) -> Result<OnOwner, BridgeError> {
-    match value {
-        None | Some("wait") => Ok(OnOwner::Wait),
-        Some("take") => Ok(OnOwner::Take),
-        Some("refuse") => Ok(OnOwner::Refuse),
-        Some(other) => {
-            Err(invalid(format!("BRIDGE_ON_OWNER is {other:?}: write wait, take or refuse")))
-        }
-    }
-}
+type Passphrase = (Option<SecretString>, Option<SecretString>);
 
-/// Compose files often set a variable to nothing when they mean unset.
-fn filled(value: Option<String>) -> Option<String> {
-    value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-}
-
-fn secret(value: Option<SecretString>) -> Option<String> {
+fn passphrase(args: &Args) -> Result<Passphrase, BridgeError> {
     use secrecy::ExposeSecret;
-    value.map(|value| value.expose_secret().to_owned()).filter(|value| !value.is_empty())
-}
-
-fn required(value: Option<String>, name: &str, example: &str) -> Result<String, BridgeError> {
-    value.ok_or_else(|| invalid(format!("{name} is not set: set it, as in {name}={example}")))
-}
-
-/// The value itself is left out of the error: URLs of webhooks often hold a secret.
-fn http_url(value: &str, name: &str) -> Result<Url, BridgeError> {
-    let explain = |reason: &dyn Display| {
-        invalid(format!(
-            "{name} is no usable URL ({reason}): it must begin with https:// or http://"
-        ))
-    };
-    let url = Url::parse(value).map_err(|error| explain(&error))?;
-    match (url.scheme(), url.host_str()) {
-        ("http" | "https", Some(_)) => Ok(url),
-        (scheme, _) => Err(explain(&format!("scheme {scheme:?}"))),
+    let found = secret(&args.store_passphrase, &args.store_passphrase_file, "STORE_PASSPHRASE")?;
+    match (found, args.plain) {
+        (Some(_), true) => Err(invalid(
+            "STORE_PASSPHRASE is set, and --plain says that nothing is sealed: leave one out",
+        )),
+        (None, true) => Ok((None, None)),
+        (None, false) => Err(invalid(
+            "STORE_PASSPHRASE is not set, so keys and access token would lie in the database in \
+             clear: set it, and keep it, or say --plain if you want that",
+        )),
+        (Some(trimmed), false) => {
+            let raw = args.store_passphrase.clone();
+            let raw = raw.filter(|raw| raw.expose_secret() != trimmed);
+            Ok((Some(trimmed.into()), raw))
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(changes: &[(&str, &str)]) -> Result<Config, BridgeError> {
-        let mut settings = std::collections::BTreeMap::from([
-            ("--homeserver", "http://localhost:8008"),
-            ("--user", "@bot:example.org"),
-            ("--password", "tops3cret"),
-            ("--webhook-url", "http://localhost/hook?key=tops3cret"),
-        ]);
-        settings.extend(changes.iter().copied());
-        let words = settings.into_iter().flat_map(|(name, value)| [name, value]);
-        Args::try_parse_from(std::iter::once("webhook_bridge").chain(words)).unwrap().try_into()
-    }
-
-    #[test]
-    fn names_the_setting_and_never_the_secret() {
-        for (name, value, expected) in [
-            ("--homeserver", "matrix.example.org", "MATRIX_HOMESERVER"),
-            ("--homeserver", "ftp://example.org", "MATRIX_HOMESERVER"),
-            ("--homeserver", "", "MATRIX_HOMESERVER"),
-            ("--user", "bot", "MATRIX_USER"),
-            ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
-            ("--listen", "9090", "BRIDGE_LISTEN"),
-            ("--on-owner", "steal", "BRIDGE_ON_OWNER"),
-        ] {
-            let error = parse(&[(name, value)]).unwrap_err();
-            let text = error.to_string();
-            assert!(text.contains(expected), "{text}");
-            assert!(!text.contains("tops3cret"), "{text}");
-            assert!(matches!(error, BridgeError::Final { code: exit_code::CONFIGURATION, .. }));
-        }
-    }
-
-    #[test]
-    fn an_empty_value_is_unset_and_debug_is_silent() {
-        let config = parse(&[("--webhook-token", ""), ("--database-url", "")]).unwrap();
-        assert!(config.webhook_token.is_none());
-        assert!(matches!(config.database, Database::Embedded(_)));
-        let config = parse(&[("--database-url", "postgres://u:tops3cret@h/d")]).unwrap();
-        let shown = format!("{:?} {:?}", config.credentials, config.database);
-        assert!(!shown.contains("tops3cret"), "{shown}");
-        assert_eq!(config.store_account, "@bot:example.org");
-        assert_eq!(config.on_owner, OnOwner::Wait);
-    }
-}
+mod tests;

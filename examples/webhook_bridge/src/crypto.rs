@@ -1,32 +1,24 @@
 //! The encryption machine: what it wants sent, and what it wants to hear.
 
-use std::{iter, sync::Arc};
+use std::iter;
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine, RoomEventDecryptionResult,
-    TrustRequirement,
+    CryptoStoreError, DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine,
+    RoomEventDecryptionResult, TrustRequirement,
     types::{
         events::room::encrypted::EncryptedEvent,
-        requests::{AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest},
+        requests::{AnyIncomingResponse, KeysQueryRequest, OutgoingRequest},
     },
 };
-use matrix_sdk_postgres::Transaction;
+use matrix_sdk_postgres::{Error as StoreError, Transaction};
 use ruma::{
-    OwnedUserId, RoomId, TransactionId, UserId,
-    api::client::{
-        keys::get_keys, message::send_message_event, sync::sync_events,
-        to_device::send_event_to_device,
-    },
+    OwnedTransactionId, OwnedUserId, RoomId, TransactionId, UserId, api::client::keys::claim_keys,
     serde::Raw,
 };
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
-use tracing::{debug, error, warn};
+use tracing::warn;
 
-use crate::{
-    errors::BridgeError,
-    homeserver::{Homeserver, HomeserverError},
-    keys::Keys,
-};
+use crate::{answers::Sync, errors::BridgeError, keys::Keys};
 
 /// Bridges' ghosts and bots are rarely cross-signed, so everybody is decrypted, and marked.
 const SETTINGS: DecryptionSettings =
@@ -38,30 +30,36 @@ pub struct Crypto {
     /// with the machine's own locks in hand, which that transaction may need. Gone after a rollback.
     machine: Mutex<Option<OlmMachine>>,
     keys: Keys,
-    homeserver: Arc<Homeserver>,
-    /// The SDK asks that only one key claim be in flight; this covers all its requests.
-    sending: Mutex<()>,
+}
+
+/// What the machine makes of a message.
+pub enum Decrypted {
+    Result(Box<RoomEventDecryptionResult>),
+    /// Its key, or something else it needs, is stored in a way that cannot be read: neither the
+    /// message nor time will change that.
+    Unreadable(String),
 }
 
 impl Crypto {
-    pub fn new(machine: OlmMachine, keys: Keys, homeserver: Arc<Homeserver>) -> Self {
-        Self { machine: Mutex::new(Some(machine)), keys, homeserver, sending: Mutex::default() }
+    pub fn new(machine: OlmMachine, keys: Keys) -> Self {
+        Self { machine: Mutex::new(Some(machine)), keys }
     }
 
     /// Take in a sync as a whole or not at all: its to-device messages, `people` whose devices are
     /// followed from now on, and what `record` writes in the same transaction. It is given the Megolm
-    /// sessions whose keys came with the sync.
+    /// sessions whose keys came with the sync. With `all_changed`, all devices are asked about again.
     pub async fn receive<T>(
         &self,
-        sync: &sync_events::v3::Response,
+        sync: &Sync,
         people: &[OwnedUserId],
+        all_changed: bool,
         record: impl AsyncFnOnce(&Transaction, Vec<String>) -> Result<T, BridgeError>,
     ) -> Result<T, BridgeError> {
         let changes = EncryptionSyncChanges {
-            to_device_events: sync.to_device.events.clone(),
+            to_device_events: sync.to_device.clone(),
             changed_devices: &sync.device_lists,
-            one_time_keys_counts: &sync.device_one_time_keys_count,
-            unused_fallback_keys: sync.device_unused_fallback_key_types.as_deref(),
+            one_time_keys_counts: &sync.one_time_keys,
+            unused_fallback_keys: sync.unused_fallback_keys.as_deref(),
             next_batch_token: Some(sync.next_batch.clone()),
         };
         let mut slot = self.machine.lock().await;
@@ -70,6 +68,9 @@ impl Crypto {
         let take_in = async {
             let (_, keys) = machine.receive_sync_changes(changes, &SETTINGS).await?;
             machine.update_tracked_users(people.iter().map(AsRef::as_ref)).await?;
+            if all_changed {
+                machine.mark_all_tracked_users_as_dirty().await?;
+            }
             let sessions = keys.into_iter().map(|key| key.session_id);
             let sessions = sessions.filter(|id| !id.contains('\0')).collect();
             record(&self.keys.transaction().await?, sessions).await
@@ -94,9 +95,15 @@ impl Crypto {
         &self,
         event: &Raw<EncryptedEvent>,
         room_id: &RoomId,
-    ) -> Result<RoomEventDecryptionResult, BridgeError> {
+    ) -> Result<Decrypted, BridgeError> {
         let machine = self.machine().await?;
-        Ok(machine.try_decrypt_room_event(event, room_id, &SETTINGS).await?)
+        match machine.try_decrypt_room_event(event, room_id, &SETTINGS).await {
+            Ok(result) => Ok(Decrypted::Result(Box::new(result))),
+            Err(error) => match corrupt(&error) {
+                Some(reason) => Ok(Decrypted::Unreadable(reason)),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// Whether the key of an event has come.
@@ -105,95 +112,48 @@ impl Crypto {
         event: &Raw<EncryptedEvent>,
         room_id: &RoomId,
     ) -> Result<bool, BridgeError> {
-        Ok(self.machine().await?.is_room_key_available(event, room_id).await?)
+        match self.machine().await?.is_room_key_available(event, room_id).await {
+            // That shows when it is decrypted.
+            Err(error) if corrupt(&error).is_some() => Ok(true),
+            available => Ok(available?),
+        }
     }
 
-    /// Send all that the machine wants sent: keys, key queries, to-device messages, and key claims
-    /// that mend wedged sessions. What fails now is asked for again next time.
-    pub async fn send_outgoing(&self) -> Result<(), BridgeError> {
-        let _sending = self.sending.lock().await;
-        let missing = self.machine().await?.get_missing_sessions(iter::empty()).await?;
-        if let Some((id, claim)) = missing {
-            match self.homeserver.send(claim).await {
-                Ok(answer) => self.tell(&id, &answer).await?,
-                Err(error) => not_sent("a key claim", error)?,
-            }
-        }
-        let requests = self.machine().await?.outgoing_requests().await?;
-        for request in requests {
-            self.send_one(&request).await?;
-        }
-        Ok(())
+    /// What it wants sent, but for key claims. Asking again forgets key queries in flight.
+    pub async fn outgoing_requests(&self) -> Result<Vec<OutgoingRequest>, BridgeError> {
+        or_nothing(self.machine().await?.outgoing_requests().await)
+    }
+
+    /// The claim that repairs broken Olm sessions.
+    pub async fn missing_sessions(
+        &self,
+    ) -> Result<Option<(OwnedTransactionId, claim_keys::v3::Request)>, BridgeError> {
+        or_nothing(self.machine().await?.get_missing_sessions(iter::empty()).await)
+    }
+
+    /// A key query for one user, beside those of [`Self::outgoing_requests`].
+    pub async fn query_about(
+        &self,
+        user: &UserId,
+    ) -> Result<(OwnedTransactionId, KeysQueryRequest), BridgeError> {
+        Ok(self.machine().await?.query_keys_for_users([user]))
     }
 
     /// Tell the machine what the homeserver answered. An answer it cannot use is not the store's
     /// fault, and must not stop the bridge.
-    async fn tell<'a>(
+    pub async fn tell<'a>(
         &self,
         id: &TransactionId,
         answer: impl Into<AnyIncomingResponse<'a>>,
     ) -> Result<(), BridgeError> {
         match self.machine().await?.mark_request_as_sent(id, answer).await {
-            Err(OlmError::Store(error)) => Err(error.into()),
+            Err(OlmError::Store(error)) if corrupt(&error).is_none() => Err(error.into()),
             Err(other) => {
-                warn!("the homeserver's answer cannot be used: {other}");
+                warn!("an answer of the homeserver cannot be used: {other}");
                 Ok(())
             }
             Ok(()) => Ok(()),
         }
-    }
-
-    async fn send_one(&self, request: &OutgoingRequest) -> Result<(), BridgeError> {
-        let id = request.request_id();
-        // The same four lines for each type: an answer is told to the machine, an error is not.
-        macro_rules! exchange {
-            ($what:literal, $request:expr) => {
-                match self.homeserver.send($request).await {
-                    Ok(answer) => self.tell(id, &answer).await?,
-                    Err(error) => not_sent($what, error)?,
-                }
-            };
-        }
-        match request.request() {
-            AnyOutgoingRequest::KeysUpload(upload) => {
-                debug!(
-                    device_keys = upload.device_keys.is_some(),
-                    one_time_keys = upload.one_time_keys.len(),
-                    fallback_keys = upload.fallback_keys.len(),
-                    "uploading keys"
-                );
-                exchange!("the key upload", upload.clone());
-            }
-            AnyOutgoingRequest::KeysQuery(query) => {
-                let mut request = get_keys::v3::Request::new();
-                request.timeout = query.timeout;
-                request.device_keys = query.device_keys.clone();
-                exchange!("a key query", request);
-            }
-            AnyOutgoingRequest::KeysClaim(claim) => exchange!("a key claim", claim.clone()),
-            AnyOutgoingRequest::ToDeviceRequest(message) => {
-                let request = send_event_to_device::v3::Request::new_raw(
-                    message.event_type.clone(),
-                    message.txn_id.clone(),
-                    message.messages.clone(),
-                );
-                exchange!("a to-device message", request);
-            }
-            AnyOutgoingRequest::SignatureUpload(upload) => {
-                exchange!("a signature upload", upload.clone());
-            }
-            AnyOutgoingRequest::RoomMessage(message) => {
-                match send_message_event::v3::Request::new(
-                    message.room_id.clone(),
-                    message.txn_id.clone(),
-                    &*message.content,
-                ) {
-                    Ok(request) => exchange!("a room message", request),
-                    Err(error) => warn!("a room message cannot be serialised: {error}"),
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -201,18 +161,29 @@ fn rolled_back() -> BridgeError {
     BridgeError::Temporary("a sync was rolled back, and its machine is gone".to_owned())
 }
 
-/// A request of the machine failed. Only a revoked token ends the run: the rest is tried again.
-fn not_sent(what: &str, error: HomeserverError) -> Result<(), BridgeError> {
-    if error.revoked_token().is_some() || matches!(error, HomeserverError::Stopped) {
-        return Err(error.into());
+/// What is stored and cannot be read must not keep the bridge from receiving.
+fn or_nothing<T: Default>(result: Result<T, CryptoStoreError>) -> Result<T, BridgeError> {
+    result.or_else(|error| match corrupt(&error) {
+        Some(reason) => {
+            warn!("what is to be sent cannot be told: {reason}");
+            Ok(T::default())
+        }
+        None => Err(error.into()),
+    })
+}
+
+/// Whether an error of the store is about what is stored, and not about storing.
+fn corrupt(error: &CryptoStoreError) -> Option<String> {
+    match error {
+        CryptoStoreError::Backend(backend) => match backend.downcast_ref::<StoreError>() {
+            Some(error @ StoreError::BadRow { .. }) => Some(error.to_string()),
+            _ => None,
+        },
+        CryptoStoreError::UnpicklingError
+        | CryptoStoreError::Pickle(_)
+        | CryptoStoreError::SessionCreation(_)
+        | CryptoStoreError::IdentifierValidation(_)
+        | CryptoStoreError::Serialization(_) => Some(error.to_string()),
+        _ => None,
     }
-    if error.status() == Some(400) && error.to_string().contains("One time key") {
-        error!(
-            "the homeserver has other one-time keys of this device: another process uses it, or \
-             the database was set back to an older state. Messages may become unreadable: begin \
-             with a new device (set STORE_ACCOUNT to another name)"
-        );
-    }
-    warn!("{what} failed: {error}");
-    Ok(())
 }

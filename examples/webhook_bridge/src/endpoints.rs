@@ -5,13 +5,20 @@ use std::borrow::Cow;
 use ruma::api::{
     OutgoingRequest, SupportedVersions,
     auth_scheme::{self, AuthScheme, SendAccessToken},
-    error::Error as MatrixError,
     path_builder::{PathBuilder, SinglePath, VersionHistory},
 };
 
-/// A request whose errors are the ordinary ones.
-pub trait Request: OutgoingRequest<EndpointError = MatrixError> {}
-impl<R: OutgoingRequest<EndpointError = MatrixError>> Request for R {}
+use crate::answers::Answered;
+
+/// A request that the bridge sends.
+pub trait Request:
+    OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + Answered
+{
+}
+impl<R: OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + Answered> Request
+    for R
+{
+}
 
 /// The ways to authenticate that the bridge's requests use.
 pub trait Authentication: AuthScheme {

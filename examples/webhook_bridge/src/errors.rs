@@ -8,7 +8,7 @@ use matrix_sdk_postgres::{
     deadpool_postgres::{PoolError, tokio_postgres},
 };
 
-use crate::homeserver::HomeserverError;
+use crate::refusal::{HomeserverError, SessionLoss};
 
 /// Exit codes. The README documents them: change both.
 pub mod exit_code {
@@ -28,7 +28,7 @@ pub mod exit_code {
     pub const SUPERSEDED: u8 = 7;
     /// Another process has the account, and we were told to refuse.
     pub const IN_USE: u8 = 8;
-    /// The database was set back to an older state.
+    /// The database was rolled back to an older state.
     pub const REWOUND: u8 = 9;
 }
 
@@ -43,12 +43,9 @@ pub enum BridgeError {
         /// What happened and what to do.
         message: String,
     },
-    /// The homeserver no longer knows our access token.
-    #[error("the homeserver no longer accepts the access token")]
-    TokenRevoked {
-        /// Whether the device and its keys still exist, so that a new login may go on with them.
-        soft_logout: bool,
-    },
+    /// The homeserver does not accept our access token, for now or for good.
+    #[error("the homeserver does not accept the access token")]
+    SessionRefused(SessionLoss),
     /// Waited out: the machine is dropped, the store reopened, and the bridge goes on.
     #[error("{0}")]
     Temporary(String),
@@ -68,7 +65,7 @@ impl BridgeError {
         Self::last(
             exit_code::REWOUND,
             format!(
-                "{what}: the database was set back to an older state, and its keys must not be \
+                "{what}: the database was rolled back to an older state, and its keys must not be \
                  used again. Begin with a new device: set STORE_ACCOUNT to another name, with \
                  MATRIX_PASSWORD and without MATRIX_DEVICE_ID, or with the MATRIX_ACCESS_TOKEN of \
                  a new login"
@@ -80,7 +77,10 @@ impl BridgeError {
 /// Whether PostgreSQL would give the same answer to every later attempt.
 fn is_final(sqlstate: Option<&str>) -> bool {
     // Privileges, an unknown database, a refused login.
-    sqlstate.is_some_and(|code| code == "42501" || code == "3D000" || code.starts_with("28"))
+    // A table or schema that is not there.
+    sqlstate.is_some_and(|code| {
+        matches!(code, "42501" | "3D000" | "42P01" | "3F000") || code.starts_with("28")
+    })
 }
 
 fn from_database(sqlstate: Option<&str>, text: String) -> BridgeError {
@@ -184,6 +184,10 @@ impl From<OpenStoreError> for BridgeError {
             }
             OpenStoreError::Store(error) => error.into(),
             OpenStoreError::ReadOnlyServer => Self::Temporary(text),
+            OpenStoreError::MigrationsPending { .. } => Self::last(
+                exit_code::DATABASE,
+                format!("{text}: run the bridge with --migrate-only as a role that may"),
+            ),
             OpenStoreError::OwnerAlive { .. } => Self::last(exit_code::IN_USE, text),
             _ => Self::last(exit_code::DATABASE, text),
         }
@@ -194,8 +198,8 @@ impl From<HomeserverError> for BridgeError {
     fn from(error: HomeserverError) -> Self {
         match error {
             HomeserverError::Stopped => Self::Stopped,
-            error => match error.revoked_token() {
-                Some(soft_logout) => Self::TokenRevoked { soft_logout },
+            error => match error.session_loss() {
+                Some(loss) => Self::SessionRefused(loss),
                 None => Self::Temporary(error.to_string()),
             },
         }

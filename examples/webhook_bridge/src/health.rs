@@ -13,19 +13,17 @@ use tracing::{info, warn};
 
 use crate::{
     errors::{BridgeError, exit_code},
-    homeserver::Homeserver,
     inbox::Inbox,
     metrics::Metrics,
 };
 
-/// A long poll of 30 s, and some more for a slow answer.
+/// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
 const LATELY: Duration = Duration::from_secs(45);
 /// A probe should not wait longer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What the probes look at.
 pub struct Health {
-    pub homeserver: Arc<Homeserver>,
     pub metrics: Arc<Metrics>,
     /// Set once the database has been opened.
     pub inbox: OnceLock<Inbox>,
@@ -35,6 +33,7 @@ pub struct Health {
 
 impl Health {
     pub fn wait_for(&self, owner: Option<&str>) {
+        self.metrics.standby.set(owner.is_some().into());
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
             owner.map(ToOwned::to_owned);
     }
@@ -77,19 +76,24 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let database = match health.inbox.get() {
-        Some(inbox) => matches!(timeout(PATIENCE, inbox.ping()).await, Ok(Ok(()))),
+        Some(inbox) => matches!(timeout(LIMIT, inbox.ping()).await, Ok(Ok(()))),
         None => false,
     };
-    let homeserver = health.homeserver.silent_for().is_some_and(|silence| silence < LATELY);
+    // What the homeserver answers does not count before it is read and stored.
+    let since = health.metrics.since_sync();
+    let synced = since.is_some_and(|since| since < LATELY);
     let word = |ok| if ok { "ok" } else { "away" };
-    let status =
-        if database && homeserver { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, format!("database: {}\nhomeserver: {}\n", word(database), word(homeserver)))
+    let status = if database && synced { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let last = match since {
+        Some(since) => format!("{} s ago", since.as_secs()),
+        None => "none yet".to_owned(),
+    };
+    (status, format!("database: {}\nlast sync committed: {last}\n", word(database)))
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Result<String, StatusCode> {
     if let Some(inbox) = health.inbox.get()
-        && let Ok(Ok(counts)) = timeout(PATIENCE, inbox.counts()).await
+        && let Ok(Ok(counts)) = timeout(LIMIT, inbox.counts()).await
     {
         health.metrics.set_counts(counts);
     }

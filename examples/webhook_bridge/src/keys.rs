@@ -7,7 +7,7 @@ use matrix_sdk_postgres::{
     self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
     deadpool_postgres::Pool,
 };
-use ruma::{DeviceId, UserId};
+use ruma::{DeviceId, OwnedUserId, UserId};
 use secrecy::ExposeSecret;
 
 use crate::{
@@ -25,29 +25,42 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database at `url`, and give back the pool too, for the inbox. A
+    /// Open the account in the database of `settings`, and give back the pool too, for the inbox. A
     /// standby tells `waiting` whom it waits for.
     pub async fn open(
         config: &Config,
-        url: &str,
+        settings: PostgresStoreConfig,
         waiting: impl Fn(&str),
     ) -> Result<(Self, Pool), BridgeError> {
-        let passphrase = config.store_passphrase.as_ref().map(ExposeSecret::expose_secret);
-        let mut settings = PostgresStoreConfig::new(url, &config.store_account)
-            .passphrase(passphrase)
+        let mut passphrase = config.store_passphrase.as_ref();
+        let mut settings = settings
             .owner_label("webhook_bridge")
+            .run_migrations(config.database.run_migrations)
+            .pool_max_size(config.database.pool_size)
             .on_owner(match config.on_owner {
                 OnOwner::Take => store::OnOwner::TakeOver,
                 OnOwner::Wait | OnOwner::Refuse => store::OnOwner::RefuseIfAlive,
             });
         let pool = settings.build_pool()?;
         loop {
+            settings = settings.passphrase(passphrase.map(ExposeSecret::expose_secret));
             match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
                     if config.on_owner == OnOwner::Wait =>
                 {
                     waiting(&owner);
                     settings = settings.on_owner(store::OnOwner::WaitUntilFree(SAY_AGAIN));
+                }
+                // Earlier versions took a newline at its end as a part of it.
+                Err(OpenStoreError::WrongPassphrase { .. })
+                    if config.store_passphrase_raw.is_some()
+                        && passphrase.map(ExposeSecret::expose_secret)
+                            == config
+                                .store_passphrase
+                                .as_ref()
+                                .map(ExposeSecret::expose_secret) =>
+                {
+                    passphrase = config.store_passphrase_raw.as_ref();
                 }
                 opened => return Ok((Self { store: opened? }, pool)),
             }
@@ -75,6 +88,12 @@ impl Keys {
     /// The transaction that we are in, for the bridge's own rows: they are in the same database.
     pub async fn transaction(&self) -> Result<Transaction, BridgeError> {
         Ok(self.store.transaction().await?)
+    }
+
+    /// Whose devices are followed, and whether they have to be asked about.
+    pub async fn tracked_users(&self) -> Result<Vec<(OwnedUserId, bool)>, BridgeError> {
+        let tracked = self.store.load_tracked_users().await.map_err(CryptoStoreError::from)?;
+        Ok(tracked.into_iter().map(|user| (user.user_id, user.dirty)).collect())
     }
 
     /// Whether an Olm account has been made, so that our device may have been published.
@@ -135,10 +154,16 @@ mod tests {
             "--homeserver=http://localhost:8008",
             "--user=@bot:example.org",
             "--webhook-url=http://localhost/hook",
+            "--try",
+            "--plain",
             "--on-owner",
             on_owner,
         ];
         Args::try_parse_from(words).unwrap().try_into().unwrap()
+    }
+
+    fn settings(url: &str) -> PostgresStoreConfig {
+        PostgresStoreConfig::new(url, "@bot:example.org")
     }
 
     fn code<T>(ended: Result<T, BridgeError>) -> u8 {
@@ -157,12 +182,12 @@ mod tests {
     async fn one_refuses_one_takes_and_the_loser_is_told() {
         let database = testing::database().unwrap();
         let url = &database.url();
-        let (first, _) = Keys::open(&config("wait"), url, nobody).await.unwrap();
-        let refused = Keys::open(&config("refuse"), url, nobody).await;
+        let (first, _) = Keys::open(&config("wait"), settings(url), nobody).await.unwrap();
+        let refused = Keys::open(&config("refuse"), settings(url), nobody).await;
         assert_eq!(code(refused), exit_code::IN_USE);
         first.set_value("a", "1").await.unwrap();
 
-        let (second, _) = Keys::open(&config("take"), url, nobody).await.unwrap();
+        let (second, _) = Keys::open(&config("take"), settings(url), nobody).await.unwrap();
         assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
         assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
         assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);
@@ -172,7 +197,8 @@ mod tests {
     #[tokio::test]
     async fn a_standby_says_whom_it_waits_for_and_gets_the_account() {
         let database = testing::database().unwrap();
-        let (first, _) = Keys::open(&config("wait"), &database.url(), nobody).await.unwrap();
+        let (first, _) =
+            Keys::open(&config("wait"), settings(&database.url()), nobody).await.unwrap();
         let url = database.url();
         let (told, owner) = tokio::sync::oneshot::channel();
         let told = Mutex::new(Some(told));
@@ -181,7 +207,7 @@ mod tests {
             let told = told.lock().unwrap().take().unwrap();
             told.send(owner.to_owned()).unwrap();
         };
-        let second = Keys::open(&config, &url, waiting);
+        let second = Keys::open(&config, settings(&url), waiting);
         let leave = async {
             let owner = owner.await.unwrap();
             assert!(owner.starts_with("webhook_bridge on "), "{owner}");

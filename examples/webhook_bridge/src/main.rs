@@ -3,11 +3,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod answers;
 mod changes;
+mod checkpoint;
 mod config;
 mod crypto;
 mod database;
 mod delivery;
+mod devices;
 #[cfg(feature = "embedded-postgres")]
 mod embedded;
 mod endpoints;
@@ -18,43 +21,52 @@ mod health;
 mod homeserver;
 mod http_client;
 mod inbox;
+mod judge;
 mod keys;
 mod message;
 mod metrics;
+mod outgoing;
+mod refusal;
 mod retry;
 mod rooms;
 mod run;
 mod session;
 mod sync;
+mod tidy;
 mod timeline;
+mod turns;
 mod webhook;
-mod witness;
 
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing::{Metadata, error, info, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
-    config::{Args, Config},
+    config::{Args, Config, DatabaseConfig},
+    engine::Stop,
     errors::{BridgeError, exit_code},
 };
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Below this level these crates log what must not be in a log: parameters of statements, URLs.
+const DISCREET: [&str; 6] = ["tokio_postgres", "hyper", "hyper_util", "reqwest", "h2", "rustls"];
+
+fn main() -> ExitCode {
+    // Before there are threads: it changes the environment.
+    let environment = read_env_file();
     let args = Args::parse();
     set_up_logging(args.verbose);
-    let stop = CancellationToken::new();
-    let ended = match stop_on_signals(stop.clone()) {
-        Ok(()) => match Config::try_from(args) {
-            Ok(config) => engine::run(config, stop).await,
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(BridgeError::last(exit_code::UNEXPECTED, error.to_string())),
-    };
+    let ended = environment.and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.map_err(unexpected)?.block_on(run(args))
+    });
     match ended {
         Ok(()) => {
             info!("stopped");
@@ -71,6 +83,32 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn run(args: Args) -> Result<(), BridgeError> {
+    if args.migrate_only {
+        return engine::migrate_only(DatabaseConfig::try_from(&args)?).await;
+    }
+    let stop = Stop::default();
+    stop_on_signals(stop.clone()).map_err(unexpected)?;
+    engine::run(Config::try_from(args)?, stop).await
+}
+
+fn unexpected(error: std::io::Error) -> BridgeError {
+    BridgeError::last(exit_code::UNEXPECTED, error.to_string())
+}
+
+/// Settings from a file `.env` in the working directory, if there is one; the environment wins.
+fn read_env_file() -> Result<(), BridgeError> {
+    let reason = match dotenvy::from_path(".env") {
+        Ok(()) => return Ok(()),
+        Err(error) if error.not_found() => return Ok(()),
+        // The line may hold a secret.
+        Err(dotenvy::Error::LineParse(..)) => "a line of it is malformed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("the file .env cannot be used: {reason}");
+    Err(BridgeError::last(exit_code::CONFIGURATION, message))
+}
+
 fn set_up_logging(verbose: bool) {
     let default = if verbose {
         "info,webhook_bridge=debug,matrix_sdk_postgres=debug"
@@ -80,36 +118,33 @@ fn set_up_logging(verbose: bool) {
     };
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
     let filter = EnvFilter::builder().parse_lossy(chosen.as_deref().unwrap_or(default));
-    // At debug this crate logs the parameters of statements: never let it.
-    let quiet = format!("tokio_postgres={}", LevelFilter::INFO);
-    let filter = match quiet.parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose)
-        .init();
+        .with_filter(filter.and(filter_fn(is_discreet)));
+    tracing_subscriber::registry().with(lines).init();
 }
 
-/// SIGTERM and SIGINT end the bridge cleanly; a second one does not wait.
-fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let named = target.split_once("::").map_or(target, |(crate_name, _)| crate_name);
+    !DISCREET.contains(&named) || *metadata.level() <= LevelFilter::INFO
+}
+
+/// SIGTERM and SIGINT end the bridge cleanly; with a second one it does not wait for deliveries.
+fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        for _ in 0..2 {
+        for token in [&stop.soon, &stop.now] {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            if !stop.is_cancelled() {
-                info!("stopping");
-                stop.cancel();
-            }
+            info!("stopping");
+            token.cancel();
         }
-        std::process::exit(i32::from(exit_code::UNEXPECTED));
     });
     Ok(())
 }

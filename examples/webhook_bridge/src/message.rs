@@ -3,10 +3,14 @@
 use matrix_sdk_common::deserialized_responses::{
     DeviceLinkProblem, VerificationLevel, VerificationState,
 };
-use matrix_sdk_crypto::types::events::room::encrypted::EncryptedEvent;
-use ruma::{events::AnyTimelineEvent, serde::Raw};
+use matrix_sdk_crypto::{
+    types::events::room::encrypted::EncryptedEvent, vodozemac::megolm::MegolmMessage,
+};
+use ruma::{OwnedUserId, events::AnyTimelineEvent, serde::Raw};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::inbox::MessageIndex;
 
 /// The JSON body of a delivery. The README describes each field: change both.
 #[derive(Debug, Serialize)]
@@ -29,8 +33,16 @@ pub struct Message {
 
 /// A stored event: to be decrypted, or plain.
 pub enum Stored {
-    Encrypted(Raw<EncryptedEvent>),
+    Encrypted(Encrypted),
     Plain(Outline),
+}
+
+/// An encrypted event.
+pub struct Encrypted {
+    pub sender: OwnedUserId,
+    pub event: Raw<EncryptedEvent>,
+    /// Where in its session it was encrypted; `None` if it does not say.
+    pub at: Option<MessageIndex>,
 }
 
 /// The parts of an event that a message is made of.
@@ -39,21 +51,58 @@ pub struct Outline {
     event_id: String,
     sender: String,
     #[serde(default)]
-    origin_server_ts: i64,
+    origin_server_ts: Value,
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
     content: Value,
-    redacts: Option<String>,
+    #[serde(default)]
+    redacts: Value,
 }
 
 impl Stored {
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         let outline: Outline = serde_json::from_slice(json)?;
-        if outline.kind == "m.room.encrypted" {
-            return Ok(Self::Encrypted(Raw::from_json(serde_json::from_slice(json)?)));
+        if outline.kind != "m.room.encrypted" {
+            return Ok(Self::Plain(outline));
         }
-        Ok(Self::Plain(outline))
+        // Only what is used of it: whatever else is malformed must not keep it from being decrypted.
+        let sent = u64::try_from(outline.timestamp()).unwrap_or_default().min(MAX_TIMESTAMP);
+        let event = json!({
+            "type": outline.kind,
+            "event_id": outline.event_id,
+            "sender": outline.sender,
+            "origin_server_ts": sent,
+            "content": outline.content,
+        });
+        Ok(Self::Encrypted(Encrypted {
+            sender: serde_json::from_value(outline.sender.into())?,
+            event: Raw::from_json(serde_json::value::to_raw_value(&event)?),
+            at: message_index(&outline.content),
+        }))
+    }
+}
+
+/// What ruma takes.
+const MAX_TIMESTAMP: u64 = (1 << 53) - 1;
+
+fn message_index(content: &Value) -> Option<MessageIndex> {
+    let message = MegolmMessage::from_base64(content["ciphertext"].as_str()?).ok()?;
+    let session_id = content["session_id"].as_str()?.to_owned();
+    Some(MessageIndex { session_id, index: message.message_index() })
+}
+
+impl Outline {
+    /// Some homeservers write numbers as floats or strings.
+    fn timestamp(&self) -> i64 {
+        let value = &self.origin_server_ts;
+        let text = value.as_str().unwrap_or_default().trim();
+        let float = value.as_f64().or_else(|| text.parse().ok());
+        value
+            .as_i64()
+            .or_else(|| text.parse().ok())
+            .or(float.map(|float| float as i64))
+            .unwrap_or(0)
     }
 }
 
@@ -80,16 +129,19 @@ impl Message {
     }
 
     fn new(room_id: &str, outline: Outline, encrypted: bool, verification: &'static str) -> Self {
+        let timestamp = outline.timestamp();
         let mut content = outline.content;
         // Where room version 11 puts it, whatever the room's version.
-        if let (Some(redacts), Some(content)) = (outline.redacts, content.as_object_mut()) {
-            content.entry("redacts").or_insert(redacts.into());
+        if outline.redacts.is_string()
+            && let Some(content) = content.as_object_mut()
+        {
+            content.entry("redacts").or_insert(outline.redacts);
         }
         Self {
             event_id: outline.event_id,
             room_id: room_id.to_owned(),
             sender: outline.sender,
-            timestamp: outline.origin_server_ts,
+            timestamp,
             kind: outline.kind,
             body: content["body"].as_str().unwrap_or_default().to_owned(),
             content,
@@ -118,8 +170,6 @@ pub fn verification(state: &VerificationState) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn plain(event: Value) -> Value {
@@ -159,5 +209,31 @@ mod tests {
         assert_eq!(verification(&VerificationState::Unverified(level)), None);
         let level = VerificationLevel::None(DeviceLinkProblem::MissingDevice);
         assert_eq!(verification(&VerificationState::Unverified(level)), Some("unknown_device"));
+    }
+
+    #[test]
+    fn a_timestamp_is_read_in_any_form() {
+        for (given, expected) in [
+            (json!(7), 7),
+            (json!(7.9), 7),
+            (json!("7"), 7),
+            (json!(" 7.0 "), 7),
+            (json!(-1), -1),
+            (json!(null), 0),
+            (json!([]), 0),
+            (json!(1e300), i64::MAX),
+        ] {
+            let event = json!({"event_id": "$1", "sender": "@a:x", "type": "m.room.encrypted",
+                "origin_server_ts": given, "content": {}, "unsigned": 5});
+            let Stored::Encrypted(encrypted) = Stored::parse(event.to_string().as_bytes()).unwrap()
+            else {
+                unreachable!("it is encrypted")
+            };
+            let sent: u64 = encrypted.event.get_field("origin_server_ts").unwrap().unwrap();
+            assert_eq!(sent, (expected.max(0) as u64).min(MAX_TIMESTAMP), "{given}");
+            let mut event = event;
+            event["type"] = json!("m.room.message");
+            assert_eq!(plain(event)["timestamp"], expected, "{given}");
+        }
     }
 }

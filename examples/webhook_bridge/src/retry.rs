@@ -12,9 +12,13 @@ const LONGEST_WISH: Duration = Duration::from_secs(15 * 60);
 
 /// From one second up to half a minute, for ever, spread out by adding up to as much again.
 pub fn policy() -> ExponentialBuilder {
+    up_to(LONGEST)
+}
+
+fn up_to(longest: Duration) -> ExponentialBuilder {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_secs(1))
-        .with_max_delay(LONGEST / 2)
+        .with_max_delay(longest / 2)
         .with_jitter()
         .without_max_times()
 }
@@ -25,6 +29,16 @@ pub struct Delays(ExponentialBackoff);
 impl Delays {
     pub fn new() -> Self {
         Self(policy().build())
+    }
+
+    /// Growing up to `longest` instead of half a minute.
+    pub fn up_to(longest: Duration) -> Self {
+        Self(up_to(longest).build())
+    }
+
+    /// For what is refused, and may be granted later.
+    pub fn after_refusals() -> Self {
+        Self::up_to(Duration::from_secs(60))
     }
 
     /// The next delay, or what the server asked for if that is longer.

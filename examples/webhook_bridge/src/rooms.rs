@@ -3,95 +3,97 @@
 use std::time::Duration;
 
 use ruma::{
-    OwnedUserId, RoomId,
+    RoomId,
     api::client::membership::{get_member_events, join_room_by_id},
     events::room::member::MembershipState,
 };
 use tracing::{info, warn};
 
-use crate::{errors::BridgeError, retry::Delays, run::Run};
+use crate::{
+    errors::BridgeError,
+    refusal::Refusals,
+    retry::Delays,
+    run::Run,
+    turns::{Next, Turns},
+};
 
 /// Joining over federation can take a server minutes.
-const JOIN_PATIENCE: Duration = Duration::from_secs(180);
+const JOIN_LIMIT: Duration = Duration::from_secs(180);
+/// Invitations that are accepted at once.
+const JOINS: usize = 8;
+/// Member lists that are fetched at once.
+const MEMBER_LISTS: usize = 4;
 
-/// Work through invitations and member lists until stopped.
-pub async fn run(run: &Run) -> Result<(), BridgeError> {
-    let mut delays = Delays::new();
-    while !run.stop.is_cancelled() {
-        let mut all_done = true;
-        for room in run.inbox.invitations().await? {
-            all_done &= join(run, &room).await?;
-        }
-        for room in run.inbox.rooms_without_members().await? {
-            all_done &= fetch_members(run, &room).await?;
-        }
-        let pause = async {
-            if all_done {
-                delays.reset();
-                run.wake.rooms.notified().await;
-            } else {
-                tokio::time::sleep(delays.next(None)).await;
-            }
-        };
-        run.stop.run_until_cancelled(pause).await;
-    }
-    Ok(())
+/// Accept invitations until stopped.
+pub async fn accept_invitations(run: &Run) -> Result<(), BridgeError> {
+    let turns = Turns {
+        stop: &run.stop,
+        news: &run.wake.invitations,
+        at_once: JOINS,
+        delays: Delays::after_refusals,
+    };
+    let list = async || run.inbox.invitations().await;
+    turns.run(list, async |room: &str| join(run, room).await).await
 }
 
-/// Accept an invitation; `false` if it must be tried again.
-async fn join(run: &Run, room: &str) -> Result<bool, BridgeError> {
-    let Ok(room_id) = RoomId::parse(room) else {
-        run.inbox.forget_invitation(room).await?;
-        return Ok(true);
+/// Accept an invitation. A no may pass, for federation and a homeserver's workers lag behind: it is
+/// tried again until it has been open for the time that refusals are given.
+async fn join(run: &Run, room: &str) -> Result<Next, BridgeError> {
+    let (Some(age), Ok(room_id)) = (run.inbox.invitation_age(room).await?, RoomId::parse(room))
+    else {
+        // It was withdrawn.
+        return Ok(Next::Done);
     };
     let request = join_room_by_id::v3::Request::new(room_id);
-    let attempt = run.homeserver.send_within(request, JOIN_PATIENCE);
+    let attempt = run.homeserver.send_within(request, JOIN_LIMIT);
     match run.stop.run_until_cancelled(attempt).await {
-        None => return Ok(true),
+        None => return Ok(Next::Done),
         Some(Ok(_)) => info!(room, "joined"),
-        Some(Err(error)) if error.revoked_token().is_some() => return Err(error.into()),
-        Some(Err(error)) if error.is_temporary() => {
+        Some(Err(error)) if error.ends_run() => return Err(error.into()),
+        Some(Err(error)) if error.is_beside_the_point() || age < run.config.refusal_wait => {
             warn!(room, "an invitation cannot be accepted yet: {error}");
-            return Ok(false);
+            return Ok(Next::Later(error.wish()));
         }
-        Some(Err(error)) => warn!(room, "an invitation cannot be accepted: {error}"),
+        Some(Err(error)) => {
+            warn!(room, "an invitation cannot be accepted, and is given up: {error}");
+            run.metrics.invitations_abandoned.inc();
+        }
     }
     run.inbox.forget_invitation(room).await?;
-    Ok(true)
+    Ok(Next::Done)
 }
 
-/// Follow the devices of a room's members; `false` if it must be tried again.
-async fn fetch_members(run: &Run, room: &str) -> Result<bool, BridgeError> {
+/// Fetch member lists until stopped.
+pub async fn fetch_members(run: &Run) -> Result<(), BridgeError> {
+    let turns = Turns {
+        stop: &run.stop,
+        news: &run.wake.members,
+        at_once: MEMBER_LISTS,
+        delays: Delays::new,
+    };
+    let refusals = Refusals::default();
+    let list = async || run.inbox.rooms_without_members().await;
+    turns.run(list, async |room: &str| members_of(run, &refusals, room).await).await
+}
+
+/// Follow the devices of a room's members.
+async fn members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, BridgeError> {
     let Ok(room_id) = RoomId::parse(room) else {
         run.inbox.members_known(room).await?;
-        return Ok(true);
+        return Ok(Next::Done);
     };
     let mut request = get_member_events::v3::Request::new(room_id);
     request.not_membership = Some(MembershipState::Leave);
-    let answer = match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
-        None => return Ok(true),
-        Some(Ok(answer)) => answer,
-        Some(Err(error)) if error.revoked_token().is_some() => return Err(error.into()),
-        Some(Err(error)) => {
-            warn!(room, "the members cannot be fetched: {error}");
-            let temporary = error.is_temporary();
-            if !temporary {
-                run.inbox.members_known(room).await?;
-            }
-            return Ok(!temporary);
+    match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
+        None => return Ok(Next::Done),
+        Some(Ok(members)) => run.follow(&members.0).await?,
+        Some(Err(error)) if error.ends_run() => return Err(error.into()),
+        Some(Err(error)) if error.is_beside_the_point() || refusals.again(room) => {
+            warn!(room, "the members cannot be fetched yet: {error}");
+            return Ok(Next::Later(error.wish()));
         }
-    };
-    let members: Vec<OwnedUserId> = answer
-        .chunk
-        .iter()
-        .filter_map(|event| event.deserialize().ok())
-        .filter(|event| {
-            matches!(event.membership(), MembershipState::Join | MembershipState::Invite)
-        })
-        .map(|event| event.state_key().to_owned())
-        .collect();
-    run.crypto.track(&members).await?;
+        Some(Err(error)) => warn!(room, "the members cannot be fetched: {error}"),
+    }
     run.inbox.members_known(room).await?;
-    run.crypto.send_outgoing().await?;
-    Ok(true)
+    Ok(Next::Done)
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use ruma::OwnedUserId;
+
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, crypto::Crypto, homeserver::Homeserver, inbox::Inbox, metrics::Metrics,
-    webhook::Webhook,
+    config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
+    inbox::Inbox, metrics::Metrics, webhook::Webhook,
 };
 
 /// One run: from a machine that was just built until it ends or the store fails.
@@ -21,9 +23,7 @@ pub struct Run {
     /// Ends this run, at a point where each task leaves nothing half done.
     pub stop: CancellationToken,
     pub wake: Wake,
-    /// The homeserver has been asked for the devices of all whose messages are stored. Before that
-    /// nothing is decrypted: a message under a false name would not show.
-    pub devices_asked: watch::Sender<bool>,
+    pub devices: Devices,
 }
 
 /// Something may be there to do.
@@ -31,13 +31,27 @@ pub struct Run {
 pub struct Wake {
     pub delivery: Notify,
     pub gaps: Notify,
-    pub rooms: Notify,
+    pub invitations: Notify,
+    pub members: Notify,
+    pub outgoing: Notify,
 }
 
 impl Wake {
     pub fn all(&self) {
+        self.outgoing.notify_one();
         self.delivery.notify_one();
         self.gaps.notify_one();
-        self.rooms.notify_one();
+        self.invitations.notify_one();
+        self.members.notify_one();
+    }
+}
+
+impl Run {
+    /// Follow these users' devices from now on.
+    pub async fn follow(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
+        self.devices.follow(users);
+        self.crypto.track(users).await?;
+        self.wake.outgoing.notify_one();
+        Ok(())
     }
 }

@@ -2,14 +2,11 @@
 
 use ruma::{
     DeviceId, OwnedDeviceId,
-    api::{
-        client::{
-            account::whoami,
-            keys::get_keys,
-            session::login::v3::{LoginInfo, Password, Request as LoginRequest},
-            uiaa::{MatrixUserIdentifier, UserIdentifier},
-        },
-        error::ErrorKind,
+    api::client::{
+        account::whoami,
+        keys::get_keys,
+        session::login::v3::{LoginInfo, Password, Request as LoginRequest},
+        uiaa::{MatrixUserIdentifier, UserIdentifier},
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -19,8 +16,9 @@ use tracing::info;
 use crate::{
     config::{Config, Credentials},
     errors::{BridgeError, exit_code},
-    homeserver::{Homeserver, HomeserverError},
+    homeserver::Homeserver,
     keys::Keys,
+    refusal::{HomeserverError, SessionLoss},
 };
 
 const DEVICE_ID: &str = "device_id";
@@ -78,24 +76,15 @@ impl Session<'_> {
         Ok(device)
     }
 
-    /// The token was revoked: log in to the same device again if it still exists, else give up.
-    pub async fn renew(&self, soft_logout: bool) -> Result<(), BridgeError> {
+    /// The token has expired: log in to the same device again. `false` if there is no password.
+    pub async fn renew(&self) -> Result<bool, BridgeError> {
         match (&self.config.credentials, self.stored_device().await?) {
-            (Some(Credentials::Password(password)), Some(device)) if soft_logout => {
+            (Some(Credentials::Password(password)), Some(device)) => {
                 info!("the access token has expired: logging in to the same device again");
-                self.log_in(password, &device).await
+                self.log_in(password, &device).await?;
+                Ok(true)
             }
-            _ if soft_logout => Err(BridgeError::last(
-                exit_code::SESSION_ENDED,
-                "the access token has expired: set MATRIX_PASSWORD, or MATRIX_ACCESS_TOKEN to a \
-                 new token of the same device",
-            )),
-            _ => Err(BridgeError::last(
-                exit_code::SESSION_ENDED,
-                "the access token was revoked, and the homeserver has deleted its device: its keys \
-                 cannot be used any more. Set STORE_ACCOUNT to another name, with MATRIX_PASSWORD \
-                 or a new MATRIX_ACCESS_TOKEN, to begin with a new device",
-            )),
+            _ => Ok(false),
         }
     }
 
@@ -124,7 +113,7 @@ impl Session<'_> {
         request.device_id = Some(device.to_owned());
         request.initial_device_display_name = Some("webhook bridge".to_owned());
         let answer = self.homeserver.send_until(request, self.stop).await.map_err(refused_login)?;
-        if answer.user_id != self.config.user_id || answer.device_id != device {
+        if answer.user_id != self.config.user_id || answer.device_id != device.as_str() {
             return Err(BridgeError::last(
                 exit_code::LOGIN,
                 format!(
@@ -155,7 +144,7 @@ impl Session<'_> {
                 owner.user_id, self.config.user_id
             )));
         }
-        let Some(device) = owner.device_id else {
+        let Some(device) = owner.device_id.map(OwnedDeviceId::from) else {
             return Err(refused(
                 "MATRIX_ACCESS_TOKEN belongs to no device, so nobody can encrypt for it: use a \
                  token from a login"
@@ -184,7 +173,7 @@ impl Session<'_> {
         let mut request = get_keys::v3::Request::new();
         request.device_keys.insert(self.config.user_id.clone(), vec![device.to_owned()]);
         let answer = self.homeserver.send_until(request, self.stop).await?;
-        let devices = answer.device_keys.get(&self.config.user_id);
+        let devices = answer.0.device_keys.get(&self.config.user_id);
         if devices.is_some_and(|devices| devices.contains_key(device)) {
             // So that the next start may choose another.
             self.keys.forget_value(DEVICE_ID).await?;
@@ -204,24 +193,44 @@ impl Session<'_> {
 
 /// What a refused login or token means for the person who set it.
 fn refused_login(error: HomeserverError) -> BridgeError {
-    let message = match error.kind() {
-        _ if matches!(error, HomeserverError::Stopped) => return BridgeError::Stopped,
-        Some(ErrorKind::Forbidden | ErrorKind::Unauthorized) => {
+    if matches!(error, HomeserverError::Stopped) {
+        return BridgeError::Stopped;
+    }
+    if error.session_loss() == Some(SessionLoss::Locked) {
+        return error.into();
+    }
+    let message = match error.code() {
+        "M_FORBIDDEN" | "M_UNAUTHORIZED" => {
             "the homeserver refused user or password: check MATRIX_USER and MATRIX_PASSWORD".into()
         }
-        Some(ErrorKind::UnknownToken(_) | ErrorKind::MissingToken) => {
+        "M_UNKNOWN_TOKEN" | "M_MISSING_TOKEN" => {
             "the homeserver refused the token: check MATRIX_ACCESS_TOKEN".into()
         }
-        Some(ErrorKind::UserDeactivated) => "the bot's account is deactivated".into(),
-        Some(ErrorKind::Unknown | ErrorKind::Unrecognized) => {
+        "M_USER_DEACTIVATED" => "the bot's account is deactivated".into(),
+        "M_UNKNOWN" | "M_UNRECOGNIZED" => {
             format!("{error}: it may not allow passwords; set MATRIX_ACCESS_TOKEN instead")
-        }
-        _ if error.status() == Some(404) => {
-            "there is no Matrix homeserver at MATRIX_HOMESERVER: give the base URL of its client \
-             API"
-            .into()
         }
         _ => format!("the login failed: {error}"),
     };
     BridgeError::last(exit_code::LOGIN, message)
+}
+
+/// What a refused session may mean, and what to do.
+pub fn explain(loss: SessionLoss) -> &'static str {
+    match loss {
+        SessionLoss::Expired => {
+            "the access token has expired: set MATRIX_PASSWORD, or MATRIX_ACCESS_TOKEN to a new \
+             token of the same device"
+        }
+        SessionLoss::Locked => {
+            "the homeserver says that the bot's account is locked: ask its administrator to unlock \
+             it; device and keys stay"
+        }
+        SessionLoss::Unknown => {
+            "the homeserver does not know the access token. Either the account is locked, which \
+             some homeservers say in these words: have it unlocked. Or the device was logged out, \
+             and with it deleted: its keys cannot be used any more, so set STORE_ACCOUNT to another \
+             name, with MATRIX_PASSWORD or a new MATRIX_ACCESS_TOKEN, to begin with a new device"
+        }
+    }
 }

@@ -5,97 +5,137 @@ use std::{slice, time::Duration};
 use ruma::{
     api::client::{
         filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter},
-        sync::sync_events::v3::{Request, Response},
+        sync::sync_events::v3::Request,
     },
     presence::PresenceState,
     uint,
 };
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::{
-    changes, errors::BridgeError, homeserver::HomeserverError, inbox::SyncRecord, retry::Delays,
-    run::Run, timeline::TIMELINE_TYPES,
+    answers::Sync,
+    changes::{self, Position},
+    errors::BridgeError,
+    inbox::SyncRecord,
+    retry::Delays,
+    run::Run,
+    timeline::TIMELINE_TYPES,
 };
 
 /// How long the homeserver may wait for news.
 const LONG_POLL: Duration = Duration::from_secs(30);
+/// So often it may refuse the stored position before we go on without.
+const REFUSALS: u32 = 3;
+/// A pause after answers that came at once and said nothing, one after the other.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Sync until stopped.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
-    let mut since = run.inbox.sync_position().await?;
-    run.crypto.track(slice::from_ref(&run.config.user_id)).await?;
-    if since.is_some() {
-        run.crypto.send_outgoing().await?;
-        run.devices_asked.send_replace(true);
+    let stored = run.inbox.sync_position().await?;
+    let mut position = stored.map_or(Position::First, Position::At);
+    run.follow(slice::from_ref(&run.config.user_id)).await?;
+    if position != Position::First {
+        run.wake.all();
     }
     // The first answer must not be long in coming: it shows that the bridge is ready.
     let mut timeout = Duration::ZERO;
+    let mut idle = 0;
     while !run.stop.is_cancelled() {
-        let answer = poll(run, since.as_deref(), timeout).await?;
-        since = Some(take_in(run, since.as_deref(), answer).await?);
+        let began = Instant::now();
+        let sync = poll(run, &mut position, timeout).await?;
+        let is_idle = sync.is_empty() && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        idle = if is_idle { idle + 1 } else { 0 };
+        position = Position::At(take_in(run, &position, sync).await?);
         timeout = LONG_POLL;
+        // One alone is nothing unusual, and would hold up the next message.
+        if idle > 1 {
+            run.stop.run_until_cancelled(sleep(IDLE)).await;
+        }
     }
     Ok(())
 }
 
-/// One `/sync`, waiting out what is temporary.
-async fn poll(run: &Run, since: Option<&str>, timeout: Duration) -> Result<Response, BridgeError> {
-    let mut request = Request::new();
-    request.since = since.map(ToOwned::to_owned);
-    request.filter = Some(filter().into());
-    request.set_presence = PresenceState::Offline;
-    request.timeout = Some(timeout);
+/// One `/sync`, waiting out what is temporary. A position that the homeserver refuses again and again
+/// is given up: it was restored or replaced.
+async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<Sync, BridgeError> {
     let mut delays = Delays::new();
+    let mut refusals = 0;
     loop {
+        let mut request = Request::new();
+        request.since = position.since().map(ToOwned::to_owned);
+        request.filter = Some(filter().into());
+        request.set_presence = PresenceState::Offline;
+        request.timeout = Some(timeout);
         // The first sync of an account in many rooms takes a server minutes.
-        let patience = timeout + if since.is_some() { LONG_POLL } else { LONG_POLL * 10 };
-        let attempt = run.homeserver.send_within(request.clone(), patience);
+        let known = position.since().is_some();
+        let limit = timeout + if known { LONG_POLL } else { LONG_POLL * 10 };
+        let attempt = run.homeserver.send_within(request, limit);
         let error = match run.stop.run_until_cancelled(attempt).await {
             None => return Err(BridgeError::Stopped),
             Some(Ok(answer)) => return Ok(answer),
             Some(Err(error)) => error,
         };
-        if !error.is_temporary() {
+        if error.ends_run() {
             return Err(error.into());
+        }
+        if known && !error.is_temporary() && error.status() == Some(400) {
+            refusals += 1;
+        }
+        if refusals >= REFUSALS {
+            warn!(
+                "{error}: the homeserver does not know our sync position any more, so it was \
+                 restored or replaced. Going on without: each known room is filled back to its last \
+                 event"
+            );
+            run.metrics.positions_lost.inc();
+            *position = Position::Lost;
+            (refusals, delays) = (0, Delays::new());
+            continue;
         }
         let delay = delays.next(error.wish());
         warn!("{error}; syncing again in {} s", delay.as_secs());
-        if run.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
-            return Err(HomeserverError::Stopped.into());
+        if run.stop.run_until_cancelled(sleep(delay)).await.is_none() {
+            return Err(BridgeError::Stopped);
         }
     }
 }
 
 /// Take in an answer, and return the position after it. Keys, events and position are one
 /// transaction: after a failure nothing of it is there, and it comes again.
-async fn take_in(run: &Run, since: Option<&str>, sync: Response) -> Result<String, BridgeError> {
+async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, BridgeError> {
     let known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
-    let (rooms, people) = changes::of_rooms(&sync, since, &known, &run.config.user_id);
+    let (rooms, people) = changes::of_rooms(&sync, position, &known, &run.config.user_id);
     let record = SyncRecord {
         rooms,
-        invitations: sync.rooms.invite.keys().map(ToString::to_string).collect(),
-        invitations_gone: sync.rooms.leave.keys().map(ToString::to_string).collect(),
+        invitations: sync.invited.clone(),
+        invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
     };
     let rooms = record.rooms.len();
-    run.devices_asked.send_replace(false);
+    // Before the messages are there: they wait for these.
+    run.devices.follow(&people);
+    run.devices.changed(&sync.device_lists.changed);
+    let lost = *position == Position::Lost;
+    if lost {
+        run.devices.all_changed();
+    }
     let received = run
         .crypto
-        .receive(&sync, &people, async |transaction, new_sessions| {
+        .receive(&sync, &people, lost, async |transaction, new_sessions| {
             let record = SyncRecord { new_sessions, ..record };
             run.inbox.record(transaction, &record).await
         })
         .await?;
-    // After the first position: whoever encrypts for the keys that we upload now does so after it.
-    run.crypto.send_outgoing().await?;
-    run.devices_asked.send_replace(true);
-    if since.is_none() {
+    run.metrics.synced();
+    if *position == Position::First {
         info!(rooms, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
         debug!(received, "synced");
     }
     run.metrics.received.inc_by(received);
+    // After the first position: keys that are uploaded now are used after it.
     run.wake.all();
     Ok(sync.next_batch)
 }

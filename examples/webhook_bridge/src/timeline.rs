@@ -5,7 +5,7 @@ use ruma::{OwnedUserId, UserId, serde::Raw};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::inbox::Received;
+use crate::{answers::malformed, inbox::Received};
 
 /// The event types that the bridge asks the homeserver for, in timelines.
 pub const TIMELINE_TYPES: [&str; 6] = [
@@ -27,8 +27,10 @@ struct Outline {
     sender: OwnedUserId,
     #[serde(rename = "type")]
     kind: String,
-    state_key: Option<String>,
-    redacts: Option<String>,
+    #[serde(default)]
+    state_key: Value,
+    #[serde(default)]
+    redacts: Value,
     #[serde(default)]
     content: Value,
     #[serde(default)]
@@ -61,16 +63,17 @@ pub struct Classified {
 
 /// Look at one event; `None` if it is too malformed to have an id.
 pub fn classify<T>(event: &Raw<T>, me: &UserId) -> Option<Classified> {
-    let outline: Outline = event.deserialize_as_unchecked().ok()?;
-    if !storable(&outline.event_id) {
+    let outline = event.deserialize_as_unchecked().ok();
+    let Some(outline) = outline.filter(|outline: &Outline| storable(&outline.event_id)) else {
+        malformed("an event");
         return None;
-    }
-    let meaning = match &outline.state_key {
+    };
+    let meaning = match outline.state_key.as_str() {
         Some(state_key) => state_meaning(&outline, state_key, me),
         None => message_meaning(&outline, event.json().get(), me),
     };
     Some(Classified {
-        encrypted: outline.kind == "m.room.encrypted" && outline.state_key.is_none(),
+        encrypted: outline.kind == "m.room.encrypted" && outline.state_key.is_null(),
         event_id: outline.event_id,
         sender: outline.sender,
         meaning,
@@ -99,7 +102,10 @@ fn message_meaning(outline: &Outline, json: &str, me: &UserId) -> Meaning {
         outline.kind.as_str(),
         "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.room.redaction"
     );
-    let redacted = !outline.unsigned["redacted_because"].is_null();
+    // A redaction leaves nothing of a message's content, and some servers do not say whose it was.
+    let emptied = outline.kind != "m.room.redaction"
+        && outline.content.as_object().is_none_or(serde_json::Map::is_empty);
+    let redacted = emptied || !outline.unsigned["redacted_because"].is_null();
     if !wanted || redacted || outline.sender == me {
         return Meaning::Nothing;
     }
@@ -109,7 +115,7 @@ fn message_meaning(outline: &Outline, json: &str, me: &UserId) -> Meaning {
         return Meaning::Nothing;
     }
     // Before room version 11 at the top, since then in the content.
-    let redacts = outline.redacts.as_deref().or(outline.content["redacts"].as_str());
+    let redacts = outline.redacts.as_str().or(outline.content["redacts"].as_str());
     let redacts = redacts.filter(|id| outline.kind == "m.room.redaction" && storable(id));
     Meaning::Message {
         received: Received {
@@ -121,7 +127,12 @@ fn message_meaning(outline: &Outline, json: &str, me: &UserId) -> Meaning {
     }
 }
 
-fn storable(id: &str) -> bool {
+/// An event's id, if it has one.
+pub fn event_id<T>(event: &Raw<T>) -> Option<String> {
+    event.get_field("event_id").ok().flatten()
+}
+
+pub fn storable(id: &str) -> bool {
     !id.is_empty() && id.len() <= LONGEST_ID && !id.contains(char::is_control)
 }
 

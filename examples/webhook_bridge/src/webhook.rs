@@ -25,10 +25,12 @@ pub enum Answer {
     Delivered,
     /// This message is refused; others may not be.
     Rejected(String),
-    /// Nothing gets through: all wait.
+    /// It does not get through.
     Unavailable {
         reason: String,
         wish: Option<Duration>,
+        /// Not only this room's: it was asked too often.
+        for_all: bool,
     },
 }
 
@@ -41,7 +43,7 @@ pub struct Webhook {
 
 impl Webhook {
     pub fn new(http: reqwest::Client, config: &Config) -> Result<Self, BridgeError> {
-        let mut authorization = None;
+        let mut authorization = config.webhook_url.authorization.clone();
         if let Some(token) = &config.webhook_token {
             let value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
             let mut value = value.map_err(|_| {
@@ -53,7 +55,7 @@ impl Webhook {
             value.set_sensitive(true);
             authorization = Some(value);
         }
-        Ok(Self { http, url: config.webhook_url.clone(), authorization })
+        Ok(Self { http, url: config.webhook_url.url.clone(), authorization })
     }
 
     /// For logs: the rest of the URL may hold a secret.
@@ -89,14 +91,15 @@ impl Webhook {
                 }
                 answer
             }
-            Err(error) => Answer::Unavailable { reason: causes(error), wish: None },
+            Err(error) => Answer::Unavailable { reason: causes(error), wish: None, for_all: false },
         }
     }
 }
 
 fn meaning(status: StatusCode, wish: Option<Duration>) -> Answer {
+    let for_all = status == StatusCode::TOO_MANY_REQUESTS;
     let unavailable =
-        |advice: &str| Answer::Unavailable { reason: format!("{status}{advice}"), wish };
+        |advice: &str| Answer::Unavailable { reason: format!("{status}{advice}"), wish, for_all };
     match status.as_u16() {
         200..300 => Answer::Delivered,
         300..400 => unavailable(": it redirects; set WEBHOOK_URL to the final address"),

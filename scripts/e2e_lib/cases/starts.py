@@ -140,7 +140,11 @@ async def wrong_passphrase(w: World):
 async def revoked_token(w: World):
     """An access token that is revoked while the bridge runs, and used again."""
     login = await w.synapse.login(w.bot, w.passwords[w.bot])
-    token = {"MATRIX_PASSWORD": None, "MATRIX_ACCESS_TOKEN": login["access_token"]}
+    # It may be that the account is locked, so the bridge asks again; here not for ten minutes.
+    token = {
+        "MATRIX_PASSWORD": None, "MATRIX_ACCESS_TOKEN": login["access_token"],
+        "BRIDGE_REFUSAL_WAIT": "3",
+    }
     await w.up(**token)
     await w.send(3, "with the token")
     await w.arrived()
@@ -161,3 +165,5 @@ async def malformed(w: World):
     await ends(w, "webhook.url", WEBHOOK_URL=None)
     await ends(w, "user", MATRIX_USER="@:nowhere:")
     await ends(w, "password|token", MATRIX_PASSWORD=None)
+    await ends(w, "database_url.*--try", BRIDGE_TRY=None, DATABASE_URL=None)
+    await ends(w, "passphrase.*--plain", STORE_PASSPHRASE=None)

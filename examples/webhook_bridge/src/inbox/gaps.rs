@@ -1,5 +1,7 @@
 //! Gaps in rooms' histories, filled page by page.
 
+use std::collections::HashSet;
+
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
 use super::{Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events};
@@ -10,29 +12,69 @@ use crate::errors::BridgeError;
 pub struct Gap {
     pub room_id: String,
     pub position: i64,
+    /// Empty: the next page begins at the newest event.
     pub from_token: String,
     pub to_token: Option<String>,
     pub stop_event_id: Option<String>,
     pub filled: i64,
+    pub pages: Pages,
+}
+
+/// How many pages of a gap were fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    pub all: i32,
+    pub empty: i32,
 }
 
 impl Inbox {
-    /// All gaps, the oldest first: a room's events wait for its oldest gap.
-    pub async fn gaps(&self) -> Result<Vec<Gap>, BridgeError> {
+    /// The rooms that have a gap, the oldest gap first.
+    pub async fn rooms_with_gaps(&self) -> Result<Vec<String>, BridgeError> {
         let sql = "
-            SELECT room_id, position, from_token, to_token, stop_event_id, filled
-            FROM webhook_bridge.gaps WHERE account = $1 ORDER BY position";
+            SELECT room_id FROM webhook_bridge.gaps
+            WHERE account = $1 GROUP BY room_id ORDER BY min(position)";
         let connection = self.connection().await?;
         let rows = connection.query_typed(sql, &[(&self.account, Type::TEXT)]).await?;
-        let gap = |row: &Row| Gap {
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// A room's oldest gap: its events wait for it.
+    pub async fn oldest_gap(&self, room_id: &str) -> Result<Option<Gap>, BridgeError> {
+        let sql = "
+            SELECT room_id, position, from_token, to_token, stop_event_id, filled, pages, empty_pages
+            FROM webhook_bridge.gaps WHERE account = $1 AND room_id = $2
+            ORDER BY position LIMIT 1";
+        let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&room_id, Type::TEXT)];
+        let row = self.connection().await?.query_typed_opt(sql, &values).await?;
+        let gap = |row: Row| Gap {
             room_id: row.get(0),
             position: row.get(1),
             from_token: row.get(2),
             to_token: row.get(3),
             stop_event_id: row.get(4),
             filled: row.get(5),
+            pages: Pages { all: row.get(6), empty: row.get(7) },
         };
-        Ok(rows.iter().map(gap).collect())
+        Ok(row.map(gap))
+    }
+
+    /// Which of these events were stored before the gap arose.
+    pub async fn known_before(
+        &self,
+        gap: &Gap,
+        event_ids: &[String],
+    ) -> Result<HashSet<String>, BridgeError> {
+        let sql = "
+            SELECT event_id FROM webhook_bridge.events
+            WHERE account = $1 AND room_id = $2 AND event_id = ANY($3) AND position < $4";
+        let values: [Value<'_>; 4] = [
+            (&self.account, Type::TEXT),
+            (&gap.room_id, Type::TEXT),
+            (&event_ids, Type::TEXT_ARRAY),
+            (&gap.position, Type::INT8),
+        ];
+        let rows = self.connection().await?.query_typed(sql, &values).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Store a page, its newest event first, and where the next begins (`None`: the gap is closed),
@@ -62,11 +104,19 @@ impl Inbox {
             [(&self.account, Type::TEXT), (&gap.room_id, Type::TEXT), (&gap.position, Type::INT8)];
         if let Some(next) = &next {
             let sql = "
-                UPDATE webhook_bridge.gaps SET from_token = $4, filled = $5
+                UPDATE webhook_bridge.gaps
+                SET from_token = $4, filled = $5, pages = $6, empty_pages = $7
                 WHERE account = $1 AND room_id = $2 AND position = $3";
-            let (next, filled): (Value<'_>, Value<'_>) =
-                ((next, Type::TEXT), (&filled, Type::INT8));
-            transaction.run(sql, &[account, room, position, next, filled]).await?;
+            let values = [
+                account,
+                room,
+                position,
+                (next as _, Type::TEXT),
+                (&filled as _, Type::INT8),
+                (&gap.pages.all as _, Type::INT4),
+                (&gap.pages.empty as _, Type::INT4),
+            ];
+            transaction.run(sql, &values).await?;
         } else {
             let sql = "
                 DELETE FROM webhook_bridge.gaps

@@ -1,39 +1,28 @@
 //! Creates the bridge's schema, or brings it up to date.
 
-use matrix_sdk_postgres::deadpool_postgres::{Pool, tokio_postgres::types::Type};
+use matrix_sdk_postgres::deadpool_postgres::{
+    Object, Pool, Transaction, tokio_postgres::types::Type,
+};
 use tracing::info;
 
 use crate::errors::{BridgeError, exit_code};
 
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/0001_inbox.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/0001_inbox.sql"),
+    include_str!("../../migrations/0002_limits_and_replays.sql"),
+];
 
-/// Apply what is missing, in one transaction; bridges that start at once wait for each other.
+/// Apply what is missing, in one transaction; bridges that start at once wait for each other. Where
+/// nothing is missing, nothing is asked for that a role without CREATE may not do.
 pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     let mut connection = pool.get().await?;
+    if is_current(&connection).await? {
+        return Ok(());
+    }
     let transaction = connection.transaction().await?;
     // A number of our own; it only has to differ from other programs' numbers.
     transaction.batch_execute("SELECT pg_advisory_xact_lock(7166209614382015)").await?;
-    let exists = "SELECT to_regnamespace('webhook_bridge') IS NOT NULL";
-    // Looked up first: CREATE … IF NOT EXISTS demands the privilege even when nothing is missing.
-    if !transaction.query_typed_one(exists, &[]).await?.get::<_, bool>(0) {
-        transaction
-            .batch_execute(
-                "CREATE SCHEMA webhook_bridge;
-                 CREATE TABLE webhook_bridge.schema_migrations (
-                     version integer NOT NULL PRIMARY KEY,
-                     applied_at timestamptz NOT NULL DEFAULT now()
-                 )",
-            )
-            .await?;
-    }
-    let newest = "SELECT coalesce(max(version), 0) FROM webhook_bridge.schema_migrations";
-    let found: i32 = transaction.query_typed_one(newest, &[]).await?.get(0);
-    if found as usize > MIGRATIONS.len() {
-        return Err(BridgeError::last(
-            exit_code::DATABASE,
-            format!("the schema webhook_bridge has version {found}: upgrade the bridge"),
-        ));
-    }
+    let found = version_to_begin_with(&transaction).await?;
     for (sql, version) in MIGRATIONS.iter().zip(1i32..).skip(found as usize) {
         info!(version, "migrating the schema webhook_bridge");
         transaction.batch_execute("SET LOCAL search_path = webhook_bridge").await?;
@@ -43,4 +32,56 @@ pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     }
     transaction.commit().await?;
     Ok(())
+}
+
+/// Refuse a schema that is not what this bridge knows; nothing is changed.
+pub async fn check(pool: &Pool) -> Result<(), BridgeError> {
+    if is_current(&pool.get().await?).await? {
+        return Ok(());
+    }
+    Err(BridgeError::last(
+        exit_code::DATABASE,
+        "the schema webhook_bridge is missing or old, and BRIDGE_RUN_MIGRATIONS is false: run the \
+         bridge with --migrate-only as a role that may create tables",
+    ))
+}
+
+const HAS_TABLE: &str = "
+    SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'webhook_bridge'),
+           EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE n.nspname = 'webhook_bridge' AND c.relname = 'schema_migrations')";
+const NEWEST: &str = "SELECT coalesce(max(version), 0) FROM webhook_bridge.schema_migrations";
+
+async fn is_current(connection: &Object) -> Result<bool, BridgeError> {
+    let exists = connection.query_typed_one(HAS_TABLE, &[]).await?;
+    if !exists.get::<_, bool>(1) {
+        return Ok(false);
+    }
+    let found: i32 = connection.query_typed_one(NEWEST, &[]).await?.get(0);
+    if found as usize > MIGRATIONS.len() {
+        return Err(BridgeError::last(
+            exit_code::DATABASE,
+            format!("the schema webhook_bridge has version {found}: upgrade the bridge"),
+        ));
+    }
+    Ok(found as usize == MIGRATIONS.len())
+}
+
+/// The newest version that was applied; the schema and its list of versions are there afterwards.
+async fn version_to_begin_with(transaction: &Transaction<'_>) -> Result<i32, BridgeError> {
+    let exists = transaction.query_typed_one(HAS_TABLE, &[]).await?;
+    // Looked up first: CREATE … IF NOT EXISTS demands the privilege even when nothing is missing. A
+    // schema that somebody made by hand is empty, not migrated.
+    if !exists.get::<_, bool>(0) {
+        transaction.batch_execute("CREATE SCHEMA webhook_bridge").await?;
+    }
+    if !exists.get::<_, bool>(1) {
+        let create = "
+            CREATE TABLE webhook_bridge.schema_migrations (
+                version integer NOT NULL PRIMARY KEY,
+                applied_at timestamptz NOT NULL DEFAULT now()
+            )";
+        transaction.batch_execute(create).await?;
+    }
+    Ok(transaction.query_typed_one(NEWEST, &[]).await?.get(0))
 }

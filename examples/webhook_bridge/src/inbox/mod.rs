@@ -4,6 +4,7 @@ mod gaps;
 mod migrate;
 mod queue;
 mod record;
+mod replays;
 mod rooms;
 #[cfg(test)]
 mod tests;
@@ -20,10 +21,11 @@ use matrix_sdk_postgres::{
 };
 
 pub use self::{
-    gaps::Gap,
-    migrate::migrate,
+    gaps::{Gap, Pages},
+    migrate::{check, migrate},
     queue::{Counts, Queued},
     record::{NewGap, RoomChange, SyncRecord},
+    replays::MessageIndex,
     rooms::KnownRoom,
 };
 use crate::errors::BridgeError;

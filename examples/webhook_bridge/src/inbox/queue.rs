@@ -17,6 +17,9 @@ pub const KEY_GRACE: Duration = Duration::from_secs(5);
 /// Delivered events are remembered this long, so that none is delivered twice.
 const REMEMBER_DAYS: i32 = 30;
 
+/// Parked events are kept this long for a person to look at.
+const KEEP_FAILED_DAYS: i32 = 90;
+
 /// An event that is due.
 #[derive(Clone, Debug)]
 pub struct Queued {
@@ -29,11 +32,14 @@ pub struct Queued {
 }
 
 /// How many events are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     pub pending: i64,
     pub waiting: i64,
     pub failed: i64,
+    pub gaps: i64,
+    /// For how many seconds the oldest pending message has waited.
+    pub oldest_pending: f64,
 }
 
 impl Inbox {
@@ -47,15 +53,33 @@ impl Inbox {
             SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL,
                 received_at = CASE state WHEN 'waiting' THEN now() ELSE received_at END
             WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0)";
+        self.connection().await?.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
+        Ok(())
+    }
+
+    /// Forget what was done, or given up, long ago.
+    pub async fn prune(&self) -> Result<u64, BridgeError> {
         let forget = "
             DELETE FROM webhook_bridge.events
-            WHERE account = $1 AND state IN ('delivered', 'redacted')
-              AND done_at < now() - make_interval(days => $2)";
-        let connection = self.connection().await?;
-        connection.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
-        let values = [(&self.account as _, Type::TEXT), (&REMEMBER_DAYS as _, Type::INT4)];
-        connection.execute_typed(forget, &values).await?;
-        Ok(())
+            WHERE account = $1
+              AND (state IN ('delivered', 'redacted') AND done_at < now() - make_interval(days => $2)
+                OR state = 'failed'
+                   AND coalesce(done_at, received_at) < now() - make_interval(days => $3))";
+        let values = [
+            (&self.account as _, Type::TEXT),
+            (&REMEMBER_DAYS as _, Type::INT4),
+            (&KEEP_FAILED_DAYS as _, Type::INT4),
+        ];
+        Ok(self.connection().await?.execute_typed(forget, &values).await?)
+    }
+
+    /// Whether a room has something to deliver, due or not.
+    pub async fn has_pending(&self, room_id: &str) -> Result<bool, BridgeError> {
+        let sql = "
+            SELECT EXISTS (SELECT FROM webhook_bridge.events
+                           WHERE account = $1 AND room_id = $2 AND state = 'pending')";
+        let values = [(&self.account as _, Type::TEXT), (&room_id as _, Type::TEXT)];
+        Ok(self.connection().await?.query_typed_one(sql, &values).await?.get(0))
     }
 
     /// Rooms that have something to deliver, those that waited longest first.
@@ -137,7 +161,7 @@ impl Inbox {
     /// Parked: it holds nothing back, and stays for a person to look at.
     pub async fn failed(&self, event_id: &str, failure: &str) -> Result<(), BridgeError> {
         let sql = "
-            UPDATE webhook_bridge.events SET state = 'failed', failure = $3, retry_at = NULL
+            UPDATE webhook_bridge.events SET state = 'failed', failure = $3, retry_at = NULL, done_at = now()
             WHERE account = $1 AND event_id = $2";
         self.change_event(sql, event_id, &[(&failure, Type::TEXT)]).await
     }
@@ -146,12 +170,21 @@ impl Inbox {
         let sql = "
             SELECT count(*) FILTER (WHERE state = 'pending'),
                    count(*) FILTER (WHERE state = 'waiting'),
-                   count(*) FILTER (WHERE state = 'failed')
+                   count(*) FILTER (WHERE state = 'failed'),
+                   (SELECT count(*) FROM webhook_bridge.gaps WHERE account = $1),
+                   coalesce(extract(epoch FROM now() - min(received_at)
+                            FILTER (WHERE state = 'pending')), 0)::float8
             FROM webhook_bridge.events
             WHERE account = $1 AND state IN ('pending', 'waiting', 'failed')";
         let connection = self.connection().await?;
         let row = connection.query_typed_one(sql, &[(&self.account, Type::TEXT)]).await?;
-        Ok(Counts { pending: row.get(0), waiting: row.get(1), failed: row.get(2) })
+        Ok(Counts {
+            pending: row.get(0),
+            waiting: row.get(1),
+            failed: row.get(2),
+            gaps: row.get(3),
+            oldest_pending: row.get(4),
+        })
     }
 
     async fn change_event(

@@ -167,7 +167,7 @@ impl Inbox {
         let invited = "
             INSERT INTO webhook_bridge.rooms (account, room_id, membership)
             SELECT $1, room_id, 'invited' FROM UNNEST($2) AS room_id
-            ON CONFLICT (account, room_id) DO UPDATE SET membership = 'invited'";
+            ON CONFLICT (account, room_id) DO UPDATE SET membership = 'invited', invited_at = now()";
         let gone = "
             DELETE FROM webhook_bridge.rooms
             WHERE account = $1 AND room_id = ANY($2) AND membership = 'invited'";

@@ -1,0 +1,103 @@
+//! Flags, and the environment variables that stand for them.
+
+use std::path::PathBuf;
+
+use clap::{Parser, builder::FalseyValueParser};
+use secrecy::SecretString;
+
+/// Receives end-to-end encrypted Matrix messages and forwards them to a webhook.
+///
+/// Every setting is a flag or an environment variable, also from a file .env in the working
+/// directory. Give secrets through the environment or as files, since other users of the machine can
+/// read flags.
+#[derive(Parser)]
+#[command(version)]
+pub struct Args {
+    /// Base URL of the homeserver's client API, such as `https://matrix.example.org`
+    #[arg(long, env = "MATRIX_HOMESERVER", hide_env_values = true)]
+    pub homeserver: Option<String>,
+    /// Full user id of the bot, such as @bot:example.org
+    #[arg(long, env = "MATRIX_USER")]
+    pub user: Option<String>,
+    /// The bot's password
+    #[arg(long, env = "MATRIX_PASSWORD", hide_env_values = true)]
+    pub password: Option<SecretString>,
+    /// A file with the bot's password
+    #[arg(long, env = "MATRIX_PASSWORD_FILE")]
+    pub password_file: Option<PathBuf>,
+    /// An access token, instead of a password
+    #[arg(long, env = "MATRIX_ACCESS_TOKEN", hide_env_values = true)]
+    pub access_token: Option<SecretString>,
+    /// A file with the access token
+    #[arg(long, env = "MATRIX_ACCESS_TOKEN_FILE")]
+    pub access_token_file: Option<PathBuf>,
+    /// Device id for the first login [default: one is chosen and kept]
+    #[arg(long, env = "MATRIX_DEVICE_ID")]
+    pub device_id: Option<String>,
+    /// PostgreSQL URL or key=value string; libpq's PG* variables fill in, or stand for it
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// A file with the PostgreSQL URL
+    #[arg(long, env = "DATABASE_URL_FILE")]
+    pub database_url_file: Option<PathBuf>,
+    /// Try the bridge: where no database is named, start a private PostgreSQL in the data directory
+    #[arg(long = "try", env = "BRIDGE_TRY", value_parser = FalseyValueParser::new())]
+    pub trial: bool,
+    /// Most connections to PostgreSQL [default: 8]
+    #[arg(long, env = "BRIDGE_POOL_SIZE")]
+    pub pool_size: Option<String>,
+    /// Whether a start brings the database's schemas up to date: true or false [default: true]
+    #[arg(long, env = "BRIDGE_RUN_MIGRATIONS")]
+    pub run_migrations: Option<String>,
+    /// Bring the database's schemas up to date, and end
+    #[arg(long)]
+    pub migrate_only: bool,
+    /// Seals keys and access token in the database
+    #[arg(long, env = "STORE_PASSPHRASE", hide_env_values = true)]
+    pub store_passphrase: Option<SecretString>,
+    /// A file with the passphrase
+    #[arg(long, env = "STORE_PASSPHRASE_FILE")]
+    pub store_passphrase_file: Option<PathBuf>,
+    /// Seal nothing: keys and access token lie in the database in clear
+    #[arg(long, env = "BRIDGE_PLAIN", value_parser = FalseyValueParser::new())]
+    pub plain: bool,
+    /// Name under which keys and undelivered messages are kept [default: the user id]
+    #[arg(long, env = "STORE_ACCOUNT")]
+    pub store_account: Option<String>,
+    /// Where messages are POSTed
+    #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
+    pub webhook_url: Option<SecretString>,
+    /// A file with the webhook's URL
+    #[arg(long, env = "WEBHOOK_URL_FILE")]
+    pub webhook_url_file: Option<PathBuf>,
+    /// Bearer token sent to the webhook
+    #[arg(long, env = "WEBHOOK_TOKEN", hide_env_values = true)]
+    pub webhook_token: Option<SecretString>,
+    /// A file with the webhook's token
+    #[arg(long, env = "WEBHOOK_TOKEN_FILE")]
+    pub webhook_token_file: Option<PathBuf>,
+    /// Directory of the private PostgreSQL of --try
+    #[arg(long, env = "BRIDGE_DATA_DIR", default_value = "./webhook_bridge_data")]
+    pub data_dir: PathBuf,
+    /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
+    #[arg(long, env = "BRIDGE_LISTEN")]
+    pub listen: Option<String>,
+    /// When another process has the account: wait, take or refuse [default: wait]
+    #[arg(long, env = "BRIDGE_ON_OWNER")]
+    pub on_owner: Option<String>,
+    /// Seconds for which a refusal that may pass is asked again: a join, a token [default: 600]
+    #[arg(long, env = "BRIDGE_REFUSAL_WAIT")]
+    pub refusal_wait: Option<String>,
+    /// Pages after which a gap in a room's history is given up [default: 200]
+    #[arg(long, env = "BRIDGE_GAP_PAGES")]
+    pub gap_pages: Option<String>,
+    /// Empty pages after which a gap in a room's history is given up [default: 20]
+    #[arg(long, env = "BRIDGE_GAP_EMPTY_PAGES")]
+    pub gap_empty_pages: Option<String>,
+    /// Start though the homeserver's checkpoint cannot be read: true or false [default: false]
+    #[arg(long, env = "BRIDGE_SKIP_CHECKPOINT")]
+    pub skip_checkpoint: Option<String>,
+    /// Log more; RUST_LOG overrides
+    #[arg(long, short)]
+    pub verbose: bool,
+}

@@ -1,0 +1,60 @@
+use clap::Parser;
+
+use super::*;
+use crate::errors::exit_code;
+
+fn parse(changes: &[(&str, &str)]) -> Result<Config, BridgeError> {
+    let mut settings = std::collections::BTreeMap::from([
+        ("--homeserver", "http://localhost:8008"),
+        ("--user", "@bot:example.org"),
+        ("--password", "tops3cret"),
+        ("--store-passphrase", "tops3cret"),
+        ("--database-url", "postgres://u:tops3cret@h/d"),
+        ("--webhook-url", "http://localhost/hook?key=tops3cret"),
+    ]);
+    settings.extend(changes.iter().copied());
+    let words = settings.into_iter().flat_map(|(name, value)| [name, value]);
+    Args::try_parse_from(std::iter::once("webhook_bridge").chain(words)).unwrap().try_into()
+}
+
+#[test]
+fn names_the_setting_and_never_the_secret() {
+    for (name, value, expected) in [
+        ("--homeserver", "matrix.example.org", "MATRIX_HOMESERVER"),
+        ("--homeserver", "ftp://example.org", "MATRIX_HOMESERVER"),
+        ("--homeserver", "", "MATRIX_HOMESERVER"),
+        ("--user", "bot", "MATRIX_USER"),
+        ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
+        ("--listen", "9090", "BRIDGE_LISTEN"),
+        ("--on-owner", "steal", "BRIDGE_ON_OWNER"),
+        ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
+        ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
+        ("--pool-size", "0", "BRIDGE_POOL_SIZE"),
+        ("--gap-pages", "0", "BRIDGE_GAP_PAGES"),
+        ("--gap-empty-pages", "many", "BRIDGE_GAP_EMPTY_PAGES"),
+        ("--refusal-wait", "1m", "BRIDGE_REFUSAL_WAIT"),
+        ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),
+    ] {
+        let error = parse(&[(name, value)]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("tops3cret"), "{text}");
+        assert!(matches!(error, BridgeError::Final { code: exit_code::CONFIGURATION, .. }));
+    }
+}
+
+#[test]
+fn an_empty_value_is_unset_and_debug_is_silent() {
+    let config = parse(&[
+        ("--webhook-token", ""),
+        ("--homeserver", "http://me:tops3cret@localhost"),
+        ("--webhook-url", "http://me:tops3cret@localhost"),
+    ])
+    .unwrap();
+    assert!(config.webhook_token.is_none());
+    assert!(matches!(config.database.database, Database::Url(_)));
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("tops3cret") && !shown.contains("dG9wczNjcmV0"), "{shown}");
+    assert_eq!(config.store_account, "@bot:example.org");
+    assert_eq!(config.on_owner, OnOwner::Wait);
+}

@@ -1,0 +1,97 @@
+//! How a setting's text is read.
+
+use std::{fmt::Display, path::PathBuf, str::FromStr};
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::OnOwner;
+use crate::{
+    errors::{BridgeError, exit_code},
+    http_client::Target,
+};
+
+pub fn invalid(message: impl Into<String>) -> BridgeError {
+    BridgeError::last(exit_code::CONFIGURATION, message)
+}
+
+/// Compose files often set a variable to nothing when they mean unset.
+pub fn filled(value: Option<String>) -> Option<String> {
+    value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// A secret, from its setting or from a file. Files, and what is made of them, often end in a newline,
+/// which is no part of it.
+pub fn secret(
+    value: &Option<SecretString>,
+    file: &Option<PathBuf>,
+    name: &str,
+) -> Result<Option<String>, BridgeError> {
+    let trimmed = |text: &str| text.trim_end_matches(['\r', '\n']).to_owned();
+    let value = value.as_ref().map(|value| trimmed(value.expose_secret()));
+    let value = value.filter(|value| !value.is_empty());
+    let Some(file) = file.as_ref().filter(|file| !file.as_os_str().is_empty()) else {
+        return Ok(value);
+    };
+    if value.is_some() {
+        return Err(invalid(format!("{name} and {name}_FILE are both set: leave one out")));
+    }
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| invalid(format!("{name}_FILE, {shown}, cannot be read: {error}")))?;
+    match trimmed(&text) {
+        text if text.is_empty() => Err(invalid(format!("{name}_FILE, {shown}, is empty"))),
+        text => Ok(Some(text)),
+    }
+}
+
+pub fn required(value: Option<String>, name: &str, example: &str) -> Result<String, BridgeError> {
+    value.ok_or_else(|| invalid(format!("{name} is not set: set it, as in {name}={example}")))
+}
+
+/// A number above zero.
+pub fn number<T: FromStr + Default + PartialOrd>(
+    value: &Option<String>,
+    name: &str,
+    default: T,
+) -> Result<T, BridgeError> {
+    let Some(value) = filled(value.clone()) else { return Ok(default) };
+    match value.parse() {
+        Ok(number) if number > T::default() => Ok(number),
+        _ => Err(invalid(format!("{name} is {value:?}: write a whole number above 0"))),
+    }
+}
+
+pub fn on_off(value: &Option<String>, name: &str, default: bool) -> Result<bool, BridgeError> {
+    match filled(value.clone()).as_deref() {
+        None => Ok(default),
+        Some("true" | "1" | "yes" | "on") => Ok(true),
+        Some("false" | "0" | "no" | "off") => Ok(false),
+        Some(other) => Err(invalid(format!("{name} is {other:?}: write true or false"))),
+    }
+}
+
+pub fn on_owner(value: Option<&str>) -> Result<OnOwner, BridgeError> {
+    match value {
+        None | Some("wait") => Ok(OnOwner::Wait),
+        Some("take") => Ok(OnOwner::Take),
+        Some("refuse") => Ok(OnOwner::Refuse),
+        Some(other) => {
+            Err(invalid(format!("BRIDGE_ON_OWNER is {other:?}: write wait, take or refuse")))
+        }
+    }
+}
+
+/// The value itself is left out of the error: URLs of webhooks often hold a secret.
+pub fn http_url(value: &str, name: &str) -> Result<Target, BridgeError> {
+    let explain = |reason: &dyn Display| {
+        invalid(format!(
+            "{name} is no usable URL ({reason}): it must begin with https:// or http://"
+        ))
+    };
+    let url = Url::parse(value.trim()).map_err(|error| explain(&error))?;
+    match (url.scheme(), url.host_str()) {
+        ("http" | "https", Some(_)) => Ok(Target::new(url)),
+        (scheme, _) => Err(explain(&format!("scheme {scheme:?}"))),
+    }
+}

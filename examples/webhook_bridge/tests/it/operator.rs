@@ -1,0 +1,291 @@
+//! What somebody expects who runs the bridge.
+
+use std::process::Command;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Bridge, Reply, World, message, room, sync};
+
+/// The settings without those that a test is about.
+async fn bare(world: &World, more: &[(&str, &str)]) -> Bridge {
+    let mut settings = vec![
+        ("MATRIX_HOMESERVER", world.homeserver.url.as_str()),
+        ("MATRIX_USER", "@bot:example.org"),
+        ("MATRIX_PASSWORD", "password"),
+        ("WEBHOOK_URL", &world.webhook.url),
+    ];
+    settings.extend(more);
+    Bridge::start(&settings)
+}
+
+/// Host, port, user, password and database of a URL as `testing` makes it.
+fn parts(url: &str) -> [String; 5] {
+    let url = url::Url::parse(url).unwrap();
+    [
+        url.host_str().unwrap().to_owned(),
+        url.port().unwrap().to_string(),
+        url.username().to_owned(),
+        url.password().unwrap_or_default().to_owned(),
+        url.path()[1..].to_owned(),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_database_or_a_passphrase_it_ends_unless_that_is_wanted() {
+    let world = World::new().await;
+    let url = world.database.url();
+    for (settings, words) in [
+        (vec![("STORE_PASSPHRASE", "p")], "--try"),
+        (vec![("STORE_PASSPHRASE", "p"), ("DATABASE_URI", &url)], "DATABASE_URL"),
+        (vec![("STORE_PASSPHRASE", "p"), ("PGPASSWORD", "p"), ("PGPORT", "1")], "DATABASE_URL"),
+        (vec![("DATABASE_URL", &*url)], "--plain"),
+        (vec![("DATABASE_URL", &url), ("STORE_PASSPHRASE", "\n")], "--plain"),
+        (vec![("DATABASE_URL", &url), ("STORE_PASSPHRASE", "p"), ("--plain", "")], "--plain"),
+    ] {
+        let mut bridge = bare(&world, &settings).await;
+        assert_eq!(bridge.ended().await, 2, "{}", bridge.log());
+        assert!(bridge.log().contains(words), "{}", bridge.log());
+        assert_eq!(std::fs::read_dir(bridge.directory()).unwrap().count(), 0);
+    }
+    let bridge = bare(&world, &[("DATABASE_URL", &url), ("--plain", "")]).await;
+    bridge.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libpqs_variables_name_the_database_or_complete_its_url() {
+    let world = World::new().await;
+    let [host, port, user, password, database] = parts(&world.database.url());
+    let plain = ("--plain", "");
+    let mut bridge = bare(
+        &world,
+        &[
+            plain,
+            ("PGHOST", &host),
+            ("PGPORT", &port),
+            ("PGUSER", &user),
+            ("PGPASSWORD", &password),
+            ("PGDATABASE", &database),
+        ],
+    )
+    .await;
+    bridge.ready().await;
+    assert_eq!(bridge.stop().await, 0);
+    let url = format!("postgres://{host}:{port}/{database}");
+    let settings = [plain, ("DATABASE_URL", &url), ("PGUSER", &user), ("PGPASSWORD", &password)];
+    let bridge = bare(&world, &settings).await;
+    bridge.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_from_files_and_their_last_newline_is_none_of_them() {
+    let world = World::new().await;
+    let directory = tempdir("secrets");
+    let file = |name: &str, content: &str| {
+        let path = directory.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let url = file("url", &format!("{}\n", world.database.url()));
+    let passphrase = file("passphrase", "a passphrase\r\n");
+    let hook = file("hook", &format!("{}\n", world.webhook.url));
+    let (password, token) = (file("password", "pässword\n"), file("token", "tok\n"));
+    let settings = [
+        ("MATRIX_HOMESERVER", world.homeserver.url.as_str()),
+        ("MATRIX_USER", "@bot:example.org\n"),
+        ("MATRIX_PASSWORD_FILE", &password),
+        ("STORE_PASSPHRASE_FILE", &passphrase),
+        ("DATABASE_URL_FILE", &url),
+        ("WEBHOOK_URL_FILE", &hook),
+        ("WEBHOOK_TOKEN_FILE", &token),
+        ("BRIDGE_POOL_SIZE", "3"),
+    ];
+    let mut bridge = Bridge::start(&settings);
+    bridge.ready().await;
+    let login = world.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
+    assert_eq!(login.unwrap().body["password"], "pässword");
+    assert_eq!(bridge.stop().await, 0);
+    // The same secrets in the environment, with and without the newline.
+    for passphrase in ["a passphrase", "a passphrase\n"] {
+        let mut bridge = world.bridge(&[("STORE_PASSPHRASE", passphrase)]);
+        bridge.ready().await;
+        assert_eq!(bridge.stop().await, 0);
+    }
+    let mut both = settings.to_vec();
+    both.push(("MATRIX_PASSWORD", "password"));
+    let mut bridge = Bridge::start(&both);
+    assert_eq!(bridge.ended().await, 2);
+    assert!(bridge.log().contains("MATRIX_PASSWORD_FILE"), "{}", bridge.log());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn tempdir(name: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("bridge-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_env_is_read_and_the_environment_wins() {
+    let world = World::new().await;
+    let directory = tempdir("dotenv");
+    let content = format!(
+        "# settings\nMATRIX_HOMESERVER={}\nMATRIX_USER=@bot:example.org\nMATRIX_PASSWORD='pass word'\n\
+         STORE_PASSPHRASE=\"p\"\nWEBHOOK_URL=http://127.0.0.1:1/\nDATABASE_URL={}\n",
+        world.homeserver.url,
+        world.database.url()
+    );
+    std::fs::write(directory.join(".env"), content).unwrap();
+    let mut bridge = Bridge::start_in(directory.clone(), &[("WEBHOOK_URL", &world.webhook.url)]);
+    bridge.ready().await;
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    world.webhook.has(&["1"]).await;
+    assert_eq!(bridge.stop().await, 0);
+    std::fs::write(directory.join(".env"), "MATRIX_PASSWORD='never shown").unwrap();
+    let mut bridge = Bridge::start_in(directory, &[]);
+    assert_eq!(bridge.ended().await, 2);
+    assert!(!bridge.log().contains("never shown"), "{}", bridge.log());
+}
+
+/// The careful roles of `docs/operations.md`, for both schemas.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_runs_under_a_role_that_may_create_nothing() {
+    let world = World::new().await;
+    let name = parts(&world.database.url())[4].clone();
+    let (owner, bot) = (format!("{name}_owner"), format!("{name}_bot"));
+    let roles = format!(
+        "CREATE ROLE \"{owner}\" LOGIN PASSWORD 'secret';
+         CREATE ROLE \"{bot}\" LOGIN PASSWORD 'secret';
+         REVOKE CREATE ON DATABASE \"{name}\" FROM PUBLIC;
+         CREATE SCHEMA matrix_sdk AUTHORIZATION \"{owner}\";
+         CREATE SCHEMA webhook_bridge AUTHORIZATION \"{owner}\";
+         GRANT USAGE ON SCHEMA matrix_sdk, webhook_bridge TO \"{bot}\";
+         ALTER DEFAULT PRIVILEGES FOR ROLE \"{owner}\" IN SCHEMA matrix_sdk, webhook_bridge
+             GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO \"{bot}\""
+    );
+    world.connection().await.batch_execute(&roles).await.unwrap();
+    let url_of = |role: &str| {
+        let mut url = url::Url::parse(&world.database.url()).unwrap();
+        url.set_username(role).unwrap();
+        url.set_password(Some("secret")).unwrap();
+        url.to_string()
+    };
+    let (owner_url, bot_url) = (url_of(&owner), url_of(&bot));
+    let as_bot = [("DATABASE_URL", bot_url.as_str()), ("BRIDGE_RUN_MIGRATIONS", "false")];
+    // Made by hand is not migrated.
+    let mut bridge = world.bridge(&as_bot);
+    assert_eq!(bridge.ended().await, 5, "{}", bridge.log());
+    assert!(bridge.log().contains("--migrate-only"), "{}", bridge.log());
+    for _ in 0..2 {
+        let mut migration = Bridge::start(&[("DATABASE_URL", &owner_url), ("--migrate-only", "")]);
+        assert_eq!(migration.ended().await, 0, "{}", migration.log());
+    }
+    assert_eq!(world.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
+    let mut bridge = world.ready_bridge(&as_bot).await;
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    world.webhook.has(&["1"]).await;
+    // While it runs, too; and what is there needs no privilege to be found.
+    let mut migration = Bridge::start(&[("DATABASE_URL", &owner_url), ("--migrate-only", "")]);
+    assert_eq!(migration.ended().await, 0, "{}", migration.log());
+    assert_eq!(bridge.stop().await, 0);
+    let mut bridge = world.bridge(&[("DATABASE_URL", &bot_url)]);
+    bridge.ready().await;
+    assert_eq!(bridge.stop().await, 0);
+    let forget = format!(
+        "DROP OWNED BY \"{owner}\" CASCADE; DROP OWNED BY \"{bot}\" CASCADE;
+         DROP ROLE \"{owner}\"; DROP ROLE \"{bot}\""
+    );
+    world.connection().await.batch_execute(&forget).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_waits_for_no_delivery_and_closes_the_store() {
+    let world = World::new().await;
+    let mut bridge = world.ready_bridge(&[]).await;
+    let latch = CancellationToken::new();
+    let hang = latch.clone();
+    world.webhook.got.rule(move |_| Some(Reply::text(200, "").after(&hang)));
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    world.webhook.has(&["1"]).await;
+    bridge.signal("TERM");
+    bridge.says("stopping").await;
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended().await, 0, "{}", bridge.log());
+    latch.cancel();
+    // Closed: the account is free at once, for those who refuse an owner that is alive.
+    let bridge = world.bridge(&[("BRIDGE_ON_OWNER", "refuse")]);
+    bridge.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_trace_shows_the_userinfo_of_a_url() {
+    let world = World::new().await;
+    let with_userinfo = |url: &str| url.replace("http://", "http://me:tops3cret@");
+    let homeserver = with_userinfo(&world.homeserver.url);
+    let webhook = format!("{}?key=k3y", with_userinfo(&world.webhook.url));
+    let settings = [
+        ("MATRIX_HOMESERVER", homeserver.as_str()),
+        ("WEBHOOK_URL", &webhook),
+        ("MATRIX_PASSWORD", "pa55word"),
+        ("RUST_LOG", "trace,hyper=trace,hyper_util::client=trace,reqwest::connect=trace"),
+    ];
+    let bridge = world.ready_bridge(&settings).await;
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    world.webhook.has(&["1"]).await;
+    let log = bridge.log();
+    for secret in ["tops3cret", "k3y", "pa55word", "bWU6dG9wczNjcmV0", "a passphrase"] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_who_is_owner_what_fails_and_which_version_it_is() {
+    let world = World::new().await;
+    let mut bridge = world.ready_bridge(&[]).await;
+    let standby = world.bridge(&[]);
+    standby.says("waiting until it is free").await;
+    assert_eq!(standby.metric("standby").await, Some(1.0));
+    assert_eq!(standby.metric("owner").await, Some(0.0));
+    assert_eq!(bridge.metric("owner").await, Some(1.0));
+    assert_eq!(bridge.metric("standby").await, Some(0.0));
+    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(bridge.metric(&version).await, Some(1.0));
+    assert_eq!(bridge.metric("gaps_open").await, Some(0.0));
+
+    world.webhook.got.rule(|_| Some(Reply::json(500, json!({}))));
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    world.webhook.got.until_count("two calls", 2, |_| true).await;
+    assert!(bridge.metric("webhook_failures_total").await.unwrap() >= 1.0);
+    assert!(bridge.metric("oldest_pending_seconds").await.unwrap() > 0.0);
+    world.webhook.got.no_rules();
+    let keyless = json!({"event_id": "$k", "sender": "@alice:x", "type": "m.room.encrypted",
+        "origin_server_ts": 1, "content": {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s",
+        "sender_key": "k", "device_id": "d", "ciphertext": "garbage"}});
+    world.homeserver.push(sync(&[("!r:x", room(&[keyless]))]));
+    bridge
+        .until("an undecryptable message", async |bridge| {
+            let (_, text) = bridge.get("/metrics").await.unwrap();
+            text.contains("webhook_bridge_undecryptable_total{reason=")
+        })
+        .await;
+    assert_eq!(bridge.stop().await, 0);
+    standby.ready().await;
+    assert_eq!(standby.metric("owner").await, Some(1.0));
+    assert_eq!(standby.metric("standby").await, Some(0.0));
+}
+
+#[test]
+fn help_names_every_setting_and_shows_no_secret() {
+    let output = Command::new(env!("CARGO_BIN_EXE_webhook_bridge"))
+        .arg("--help")
+        .env("MATRIX_PASSWORD", "tops3cret")
+        .env("MATRIX_HOMESERVER", "https://me:tops3cret@example.org")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for name in ["--try", "--plain", "--migrate-only", "BRIDGE_POOL_SIZE", "STORE_PASSPHRASE_FILE"]
+    {
+        assert!(help.contains(name), "{name}");
+    }
+    assert!(!help.contains("tops3cret"));
+}

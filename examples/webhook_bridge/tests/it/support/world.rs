@@ -1,0 +1,102 @@
+//! Homeserver, webhook and database of one test.
+
+use std::sync::Arc;
+
+use matrix_sdk_postgres::{
+    PostgresStoreConfig,
+    deadpool_postgres::Object,
+    testing::{self, TestDatabase},
+};
+use serde_json::{Value, json};
+
+use super::{Bridge, Homeserver, Webhook, homeserver::BOT};
+
+pub struct World {
+    pub homeserver: Arc<Homeserver>,
+    pub webhook: Arc<Webhook>,
+    pub database: TestDatabase,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self {
+            homeserver: Homeserver::start().await,
+            webhook: Webhook::start().await,
+            database: testing::database().unwrap(),
+        }
+    }
+
+    /// Start the bridge; `more` overrides the usual settings.
+    pub fn bridge(&self, more: &[(&str, &str)]) -> Bridge {
+        let url = self.database.url();
+        let mut settings = vec![
+            ("MATRIX_HOMESERVER", self.homeserver.url.as_str()),
+            ("MATRIX_USER", BOT),
+            ("MATRIX_PASSWORD", "password"),
+            ("STORE_PASSPHRASE", "a passphrase"),
+            ("WEBHOOK_URL", &self.webhook.url),
+            ("DATABASE_URL", &url),
+        ];
+        settings.extend(more);
+        Bridge::start(&settings)
+    }
+
+    /// The bridge, ready, in an encrypted room `!r:x` and a plain room `!p:x`.
+    pub async fn ready_bridge(&self, more: &[(&str, &str)]) -> Bridge {
+        let bridge = self.bridge(more);
+        bridge.ready().await;
+        self.homeserver.push(sync(&[
+            ("!r:x", room(&[joined("$join-r"), encryption()])),
+            ("!p:x", room(&[joined("$join-p")])),
+        ]));
+        self.homeserver.taken_in().await;
+        bridge
+    }
+
+    pub async fn connection(&self) -> Object {
+        let config = PostgresStoreConfig::new(self.database.url(), "a").pool_max_size(1);
+        config.build_pool().unwrap().get().await.unwrap()
+    }
+
+    /// The first column of a statement's first row.
+    pub async fn number(&self, sql: &str) -> i64 {
+        self.connection().await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+fn joined(id: &str) -> Value {
+    json!({"event_id": id, "sender": BOT, "type": "m.room.member", "state_key": BOT,
+        "origin_server_ts": 1, "content": {"membership": "join"}})
+}
+
+pub fn member(user: &str) -> Value {
+    json!({"event_id": format!("$member-{user}"), "sender": user, "type": "m.room.member",
+        "state_key": user, "origin_server_ts": 1, "content": {"membership": "join"}})
+}
+
+fn encryption() -> Value {
+    json!({"event_id": "$encryption", "sender": "@a:x", "type": "m.room.encryption",
+        "state_key": "", "origin_server_ts": 1, "content": {"algorithm": "m.megolm.v1.aes-sha2"}})
+}
+
+/// An unencrypted message whose text is its event id without the `$`.
+pub fn message(id: &str) -> Value {
+    plain(id, &id[1..])
+}
+
+pub fn plain(id: &str, body: &str) -> Value {
+    json!({"event_id": id, "sender": "@alice:x", "type": "m.room.message", "origin_server_ts": 1,
+        "content": {"msgtype": "m.text", "body": body}})
+}
+
+/// A joined room's part of a sync.
+pub fn room(events: &[Value]) -> Value {
+    json!({"timeline": {"events": events, "limited": false, "prev_batch": "p"}})
+}
+
+/// A sync that speaks of joined rooms.
+pub fn sync(rooms: &[(&str, Value)]) -> Value {
+    let rooms: serde_json::Map<_, _> =
+        rooms.iter().map(|(id, room)| ((*id).to_owned(), room.clone())).collect();
+    json!({"rooms": {"join": rooms}})
+}

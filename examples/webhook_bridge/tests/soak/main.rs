@@ -1,0 +1,263 @@
+//! An hour of random faults, all at once, from a homeserver, a webhook and a database that are killed
+//! and come back. `scripts/soak` runs it; it is no part of the tests.
+//!
+//! `SOAK_SECONDS` and `SOAK_SEED` change it. What is promised afterwards: every message was delivered
+//! under its id, in order within its room; no replay was; every invitation was accepted; and in each
+//! quiet moment between the faults every room was heard from again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod chaos;
+mod history;
+// It has more than is needed here.
+#[allow(dead_code, unused_imports)]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use matrix_sdk_postgres::testing::PostgresServer;
+use serde_json::json;
+use support::{Bridge, Homeserver, Person, Webhook};
+use tokio::time::sleep;
+
+use self::{chaos::Chaos, history::History};
+
+const BOT: &str = "@bot:example.org";
+const ENCRYPTED: [&str; 3] = ["!secret0:x", "!secret1:x", "!secret2:x"];
+const PLAIN: [&str; 3] = ["!plain0:x", "!plain1:x", "!plain2:x"];
+/// How long faults last, and how long a room may then need to be heard from.
+const FAULTS: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(90);
+
+struct Soak {
+    rng: Rng,
+    homeserver: Arc<Homeserver>,
+    webhook: Arc<Webhook>,
+    postgres: Option<PostgresServer>,
+    url: String,
+    bridge: Bridge,
+    history: Arc<History>,
+    chaos: Arc<Chaos>,
+    people: Vec<Person>,
+    /// Who has told the bot the key of which room.
+    keys: HashMap<(usize, &'static str), bool>,
+    sent: usize,
+    kills: usize,
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn start(homeserver: &Homeserver, webhook: &Webhook, url: &str) -> Bridge {
+    Bridge::start(&[
+        ("MATRIX_HOMESERVER", &homeserver.url),
+        ("MATRIX_USER", BOT),
+        ("MATRIX_PASSWORD", "password"),
+        ("STORE_PASSPHRASE", "a passphrase"),
+        ("WEBHOOK_URL", &webhook.url),
+        ("DATABASE_URL", url),
+        ("BRIDGE_ON_OWNER", "take"),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soak() {
+    let seed = number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let length = Duration::from_secs(number("SOAK_SECONDS").unwrap_or(60));
+    println!("SOAK_SEED={seed} SOAK_SECONDS={}", length.as_secs());
+    let (homeserver, webhook) = (Homeserver::start().await, Webhook::start().await);
+    let postgres = PostgresServer::builder().durable(true).start().unwrap();
+    let url = postgres.url();
+    let bridge = start(&homeserver, &webhook, &url);
+    bridge.ready().await;
+    let history = Arc::new(History::default());
+    let chaos = Chaos::install(seed, &homeserver, &webhook, &history);
+    let mut people = Vec::new();
+    for name in ["@alice:x", "@bob:y", "@carol:z"] {
+        people.push(Person::meet(&homeserver, name).await);
+    }
+    let mut soak = Soak {
+        rng: Rng::with_seed(seed),
+        homeserver,
+        webhook,
+        postgres: Some(postgres),
+        url,
+        bridge,
+        history,
+        chaos,
+        people,
+        keys: HashMap::new(),
+        sent: 0,
+        kills: 0,
+    };
+    soak.open_rooms();
+    let began = Instant::now();
+    let mut rounds = 0;
+    while began.elapsed() < length {
+        rounds += 1;
+        soak.faults().await;
+        soak.quiet().await;
+        println!(
+            "{} s: round {rounds}, {} messages, {} kills, {} calls of the webhook",
+            began.elapsed().as_secs(),
+            soak.sent,
+            soak.kills,
+            soak.webhook.got.all().len()
+        );
+    }
+    soak.verify().await;
+}
+
+impl Soak {
+    fn open_rooms(&self) {
+        for room in PLAIN {
+            self.history.add(room, support::member(BOT));
+        }
+        for room in ENCRYPTED {
+            self.history.add(room, support::member(BOT));
+            self.history.add(
+                room,
+                json!({"event_id": format!("$encryption-{room}"), "sender": "@alice:x",
+                    "type": "m.room.encryption", "state_key": "", "origin_server_ts": 1,
+                    "content": {"algorithm": "m.megolm.v1.aes-sha2"}}),
+            );
+            for person in &self.people {
+                let mut member = support::member(person.user.as_str());
+                member["event_id"] = json!(format!("$member-{room}-{}", person.user));
+                self.history.add(room, member);
+            }
+        }
+        self.homeserver.push(self.history.news(&mut Vec::new(), false));
+    }
+
+    /// All faults at once, and messages meanwhile.
+    async fn faults(&mut self) {
+        self.chaos.on();
+        let end = Instant::now() + FAULTS;
+        while Instant::now() < end {
+            self.say_something().await;
+            sleep(Duration::from_millis(self.rng.u64(10..300))).await;
+            match self.rng.u32(0..150) {
+                0 => self.kill_bridge().await,
+                1 => self.kill_postgres().await,
+                2..=4 => self.chaos.invite(&self.homeserver, &self.history, self.sent),
+                _ => {}
+            }
+        }
+        self.chaos.off();
+    }
+
+    async fn say_something(&mut self) {
+        let mut keys = Vec::new();
+        for _ in 0..self.rng.usize(1..4) {
+            self.say(&mut keys).await;
+        }
+        // What a sync leaves out is in the gap before it.
+        let limited = self.rng.u32(0..10) == 0;
+        let mut news = self.history.news(&mut keys, limited);
+        self.chaos.bend(&mut news);
+        self.homeserver.push(news);
+    }
+
+    async fn say(&mut self, keys: &mut Vec<serde_json::Value>) {
+        self.sent += 1;
+        let (id, body) = (format!("$m-{}", self.sent), format!("message {}", self.sent));
+        if self.rng.bool() {
+            let room = PLAIN[self.rng.usize(..PLAIN.len())];
+            self.history.message(room, support::plain(&id, &body), &body);
+            return;
+        }
+        let room = ENCRYPTED[self.rng.usize(..ENCRYPTED.len())];
+        let who = self.rng.usize(..self.people.len());
+        let person = &self.people[who];
+        if self.rng.u32(0..20) == 0 {
+            person.rotate(room).await;
+            self.keys.remove(&(who, room));
+        }
+        if self.keys.insert((who, room), true).is_none() {
+            keys.extend(person.room_key(room).await);
+        }
+        let event = person.encrypt(room, &id, &body).await;
+        if self.rng.u32(0..20) == 0 {
+            let mut replay = event.clone();
+            replay["event_id"] = json!(format!("$replay-{}", self.sent));
+            self.history.message(room, event, &body);
+            self.history.add(room, replay);
+        } else {
+            self.history.message(room, event, &body);
+        }
+    }
+
+    async fn kill_bridge(&mut self) {
+        self.kills += 1;
+        self.bridge.kill().await;
+        self.bridge = start(&self.homeserver, &self.webhook, &self.url);
+    }
+
+    async fn kill_postgres(&mut self) {
+        self.kills += 1;
+        let mut postgres = self.postgres.take().unwrap();
+        let again = tokio::task::spawn_blocking(move || {
+            postgres.kill();
+            std::thread::sleep(Duration::from_secs(1));
+            postgres.start_again().unwrap();
+            postgres
+        });
+        self.postgres = Some(again.await.unwrap());
+    }
+
+    /// Without faults every room is heard from, and all that was sent has arrived.
+    async fn quiet(&mut self) {
+        let mut keys = Vec::new();
+        for room in PLAIN {
+            self.sent += 1;
+            let (id, body) = (format!("$m-{}", self.sent), format!("message {}", self.sent));
+            self.history.message(room, support::plain(&id, &body), &body);
+        }
+        self.homeserver.push(self.history.news(&mut keys, false));
+        let began = Instant::now();
+        loop {
+            let missing = self.history.missing(&self.chaos.accepted());
+            if missing.is_empty() {
+                return;
+            }
+            if began.elapsed() > QUIET {
+                panic!(
+                    "silent for {QUIET:?} without a fault: {} messages are missing: {:?}\n{}",
+                    missing.len(),
+                    &missing[..missing.len().min(10)],
+                    self.bridge.log()
+                );
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn verify(&mut self) {
+        let accepted = self.chaos.accepted();
+        self.history.check(&accepted);
+        let asked = self.chaos.invited();
+        for room in &asked {
+            let path = format!("rooms/{room}/join");
+            let joined = self.homeserver.calls.count(|call| call.is("POST", &path));
+            assert!(joined > 0, "the invitation to {room} was forgotten");
+        }
+        assert_eq!(self.bridge.stop().await, 0);
+        let ids: std::collections::HashSet<_> = accepted.iter().map(|got| &got.key).collect();
+        println!(
+            "{} messages, each delivered under its id and in order, {} of them more than once; \
+             {} kills, {} invitations",
+            self.sent,
+            accepted.len() - ids.len(),
+            self.kills,
+            asked.len()
+        );
+    }
+}
