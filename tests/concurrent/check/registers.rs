@@ -29,9 +29,14 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
     for (register, (writes, reads)) in registers {
         let by_value: HashMap<&str, &Write> =
             writes.iter().map(|write| (write.op.as_str(), *write)).collect();
-        let mut by_opening: HashMap<&str, Vec<&Write>> = HashMap::new();
+        let mut by_opening: HashMap<&str, Vec<OnItsWay<'_>>> = HashMap::new();
         for write in &writes {
-            by_opening.entry(&write.opening).or_default().push(write);
+            // One that its caller dropped is still on its way.
+            let until = match write.is_ok() {
+                true => write.ended,
+                false => unanswered(account, write).first_end,
+            };
+            by_opening.entry(&write.opening).or_default().push(OnItsWay { write, until });
         }
         let mut clusters: BTreeMap<&str, Cluster> = BTreeMap::new();
         clusters.insert("", Cluster::new("", BEGINNING, BEGINNING));
@@ -96,10 +101,16 @@ fn last_saves(account: &Account) -> HashMap<&str, u64> {
     saves.filter_map(|(opening, saves)| Some((opening, last(saves)?))).collect()
 }
 
+/// A write of an owner's, and until when it may take effect.
+struct OnItsWay<'a> {
+    write: &'a Write,
+    until: u64,
+}
+
 /// The time for which a read counts, if it does. `own` are an owner's writes of the register.
 fn when(
     read: &Read,
-    own: Option<&[&Write]>,
+    own: Option<&[OnItsWay<'_>]>,
     last_saves: &HashMap<&str, u64>,
 ) -> Option<(u64, u64)> {
     let (mut begun, mut ended) = (read.begun, read.ended);
@@ -109,9 +120,8 @@ fn when(
     if last_saves.get(opening).is_none_or(|last| *last <= read.ended) {
         return None;
     }
-    let on_their_way =
-        own.iter().filter(|write| write.begun < read.ended && write.ended > read.begun);
-    for write in on_their_way {
+    let overlap = |own: &&OnItsWay<'_>| own.write.begun < read.ended && own.until > read.begun;
+    for OnItsWay { write, .. } in own.iter().filter(overlap) {
         begun = begun.min(write.begun);
         if read.value.as_ref() == Some(&write.op) {
             // One that fails was never there for others.

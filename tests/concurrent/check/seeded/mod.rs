@@ -6,7 +6,7 @@ mod good;
 use super::{Rule, check};
 use crate::{
     common::directory::Directory,
-    history::{History, Journal, Line},
+    history::{History, Journal, Line, Note, Outcome},
 };
 
 /// The rules that a history breaks.
@@ -66,4 +66,46 @@ fn a_history_is_kept_as_files_and_checked_from_them() {
     assert!(report.violations.iter().any(|violation| violation.rule == rule));
     let told = report.tell(&history);
     assert!(told.contains(r#""note":"written""#), "no excerpt: {told}");
+}
+
+/// Others see it in the database already, its owner still remembers what was there before.
+#[test]
+fn a_dropped_write_is_on_its_way_until_a_later_one_has_ended() {
+    let opening = || "p:o".to_owned();
+    let write = |op: &str| Note::Write {
+        op: op.to_owned(),
+        opening: opening(),
+        register: "lone-0".to_owned(),
+        rows: 1,
+        atomically: false,
+    };
+    let written = |op: &str, outcome| Note::Written { op: op.to_owned(), outcome };
+    let read = |begun, opening, value: &str| Note::Read {
+        begun,
+        opening,
+        register: "lone-0".to_owned(),
+        key: "a".to_owned(),
+        value: Some(value.to_owned()),
+    };
+    let history = |remembered_at: u64| {
+        let notes = [
+            (10, Note::Claim { opening: opening(), former: None }),
+            (20, Note::Claimed { opening: opening(), outcome: Outcome::Ok }),
+            (30, write("p:1")),
+            (40, written("p:1", Outcome::Ok)),
+            (50, write("p:2")),
+            (60, written("p:2", Outcome::Dropped)),
+            (80, read(70, None, "p:2")),
+            (90, write("p:3")),
+            (remembered_at, read(remembered_at - 5, Some(opening()), "p:1")),
+            (110, written("p:3", Outcome::Ok)),
+            (200, write("p:4")),
+            (210, written("p:4", Outcome::Ok)),
+        ];
+        let line =
+            |(at, note)| Line { at, process: "p".to_owned(), account: "bot".to_owned(), note };
+        notes.map(line).to_vec()
+    };
+    assert_eq!(broken(history(100)), []);
+    assert_eq!(broken(history(150)), [Rule::Order]);
 }
