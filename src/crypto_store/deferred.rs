@@ -59,12 +59,19 @@ struct Row {
     taken: Option<Taken>,
 }
 
+impl Row {
+    /// What a scope has saved, all reads of the account find in its overlay.
+    fn is_seen(&self) -> bool {
+        self.taken != Some(Taken::ByScope)
+    }
+}
+
 /// A save is on its way that stores the row, or what is newer.
 #[derive(Clone, Copy, PartialEq)]
 enum Taken {
     /// Until it is committed, reads find the row here.
     ByLane,
-    /// Reads within the transaction find there what it has saved.
+    /// Reads find in the scope's overlay what it has saved.
     ByScope,
 }
 
@@ -197,7 +204,7 @@ impl Saves {
     pub(super) fn row(&self, (group, key): &RowKey) -> Option<Option<Arc<Stored>>> {
         self.with(|state| {
             let row = state.rows.get(group)?.get(key)?;
-            self.is_seen(row).then(|| row.stored.clone())
+            row.is_seen().then(|| row.stored.clone())
         })?
     }
 
@@ -206,14 +213,10 @@ impl Saves {
     pub(super) fn rows(&self, group: &Group) -> BTreeMap<Key, Option<Arc<Stored>>> {
         let rows = self.with(|state| {
             let rows = state.rows.get(group).into_iter().flatten();
-            let seen = rows.filter(|(_, row)| self.is_seen(row));
+            let seen = rows.filter(|(_, row)| row.is_seen());
             seen.map(|(key, row)| (key.clone(), row.stored.clone())).collect()
         });
         rows.unwrap_or_default()
-    }
-
-    fn is_seen(&self, row: &Row) -> bool {
-        !(self.within && row.taken == Some(Taken::ByScope))
     }
 
     /// Completes a save that stores or deletes the rows of these keys. With it go those that are

@@ -12,10 +12,9 @@ use crate::{Error, Transaction};
 impl PostgresCryptoStore {
     /// Makes one transaction of everything that the future saves in this store.
     ///
-    /// The SDK saves piecemeal while it works through a sync: it stores each new Olm session, already
-    /// past its message, long before the room keys that the message carried. A process that dies in
-    /// between loses those keys for ever, because the replayed message no longer decrypts. Wrapped in
-    /// `atomically`, a sync is stored as a whole or not at all:
+    /// A crash in the middle of a sync loses no room key without it, too: what would do harm alone is
+    /// stored with the sync's own save. Wrapped in `atomically`, a sync is stored as a whole or not at
+    /// all, with rows of the application's own where [`transaction`](Self::transaction) is used:
     ///
     /// ```no_run
     /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine};
