@@ -4,12 +4,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Call, Person, Reply, World, message, room, sync};
 
+type Bend = Box<dyn Fn(&mut Value)>;
+
 /// Each of these syncs also carries a message of a good room, which must arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_part_of_a_sync_costs_that_part_only() {
     let world = World::new().await;
     let bridge = world.ready_bridge(&[]).await;
-    let bent: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+    let bent: Vec<(&str, Bend)> = vec![
         ("/rooms/join/!bad:x", Box::new(|bad| bad["summary"] = Value::Null)),
         (
             "/rooms/join/!bad:x",
