@@ -210,7 +210,7 @@ async fn a_deadlock_is_resolved_by_trying_again() {
     assert_eq!(store.next_batch_token().await.unwrap().as_deref(), Some("new"));
     // Statistics arrive late; without a deadlock this would wait for ever.
     while number(&watcher, deadlocks).await == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
