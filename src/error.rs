@@ -23,7 +23,18 @@ pub use self::database::DatabaseError;
 /// fn must_reopen(error: &CryptoStoreError) -> bool {
 ///     match error {
 ///         CryptoStoreError::Backend(inner) => {
-///             matches!(inner.downcast_ref(), Some(Error::ReopenRequired | Error::Database(_)))
+///             // After `Superseded` and `Rewound` there is no going on: end the bot.
+///             let error = inner.downcast_ref::<Error>();
+///             !matches!(
+///                 error,
+///                 Some(
+///                     Error::Superseded { .. }
+///                         | Error::Rewound
+///                         | Error::ObserveOnly
+///                         | Error::NotInAtomically
+///                         | Error::CloseInAtomically
+///                 )
+///             )
 ///         }
 ///         _ => false,
 ///     }
@@ -159,8 +170,8 @@ impl From<Error> for CryptoStoreError {
 
 /// An error that keeps a store from being opened.
 ///
-/// Nothing has been written when one of these is returned, except by a migration that committed
-/// before.
+/// Nothing has been written when one of these is returned, except by a migration, and the row of a
+/// new account, that committed before.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {

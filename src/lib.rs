@@ -3,6 +3,7 @@
 #![doc = concat!("[threats]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/threat-model.md")]
 #![doc = concat!("[operations]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/operations.md")]
 #![doc = concat!("[reliability]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/reliability.md")]
+#![doc = concat!("[benchmarks]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/benchmarks.md")]
 #![doc = concat!("[licence]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/LICENSE")]
 //! [bridge]: #see-it-work
 //!

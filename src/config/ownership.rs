@@ -70,7 +70,7 @@ impl PostgresStoreConfig {
 
     /// How long the server waits for us within a transaction, 1 second by default; then it rolls the
     /// transaction back. It bounds how long an owner that was cut off or stopped holds up the one
-    /// that takes over.
+    /// that takes over. A write above 64 KiB gets up to 33 s more.
     ///
     /// From 10 ms to 1 day.
     ///
@@ -86,8 +86,9 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// How long the pauses between the tries of one operation may add up to, 15 seconds by default:
-    /// enough to outlast a restart of the server. Then its error is returned.
+    /// For how long an operation is tried again, 15 seconds by default: enough to outlast a restart of
+    /// the server. The last try may take its own time. At opening, only the pauses between tries count.
+    /// Then its error is returned.
     ///
     /// A login that is refused, with whatever code, is retried too: servers that start and poolers
     /// that wait for theirs refuse it for some seconds. A refused password (28P01, 28000) is retried

@@ -87,9 +87,8 @@ async fn leases_and_times_do_not_depend_on_the_time_zone() {
 }
 
 /// What a session begins with, when nobody says otherwise.
-const DEFAULTS: [(&str, &str); 5] = [
+const DEFAULTS: [(&str, &str); 4] = [
     ("default_transaction_isolation", "'serializable'"),
-    ("default_transaction_read_only", "on"),
     ("statement_timeout", "77777"),
     ("lock_timeout", "77778"),
     ("idle_in_transaction_session_timeout", "77779"),
