@@ -18,7 +18,7 @@ use crate::{
     cache::{Cache, Effect, Pending, Place},
     codec::Codec,
     connection::{Database, Param},
-    ownership::{OWNER, OwnerRow, Ownership, Tokens},
+    ownership::{OWNER, OwnerRow, Ownership, Tokens, is_other_owner},
     statement::Sql,
     writer::{Lane, Part, Stage, Writer},
 };
@@ -100,21 +100,33 @@ impl OpenAccount {
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
         self.owner.check()?;
-        let token = self.owner.token();
-        let token = token.as_slice();
+        loop {
+            let token = self.owner.token();
+            let answer = self.write_with_token(sql, params, &token).await;
+            match answer {
+                // Sent with a token that the writer lane has replaced since.
+                Err(error) if is_other_owner(&error) && self.owner.token() != token => {}
+                Err(error) => return Err(self.owner.explain(&self.database, error).await),
+                Ok(mut rows) => return Ok(rows.pop()),
+            }
+        }
+    }
+
+    async fn write_with_token(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        token: &[u8],
+    ) -> Result<Vec<Row>, Error> {
         let mut params = self.with_id(params);
         params.push(&token);
-        let answer = match self.overlay()? {
+        match self.overlay()? {
             // The scope may hold the pool's last connection, and its caller wait for us.
             Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
                 Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
                 answer => answer,
             },
             None => self.database.write_autocommit(sql, &params).await,
-        };
-        match answer {
-            Ok(mut rows) => Ok(rows.pop()),
-            Err(error) => Err(self.owner.explain(&self.database, error).await),
         }
     }
 

@@ -72,6 +72,7 @@ pub(crate) struct Batch {
     staged: Vec<Staged>,
     effects: Vec<Effect>,
     on_commit: Vec<OnCommit>,
+    on_show: Vec<Box<dyn Fn() + Send + Sync>>,
     skipped: bool,
 }
 
@@ -105,6 +106,12 @@ impl Batch {
     pub(crate) fn show(&self, pending: &Pending) {
         let tables = self.staged.iter().flat_map(|staged| staged.sql.tables());
         pending.apply(&self.effects, tables);
+        self.on_show.iter().for_each(|effect| effect());
+    }
+
+    /// Runs `effect` when reads find in an overlay what the batch writes.
+    pub(crate) fn on_show(&mut self, effect: impl Fn() + Send + Sync + 'static) {
+        self.on_show.push(Box::new(effect));
     }
 
     /// Runs `effect` when the batch has been committed.

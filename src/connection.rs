@@ -21,6 +21,7 @@ use tokio_postgres::{
 };
 use tracing::debug;
 
+pub(crate) use self::ask::spoils_connection;
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     connector::{self, Connector},

@@ -208,7 +208,7 @@ impl Heartbeat {
             for ((owner, database), seen) in
                 ours.filter(|((owner, _), _)| owner.account_id == account_id)
             {
-                tell(owner, database, row, *seen).await?;
+                tell(owner, database, row, *seen)?;
             }
         }
         Ok(())
@@ -216,11 +216,13 @@ impl Heartbeat {
 }
 
 /// Tells an owner what the heartbeat saw of its account. That an account is lost is verified on the
-/// account's own connections: the heartbeat's may lead to another server.
-async fn tell(owner: &Ownership, database: &Database, row: &Row, seen: i64) -> Result<(), Error> {
+/// account's own connections: the heartbeat's may lead to another server. The other accounts' heartbeat
+/// does not wait for that.
+fn tell(owner: &Arc<Ownership>, database: &Database, row: &Row, seen: i64) -> Result<(), Error> {
     let (token, commits): (&[u8], i64) = (row.try_get(1)?, row.try_get(2)?);
     if !owner.is_plausible(token, commits, seen) {
-        owner.verify(database).await;
+        let (owner, database) = (owner.clone(), database.clone());
+        tokio::spawn(async move { owner.verify(&database).await });
     }
     owner.cache.see_maintenance(row.try_get(3)?);
     Ok(())

@@ -13,6 +13,7 @@ use std::{
     time::SystemTime,
 };
 
+use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
 use tracing::debug;
 
@@ -167,30 +168,28 @@ impl Ownership {
 
     /// Whether the account is lost, by the word of its own database.
     pub(crate) async fn verify(&self, database: &Database) {
-        let seen = self.seen();
+        let before = self.tokens();
         match OwnerRow::read(database, self.account_id).await {
-            Ok(row) => drop(self.judge(&row, seen)),
+            Ok(row) => drop(self.judge(&row, &before)),
             Err(error) => debug!(%error, "the account's owner could not be read"),
         }
     }
 
     /// Asks whether the account is still ours, where a write finds what it would write.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let before = self.tokens();
         let row = OwnerRow::read(database, self.account_id).await?;
-        self.judge(&row, self.seen())?;
+        self.judge(&row, &before)?;
         self.settles(row.commits, false).map(drop)
     }
 
-    /// Notes a loss that the account's row shows to its owner, who had seen so many commits before.
-    fn judge(&self, row: &OwnerRow, seen: i64) -> Result<(), Error> {
+    /// Notes a loss that the account's row shows to its owner, who had these tokens before it was read:
+    /// a token that was replaced meanwhile is only a late answer.
+    fn judge(&self, row: &OwnerRow, before: &Tokens) -> Result<(), Error> {
         let token = row.token.as_deref().unwrap_or_default();
-        let (contains, is_former) = {
-            let tokens = self.lock();
-            (tokens.contains(token), tokens.is_former(token))
-        };
-        if row.commits < seen || is_former {
+        if row.commits < before.seen() || before.is_former(token) {
             self.lose_by(Loss::Rewound);
-        } else if !contains {
+        } else if !self.lock().contains(token) {
             self.lose_by(Loss::Superseded { by: row.name.clone(), since: row.since });
         }
         self.check()
@@ -199,7 +198,7 @@ impl Ownership {
     /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
         if refusal(&error) == Some(OTHER_OWNER) {
-            self.cache.close();
+            self.cache.clear();
             self.verify(database).await;
         }
         self.check().err().unwrap_or(error)
@@ -215,9 +214,9 @@ impl Ownership {
         if refusal(&error) != Some(OTHER_COUNT) {
             return Err(self.explain(database, error).await);
         }
-        let seen = self.seen();
+        let before = self.tokens();
         let row = OwnerRow::read(database, self.account_id).await?;
-        self.judge(&row, seen)?;
+        self.judge(&row, &before)?;
         if self.settles(row.commits, row.last_transaction.as_deref() == Some(&transaction))? {
             return Ok(());
         }
@@ -242,32 +241,37 @@ impl Ownership {
     }
 
     /// After a `COMMIT` of unknown outcome: fences the transaction off, and tells whether it was
-    /// committed. `error` is what is known of it.
+    /// committed.
     pub(crate) async fn resolve(
         &self,
         database: &Database,
         transaction: [u8; 16],
-        error: Error,
     ) -> Result<bool, Error> {
-        let (held, seen) = (self.token(), self.seen());
-        let (wanted, doubts) = (random_id(), doubtful_commits());
+        let (held, seen, wanted) = (self.token(), self.seen(), random_id());
         self.request(wanted);
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.account_id, &held.as_slice(), &wanted.as_slice(), &transaction.as_slice()];
+        let started = Instant::now();
         // Repeated with the same two tokens, so that a late or lost answer does no harm.
-        let rows = match database.write_autocommit(&RESOLVE, &params).await {
-            Ok(rows) => rows,
-            Err(error) => return Err(self.explain(database, error).await),
+        let (commits, is_last): (i64, bool) = loop {
+            let doubts = doubtful_commits();
+            let rows = match database.write_autocommit(&RESOLVE, &params).await {
+                Ok(rows) => rows,
+                Err(error) => return Err(self.explain(database, error).await),
+            };
+            let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to resolve"))?;
+            // Else what we were told may not be known to the standby.
+            if doubtful_commits() == doubts {
+                break (row.try_get(0)?, row.try_get(1)?);
+            }
+            if started.elapsed() > database.retry_timeout() {
+                let message =
+                    "no COMMIT waits for its synchronous standby: look for what cancels it";
+                return Err(DatabaseError::unsendable(message).into());
+            }
         };
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to resolve"))?;
-        let (commits, is_last): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
         self.lock().confirm(wanted, seen);
-        let is_committed = self.settles(commits, is_last)?;
-        if doubtful_commits() != doubts {
-            // What we were told may not be known to the standby.
-            return Err(error);
-        }
-        Ok(is_committed)
+        self.settles(commits, is_last)
     }
 
     /// Looks at the row of [`COUNT_COMMIT`].
@@ -277,6 +281,11 @@ impl Ownership {
         self.cache.see_maintenance(maintenance);
         Ok(())
     }
+}
+
+/// Whether a statement was refused because the account had another token when it ran.
+pub(crate) fn is_other_owner(error: &Error) -> bool {
+    refusal(error) == Some(OTHER_OWNER)
 }
 
 /// Which of our own functions' refusals an error is.

@@ -23,7 +23,7 @@ use tokio_postgres::{Row, error::SqlState};
 use crate::{
     DatabaseError, Error,
     batch::{Batch, CHUNK_BYTES},
-    connection::{Database, Param},
+    connection::{Database, Param, spoils_connection},
     connector,
     ownership::{COUNT_COMMIT, GUARD, Ownership},
     statement::Sql,
@@ -147,13 +147,13 @@ impl Exchange<'_> {
             false => all_answered(answers).map_err(|error| Failure::RolledBack(error.into()))?,
         };
         if self.commit.is_some() {
-            let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"));
-            let unreadable = |error: Error| Failure::Unknown(error);
-            owner.see_commit(row.map_err(|error| unreadable(error.into()))?).map_err(unreadable)?;
             if connector::doubtful_commits() != doubts {
                 let doubt = "a COMMIT did not wait for its synchronous standby";
                 return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
             }
+            let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"));
+            let unreadable = |error: Error| Failure::Unknown(error);
+            owner.see_commit(row.map_err(|error| unreadable(error.into()))?).map_err(unreadable)?;
         }
         Ok(())
     }
@@ -228,6 +228,13 @@ impl Held {
         if let Some(connection) = &self.0 {
             // Sent at the first poll; an answer that nobody takes is passed over.
             let _ = pin!(connection.simple_query("")).as_mut().now_or_never();
+        }
+    }
+
+    /// Gives the connection back to the pool, unless what failed on it must not be used again.
+    pub(crate) fn release_unless_spoiled<T>(self, answer: &Result<T, Error>) {
+        if answer.as_ref().err().is_none_or(|error| !spoils_connection(error)) {
+            self.release();
         }
     }
 

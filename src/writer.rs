@@ -197,11 +197,13 @@ impl Lane {
 
     pub(crate) async fn stage(&self, stage: Stage, pending: Arc<Pending>) -> Result<Batch, Error> {
         self.owner.check_write()?;
-        stage(pending).await.inspect_err(|_| self.owner.fail())
+        let batch = stage(pending).await.inspect_err(|_| self.owner.fail())?;
+        // A failure meanwhile has dropped deferred saves that this one was to take along.
+        self.owner.check_write()?;
+        Ok(batch)
     }
 
-    /// Commits the batches as one transaction; tries again when it surely had no effect and the
-    /// reason may pass.
+    /// Commits the batches as one transaction, unless there is nothing to write.
     pub(crate) async fn commit(&self, batches: &[&Batch]) -> Result<(), Error> {
         if batches.iter().all(|batch| batch.is_empty()) {
             return match batches.iter().any(|batch| batch.has_skipped()) {
@@ -209,8 +211,17 @@ impl Lane {
                 false => Ok(()),
             };
         }
+        self.commit_as(random_id(), batches).await
+    }
+
+    /// Commits under this id; tries again when it surely had no effect and the reason may pass. A
+    /// transaction that was begun elsewhere keeps its id, for it may have been committed.
+    pub(crate) async fn commit_as(
+        &self,
+        transaction: [u8; 16],
+        batches: &[&Batch],
+    ) -> Result<(), Error> {
         let started = Instant::now();
-        let transaction = random_id();
         let commit = || async {
             let connection = Held::new(self.database.connection().await?);
             let begin = Some(self.database.idle_timeout());
@@ -250,7 +261,7 @@ impl Lane {
             Failure::RolledBack(error) => Err(error),
             Failure::Unknown(error) => {
                 warn!(%error, "a commit has an unknown outcome: asking the server");
-                match self.owner.resolve(&self.database, transaction, error.clone()).await {
+                match self.owner.resolve(&self.database, transaction).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(as_transient(error)),
                     Err(error) => Err(error),

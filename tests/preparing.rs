@@ -96,6 +96,7 @@ async fn one_of_many_readers_prepares_for_all() {
     const READERS: usize = 64;
     let server = server();
     let database = server.create_database().unwrap();
+    drop(Mode::Key.open(&database.url(), "bot").await);
     // Behind the proxy, nothing is prepared before all of them have asked.
     let (_proxy, store) = new_store(&server, &database).await;
     let start = server.log().len();

@@ -53,6 +53,10 @@ BEGIN
     IF current_setting('matrix_sdk.begun', true) IS DISTINCT FROM 'on' THEN
         RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
     END IF;
+    -- PostgreSQL 17 and newer: a limit of the role's that would end transactions which wait.
+    IF current_setting('transaction_timeout', true) <> '0' THEN
+        PERFORM set_config('transaction_timeout', '0', true);
+    END IF;
 END
 {body};
 

@@ -173,7 +173,8 @@ impl Claim {
             let answer = Answer { commits: row.try_get(1)?, maintenance: row.try_get(2)? };
             return Ok(Some(Granted { answer, transaction }));
         }
-        if connection.batch_execute("ROLLBACK").await.is_ok() {
+        let rolled_back = timeout(limit, connection.batch_execute("ROLLBACK")).await;
+        if matches!(rolled_back, Ok(Ok(()))) {
             transaction.release();
         }
         Ok(None)
@@ -209,6 +210,7 @@ impl Claim {
     /// Neither token is stored: another opener was faster, or has taken over since.
     async fn superseded(&self) -> Error {
         match OwnerRow::read(&self.database, self.account_id).await {
+            Ok(OwnerRow { commits, .. }) if commits < self.seen => Error::Rewound,
             Ok(OwnerRow { name, since, .. }) => Error::Superseded { by: name, since },
             Err(error) => error,
         }

@@ -113,7 +113,9 @@ impl OpenTransaction {
             Some(connection) => {
                 let transaction = random_id();
                 match self.commit_on(connection, transaction).await {
-                    Err(error) if self.may_repeat(&error) => self.lane.commit(&batches).await?,
+                    Err(error) if self.may_repeat(&error) => {
+                        self.lane.commit_as(transaction, &batches).await?;
+                    }
                     Err(error) => {
                         let Lane { owner, database, .. } = &*self.lane;
                         owner.explain_commit(database, transaction, error).await?;
@@ -194,7 +196,10 @@ impl OpenTransaction {
     }
 
     async fn explain(&self, error: Error) -> Error {
-        self.lane.owner.explain(&self.lane.database, error).await
+        // It was never committed, so an id that no transaction has tells the same.
+        let Lane { owner, database, .. } = &*self.lane;
+        let explained = owner.explain_commit(database, random_id(), error.clone()).await;
+        explained.err().unwrap_or(error)
     }
 }
 

@@ -13,18 +13,8 @@ use super::{Database, Param, is_transient};
 use crate::{Error, statement::Sql};
 
 impl Database {
-    /// Runs a short read, on a connection that other readers use as well; transient failures are
-    /// tried again.
-    pub(crate) async fn query(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        let asks = [(sql, params.to_vec())];
-        Ok(self.query_together(&asks).await?.pop().unwrap_or_default())
-    }
-
-    /// Runs short reads in one round trip.
+    /// Runs short reads in one round trip, on a connection that other readers use as well; transient
+    /// failures are tried again.
     pub(crate) async fn query_together(
         &self,
         asks: &[(&'static Sql, Vec<Param<'_>>)],
@@ -93,7 +83,7 @@ impl Database {
 
 /// Whether nothing more must be asked on the connection that this came from. After a timeout the
 /// answer may still come, and nobody else must read it.
-pub(super) fn spoils_connection(error: &Error) -> bool {
+pub(crate) fn spoils_connection(error: &Error) -> bool {
     match error {
         Error::Database(error) => error.spoils_connection(),
         error => matches!(error, Error::StatementTimeout),

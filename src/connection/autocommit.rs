@@ -9,7 +9,7 @@ use futures_util::future::join3;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::{Database, Param, ask::spoils_connection};
+use super::{Database, Param};
 use crate::{DatabaseError, Error, statement::Sql, transaction::Held};
 
 impl Database {
@@ -49,10 +49,24 @@ impl Database {
         let statement = self.prepare(connection, has_names, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
         let answer = self.while_preparing(connection, has_names, answer).await;
-        if answer.as_ref().err().is_none_or(|error| !spoils_connection(error)) {
-            held.release();
-        }
+        held.release_unless_spoiled(&answer);
         answer
+    }
+
+    /// Runs one read that only a server which accepts writes may answer: a standby may lag behind. It
+    /// prepares nothing, for opening needs it.
+    pub(crate) async fn query_primary(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let once = || async {
+            let held = Held::new(self.connection().await?);
+            let answer = self.autocommit(held.get()?, sql, None, params).await;
+            held.release_unless_spoiled(&answer);
+            answer
+        };
+        self.until_answered(sql, once).await
     }
 
     /// Runs one statement with an effect on a connection that is none of the pool's.

@@ -222,12 +222,11 @@ impl Saves {
     /// Completes a save that stores or deletes the rows of these keys. With it go those that are
     /// deferred, which it replaces, and all others too when it `ends_sync`.
     pub(super) fn complete(&self, batch: &mut Batch, stored: Vec<RowKey>, ends_sync: bool) {
-        let by = if self.within { Taken::ByScope } else { Taken::ByLane };
         let mut taken = Vec::new();
         self.with(|state| {
             for (group, key) in stored {
                 if let Some(row) = state.rows.get_mut(&group).and_then(|rows| rows.get_mut(&key)) {
-                    row.taken = Some(by);
+                    row.taken = Some(Taken::ByLane);
                     taken.push((group, key, row.number));
                 }
             }
@@ -236,24 +235,42 @@ impl Saves {
             for (group, (key, row)) in rows.filter(|(_, (_, row))| ends_sync && row.taken.is_none())
             {
                 stage(batch, group, key, row.stored.as_ref());
-                row.taken = Some(by);
+                row.taken = Some(Taken::ByLane);
                 taken.push((group.clone(), key.clone(), row.number));
             }
         });
-        if !taken.is_empty() {
-            let saves = self.clone();
-            batch.on_commit(move || saves.forget(taken));
+        if taken.is_empty() {
+            return;
         }
+        let taken: Arc<[_]> = taken.into();
+        if self.within {
+            let (saves, taken) = (self.clone(), taken.clone());
+            batch.on_show(move || saves.hide(&taken));
+        }
+        let saves = self.clone();
+        batch.on_commit(move || saves.forget(&taken));
+    }
+
+    /// Leaves to a scope's overlay what the scope has taken.
+    fn hide(&self, taken: &[(Group, Key, u64)]) {
+        self.with(|state| {
+            for (group, key, number) in taken {
+                let row = state.rows.get_mut(group).and_then(|rows| rows.get_mut(key));
+                if let Some(row) = row.filter(|row| row.number == *number) {
+                    row.taken = Some(Taken::ByScope);
+                }
+            }
+        });
     }
 
     /// Forgets what was committed, unless it was replaced since.
-    fn forget(&self, taken: Vec<(Group, Key, u64)>) {
+    fn forget(&self, taken: &[(Group, Key, u64)]) {
         self.with(|state| {
             for (group, key, number) in taken {
-                if let Some(rows) = state.rows.get_mut(&group) {
-                    rows.retain(|of, row| *of != key || row.number != number);
+                if let Some(rows) = state.rows.get_mut(group) {
+                    rows.retain(|of, row| of != key || row.number != *number);
                     if rows.is_empty() {
-                        state.rows.remove(&group);
+                        state.rows.remove(group);
                     }
                 }
             }

@@ -32,7 +32,7 @@ pub(crate) struct OwnerRow {
 
 impl OwnerRow {
     pub(crate) async fn read(database: &Database, account_id: i64) -> Result<Self, Error> {
-        Self::parse(&database.query(&OWNER, &[&account_id]).await?)
+        Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
     }
 
     /// The answer to [`OWNER`].

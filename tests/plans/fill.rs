@@ -45,8 +45,8 @@ INSERT INTO matrix_sdk.accounts (name, secret_kind, cipher_written_by)
 INSERT INTO matrix_sdk.sync_tokens (account_id, data) SELECT i, 'token' FROM generate_series(2, 50000) i;
 INSERT INTO matrix_sdk.account_data (account_id, item, data)
     SELECT i, item, sha512(i::text::bytea) FROM generate_series(1, 50000) i, generate_series(1, 5) item;
-INSERT INTO matrix_sdk.account_owners (account_id, token, shared, name)
-    SELECT i, 'token', false, 'owner' FROM generate_series(2, 50000) i;
+INSERT INTO matrix_sdk.account_owners (account_id, token, name)
+    SELECT i, 'token', 'owner' FROM generate_series(2, 50000) i;
 INSERT INTO matrix_sdk.processes SELECT sha256(i::text::bytea), now() FROM generate_series(1, 50000) i;
 INSERT INTO matrix_sdk.openings SELECT i, 'id', 'process' FROM generate_series(2, 50000) i;";
 

@@ -208,6 +208,13 @@ async fn a_reader_that_finds_a_corrupt_row_harms_no_scope() {
     assert!(has(&store, "key").await);
 }
 
+/// What was asked, when it waits in the server.
+async fn waiting<T>(is_asked: oneshot::Receiver<T>, watcher: &tokio_postgres::Client) -> T {
+    let asked = is_asked.await.unwrap();
+    until_locked(watcher, "relation").await;
+    asked
+}
+
 /// The scope's own statement waits in the server, another task's read behind it; then the scope is
 /// given up.
 #[tokio::test]
@@ -225,8 +232,7 @@ async fn a_read_that_finds_the_scope_ended_asks_again_outside() {
     });
     let reader = tokio::select! {
         biased;
-        reader = async { let reader = is_asked.await.unwrap();
-            until_locked(&watcher, "relation").await; reader } => reader,
+        reader = waiting(is_asked, &watcher) => reader,
         ended = scope => panic!("{ended:?}"),
     };
     client.batch_execute("COMMIT").await.unwrap();
