@@ -5,7 +5,10 @@
 //! caller that drops its future must neither tear a write nor let it overtake a later one. Saves that
 //! queued while a commit was on its way share the next one.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use backon::Retryable;
 use futures_util::future::BoxFuture;
@@ -47,6 +50,8 @@ enum Job {
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
+    /// The lane's task ended with its runtime, and a write with it.
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -60,12 +65,12 @@ impl Writer {
                 let _ = closed.send(());
             }
         });
-        Self { jobs }
+        Self { jobs, has_ended: Arc::default() }
     }
 
     /// Whether the lane's task is there: it ends with its runtime.
     pub(crate) fn is_running(&self) -> bool {
-        !self.jobs.is_closed()
+        !self.has_ended.load(Ordering::Acquire) && !self.jobs.is_closed()
     }
 
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
@@ -82,7 +87,10 @@ impl Writer {
         let (answer, done) = oneshot::channel();
         self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
         // The lane is gone without an answer only when its runtime is shut down.
-        done.await.map_err(|_| Error::StoreClosed)?
+        done.await.unwrap_or_else(|_| {
+            self.has_ended.store(true, Ordering::Release);
+            Err(Error::StoreClosed)
+        })
     }
 
     /// Queues a scope. In its turn the lane works off its requests, and nothing else, until it ends.

@@ -63,6 +63,8 @@ fn literal(ty: &Type) -> &'static str {
         Type::INT8 => "100::int8",
         Type::INT8_ARRAY => "'{1,2,4}'::int8[]",
         Type::FLOAT8 => "500::float8",
+        Type::BOOL => "true",
+        Type::TEXT => "'name'",
         ref other => panic!("no literal for {other}"),
     }
 }
