@@ -49,11 +49,14 @@ fn is_sync(message: &Message<'_>) -> bool {
 async fn a_late_claim_takes_nothing_back() {
     let moments = [
         ("BEGIN", is_begin as fn(&Message<'_>) -> bool),
-        ("the claim", is_sync),
+        ("the claim", is_claim),
         ("COMMIT", is_commit),
     ];
     for (moment, at) in moments {
         for stop_server in [false, true] {
+            // Of a claim whose end never arrives the server would hold the row: see "A stopped server
+            // process" in docs/reliability.md.
+            let at = if stop_server && moment == "the claim" { is_sync } else { at };
             println!("{} at {moment}", if stop_server { "stopped" } else { "held" });
             let harmed = Harmed::new().await;
             let url = through_proxy(&harmed);
