@@ -30,8 +30,10 @@ pub(crate) fn explain(
     let reason = error.source().map(ToString::to_string).unwrap_or_default();
     if reason.contains("does not support TLS") {
         return Some(format!(
-            "the server offers no TLS, and sslmode={} demands it: set `ssl = on` in the server's \
+            "the server {}, port {}, offers no TLS, and sslmode={} demands it: set `ssl = on` in its \
              configuration, or use sslmode=prefer",
+            peer.name,
+            peer.port,
             name(settings.mode)
         ));
     }
