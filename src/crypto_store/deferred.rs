@@ -82,8 +82,9 @@ struct State {
     opening: Arc<Ownership>,
     rows: BTreeMap<Group, BTreeMap<Key, Row>>,
     count: u64,
-    /// By session id. None of a session that has nothing encrypted.
-    ratchets: HashMap<String, Fingerprint>,
+    /// By session id. Without an entry the session has encrypted nothing; `None` is one whose row another
+    /// owner has changed: then the same ratchet is no proof that it was not used here.
+    ratchets: HashMap<String, Option<Fingerprint>>,
 }
 
 impl Deferred {
@@ -155,12 +156,30 @@ impl Saves {
         !self.within
     }
 
-    /// Notes how a session was read or is stored.
+    /// Notes how a session was read. An owner that finds another ratchet than it has seen before is not
+    /// the only one: it may hold, and encrypt with, what another owner has encrypted with.
+    pub(super) fn see_read(&self, session_id: &str, sending: &Sending) {
+        let ratchets = &mut self.deferred.lock().ratchets;
+        let read = match sending {
+            Sending::Used(fingerprint) => Some(*fingerprint),
+            Sending::Unused | Sending::Unknown => None,
+        };
+        match ratchets.get_mut(session_id) {
+            Some(known) if *known == read => {}
+            Some(known) => *known = None,
+            None if read.is_some() => {
+                ratchets.insert(session_id.to_owned(), read);
+            }
+            None => {}
+        }
+    }
+
+    /// Notes how a session is deferred or stored.
     pub(super) fn see(&self, session_id: &str, sending: Sending) {
         let ratchets = &mut self.deferred.lock().ratchets;
         match sending {
             Sending::Used(fingerprint) => {
-                ratchets.insert(session_id.to_owned(), fingerprint);
+                ratchets.insert(session_id.to_owned(), Some(fingerprint));
             }
             Sending::Unused | Sending::Unknown => {
                 ratchets.remove(session_id);
@@ -172,7 +191,9 @@ impl Saves {
     pub(super) fn has_only_received(&self, session_id: &str, sending: &Sending) -> bool {
         match sending {
             Sending::Unused => true,
-            Sending::Used(now) => self.deferred.lock().ratchets.get(session_id) == Some(now),
+            Sending::Used(now) => {
+                self.deferred.lock().ratchets.get(session_id) == Some(&Some(*now))
+            }
             Sending::Unknown => false,
         }
     }

@@ -90,7 +90,7 @@ pub(super) async fn get(
         let sending = Sending::of(&pickle);
         let session = Session::from_pickle(own_device.as_device_keys().clone(), pickle)
             .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })?;
-        saves.see(session.session_id(), sending);
+        saves.see_read(session.session_id(), &sending);
         Ok(session)
     });
     sessions.collect::<Result<_, _>>().map(Some)

@@ -314,3 +314,35 @@ async fn within_atomically_nothing_is_deferred_and_a_token_takes_what_was() {
     work.await.unwrap();
     assert!(bench.is_stored().await);
 }
+
+/// A chain is determined: a superseded owner that encrypts with what it read earlier comes to the very
+/// ratchet that the new owner has stored since, and may have read again.
+#[tokio::test]
+async fn a_superseded_owner_does_not_take_anothers_encryption_for_none() {
+    let bench = Bench::new().await;
+    bench.encrypt().await;
+    bench.save_session().await;
+    let open = async || {
+        let config = Mode::Key.config(&bench.database.url(), "bot");
+        // Only its writes tell an owner that it was superseded.
+        let config = config.heartbeat_interval(std::time::Duration::from_secs(3600));
+        let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        store.load_account().await.unwrap().unwrap();
+        store
+    };
+    let save = async |store: &PostgresCryptoStore, session: &Session| {
+        let sessions = vec![session.clone()];
+        store.save_changes(Changes { sessions, ..Default::default() }).await
+    };
+    let former = open().await;
+    let stale = session_in(&former, &bench.session).await.unwrap();
+    let newest = open().await;
+    let session = session_in(&newest, &bench.session).await.unwrap();
+    session.inner.lock().await.encrypt("the newest's").unwrap();
+    save(&newest, &session).await.unwrap();
+
+    session_in(&former, &bench.session).await.unwrap();
+    stale.inner.lock().await.encrypt("with the same index").unwrap();
+    assert_eq!(pickle(&stale).await["pickle"], pickle(&session).await["pickle"]);
+    assert_matches!(save(&former, &stale).await, Err(Error::Superseded { .. }));
+}

@@ -1,12 +1,15 @@
 //! What became of a transaction is the server's to say. A pooler that gives up, or anything else that
 //! speaks in the server's name, knows no more than the store does.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
-use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
 
 use crate::{
@@ -41,7 +44,7 @@ impl Pooled {
         let config = Mode::Plain.config(&pooler.url(&server.url(), &server), "bot");
         let config = config.prepared_statements(false);
         // Heartbeats, which are transactions too, stay out of what the rules look for.
-        let config = config.heartbeat_interval(std::time::Duration::from_secs(3600));
+        let config = config.heartbeat_interval(Duration::from_secs(3600));
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         Self { server, proxy, store, _pooler: pooler }
     }
@@ -187,4 +190,56 @@ async fn a_copied_token_writes_nothing_and_is_noticed() {
     let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
     assert!(refused.as_ref().is_err_and(crate::support::stream::is_superseded), "{refused:?}");
     assert_eq!(harmed.value("key").await.unwrap(), b"ours");
+}
+
+/// A scope's `COMMIT` is not answered, and the server is away for longer than the store asks what
+/// became of it, but not than it tries again: what it then finds is its own commit, not a copy's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scopes_commit_that_is_found_late_is_its_own() {
+    let harmed = Harmed::new().await;
+    let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+    let config = Mode::Plain.config(&url, "scoped").heartbeat_interval(Duration::from_secs(3600));
+    let config = config.retry_timeout(Duration::from_millis(800));
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    for away_for in [900, 1100, 1300, 1500, 5000] {
+        let (away, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (is_away, is_sent) = (away.clone(), sent.clone());
+        harmed.proxy.rule(move |message| {
+            if is_away.load(SeqCst) {
+                return Action::CutBefore;
+            }
+            if is_commit(message) && !is_sent.swap(true, SeqCst) {
+                is_away.store(true, SeqCst);
+                return Action::CutAfter;
+            }
+            Action::Pass
+        });
+        let commits = commits_of(&harmed).await;
+        let saving = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let save = store.atomically(async {
+                    store.set_custom_value("key", b"value".to_vec()).await?;
+                    store.transaction().await?.query("SELECT 1", &[]).await?;
+                    Ok::<_, CryptoStoreError>(())
+                });
+                save.await
+            }
+        });
+        eventually("COMMIT was sent", async || sent.load(SeqCst)).await;
+        tokio::time::sleep(Duration::from_millis(away_for)).await;
+        away.store(false, SeqCst);
+        let saved = saving.await.unwrap();
+        // Whatever the caller was told, the account is still ours.
+        if saved.is_err() {
+            crate::support::stream::reopen(&store).await;
+        }
+        store.set_custom_value("key", b"later".to_vec()).await.unwrap();
+        assert_eq!(commits_of(&harmed).await, commits + 2, "away for {away_for} ms: {saved:?}");
+    }
+}
+
+async fn commits_of(harmed: &Harmed) -> i64 {
+    let client = connect(&harmed.database.url()).await;
+    number(&client, "SELECT max(commits) FROM matrix_sdk.sync_tokens").await
 }
