@@ -168,19 +168,23 @@ impl Ownership {
 
     /// Whether the account is lost, by the word of its own database.
     pub(crate) async fn verify(&self, database: &Database) {
-        let before = self.tokens();
-        match OwnerRow::read(database, self.account_id).await {
-            Ok(row) => drop(self.judge(&row, &before)),
-            Err(error) => debug!(%error, "the account's owner could not be read"),
+        if let Err(error) = self.look(database).await {
+            debug!(%error, "the account is lost, or its owner could not be read");
         }
     }
 
     /// Asks whether the account is still ours, where a write finds what it would write.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let row = self.look(database).await?;
+        self.settles(row.commits, false).map(drop)
+    }
+
+    /// Reads the account's row, and fails when that shows a loss.
+    async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.tokens();
         let row = OwnerRow::read(database, self.account_id).await?;
         self.judge(&row, &before)?;
-        self.settles(row.commits, false).map(drop)
+        Ok(row)
     }
 
     /// Notes a loss that the account's row shows to its owner, who had these tokens before it was read:
@@ -214,9 +218,7 @@ impl Ownership {
         if refusal(&error) != Some(OTHER_COUNT) {
             return Err(self.explain(database, error).await);
         }
-        let before = self.tokens();
-        let row = OwnerRow::read(database, self.account_id).await?;
-        self.judge(&row, &before)?;
+        let row = self.look(database).await?;
         if self.settles(row.commits, row.last_transaction.as_deref() == Some(&transaction))? {
             return Ok(());
         }

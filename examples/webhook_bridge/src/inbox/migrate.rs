@@ -71,7 +71,7 @@ async fn is_current(connection: &Object) -> Result<bool, BridgeError> {
 async fn version_to_begin_with(transaction: &Transaction<'_>) -> Result<i32, BridgeError> {
     let exists = transaction.query_typed_one(HAS_TABLE, &[]).await?;
     // Looked up first: CREATE … IF NOT EXISTS demands the privilege even when nothing is missing. A
-    // schema that somebody made by hand is empty, not migrated.
+    // schema that was made by hand is empty, not migrated.
     if !exists.get::<_, bool>(0) {
         transaction.batch_execute("CREATE SCHEMA webhook_bridge").await?;
     }
