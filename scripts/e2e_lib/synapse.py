@@ -45,6 +45,8 @@ def config(directory: Path, port: int, shared_secret: str) -> dict:
         "trusted_key_servers": [],
         "federation_domain_whitelist": [],
         "presence": {"enabled": False},
+        # A sync is answered anew, not from what it was for two minutes after the one before.
+        "caches": {"sync_response_cache_duration": "0s"},
         "bcrypt_rounds": 4,
         "rc_message": UNLIMITED,
         "rc_registration": UNLIMITED,
