@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
-use super::{Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events};
+use super::{
+    Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events, migrate::begin,
+};
 use crate::errors::BridgeError;
 
 /// A gap that is being filled, from new to old.
@@ -97,7 +99,7 @@ impl Inbox {
         let redacted: Vec<_> =
             redacted.iter().map(|event| (gap.room_id.as_str(), event.as_str())).collect();
         let mut connection = self.connection().await?;
-        let transaction = connection.transaction().await?;
+        let transaction = begin(&mut connection).await?;
         let received = insert_events(&transaction, &self.account, &placed).await?;
         forget_redacted(&transaction, &self.account, &redacted).await?;
         let [account, room, position]: [Value<'_>; 3] =

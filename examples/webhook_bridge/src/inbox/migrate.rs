@@ -1,7 +1,8 @@
 //! Creates the bridge's schema, or brings it up to date.
 
 use matrix_sdk_postgres::deadpool_postgres::{
-    Object, Pool, Transaction, tokio_postgres::types::Type,
+    Object, Pool, Transaction,
+    tokio_postgres::{self, IsolationLevel, types::Type},
 };
 use tracing::info;
 
@@ -12,6 +13,16 @@ const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/0002_limits_and_replays.sql"),
 ];
 
+/// The role's own limits may be too short for a large table, or while another bridge migrates.
+const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
+
+/// Begin a transaction that is as the bridge needs it, whatever the role's defaults are: what waited for
+/// a lock must see what it waited for.
+pub async fn begin(connection: &mut Object) -> Result<Transaction<'_>, tokio_postgres::Error> {
+    let builder = connection.build_transaction();
+    builder.isolation_level(IsolationLevel::ReadCommitted).read_only(false).start().await
+}
+
 /// Apply what is missing, in one transaction; bridges that start at once wait for each other. Where
 /// nothing is missing, nothing is asked for that a role without CREATE may not do.
 pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
@@ -19,7 +30,8 @@ pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     if is_current(&connection).await? {
         return Ok(());
     }
-    let transaction = connection.transaction().await?;
+    let transaction = begin(&mut connection).await?;
+    transaction.batch_execute(LIMITS).await?;
     // A number of our own; it only has to differ from other programs' numbers.
     transaction.batch_execute("SELECT pg_advisory_xact_lock(7166209614382015)").await?;
     let found = version_to_begin_with(&transaction).await?;

@@ -60,6 +60,24 @@ async fn migrations_may_run_many_at_once_and_again() {
 }
 
 #[tokio::test]
+async fn migrations_do_not_depend_on_the_defaults_of_their_sessions() {
+    let database = testing::database().unwrap();
+    let pool = PostgresStoreConfig::new(database.url(), "a").build_pool().unwrap();
+    for default in [
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+        "lock_timeout = '1ms'",
+    ] {
+        let alter = format!("ALTER DATABASE {} SET {default}", database.name());
+        pool.get().await.unwrap().batch_execute(&alter).await.unwrap();
+    }
+    let pool = PostgresStoreConfig::new(database.url(), "a").build_pool().unwrap();
+    for done in futures_util::future::join_all((0..8).map(|_| migrate(&pool))).await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_sync_that_comes_again_changes_nothing() {
     let (inbox, _database) = inbox().await;
     assert_eq!(inbox.sync_position().await.unwrap(), None);
