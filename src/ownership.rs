@@ -112,6 +112,11 @@ impl Ownership {
         self.lock().current().unwrap_or_default()
     }
 
+    /// Another token that the account may have, when this one was refused.
+    pub(crate) fn token_instead(&self, refused: &[u8; 16]) -> Option<[u8; 16]> {
+        self.lock().instead(refused)
+    }
+
     /// How many commits the account has, as its owner knows.
     pub(crate) fn seen(&self) -> i64 {
         self.lock().seen()
