@@ -16,6 +16,7 @@ mod disk_full;
 mod dns;
 mod failover;
 mod kills;
+mod leases;
 mod one_sync;
 mod outbox;
 mod outcomes;
