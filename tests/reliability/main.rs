@@ -15,6 +15,7 @@ mod commit;
 mod disk_full;
 mod dns;
 mod failover;
+mod heartbeats;
 mod kills;
 mod leases;
 mod one_sync;
