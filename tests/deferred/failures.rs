@@ -57,15 +57,18 @@ async fn read_fails(bench: &Bench) {
 
 #[tokio::test]
 async fn a_statement_that_fails_drops_what_is_deferred() {
-    let bench = Bench::new().await;
-    let client = connect(&bench.database.url()).await;
-    bench.receive().await;
-    let commits = bench.store.commit_count().await.unwrap();
-    client.batch_execute(BREAK_WRITES).await.unwrap();
-    assert_matches!(bench.store.save_changes(token("s1")).await, Err(Error::Database(_)));
-    client.batch_execute(MEND_WRITES).await.unwrap();
-    assert_eq!(bench.store.commit_count().await.unwrap(), commits);
-    is_torn(&bench).await;
+    for within in [false, true] {
+        let bench = Bench::new().await;
+        let client = connect(&bench.database.url()).await;
+        bench.receive().await;
+        let commits = bench.store.commit_count().await.unwrap();
+        client.batch_execute(BREAK_WRITES).await.unwrap();
+        let failed = save(bench.store.clone(), token("s1"), within).await;
+        assert_matches!(failed, Err(Error::Database(_)), "within: {within}");
+        client.batch_execute(MEND_WRITES).await.unwrap();
+        assert_eq!(bench.store.commit_count().await.unwrap(), commits);
+        is_torn(&bench).await;
+    }
 }
 
 #[tokio::test]
