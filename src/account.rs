@@ -100,14 +100,16 @@ impl OpenAccount {
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
         self.owner.check()?;
+        let mut token = self.owner.token();
         loop {
-            let token = self.owner.token();
-            let answer = self.write_with_token(sql, params, &token).await;
-            match answer {
-                // Sent with a token that the writer lane has replaced since.
-                Err(error) if is_other_owner(&error) && self.owner.token() != token => {}
-                Err(error) => return Err(self.owner.explain(&self.database, error).await),
+            let error = match self.write_with_token(sql, params, &token).await {
                 Ok(mut rows) => return Ok(rows.pop()),
+                Err(error) => error,
+            };
+            match self.owner.token_instead(&token) {
+                // The writer lane has replaced the token since, or is about to.
+                Some(next) if is_other_owner(&error) => token = next,
+                _ => return Err(self.owner.explain(&self.database, error).await),
             }
         }
     }

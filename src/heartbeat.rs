@@ -222,7 +222,7 @@ fn tell(owner: &Arc<Ownership>, database: &Database, row: &Row, seen: i64) -> Re
     let (token, commits): (&[u8], i64) = (row.try_get(1)?, row.try_get(2)?);
     if !owner.is_plausible(token, commits, seen) {
         let (owner, database) = (owner.clone(), database.clone());
-        tokio::spawn(async move { owner.verify(&database).await });
+        tokio::spawn(async move { owner.verify_once(&database).await });
     }
     owner.cache.see_maintenance(row.try_get(3)?);
     Ok(())

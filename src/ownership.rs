@@ -79,6 +79,9 @@ pub(crate) struct Ownership {
     /// An operation failed and its error was returned: what the SDK holds in memory may be ahead of
     /// the database, and a write now could make the loss permanent.
     failed: AtomicBool,
+    /// Held while the heartbeat has the account verified: each question takes a connection, and may
+    /// stay without an answer.
+    verifying: tokio::sync::Mutex<()>,
     /// Closed when the account is lost, and when memory and database may differ.
     pub(crate) cache: Arc<Cache>,
 }
@@ -90,6 +93,7 @@ impl Ownership {
             tokens: Mutex::new(tokens),
             loss: OnceLock::new(),
             failed: AtomicBool::new(false),
+            verifying: tokio::sync::Mutex::default(),
             cache: Arc::new(cache),
         }
     }
@@ -110,6 +114,11 @@ impl Ownership {
 
     pub(crate) fn token(&self) -> [u8; 16] {
         self.lock().current().unwrap_or_default()
+    }
+
+    /// Another token that the account may have, when this one was refused.
+    pub(crate) fn token_instead(&self, refused: &[u8; 16]) -> Option<[u8; 16]> {
+        self.lock().instead(refused)
     }
 
     /// How many commits the account has, as its owner knows.
@@ -170,6 +179,13 @@ impl Ownership {
     pub(crate) async fn verify(&self, database: &Database) {
         if let Err(error) = self.look(database).await {
             debug!(%error, "the account is lost, or its owner could not be read");
+        }
+    }
+
+    /// The same, unless that is being asked already.
+    pub(crate) async fn verify_once(&self, database: &Database) {
+        if let Ok(_verifying) = self.verifying.try_lock() {
+            self.verify(database).await;
         }
     }
 

@@ -45,6 +45,14 @@ impl Tokens {
         self.current().iter().chain(&self.requested).any(|ours| ours == token)
     }
 
+    /// The token that the account may have when this one was refused: the current one, and behind it
+    /// those that were asked for.
+    pub(crate) fn instead(&self, refused: &[u8; 16]) -> Option<[u8; 16]> {
+        let ours: Vec<_> = self.current().iter().chain(&self.requested).copied().collect();
+        let tried = ours.iter().position(|token| token == refused);
+        ours.get(tried.map_or(0, |tried| tried + 1)).copied()
+    }
+
     /// A token that we have since replaced: finding it in the database means a restore.
     pub(crate) fn is_former(&self, token: &[u8]) -> bool {
         self.contains(token) && !self.may_be_current(token)

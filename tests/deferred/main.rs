@@ -10,7 +10,9 @@ mod common;
 #[path = "../reliability/support/mod.rs"]
 mod support;
 
+mod bench;
 mod contact;
 mod cuts;
+mod failures;
 mod ratchets;
 mod rules;

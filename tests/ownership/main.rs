@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod identity;
+mod scopes;
 mod set_back;
 
 use std::time::Duration;

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
+use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{OnOwner, OpenStoreError, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error, OnOwner, OpenStoreError, PostgresCryptoStore};
 use tokio::time::timeout;
 
 use crate::{
@@ -21,6 +22,11 @@ use crate::{
         proxy::{Action, Message},
     },
 };
+
+/// As a backup from before the owner, and of before its last commit.
+const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
+                        UPDATE matrix_sdk.sync_tokens SET commits = commits - 1;
+                        DELETE FROM matrix_sdk.openings";
 
 async fn open(url: &str) -> Result<PostgresCryptoStore, OpenStoreError> {
     PostgresCryptoStore::open_with_config(&Mode::Plain.config(url, "bot")).await
@@ -183,5 +189,68 @@ async fn a_claim_without_an_answer_is_asked_for_again() {
         let client = connect(&harmed.database.url()).await;
         let openings = number(&client, "SELECT count(*) FROM matrix_sdk.openings").await;
         assert_eq!(openings, 1, "{action:?}");
+    }
+}
+
+/// The claim's `COMMIT` is cut around, and the database is set back before the claim is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_finds_the_database_set_back_says_so_and_takes_nothing() {
+    for action in [Action::CutBefore, Action::CutAfter] {
+        for reopens in [true, false] {
+            println!("{action:?}, reopened: {reopens}");
+            let harmed = Harmed::new().await;
+            harmed.set("first").await;
+            harmed.set("second").await;
+            harmed.store.close().await.unwrap();
+            let client = harmed.connect().await;
+            let away = Arc::new(AtomicBool::new(false));
+            let (is_away, at_commit) = (away.clone(), action.clone());
+            let (mut claiming, mut is_cut) = (0, false);
+            harmed.proxy.rule(move |message| {
+                claiming = if is_claim(message) { message.backend } else { claiming };
+                match claiming == message.backend && is_commit(message) && !is_cut {
+                    true => {
+                        is_cut = true;
+                        is_away.store(true, SeqCst);
+                        at_commit.clone()
+                    }
+                    // Nothing is asked until the database has been set back.
+                    false if is_away.load(SeqCst) => Action::CutBefore,
+                    false => Action::Pass,
+                }
+            });
+            let claim = tokio::spawn({
+                let (store, url) = (harmed.store.clone(), through_proxy(&harmed));
+                async move {
+                    match reopens {
+                        true => store.reopen().await,
+                        false => open(&url).await.map(drop).map_err(|error| match error {
+                            OpenStoreError::Store(error) => error,
+                            error => panic!("{error:?}"),
+                        }),
+                    }
+                }
+            });
+            eventually("COMMIT is cut", async || away.load(SeqCst)).await;
+            client.batch_execute(SET_BACK).await.unwrap();
+            away.store(false, SeqCst);
+            let refused = claim.await.unwrap();
+            match reopens {
+                true => assert_matches!(refused, Err(Error::Rewound)),
+                // It has committed nothing that could be missing.
+                false => {
+                    assert_matches!(refused, Err(Error::Superseded { by, .. }) if by == "older")
+                }
+            }
+            assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 0);
+            let older = "SELECT count(*) FROM matrix_sdk.account_owners
+                         WHERE name = 'older' AND token = '\\x00'";
+            assert_eq!(number(&client, older).await, 1, "the account was taken");
+            if reopens {
+                let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
+                assert_matches!(refused, Err(Error::Rewound));
+                assert_matches!(harmed.store.reopen().await, Err(Error::Rewound));
+            }
+        }
     }
 }

@@ -62,6 +62,11 @@ impl Harmed {
         observe(&self.database.url(), "bot").await
     }
 
+    /// A connection beside the proxy.
+    pub async fn connect(&self) -> tokio_postgres::Client {
+        connect(&self.database.url()).await
+    }
+
     pub async fn set(&self, value: &str) {
         self.store.set_custom_value("key", value.as_bytes().to_vec()).await.unwrap();
     }

@@ -3,25 +3,29 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer};
+use ruma::user_id;
 use tokio::task::block_in_place;
 
 use crate::{
+    commit::is_begin,
     common::{connect, number},
     support::{
         cluster::Cluster,
         eventually, figure, milliseconds,
-        proxy::FaultProxy,
+        proxy::{Action, FaultProxy},
         rounds, seeded,
         stream::{observe, stream},
     },
 };
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 async fn open(url: &str) -> PostgresCryptoStore {
     let config = PostgresStoreConfig::new(url, "bot").statement_timeout(Duration::from_secs(2));
@@ -72,9 +76,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_a_read_only_node_are_discarded() {
     let cluster = Cluster::start().await;
-    let address = |server: &matrix_sdk_postgres::testing::PostgresServer| {
-        format!("127.0.0.1:{}", server.port())
-    };
+    let address = |server: &PostgresServer| format!("127.0.0.1:{}", server.port());
     let proxy = FaultProxy::start(address(&cluster.primary));
     let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
     let store = open(&format!("{url}?target_session_attrs=any")).await;
@@ -97,4 +99,56 @@ async fn connections_to_a_read_only_node_are_discarded() {
     eventually("no connection to it is kept", || async { number(&reader, ours).await == 0 }).await;
     let other = observe(&cluster.url_of(&cluster.primary), "bot").await;
     assert_eq!(other.get_custom_value("key").await.unwrap().unwrap(), b"new");
+}
+
+/// A save that finds what it would write asks whether the account is still its owner's. A standby that
+/// lags, on a connection that leads there, does not decide that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
+    let cluster = Cluster::start().await;
+    let address = |server: &PostgresServer| format!("127.0.0.1:{}", server.port());
+    let proxy = FaultProxy::start(address(&cluster.primary));
+    let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
+    let url = format!("{url}?target_session_attrs=any");
+    // No heartbeat asks the standby.
+    let config = PostgresStoreConfig::new(&url, "bot").heartbeat_interval(HOUR);
+    let config = config.statement_timeout(Duration::from_secs(2)).retry_timeout(HOUR);
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let users = [(user_id!("@bob:example.org"), true)];
+    store.save_tracked_users(&users).await.unwrap();
+    // What was read is known to be there.
+    store.load_tracked_users().await.unwrap();
+
+    let reader = connect(&cluster.url_of(&cluster.standby)).await;
+    let commits = "SELECT max(commits) FROM matrix_sdk.sync_tokens";
+    let primary = connect(&cluster.url_of(&cluster.primary)).await;
+    let known = number(&primary, commits).await;
+    eventually("it has replayed that", || async { number(&reader, commits).await == known }).await;
+    reader.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    let paused = "SELECT count(*) WHERE pg_get_wal_replay_pause_state() = 'paused'";
+    eventually("the standby lags", || async { number(&reader, paused).await == 1 }).await;
+    store.set_custom_value("key", b"new".to_vec()).await.unwrap();
+    assert_eq!(number(&primary, commits).await, known + 1);
+    assert_eq!(number(&reader, commits).await, known);
+
+    proxy.lead_to(address(&cluster.standby));
+    proxy.cut_all();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    proxy.rule(move |message| {
+        count.fetch_add(usize::from(is_begin(message)), SeqCst);
+        Action::Pass
+    });
+    let save = tokio::spawn({
+        let store = store.clone();
+        async move { store.save_tracked_users(&users).await }
+    });
+    // Asked a second time, it has refused the first.
+    let refused = async || save.is_finished() || asked.load(SeqCst) > 1;
+    eventually("the standby has refused to answer", refused).await;
+    assert!(!save.is_finished(), "a standby that lags has answered");
+    proxy.lead_to(address(&cluster.primary));
+    save.await.unwrap().unwrap();
+    assert_eq!(number(&primary, commits).await, known + 1, "the save was no commit");
+    store.set_custom_value("key", b"newer".to_vec()).await.unwrap();
 }

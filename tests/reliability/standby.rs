@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
 use tokio_postgres::Client;
 
@@ -16,7 +17,7 @@ use crate::{
     common::{Mode, connect, number},
     support::{
         eventually, figure,
-        stream::{Ledger, observe, reopen},
+        stream::{Ledger, changes, observe, reopen},
     },
 };
 
@@ -106,4 +107,62 @@ async fn a_wait_that_somebody_cancels_is_no_acknowledgement() {
     assert!(bot.server.log().contains(CANCELLED));
     saved.expect("the caller waits for ever").expect_err("a cancelled wait was acknowledged");
     bot.goes_on().await;
+}
+
+/// Only the commit's own wait is cancelled: what is asked about it waits, and finds it committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
+    let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
+    let admin = connect(&server.url()).await;
+    admin.batch_execute("SET synchronous_commit = local").await.unwrap();
+    // Nothing but a save waits, and it waits as long as the test does.
+    let minute = Duration::from_secs(60);
+    let config = Mode::Plain.config(&server.url(), "bot").heartbeat_interval(60 * minute);
+    let config = config.statement_timeout(minute).retry_timeout(minute);
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let mut ledger = Ledger::default();
+    ledger.save(&store).await.unwrap();
+    let before = store.commit_count().await.unwrap() - ledger.begun;
+    for within in [false, true] {
+        wait_for_standby(&admin, "ghost").await;
+        let save = ledger.begun;
+        ledger.begun += 1;
+        let saving = tokio::spawn({
+            let store = store.clone();
+            async move {
+                if !within {
+                    return store.save_changes(changes(save)).await.map_err(Into::into);
+                }
+                let work = store.atomically(async {
+                    store.save_changes(changes(save)).await?;
+                    // With it the transaction is open before its commit, and not to be repeated.
+                    store.transaction().await?.query("SELECT 1", &[]).await?;
+                    Ok::<_, CryptoStoreError>(())
+                });
+                work.await
+            }
+        });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        eventually("the commit waits", || async { number(&admin, waiting).await == 1 }).await;
+        let cancelled = server.log().matches(CANCELLED).count();
+        let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                      WHERE wait_event = 'SyncRep'";
+        assert_eq!(number(&admin, cancel).await, 1);
+        eventually("the wait is over", async || {
+            server.log().matches(CANCELLED).count() > cancelled
+        })
+        .await;
+        eventually("what is asked waits", || async { number(&admin, waiting).await == 1 }).await;
+        assert!(!saving.is_finished(), "acknowledged before a standby has it");
+        wait_for_standby(&admin, "").await;
+        let saved: Result<(), CryptoStoreError> = saving.await.unwrap();
+        saved.unwrap_or_else(|error| panic!("within a scope: {within}: {error:?}"));
+        ledger.acknowledged.insert(save);
+        // Also after the count has been compared once more.
+        ledger.save(&store).await.unwrap();
+        let commits = store.commit_count().await.unwrap() - before;
+        assert_eq!(commits, u64::try_from(ledger.acknowledged.len()).unwrap(), "within: {within}");
+    }
+    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    assert_eq!(u64::try_from(checked).unwrap(), ledger.begun);
 }

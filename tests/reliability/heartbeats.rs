@@ -1,0 +1,84 @@
+//! The accounts of a process share a heartbeat, and none of them waits for another.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing::PostgresServer};
+
+use crate::{
+    common::{Mode, connect, number},
+    support::{
+        eventually,
+        proxy::{Action, FaultProxy, Message},
+    },
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const ACCOUNTS: [&str; 3] = ["first", "second", "third"];
+
+/// The statement that asks for an account's owner, and for what its last transaction was.
+fn asks_for_owner(message: &Message<'_>) -> bool {
+    message.tag == b'P' && message.body.windows(18).any(|bytes| bytes == b"t.last_transaction")
+}
+
+/// The parameter that says of which account.
+fn is_of(message: &Message<'_>, account_id: i64) -> bool {
+    let bytes = account_id.to_be_bytes();
+    message.tag == b'B' && message.body.windows(8).any(|found| found == bytes)
+}
+
+/// The heartbeat finds all accounts taken, and what one asks about that is never answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
+    // Whichever of them the heartbeat finds first.
+    for silent in ACCOUNTS {
+        let server = PostgresServer::start().unwrap();
+        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let url = proxy.url(&server.url(), server.port());
+        let mut stores = Vec::new();
+        for account in ACCOUNTS {
+            // Longer than the test waits.
+            let config = Mode::Plain.config(&url, account).statement_timeout(HOUR);
+            let config = config.heartbeat_interval(Duration::from_millis(50));
+            stores.push(PostgresCryptoStore::open_with_config(&config).await.unwrap());
+        }
+        let client = connect(&server.url()).await;
+        let id = format!("SELECT id FROM matrix_sdk.accounts WHERE name = '{silent}'");
+        let (id, mut asking, asked) =
+            (number(&client, &id).await, 0, Arc::new(AtomicUsize::new(0)));
+        let is_asked = asked.clone();
+        proxy.rule(move |message| {
+            asking = if asks_for_owner(message) { message.backend } else { asking };
+            if asking == message.backend && is_of(message, id) {
+                is_asked.fetch_add(1, SeqCst);
+                return Action::BlackHole;
+            }
+            Action::Pass
+        });
+        // All at once, so that they stay in their order.
+        let taken = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'other'";
+        client.batch_execute(taken).await.unwrap();
+        eventually("the silent one has asked", async || asked.load(SeqCst) > 0).await;
+        for (store, account) in stores.iter().zip(ACCOUNTS).filter(|(_, of)| *of != silent) {
+            eventually(account, async || store.get_custom_value("key").await.is_err()).await;
+            let told = store.get_custom_value("key").await;
+            assert_matches!(told, Err(Error::Superseded { by, .. }) if by == "other");
+        }
+        // It goes on, and the silent one asks once at a time: each question takes a connection.
+        let alive = "SELECT max(alive_until)::text FROM matrix_sdk.processes";
+        let alive = async || client.query_one(alive, &[]).await.unwrap().get::<_, String>(0);
+        for _ in 0..5 {
+            let before = alive().await;
+            eventually("the heartbeat is renewed", async || alive().await != before).await;
+        }
+        assert_eq!(asked.load(SeqCst), 1, "questions without an answer");
+    }
+}

@@ -1,0 +1,129 @@
+//! Leases stand beside the writer's lane: one that is taken while the outcome of a commit is being
+//! resolved, which gives the account a new token, is granted once, and disturbs nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{Error, PostgresCryptoStore};
+use tokio_postgres::Client;
+
+use crate::{
+    commit::{Harmed, is_commit},
+    common::{Mode, number},
+    support::{eventually, proxy::Action},
+};
+
+const KEY: &str = "lock";
+const GENERATIONS: &str = "SELECT coalesce(sum(generation), 0)::bigint FROM matrix_sdk.lease_locks";
+
+/// A store that takes leases while one of its commits is in doubt.
+struct Doubtful {
+    harmed: Harmed,
+    store: PostgresCryptoStore,
+    client: Client,
+    commits: u64,
+    /// The account's token, which the resolving replaces.
+    token: Vec<u8>,
+}
+
+impl Doubtful {
+    /// One that waits so long for an answer.
+    async fn new(limit: Duration) -> Self {
+        let harmed = Harmed::new().await;
+        let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+        let config = Mode::Plain.config(&url, "bot").statement_timeout(limit);
+        // A locked table must not keep a new connection from preparing its statements.
+        let config =
+            config.heartbeat_interval(Duration::from_secs(3600)).prepared_statements(false);
+        let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        store.set_custom_value("key", b"before".to_vec()).await.unwrap();
+        let (commits, client) = (store.commit_count().await.unwrap(), harmed.connect().await);
+        let token = token(&client).await;
+        Self { harmed, store, client, commits, token }
+    }
+
+    async fn take(&self, holder: &str) -> Result<Option<u64>, Error> {
+        self.store.try_take_leased_lock(60_000, KEY, holder).await
+    }
+
+    async fn is_resolved(&self) -> bool {
+        token(&self.client).await != self.token
+    }
+
+    /// The lease is ours with its first generation, the save was committed once, and writes go on.
+    async fn check(&self) {
+        assert_eq!(self.store.commit_count().await.unwrap(), self.commits + 1);
+        assert_eq!(self.harmed.value("key").await.unwrap(), b"saved");
+        assert_eq!(self.take("ours").await.unwrap(), Some(1), "the lease was lost");
+        assert_eq!(self.take("other").await.unwrap(), None, "the lease was given away");
+        assert_eq!(number(&self.client, GENERATIONS).await, 1);
+        self.store.set_custom_value("key", b"later".to_vec()).await.unwrap();
+        assert_eq!(self.store.commit_count().await.unwrap(), self.commits + 2);
+    }
+}
+
+async fn token(client: &Client) -> Vec<u8> {
+    let sql = "SELECT token FROM matrix_sdk.account_owners";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// The lease is on its way with the token that the resolving replaces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_the_resolving_overtakes_is_granted_once() {
+    for is_extended in [false, true] {
+        let doubtful = Arc::new(Doubtful::new(Duration::from_secs(60)).await);
+        if is_extended {
+            assert_eq!(doubtful.take("ours").await.unwrap(), Some(1));
+        }
+        let locking = doubtful.harmed.connect().await;
+        locking.batch_execute("BEGIN; LOCK TABLE matrix_sdk.lease_locks").await.unwrap();
+        let lease = tokio::spawn({
+            let doubtful = doubtful.clone();
+            async move { doubtful.take("ours").await }
+        });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        eventually("the lease waits", async || number(&doubtful.client, waiting).await == 1).await;
+        let done = doubtful.harmed.proxy.once(is_commit, Action::CutAfter);
+        doubtful.store.set_custom_value("key", b"saved".to_vec()).await.unwrap();
+        assert!(done.load(SeqCst), "no commit was cut");
+        assert!(doubtful.is_resolved().await);
+        assert!(!lease.is_finished());
+        locking.batch_execute("COMMIT").await.unwrap();
+        let taken = lease.await.unwrap();
+        assert_eq!(taken.unwrap(), Some(1), "extended: {is_extended}");
+        doubtful.check().await;
+    }
+}
+
+/// The resolving is done, and its answer is not here yet: the account has a token that the store has
+/// asked for, and does not know to be its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_before_the_answer_of_the_resolving_is_granted_once() {
+    let doubtful = Doubtful::new(Duration::from_secs(3)).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let commits = sent.clone();
+    doubtful.harmed.proxy.rule(move |message| {
+        if !is_commit(message) {
+            return Action::Pass;
+        }
+        match commits.fetch_add(1, SeqCst) {
+            // The save's, and that of what is asked about it.
+            0 => Action::CutAfter,
+            1 => Action::BlackHole,
+            _ => Action::Pass,
+        }
+    });
+    let store = doubtful.store.clone();
+    let save = tokio::spawn(async move { store.set_custom_value("key", b"saved".to_vec()).await });
+    eventually("it is resolved", async || doubtful.is_resolved().await).await;
+    assert_eq!(doubtful.take("ours").await.unwrap(), Some(1));
+    assert!(sent.load(SeqCst) > 2, "nothing was kept back");
+    save.await.unwrap().unwrap();
+    doubtful.check().await;
+}
