@@ -68,6 +68,8 @@ pub(crate) struct Scope {
     start: Mutex<Option<Start>>,
     phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
+    /// Something outside has failed meanwhile.
+    fails_at_end: AtomicBool,
     /// What the store learnt from a save, to be forgotten with it.
     learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
@@ -85,7 +87,7 @@ impl Scope {
     }
 
     /// Whether the calling task is in this scope.
-    fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         CURRENT.try_with(|current| std::ptr::eq(&**current, self)).unwrap_or(false)
     }
 
@@ -135,6 +137,7 @@ impl Scope {
             start: Mutex::new(Some(Start { writer, requests, limit })),
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
+            fails_at_end: AtomicBool::new(false),
             learnt: OnceLock::new(),
         });
         let _rolled_back_when_dropped = Caller(scope.clone());
@@ -238,15 +241,30 @@ impl Scope {
     }
 
     fn end(&self, how: Phase) {
-        self.fail_without_commit(how);
-        self.phase.send_replace(how);
+        self.phase.send_modify(|phase| {
+            self.fail_without_commit(how);
+            *phase = how;
+        });
+    }
+
+    /// Something outside of the scope failed, so that nothing may be written behind the scope.
+    pub(crate) fn fail_at_end(&self) {
+        self.phase.send_if_modified(|phase| {
+            match phase {
+                Phase::Open | Phase::Committing => self.fails_at_end.store(true, Ordering::Release),
+                Phase::Committed | Phase::RolledBack | Phase::TimedOut => self.owner.fail(),
+            }
+            false
+        });
     }
 
     /// What was saved and not committed makes the SDK's memory be ahead of the database. It is noted
     /// before the scope is over: the lane goes on at once.
     fn fail_without_commit(&self, phase: Phase) {
-        let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut);
-        if is_lost && self.has_saved.load(Ordering::Acquire) {
+        let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
+            && self.has_saved.load(Ordering::Acquire);
+        let is_over = !matches!(phase, Phase::Open | Phase::Committing);
+        if is_lost || (is_over && self.fails_at_end.load(Ordering::Acquire)) {
             self.owner.fail();
         }
     }

@@ -30,6 +30,9 @@ use crate::{
 /// A heartbeat counts as alive for this many intervals.
 const LIFETIME: u32 = 3;
 
+/// How many other owners' credentials a heartbeat tries when its own are refused.
+const OTHER_LOGINS: usize = 8;
+
 // A heartbeat lost in a crash is harmless, so it does not wait for the disk.
 static BEAT: Sql = Sql {
     name: "processes.beat",
@@ -190,10 +193,25 @@ impl Heartbeat {
         Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
     }
 
+    /// Connects as the newest owner does: a store that was opened before the password changed may know
+    /// an old one.
+    async fn connect(&self) -> Result<ClientWrapper, Error> {
+        let mut result = self.database.connect_apart().await;
+        for (_, database) in self.owners().iter().rev().take(OTHER_LOGINS) {
+            match &result {
+                Err(Error::Database(error)) if error.refuses_credentials() => {
+                    result = database.connect_apart().await;
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
     async fn beat(&self, connection: &mut Option<ClientWrapper>) -> Result<(), Error> {
         let client = match connection.take() {
             Some(client) if !client.is_closed() => client,
-            _ => self.database.connect_apart().await?,
+            _ => self.connect().await?,
         };
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();

@@ -14,6 +14,7 @@ mod account;
 mod atomically;
 mod batch;
 mod cache;
+mod caller;
 mod codec;
 mod config;
 mod connection;

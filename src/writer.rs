@@ -20,7 +20,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    Error,
+    DatabaseError, Error,
     atomically::{Running, ScopeJob, open::OpenTransaction, run_scope},
     batch::{Batch, CHUNK_BYTES},
     cache::Pending,
@@ -283,6 +283,7 @@ impl Lane {
 fn as_transient(error: Error) -> Error {
     match error {
         error if is_transient(&error) => error,
-        error => crate::DatabaseError::broken(error.to_string()).into(),
+        Error::Database(error) => error.after_unknown_outcome().into(),
+        error => DatabaseError::broken(error.to_string()).into(),
     }
 }

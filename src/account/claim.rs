@@ -7,12 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{
+    error::SqlState,
+    types::{ToSql, Type},
+};
 use tracing::{info, warn};
 
 use crate::{
     DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
     cache::Cache,
+    caller::Caller,
     connection::Database,
     heartbeat::{Heartbeat, Opening, Presence},
     ownership::{OwnerRow, Ownership, Tokens, random_id},
@@ -132,7 +136,9 @@ impl Claim {
         // From here on the account may be ours, so somebody must let go of it when we are dropped:
         // the task, which is not, and gives up the opening when its result is not taken.
         let opening = Opening::new(&self.database, self.account_id, self.opening);
-        let task = tokio::spawn(async move { Ok((self.finish(granted).await?, opening)) });
+        let (_waits, caller) = Caller::new();
+        let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
+        let task = tokio::spawn(finish);
         task.await.map_err(|_| Error::StoreClosed)?.map(Some)
     }
 
@@ -167,7 +173,13 @@ impl Claim {
         let answers = timeout(limit + limit / 4, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
-        let rows = rows?;
+        // The owner's transaction may take longer than a statement may.
+        let is_late =
+            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::QUERY_CANCELED);
+        let rows = rows.map_err(|error| match is_late(&error) {
+            true => Error::StatementTimeout,
+            false => Error::from(error),
+        })?;
         let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
         if row.try_get(0)? {
             let answer = Answer { commits: row.try_get(1)?, maintenance: row.try_get(2)? };
@@ -181,10 +193,13 @@ impl Claim {
     }
 
     /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
-    /// attempt's end.
-    async fn finish(&self, mut granted: Granted) -> Result<Answer, Error> {
+    /// attempt's end. Takes nothing for a caller that is gone.
+    async fn finish(&self, mut granted: Granted, caller: &Caller) -> Result<Answer, Error> {
         let started = Instant::now();
         loop {
+            if caller.is_gone() {
+                return Err(Error::StoreClosed);
+            }
             let Granted { answer, transaction } = granted;
             let commit = transaction.get()?.batch_execute("COMMIT");
             let error = match timeout(self.database.statement_timeout(), commit).await {
@@ -196,7 +211,7 @@ impl Claim {
                 Err(_) => Error::StatementTimeout,
             };
             drop(transaction);
-            if started.elapsed() > self.database.retry_timeout() {
+            if caller.is_gone() || started.elapsed() > self.database.retry_timeout() {
                 return Err(error);
             }
             warn!(%error, "a claim's COMMIT was not answered: asking again");

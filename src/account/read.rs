@@ -266,10 +266,14 @@ impl OpenAccount {
     }
 
     /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the
-    /// message that needed the row would be lost. A damaged row is no failure of the database's.
+    /// message that needed the row would be lost. A damaged row is no failure of the database's. Another
+    /// task's scope that has the lane is left to end before.
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
-            self.owner.fail();
+            match self.overlay() {
+                Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(),
+                _ => self.owner.fail(),
+            }
         }
         result
     }

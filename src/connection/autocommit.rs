@@ -14,15 +14,17 @@ use crate::{DatabaseError, Error, statement::Sql, transaction::Held};
 
 impl Database {
     /// The statements that begin a transaction. A statement of it that waited for a lock sees what it
-    /// waited for, and the server gives up after our limits, not after the role's. Statements with an
-    /// effect ask for the last setting, so that none of them runs when this got lost.
+    /// waited for, the server gives up after our limits, not after the role's, and warns when somebody
+    /// cancels the wait for a standby. Statements with an effect ask for the last setting, so that none
+    /// of them runs when this got lost.
     pub(crate) fn begin(&self, idle: Duration) -> String {
         // Zero would mean no limit.
         let milliseconds = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; \
              SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 0; \
-             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL matrix_sdk.begun = 'on'",
+             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL client_min_messages = warning; \
+             SET LOCAL matrix_sdk.begun = 'on'",
             milliseconds(self.statement_timeout()),
             milliseconds(idle)
         )

@@ -102,10 +102,10 @@ pub(super) async fn load_account(
     saves: &Saves,
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
-    saves.refuse_torn_sync();
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };
+    saves.see_account_loaded();
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
     // What is only saved, others learn with the commit.
     let is_committed =
@@ -142,7 +142,7 @@ pub(super) async fn save_pending_changes(
                 }
                 let data = olm_account.static_data().clone();
                 batch.on_commit(move || set_static_account(&static_account, data));
-                saves.complete(&mut batch, Vec::new(), true);
+                saves.complete(&mut batch, Vec::new(), true)?;
             }
             Ok(batch)
         })
@@ -151,7 +151,9 @@ pub(super) async fn save_pending_changes(
 
 pub(super) async fn load_identity(
     account: &OpenAccount,
+    saves: &Saves,
 ) -> Result<Option<PrivateCrossSigningIdentity>, Error> {
+    saves.see_identity_loaded();
     let Some(pickle) = get(account, Item::PrivateIdentity).await? else { return Ok(None) };
     PrivateCrossSigningIdentity::from_pickle(pickle).map(Some).map_err(|_| unpickle())
 }

@@ -16,14 +16,14 @@
 
 mod ratchet;
 mod receive;
+mod torn;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tracing::warn;
-
+use self::torn::Loaded;
 pub(super) use self::{
     ratchet::{Fingerprint, Sending},
     receive::received,
@@ -34,6 +34,7 @@ use crate::{
     account::OpenAccount,
     batch::Batch,
     cache::{Rows, Stored},
+    caller::Caller,
     codec::Key,
     ownership::Ownership,
 };
@@ -75,7 +76,8 @@ enum Taken {
     ByScope,
 }
 
-/// What is deferred, and what outlives an opening: how each session's sending ratchet was last seen.
+/// What is deferred, and what outlives an opening: how each session's sending ratchet was last seen, and
+/// what the machine has loaded.
 pub(super) struct Deferred(Mutex<State>);
 
 struct State {
@@ -85,12 +87,13 @@ struct State {
     /// By session id. Without an entry the session has encrypted nothing; `None` is one whose row another
     /// owner has changed: then the same ratchet is no proof that it was not used here.
     ratchets: HashMap<String, Option<Fingerprint>>,
+    loaded: Loaded,
 }
 
 impl Deferred {
     pub(super) fn new(opening: Arc<Ownership>) -> Arc<Self> {
-        let (rows, ratchets) = Default::default();
-        Arc::new(Self(Mutex::new(State { opening, rows, count: 0, ratchets })))
+        let (rows, ratchets, loaded) = Default::default();
+        Arc::new(Self(Mutex::new(State { opening, rows, count: 0, ratchets, loaded })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,7 +245,19 @@ impl Saves {
 
     /// Completes a save that stores or deletes the rows of these keys. With it go those that are
     /// deferred, which it replaces, and all others too when it `ends_sync`.
-    pub(super) fn complete(&self, batch: &mut Batch, stored: Vec<RowKey>, ends_sync: bool) {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReopenRequired`] when it ends a sync of a machine that has torn another.
+    pub(super) fn complete(
+        &self,
+        batch: &mut Batch,
+        stored: Vec<RowKey>,
+        ends_sync: bool,
+    ) -> Result<(), Error> {
+        if ends_sync {
+            self.check_machine()?;
+        }
         let mut taken = Vec::new();
         self.with(|state| {
             for (group, key) in stored {
@@ -261,7 +276,7 @@ impl Saves {
             }
         });
         if taken.is_empty() {
-            return;
+            return Ok(());
         }
         let taken: Arc<[_]> = taken.into();
         if self.within {
@@ -270,6 +285,7 @@ impl Saves {
         }
         let saves = self.clone();
         batch.on_commit(move || saves.forget(&taken));
+        Ok(())
     }
 
     /// Leaves to a scope's overlay what the scope has taken.
@@ -296,33 +312,6 @@ impl Saves {
                 }
             }
         });
-    }
-
-    /// Called when the account is loaded, which the SDK does at first, and after a sync that was
-    /// dropped in its middle. Its `OlmMachine` then holds sessions that have seen messages whose content
-    /// is lost, and would refuse them when they come again: nothing must be stored any more.
-    pub(super) fn refuse_torn_sync(&self) {
-        if self.with(|state| !state.rows.is_empty()) == Some(true) {
-            warn!("a sync was dropped in its middle: reopen the store and build a new OlmMachine");
-            self.opening.fail();
-            self.deferred.clear();
-        }
-    }
-}
-
-/// Tells a save that waits for its turn whether its future was dropped.
-pub(super) struct Caller(Weak<()>);
-
-impl Caller {
-    /// The first is for the future to hold.
-    pub(super) fn new() -> (Arc<()>, Self) {
-        let held = Arc::new(());
-        let caller = Self(Arc::downgrade(&held));
-        (held, caller)
-    }
-
-    fn is_gone(&self) -> bool {
-        self.0.strong_count() == 0
     }
 }
 

@@ -6,12 +6,13 @@ use matrix_sdk_common::ruma::TransactionId;
 use matrix_sdk_crypto::{GossipRequest, SecretInfo};
 use tokio_postgres::{Row, types::Type};
 
-use super::deferred::{self, Caller, Group as Deferred, RowKey, Saves};
+use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{Group, OpenAccount},
     batch::{Batch, Cell},
     cache::{Effect, Place},
+    caller::Caller,
     codec::{Codec, Key, column},
     statement::{Sql, delete_by_key},
 };
@@ -123,7 +124,7 @@ pub(super) async fn delete(
         let mut batch = Batch::default();
         if !saves.may_defer() || !saves.defer(&caller, [(deleted.clone(), None)])? {
             stage_delete(&mut batch, &request_id);
-            saves.complete(&mut batch, vec![deleted], false);
+            saves.complete(&mut batch, vec![deleted], false)?;
         }
         Ok(batch)
     };

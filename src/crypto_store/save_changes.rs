@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     account_data,
-    deferred::{Caller, Group, Saves, received},
+    deferred::{Group, Saves, received},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
     olm_sessions::{self, SessionRow},
     outbound_group_sessions, room_key_bundles, secrets, sync_tokens, withheld,
@@ -20,6 +20,7 @@ use crate::{
     Error,
     account::{OpenAccount, Staging},
     batch::Batch,
+    caller::Caller,
     codec::Codec,
 };
 
@@ -149,7 +150,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
     for (room_id, details) in &rooms_pending_key_bundle {
         room_key_bundles::stage_pending(batch, codec, room_id, details.as_ref())?;
     }
-    saves.complete(batch, rows, next_batch_token.is_some());
+    saves.complete(batch, rows, next_batch_token.is_some())?;
     Ok(staged)
 }
 

@@ -7,7 +7,6 @@ use std::{
 
 use deadpool_postgres::Pool;
 use matrix_sdk_crypto::olm::StaticAccountData;
-use tokio::sync::{RwLock, RwLockReadGuard};
 #[cfg(feature = "testing")]
 use tokio_postgres::types::Type;
 
@@ -16,8 +15,9 @@ use super::{
     backups, custom_values,
     deferred::{Deferred, Saves},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, leases,
-    message_hashes, olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
-    sync_tokens, tracked_users, withheld,
+    message_hashes, olm_sessions,
+    opened::Opened,
+    outbound_group_sessions, room_key_bundles, secrets, size, sync_tokens, tracked_users, withheld,
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
@@ -64,23 +64,25 @@ use crate::{
 ///   again. `reset_backup_state` makes everything to be uploaded, and touches no session.
 #[derive(Clone)]
 pub struct PostgresCryptoStore {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// A statement's name, its text, and its parameters' types.
 #[cfg(feature = "testing")]
 type StatementText = (&'static str, String, &'static [Type]);
 
-struct Inner {
-    config: PostgresStoreConfig,
+pub(super) struct Inner {
+    pub(super) config: PostgresStoreConfig,
     /// A pool that came from outside: it is neither closed nor rebuilt.
-    foreign_pool: Option<Pool>,
-    /// `None` when closed. Operations hold it for reading, so that closing waits for them.
-    account: RwLock<Option<Arc<OpenAccount>>>,
+    pub(super) foreign_pool: Option<Pool>,
+    /// `None` when closed.
+    pub(super) opened: Mutex<Option<Opened>>,
+    /// Held while the store is closed or reopened.
+    pub(super) turn: tokio::sync::Mutex<()>,
     static_account: StaticAccount,
-    deferred: Arc<Deferred>,
+    pub(super) deferred: Arc<Deferred>,
     /// Of the account as it was last open: a store that was superseded stays so, open or closed.
-    owner: Mutex<Arc<Ownership>>,
+    pub(super) owner: Mutex<Arc<Ownership>>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -198,7 +200,8 @@ impl PostgresCryptoStore {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 foreign_pool,
-                account: RwLock::new(Some(Arc::new(account))),
+                opened: Mutex::new(Some(Opened::new(account))),
+                turn: tokio::sync::Mutex::default(),
                 static_account: StaticAccount::default(),
                 deferred: Deferred::new(owner.clone()),
                 owner: Mutex::new(owner),
@@ -206,7 +209,7 @@ impl PostgresCryptoStore {
         })
     }
 
-    fn owner(&self) -> Arc<Ownership> {
+    pub(super) fn owner(&self) -> Arc<Ownership> {
         self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -243,65 +246,9 @@ impl PostgresCryptoStore {
         let texts = statements.iter();
         Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
     }
-
-    /// The open account. While it is held, the store is not closed.
-    pub(super) async fn open_account(
-        &self,
-    ) -> Result<RwLockReadGuard<'_, Arc<OpenAccount>>, Error> {
-        let account = RwLockReadGuard::try_map(self.inner.account.read().await, Option::as_ref);
-        account.map_err(|_| self.owner().check().err().unwrap_or(Error::StoreClosed))
-    }
-
-    pub(super) async fn close_account(&self) -> Result<(), Error> {
-        let open = self.open_account().await.map(|account| Arc::clone(&account));
-        let Ok(closing) = open else { return Ok(()) };
-        if closing.scope().is_ok_and(|scope| scope.is_some()) {
-            return Err(Error::CloseInAtomically);
-        }
-        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
-        closing.finish_writes().await;
-        // Meanwhile another may have closed it, and even opened it again.
-        let is_open = |account: &mut Arc<OpenAccount>| Arc::ptr_eq(account, &closing);
-        let account = self.inner.account.write().await.take_if(is_open);
-        if let Some(account) = account {
-            account.close().await;
-            self.inner.deferred.clear();
-            if self.inner.foreign_pool.is_none() {
-                account.close_pool();
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
-    /// a store in order. What somebody else has taken over it does not take back.
-    pub(super) async fn reopen_account(&self) -> Result<(), Error> {
-        self.owner().check()?;
-        let is_in_order = self.open_account().await.is_ok_and(|account| account.can_write());
-        if is_in_order && self.inner.deferred.is_empty() {
-            return Ok(());
-        }
-        self.close_account().await?;
-        let mut account = self.inner.account.write().await;
-        if account.is_none() {
-            let Inner { config, foreign_pool, .. } = &*self.inner;
-            let former = self.owner();
-            let opened = open_account(foreign_pool.as_ref(), config, Some(&former)).await;
-            let opened = opened.map_err(|error| match error {
-                OpenStoreError::Store(error @ (Error::Superseded { .. } | Error::Rewound)) => error,
-                error => Error::Reopen(Box::new(error)),
-            });
-            let opened = opened.inspect_err(|error| former.lose(error))?;
-            let owner = opened.owner().clone();
-            self.inner.deferred.reopened(owner.clone());
-            *self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
-            *account = Some(Arc::new(opened));
-        }
-        Ok(())
-    }
 }
 
-async fn open_account(
+pub(super) async fn open_account(
     foreign_pool: Option<&Pool>,
     config: &PostgresStoreConfig,
     former: Option<&Ownership>,

@@ -1,6 +1,6 @@
 //! One transaction of many saves, and how many there were.
 
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 
 use matrix_sdk_crypto::CryptoStoreError;
 
@@ -69,8 +69,8 @@ impl PostgresCryptoStore {
         &self,
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        // Not the guard: closing waits for that, and what the future reads would wait for closing.
-        let account = self.open_account().await.map(|account| Arc::clone(&account));
+        // Closing waits for its writes, and meanwhile for no operation.
+        let account = self.open_account().map(|operation| operation.account());
         account.map_err(CryptoStoreError::from)?.atomically(future).await
     }
 
@@ -82,7 +82,7 @@ impl PostgresCryptoStore {
     /// [`Error::NotInAtomically`] outside of one, [`Error::OtherStoreInAtomically`] within another
     /// store's. [`Transaction::query`] has an example.
     pub async fn transaction(&self) -> Result<Transaction, Error> {
-        let scope = self.open_account().await?.scope()?;
+        let scope = self.open_account()?.scope()?;
         scope.map(Transaction::new).ok_or(Error::NotInAtomically)
     }
 
@@ -107,6 +107,6 @@ impl PostgresCryptoStore {
     /// # Ok(()) }
     /// ```
     pub async fn commit_count(&self) -> Result<u64, Error> {
-        self.open_account().await?.commits().await
+        self.open_account()?.commits().await
     }
 }

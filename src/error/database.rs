@@ -120,6 +120,26 @@ impl DatabaseError {
         Self { origin: Origin::Login { is_permanent }, ..self }
     }
 
+    /// The same error, of a transaction of which it was found out that it had no effect: it is tried
+    /// again, unless its data would be refused again.
+    pub(crate) fn after_unknown_outcome(self) -> Self {
+        if self.is_statement_error() && self.refuses_data() {
+            return self;
+        }
+        Self { origin: Origin::Connection, ..self }
+    }
+
+    /// Whether it is a data exception (22) or an integrity violation (23).
+    fn refuses_data(&self) -> bool {
+        self.sqlstate().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
+
+    /// Whether the server refused the credentials that were shown.
+    pub(crate) fn refuses_credentials(&self) -> bool {
+        matches!(self.origin, Origin::Login { .. })
+            && self.sqlstate().is_some_and(|code| code.starts_with("28"))
+    }
+
     /// A statement that can never be sent.
     pub(crate) fn unsendable(message: impl Into<String>) -> Self {
         Self { origin: Origin::Unsendable, ..Self::broken(message) }

@@ -9,7 +9,7 @@ use matrix_sdk_crypto::{
     },
 };
 use matrix_sdk_postgres::{
-    Access, PostgresCryptoStore,
+    Access, Error, PostgresCryptoStore,
     testing::{self, TestDatabase},
 };
 use ruma::{device_id, user_id};
@@ -60,8 +60,12 @@ impl Bench {
     }
 
     pub async fn save_token(&self) {
+        self.try_save_token().await.unwrap();
+    }
+
+    pub async fn try_save_token(&self) -> Result<(), Error> {
         let next_batch_token = Some("s1".to_owned());
-        self.store.save_changes(Changes { next_batch_token, ..Default::default() }).await.unwrap();
+        self.store.save_changes(Changes { next_batch_token, ..Default::default() }).await
     }
 
     pub async fn encrypt(&self) {

@@ -16,3 +16,4 @@ mod cuts;
 mod failures;
 mod ratchets;
 mod rules;
+mod torn;

@@ -134,6 +134,7 @@ async fn an_account_loaded_while_something_is_deferred_ends_writes() {
     assert!(session_in(&bench.store, &bench.session).await.is_none());
     bench.store.reopen().await.unwrap();
     bench.store.load_account().await.unwrap();
+    bench.store.load_identity().await.unwrap();
     bench.save_token().await;
     assert!(bench.stored().await.is_none());
 }

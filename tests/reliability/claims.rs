@@ -40,7 +40,7 @@ fn through_proxy(harmed: &Harmed) -> String {
     harmed.proxy.url(&harmed.database.url(), harmed.server.port())
 }
 
-fn is_claim(message: &Message<'_>) -> bool {
+pub fn is_claim(message: &Message<'_>) -> bool {
     // The statement's text, or the transaction in which it runs.
     message.tag == b'P' && message.body.windows(6).any(|bytes| bytes == b"claim(")
 }

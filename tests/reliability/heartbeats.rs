@@ -10,7 +10,9 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{
+    Error, PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer,
+};
 
 use crate::{
     common::{Mode, connect, number},
@@ -81,4 +83,29 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
         }
         assert_eq!(asked.load(SeqCst), 1, "questions without an answer");
     }
+}
+
+/// The heartbeat is shared with a store that was opened before the role's password changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
+    let server = PostgresServer::start().unwrap();
+    let admin = connect(&server.url()).await;
+    admin.batch_execute("CREATE ROLE bot SUPERUSER LOGIN PASSWORD 'old'").await.unwrap();
+    let open = async |password: &str, account: &str| {
+        let url = format!("postgres://bot:{password}@127.0.0.1:{}/postgres", server.port());
+        let config = PostgresStoreConfig::new(url, account);
+        let config = config.heartbeat_interval(Duration::from_millis(200));
+        PostgresCryptoStore::open_with_config(&config).await.unwrap()
+    };
+    let _first = open("old", "first").await;
+    admin.batch_execute("ALTER ROLE bot PASSWORD 'new'").await.unwrap();
+    let _second = open("new", "second").await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'";
+    admin.batch_execute(end).await.unwrap();
+    admin
+        .batch_execute("CREATE TABLE before AS SELECT max(alive_until) FROM matrix_sdk.processes")
+        .await
+        .unwrap();
+    let beats = "SELECT count(*) FROM matrix_sdk.processes, before WHERE alive_until > before.max";
+    eventually("it beats again", async || number(&admin, beats).await > 0).await;
 }

@@ -19,6 +19,7 @@ mod heartbeats;
 mod kills;
 mod leases;
 mod one_sync;
+mod openers;
 mod outbox;
 mod outcomes;
 mod partition;

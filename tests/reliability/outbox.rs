@@ -98,3 +98,35 @@ async fn a_lost_begin_commits_no_row_of_the_application() {
         assert!(done.unwrap(), "a BEGIN that is {value} is overcome");
     }
 }
+
+/// A deferred constraint of the application's is checked by `COMMIT` only.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_commit_refuses_is_returned_with_its_code_and_not_repeated() {
+    let harmed = Harmed::new().await;
+    let client = connect(&harmed.database.url()).await;
+    let tables = "CREATE TABLE rooms (id int PRIMARY KEY);
+        CREATE TABLE letters (room int REFERENCES rooms DEFERRABLE INITIALLY DEFERRED)";
+    client.batch_execute(tables).await.unwrap();
+    let failed = harmed.store.atomically(async {
+        harmed.store.set_custom_value("key", b"value".to_vec()).await?;
+        let insert = "INSERT INTO letters VALUES ($1)";
+        harmed.store.transaction().await?.query(insert, &[(&1_i32, Type::INT4)]).await?;
+        Ok::<_, CryptoStoreError>(())
+    });
+    let Err(CryptoStoreError::Backend(error)) = failed.await else { panic!("committed") };
+    let Error::Database(error) = *error.downcast().unwrap() else { panic!("another error") };
+    assert_eq!((error.sqlstate(), error.constraint()), (Some("23503"), Some("letters_room_fkey")));
+    reopen(&harmed.store).await;
+
+    // The same of a save alone: a trigger of the operator's.
+    let trigger = "
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON matrix_sdk.custom_values
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()";
+    client.batch_execute(trigger).await.unwrap();
+    let saved = harmed.store.set_custom_value("key", b"value".to_vec()).await;
+    let Err(Error::Database(error)) = saved else { panic!("{saved:?}") };
+    assert_eq!(error.sqlstate(), Some("23514"));
+    assert_eq!(harmed.server.log().matches("ERROR:  no").count(), 1, "repeated");
+}

@@ -42,12 +42,14 @@ struct Bot {
     ledger: Ledger,
 }
 
-async fn bot() -> Bot {
+/// With defaults of the sessions.
+async fn bot(defaults: &str) -> Bot {
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     let url = server.url();
     // Its own changes of settings wait for nobody.
     let admin = connect(&url).await;
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
+    admin.batch_execute(defaults).await.unwrap();
     let second = Duration::from_secs(1);
     let config = Mode::Plain.config(&url, "bot").statement_timeout(second);
     let config = config.retry_timeout(4 * second);
@@ -72,7 +74,7 @@ const CANCELLED: &str = "canceling wait for synchronous replication";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_waits_for_a_dead_standby_is_bounded_and_not_cancelled() {
-    let mut bot = bot().await;
+    let mut bot = bot("").await;
     let started = std::time::Instant::now();
     let saved = tokio::time::timeout(Duration::from_secs(90), bot.ledger.save(&bot.store)).await;
     saved.expect("the caller waits for ever").expect_err("nobody has confirmed it");
@@ -85,7 +87,13 @@ async fn a_commit_that_waits_for_a_dead_standby_is_bounded_and_not_cancelled() {
 /// machine only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_that_somebody_cancels_is_no_acknowledgement() {
-    let mut bot = bot().await;
+    no_acknowledgement("").await;
+    // The warning would not be sent.
+    no_acknowledgement("ALTER DATABASE postgres SET client_min_messages = error").await;
+}
+
+async fn no_acknowledgement(defaults: &str) {
+    let mut bot = bot(defaults).await;
     let end = Arc::new(AtomicBool::new(false));
     let cancelling = tokio::spawn({
         let (end, url) = (end.clone(), bot.url.clone());

@@ -241,3 +241,30 @@ async fn a_read_that_finds_the_scope_ended_asks_again_outside() {
     store.reopen().await.unwrap();
     set(&store, "key").await.unwrap();
 }
+
+/// Another task's read fails in the server: the scope is committed, and nothing behind it, for the SDK
+/// may have swallowed the failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tasks_failed_read_fails_the_store_behind_the_scope() {
+    let database = testing::database().unwrap();
+    let store = open(&config(&database.url(), 4)).await;
+    let client = connect(&database.url()).await;
+    let scope = store.atomically(async {
+        set(&store, "first").await?;
+        store.transaction().await?.query("SELECT 1", &[]).await?;
+        let lock = "BEGIN; LOCK TABLE matrix_sdk.megolm_inbound_sessions";
+        client.batch_execute(lock).await.unwrap();
+        let other = store.clone();
+        let read = tokio::spawn(async move { other.inbound_group_session_counts(None).await });
+        until_locked(&client, "relation").await;
+        let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        client.batch_execute(cancel).await.unwrap();
+        assert_matches!(read.await.unwrap(), Err(Error::Database(_)));
+        client.batch_execute("COMMIT").await.unwrap();
+        set(&store, "second").await
+    });
+    scope.await.map_err(inner).unwrap();
+    assert_matches!(set(&store, "third").await.map_err(inner), Err(Error::ReopenRequired));
+    assert!(has(&store, "second").await);
+}

@@ -1,0 +1,141 @@
+//! An opener that is gone takes nothing, and one that waits for the owner's transaction waits long enough.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
+use matrix_sdk_postgres::PostgresCryptoStore;
+use tokio::sync::oneshot;
+
+use crate::{
+    claims::is_claim,
+    commit::{Harmed, is_commit},
+    common::{Mode, number},
+    support::{
+        eventually,
+        proxy::{Action, FaultProxy},
+    },
+};
+
+/// A way for an opener of its own.
+fn other_way(harmed: &Harmed) -> (FaultProxy, String) {
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", harmed.server.port()));
+    let url = proxy.url(&harmed.database.url(), harmed.server.port());
+    (proxy, url)
+}
+
+/// Its `COMMIT` is lost, it is dropped, and then its way to the server works again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_not_asked_again_for_an_opener_that_is_gone() {
+    let harmed = Harmed::new().await;
+    harmed.set("first").await;
+    let (proxy, url) = other_way(&harmed);
+    let (lost, works) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let mut claiming = 0;
+    proxy.rule({
+        let (lost, works, tries) = (lost.clone(), works.clone(), tries.clone());
+        move |message| {
+            claiming = if is_claim(message) { message.backend } else { claiming };
+            if works.load(SeqCst) {
+                tries.fetch_add(usize::from(is_commit(message)), SeqCst);
+                return Action::Pass;
+            }
+            if lost.load(SeqCst) || (claiming == message.backend && is_commit(message)) {
+                lost.store(true, SeqCst);
+                return Action::CutBefore;
+            }
+            Action::Pass
+        }
+    });
+    let config = Mode::Plain.config(&url, "bot").retry_timeout(Duration::from_secs(2));
+    let mut opening = Box::pin(PostgresCryptoStore::open_with_config(&config));
+    tokio::select! {
+        opened = &mut opening => panic!("{:?}", opened.is_ok()),
+        () = eventually("COMMIT is lost", async || lost.load(SeqCst)) => {}
+    }
+    drop(opening);
+    works.store(true, SeqCst);
+    // A try that began before may still be under way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    harmed.set("second").await;
+    // What it gives up with the opening's row is a transaction, too.
+    assert!(tries.load(SeqCst) <= 1, "asked again for nobody");
+}
+
+/// Dropped at each poll: what it has not asked for by then, it does not ask for later.
+#[tokio::test]
+async fn an_opener_dropped_before_its_commit_takes_nothing() {
+    let harmed = Harmed::new().await;
+    let (proxy, url) = other_way(&harmed);
+    let committing = Arc::new(AtomicBool::new(false));
+    let mut claiming = 0;
+    proxy.rule({
+        let committing = committing.clone();
+        move |message| {
+            claiming = if is_claim(message) { message.backend } else { claiming };
+            if claiming == message.backend && is_commit(message) {
+                committing.store(true, SeqCst);
+            }
+            Action::Pass
+        }
+    });
+    let config = Mode::Plain.config(&url, "bot");
+    for polls in 1.. {
+        let (mut opening, mut polled) =
+            (Box::pin(PostgresCryptoStore::open_with_config(&config)), 0);
+        poll_fn(|context| {
+            polled += 1;
+            let is_ready = opening.as_mut().poll(context).is_ready();
+            if is_ready || polled == polls { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let was_sent = committing.load(SeqCst);
+        drop(opening);
+        // Whatever it left behind has had its turn.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let saved = harmed.store.set_custom_value("key", b"still ours".to_vec()).await;
+        if let Err(error) = saved {
+            assert!(was_sent, "taken at poll {polls} by what was sent after the drop: {error}");
+            return;
+        }
+    }
+}
+
+/// The owner works within `atomically` for longer than the opener's statements may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_waits_for_an_owner_within_atomically() {
+    let harmed = Harmed::new().await;
+    let (begun, is_begun) = oneshot::channel();
+    let (go_on, may_go_on) = oneshot::channel::<()>();
+    let store = harmed.store.clone();
+    let work = tokio::spawn(async move {
+        let work = store.atomically(async {
+            store.set_custom_value("key", b"value".to_vec()).await?;
+            store.transaction().await?.query("SELECT 1", &[]).await?;
+            begun.send(()).unwrap();
+            may_go_on.await.unwrap();
+            Ok::<_, CryptoStoreError>(())
+        });
+        work.await
+    });
+    is_begun.await.unwrap();
+    let config = Mode::Plain.config(&harmed.database.url(), "bot");
+    let config = config.statement_timeout(Duration::from_millis(300));
+    let opening = tokio::spawn(async move { PostgresCryptoStore::open_with_config(&config).await });
+    let watcher = harmed.connect().await;
+    let cancelled = || harmed.server.log().matches("due to statement timeout").count();
+    eventually("the claim has taken too long, twice", async || cancelled() >= 2).await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("it waits again", async || number(&watcher, waits).await > 0).await;
+    go_on.send(()).unwrap();
+    work.await.unwrap().unwrap();
+    opening.await.unwrap().unwrap();
+}
