@@ -54,9 +54,13 @@ use crate::{
 ///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session
 ///   that has only received, and the deletion of a key request that was answered. Until then reads
 ///   see them, and nothing is written.
-/// - A sync whose future is dropped in its middle leaves the `OlmMachine` with sessions that have seen
-///   messages whose content is lost. When such a machine goes on, writes fail with
-///   [`Error::ReopenRequired`], so that the token is not stored and the messages come again.
+/// - A sync whose future is dropped in its middle, or that fails because the store is closed beside it,
+///   leaves the `OlmMachine` with sessions that have seen messages whose content is lost. When such a
+///   machine goes on with another sync, that one fails with [`Error::ReopenRequired`], so that the token
+///   is not stored and the messages come again: to a new machine. The store knows it by `load_account`,
+///   which a machine calls a second time only then; the application has no need to call it.
+/// - `close` finishes the writes that were begun. For other operations in progress it waits for 5 s at
+///   most: their futures may not be polled any more.
 /// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
