@@ -180,6 +180,11 @@ async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
     for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
         set(&url, database.name(), setting, value).await;
     }
+    let known = "SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'";
+    // From PostgreSQL 17 on.
+    if number(&connect(&url).await, known).await == 1 {
+        set(&url, database.name(), "transaction_timeout", "'400ms'").await;
+    }
     let first = Mode::Plain.open(&url, "bot").await;
     let (locked, release) = tokio::sync::oneshot::channel::<()>();
     let (entered, has_entered) = tokio::sync::oneshot::channel();
