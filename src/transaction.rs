@@ -193,7 +193,9 @@ fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
     let in_failed = |answer: Result<Vec<Row>, tokio_postgres::Error>| {
         answer.is_err_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
     };
-    let is_proven = error.is_own_refusal() || (error.is_statement_error() && behind.all(in_failed));
+    // With nothing behind it, nothing bears an error out.
+    let is_borne_out = behind.len() > 0 && behind.all(in_failed);
+    let is_proven = error.is_own_refusal() || (error.is_statement_error() && is_borne_out);
     let outcome = match commit {
         Some(Ok(_)) if is_proven => Failure::RolledBack,
         _ => Failure::Unknown,
