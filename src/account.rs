@@ -236,7 +236,9 @@ impl OpenAccount {
     /// Whether the account need not be opened again before it is written to: nothing has failed, and
     /// the runtime on which it was opened has not ended.
     pub(crate) fn can_write(&self) -> bool {
-        !self.owner.has_failed() && self.writer.as_ref().is_none_or(Writer::is_running)
+        !self.owner.has_failed()
+            && self.running.get().is_none_or(|scope| !scope.fails_at_end())
+            && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 
     /// Takes no more scopes and writes, and waits for those that were begun; reads go on meanwhile. A

@@ -58,6 +58,13 @@ enum Phase {
     TimedOut,
 }
 
+impl Phase {
+    /// Whether the scope can no longer be asked.
+    fn is_over(self) -> bool {
+        !matches!(self, Self::Open | Self::Committing)
+    }
+}
+
 /// The transaction of one `atomically`, as those see it who save and read in it.
 pub(crate) struct Scope {
     owner: Arc<Ownership>,
@@ -216,7 +223,7 @@ impl Scope {
 
     /// Whether it can still be asked.
     fn is_over(&self) -> bool {
-        !matches!(self.phase(), Phase::Open | Phase::Committing)
+        self.phase().is_over()
     }
 
     fn why_over(&self) -> Error {
@@ -247,12 +254,17 @@ impl Scope {
         });
     }
 
+    /// Whether the store will have failed when the scope ends.
+    pub(crate) fn fails_at_end(&self) -> bool {
+        self.fails_at_end.load(Ordering::Acquire)
+    }
+
     /// Something outside of the scope failed, so that nothing may be written behind the scope.
     pub(crate) fn fail_at_end(&self) {
         self.phase.send_if_modified(|phase| {
-            match phase {
-                Phase::Open | Phase::Committing => self.fails_at_end.store(true, Ordering::Release),
-                Phase::Committed | Phase::RolledBack | Phase::TimedOut => self.owner.fail(),
+            match phase.is_over() {
+                false => self.fails_at_end.store(true, Ordering::Release),
+                true => self.owner.fail(),
             }
             false
         });
@@ -263,15 +275,14 @@ impl Scope {
     fn fail_without_commit(&self, phase: Phase) {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
             && self.has_saved.load(Ordering::Acquire);
-        let is_over = !matches!(phase, Phase::Open | Phase::Committing);
-        if is_lost || (is_over && self.fails_at_end.load(Ordering::Acquire)) {
+        if is_lost || (phase.is_over() && self.fails_at_end()) {
             self.owner.fail();
         }
     }
 
     /// Returns when it can no longer be asked.
     pub(crate) async fn ended(&self) {
-        self.reached(|phase| !matches!(phase, Phase::Open | Phase::Committing)).await;
+        self.reached(Phase::is_over).await;
     }
 
     async fn reached(&self, is: impl Fn(Phase) -> bool) {

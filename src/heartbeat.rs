@@ -193,8 +193,8 @@ impl Heartbeat {
         Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
     }
 
-    /// Connects as the newest owner does: a store that was opened before the password changed may know
-    /// an old one.
+    /// Connects; when the credentials are refused, as the newest owners do: a store that was opened before
+    /// the password changed may know an old one.
     async fn connect(&self) -> Result<ClientWrapper, Error> {
         let mut result = self.database.connect_apart().await;
         for (_, database) in self.owners().iter().rev().take(OTHER_LOGINS) {

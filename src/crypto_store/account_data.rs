@@ -122,13 +122,14 @@ pub(super) async fn save_pending_changes(
     changes: PendingChanges,
     static_account: StaticAccount,
 ) -> Result<(), Error> {
+    let saving = saves.saving_account();
     let PendingChanges { account: olm_account } = changes;
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
     // Before others can see the account.
     if let (Some(data), Some(scope)) = (data, account.scope()?) {
         scope.learn(data);
     }
-    account
+    let saved = account
         .write(|staging| async move {
             let mut batch = Batch::default();
             if let Some(olm_account) = olm_account {
@@ -146,16 +147,20 @@ pub(super) async fn save_pending_changes(
             }
             Ok(batch)
         })
-        .await
+        .await;
+    saving.end();
+    saved
 }
 
 pub(super) async fn load_identity(
     account: &OpenAccount,
     saves: &Saves,
 ) -> Result<Option<PrivateCrossSigningIdentity>, Error> {
+    let pickle = get(account, Item::PrivateIdentity).await?;
+    let identity = pickle.map(PrivateCrossSigningIdentity::from_pickle).transpose();
+    let identity = identity.map_err(|_| unpickle())?;
     saves.see_identity_loaded();
-    let Some(pickle) = get(account, Item::PrivateIdentity).await? else { return Ok(None) };
-    PrivateCrossSigningIdentity::from_pickle(pickle).map(Some).map_err(|_| unpickle())
+    Ok(identity)
 }
 
 pub(super) async fn stage_identity(

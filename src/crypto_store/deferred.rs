@@ -111,11 +111,6 @@ impl Deferred {
         state.opening = opening;
     }
 
-    /// Drops what is deferred.
-    pub(super) fn clear(&self) {
-        self.lock().rows.clear();
-    }
-
     /// Whether there is anything: then a sync is in its middle, or was dropped there.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().current().is_none_or(|rows| rows.is_empty())

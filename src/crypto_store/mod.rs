@@ -63,25 +63,25 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn load_account(&self) -> Result<Option<Account>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         account_data::load_account(&account, &self.saves(&account)?, self.static_account()).await
     }
 
     #[instrument(skip_all)]
     async fn load_identity(&self) -> Result<Option<PrivateCrossSigningIdentity>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         account_data::load_identity(&account, &self.saves(&account)?).await
     }
 
     #[instrument(skip_all)]
     async fn save_changes(&self, changes: Changes) -> Result<()> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         save_changes::save(&account, self.saves(&account)?, changes).await
     }
 
     #[instrument(skip_all)]
     async fn save_pending_changes(&self, changes: PendingChanges) -> Result<()> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         let (saves, cell) = (self.saves(&account)?, self.static_account().clone());
         account_data::save_pending_changes(&account, saves, changes, cell).await
     }
@@ -92,13 +92,13 @@ impl CryptoStore for PostgresCryptoStore {
         sessions: Vec<InboundGroupSession>,
         backed_up_to_version: Option<&str>,
     ) -> Result<()> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         save_changes::save_inbound_group_sessions(&account, sessions, backed_up_to_version).await
     }
 
     #[instrument(skip_all)]
     async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>> {
-        let account = self.open_account()?;
+        let account = self.operation_of_sync()?;
         let saves = self.saves(&account)?;
         olm_sessions::get(&account, &saves, self.own(&account)?, sender_key).await
     }
@@ -109,7 +109,7 @@ impl CryptoStore for PostgresCryptoStore {
         room_id: &RoomId,
         session_id: &str,
     ) -> Result<Option<InboundGroupSession>> {
-        inbound_group_sessions::get(&*self.open_account()?, room_id, session_id).await
+        inbound_group_sessions::get(&*self.operation()?, room_id, session_id).await
     }
 
     #[instrument(skip_all)]
@@ -118,7 +118,7 @@ impl CryptoStore for PostgresCryptoStore {
         room_id: &RoomId,
         session_id: &str,
     ) -> Result<Option<RoomKeyWithheldEntry>> {
-        withheld::get(&*self.open_account()?, room_id, session_id).await
+        withheld::get(&*self.operation()?, room_id, session_id).await
     }
 
     #[instrument(skip_all)]
@@ -126,12 +126,12 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         room_id: &RoomId,
     ) -> Result<Vec<RoomKeyWithheldEntry>> {
-        withheld::by_room(&*self.open_account()?, room_id).await
+        withheld::by_room(&*self.operation()?, room_id).await
     }
 
     #[instrument(skip_all)]
     async fn get_inbound_group_sessions(&self) -> Result<Vec<InboundGroupSession>> {
-        inbound_group_sessions::all(&*self.open_account()?).await
+        inbound_group_sessions::all(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
@@ -139,7 +139,7 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         backup_version: Option<&str>,
     ) -> Result<RoomKeyCounts> {
-        inbound_group_sessions::counts(&*self.open_account()?, backup_version).await
+        inbound_group_sessions::counts(&*self.operation()?, backup_version).await
     }
 
     #[instrument(skip_all)]
@@ -147,7 +147,7 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         room_id: &RoomId,
     ) -> Result<Vec<InboundGroupSession>> {
-        inbound_group_sessions::by_room(&*self.open_account()?, room_id).await
+        inbound_group_sessions::by_room(&*self.operation()?, room_id).await
     }
 
     #[instrument(skip_all, fields(limit))]
@@ -159,7 +159,7 @@ impl CryptoStore for PostgresCryptoStore {
         limit: usize,
     ) -> Result<Vec<InboundGroupSession>> {
         inbound_group_sessions::by_sender(
-            &*self.open_account()?,
+            &*self.operation()?,
             curve_key,
             sender_data_type,
             after_session_id,
@@ -174,7 +174,7 @@ impl CryptoStore for PostgresCryptoStore {
         backup_version: &str,
         limit: usize,
     ) -> Result<Vec<InboundGroupSession>> {
-        inbound_group_sessions::for_backup(&*self.open_account()?, backup_version, limit).await
+        inbound_group_sessions::for_backup(&*self.operation()?, backup_version, limit).await
     }
 
     #[instrument(skip_all, fields(count = room_and_session_ids.len()))]
@@ -183,28 +183,28 @@ impl CryptoStore for PostgresCryptoStore {
         backup_version: &str,
         room_and_session_ids: &[(&RoomId, &str)],
     ) -> Result<()> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         inbound_group_sessions::mark_backed_up(&account, backup_version, room_and_session_ids).await
     }
 
     #[instrument(skip_all)]
     async fn reset_backup_state(&self) -> Result<()> {
-        backups::reset(&*self.open_account()?).await
+        backups::reset(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
     async fn load_backup_keys(&self) -> Result<BackupKeys> {
-        account_data::load_backup_keys(&*self.open_account()?).await
+        account_data::load_backup_keys(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
     async fn load_dehydrated_device_pickle_key(&self) -> Result<Option<DehydratedDeviceKey>> {
-        account_data::load_dehydrated_device_key(&*self.open_account()?).await
+        account_data::load_dehydrated_device_key(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
     async fn delete_dehydrated_device_pickle_key(&self) -> Result<()> {
-        account_data::delete_dehydrated_device_key(&*self.open_account()?).await
+        account_data::delete_dehydrated_device_key(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
@@ -212,18 +212,18 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         room_id: &RoomId,
     ) -> Result<Option<OutboundGroupSession>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         outbound_group_sessions::get(&account, self.own(&account)?, room_id).await
     }
 
     #[instrument(skip_all)]
     async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>> {
-        tracked_users::all(&*self.open_account()?).await
+        tracked_users::all(&*self.operation()?).await
     }
 
     #[instrument(skip_all, fields(count = users.len()))]
     async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<()> {
-        tracked_users::save(&*self.open_account()?, users).await
+        tracked_users::save(&*self.operation()?, users).await
     }
 
     #[instrument(skip_all)]
@@ -232,7 +232,7 @@ impl CryptoStore for PostgresCryptoStore {
         user_id: &UserId,
         device_id: &DeviceId,
     ) -> Result<Option<DeviceData>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         devices::get(&account, &self.saves(&account)?, user_id, device_id).await
     }
 
@@ -241,24 +241,24 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         user_id: &UserId,
     ) -> Result<HashMap<OwnedDeviceId, DeviceData>> {
-        let account = self.open_account()?;
+        let account = self.operation_of_sync()?;
         devices::by_user(&account, &self.saves(&account)?, user_id).await
     }
 
     #[instrument(skip_all)]
     async fn get_own_device(&self) -> Result<DeviceData> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         devices::own(&account, &self.saves(&account)?, self.own(&account)?).await
     }
 
     #[instrument(skip_all)]
     async fn get_user_identity(&self, user_id: &UserId) -> Result<Option<UserIdentityData>> {
-        identities::get(&*self.open_account()?, user_id).await
+        identities::get(&*self.operation()?, user_id).await
     }
 
     #[instrument(skip_all)]
     async fn is_message_known(&self, message_hash: &OlmMessageHash) -> Result<bool> {
-        message_hashes::is_known(&*self.open_account()?, message_hash).await
+        message_hashes::is_known(&*self.operation()?, message_hash).await
     }
 
     #[instrument(skip_all)]
@@ -266,7 +266,7 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         request_id: &TransactionId,
     ) -> Result<Option<GossipRequest>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         key_requests::get(&account, &self.saves(&account)?, request_id).await
     }
 
@@ -275,19 +275,19 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         secret_info: &SecretInfo,
     ) -> Result<Option<GossipRequest>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         key_requests::by_info(&account, &self.saves(&account)?, secret_info).await
     }
 
     #[instrument(skip_all)]
     async fn get_unsent_secret_requests(&self) -> Result<Vec<GossipRequest>> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         key_requests::unsent(&account, &self.saves(&account)?).await
     }
 
     #[instrument(skip_all)]
     async fn delete_outgoing_secret_requests(&self, request_id: &TransactionId) -> Result<()> {
-        let account = self.open_account()?;
+        let account = self.operation()?;
         key_requests::delete(&account, self.saves(&account)?, request_id).await
     }
 
@@ -296,17 +296,17 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         secret_name: &SecretName,
     ) -> Result<Vec<Zeroizing<String>>> {
-        secrets::by_name(&*self.open_account()?, secret_name).await
+        secrets::by_name(&*self.operation()?, secret_name).await
     }
 
     #[instrument(skip_all)]
     async fn delete_secrets_from_inbox(&self, secret_name: &SecretName) -> Result<()> {
-        secrets::delete(&*self.open_account()?, secret_name).await
+        secrets::delete(&*self.operation()?, secret_name).await
     }
 
     #[instrument(skip_all)]
     async fn get_room_settings(&self, room_id: &RoomId) -> Result<Option<RoomSettings>> {
-        encrypted_rooms::get(&*self.open_account()?, room_id).await
+        encrypted_rooms::get(&*self.operation()?, room_id).await
     }
 
     #[instrument(skip_all)]
@@ -315,7 +315,7 @@ impl CryptoStore for PostgresCryptoStore {
         room_id: &RoomId,
         user_id: &UserId,
     ) -> Result<Option<StoredRoomKeyBundleData>> {
-        room_key_bundles::received(&*self.open_account()?, room_id, user_id).await
+        room_key_bundles::received(&*self.operation()?, room_id, user_id).await
     }
 
     #[instrument(skip_all)]
@@ -323,32 +323,32 @@ impl CryptoStore for PostgresCryptoStore {
         &self,
         room_id: &RoomId,
     ) -> Result<Option<RoomPendingKeyBundleDetails>> {
-        room_key_bundles::pending(&*self.open_account()?, room_id).await
+        room_key_bundles::pending(&*self.operation()?, room_id).await
     }
 
     #[instrument(skip_all)]
     async fn get_all_rooms_pending_key_bundles(&self) -> Result<Vec<RoomPendingKeyBundleDetails>> {
-        room_key_bundles::all_pending(&*self.open_account()?).await
+        room_key_bundles::all_pending(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
     async fn has_downloaded_all_room_keys(&self, room_id: &RoomId) -> Result<bool> {
-        room_key_bundles::is_backed_up(&*self.open_account()?, room_id).await
+        room_key_bundles::is_backed_up(&*self.operation()?, room_id).await
     }
 
     #[instrument(skip_all)]
     async fn get_custom_value(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        custom_values::get(&*self.open_account()?, key).await
+        custom_values::get(&*self.operation()?, key).await
     }
 
     #[instrument(skip_all)]
     async fn set_custom_value(&self, key: &str, value: Vec<u8>) -> Result<()> {
-        custom_values::set(&*self.open_account()?, key, value).await
+        custom_values::set(&*self.operation()?, key, value).await
     }
 
     #[instrument(skip_all)]
     async fn remove_custom_value(&self, key: &str) -> Result<()> {
-        custom_values::remove(&*self.open_account()?, key).await
+        custom_values::remove(&*self.operation()?, key).await
     }
 
     #[instrument(skip_all, fields(lease_duration_ms))]
@@ -358,12 +358,12 @@ impl CryptoStore for PostgresCryptoStore {
         key: &str,
         holder: &str,
     ) -> Result<Option<CrossProcessLockGeneration>> {
-        leases::take(&*self.open_account()?, lease_duration_ms, key, holder).await
+        leases::take(&*self.operation()?, lease_duration_ms, key, holder).await
     }
 
     #[instrument(skip_all)]
     async fn next_batch_token(&self) -> Result<Option<String>> {
-        sync_tokens::get(&*self.open_account()?).await
+        sync_tokens::get(&*self.operation()?).await
     }
 
     #[instrument(skip_all)]
@@ -378,6 +378,6 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn get_size(&self) -> Result<Option<usize>> {
-        size::estimate(&*self.open_account()?).await.map(Some)
+        size::estimate(&*self.operation()?).await.map(Some)
     }
 }

@@ -1,6 +1,7 @@
 //! The account between opening and closing.
 
 use std::{
+    future::Future,
     ops::Deref,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
@@ -58,9 +59,14 @@ impl Deref for Operation {
 
 impl PostgresCryptoStore {
     /// The open account, for one operation.
-    pub(super) fn open_account(&self) -> Result<Operation, Error> {
+    pub(super) fn operation(&self) -> Result<Operation, Error> {
         let operation = self.opened().as_ref().and_then(Opened::begin);
         operation.ok_or_else(|| self.owner().check().err().unwrap_or(Error::StoreClosed))
+    }
+
+    /// The same for a read of which the SDK swallows a failure in the middle of a sync.
+    pub(super) fn operation_of_sync(&self) -> Result<Operation, Error> {
+        self.operation().inspect_err(|_| self.inner.deferred.see_torn())
     }
 
     fn opened(&self) -> MutexGuard<'_, Option<Opened>> {
@@ -68,40 +74,63 @@ impl PostgresCryptoStore {
     }
 
     pub(super) async fn close_account(&self) -> Result<(), Error> {
-        // Another that closes or reopens may not be polled any more.
-        let _turn = timeout(CLOSE_LIMIT, self.inner.turn.lock()).await;
-        self.shut().await
-    }
-
-    async fn shut(&self) -> Result<(), Error> {
-        let Ok(closing) = self.open_account().map(|operation| operation.account()) else {
-            return Ok(());
-        };
-        if closing.scope().is_ok_and(|scope| scope.is_some()) {
-            return Err(Error::CloseInAtomically);
-        }
-        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
-        closing.finish_writes().await;
-        // Meanwhile another may have closed it, and even opened it again.
-        let opened = self.opened().take_if(|opened| Arc::ptr_eq(&opened.account, &closing));
-        if let Some(Opened { account, operations }) = opened {
-            // Futures that nobody polls do not end.
-            let _ = timeout(CLOSE_LIMIT, operations.write()).await;
-            account.close().await;
-            self.inner.deferred.clear();
-            if self.inner.foreign_pool.is_none() {
-                account.close_pool();
-            }
-        }
-        Ok(())
+        self.check_outside()?;
+        let store = self.clone();
+        self.in_turn(async move { store.shut().await }).await
     }
 
     /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
     /// a store in order. What somebody else has taken over it does not take back.
     pub(super) async fn reopen_account(&self) -> Result<(), Error> {
+        self.check_outside()?;
+        let store = self.clone();
+        self.in_turn(async move { store.open_again().await }).await
+    }
+
+    /// Closing waits for the end of scopes, so it cannot be asked for within one.
+    fn check_outside(&self) -> Result<(), Error> {
+        match self.operation().and_then(|account| account.scope()) {
+            Ok(Some(_)) => Err(Error::CloseInAtomically),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes or opens, one after the other, and also when the caller is gone or not polled any more.
+    async fn in_turn(
+        &self,
+        change: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        let change = tokio::spawn(async move {
+            let _turn = inner.turn.lock().await;
+            change.await
+        });
+        change.await.map_err(|_| Error::StoreClosed)?
+    }
+
+    async fn shut(&self) -> Result<(), Error> {
+        let Ok(account) = self.operation().map(|operation| operation.account()) else {
+            return Ok(());
+        };
+        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
+        account.finish_writes().await;
+        let Some(Opened { operations, .. }) = self.opened().take() else { return Ok(()) };
+        // Futures that nobody polls do not end.
+        let have_ended = timeout(CLOSE_LIMIT, operations.write()).await.is_ok();
+        account.close().await;
+        if !have_ended || account.owner().has_failed() || !self.inner.deferred.is_empty() {
+            self.inner.deferred.see_torn();
+        }
+        self.inner.deferred.clear(account.owner());
+        if self.inner.foreign_pool.is_none() {
+            account.close_pool();
+        }
+        Ok(())
+    }
+
+    async fn open_again(&self) -> Result<(), Error> {
         self.owner().check()?;
-        let _turn = self.inner.turn.lock().await;
-        let is_in_order = self.open_account().is_ok_and(|account| account.can_write());
+        let is_in_order = self.operation().is_ok_and(|account| account.can_write());
         if is_in_order && self.inner.deferred.is_empty() {
             return Ok(());
         }

@@ -70,7 +70,7 @@ impl PostgresCryptoStore {
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         // Closing waits for its writes, and meanwhile for no operation.
-        let account = self.open_account().map(|operation| operation.account());
+        let account = self.operation().map(|operation| operation.account());
         account.map_err(CryptoStoreError::from)?.atomically(future).await
     }
 
@@ -82,7 +82,7 @@ impl PostgresCryptoStore {
     /// [`Error::NotInAtomically`] outside of one, [`Error::OtherStoreInAtomically`] within another
     /// store's. [`Transaction::query`] has an example.
     pub async fn transaction(&self) -> Result<Transaction, Error> {
-        let scope = self.open_account()?.scope()?;
+        let scope = self.operation()?.scope()?;
         scope.map(Transaction::new).ok_or(Error::NotInAtomically)
     }
 
@@ -107,6 +107,6 @@ impl PostgresCryptoStore {
     /// # Ok(()) }
     /// ```
     pub async fn commit_count(&self) -> Result<u64, Error> {
-        self.open_account()?.commits().await
+        self.operation()?.commits().await
     }
 }

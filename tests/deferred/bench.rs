@@ -54,6 +54,13 @@ impl Bench {
         self.store.save_changes(Changes { sessions, devices, ..Default::default() }).await.unwrap();
     }
 
+    /// What the SDK loads for a new machine.
+    pub async fn build_machine(&self) {
+        self.store.reopen().await.unwrap();
+        self.store.load_account().await.unwrap();
+        self.store.load_identity().await.unwrap();
+    }
+
     pub async fn save_session(&self) {
         let sessions = vec![self.session.clone()];
         self.store.save_changes(Changes { sessions, ..Default::default() }).await.unwrap();

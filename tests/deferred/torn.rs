@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use assert_matches::assert_matches;
-use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
 use matrix_sdk_postgres::{Error, OnOwner, PostgresCryptoStore, PostgresStoreConfig};
 use tokio::time::timeout;
 
@@ -22,6 +22,8 @@ enum Pause {
     Reopen,
     /// While the sync still runs, so that it fails.
     CloseBesides,
+    /// While nobody polls the sync, which goes on afterwards.
+    Between,
 }
 
 /// At some of the places where a sync waits.
@@ -32,7 +34,12 @@ async fn pause_and_go_on(kind: Kind, pause: Pause) {
         polls_of(receive(&machine, kind, &contact.events)).await
     };
     let mut readable = BTreeMap::new();
-    for polls in [4, 6, all / 4, all / 2, 3 * all / 4] {
+    let places = match pause {
+        // Closing waits for what nobody polls.
+        Pause::Between => vec![all / 3],
+        _ => vec![4, 6, all / 4, all / 2, 3 * all / 4],
+    };
+    for polls in places {
         let url = contact.copy().await;
         tear_and_pause(&contact, &url, kind, pause, polls).await;
         readable.insert(polls, contact.readable(&url).await);
@@ -45,11 +52,17 @@ async fn tear_and_pause(contact: &Contact, url: &str, kind: Kind, pause: Pause, 
     let (store, machine) = open(url, true).await;
     let mut sync = Box::pin(receive(&machine, kind, &contact.events));
     let has_ended = until(cut, sync.as_mut()).await.is_some();
-    if pause == Pause::CloseBesides && !has_ended {
-        let (closed, _) = tokio::join!(store.close(), sync);
-        closed.unwrap();
-    } else {
-        drop(sync);
+    match pause {
+        Pause::CloseBesides if !has_ended => {
+            let (closed, _) = tokio::join!(store.close(), sync);
+            closed.unwrap();
+        }
+        Pause::Between if !has_ended => {
+            store.close().await.unwrap();
+            store.reopen().await.unwrap();
+            let _ = sync.await;
+        }
+        _ => drop(sync),
     }
     if pause == Pause::Close {
         store.close().await.unwrap();
@@ -82,6 +95,57 @@ async fn closed_beside_a_sync_and_reopened() {
     pause_and_go_on(Kind::KnownSessions, Pause::CloseBesides).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_and_reopened_in_the_middle_of_a_sync() {
+    pause_and_go_on(Kind::NewSessions, Pause::Between).await;
+    pause_and_go_on(Kind::KnownSessions, Pause::Between).await;
+}
+
+/// A machine that is in the middle of a sync does not end it after another task has reopened the store.
+#[tokio::test]
+async fn what_was_deferred_before_a_reopening_is_missed_by_no_token() {
+    let bench = Bench::new().await;
+    bench.store.load_account().await.unwrap();
+    bench.receive().await;
+    bench.store.reopen().await.unwrap();
+    assert_matches!(bench.try_save_token().await, Err(Error::ReopenRequired));
+    bench.build_machine().await;
+    bench.save_token().await;
+}
+
+#[tokio::test]
+async fn a_read_of_a_closed_store_in_the_middle_of_a_sync_is_missed_by_no_token() {
+    let bench = Bench::new().await;
+    bench.store.load_account().await.unwrap();
+    bench.store.close().await.unwrap();
+    assert_matches!(bench.store.get_sessions("key").await, Err(Error::StoreClosed));
+    bench.store.reopen().await.unwrap();
+    assert_matches!(bench.try_save_token().await, Err(Error::ReopenRequired));
+    // An orderly pause between syncs costs nothing.
+    bench.build_machine().await;
+    bench.store.load_account().await.unwrap();
+    bench.store.close().await.unwrap();
+    bench.store.reopen().await.unwrap();
+    bench.save_token().await;
+}
+
+/// As when an upload of one-time keys is aborted: all of it was stored, or is uploaded again.
+#[tokio::test]
+async fn an_account_that_is_saved_for_nobody_tears_nothing() {
+    let bench = Bench::new().await;
+    bench.build_machine().await;
+    bench.store.load_account().await.unwrap();
+    for polls in [1, 2, 3] {
+        let account = Some(bench.own.deep_clone());
+        let save = bench.store.save_pending_changes(PendingChanges { account });
+        let cut = Cut { cached: true, polls, when_woken: false };
+        if until(cut, save).await.is_none() {
+            bench.store.load_account().await.unwrap();
+        }
+        bench.save_token().await;
+    }
+}
+
 #[tokio::test]
 async fn an_account_loaded_again_ends_the_saves_that_end_a_sync_until_a_machine_is_built() {
     let bench = Bench::new().await;
@@ -100,8 +164,7 @@ async fn an_account_loaded_again_ends_the_saves_that_end_a_sync_until_a_machine_
     bench.store.load_account().await.unwrap();
     assert_matches!(save_token().await, Err(Error::ReopenRequired));
     bench.store.reopen().await.unwrap();
-    bench.store.load_account().await.unwrap();
-    bench.store.load_identity().await.unwrap();
+    bench.build_machine().await;
     bench.store.load_account().await.unwrap();
     save_token().await.unwrap();
 }

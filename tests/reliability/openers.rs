@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
+use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::{Error, OnOwner, PostgresCryptoStore};
 use tokio::sync::oneshot;
 
 use crate::{
     claims::is_claim,
-    commit::{Harmed, is_commit},
+    commit::{Harmed, is_begin, is_commit},
     common::{Mode, number},
     support::{
         eventually,
@@ -139,4 +140,29 @@ async fn a_takeover_waits_for_an_owner_within_atomically() {
     go_on.send(()).unwrap();
     work.await.unwrap().unwrap();
     opening.await.unwrap().unwrap();
+}
+
+/// `close()` beside a reopening that takes long: the store is closed afterwards, and the account free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_closed_while_it_is_reopened_is_closed() {
+    let harmed = Harmed::new().await;
+    harmed.set("first").await;
+    harmed.store.close().await.unwrap();
+    let asked = Arc::new(AtomicBool::new(false));
+    let is_asked = asked.clone();
+    harmed.proxy.rule(move |message| {
+        let is_first = is_begin(message) && !is_asked.swap(true, SeqCst);
+        if is_first { Action::Hold } else { Action::Pass }
+    });
+    let [reopening, closing] = [harmed.store.clone(), harmed.store.clone()];
+    let reopening = tokio::spawn(async move { reopening.reopen().await });
+    eventually("it is being reopened", async || asked.load(SeqCst)).await;
+    let closing = tokio::spawn(async move { closing.close().await });
+    harmed.proxy.let_go();
+    reopening.await.unwrap().unwrap();
+    closing.await.unwrap().unwrap();
+    let saved = harmed.store.set_custom_value("key", b"second".to_vec()).await;
+    assert_matches!(saved, Err(Error::StoreClosed));
+    let config = Mode::Plain.config(&harmed.database.url(), "bot").on_owner(OnOwner::RefuseIfAlive);
+    PostgresCryptoStore::open_with_config(&config).await.unwrap();
 }

@@ -246,9 +246,16 @@ async fn a_read_that_finds_the_scope_ended_asks_again_outside() {
 /// may have swallowed the failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tasks_failed_read_fails_the_store_behind_the_scope() {
+    for reopens in [false, true] {
+        fail_a_read_beside_a_scope(reopens).await;
+    }
+}
+
+async fn fail_a_read_beside_a_scope(reopens: bool) {
     let database = testing::database().unwrap();
     let store = open(&config(&database.url(), 4)).await;
     let client = connect(&database.url()).await;
+    let mut reopening = None;
     let scope = store.atomically(async {
         set(&store, "first").await?;
         store.transaction().await?.query("SELECT 1", &[]).await?;
@@ -262,9 +269,16 @@ async fn another_tasks_failed_read_fails_the_store_behind_the_scope() {
         client.batch_execute(cancel).await.unwrap();
         assert_matches!(read.await.unwrap(), Err(Error::Database(_)));
         client.batch_execute("COMMIT").await.unwrap();
+        let other = store.clone();
+        reopening = reopens.then(|| tokio::spawn(async move { other.reopen().await }));
         set(&store, "second").await
     });
     scope.await.map_err(inner).unwrap();
+    if let Some(reopening) = reopening {
+        // It waits for the scope: what it opens is in order.
+        reopening.await.unwrap().unwrap();
+        return set(&store, "third").await.map_err(inner).unwrap();
+    }
     assert_matches!(set(&store, "third").await.map_err(inner), Err(Error::ReopenRequired));
     assert!(has(&store, "second").await);
 }

@@ -2,23 +2,44 @@
 //!
 //! Such a machine holds sessions that have seen messages whose content is lost, and would refuse these
 //! messages when they come again. The SDK loads the account when a machine is built, before it loads the
-//! identity; then once when the machine first needs it; and again only when it has lost it, in a sync
-//! whose future was dropped or that failed (`OlmMachine::with_store`, `StoreTransaction::account`).
+//! identity; then once when the machine first needs it; and again only when it has lost it: in a sync
+//! whose future was dropped or that failed, or when it saved the account and was dropped meanwhile
+//! (`OlmMachine::with_store`, `StoreTransaction::account` and `commit`).
+
+use std::sync::Arc;
 
 use tracing::warn;
 
-use super::Saves;
-use crate::Error;
+use super::{Deferred, Saves};
+use crate::{Error, ownership::Ownership};
 
 /// What the machine has loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Loaded {
-    /// No account since the identity.
+    /// No account since the identity, or none that it has lost.
     #[default]
     Nothing,
     Account,
-    /// A second time: by a machine that lost it, or by one that is being built.
+    /// A second time, by a machine that lost it or by one that is being built; or it will have to be.
     AccountAgain,
+}
+
+impl Deferred {
+    /// A sync may have been in its middle when the store was closed: the machine ends no sync any more.
+    pub(in crate::crypto_store) fn see_torn(&self) {
+        let mut state = self.lock();
+        if state.loaded == Loaded::Account {
+            state.loaded = Loaded::AccountAgain;
+        }
+    }
+
+    /// Drops what is deferred in this opening.
+    pub(in crate::crypto_store) fn clear(&self, opening: &Arc<Ownership>) {
+        let mut state = self.lock();
+        if Arc::ptr_eq(&state.opening, opening) {
+            state.rows.clear();
+        }
+    }
 }
 
 impl Saves {
@@ -35,9 +56,16 @@ impl Saves {
         }
     }
 
-    /// Called when the identity is loaded: a new machine is being built.
+    /// Called when the identity was loaded: a new machine is being built.
     pub(in crate::crypto_store) fn see_identity_loaded(&self) {
         self.deferred.lock().loaded = Loaded::Nothing;
+    }
+
+    /// To be held while the account is saved: that ends a transaction of the SDK's, of which all else has
+    /// been stored. Dropped meanwhile, it has torn nothing, and has lost the account. (Within `atomically`
+    /// nothing has been stored.)
+    pub(in crate::crypto_store) fn saving_account(&self) -> SavingAccount {
+        SavingAccount((!self.within).then(|| self.deferred.clone()))
     }
 
     /// Refuses the save that ends a sync of a machine that has torn another.
@@ -52,6 +80,26 @@ impl Saves {
     fn refuse_torn_sync(&self) {
         warn!("a sync was dropped in its middle: reopen the store and build a new OlmMachine");
         self.opening.fail();
-        self.deferred.clear();
+        self.deferred.clear(&self.opening);
+    }
+}
+
+/// The account is being saved.
+pub(in crate::crypto_store) struct SavingAccount(Option<Arc<Deferred>>);
+
+impl SavingAccount {
+    /// The caller learns of it, and keeps the account.
+    pub(in crate::crypto_store) fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for SavingAccount {
+    fn drop(&mut self) {
+        let Some(deferred) = &self.0 else { return };
+        let mut state = deferred.lock();
+        if state.loaded == Loaded::Account {
+            state.loaded = Loaded::Nothing;
+        }
     }
 }
