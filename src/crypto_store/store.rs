@@ -58,9 +58,11 @@ use crate::{
 ///   leaves the `OlmMachine` with sessions that have seen messages whose content is lost. When such a
 ///   machine goes on with another sync, that one fails with [`Error::ReopenRequired`], so that the token
 ///   is not stored and the messages come again: to a new machine. The store knows it by `load_account`,
-///   which a machine calls a second time only then; the application has no need to call it.
-/// - `close` finishes the writes that were begun. For other operations in progress it waits for 5 s at
-///   most: their futures may not be polled any more.
+///   which a machine calls again when it has lost its account; the application has no need to call it.
+/// - `close` and `reopen` are done one after the other, and to their end even when their futures are
+///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
+///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
+///   new one is built: the store cannot tell them apart.
 /// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
