@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    answers::{Answer, Answered, Piece},
+    answers::{Answer, Answered, Piece, says_nothing},
     endpoints::{Authentication, Path, Request},
     http_client::Target,
     refusal::{HomeserverError, Refusal},
@@ -113,11 +113,13 @@ impl Homeserver {
             return Err(HomeserverError::Refused(Refusal::read(status, &headers, &body)));
         }
         let unreadable = |reason: &str| HomeserverError::Unreadable(reason.to_owned());
-        let body = Piece::parse(&body);
-        let Some((body, fields)) = body.and_then(|body| Some((body, body.fields()?))) else {
-            return Err(unreadable("it is no JSON object: check MATRIX_HOMESERVER"));
+        let piece = Piece::parse(&body);
+        let Some((piece, fields)) = piece.and_then(|piece| Some((piece, piece.fields()?))) else {
+            let nothing = R::Answer::of_nothing().filter(|_| says_nothing(&body));
+            return nothing
+                .ok_or_else(|| unreadable("it is no JSON object: check MATRIX_HOMESERVER"));
         };
-        R::Answer::read(body, &fields).map_err(unreadable)
+        R::Answer::read(piece, &fields).map_err(unreadable)
     }
 
     async fn round_trip(

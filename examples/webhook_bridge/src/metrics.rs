@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::inbox::Counts;
 
+/// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
+const LATELY: Duration = Duration::from_secs(45);
+
 /// Counters since the process began, and gauges of what is stored.
 pub struct Metrics {
     registry: Registry,
@@ -113,6 +116,11 @@ impl Metrics {
     /// How long ago one last was, if ever.
     pub fn since_sync(&self) -> Option<Duration> {
         Some(self.synced.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.elapsed())
+    }
+
+    /// Whether one was lately: the homeserver works.
+    pub fn synced_lately(&self) -> bool {
+        self.since_sync().is_some_and(|since| since < LATELY)
     }
 
     pub fn undecryptable(&self, reason: &str) {

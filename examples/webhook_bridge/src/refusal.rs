@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 
 use crate::{answers::Piece, retry};
 
@@ -101,12 +102,14 @@ impl HomeserverError {
     /// For a token that is not accepted: what it may mean.
     pub fn session_loss(&self) -> Option<SessionLoss> {
         match self {
-            Self::Refused(refusal) => match refusal.code.as_str() {
-                "M_USER_LOCKED" => Some(SessionLoss::Locked),
-                "M_UNKNOWN_TOKEN" if refusal.soft_logout => Some(SessionLoss::Expired),
-                "M_UNKNOWN_TOKEN" => Some(SessionLoss::Unknown),
-                _ => None,
-            },
+            Self::Refused(refusal) if refusal.status == StatusCode::UNAUTHORIZED => {
+                match refusal.code.as_str() {
+                    "M_USER_LOCKED" => Some(SessionLoss::Locked),
+                    "M_UNKNOWN_TOKEN" if refusal.soft_logout => Some(SessionLoss::Expired),
+                    "M_UNKNOWN_TOKEN" => Some(SessionLoss::Unknown),
+                    _ => None,
+                }
+            }
             _ => None,
         }
     }
@@ -137,6 +140,35 @@ impl HomeserverError {
             Self::Refused(refusal) => refusal.wish,
             _ => None,
         }
+    }
+}
+
+/// How long things have failed, whatever the reason. What comes to nothing while the homeserver works
+/// will come to nothing later.
+#[derive(Default)]
+pub struct Failing(Mutex<HashMap<String, Instant>>);
+
+impl Failing {
+    fn since(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It failed: for how long it has. While the homeserver does not work, that says nothing.
+    pub fn again(&self, what: &str, homeserver_works: bool) -> Duration {
+        let mut since = self.since();
+        if !homeserver_works {
+            since.remove(what);
+            return Duration::ZERO;
+        }
+        since.entry(what.to_owned()).or_insert_with(Instant::now).elapsed()
+    }
+
+    pub fn has(&self, what: &str) -> bool {
+        self.since().contains_key(what)
+    }
+
+    pub fn ended(&self, what: &str) {
+        self.since().remove(what);
     }
 }
 
@@ -218,5 +250,22 @@ mod tests {
             Some(SessionLoss::Locked)
         );
         assert_eq!(loss(r#"{"errcode": "M_FORBIDDEN"}"#), None);
+        assert_eq!(refusal(403, r#"{"errcode": "M_UNKNOWN_TOKEN"}"#).session_loss(), None);
+    }
+
+    #[test]
+    fn what_fails_while_the_homeserver_does_not_work_has_not_begun_to_fail() {
+        let failing = Failing::default();
+        let pause = || std::thread::sleep(Duration::from_millis(1));
+        assert!(failing.again("a", true) < failing.again("b", true) + Duration::from_secs(60));
+        pause();
+        assert!(failing.again("a", true) > Duration::ZERO);
+        assert_eq!(failing.again("a", false), Duration::ZERO);
+        let anew = failing.again("a", true);
+        pause();
+        assert!(anew < failing.again("b", true));
+        failing.ended("b");
+        pause();
+        assert!(failing.again("b", true) < failing.again("a", true));
     }
 }

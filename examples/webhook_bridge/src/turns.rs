@@ -67,7 +67,7 @@ impl Turns<'_> {
                 queue.listed(list().await?);
             }
             while running.len() < self.at_once
-                && let Some(key) = queue.start()
+                && let Some(key) = queue.start(self.at_once)
             {
                 running.push(async move {
                     let next = step(&key).await;
@@ -104,8 +104,15 @@ impl Queue {
         }
     }
 
-    fn start(&mut self) -> Option<String> {
-        let key = self.ready.pop_front()?;
+    /// What has not failed goes before what has, for which half of the places are enough: it may hang.
+    fn start(&mut self, at_once: usize) -> Option<String> {
+        let has_failed = |key: &String| self.failing.contains_key(key);
+        let failed = self.running.iter().filter(|key| has_failed(key)).count();
+        let at = match self.ready.iter().position(|key| !has_failed(key)) {
+            None if failed > 0 && failed >= at_once / 2 => return None,
+            at => at.unwrap_or(0),
+        };
+        let key = self.ready.remove(at)?;
         self.running.insert(key.clone());
         Some(key)
     }
@@ -200,6 +207,32 @@ mod tests {
         };
         turns.run(list, step).await.unwrap();
         assert_eq!(*steps.lock().unwrap(), 2);
+    }
+
+    /// All places are taken by what fails; when it is tried again and hangs, a new one has a place.
+    #[tokio::test]
+    async fn what_failed_before_leaves_places_and_comes_last() {
+        let (stop, news) = (CancellationToken::new(), Notify::new());
+        let turns = Turns { stop: &stop, news: &news, at_once: 2, delays: Delays::new };
+        let (listed, seen) = (Mutex::new(vec!["a", "b"]), Mutex::new(Vec::new()));
+        let list = async || Ok(listed.lock().unwrap().iter().map(ToString::to_string).collect());
+        let step = async |key: &str| {
+            let again = seen.lock().unwrap().contains(&key.to_owned());
+            seen.lock().unwrap().push(key.to_owned());
+            match (key, again) {
+                ("new", _) => stop.cancel(),
+                (_, true) => {
+                    *listed.lock().unwrap() = vec!["new"];
+                    news.notify_one();
+                    // It hangs.
+                    stop.cancelled().await;
+                }
+                _ => return Ok(Next::Later(None)),
+            }
+            Ok(Next::Done)
+        };
+        turns.run(list, step).await.unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 4, "{seen:?}");
     }
 
     #[tokio::test]

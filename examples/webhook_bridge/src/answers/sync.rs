@@ -55,6 +55,8 @@ impl Answer for Sync {
             return Err("its next_batch cannot be stored");
         }
         let rooms = fields.object("rooms");
+        let joined = of_rooms(rooms.object("join"));
+        let is_joined = |id: &str| joined.iter().any(|(room, _)| room == id);
         Ok(Self {
             next_batch,
             to_device: events(fields.object("to_device").list("events")),
@@ -64,14 +66,15 @@ impl Answer for Sync {
                 let kinds = kinds.list("device_unused_fallback_key_types").into_iter();
                 kinds.filter_map(|kind| kind.value("a kind of key")).collect()
             }),
-            joined: of_rooms(rooms.object("join")),
             left: of_rooms(rooms.object("leave")),
+            // A homeserver that lags may still invite to a room that we are in.
             invited: rooms
                 .object("invite")
                 .into_iter()
                 .map(|(id, _)| id)
-                .filter(|id| is_room(id))
+                .filter(|id| is_room(id) && !is_joined(id))
                 .collect(),
+            joined,
         })
     }
 }

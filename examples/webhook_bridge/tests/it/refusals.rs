@@ -4,15 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::support::{Bridge, Call, Person, Reply, World, member, message, plain, room, sync};
-
-fn no(status: u16, code: &str) -> Reply {
-    Reply::json(status, json!({"errcode": code, "error": "no"}))
-}
-
-fn invitation(room: &str) -> Value {
-    json!({"rooms": {"invite": {room: {"invite_state": {"events": []}}}}})
-}
+use crate::support::{
+    Bridge, Call, Person, Reply, World, invitation, member, message, no, plain, room, sync,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_position_costs_no_message_and_no_key() {
