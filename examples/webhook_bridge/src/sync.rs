@@ -25,6 +25,8 @@ use crate::{
 
 /// How long the homeserver may wait for news.
 const LONG_POLL: Duration = Duration::from_secs(30);
+/// After an outage a homeserver may take minutes to tell of all that was missed.
+const LONGEST_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// So often it may refuse the stored position before we go on without.
 const REFUSALS: u32 = 3;
 /// A pause after answers that came at once and said nothing, one after the other.
@@ -61,16 +63,17 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
 async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<Sync, BridgeError> {
     let mut delays = Delays::new();
     let mut refusals = 0;
+    // The first sync of an account in many rooms takes a server minutes.
+    let mut patience = if position.since().is_some() { LONG_POLL } else { LONGEST_LIMIT };
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
         request.filter = Some(filter().into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
-        // The first sync of an account in many rooms takes a server minutes.
         let known = position.since().is_some();
-        let limit = timeout + if known { LONG_POLL } else { LONG_POLL * 10 };
-        let attempt = run.homeserver.send_within(request, limit);
+        let began = Instant::now();
+        let attempt = run.homeserver.send_within(request, timeout + patience);
         let error = match run.stop.run_until_cancelled(attempt).await {
             None => return Err(BridgeError::Stopped),
             Some(Ok(answer)) => return Ok(answer),
@@ -90,8 +93,11 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
             );
             run.metrics.positions_lost.inc();
             *position = Position::Lost;
-            (refusals, delays) = (0, Delays::new());
+            (refusals, delays, patience) = (0, Delays::new(), LONGEST_LIMIT);
             continue;
+        }
+        if began.elapsed() >= timeout + patience {
+            patience = more(patience);
         }
         let delay = delays.next(error.wish());
         warn!("{error}; syncing again in {} s", delay.as_secs());
@@ -99,6 +105,11 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
             return Err(BridgeError::Stopped);
         }
     }
+}
+
+/// An answer that did not come in time may need longer.
+fn more(patience: Duration) -> Duration {
+    (patience * 2).min(LONGEST_LIMIT)
 }
 
 /// Take in an answer, and return the position after it. Keys, events and position are one
