@@ -36,6 +36,8 @@ const TYPE: &str = "org.matrix-sdk-postgres.webhook_bridge.witness";
 const WRITE_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often we look at the count, and whether the account is still ours.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// For a writing, which must not hold up a start.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// For the last writing, when the bridge is being stopped.
 const LAST_LIMIT: Duration = Duration::from_secs(2);
 /// In the store: one was written, so there has to be one.
@@ -255,21 +257,23 @@ impl Checkpoint {
         format!("{TYPE}.{}", self.device).into()
     }
 
-    /// Write it, unless more may be there. The store remembers it first.
+    /// Write it, unless more may be there. The store remembers it afterwards: one that it remembers and
+    /// that was never written would be waited for.
     async fn write(&self) -> Result<(), Failed> {
         if !self.may_write.load(Ordering::Relaxed) {
             return Ok(());
         }
+        self.send().await?;
         if self.keys.value(WRITTEN).await?.as_deref() != Some(&self.ed25519) {
             self.keys.set_value(WRITTEN, &self.ed25519).await?;
             self.look().await?;
         }
-        Ok(self.send().await?)
+        Ok(())
     }
 
     async fn send(&self) -> Result<(), HomeserverError> {
         if self.may_write.load(Ordering::Relaxed) {
-            self.homeserver.send(self.request()?).await?;
+            self.homeserver.send_within(self.request()?, WRITE_LIMIT).await?;
         }
         Ok(())
     }

@@ -10,4 +10,5 @@ mod operator;
 mod reading;
 mod refusals;
 mod slow;
+mod stopping;
 mod support;
