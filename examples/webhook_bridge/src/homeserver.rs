@@ -112,14 +112,13 @@ impl Homeserver {
         if !status.is_success() {
             return Err(HomeserverError::Refused(Refusal::read(status, &headers, &body)));
         }
-        let unreadable = |reason: &str| HomeserverError::Unreadable(reason.to_owned());
         let piece = Piece::parse(&body);
         let Some((piece, fields)) = piece.and_then(|piece| Some((piece, piece.fields()?))) else {
             let nothing = R::Answer::of_nothing().filter(|_| says_nothing(&body));
-            return nothing
-                .ok_or_else(|| unreadable("it is no JSON object: check MATRIX_HOMESERVER"));
+            let reason = "it is no JSON object: check MATRIX_HOMESERVER";
+            return nothing.ok_or_else(|| HomeserverError::Unreadable(reason.to_owned()));
         };
-        R::Answer::read(piece, &fields).map_err(unreadable)
+        R::Answer::read(piece, &fields).map_err(HomeserverError::Malformed)
     }
 
     async fn round_trip(

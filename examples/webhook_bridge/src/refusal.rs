@@ -19,6 +19,9 @@ pub enum HomeserverError {
     Refused(Refusal),
     #[error("the homeserver's answer cannot be read: {0}")]
     Unreadable(String),
+    /// A homeserver has answered, and what is needed is not in it.
+    #[error("the homeserver's answer is malformed: {0}")]
+    Malformed(&'static str),
     #[error("stopped")]
     Stopped,
 }
@@ -28,19 +31,19 @@ pub enum HomeserverError {
 #[error("{status}{}", shown(.code, .text))]
 pub struct Refusal {
     pub status: StatusCode,
-    /// The `errcode`; empty if something else than a homeserver has answered.
-    pub code: String,
+    /// The `errcode`; `None` if something else than a homeserver has answered.
+    pub code: Option<String>,
     pub text: String,
     soft_logout: bool,
     wish: Option<Duration>,
 }
 
-fn shown(code: &str, text: &str) -> String {
-    if code.is_empty() {
+fn shown(code: &Option<String>, text: &str) -> String {
+    let Some(code) = code else {
         return " without an error of Matrix: it may not be a homeserver that answers, check \
                 MATRIX_HOMESERVER"
             .to_owned();
-    }
+    };
     // The text is somebody else's, and may be long.
     let text: String = text.chars().filter(|one| !one.is_control()).take(200).collect();
     format!(" {code}: {text}")
@@ -61,8 +64,7 @@ pub enum SessionLoss {
 impl Refusal {
     pub fn read(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         let fields = Piece::parse(body).and_then(Piece::fields).unwrap_or_default();
-        let text =
-            |name: &str| fields.get(name).and_then(Piece::read::<String>).unwrap_or_default();
+        let text = |name: &str| fields.get(name).and_then(Piece::read::<String>);
         let millis = fields.get("retry_after_ms").and_then(|wish| {
             wish.read::<f64>().or_else(|| wish.read::<String>()?.trim().parse().ok())
         });
@@ -70,7 +72,7 @@ impl Refusal {
         Self {
             status,
             code: text("errcode"),
-            text: text("error"),
+            text: text("error").unwrap_or_default(),
             soft_logout: fields.get("soft_logout").and_then(Piece::read).unwrap_or(false),
             wish: retry::wish_of(headers).or(wish),
         }
@@ -82,11 +84,11 @@ impl HomeserverError {
     /// firewall or a wrong address, and says nothing about the request.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Unreadable(_) => true,
+            Self::Unreachable(_) | Self::Unreadable(_) | Self::Malformed(_) => true,
             Self::Refused(refusal) => {
                 let status = refusal.status;
-                refusal.code.is_empty()
-                    || refusal.code == "M_LIMIT_EXCEEDED"
+                refusal.code.is_none()
+                    || self.code() == "M_LIMIT_EXCEEDED"
                     || !status.is_client_error()
                     || matches!(status.as_u16(), 408 | 425 | 429)
             }
@@ -96,14 +98,15 @@ impl HomeserverError {
 
     /// Whether it says nothing about what was asked for: it is temporary, or about who asks.
     pub fn is_beside_the_point(&self) -> bool {
-        self.is_temporary() || self.status() == Some(401)
+        let about_it = matches!(self, Self::Malformed(_));
+        self.is_temporary() && !about_it || self.status() == Some(401)
     }
 
     /// For a token that is not accepted: what it may mean.
     pub fn session_loss(&self) -> Option<SessionLoss> {
         match self {
             Self::Refused(refusal) if refusal.status == StatusCode::UNAUTHORIZED => {
-                match refusal.code.as_str() {
+                match self.code() {
                     "M_USER_LOCKED" => Some(SessionLoss::Locked),
                     "M_UNKNOWN_TOKEN" if refusal.soft_logout => Some(SessionLoss::Expired),
                     "M_UNKNOWN_TOKEN" => Some(SessionLoss::Unknown),
@@ -119,6 +122,12 @@ impl HomeserverError {
         self.session_loss().is_some() || matches!(self, Self::Stopped)
     }
 
+    /// For a sync: whether it is asked in vain with this position.
+    pub fn refuses_position(&self) -> bool {
+        let refused = self.status().is_some_and(|status| (400..500).contains(&status));
+        self.code() == "M_UNKNOWN_POS" || refused && !self.is_beside_the_point()
+    }
+
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused(refusal) => Some(refusal.status.as_u16()),
@@ -129,7 +138,7 @@ impl HomeserverError {
     /// The `errcode`, or nothing.
     pub fn code(&self) -> &str {
         match self {
-            Self::Refused(refusal) => &refusal.code,
+            Self::Refused(refusal) => refusal.code.as_deref().unwrap_or_default(),
             _ => "",
         }
     }
@@ -214,7 +223,9 @@ mod tests {
     #[test]
     fn only_a_homeserver_says_no_for_good() {
         let no = r#"{"errcode": "M_FORBIDDEN"}"#;
-        for (status, body) in [(403, no), (400, no), (404, no), (401, no)] {
+        for (status, body) in
+            [(403, no), (400, no), (404, no), (401, no), (400, r#"{"errcode": ""}"#)]
+        {
             assert!(!refusal(status, body).is_temporary(), "{status}");
         }
         for (status, body) in [
@@ -224,6 +235,7 @@ mod tests {
             (429, no),
             (500, no),
             (400, r#"{"errcode": 7}"#),
+            (400, r#"{"error": "no"}"#),
             (400, r#"{"errcode": "M_LIMIT_EXCEEDED"}"#),
         ] {
             assert!(refusal(status, body).is_temporary(), "{status} {body}");

@@ -82,7 +82,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
         if error.ends_run() {
             return Err(error.into());
         }
-        if known && !error.is_temporary() && error.status() == Some(400) {
+        if known && error.refuses_position() {
             refusals += 1;
         }
         if refusals >= REFUSALS {
@@ -115,10 +115,15 @@ fn more(patience: Duration) -> Duration {
 /// Take in an answer, and return the position after it. Keys, events and position are one
 /// transaction: after a failure nothing of it is there, and it comes again.
 async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, BridgeError> {
-    let known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
+    let lost = *position == Position::Lost;
+    let mut known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
+    if lost {
+        run.inbox.mark_seen(&mut known, &changes::event_ids(&sync)).await?;
+    }
     let (rooms, people) = changes::of_rooms(&sync, position, &known, &run.config.user_id);
     let record = SyncRecord {
         rooms,
+        lost,
         invitations: sync.invited.clone(),
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
@@ -128,7 +133,6 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     // Before the messages are there: they wait for these.
     run.devices.follow(&people);
     run.devices.changed(&sync.device_lists.changed);
-    let lost = *position == Position::Lost;
     if lost {
         run.devices.all_changed();
     }

@@ -42,10 +42,14 @@ impl<'a> Piece<'a> {
         said(self.fields(), what).unwrap_or_default()
     }
 
+    pub fn elements(self) -> Option<Vec<Self>> {
+        let list: Vec<&'a RawValue> = serde_json::from_str(self.json()).ok()?;
+        Some(list.into_iter().map(Self).collect())
+    }
+
     /// Its elements, none if it is no list.
     pub fn list(self, what: &str) -> Vec<Self> {
-        let list: Option<Vec<&'a RawValue>> = serde_json::from_str(self.json()).ok();
-        said(list, what).unwrap_or_default().into_iter().map(Self).collect()
+        said(self.elements(), what).unwrap_or_default()
     }
 
     /// To be read later, if it is an object at all.

@@ -87,7 +87,10 @@ fn of_rooms(rooms: Fields<'_>) -> Vec<(String, Room)> {
 fn room(fields: &Fields<'_>) -> Room {
     let timeline = fields.object("timeline");
     Room {
-        limited: timeline.value("limited").unwrap_or_default(),
+        // What cannot be read may be true.
+        limited: timeline
+            .get("limited")
+            .is_some_and(|limited| limited.value("limited") != Some(false)),
         prev_batch: timeline.value("prev_batch").filter(|token: &String| !token.contains('\0')),
         timeline: events(timeline.list("events")),
         state: events(fields.object("state").list("events")),

@@ -14,8 +14,10 @@ use crate::errors::BridgeError;
 /// moment after the message.
 pub const KEY_GRACE: Duration = Duration::from_secs(5);
 
-/// Delivered events are remembered this long, so that none is delivered twice.
+/// Delivered events are remembered this long, so that none is delivered twice, and the newest of each
+/// room for ever: a homeserver that was restored may show them again.
 const REMEMBER_DAYS: i32 = 30;
+const REMEMBER_NEWEST: i64 = 200;
 
 /// Parked events are kept this long for a person to look at.
 const KEEP_FAILED_DAYS: i32 = 90;
@@ -60,15 +62,20 @@ impl Inbox {
     /// Forget what was done, or given up, long ago.
     pub async fn prune(&self) -> Result<u64, BridgeError> {
         let forget = "
-            DELETE FROM webhook_bridge.events
-            WHERE account = $1
-              AND (state IN ('delivered', 'redacted') AND done_at < now() - make_interval(days => $2)
+            DELETE FROM webhook_bridge.events AS old
+            USING (SELECT room_id, event_id, row_number() OVER (
+                       PARTITION BY room_id ORDER BY position DESC, place DESC) AS number
+                   FROM webhook_bridge.events WHERE account = $1) AS ranked
+            WHERE account = $1 AND old.room_id = ranked.room_id AND old.event_id = ranked.event_id
+              AND (state IN ('delivered', 'redacted') AND number > $4
+                   AND done_at < now() - make_interval(days => $2)
                 OR state = 'failed'
                    AND coalesce(done_at, received_at) < now() - make_interval(days => $3))";
         let values = [
             (&self.account as _, Type::TEXT),
             (&REMEMBER_DAYS as _, Type::INT4),
             (&KEEP_FAILED_DAYS as _, Type::INT4),
+            (&REMEMBER_NEWEST as _, Type::INT8),
         ];
         Ok(self.connection().await?.execute_typed(forget, &values).await?)
     }

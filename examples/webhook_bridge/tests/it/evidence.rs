@@ -260,13 +260,18 @@ async fn what_is_old_is_forgotten() {
                SELECT account, 'failed-' || age, room_id, 1, 'failed', now(),
                       now() - age * interval '1 day'
                FROM webhook_bridge.events, (VALUES (89), (91)) AS ages (age)
+               WHERE event_id = '$new';
+               INSERT INTO webhook_bridge.events
+                   (account, event_id, room_id, position, state, done_at)
+               SELECT account, 'newer-' || number, room_id, 1000 + number, 'delivered', now()
+               FROM webhook_bridge.events, generate_series(1, 199) AS number
                WHERE event_id = '$new'";
     world.connection().await.batch_execute(age).await.unwrap();
     let bridge = world.bridge(&[]);
     bridge.ready().await;
     bridge
         .until("old events to be gone", async |_| {
-            world.number("SELECT count(*) FROM webhook_bridge.events").await == 2
+            world.number("SELECT count(*) FROM webhook_bridge.events").await == 201
         })
         .await;
     let left = "SELECT count(*) FROM webhook_bridge.events WHERE event_id IN ('$new', 'failed-89')";

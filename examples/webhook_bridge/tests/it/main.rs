@@ -5,10 +5,12 @@
 
 mod devices;
 mod evidence;
+mod gaps;
 mod joins;
 mod operator;
 mod reading;
 mod refusals;
+mod restored;
 mod slow;
 mod stopping;
 mod support;
