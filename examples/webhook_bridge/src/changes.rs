@@ -107,6 +107,7 @@ fn of_room(
         members_missed: room.limited || !known.joined || lost,
         gap,
         events: if first { Vec::new() } else { read.messages },
+        unreadable: read.unreadable,
         redacted: read.redacted,
         last_event_id: read.last_event_id,
         ..RoomChange::default()

@@ -112,6 +112,7 @@ async fn store(run: &Run, gap: &mut Gap, answer: Page, empty: bool) -> Result<bo
     let to_own_join = gap.to_token.is_none();
     let me = &run.config.user_id;
     let page = read_page(&events, me, gap.stop_event_id.as_deref(), to_own_join);
+    run.note_unreadable(&gap.room_id, page.unreadable);
     run.follow(&page.people).await?;
     // A homeserver that repeats its token has nothing more.
     let next = end.filter(|end| !page.ended && !ended && *end != gap.from_token);

@@ -20,6 +20,7 @@ pub struct Metrics {
     pub decrypted: IntCounter,
     pub delivered: IntCounter,
     pub failed: IntCounter,
+    pub unreadable: IntCounter,
     pub gaps_abandoned: IntCounter,
     pub invitations_abandoned: IntCounter,
     pub positions_lost: IntCounter,
@@ -80,6 +81,8 @@ impl Metrics {
             decrypted: make.counter("messages_decrypted_total", "Messages decrypted")?,
             delivered: make.counter("messages_delivered_total", "Messages the webhook accepted")?,
             failed: make.counter("messages_failed_total", "Messages given up: see the log")?,
+            unreadable: make
+                .counter("events_unreadable_total", "Events without a readable id or sender")?,
             gaps_abandoned: make.counter("gaps_abandoned_total", "Gaps that were given up")?,
             invitations_abandoned: make
                 .counter("invitations_abandoned_total", "Invitations that were given up")?,

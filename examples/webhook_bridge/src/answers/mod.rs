@@ -8,7 +8,7 @@ mod sync;
 
 pub use self::{
     keys::Queried,
-    piece::{Fields, Piece, malformed},
+    piece::{Fields, Piece},
     rooms::{AccountData, Members, Page},
     sync::{Event, Room, Sync},
 };

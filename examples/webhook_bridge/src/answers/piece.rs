@@ -52,10 +52,15 @@ impl<'a> Piece<'a> {
         said(self.elements(), what).unwrap_or_default()
     }
 
+    /// To be read later, whatever it is.
+    pub fn any<T>(self) -> Raw<T> {
+        Raw::from_json(self.0.to_owned())
+    }
+
     /// To be read later, if it is an object at all.
     pub fn raw<T>(self, what: &str) -> Option<Raw<T>> {
         let is_object = self.json().starts_with('{');
-        said(is_object.then(|| Raw::from_json(self.0.to_owned())), what)
+        said(is_object.then(|| self.any()), what)
     }
 }
 
@@ -72,10 +77,14 @@ pub fn malformed(what: &str) {
 }
 
 /// An object's fields. `null` is as good as nothing.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Fields<'a>(HashMap<String, Piece<'a>>);
 
 impl<'a> Fields<'a> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn get(&self, name: &str) -> Option<Piece<'a>> {
         self.0.get(name).copied()
     }

@@ -54,12 +54,13 @@ impl Answer for Sync {
         if next_batch.contains('\0') {
             return Err("its next_batch cannot be stored");
         }
+        let to_device = fields.object("to_device").list("events");
         let rooms = fields.object("rooms");
         let joined = of_rooms(rooms.object("join"));
         let is_joined = |id: &str| joined.iter().any(|(room, _)| room == id);
         Ok(Self {
             next_batch,
-            to_device: events(fields.object("to_device").list("events")),
+            to_device: to_device.into_iter().filter_map(|event| event.raw("an event")).collect(),
             device_lists: device_lists(&fields.object("device_lists")),
             one_time_keys: key_counts(fields.object("device_one_time_keys_count")),
             unused_fallback_keys: fields.get("device_unused_fallback_key_types").map(|kinds| {
@@ -105,8 +106,9 @@ fn is_room(id: &str) -> bool {
     is_room
 }
 
-pub fn events<T>(list: Vec<Piece<'_>>) -> Vec<Raw<T>> {
-    list.into_iter().filter_map(|event| event.raw("an event")).collect()
+/// A room's events; those that are none are counted when they are looked at.
+pub fn events(list: Vec<Piece<'_>>) -> Vec<Event> {
+    list.into_iter().map(Piece::any).collect()
 }
 
 fn device_lists(fields: &Fields<'_>) -> DeviceLists {

@@ -132,45 +132,55 @@ impl Inbox {
         Ok(rows.iter().map(queued).collect())
     }
 
-    pub async fn delivered(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn delivered(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events
             SET state = 'delivered', event = NULL, done_at = now(), failure = NULL
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// Its key has not come.
-    pub async fn wait_for_key(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn wait_for_key(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'waiting'
-            WHERE account = $1 AND event_id = $2 AND state = 'pending'";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'pending'";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// Its key came after all, while it was being put to wait.
-    pub async fn wait_no_longer(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn wait_no_longer(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'pending'
-            WHERE account = $1 AND event_id = $2 AND state = 'waiting'";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'waiting'";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// The webhook refused it: try again after `delay`, and let the room wait.
-    pub async fn retry_in(&self, event_id: &str, delay: Duration) -> Result<(), BridgeError> {
+    pub async fn retry_in(
+        &self,
+        room_id: &str,
+        event_id: &str,
+        delay: Duration,
+    ) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events
-            SET rejections = rejections + 1, retry_at = now() + make_interval(secs => $3)
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
+            SET rejections = rejections + 1, retry_at = now() + make_interval(secs => $4)
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
     }
 
     /// Parked: it holds nothing back, and stays for a person to look at.
-    pub async fn failed(&self, event_id: &str, failure: &str) -> Result<(), BridgeError> {
+    pub async fn failed(
+        &self,
+        room_id: &str,
+        event_id: &str,
+        failure: &str,
+    ) -> Result<(), BridgeError> {
         let sql = "
-            UPDATE webhook_bridge.events SET state = 'failed', failure = $3, retry_at = NULL, done_at = now()
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[(&failure, Type::TEXT)]).await
+            UPDATE webhook_bridge.events SET state = 'failed', failure = $4, retry_at = NULL, done_at = now()
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[(&failure, Type::TEXT)]).await
     }
 
     pub async fn counts(&self) -> Result<Counts, BridgeError> {
@@ -197,11 +207,12 @@ impl Inbox {
     async fn change_event(
         &self,
         sql: &str,
+        room_id: &str,
         event_id: &str,
         more: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), BridgeError> {
         let mut values: Vec<(&(dyn ToSql + Sync), Type)> =
-            vec![(&self.account, Type::TEXT), (&event_id, Type::TEXT)];
+            vec![(&self.account, Type::TEXT), (&room_id, Type::TEXT), (&event_id, Type::TEXT)];
         values.extend(more.iter().cloned());
         self.connection().await?.execute_typed(sql, &values).await?;
         Ok(())

@@ -24,6 +24,8 @@ pub struct RoomChange {
     pub gap: Option<NewGap>,
     pub events: Vec<Received>,
     pub last_event_id: Option<String>,
+    /// How many events could not be told apart.
+    pub unreadable: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,
 }

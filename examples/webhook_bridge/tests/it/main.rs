@@ -7,6 +7,7 @@ mod devices;
 mod evidence;
 mod gaps;
 mod joins;
+mod messages;
 mod operator;
 mod reading;
 mod refusals;
