@@ -29,7 +29,7 @@ const LONG_POLL: Duration = Duration::from_secs(30);
 const LONGEST_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// So often it may refuse the stored position before we go on without.
 const REFUSALS: u32 = 3;
-/// A pause after answers that came at once and said nothing, one after the other.
+/// A pause after answers that came at once and led nowhere, one after the other.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Sync until stopped.
@@ -46,7 +46,8 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
     while !run.stop.is_cancelled() {
         let began = Instant::now();
         let sync = poll(run, &mut position, timeout).await?;
-        let is_idle = sync.is_empty() && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        let moves = !sync.is_empty() && position.since() != Some(&sync.next_batch);
+        let is_idle = !moves && timeout > Duration::ZERO && began.elapsed() < IDLE;
         idle = if is_idle { idle + 1 } else { 0 };
         position = Position::At(take_in(run, &position, sync).await?);
         timeout = LONG_POLL;
@@ -129,7 +130,10 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
     };
-    let rooms = record.rooms.len();
+    let count = record.rooms.len();
+    for room in &record.rooms {
+        run.note_unreadable(&room.room_id, room.unreadable);
+    }
     // Before the messages are there: they wait for these.
     run.devices.follow(&people);
     run.devices.changed(&sync.device_lists.changed);
@@ -145,7 +149,7 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         .await?;
     run.metrics.synced();
     if *position == Position::First {
-        info!(rooms, "first sync done: messages sent from now on are forwarded");
+        info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
         debug!(received, "synced");
     }
