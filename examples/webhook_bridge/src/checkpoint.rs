@@ -16,7 +16,7 @@ use ruma::{
     events::GlobalAccountDataEventType,
     serde::Raw,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -49,7 +49,16 @@ struct Content {
     device_id: OwnedDeviceId,
     /// A device of the same name that was made again has another key.
     ed25519: String,
+    #[serde(deserialize_with = "count")]
     commits: u64,
+}
+
+/// Some homeservers write numbers as floats.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let float = number.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0);
+    let count = number.as_u64().or(float.map(|float| float as u64));
+    count.ok_or_else(|| D::Error::custom("it is no count"))
 }
 
 /// What came of reading it.

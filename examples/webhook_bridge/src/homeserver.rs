@@ -59,7 +59,12 @@ impl Homeserver {
             Some(versions) => versions,
             None => {
                 let request = get_supported_versions::Request::new();
-                let found = self.exchange(request, (), TIMEOUT).await?;
+                let found = self.exchange(request, (), TIMEOUT).await;
+                let found = found.map_err(|error| match error {
+                    HomeserverError::Malformed(_) => HomeserverError::NotThere(error.to_string()),
+                    error if error.is_temporary() => error,
+                    error => HomeserverError::NotThere(error.to_string()),
+                })?;
                 self.versions.get_or_init(|| found)
             }
         };

@@ -32,6 +32,7 @@ pub struct Metrics {
     gaps_open: IntGauge,
     oldest_pending: Gauge,
     since_sync: Gauge,
+    pub device_keys_uploaded: IntGauge,
     pub owner: IntGauge,
     pub standby: IntGauge,
     started: Instant,
@@ -103,6 +104,8 @@ impl Metrics {
                 "seconds_since_sync",
                 "Since a sync was read and committed, or since the start if none was",
             )?,
+            device_keys_uploaded: make
+                .gauge("device_keys_uploaded", "1 once the homeserver has our device's keys")?,
             owner: make.gauge("owner", "1 while the account is ours")?,
             standby: make.gauge("standby", "1 while another process has the account")?,
             registry: make.0,

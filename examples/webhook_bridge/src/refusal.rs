@@ -22,6 +22,9 @@ pub enum HomeserverError {
     /// A homeserver has answered, and what is needed is not in it.
     #[error("the homeserver's answer is malformed: {0}")]
     Malformed(&'static str),
+    /// What every homeserver tells was refused, so it may be a wrong address that was asked.
+    #[error("no homeserver answers there ({0}): check MATRIX_HOMESERVER, which is its base URL")]
+    NotThere(String),
     #[error("stopped")]
     Stopped,
 }
@@ -74,7 +77,7 @@ impl Refusal {
             code: text("errcode"),
             text: text("error").unwrap_or_default(),
             soft_logout: fields.get("soft_logout").and_then(Piece::read).unwrap_or(false),
-            wish: retry::wish_of(headers).or(wish),
+            wish: retry::wish_of(headers).or(wish).map(|wish| wish.min(retry::LONGEST_WISH)),
         }
     }
 }
@@ -84,7 +87,9 @@ impl HomeserverError {
     /// firewall or a wrong address, and says nothing about the request.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Unreadable(_) | Self::Malformed(_) => true,
+            Self::Unreachable(_) | Self::Unreadable(_) | Self::Malformed(_) | Self::NotThere(_) => {
+                true
+            }
             Self::Refused(refusal) => {
                 let status = refusal.status;
                 refusal.code.is_none()
@@ -251,6 +256,7 @@ mod tests {
         assert_eq!(wish("1500"), Some(Duration::from_millis(1500)));
         assert_eq!(wish("1500.0"), wish("\"1500\""));
         assert_eq!((wish("-1"), wish("null")), (None, None));
+        assert_eq!(wish("1e15"), wish("900000"), "nobody is waited for so long");
         let loss = |body: &str| refusal(401, body).session_loss();
         assert_eq!(loss(r#"{"errcode": "M_UNKNOWN_TOKEN"}"#), Some(SessionLoss::Unknown));
         assert_eq!(

@@ -87,6 +87,23 @@ async fn a_homeserver_without_account_data_is_put_up_with() {
     assert_eq!(world.homeserver.calls.count(is_write), 0);
 }
 
+/// Some homeservers write numbers so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_may_be_a_float() {
+    let world = World::new().await;
+    let mut bridge = world.ready_bridge(&[]).await;
+    assert_eq!(bridge.stop().await, 0);
+    let count = commits(&world).as_f64().unwrap();
+    world.homeserver.stored.lock().unwrap().account_data.values_mut().next().unwrap()["commits"] =
+        json!(count);
+    let mut bridge = world.bridge(&[]);
+    bridge.ready().await;
+    assert_eq!(bridge.stop().await, 0);
+    world.homeserver.stored.lock().unwrap().account_data.values_mut().next().unwrap()["commits"] =
+        json!(1e6);
+    refused(world.bridge(&[])).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_may_say_that_the_checkpoint_does_not_matter() {
     let world = World::new().await;

@@ -12,6 +12,7 @@ mod operator;
 mod reading;
 mod refusals;
 mod restored;
+mod settings;
 mod slow;
 mod stopping;
 mod support;
