@@ -166,7 +166,8 @@ impl Checkpoint {
                 Ok(()) => Read::Found,
                 Err(reason) => Read::Failed { reason, wish: None, temporary: true },
             }),
-            Err(error) if error.status() == Some(404) => Ok(Read::Missing),
+            // A homeserver's, and not a proxy's page.
+            Err(error) if error.status() == Some(404) && !error.is_temporary() => Ok(Read::Missing),
             Err(error) if error.ends_run() => Err(error.into()),
             Err(error) => Ok(Read::Failed {
                 reason: error.to_string(),

@@ -209,30 +209,26 @@ mod tests {
         assert_eq!(*steps.lock().unwrap(), 2);
     }
 
-    /// All places are taken by what fails; when it is tried again and hangs, a new one has a place.
-    #[tokio::test]
-    async fn what_failed_before_leaves_places_and_comes_last() {
-        let (stop, news) = (CancellationToken::new(), Notify::new());
-        let turns = Turns { stop: &stop, news: &news, at_once: 2, delays: Delays::new };
-        let (listed, seen) = (Mutex::new(vec!["a", "b"]), Mutex::new(Vec::new()));
-        let list = async || Ok(listed.lock().unwrap().iter().map(ToString::to_string).collect());
-        let step = async |key: &str| {
-            let again = seen.lock().unwrap().contains(&key.to_owned());
-            seen.lock().unwrap().push(key.to_owned());
-            match (key, again) {
-                ("new", _) => stop.cancel(),
-                (_, true) => {
-                    *listed.lock().unwrap() = vec!["new"];
-                    news.notify_one();
-                    // It hangs.
-                    stop.cancelled().await;
-                }
-                _ => return Ok(Next::Later(None)),
-            }
-            Ok(Next::Done)
+    #[test]
+    fn what_failed_before_leaves_places_and_comes_last() {
+        let mut queue = Queue::default();
+        let listed = |queue: &mut Queue, keys: &[&str]| {
+            queue.listed(keys.iter().map(ToString::to_string).collect());
         };
-        turns.run(list, step).await.unwrap();
-        assert_eq!(seen.lock().unwrap().len(), 4, "{seen:?}");
+        let start = |queue: &mut Queue| queue.start(4).unwrap_or_default();
+        listed(&mut queue, &["a", "b", "c"]);
+        for key in ["a", "b", "c"] {
+            assert_eq!(start(&mut queue), key);
+            queue.finished(key.to_owned(), Next::Later(None), Delays::new);
+        }
+        // All have rested.
+        queue.resting.clear();
+        listed(&mut queue, &["a", "b", "c", "new"]);
+        assert_eq!(["new", "a", "b", ""], std::array::from_fn(|_| start(&mut queue)));
+        listed(&mut queue, &["newer"]);
+        assert_eq!(["newer", ""], std::array::from_fn(|_| start(&mut queue)));
+        queue.finished("a".to_owned(), Next::Done, Delays::new);
+        assert_eq!(start(&mut queue), "c");
     }
 
     #[tokio::test]

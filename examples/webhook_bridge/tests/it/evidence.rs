@@ -75,16 +75,20 @@ async fn a_checkpoint_that_cannot_be_read_is_waited_for_and_never_written_over()
 /// be there all the same is not written over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_homeserver_without_account_data_is_put_up_with() {
-    let world = World::new().await;
-    world
-        .homeserver
-        .calls
-        .rule(|call| is_read(call).then(|| Reply::json(403, json!({"errcode": "M_FORBIDDEN"}))));
-    let mut bridge = world.bridge(&[("BRIDGE_REFUSAL_WAIT", "1")]);
-    bridge.ready().await;
-    assert!(bridge.log().contains("goes unnoticed"), "{}", bridge.log());
-    assert_eq!(bridge.stop().await, 0);
-    assert_eq!(world.homeserver.calls.count(is_write), 0);
+    let answers: [fn() -> Reply; 2] = [
+        || Reply::json(403, json!({"errcode": "M_FORBIDDEN"})),
+        // A proxy's, which does not know whether there is one.
+        || Reply::text(404, "<html>not found</html>"),
+    ];
+    for answer in answers {
+        let world = World::new().await;
+        world.homeserver.calls.rule(move |call| is_read(call).then(answer));
+        let mut bridge = world.bridge(&[("BRIDGE_REFUSAL_WAIT", "1")]);
+        bridge.ready().await;
+        assert!(bridge.log().contains("goes unnoticed"), "{}", bridge.log());
+        assert_eq!(bridge.stop().await, 0);
+        assert_eq!(world.homeserver.calls.count(is_write), 0);
+    }
 }
 
 /// Some homeservers write numbers so.
