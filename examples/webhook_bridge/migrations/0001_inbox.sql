@@ -58,7 +58,8 @@ CREATE TABLE events (
     rejections  integer NOT NULL DEFAULT 0,
     retry_at    timestamptz,
     failure     text,
-    PRIMARY KEY (account, event_id)
+    -- In rooms of versions 1 and 2 an id is its sender's choice, and may be in two rooms.
+    PRIMARY KEY (account, room_id, event_id)
 );
 
 CREATE INDEX events_pending ON events (account, room_id, position, place) WHERE state = 'pending';

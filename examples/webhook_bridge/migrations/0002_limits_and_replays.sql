@@ -5,6 +5,9 @@ ALTER TABLE rooms ADD COLUMN invited_at timestamptz NOT NULL DEFAULT now();
 ALTER TABLE gaps ADD COLUMN pages integer NOT NULL DEFAULT 0;
 ALTER TABLE gaps ADD COLUMN empty_pages integer NOT NULL DEFAULT 0;
 
+-- Its pages begin at the newest event, and have not come down to the events behind it yet.
+ALTER TABLE gaps ADD COLUMN from_newest boolean NOT NULL DEFAULT false;
+
 -- Which event each index of a Megolm session was used for. The same ciphertext under another event id
 -- is a replay. Kept as long as the session is, so never pruned.
 CREATE TABLE message_indices (

@@ -34,6 +34,14 @@ pub fn room_ids(sync: &Sync) -> Vec<String> {
     sync.joined.iter().chain(&sync.left).map(|(id, _)| id.clone()).collect()
 }
 
+/// The events of the rooms' timelines, each with its room.
+pub fn event_ids(sync: &Sync) -> Vec<(&str, String)> {
+    let rooms = sync.joined.iter().chain(&sync.left);
+    let events =
+        rooms.flat_map(|(id, room)| room.timeline.iter().map(|event| (id.as_str(), event)));
+    events.filter_map(|(room, event)| Some((room, timeline::event_id(event)?))).collect()
+}
+
 /// What changed in the rooms, and the people in encrypted ones whose devices matter.
 pub fn of_rooms(
     sync: &Sync,
@@ -72,16 +80,18 @@ fn of_room(
     let seen = known.last_event_id.as_deref().filter(|_| known.joined);
     let mut events = room.timeline.as_slice();
     let mut limited = room.limited;
-    if *position == Position::Lost
-        && let Some(seen) = seen
+    let lost = *position == Position::Lost;
+    let is_seen = |id: String| seen == Some(&id) || known.seen.contains(&id);
+    if lost
+        && known.joined
         && let Some(at) =
-            events.iter().position(|event| timeline::event_id(event).as_deref() == Some(seen))
+            events.iter().rposition(|event| timeline::event_id(event).is_some_and(is_seen))
     {
         // All that came since is here.
         events = &events[at + 1..];
         limited = false;
     }
-    let read = timeline::read(events, me, !known.joined);
+    let read = timeline::read(events, me, !known.joined || lost);
     let state = timeline::read(&room.state, me, false);
     // The first sync of all only finds out where we stand: our keys are uploaded after it, so
     // nothing that came before can have been encrypted for us.
@@ -94,9 +104,10 @@ fn of_room(
     });
     let change = RoomChange {
         encrypted: read.encrypted || state.encrypted,
-        members_missed: room.limited || !known.joined || *position == Position::Lost,
+        members_missed: room.limited || !known.joined || lost,
         gap,
         events: if first { Vec::new() } else { read.messages },
+        unreadable: read.unreadable,
         redacted: read.redacted,
         last_event_id: read.last_event_id,
         ..RoomChange::default()
@@ -138,7 +149,8 @@ mod tests {
 
     fn known() -> HashMap<String, KnownRoom> {
         let last_event_id = Some("$0".to_owned());
-        let room = KnownRoom { joined: true, encrypted: true, last_event_id };
+        let room =
+            KnownRoom { joined: true, encrypted: true, last_event_id, ..KnownRoom::default() };
         HashMap::from([("!r:x".to_owned(), room)])
     }
 

@@ -16,7 +16,7 @@ use ruma::{
     events::GlobalAccountDataEventType,
     serde::Raw,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -36,6 +36,8 @@ const TYPE: &str = "org.matrix-sdk-postgres.webhook_bridge.witness";
 const WRITE_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often we look at the count, and whether the account is still ours.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// For a writing, which must not hold up a start.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// For the last writing, when the bridge is being stopped.
 const LAST_LIMIT: Duration = Duration::from_secs(2);
 /// In the store: one was written, so there has to be one.
@@ -47,7 +49,16 @@ struct Content {
     device_id: OwnedDeviceId,
     /// A device of the same name that was made again has another key.
     ed25519: String,
+    #[serde(deserialize_with = "count")]
     commits: u64,
+}
+
+/// Some homeservers write numbers as floats.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let float = number.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0);
+    let count = number.as_u64().or(float.map(|float| float as u64));
+    count.ok_or_else(|| D::Error::custom("it is no count"))
 }
 
 /// What came of reading it.
@@ -155,7 +166,8 @@ impl Checkpoint {
                 Ok(()) => Read::Found,
                 Err(reason) => Read::Failed { reason, wish: None, temporary: true },
             }),
-            Err(error) if error.status() == Some(404) => Ok(Read::Missing),
+            // A homeserver's, and not a proxy's page.
+            Err(error) if error.status() == Some(404) && !error.is_temporary() => Ok(Read::Missing),
             Err(error) if error.ends_run() => Err(error.into()),
             Err(error) => Ok(Read::Failed {
                 reason: error.to_string(),
@@ -255,21 +267,23 @@ impl Checkpoint {
         format!("{TYPE}.{}", self.device).into()
     }
 
-    /// Write it, unless more may be there. The store remembers it first.
+    /// Write it, unless more may be there. The store remembers it afterwards: one that it remembers and
+    /// that was never written would be waited for.
     async fn write(&self) -> Result<(), Failed> {
         if !self.may_write.load(Ordering::Relaxed) {
             return Ok(());
         }
+        self.send().await?;
         if self.keys.value(WRITTEN).await?.as_deref() != Some(&self.ed25519) {
             self.keys.set_value(WRITTEN, &self.ed25519).await?;
             self.look().await?;
         }
-        Ok(self.send().await?)
+        Ok(())
     }
 
     async fn send(&self) -> Result<(), HomeserverError> {
         if self.may_write.load(Ordering::Relaxed) {
-            self.homeserver.send(self.request()?).await?;
+            self.homeserver.send_within(self.request()?, WRITE_LIMIT).await?;
         }
         Ok(())
     }

@@ -78,6 +78,7 @@ impl TryFrom<&Args> for DatabaseConfig {
     type Error = BridgeError;
 
     fn try_from(args: &Args) -> Result<Self, BridgeError> {
+        let trial = on_off(&args.trial, "BRIDGE_TRY", false)?;
         let given = secret(&args.database_url, &args.database_url_file, "DATABASE_URL")?;
         let database = match given {
             Some(url) if std::env::var("DATABASE_URL").as_deref() == Ok(&url) => {
@@ -85,7 +86,7 @@ impl TryFrom<&Args> for DatabaseConfig {
             }
             Some(url) => Database::Url(url.into()),
             None if libpq_names_a_database() => Database::Environment,
-            None if args.trial => Database::Embedded(args.data_dir.clone()),
+            None if trial => Database::Embedded(args.data_dir.clone()),
             None => {
                 return Err(invalid(
                     "DATABASE_URL is not set, nor PGHOST, PGHOSTADDR, PGUSER or PGDATABASE: set it, \
@@ -167,7 +168,7 @@ type Passphrase = (Option<SecretString>, Option<SecretString>);
 fn passphrase(args: &Args) -> Result<Passphrase, BridgeError> {
     use secrecy::ExposeSecret;
     let found = secret(&args.store_passphrase, &args.store_passphrase_file, "STORE_PASSPHRASE")?;
-    match (found, args.plain) {
+    match (found, on_off(&args.plain, "BRIDGE_PLAIN", false)?) {
         (Some(_), true) => Err(invalid(
             "STORE_PASSPHRASE is set, and --plain says that nothing is sealed: leave one out",
         )),

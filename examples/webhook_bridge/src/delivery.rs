@@ -1,7 +1,7 @@
 //! Delivers what the inbox holds: in order in each room, several rooms at once, in turn.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,7 +26,7 @@ const ROOMS: usize = 4;
 const BATCH: i64 = 5;
 /// A message that the webhook refuses so often is parked.
 const MAX_REJECTIONS: i32 = 5;
-/// So many failures in a row are not one message's fault: all wait.
+/// When so many rooms fail, and none gets through, it is not the rooms: all wait.
 const DOWN: usize = 4;
 /// How often a room is looked at that has something to deliver which is not due. Most of what it
 /// waits for is news; the end of a wait for a key is not.
@@ -34,9 +34,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the webhook takes anything at all.
 struct Breaker {
-    failures: usize,
+    /// The rooms that failed since something got through.
+    failing: HashSet<String>,
     delays: Delays,
     rests_until: Option<Instant>,
+}
+
+impl Breaker {
+    fn new() -> Self {
+        Self { failing: HashSet::new(), delays: Delays::new(), rests_until: None }
+    }
+
+    /// Nothing got through for this room. Returns for how long all wait, if they do.
+    fn failed(&mut self, room: &str, wish: Option<Duration>, for_all: bool) -> Option<Duration> {
+        self.failing.insert(room.to_owned());
+        if !for_all && self.failing.len() < DOWN {
+            return None;
+        }
+        let delay = self.delays.next(wish);
+        self.rests_until = Some(Instant::now() + delay);
+        Some(delay)
+    }
 }
 
 pub struct Delivery<'a> {
@@ -56,8 +74,7 @@ enum Outcome {
 
 impl<'a> Delivery<'a> {
     pub fn new(run: &'a Run) -> Self {
-        let breaker = Breaker { failures: 0, delays: Delays::new(), rests_until: None };
-        Self { run, counted: Mutex::default(), breaker: Mutex::new(breaker) }
+        Self { run, counted: Mutex::default(), breaker: Mutex::new(Breaker::new()) }
     }
 
     /// Deliver until stopped.
@@ -107,10 +124,10 @@ impl<'a> Delivery<'a> {
                 }
                 return self.post(queued, &message).await;
             }
-            Verdict::Skip => inbox.delivered(event_id).await?,
+            Verdict::Skip => inbox.delivered(room, event_id).await?,
             Verdict::Fail { kind, reason } => {
                 warn!(event_id, room, "not delivered: {reason}");
-                inbox.failed(event_id, &reason).await?;
+                inbox.failed(room, event_id, &reason).await?;
                 metrics.failed.inc();
                 metrics.undecryptable(kind);
             }
@@ -130,20 +147,20 @@ impl<'a> Delivery<'a> {
         let (inbox, metrics) = (&self.run.inbox, &self.run.metrics);
         match self.run.webhook.post(message).await {
             Answer::Delivered => {
-                inbox.delivered(&queued.event_id).await?;
+                inbox.delivered(&message.room_id, &queued.event_id).await?;
                 metrics.delivered.inc();
-                *self.breaker() = Breaker { failures: 0, delays: Delays::new(), rests_until: None };
+                *self.breaker() = Breaker::new();
                 debug!(event_id = queued.event_id, "delivered");
                 Ok(Outcome::Gone)
             }
             Answer::Unavailable { reason, wish, for_all } => {
                 metrics.webhook_failures.inc();
-                self.failed(&reason, wish, for_all);
+                self.failed(&message.room_id, &reason, wish, for_all);
                 Ok(Outcome::Waits(Next::Later(wish)))
             }
             Answer::Rejected(reason) => {
                 metrics.webhook_failures.inc();
-                self.rejected(queued, &reason).await
+                self.rejected(&message.room_id, queued, &reason).await
             }
         }
     }
@@ -158,32 +175,36 @@ impl<'a> Delivery<'a> {
         Some(until.saturating_duration_since(Instant::now())).filter(|rest| !rest.is_zero())
     }
 
-    /// Nothing gets through for this room, and for none if that goes on.
-    fn failed(&self, reason: &str, wish: Option<Duration>, for_all: bool) {
+    fn failed(&self, room: &str, reason: &str, wish: Option<Duration>, for_all: bool) {
         let host = self.run.webhook.host();
-        let mut breaker = self.breaker();
-        breaker.failures += 1;
-        if for_all || breaker.failures >= DOWN {
-            let delay = breaker.delays.next(wish);
-            breaker.rests_until = Some(Instant::now() + delay);
-            warn!("the webhook at {host} failed ({reason}); again in {} s", delay.as_secs());
-        } else {
-            warn!("the webhook at {host} failed ({reason})");
+        match self.breaker().failed(room, wish, for_all) {
+            Some(rest) => {
+                warn!("the webhook at {host} failed ({reason}); again in {} s", rest.as_secs());
+            }
+            None => warn!(room, "the webhook at {host} failed ({reason})"),
         }
     }
 
     /// The webhook refused this message: tried again a few times, then parked so that others may pass.
-    async fn rejected(&self, queued: &Queued, reason: &str) -> Result<Outcome, BridgeError> {
+    async fn rejected(
+        &self,
+        room: &str,
+        queued: &Queued,
+        reason: &str,
+    ) -> Result<Outcome, BridgeError> {
         let (event_id, count) = (&queued.event_id, queued.rejections + 1);
         if count >= MAX_REJECTIONS {
             warn!(event_id, "the webhook refused a message {count} times ({reason}): parked");
-            self.run.inbox.failed(event_id, &format!("the webhook answered {reason}")).await?;
+            self.run
+                .inbox
+                .failed(room, event_id, &format!("the webhook answered {reason}"))
+                .await?;
             self.run.metrics.failed.inc();
             return Ok(Outcome::Gone);
         }
         let delay = Duration::from_secs(1 << queued.rejections.clamp(0, 6));
         warn!(event_id, "the webhook refused a message ({reason}); again in {} s", delay.as_secs());
-        self.run.inbox.retry_in(event_id, delay).await?;
+        self.run.inbox.retry_in(room, event_id, delay).await?;
         Ok(Outcome::Waits(Next::After(delay)))
     }
 
@@ -197,13 +218,31 @@ impl<'a> Delivery<'a> {
 
     /// Its key may come between our look and our note: then nobody would wake it. Look again.
     async fn put_to_wait(&self, room: &str, queued: &Queued) -> Result<(), BridgeError> {
-        self.run.inbox.wait_for_key(&queued.event_id).await?;
+        self.run.inbox.wait_for_key(room, &queued.event_id).await?;
         if let (Ok(room_id), Ok(Stored::Encrypted(encrypted))) =
             (ruma::RoomId::parse(room), Stored::parse(&queued.json))
             && self.run.crypto.has_key(&encrypted.event, &room_id).await?
         {
-            self.run.inbox.wait_no_longer(&queued.event_id).await?;
+            self.run.inbox.wait_no_longer(room, &queued.event_id).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_that_fails_again_and_again_holds_up_no_other() {
+        let mut breaker = Breaker::new();
+        for _ in 0..100 {
+            assert_eq!(breaker.failed("!r:x", None, false), None);
+        }
+        assert!(breaker.rests_until.is_none());
+        assert_eq!(breaker.failed("!a:x", None, false), None);
+        assert_eq!(breaker.failed("!b:x", None, false), None);
+        assert!(breaker.failed("!c:x", None, false).is_some());
+        assert!(Breaker::new().failed("!r:x", None, true).is_some(), "it was asked too often");
     }
 }

@@ -4,13 +4,16 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ruma::{OwnedUserId, UserId};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// So many questions about a sender go unanswered before a message of theirs is delivered as it is.
 const TRIES: u32 = 3;
+/// No message waits longer. Three questions that nobody answers take less, unless many are asked.
+const LONGEST_WAIT: Duration = Duration::from_secs(2 * 60);
 
 /// What is known of a user's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +25,51 @@ pub enum Known {
     Unavailable,
 }
 
+#[derive(Default)]
 struct User {
-    known: Known,
-    tries: u32,
     /// When they last changed, by our count.
     changed: u64,
+    /// When the newest question was asked that was answered.
+    told: Option<u64>,
+    /// Questions without an answer since then.
+    unanswered: u32,
+}
+
+/// A message that waits until its sender's devices are known.
+struct Wait {
+    sender: OwnedUserId,
+    /// The count of changes when it began: those that come later do not make it longer.
+    changes: u64,
+    began: Instant,
 }
 
 #[derive(Default)]
 struct State {
     users: HashMap<OwnedUserId, User>,
-    /// Messages of these wait.
-    wanted: HashSet<OwnedUserId>,
+    /// By the messages' event ids.
+    waits: HashMap<String, Wait>,
     changes: u64,
+}
+
+impl State {
+    fn known(&self, sender: &UserId, wait: Option<&Wait>) -> Known {
+        let user = self.users.get(sender);
+        let enough = |user: &User| wait.map_or(user.changed, |wait| wait.changes.min(user.changed));
+        if user.is_some_and(|user| user.told.is_some_and(|told| told >= enough(user))) {
+            return Known::Yes;
+        }
+        let given_up = user.is_some_and(|user| user.unanswered >= TRIES);
+        let too_long = wait.is_some_and(|wait| wait.began.elapsed() >= LONGEST_WAIT);
+        if given_up || too_long { Known::Unavailable } else { Known::NotYet }
+    }
+
+    /// The senders of messages that wait.
+    fn wanted(&self) -> impl Iterator<Item = &OwnedUserId> {
+        let waits = self.waits.values();
+        waits
+            .filter(|wait| self.known(&wait.sender, Some(wait)) == Known::NotYet)
+            .map(|wait| &wait.sender)
+    }
 }
 
 /// The devices of one run.
@@ -58,8 +93,8 @@ impl Devices {
     pub fn remember(&self, tracked: impl IntoIterator<Item = (OwnedUserId, bool)>) {
         let mut state = self.lock();
         for (user, dirty) in tracked {
-            let known = if dirty { Known::NotYet } else { Known::Yes };
-            state.users.insert(user, User { known, tries: 0, changed: 0 });
+            let told = if dirty { None } else { Some(0) };
+            state.users.insert(user, User { told, ..User::default() });
         }
     }
 
@@ -67,8 +102,7 @@ impl Devices {
     pub fn follow(&self, users: &[OwnedUserId]) {
         let mut state = self.lock();
         for user in users {
-            let new = User { known: Known::NotYet, tries: 0, changed: 0 };
-            state.users.entry(user.clone()).or_insert(new);
+            state.users.entry(user.clone()).or_default();
         }
     }
 
@@ -76,10 +110,10 @@ impl Devices {
     pub fn changed<'a>(&self, users: impl IntoIterator<Item = &'a OwnedUserId>) {
         let mut state = self.lock();
         state.changes += 1;
-        let changed = state.changes;
+        let changes = state.changes;
         for user in users {
             if let Some(user) = state.users.get_mut(user) {
-                *user = User { known: Known::NotYet, tries: 0, changed };
+                user.changed = changes;
             }
         }
     }
@@ -90,11 +124,18 @@ impl Devices {
         self.changed(&users);
     }
 
-    /// What is known of the sender of a message that waits for it.
-    pub fn of_sender(&self, sender: &UserId) -> Known {
+    /// What is known of the sender of a message, which waits for it from the first time on.
+    pub fn of_sender(&self, sender: &UserId, event_id: &str) -> Known {
         let mut state = self.lock();
-        let known = state.users.get(sender).map_or(Known::NotYet, |user| user.known);
-        if known == Known::NotYet && state.wanted.insert(sender.to_owned()) {
+        let known = state.known(sender, state.waits.get(event_id));
+        if known != Known::NotYet {
+            state.waits.remove(event_id);
+        } else if !state.waits.contains_key(event_id) {
+            // Messages that were taken back meanwhile are not asked about any more.
+            state.waits.retain(|_, wait| wait.began.elapsed() < LONGEST_WAIT * 2);
+            let wait =
+                Wait { sender: sender.to_owned(), changes: state.changes, began: Instant::now() };
+            state.waits.insert(event_id.to_owned(), wait);
             drop(state);
             self.wanted.notify_one();
         }
@@ -102,12 +143,14 @@ impl Devices {
     }
 
     pub fn wanted(&self) -> Vec<String> {
-        self.lock().wanted.iter().map(ToString::to_string).collect()
+        let state = self.lock();
+        let wanted: HashSet<_> = state.wanted().collect();
+        wanted.into_iter().map(ToString::to_string).collect()
     }
 
     /// Whether somebody is still waited for.
     pub fn is_wanted(&self, user: &UserId) -> bool {
-        self.lock().wanted.contains(user)
+        self.lock().wanted().any(|wanted| wanted == user)
     }
 
     /// Before a question is sent.
@@ -123,36 +166,21 @@ impl Devices {
         asked: Moment,
     ) -> bool {
         let mut state = self.lock();
-        let mut waited = false;
+        let before = state.wanted().count();
         for name in users {
-            let user = state.users.get_mut(name);
-            if user.as_ref().is_some_and(|user| user.changed > asked.0) {
-                continue;
-            }
-            let new = User { known: Known::Yes, tries: 0, changed: 0 };
-            match user {
-                Some(user) => user.known = Known::Yes,
-                None => {
-                    state.users.insert(name.clone(), new);
-                }
-            }
-            waited |= state.wanted.remove(name);
+            let user = state.users.entry(name.clone()).or_default();
+            user.told = user.told.max(Some(asked.0));
+            user.unanswered = 0;
         }
-        waited
+        state.wanted().count() < before
     }
 
     /// A question about this user was not answered. Returns whether that is enough.
     pub fn unanswered(&self, user: &UserId) -> bool {
         let mut state = self.lock();
-        let new = User { known: Known::NotYet, tries: 0, changed: 0 };
-        let entry = state.users.entry(user.to_owned()).or_insert(new);
-        entry.tries += 1;
-        let enough = entry.tries >= TRIES;
-        if enough {
-            entry.known = Known::Unavailable;
-            state.wanted.remove(user);
-        }
-        enough
+        let entry = state.users.entry(user.to_owned()).or_default();
+        entry.unanswered += 1;
+        entry.unanswered >= TRIES
     }
 }
 
@@ -166,27 +194,46 @@ mod tests {
     fn an_old_answer_does_not_count_and_no_answer_counts_in_the_end() {
         let devices = Devices::default();
         let alice = owned_user_id!("@alice:x");
-        assert_eq!(devices.of_sender(&alice), Known::NotYet);
+        assert_eq!(devices.of_sender(&alice, "$1"), Known::NotYet);
         assert_eq!(devices.wanted(), ["@alice:x"]);
         devices.follow(std::slice::from_ref(&alice));
         let before = devices.now();
         devices.changed([&alice]);
-        assert!(!devices.told([&alice], before));
-        assert_eq!(devices.of_sender(&alice), Known::NotYet);
+        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
+        // For the first it is no old one.
+        assert!(devices.told([&alice], before));
+        assert_eq!(devices.of_sender(&alice, "$1"), Known::Yes);
+        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
+        assert!(devices.is_wanted(&alice));
         assert!(devices.told([&alice], devices.now()));
-        assert_eq!(devices.of_sender(&alice), Known::Yes);
+        assert_eq!(devices.of_sender(&alice, "$2"), Known::Yes);
         assert!(devices.wanted().is_empty());
 
         devices.changed([&alice]);
-        assert_eq!(devices.of_sender(&alice), Known::NotYet);
+        assert_eq!(devices.of_sender(&alice, "$3"), Known::NotYet);
         assert!(!devices.unanswered(&alice) && !devices.unanswered(&alice));
+        // What changes meanwhile does not make it longer.
+        devices.changed([&alice]);
         assert!(devices.unanswered(&alice));
-        assert_eq!(devices.of_sender(&alice), Known::Unavailable);
+        assert_eq!(devices.of_sender(&alice, "$3"), Known::Unavailable);
         assert!(devices.wanted().is_empty());
+        devices.changed([&alice]);
+        assert_eq!(devices.of_sender(&alice, "$4"), Known::Unavailable);
         devices.told([&alice], devices.now());
-        assert_eq!(devices.of_sender(&alice), Known::Yes);
+        assert_eq!(devices.of_sender(&alice, "$5"), Known::Yes);
         devices.remember([(owned_user_id!("@bob:x"), false), (owned_user_id!("@eve:x"), true)]);
-        assert_eq!(devices.of_sender(&owned_user_id!("@bob:x")), Known::Yes);
-        assert_eq!(devices.of_sender(&owned_user_id!("@eve:x")), Known::NotYet);
+        assert_eq!(devices.of_sender(&owned_user_id!("@bob:x"), "$6"), Known::Yes);
+        assert_eq!(devices.of_sender(&owned_user_id!("@eve:x"), "$7"), Known::NotYet);
+    }
+
+    #[test]
+    fn no_wait_is_for_ever() {
+        let devices = Devices::default();
+        let alice = owned_user_id!("@alice:x");
+        assert_eq!(devices.of_sender(&alice, "$1"), Known::NotYet);
+        let Some(long_ago) = Instant::now().checked_sub(LONGEST_WAIT) else { return };
+        devices.lock().waits.get_mut("$1").unwrap().began = long_ago;
+        assert_eq!(devices.of_sender(&alice, "$1"), Known::Unavailable);
+        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
     }
 }

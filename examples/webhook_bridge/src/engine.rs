@@ -172,10 +172,18 @@ impl Engine {
         let mut reopen = false;
         loop {
             let began = Instant::now();
-            let mut ended = if reopen { keys.reopen().await } else { Ok(()) };
-            if ended.is_ok() {
-                ended = self.run_once(keys, inbox).await;
-            }
+            // Whatever hangs before the run, the end is not waited for.
+            let prepare = async {
+                if reopen {
+                    reopened(keys).await?;
+                }
+                self.prepare(keys, inbox).await
+            };
+            let prepared = self.stop.soon.run_until_cancelled(prepare).await;
+            let ended = match prepared.unwrap_or(Err(BridgeError::Stopped)) {
+                Ok((checkpoint, run)) => self.run_once(&checkpoint, &run).await,
+                Err(error) => Err(error),
+            };
             if self.metrics.since_sync().is_some_and(|since| since < began.elapsed()) {
                 refused = Refused::default();
             }
@@ -222,9 +230,7 @@ impl Engine {
         Session { config: &self.config, homeserver: &self.homeserver, keys, stop: &self.stop.soon }
     }
 
-    async fn run_once(&self, keys: &Keys, inbox: &Inbox) -> Result<(), BridgeError> {
-        let run = self.prepare(keys, inbox).await?;
-        let (checkpoint, run) = (&run.0, &run.1);
+    async fn run_once(&self, checkpoint: &Checkpoint, run: &Run) -> Result<(), BridgeError> {
         let delivery = Delivery::new(run);
         let tasks = async {
             tokio::join!(
@@ -285,6 +291,16 @@ impl Engine {
         let slept = self.stop.soon.run_until_cancelled(sleep(delay)).await;
         slept.ok_or(BridgeError::Stopped)
     }
+}
+
+/// Open the store again, and say so when it takes long.
+async fn reopened(keys: &Keys) -> Result<(), BridgeError> {
+    let mut reopening = std::pin::pin!(keys.reopen());
+    if let Ok(reopened) = timeout(CLOSING, &mut reopening).await {
+        return reopened;
+    }
+    warn!("the store is still being reopened: the database does not answer");
+    reopening.await
 }
 
 /// Since when our token has been refused, with no sync in between.

@@ -17,8 +17,6 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
-const LATELY: Duration = Duration::from_secs(45);
 /// A probe should not wait longer.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -80,11 +78,10 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         None => false,
     };
     // What the homeserver answers does not count before it is read and stored.
-    let since = health.metrics.since_sync();
-    let synced = since.is_some_and(|since| since < LATELY);
+    let synced = health.metrics.synced_lately();
     let word = |ok| if ok { "ok" } else { "away" };
     let status = if database && synced { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let last = match since {
+    let last = match health.metrics.since_sync() {
         Some(since) => format!("{} s ago", since.as_secs()),
         None => "none yet".to_owned(),
     };

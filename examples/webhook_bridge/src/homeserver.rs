@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    answers::{Answer, Answered, Piece},
+    answers::{Answer, Answered, Piece, says_nothing},
     endpoints::{Authentication, Path, Request},
     http_client::Target,
     refusal::{HomeserverError, Refusal},
@@ -59,7 +59,12 @@ impl Homeserver {
             Some(versions) => versions,
             None => {
                 let request = get_supported_versions::Request::new();
-                let found = self.exchange(request, (), TIMEOUT).await?;
+                let found = self.exchange(request, (), TIMEOUT).await;
+                let found = found.map_err(|error| match error {
+                    HomeserverError::Malformed(_) => HomeserverError::NotThere(error.to_string()),
+                    error if error.is_temporary() => error,
+                    error => HomeserverError::NotThere(error.to_string()),
+                })?;
                 self.versions.get_or_init(|| found)
             }
         };
@@ -112,12 +117,13 @@ impl Homeserver {
         if !status.is_success() {
             return Err(HomeserverError::Refused(Refusal::read(status, &headers, &body)));
         }
-        let unreadable = |reason: &str| HomeserverError::Unreadable(reason.to_owned());
-        let body = Piece::parse(&body);
-        let Some((body, fields)) = body.and_then(|body| Some((body, body.fields()?))) else {
-            return Err(unreadable("it is no JSON object: check MATRIX_HOMESERVER"));
+        let piece = Piece::parse(&body);
+        let Some((piece, fields)) = piece.and_then(|piece| Some((piece, piece.fields()?))) else {
+            let nothing = R::Answer::of_nothing().filter(|_| says_nothing(&body));
+            let reason = "it is no JSON object: check MATRIX_HOMESERVER";
+            return nothing.ok_or_else(|| HomeserverError::Unreadable(reason.to_owned()));
         };
-        R::Answer::read(body, &fields).map_err(unreadable)
+        R::Answer::read(piece, &fields).map_err(HomeserverError::Malformed)
     }
 
     async fn round_trip(

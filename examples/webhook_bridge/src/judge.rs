@@ -50,7 +50,7 @@ async fn decrypt(
     event_id: &str,
     encrypted: &Encrypted,
 ) -> Result<Verdict, BridgeError> {
-    let known = run.devices.of_sender(&encrypted.sender);
+    let known = run.devices.of_sender(&encrypted.sender, event_id);
     if known == Known::NotYet {
         return Ok(Verdict::SenderUnknown);
     }

@@ -17,6 +17,8 @@ use crate::{
 
 /// How often a standby says that it still waits.
 const SAY_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// After an outage one sync may bring thousands of keys, and is taken in as a whole or not at all.
+const LONGEST_SYNC: Duration = Duration::from_secs(5 * 60);
 
 /// One account's keys in PostgreSQL.
 #[derive(Clone)]
@@ -37,6 +39,7 @@ impl Keys {
             .owner_label("webhook_bridge")
             .run_migrations(config.database.run_migrations)
             .pool_max_size(config.database.pool_size)
+            .atomically_timeout(LONGEST_SYNC)
             .on_owner(match config.on_owner {
                 OnOwner::Take => store::OnOwner::TakeOver,
                 OnOwner::Wait | OnOwner::Refuse => store::OnOwner::RefuseIfAlive,

@@ -7,8 +7,8 @@ use matrix_sdk_crypto::{
     types::events::room::encrypted::EncryptedEvent, vodozemac::megolm::MegolmMessage,
 };
 use ruma::{OwnedUserId, events::AnyTimelineEvent, serde::Raw};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::inbox::MessageIndex;
 
@@ -50,14 +50,20 @@ pub struct Encrypted {
 pub struct Outline {
     event_id: String,
     sender: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "value_or_null")]
     origin_server_ts: Value,
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
     content: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "value_or_null")]
     redacts: Value,
+}
+
+/// What cannot be read, and is not the message itself, must not keep it from being delivered.
+fn value_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+    let raw = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).unwrap_or_default())
 }
 
 impl Stored {

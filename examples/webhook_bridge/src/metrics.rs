@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::inbox::Counts;
 
+/// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
+const LATELY: Duration = Duration::from_secs(45);
+
 /// Counters since the process began, and gauges of what is stored.
 pub struct Metrics {
     registry: Registry,
@@ -17,6 +20,7 @@ pub struct Metrics {
     pub decrypted: IntCounter,
     pub delivered: IntCounter,
     pub failed: IntCounter,
+    pub unreadable: IntCounter,
     pub gaps_abandoned: IntCounter,
     pub invitations_abandoned: IntCounter,
     pub positions_lost: IntCounter,
@@ -28,6 +32,7 @@ pub struct Metrics {
     gaps_open: IntGauge,
     oldest_pending: Gauge,
     since_sync: Gauge,
+    pub device_keys_uploaded: IntGauge,
     pub owner: IntGauge,
     pub standby: IntGauge,
     started: Instant,
@@ -77,6 +82,8 @@ impl Metrics {
             decrypted: make.counter("messages_decrypted_total", "Messages decrypted")?,
             delivered: make.counter("messages_delivered_total", "Messages the webhook accepted")?,
             failed: make.counter("messages_failed_total", "Messages given up: see the log")?,
+            unreadable: make
+                .counter("events_unreadable_total", "Events without a readable id or sender")?,
             gaps_abandoned: make.counter("gaps_abandoned_total", "Gaps that were given up")?,
             invitations_abandoned: make
                 .counter("invitations_abandoned_total", "Invitations that were given up")?,
@@ -97,6 +104,8 @@ impl Metrics {
                 "seconds_since_sync",
                 "Since a sync was read and committed, or since the start if none was",
             )?,
+            device_keys_uploaded: make
+                .gauge("device_keys_uploaded", "1 once the homeserver has our device's keys")?,
             owner: make.gauge("owner", "1 while the account is ours")?,
             standby: make.gauge("standby", "1 while another process has the account")?,
             registry: make.0,
@@ -113,6 +122,11 @@ impl Metrics {
     /// How long ago one last was, if ever.
     pub fn since_sync(&self) -> Option<Duration> {
         Some(self.synced.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.elapsed())
+    }
+
+    /// Whether one was lately: the homeserver works.
+    pub fn synced_lately(&self) -> bool {
+        self.since_sync().is_some_and(|since| since < LATELY)
     }
 
     pub fn undecryptable(&self, reason: &str) {

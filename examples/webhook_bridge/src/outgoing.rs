@@ -118,7 +118,14 @@ async fn send_all(run: &Run, rests: &mut Rests) -> Result<(), BridgeError> {
     }
     let asked = run.devices.now();
     let mut queries = Vec::new();
-    for request in run.crypto.outgoing_requests().await? {
+    let requests = run.crypto.outgoing_requests().await?;
+    let uploads_device = |request: &OutgoingRequest| match request.request() {
+        AnyOutgoingRequest::KeysUpload(upload) => upload.device_keys.is_some(),
+        _ => false,
+    };
+    // Nobody can encrypt for us before.
+    run.metrics.device_keys_uploaded.set((!requests.iter().any(uploads_device)).into());
+    for request in requests {
         let what = name(&request);
         if rests.rests(what) {
             continue;
@@ -127,6 +134,9 @@ async fn send_all(run: &Run, rests: &mut Rests) -> Result<(), BridgeError> {
             queries.push((request.request_id().to_owned(), query.clone()));
         } else {
             let failed = send_one(run, &request, what).await?;
+            if failed.is_none() && uploads_device(&request) {
+                run.metrics.device_keys_uploaded.set(1);
+            }
             rests.note(what, failed);
         }
     }

@@ -8,7 +8,7 @@ use http::{HeaderMap, header::RETRY_AFTER};
 /// An outage's end is noticed within this time.
 const LONGEST: Duration = Duration::from_secs(30);
 /// No server's wish makes us wait longer than this between two attempts.
-const LONGEST_WISH: Duration = Duration::from_secs(15 * 60);
+pub const LONGEST_WISH: Duration = Duration::from_secs(15 * 60);
 
 /// From one second up to half a minute, for ever, spread out by adding up to as much again.
 pub fn policy() -> ExponentialBuilder {

@@ -11,14 +11,16 @@ use tracing::{info, warn};
 
 use crate::{
     errors::BridgeError,
-    refusal::Refusals,
+    refusal::{Failing, Refusals},
     retry::Delays,
     run::Run,
     turns::{Next, Turns},
 };
 
-/// Joining over federation can take a server minutes.
+/// Joining over federation can take a server minutes; but one that hangs must not hold up others, so
+/// the first attempt is short.
 const JOIN_LIMIT: Duration = Duration::from_secs(180);
+const FIRST_JOIN_LIMIT: Duration = Duration::from_secs(20);
 /// Invitations that are accepted at once.
 const JOINS: usize = 8;
 /// Member lists that are fetched at once.
@@ -32,33 +34,38 @@ pub async fn accept_invitations(run: &Run) -> Result<(), BridgeError> {
         at_once: JOINS,
         delays: Delays::after_refusals,
     };
+    let failing = Failing::default();
     let list = async || run.inbox.invitations().await;
-    turns.run(list, async |room: &str| join(run, room).await).await
+    turns.run(list, async |room: &str| join(run, &failing, room).await).await
 }
 
 /// Accept an invitation. A no may pass, for federation and a homeserver's workers lag behind: it is
-/// tried again until it has been open for the time that refusals are given.
-async fn join(run: &Run, room: &str) -> Result<Next, BridgeError> {
+/// tried again for the time that refusals are given, whatever the no is. It may be a foreign server's
+/// that the homeserver passes on, so it says nothing of our own token: that is left to the sync.
+async fn join(run: &Run, failing: &Failing, room: &str) -> Result<Next, BridgeError> {
     let (Some(age), Ok(room_id)) = (run.inbox.invitation_age(room).await?, RoomId::parse(room))
     else {
         // It was withdrawn.
+        failing.ended(room);
         return Ok(Next::Done);
     };
     let request = join_room_by_id::v3::Request::new(room_id);
-    let attempt = run.homeserver.send_within(request, JOIN_LIMIT);
-    match run.stop.run_until_cancelled(attempt).await {
+    let limit = if failing.has(room) { JOIN_LIMIT } else { FIRST_JOIN_LIMIT };
+    match run.stop.run_until_cancelled(run.homeserver.send_within(request, limit)).await {
         None => return Ok(Next::Done),
         Some(Ok(_)) => info!(room, "joined"),
-        Some(Err(error)) if error.ends_run() => return Err(error.into()),
-        Some(Err(error)) if error.is_beside_the_point() || age < run.config.refusal_wait => {
-            warn!(room, "an invitation cannot be accepted yet: {error}");
-            return Ok(Next::Later(error.wish()));
-        }
         Some(Err(error)) => {
+            // It may have been withdrawn meanwhile, and have come again.
+            let failed = failing.again(room, run.metrics.synced_lately()).min(age);
+            if failed < run.config.refusal_wait {
+                warn!(room, "an invitation cannot be accepted yet: {error}");
+                return Ok(Next::Later(error.wish()));
+            }
             warn!(room, "an invitation cannot be accepted, and is given up: {error}");
             run.metrics.invitations_abandoned.inc();
         }
     }
+    failing.ended(room);
     run.inbox.forget_invitation(room).await?;
     Ok(Next::Done)
 }

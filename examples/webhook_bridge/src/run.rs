@@ -6,6 +6,7 @@ use ruma::OwnedUserId;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
     config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
@@ -47,6 +48,14 @@ impl Wake {
 }
 
 impl Run {
+    /// Some events of a room have no id or no sender that can be read: all we can do is say so.
+    pub fn note_unreadable(&self, room: &str, count: usize) {
+        if count > 0 {
+            warn!(room, count, "events without a readable id or sender are left out");
+            self.metrics.unreadable.inc_by(count as u64);
+        }
+    }
+
     /// Follow these users' devices from now on.
     pub async fn follow(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
         self.devices.follow(users);

@@ -25,9 +25,11 @@ use crate::{
 
 /// How long the homeserver may wait for news.
 const LONG_POLL: Duration = Duration::from_secs(30);
+/// After an outage a homeserver may take minutes to tell of all that was missed.
+const LONGEST_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// So often it may refuse the stored position before we go on without.
 const REFUSALS: u32 = 3;
-/// A pause after answers that came at once and said nothing, one after the other.
+/// A pause after answers that came at once and led nowhere, one after the other.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Sync until stopped.
@@ -44,7 +46,8 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
     while !run.stop.is_cancelled() {
         let began = Instant::now();
         let sync = poll(run, &mut position, timeout).await?;
-        let is_idle = sync.is_empty() && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        let moves = !sync.is_empty() && position.since() != Some(&sync.next_batch);
+        let is_idle = !moves && timeout > Duration::ZERO && began.elapsed() < IDLE;
         idle = if is_idle { idle + 1 } else { 0 };
         position = Position::At(take_in(run, &position, sync).await?);
         timeout = LONG_POLL;
@@ -61,16 +64,17 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
 async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<Sync, BridgeError> {
     let mut delays = Delays::new();
     let mut refusals = 0;
+    // The first sync of an account in many rooms takes a server minutes.
+    let mut patience = if position.since().is_some() { LONG_POLL } else { LONGEST_LIMIT };
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
         request.filter = Some(filter().into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
-        // The first sync of an account in many rooms takes a server minutes.
         let known = position.since().is_some();
-        let limit = timeout + if known { LONG_POLL } else { LONG_POLL * 10 };
-        let attempt = run.homeserver.send_within(request, limit);
+        let began = Instant::now();
+        let attempt = run.homeserver.send_within(request, timeout + patience);
         let error = match run.stop.run_until_cancelled(attempt).await {
             None => return Err(BridgeError::Stopped),
             Some(Ok(answer)) => return Ok(answer),
@@ -79,7 +83,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
         if error.ends_run() {
             return Err(error.into());
         }
-        if known && !error.is_temporary() && error.status() == Some(400) {
+        if known && error.refuses_position() {
             refusals += 1;
         }
         if refusals >= REFUSALS {
@@ -90,8 +94,11 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
             );
             run.metrics.positions_lost.inc();
             *position = Position::Lost;
-            (refusals, delays) = (0, Delays::new());
+            (refusals, delays, patience) = (0, Delays::new(), LONGEST_LIMIT);
             continue;
+        }
+        if began.elapsed() >= timeout + patience {
+            patience = more(patience);
         }
         let delay = delays.next(error.wish());
         warn!("{error}; syncing again in {} s", delay.as_secs());
@@ -101,23 +108,35 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
     }
 }
 
+/// An answer that did not come in time may need longer.
+fn more(patience: Duration) -> Duration {
+    (patience * 2).min(LONGEST_LIMIT)
+}
+
 /// Take in an answer, and return the position after it. Keys, events and position are one
 /// transaction: after a failure nothing of it is there, and it comes again.
 async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, BridgeError> {
-    let known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
+    let lost = *position == Position::Lost;
+    let mut known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
+    if lost {
+        run.inbox.mark_seen(&mut known, &changes::event_ids(&sync)).await?;
+    }
     let (rooms, people) = changes::of_rooms(&sync, position, &known, &run.config.user_id);
     let record = SyncRecord {
         rooms,
+        lost,
         invitations: sync.invited.clone(),
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
     };
-    let rooms = record.rooms.len();
+    let count = record.rooms.len();
+    for room in &record.rooms {
+        run.note_unreadable(&room.room_id, room.unreadable);
+    }
     // Before the messages are there: they wait for these.
     run.devices.follow(&people);
     run.devices.changed(&sync.device_lists.changed);
-    let lost = *position == Position::Lost;
     if lost {
         run.devices.all_changed();
     }
@@ -130,7 +149,7 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         .await?;
     run.metrics.synced();
     if *position == Position::First {
-        info!(rooms, "first sync done: messages sent from now on are forwarded");
+        info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
         debug!(received, "synced");
     }

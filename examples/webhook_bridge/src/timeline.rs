@@ -2,10 +2,11 @@
 //! membership begins. Nothing here does I/O.
 
 use ruma::{OwnedUserId, UserId, serde::Raw};
-use serde::Deserialize;
-use serde_json::Value;
 
-use crate::{answers::malformed, inbox::Received};
+use crate::{
+    answers::{Fields, Piece},
+    inbox::Received,
+};
 
 /// The event types that the bridge asks the homeserver for, in timelines.
 pub const TIMELINE_TYPES: [&str; 6] = [
@@ -21,20 +22,41 @@ pub const TIMELINE_TYPES: [&str; 6] = [
 /// fit into an HTTP header: whoever sends other ids sends garbage.
 const LONGEST_ID: usize = 255;
 
-#[derive(Deserialize)]
-struct Outline {
+/// An event's fields, each read when it is needed: what is odd elsewhere costs nothing.
+struct Outline<'a> {
     event_id: String,
     sender: OwnedUserId,
-    #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
-    state_key: Value,
-    #[serde(default)]
-    redacts: Value,
-    #[serde(default)]
-    content: Value,
-    #[serde(default)]
-    unsigned: Value,
+    state_key: Option<String>,
+    fields: Fields<'a>,
+}
+
+impl<'a> Outline<'a> {
+    fn read(json: &'a str) -> Option<Self> {
+        let fields = Piece::parse(json)?.fields()?;
+        let text = |name: &str| fields.get(name)?.read::<String>();
+        Some(Self {
+            event_id: text("event_id").filter(|id| storable(id))?,
+            sender: UserId::parse(text("sender")?).ok()?,
+            kind: text("type").unwrap_or_default(),
+            state_key: text("state_key"),
+            fields,
+        })
+    }
+
+    /// The text at this place, if there is one.
+    fn text(&self, place: &[&str]) -> Option<String> {
+        let (name, objects) = place.split_last()?;
+        self.object(objects).get(name)?.read()
+    }
+
+    /// The fields of the object at this place, none if there is no object.
+    fn object(&self, place: &[&str]) -> Fields<'a> {
+        let inner = |fields: Fields<'a>, name: &&str| {
+            fields.get(name).and_then(Piece::fields).unwrap_or_default()
+        };
+        place.iter().fold(self.fields.clone(), inner)
+    }
 }
 
 /// What one event means to the bridge.
@@ -61,31 +83,29 @@ pub struct Classified {
     pub meaning: Meaning,
 }
 
-/// Look at one event; `None` if it is too malformed to have an id.
+/// Look at one event; `None` if it is too malformed to have an id and a sender.
 pub fn classify<T>(event: &Raw<T>, me: &UserId) -> Option<Classified> {
-    let outline = event.deserialize_as_unchecked().ok();
-    let Some(outline) = outline.filter(|outline: &Outline| storable(&outline.event_id)) else {
-        malformed("an event");
-        return None;
-    };
-    let meaning = match outline.state_key.as_str() {
+    let json = event.json().get();
+    let outline = Outline::read(json)?;
+    let meaning = match &outline.state_key {
         Some(state_key) => state_meaning(&outline, state_key, me),
-        None => message_meaning(&outline, event.json().get(), me),
+        None => message_meaning(&outline, json, me),
     };
     Some(Classified {
-        encrypted: outline.kind == "m.room.encrypted" && outline.state_key.is_null(),
+        encrypted: outline.kind == "m.room.encrypted" && outline.fields.get("state_key").is_none(),
         event_id: outline.event_id,
         sender: outline.sender,
         meaning,
     })
 }
 
-fn state_meaning(outline: &Outline, state_key: &str, me: &UserId) -> Meaning {
-    match (outline.kind.as_str(), outline.content["membership"].as_str()) {
+fn state_meaning(outline: &Outline<'_>, state_key: &str, me: &UserId) -> Meaning {
+    let membership = outline.text(&["content", "membership"]);
+    match (outline.kind.as_str(), membership.as_deref()) {
         ("m.room.encryption", _) => Meaning::Encryption,
         ("m.room.member", Some("join")) if state_key == me => {
             // A change of our name or picture is a join, too, but not one into the room.
-            match outline.unsigned["prev_content"]["membership"].as_str() {
+            match outline.text(&["unsigned", "prev_content", "membership"]).as_deref() {
                 Some("join") => Meaning::Nothing,
                 _ => Meaning::OwnJoin,
             }
@@ -97,34 +117,27 @@ fn state_meaning(outline: &Outline, state_key: &str, me: &UserId) -> Meaning {
     }
 }
 
-fn message_meaning(outline: &Outline, json: &str, me: &UserId) -> Meaning {
-    let wanted = matches!(
-        outline.kind.as_str(),
-        "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.room.redaction"
-    );
+fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
+    let kind = outline.kind.as_str();
+    let wanted =
+        matches!(kind, "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.room.redaction");
     // A redaction leaves nothing of a message's content, and some servers do not say whose it was.
-    let emptied = outline.kind != "m.room.redaction"
-        && outline.content.as_object().is_none_or(serde_json::Map::is_empty);
-    let redacted = emptied || !outline.unsigned["redacted_because"].is_null();
+    let emptied = kind != "m.room.redaction" && outline.object(&["content"]).is_empty();
+    let redacted = emptied || outline.object(&["unsigned"]).get("redacted_because").is_some();
     if !wanted || redacted || outline.sender == me {
         return Meaning::Nothing;
     }
     let session_id =
-        outline.content["session_id"].as_str().filter(|_| outline.kind == "m.room.encrypted");
-    if session_id.is_some_and(|id| !storable(id)) {
+        outline.text(&["content", "session_id"]).filter(|_| kind == "m.room.encrypted");
+    if session_id.as_deref().is_some_and(|id| !storable(id)) {
         return Meaning::Nothing;
     }
     // Before room version 11 at the top, since then in the content.
-    let redacts = outline.redacts.as_str().or(outline.content["redacts"].as_str());
-    let redacts = redacts.filter(|id| outline.kind == "m.room.redaction" && storable(id));
-    Meaning::Message {
-        received: Received {
-            event_id: outline.event_id.clone(),
-            session_id: session_id.map(ToOwned::to_owned),
-            json: json.to_owned(),
-        },
-        redacts: redacts.map(ToOwned::to_owned),
-    }
+    let redacts = outline.text(&["redacts"]).or_else(|| outline.text(&["content", "redacts"]));
+    let redacts = redacts.filter(|id| kind == "m.room.redaction" && storable(id));
+    let received =
+        Received { event_id: outline.event_id.clone(), session_id, json: json.to_owned() };
+    Meaning::Message { received, redacts }
 }
 
 /// An event's id, if it has one.
@@ -147,12 +160,18 @@ pub struct Timeline {
     /// Our own join is in it; everything before was left out.
     pub joined_here: bool,
     pub last_event_id: Option<String>,
+    /// How many events had no id or no sender that can be read.
+    pub unreadable: usize,
 }
 
 /// Sort out a timeline, oldest event first. With `from_own_join`, what was before it is left out.
 pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline {
     let mut timeline = Timeline::default();
-    for event in events.iter().filter_map(|event| classify(event, me)) {
+    for event in events {
+        let Some(event) = classify(event, me) else {
+            timeline.unreadable += 1;
+            continue;
+        };
         timeline.last_event_id = Some(event.event_id);
         timeline.encrypted |= event.encrypted;
         match event.meaning {
@@ -181,6 +200,7 @@ pub struct Page {
     pub people: Vec<OwnedUserId>,
     /// The gap ends in this page.
     pub ended: bool,
+    pub unreadable: usize,
 }
 
 /// Sort out a page of a gap that ends at an event seen before, or at our own join.
@@ -191,7 +211,11 @@ pub fn read_page<T>(
     to_own_join: bool,
 ) -> Page {
     let mut page = Page::default();
-    for event in events.iter().filter_map(|event| classify(event, me)) {
+    for event in events {
+        let Some(event) = classify(event, me) else {
+            page.unreadable += 1;
+            continue;
+        };
         if stop_event_id == Some(event.event_id.as_str()) {
             page.ended = true;
             break;
@@ -216,7 +240,7 @@ pub fn read_page<T>(
 #[cfg(test)]
 mod tests {
     use ruma::{events::AnySyncTimelineEvent, user_id};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -273,7 +297,8 @@ mod tests {
             raw(json!({"type": "m.room.message"})),
             message("$6"),
         ];
-        assert_eq!(ids(&read(&events, me, false).messages), ["$6"]);
+        let timeline = read(&events, me, false);
+        assert_eq!((ids(&timeline.messages), timeline.unreadable), (vec!["$6"], 3));
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Turns<'_> {
                 queue.listed(list().await?);
             }
             while running.len() < self.at_once
-                && let Some(key) = queue.start()
+                && let Some(key) = queue.start(self.at_once)
             {
                 running.push(async move {
                     let next = step(&key).await;
@@ -104,8 +104,15 @@ impl Queue {
         }
     }
 
-    fn start(&mut self) -> Option<String> {
-        let key = self.ready.pop_front()?;
+    /// What has not failed goes before what has, for which half of the places are enough: it may hang.
+    fn start(&mut self, at_once: usize) -> Option<String> {
+        let has_failed = |key: &String| self.failing.contains_key(key);
+        let failed = self.running.iter().filter(|key| has_failed(key)).count();
+        let at = match self.ready.iter().position(|key| !has_failed(key)) {
+            None if failed > 0 && failed >= at_once / 2 => return None,
+            at => at.unwrap_or(0),
+        };
+        let key = self.ready.remove(at)?;
         self.running.insert(key.clone());
         Some(key)
     }
@@ -200,6 +207,28 @@ mod tests {
         };
         turns.run(list, step).await.unwrap();
         assert_eq!(*steps.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn what_failed_before_leaves_places_and_comes_last() {
+        let mut queue = Queue::default();
+        let listed = |queue: &mut Queue, keys: &[&str]| {
+            queue.listed(keys.iter().map(ToString::to_string).collect());
+        };
+        let start = |queue: &mut Queue| queue.start(4).unwrap_or_default();
+        listed(&mut queue, &["a", "b", "c"]);
+        for key in ["a", "b", "c"] {
+            assert_eq!(start(&mut queue), key);
+            queue.finished(key.to_owned(), Next::Later(None), Delays::new);
+        }
+        // All have rested.
+        queue.resting.clear();
+        listed(&mut queue, &["a", "b", "c", "new"]);
+        assert_eq!(["new", "a", "b", ""], std::array::from_fn(|_| start(&mut queue)));
+        listed(&mut queue, &["newer"]);
+        assert_eq!(["newer", ""], std::array::from_fn(|_| start(&mut queue)));
+        queue.finished("a".to_owned(), Next::Done, Delays::new);
+        assert_eq!(start(&mut queue), "c");
     }
 
     #[tokio::test]

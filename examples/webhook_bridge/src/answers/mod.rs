@@ -8,7 +8,7 @@ mod sync;
 
 pub use self::{
     keys::Queried,
-    piece::{Fields, Piece, malformed},
+    piece::{Fields, Piece},
     rooms::{AccountData, Members, Page},
     sync::{Event, Room, Sync},
 };
@@ -31,6 +31,16 @@ use ruma::api::{
 pub trait Answer: Sized {
     /// An error names what is missing.
     fn read(body: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str>;
+
+    /// What an answer without fields means, if it means anything.
+    fn of_nothing() -> Option<Self> {
+        None
+    }
+}
+
+/// Whether a body says nothing: it is empty, or JSON without fields.
+pub fn says_nothing(body: &str) -> bool {
+    body.trim().is_empty() || Piece::parse(body).is_some_and(|body| body.fields().is_none())
 }
 
 /// An answer that says no more than that it was done.
@@ -39,6 +49,10 @@ pub struct Done;
 impl Answer for Done {
     fn read(_: Piece<'_>, _: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self)
+    }
+
+    fn of_nothing() -> Option<Self> {
+        Some(Self)
     }
 }
 

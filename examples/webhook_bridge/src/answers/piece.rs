@@ -42,16 +42,25 @@ impl<'a> Piece<'a> {
         said(self.fields(), what).unwrap_or_default()
     }
 
+    pub fn elements(self) -> Option<Vec<Self>> {
+        let list: Vec<&'a RawValue> = serde_json::from_str(self.json()).ok()?;
+        Some(list.into_iter().map(Self).collect())
+    }
+
     /// Its elements, none if it is no list.
     pub fn list(self, what: &str) -> Vec<Self> {
-        let list: Option<Vec<&'a RawValue>> = serde_json::from_str(self.json()).ok();
-        said(list, what).unwrap_or_default().into_iter().map(Self).collect()
+        said(self.elements(), what).unwrap_or_default()
+    }
+
+    /// To be read later, whatever it is.
+    pub fn any<T>(self) -> Raw<T> {
+        Raw::from_json(self.0.to_owned())
     }
 
     /// To be read later, if it is an object at all.
     pub fn raw<T>(self, what: &str) -> Option<Raw<T>> {
         let is_object = self.json().starts_with('{');
-        said(is_object.then(|| Raw::from_json(self.0.to_owned())), what)
+        said(is_object.then(|| self.any()), what)
     }
 }
 
@@ -68,10 +77,14 @@ pub fn malformed(what: &str) {
 }
 
 /// An object's fields. `null` is as good as nothing.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Fields<'a>(HashMap<String, Piece<'a>>);
 
 impl<'a> Fields<'a> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn get(&self, name: &str) -> Option<Piece<'a>> {
         self.0.get(name).copied()
     }

@@ -13,8 +13,14 @@ pub struct Page {
 
 impl Answer for Page {
     fn read(_: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
-        let end = fields.value("end").filter(|token: &String| !token.contains('\0'));
-        Ok(Self { events: events(fields.list("chunk")), end })
+        // It is no end of a history if it cannot be read.
+        let chunk = fields.get("chunk").and_then(Piece::elements).ok_or("it has no events")?;
+        let end =
+            fields.get("end").map(|end| end.read().filter(|token: &String| !token.contains('\0')));
+        if end == Some(None) {
+            return Err("where its history goes on is malformed");
+        }
+        Ok(Self { events: events(chunk), end: end.flatten() })
     }
 }
 

@@ -54,24 +54,28 @@ impl Answer for Sync {
         if next_batch.contains('\0') {
             return Err("its next_batch cannot be stored");
         }
+        let to_device = fields.object("to_device").list("events");
         let rooms = fields.object("rooms");
+        let joined = of_rooms(rooms.object("join"));
+        let is_joined = |id: &str| joined.iter().any(|(room, _)| room == id);
         Ok(Self {
             next_batch,
-            to_device: events(fields.object("to_device").list("events")),
+            to_device: to_device.into_iter().filter_map(|event| event.raw("an event")).collect(),
             device_lists: device_lists(&fields.object("device_lists")),
             one_time_keys: key_counts(fields.object("device_one_time_keys_count")),
             unused_fallback_keys: fields.get("device_unused_fallback_key_types").map(|kinds| {
                 let kinds = kinds.list("device_unused_fallback_key_types").into_iter();
                 kinds.filter_map(|kind| kind.value("a kind of key")).collect()
             }),
-            joined: of_rooms(rooms.object("join")),
             left: of_rooms(rooms.object("leave")),
+            // A homeserver that lags may still invite to a room that we are in.
             invited: rooms
                 .object("invite")
                 .into_iter()
                 .map(|(id, _)| id)
-                .filter(|id| is_room(id))
+                .filter(|id| is_room(id) && !is_joined(id))
                 .collect(),
+            joined,
         })
     }
 }
@@ -84,7 +88,10 @@ fn of_rooms(rooms: Fields<'_>) -> Vec<(String, Room)> {
 fn room(fields: &Fields<'_>) -> Room {
     let timeline = fields.object("timeline");
     Room {
-        limited: timeline.value("limited").unwrap_or_default(),
+        // What cannot be read may be true.
+        limited: timeline
+            .get("limited")
+            .is_some_and(|limited| limited.value("limited") != Some(false)),
         prev_batch: timeline.value("prev_batch").filter(|token: &String| !token.contains('\0')),
         timeline: events(timeline.list("events")),
         state: events(fields.object("state").list("events")),
@@ -99,8 +106,9 @@ fn is_room(id: &str) -> bool {
     is_room
 }
 
-pub fn events<T>(list: Vec<Piece<'_>>) -> Vec<Raw<T>> {
-    list.into_iter().filter_map(|event| event.raw("an event")).collect()
+/// A room's events; those that are none are counted when they are looked at.
+pub fn events(list: Vec<Piece<'_>>) -> Vec<Event> {
+    list.into_iter().map(Piece::any).collect()
 }
 
 fn device_lists(fields: &Fields<'_>) -> DeviceLists {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, builder::FalseyValueParser};
+use clap::Parser;
 use secrecy::SecretString;
 
 /// Receives end-to-end encrypted Matrix messages and forwards them to a webhook.
@@ -41,8 +41,9 @@ pub struct Args {
     #[arg(long, env = "DATABASE_URL_FILE")]
     pub database_url_file: Option<PathBuf>,
     /// Try the bridge: where no database is named, start a private PostgreSQL in the data directory
-    #[arg(long = "try", env = "BRIDGE_TRY", value_parser = FalseyValueParser::new())]
-    pub trial: bool,
+    #[arg(long = "try", env = "BRIDGE_TRY")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub trial: Option<String>,
     /// Most connections to PostgreSQL [default: 8]
     #[arg(long, env = "BRIDGE_POOL_SIZE")]
     pub pool_size: Option<String>,
@@ -59,8 +60,9 @@ pub struct Args {
     #[arg(long, env = "STORE_PASSPHRASE_FILE")]
     pub store_passphrase_file: Option<PathBuf>,
     /// Seal nothing: keys and access token lie in the database in clear
-    #[arg(long, env = "BRIDGE_PLAIN", value_parser = FalseyValueParser::new())]
-    pub plain: bool,
+    #[arg(long, env = "BRIDGE_PLAIN")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub plain: Option<String>,
     /// Name under which keys and undelivered messages are kept [default: the user id]
     #[arg(long, env = "STORE_ACCOUNT")]
     pub store_account: Option<String>,

@@ -63,7 +63,7 @@ pub fn number<T: FromStr + Default + PartialOrd>(
 }
 
 pub fn on_off(value: &Option<String>, name: &str, default: bool) -> Result<bool, BridgeError> {
-    match filled(value.clone()).as_deref() {
+    match filled(value.clone()).map(|value| value.to_lowercase()).as_deref() {
         None => Ok(default),
         Some("true" | "1" | "yes" | "on") => Ok(true),
         Some("false" | "0" | "no" | "off") => Ok(false),

@@ -18,6 +18,8 @@ pub struct Gap {
     pub from_token: String,
     pub to_token: Option<String>,
     pub stop_event_id: Option<String>,
+    /// Its pages have not come down to the events behind it yet.
+    pub from_newest: bool,
     pub filled: i64,
     pub pages: Pages,
 }
@@ -43,7 +45,8 @@ impl Inbox {
     /// A room's oldest gap: its events wait for it.
     pub async fn oldest_gap(&self, room_id: &str) -> Result<Option<Gap>, BridgeError> {
         let sql = "
-            SELECT room_id, position, from_token, to_token, stop_event_id, filled, pages, empty_pages
+            SELECT room_id, position, from_token, to_token, stop_event_id, filled, pages,
+                   empty_pages, from_newest
             FROM webhook_bridge.gaps WHERE account = $1 AND room_id = $2
             ORDER BY position LIMIT 1";
         let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&room_id, Type::TEXT)];
@@ -54,6 +57,7 @@ impl Inbox {
             from_token: row.get(2),
             to_token: row.get(3),
             stop_event_id: row.get(4),
+            from_newest: row.get(8),
             filled: row.get(5),
             pages: Pages { all: row.get(6), empty: row.get(7) },
         };
@@ -77,6 +81,18 @@ impl Inbox {
         ];
         let rows = self.connection().await?.query_typed(sql, &values).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The first event behind the gap, if there is any.
+    pub async fn first_behind(&self, gap: &Gap) -> Result<Option<String>, BridgeError> {
+        let sql = "
+            SELECT event_id FROM webhook_bridge.events
+            WHERE account = $1 AND room_id = $2 AND position > $3
+            ORDER BY position, place LIMIT 1";
+        let values: [Value<'_>; 3] =
+            [(&self.account, Type::TEXT), (&gap.room_id, Type::TEXT), (&gap.position, Type::INT8)];
+        let row = self.connection().await?.query_typed_opt(sql, &values).await?;
+        Ok(row.map(|row| row.get(0)))
     }
 
     /// Store a page, its newest event first, and where the next begins (`None`: the gap is closed),
@@ -107,7 +123,7 @@ impl Inbox {
         if let Some(next) = &next {
             let sql = "
                 UPDATE webhook_bridge.gaps
-                SET from_token = $4, filled = $5, pages = $6, empty_pages = $7
+                SET from_token = $4, filled = $5, pages = $6, empty_pages = $7, from_newest = $8
                 WHERE account = $1 AND room_id = $2 AND position = $3";
             let values = [
                 account,
@@ -117,6 +133,7 @@ impl Inbox {
                 (&filled as _, Type::INT8),
                 (&gap.pages.all as _, Type::INT4),
                 (&gap.pages.empty as _, Type::INT4),
+                (&gap.from_newest as _, Type::BOOL),
             ];
             transaction.run(sql, &values).await?;
         } else {

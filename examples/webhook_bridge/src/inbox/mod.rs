@@ -102,7 +102,7 @@ async fn insert_events(
             INSERT INTO webhook_bridge.events
                 (account, room_id, event_id, session_id, event, position, place)
             SELECT $1, * FROM UNNEST($2, $3, $4, $5, $6, $7)
-            ON CONFLICT (account, event_id) DO NOTHING
+            ON CONFLICT (account, room_id, event_id) DO NOTHING
             RETURNING true)
         SELECT count(*) FROM new";
     let mut inserted = 0;

@@ -14,8 +14,10 @@ use crate::errors::BridgeError;
 /// moment after the message.
 pub const KEY_GRACE: Duration = Duration::from_secs(5);
 
-/// Delivered events are remembered this long, so that none is delivered twice.
+/// Delivered events are remembered this long, so that none is delivered twice, and the newest of each
+/// room for ever: a homeserver that was restored may show them again.
 const REMEMBER_DAYS: i32 = 30;
+const REMEMBER_NEWEST: i64 = 200;
 
 /// Parked events are kept this long for a person to look at.
 const KEEP_FAILED_DAYS: i32 = 90;
@@ -60,15 +62,20 @@ impl Inbox {
     /// Forget what was done, or given up, long ago.
     pub async fn prune(&self) -> Result<u64, BridgeError> {
         let forget = "
-            DELETE FROM webhook_bridge.events
-            WHERE account = $1
-              AND (state IN ('delivered', 'redacted') AND done_at < now() - make_interval(days => $2)
+            DELETE FROM webhook_bridge.events AS old
+            USING (SELECT room_id, event_id, row_number() OVER (
+                       PARTITION BY room_id ORDER BY position DESC, place DESC) AS number
+                   FROM webhook_bridge.events WHERE account = $1) AS ranked
+            WHERE account = $1 AND old.room_id = ranked.room_id AND old.event_id = ranked.event_id
+              AND (state IN ('delivered', 'redacted') AND number > $4
+                   AND done_at < now() - make_interval(days => $2)
                 OR state = 'failed'
                    AND coalesce(done_at, received_at) < now() - make_interval(days => $3))";
         let values = [
             (&self.account as _, Type::TEXT),
             (&REMEMBER_DAYS as _, Type::INT4),
             (&KEEP_FAILED_DAYS as _, Type::INT4),
+            (&REMEMBER_NEWEST as _, Type::INT8),
         ];
         Ok(self.connection().await?.execute_typed(forget, &values).await?)
     }
@@ -125,45 +132,55 @@ impl Inbox {
         Ok(rows.iter().map(queued).collect())
     }
 
-    pub async fn delivered(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn delivered(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events
             SET state = 'delivered', event = NULL, done_at = now(), failure = NULL
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// Its key has not come.
-    pub async fn wait_for_key(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn wait_for_key(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'waiting'
-            WHERE account = $1 AND event_id = $2 AND state = 'pending'";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'pending'";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// Its key came after all, while it was being put to wait.
-    pub async fn wait_no_longer(&self, event_id: &str) -> Result<(), BridgeError> {
+    pub async fn wait_no_longer(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'pending'
-            WHERE account = $1 AND event_id = $2 AND state = 'waiting'";
-        self.change_event(sql, event_id, &[]).await
+            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'waiting'";
+        self.change_event(sql, room_id, event_id, &[]).await
     }
 
     /// The webhook refused it: try again after `delay`, and let the room wait.
-    pub async fn retry_in(&self, event_id: &str, delay: Duration) -> Result<(), BridgeError> {
+    pub async fn retry_in(
+        &self,
+        room_id: &str,
+        event_id: &str,
+        delay: Duration,
+    ) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events
-            SET rejections = rejections + 1, retry_at = now() + make_interval(secs => $3)
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
+            SET rejections = rejections + 1, retry_at = now() + make_interval(secs => $4)
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
     }
 
     /// Parked: it holds nothing back, and stays for a person to look at.
-    pub async fn failed(&self, event_id: &str, failure: &str) -> Result<(), BridgeError> {
+    pub async fn failed(
+        &self,
+        room_id: &str,
+        event_id: &str,
+        failure: &str,
+    ) -> Result<(), BridgeError> {
         let sql = "
-            UPDATE webhook_bridge.events SET state = 'failed', failure = $3, retry_at = NULL, done_at = now()
-            WHERE account = $1 AND event_id = $2";
-        self.change_event(sql, event_id, &[(&failure, Type::TEXT)]).await
+            UPDATE webhook_bridge.events SET state = 'failed', failure = $4, retry_at = NULL, done_at = now()
+            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+        self.change_event(sql, room_id, event_id, &[(&failure, Type::TEXT)]).await
     }
 
     pub async fn counts(&self) -> Result<Counts, BridgeError> {
@@ -190,11 +207,12 @@ impl Inbox {
     async fn change_event(
         &self,
         sql: &str,
+        room_id: &str,
         event_id: &str,
         more: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), BridgeError> {
         let mut values: Vec<(&(dyn ToSql + Sync), Type)> =
-            vec![(&self.account, Type::TEXT), (&event_id, Type::TEXT)];
+            vec![(&self.account, Type::TEXT), (&room_id, Type::TEXT), (&event_id, Type::TEXT)];
         values.extend(more.iter().cloned());
         self.connection().await?.execute_typed(sql, &values).await?;
         Ok(())

@@ -24,6 +24,8 @@ pub struct RoomChange {
     pub gap: Option<NewGap>,
     pub events: Vec<Received>,
     pub last_event_id: Option<String>,
+    /// How many events could not be told apart.
+    pub unreadable: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,
 }
@@ -32,6 +34,8 @@ pub struct RoomChange {
 #[derive(Debug, Default)]
 pub struct SyncRecord {
     pub next_batch: String,
+    /// The homeserver does not know the position before it any more, nor the tokens of gaps.
+    pub lost: bool,
     pub rooms: Vec<RoomChange>,
     pub invitations: Vec<String>,
     /// Invitations that were withdrawn or declined elsewhere.
@@ -71,6 +75,9 @@ impl Inbox {
             redacted.extend(room.redacted.iter().map(|event| (room_id, event.as_str())));
         }
         self.record_rooms(transaction, &sync.rooms).await?;
+        if sync.lost {
+            self.restart_gaps(transaction).await?;
+        }
         self.record_gaps(transaction, &gaps).await?;
         let received = insert_events(transaction, &self.account, &placed).await?;
         forget_redacted(transaction, &self.account, &redacted).await?;
@@ -140,8 +147,10 @@ impl Inbox {
         }
         let sql = "
             INSERT INTO webhook_bridge.gaps
-                (account, room_id, position, from_token, to_token, stop_event_id)
-            SELECT $1, * FROM UNNEST($2, $3, $4, $5, $6)";
+                (account, room_id, position, from_token, to_token, stop_event_id, from_newest)
+            SELECT $1, *, from_token = ''
+            FROM UNNEST($2, $3, $4, $5, $6)
+                AS new (room_id, position, from_token, to_token, stop_event_id)";
         let room_ids: Vec<_> = gaps.iter().map(|(room_id, ..)| *room_id).collect();
         let positions: Vec<_> = gaps.iter().map(|(.., position)| *position).collect();
         let from_tokens: Vec<_> = gaps.iter().map(|(_, gap, _)| &gap.from_token).collect();
@@ -156,6 +165,16 @@ impl Inbox {
             (&stops, Type::TEXT_ARRAY),
         ];
         transaction.run(sql, &values).await?;
+        Ok(())
+    }
+
+    /// Gaps that are open begin at the newest event again.
+    async fn restart_gaps(&self, transaction: &impl Transaction) -> Result<(), BridgeError> {
+        let sql = "
+            UPDATE webhook_bridge.gaps
+            SET from_token = '', to_token = NULL, from_newest = true, pages = 0, empty_pages = 0
+            WHERE account = $1";
+        transaction.run(sql, &[(&self.account, Type::TEXT)]).await?;
         Ok(())
     }
 

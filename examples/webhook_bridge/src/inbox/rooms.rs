@@ -1,6 +1,9 @@
 //! What is known of rooms: memberships, invitations, whose members are still to be fetched.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
@@ -13,6 +16,8 @@ pub struct KnownRoom {
     pub joined: bool,
     pub encrypted: bool,
     pub last_event_id: Option<String>,
+    /// Those of a timeline that were received before, where that matters.
+    pub seen: HashSet<String>,
 }
 
 impl Inbox {
@@ -29,8 +34,34 @@ impl Inbox {
             joined: row.get(1),
             encrypted: row.get(2),
             last_event_id: row.get(3),
+            seen: HashSet::new(),
         };
         Ok(rows.iter().map(|row| (row.get(0), known(row))).collect())
+    }
+
+    /// Which of these events, each with its room, were received before.
+    pub async fn mark_seen(
+        &self,
+        known: &mut HashMap<String, KnownRoom>,
+        events: &[(&str, String)],
+    ) -> Result<(), BridgeError> {
+        let sql = "
+            SELECT room_id, event_id FROM webhook_bridge.events
+            JOIN UNNEST($2, $3) AS told (room, event) ON room_id = room AND event_id = told.event
+            WHERE account = $1";
+        let (rooms, ids): (Vec<&str>, Vec<&String>) =
+            events.iter().map(|(room, id)| (*room, id)).unzip();
+        let values = [
+            (&self.account as _, Type::TEXT),
+            (&rooms as _, Type::TEXT_ARRAY),
+            (&ids as _, Type::TEXT_ARRAY),
+        ];
+        for row in self.connection().await?.query_typed(sql, &values).await? {
+            if let Some(room) = known.get_mut(row.get::<_, &str>(0)) {
+                room.seen.insert(row.get(1));
+            }
+        }
+        Ok(())
     }
 
     pub async fn invitations(&self) -> Result<Vec<String>, BridgeError> {

@@ -83,12 +83,14 @@ async fn a_sync_that_comes_again_changes_nothing() {
     assert_eq!(inbox.sync_position().await.unwrap(), None);
     let first = sync("s1", vec![room(&["$1", "$2"])]);
     assert_eq!(record(&inbox, &first).await, 2);
-    inbox.delivered("$1").await.unwrap();
+    inbox.delivered("!r:x", "$1").await.unwrap();
     assert_eq!(record(&inbox, &first).await, 0);
     assert_eq!(due(&inbox).await, ["$2"]);
     assert_eq!(inbox.sync_position().await.unwrap().as_deref(), Some("s1"));
     let known = inbox.known_rooms(&["!r:x".to_owned(), "!other:x".to_owned()]).await.unwrap();
-    let expected = KnownRoom { joined: true, encrypted: true, last_event_id: Some("$2".into()) };
+    let last_event_id = Some("$2".into());
+    let expected =
+        KnownRoom { joined: true, encrypted: true, last_event_id, ..KnownRoom::default() };
     assert_eq!(known.into_iter().collect::<Vec<_>>(), [("!r:x".to_owned(), expected)]);
 }
 
@@ -120,7 +122,7 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     let mut change = room(&["$1", "$3"]);
     change.events.insert(1, event("$2", "other"));
     record(&inbox, &sync("s1", vec![change])).await;
-    inbox.wait_for_key("$2").await.unwrap();
+    inbox.wait_for_key("!r:x", "$2").await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"]);
     let counts = inbox.counts().await.unwrap();
     assert_eq!((counts.pending, counts.waiting, counts.failed), (2, 1, 0));
@@ -132,10 +134,10 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     let key = SyncRecord { new_sessions: vec!["other".to_owned()], ..sync("s2", vec![]) };
     record(&inbox, &key).await;
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
-    inbox.wait_for_key("$2").await.unwrap();
+    inbox.wait_for_key("!r:x", "$2").await.unwrap();
     inbox.retry_all().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
-    inbox.wait_for_key("$2").await.unwrap();
+    inbox.wait_for_key("!r:x", "$2").await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "after a start it holds the room back once more");
 }
 
@@ -143,12 +145,12 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
 async fn a_refused_message_holds_its_room_for_a_moment_and_is_parked_in_the_end() {
     let (inbox, _database) = inbox().await;
     record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
-    inbox.retry_in("$1", std::time::Duration::from_secs(60)).await.unwrap();
+    inbox.retry_in("!r:x", "$1", std::time::Duration::from_secs(60)).await.unwrap();
     let first = inbox.due("!r:x", 1).await.unwrap().remove(0);
     assert_eq!((first.event_id.as_str(), first.rejections, first.too_early), ("$1", 1, true));
-    inbox.failed("$1", "the webhook answered 400").await.unwrap();
+    inbox.failed("!r:x", "$1", "the webhook answered 400").await.unwrap();
     assert_eq!(due(&inbox).await, ["$2"]);
-    inbox.failed("$2", "it cannot be decrypted").await.unwrap();
+    inbox.failed("!r:x", "$2", "it cannot be decrypted").await.unwrap();
     inbox.retry_all().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "only what the webhook refused gets another chance");
 }
@@ -175,7 +177,7 @@ async fn two_bots_in_one_database_do_not_meet() {
     assert_eq!(due(&inbox).await, ["$1"]);
     assert!(due(&other).await.is_empty());
     assert!(inbox.rooms_with_gaps().await.unwrap().is_empty());
-    other.delivered("$1").await.unwrap();
+    other.delivered("!r:x", "$1").await.unwrap();
     assert_eq!(inbox.counts().await.unwrap().pending, 1);
 }
 

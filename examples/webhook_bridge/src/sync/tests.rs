@@ -275,3 +275,10 @@ async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
     disarm(&store.2, "sync_positions").await;
     go_on(&store, &sync).await;
 }
+
+#[test]
+fn a_sync_that_takes_long_is_given_more_time_up_to_a_limit() {
+    let limits = std::iter::successors(Some(LONG_POLL), |limit| Some(more(*limit)));
+    let limits: Vec<_> = limits.map(|limit| limit.as_secs()).take(6).collect();
+    assert_eq!(limits, [30, 60, 120, 240, 300, 300]);
+}

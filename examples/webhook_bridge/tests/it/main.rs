@@ -3,9 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod devices;
 mod evidence;
+mod gaps;
+mod joins;
+mod messages;
 mod operator;
 mod reading;
 mod refusals;
+mod restored;
+mod settings;
 mod slow;
+mod stopping;
 mod support;

@@ -130,7 +130,7 @@ async fn a_file_env_is_read_and_the_environment_wins() {
     let world = World::new().await;
     let directory = tempdir("dotenv");
     let content = format!(
-        "# settings\nMATRIX_HOMESERVER={}\nMATRIX_USER=@bot:example.org\nMATRIX_PASSWORD='pass word'\n\
+        "# settings\nMATRIX_HOMESERVER={}\nMATRIX_USER=@bot:example.org\nMATRIX_PASSWORD='pa$s word'\n\
          STORE_PASSPHRASE=\"p\"\nWEBHOOK_URL=http://127.0.0.1:1/\nDATABASE_URL={}\n",
         world.homeserver.url,
         world.database.url()
@@ -140,6 +140,8 @@ async fn a_file_env_is_read_and_the_environment_wins() {
     bridge.ready().await;
     world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
     world.webhook.has(&["1"]).await;
+    let login = world.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
+    assert_eq!(login.unwrap().body["password"], "pa$s word");
     assert_eq!(bridge.stop().await, 0);
     std::fs::write(directory.join(".env"), "MATRIX_PASSWORD='never shown").unwrap();
     let mut bridge = Bridge::start_in(directory, &[]);

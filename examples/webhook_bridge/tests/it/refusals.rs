@@ -4,15 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
-use crate::support::{Bridge, Call, Person, Reply, World, member, message, plain, room, sync};
-
-fn no(status: u16, code: &str) -> Reply {
-    Reply::json(status, json!({"errcode": code, "error": "no"}))
-}
-
-fn invitation(room: &str) -> Value {
-    json!({"rooms": {"invite": {room: {"invite_state": {"events": []}}}}})
-}
+use crate::support::{
+    Bridge, Call, Person, Reply, World, invitation, member, message, no, plain, room, sync,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_position_costs_no_message_and_no_key() {
@@ -265,21 +259,29 @@ async fn a_wrong_base_url_is_named() {
     }
 }
 
-/// A sync that comes at once with nothing is not asked for as fast as it comes.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_homeserver_is_not_asked_all_the_time() {
+async fn asked_while_idle(answer: Value) -> usize {
     let world = World::new().await;
     let _bridge = world.ready_bridge(&[]).await;
-    world.homeserver.calls.rule(|call| {
-        (call.is_sync() && call.since() == Some("s1")).then(|| {
-            Reply::json(200, json!({"next_batch": "s1", "device_one_time_keys_count": {}}))
-        })
+    world.homeserver.calls.rule(move |call| {
+        (call.is_sync() && call.since() == Some("s1")).then(|| Reply::json(200, answer.clone()))
     });
     world.homeserver.push(json!({"next_batch": "s1"}));
     let before = world.homeserver.calls.count(Call::is_sync);
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
-    let asked = world.homeserver.calls.count(Call::is_sync) - before;
-    assert!(asked <= 8, "{asked} syncs in 4 s");
+    world.homeserver.calls.count(Call::is_sync) - before
+}
+
+/// A sync that comes at once with nothing new is not asked for as fast as it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_homeserver_is_not_asked_all_the_time() {
+    let answers = [
+        json!({"next_batch": "s1", "device_one_time_keys_count": {}}),
+        json!({"next_batch": "s1", "rooms": {"join": {"!p:x": {}}}}),
+        json!({"next_batch": "s1", "rooms": {"invite": {"!again:x": {}}}}),
+        json!({"next_batch": "s1", "rooms": {"join": {"!p:x": room(&[message("$1")])}}}),
+    ];
+    let asked = futures_util::future::join_all(answers.map(asked_while_idle)).await;
+    assert!(asked.iter().all(|asked| *asked <= 8), "{asked:?} syncs in 4 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ pub use self::{
     person::Person,
     record::Reply,
     webhook::Webhook,
-    world::{World, member, message, plain, room, sync},
+    world::{World, invitation, limited, member, message, no, plain, room, sync},
 };
 
 // What the soak uses.

@@ -9,7 +9,7 @@ use matrix_sdk_postgres::{
 };
 use serde_json::{Value, json};
 
-use super::{Bridge, Homeserver, Webhook, homeserver::BOT};
+use super::{Bridge, Homeserver, Reply, Webhook, homeserver::BOT};
 
 pub struct World {
     pub homeserver: Arc<Homeserver>,
@@ -99,4 +99,18 @@ pub fn sync(rooms: &[(&str, Value)]) -> Value {
     let rooms: serde_json::Map<_, _> =
         rooms.iter().map(|(id, room)| ((*id).to_owned(), room.clone())).collect();
     json!({"rooms": {"join": rooms}})
+}
+
+/// A joined room's part of a sync that leaves out what was before.
+pub fn limited(events: &[Value]) -> Value {
+    json!({"timeline": {"events": events, "limited": true, "prev_batch": "p"}})
+}
+
+pub fn invitation(room: &str) -> Value {
+    json!({"rooms": {"invite": {room: {"invite_state": {"events": []}}}}})
+}
+
+/// A homeserver's refusal.
+pub fn no(status: u16, code: &str) -> Reply {
+    Reply::json(status, json!({"errcode": code, "error": "no"}))
 }

@@ -1,0 +1,81 @@
+//! Odd messages: delivered or parked, or counted with their room.
+
+use serde_json::json;
+
+use crate::support::{World, message, room, sync};
+
+fn event(id: &str, sender: &str, content: &str, more: &str) -> String {
+    format!(
+        r#"{{"event_id": "{id}", "sender": "{sender}", "type": "m.room.message",
+            "origin_server_ts": 1, "content": {content}{more}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_an_id_and_a_sender_is_delivered_or_parked() {
+    let world = World::new().await;
+    let bridge = world.ready_bridge(&[]).await;
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let ok = |body: &str| format!(r#"{{"msgtype": "m.text", "body": "{body}"}}"#);
+    let unsigned = |unsigned: &str| format!(r#", "unsigned": {unsigned}"#);
+    let alice = "@alice:x";
+    let delivered = [
+        event("$deep-unsigned", alice, &ok("1"), &unsigned(&format!(r#"{{"a": {deep}}}"#))),
+        event("$half-unsigned", alice, &ok("2"), &unsigned(r#"{"prev_content": {"n": "\ud83d"}}"#)),
+        event("$huge-unsigned", alice, &ok("3"), &unsigned(r#"{"age": 1e999}"#)),
+        event("$two-unsigned", alice, &ok("4"), &format!("{0}{0}", unsigned("{}"))),
+        event("$odd-redacts", alice, &ok("5"), r#", "redacts": "\ud83d""#),
+        event("$huge-time", alice, &ok("10"), "").replace(r#"ts": 1"#, r#"ts": 1e999"#),
+        event("$odd-state", alice, &ok("6"), r#", "state_key": 7"#),
+        event("$unicode-sender", "@жук:x", &ok("7"), ""),
+        event("$upper-sender", "@Alice:x", &ok("8"), ""),
+        event("$unïcode-id", alice, &ok("9"), ""),
+    ];
+    let parked = [
+        event("$half", alice, r#"{"msgtype": "m.text", "body": "half \ud83d"}"#, ""),
+        event("$half-elsewhere", alice, r#"{"body": "x", "m.relates_to": {"key": "\ud83d"}}"#, ""),
+        event("$huge", alice, r#"{"msgtype": "m.text", "body": "x", "geo": 1e999}"#, ""),
+        event("$deep", alice, &format!(r#"{{"body": "x", "a": {deep}}}"#), ""),
+        event("$two-contents", alice, &ok("x"), &format!(r#", "content": {}"#, ok("y"))),
+    ];
+    let good = message("$good").to_string();
+    let events = [&delivered[..], &parked[..], &[good]].concat().join(",");
+    world.homeserver.push_text(&format!(
+        r#"{{"next_batch": "NEXT", "rooms": {{"join": {{"!p:x": {{"timeline": {{"limited": false,
+            "prev_batch": "p", "events": [{events}]}}}}}}}}}}"#
+    ));
+    world.webhook.has(&["good"]).await;
+    let known = "SELECT count(*) FROM webhook_bridge.events";
+    let all = delivered.len() + parked.len() + 1;
+    assert_eq!(world.number(known).await, all as i64, "{}", bridge.log());
+    assert_eq!(bridge.metric("messages_parked").await, Some(parked.len() as f64));
+    assert_eq!(world.webhook.bodies().len(), delivered.len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_none_is_counted_and_its_room_named() {
+    let world = World::new().await;
+    let bridge = world.ready_bridge(&[]).await;
+    let nobody = json!({"event_id": "$1", "type": "m.room.message", "content": {"body": "x"}});
+    let nothing = json!({"sender": "@alice:x", "type": "m.room.message", "content": {"body": "x"}});
+    let no_user = crate::support::plain("$2", "x");
+    let mut no_user = no_user;
+    no_user["sender"] = json!("alice");
+    let events = [nobody, nothing, no_user, json!(null), json!(7), message("$good")];
+    world.homeserver.push(sync(&[("!odd:x", room(&events))]));
+    world.webhook.has(&["good"]).await;
+    assert_eq!(bridge.metric("events_unreadable_total").await, Some(5.0));
+    assert!(bridge.log().contains("!odd:x"), "{}", bridge.log());
+}
+
+/// As room versions 1 and 2 allow.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_event_id_in_two_rooms_is_two_events() {
+    let world = World::new().await;
+    let _bridge = world.ready_bridge(&[]).await;
+    let other = crate::support::plain("$same", "other");
+    world.homeserver.push(sync(&[("!q:x", room(&[other]))]));
+    world.webhook.has(&["other"]).await;
+    world.homeserver.push(sync(&[("!p:x", room(&[message("$same"), message("$end")]))]));
+    world.webhook.has(&["same", "end"]).await;
+}
