@@ -37,7 +37,7 @@ async fn pause_and_go_on(kind: Kind, pause: Pause) {
     let places = match pause {
         // Closing waits for what nobody polls.
         Pause::Between => vec![all / 3],
-        _ => vec![4, 6, all / 4, all / 2, 3 * all / 4],
+        _ => vec![4, 6, all / 2],
     };
     for polls in places {
         let url = contact.copy().await;

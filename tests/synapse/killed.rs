@@ -92,7 +92,7 @@ async fn nothing_is_lost(way: Way) {
     let (mut sent, mut killed, mut in_the_middle) = (Vec::new(), 0, 0);
     // How long the sync takes that brings the keys.
     let mut lasts = Duration::ZERO;
-    while killed < rounds(4, 50) {
+    while killed < rounds(2, 50) {
         let round = format!("round {}", sent.len() / SENDERS);
         let senders = join_all((0..SENDERS).map(|_| sender())).await;
         for (number, sender) in senders.iter().enumerate() {
