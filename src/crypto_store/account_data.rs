@@ -102,6 +102,7 @@ pub(super) async fn load_account(
     saves: &Saves,
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
+    saves.end_sync_in_its_middle();
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };

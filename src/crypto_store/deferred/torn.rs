@@ -43,17 +43,20 @@ impl Deferred {
 }
 
 impl Saves {
-    /// Called when the account is loaded. If a sync is in its middle, nothing may be stored any more.
+    /// Called before the account is loaded. If a sync is in its middle, nothing may be stored any more.
+    pub(in crate::crypto_store) fn end_sync_in_its_middle(&self) {
+        if self.with(|state| !state.rows.is_empty()) == Some(true) {
+            self.refuse_torn_sync();
+        }
+    }
+
+    /// Called when the account was loaded, and there is one.
     pub(in crate::crypto_store) fn see_account_loaded(&self) {
         let mut state = self.deferred.lock();
         state.loaded = match state.loaded {
             Loaded::Nothing => Loaded::Account,
             Loaded::Account | Loaded::AccountAgain => Loaded::AccountAgain,
         };
-        drop(state);
-        if self.with(|state| !state.rows.is_empty()) == Some(true) {
-            self.refuse_torn_sync();
-        }
     }
 
     /// Called when the identity was loaded: a new machine is being built.
