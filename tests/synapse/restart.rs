@@ -18,6 +18,8 @@ async fn a_client_logs_in_restarts_and_decrypts() {
     login(&alice, "ALICE").await;
     login(&bob, "BOB").await;
     let room_id = room_of(&alice, &bob).await;
+    // Uploads his keys.
+    sync(&bob).await;
     let room = alice.get_room(&room_id).unwrap();
     for number in 0..5 {
         let content = RoomMessageEventContent::text_plain(format!("before {number}"));

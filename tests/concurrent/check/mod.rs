@@ -11,12 +11,12 @@ mod telling;
 mod zones;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 pub use self::figures::Figures;
-use crate::history::{Account, History, Outcome};
+use crate::history::{Account, History, Outcome, Sent};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,7 +120,13 @@ fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
     for write in account.writes.iter().filter(|write| write.is_ok()) {
         saves.entry(&write.opening).or_default().push((write.begun, write.ended));
     }
+    // What was stored to be sent, anybody who reads it may send again: that is no save.
+    let mut senders: HashMap<&str, HashSet<&str>> = HashMap::new();
     for sent in &account.sent {
+        senders.entry(&sent.ciphertext).or_default().insert(&sent.opening);
+    }
+    let is_saved = |sent: &&Sent| senders[sent.ciphertext.as_str()].len() == 1;
+    for sent in account.sent.iter().filter(is_saved) {
         saves.entry(&sent.opening).or_default().push((sent.begun, sent.ended));
     }
     saves

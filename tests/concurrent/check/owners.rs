@@ -34,7 +34,8 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
 }
 
 /// Who is told of a new owner has one: somebody claimed the account after this one had, or at the same
-/// time. A claim that its caller had given up before this one began takes nothing.
+/// time. A claim that its caller had given up before this one began takes nothing. One that was told of
+/// a newer owner may have been committed before, unanswered: then it is among those that wrote.
 fn false_takeover(account: &Account, findings: &mut Findings<'_>) {
     let told = outcomes(account).into_iter();
     for (at, opening, _) in told.filter(|(_, _, outcome)| outcome.is("Superseded")) {
@@ -45,7 +46,8 @@ fn false_takeover(account: &Account, findings: &mut Findings<'_>) {
         };
         let taken = account.claims.iter().any(|claim| {
             is_another(claim)
-                && may_take_effect(claim)
+                && (may_take_effect(claim)
+                    || account.owned.iter().any(|(_, name)| *name == claim.opening))
                 && claim.begun < at
                 && claim.ended > mine.begun
         });

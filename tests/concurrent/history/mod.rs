@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     journal::{Journal, now},
-    load::{Account, Claim, History, Read, Write},
+    load::{Account, Claim, History, Read, Sent, Write},
 };
 
 /// The first and the last moment.
