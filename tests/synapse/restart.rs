@@ -18,8 +18,9 @@ async fn a_client_logs_in_restarts_and_decrypts() {
     login(&alice, "ALICE").await;
     login(&bob, "BOB").await;
     let room_id = room_of(&alice, &bob).await;
-    // Uploads his keys.
+    // He uploads his keys, and she hears of it.
     sync(&bob).await;
+    sync(&alice).await;
     let room = alice.get_room(&room_id).unwrap();
     for number in 0..5 {
         let content = RoomMessageEventContent::text_plain(format!("before {number}"));
