@@ -66,7 +66,9 @@ impl Person {
     pub async fn room_key(&self, room: &str) -> Vec<Value> {
         let bot = UserId::parse(BOT).unwrap();
         let room = RoomId::parse(room).unwrap();
-        let settings = EncryptionSettings::default();
+        // `rotate` says when: the machine panics where a message is one too many for its session.
+        let settings =
+            EncryptionSettings { rotation_period_msgs: 10_000, ..EncryptionSettings::default() };
         let users = [bot.as_ref()];
         let shared = self.machine.share_room_key(&room, users.into_iter(), settings).await.unwrap();
         let mut events = Vec::new();
