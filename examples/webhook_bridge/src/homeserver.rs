@@ -60,9 +60,13 @@ impl Homeserver {
             None => {
                 let request = get_supported_versions::Request::new();
                 let found = self.exchange(request, (), TIMEOUT).await;
+                // Only with a token a homeserver can refuse it.
+                let has_token =
+                    self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some();
                 let found = found.map_err(|error| match error {
                     HomeserverError::Malformed(_) => HomeserverError::NotThere(error.to_string()),
                     error if error.is_temporary() => error,
+                    error if has_token && error.session_loss().is_some() => error,
                     error => HomeserverError::NotThere(error.to_string()),
                 })?;
                 self.versions.get_or_init(|| found)

@@ -237,6 +237,12 @@ async fn a_token_that_stays_unknown_ends_the_bridge() {
     world.homeserver.push(sync(&[]));
     assert_eq!(bridge.ended().await, 4);
     assert!(bridge.log().contains("STORE_ACCOUNT"), "{}", bridge.log());
+
+    // At a start all calls are refused, the first one, too.
+    world.homeserver.calls.rule(|_| Some(no(401, "M_UNKNOWN_TOKEN")));
+    let mut bridge = world.bridge(&[("BRIDGE_REFUSAL_WAIT", "2")]);
+    assert_eq!(bridge.ended().await, 4);
+    assert!(bridge.log().contains("STORE_ACCOUNT"), "{}", bridge.log());
 }
 
 /// What is no homeserver is named with its setting, again and again, and a homeserver is waited for.
