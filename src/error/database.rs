@@ -129,9 +129,8 @@ impl DatabaseError {
         Self { origin: Origin::Connection, ..self }
     }
 
-    /// Whether it is a data exception (22) or an integrity violation (23).
     fn refuses_data(&self) -> bool {
-        self.sqlstate().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        self.sqlstate().is_some_and(refuses_data)
     }
 
     /// Whether the server refused the credentials that were shown.
@@ -171,6 +170,11 @@ impl std::fmt::Display for DatabaseError {
 
 impl std::error::Error for DatabaseError {}
 
+/// Whether it is a data exception (22) or an integrity violation (23).
+fn refuses_data(code: &str) -> bool {
+    code.starts_with("22") || code.starts_with("23")
+}
+
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::from(&error)
@@ -200,8 +204,8 @@ impl From<&tokio_postgres::Error> for DatabaseError {
             return Self { origin, ..Self::broken(message) };
         };
         let code = answer.code().clone();
-        // Data exceptions (22) and integrity violations (23) quote values in their messages.
-        let quotes_data = code.code().starts_with("22") || code.code().starts_with("23");
+        // Their messages quote values.
+        let quotes_data = refuses_data(code.code());
         let origin = match answer.parsed_severity() {
             Some(Severity::Error) => Origin::Statement,
             _ => Origin::Connection,

@@ -20,7 +20,7 @@ use crate::{
 /// Gaps that are filled at once, a page each in turn.
 const AT_ONCE: usize = 4;
 /// What fails while the homeserver works is tried so many times as long as what is refused: 2 hours.
-const PATIENCE: u32 = 12;
+const WAIT_LIMIT: u32 = 12;
 /// The pause after the first empty page; it grows by as much with each.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,7 +60,7 @@ async fn fill(
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
         Some(Err(error)) if error.is_beside_the_point() || refusals.again(room) => {
             let failed = failing.again(room, run.metrics.synced_lately());
-            if failed >= run.config.refusal_wait * PATIENCE {
+            if failed >= run.config.refusal_wait * WAIT_LIMIT {
                 let reason = format!("it has failed for {} s, now so: {error}", failed.as_secs());
                 failing.ended(room);
                 return abandon(run, gap, &reason).await;

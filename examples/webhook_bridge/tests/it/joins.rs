@@ -7,8 +7,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Call, Reply, World, invitation, message, no, room, sync};
 
-fn joins(prefix: &'static str) -> impl Fn(&Call) -> bool {
+/// Joins of rooms whose paths begin so.
+pub fn joins(prefix: &'static str) -> impl Fn(&Call) -> bool {
     move |call| call.is("POST", prefix) && call.path.ends_with("/join")
+}
+
+/// Joins of rooms whose ids begin with `!hang` are answered when the latch is lifted.
+pub fn hold_joins(world: &World) -> CancellationToken {
+    let latch = CancellationToken::new();
+    let hang = latch.clone();
+    world.homeserver.calls.rule(move |call| {
+        call.is("POST", "rooms/!hang").then(|| Reply::json(200, json!({})).after(&hang))
+    });
+    latch
 }
 
 /// A homeserver passes on what a server of the room has answered.
@@ -64,11 +75,7 @@ async fn a_join_that_always_fails_is_given_up_while_the_homeserver_works() {
 async fn hanging_joins_leave_a_place_for_a_new_one() {
     let world = World::new().await;
     let _bridge = world.ready_bridge(&[]).await;
-    let latch = CancellationToken::new();
-    let hang = latch.clone();
-    world.homeserver.calls.rule(move |call| {
-        call.is("POST", "rooms/!hang").then(|| Reply::json(200, json!({})).after(&hang))
-    });
+    let latch = hold_joins(&world);
     let hanging: Map<_, _> = (0..8).map(|number| (format!("!hang{number}:x"), json!({}))).collect();
     world.homeserver.push(json!({"rooms": {"invite": hanging}}));
     world.homeserver.calls.until_count("eight joins", 8, joins("rooms/!hang")).await;

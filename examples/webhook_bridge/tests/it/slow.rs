@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Call, Person, Reply, World, member, message, plain, room, sync};
+use crate::{
+    joins::{hold_joins, joins},
+    support::{Call, Person, Reply, World, member, message, plain, room, sync},
+};
 
 /// All key queries but those about the bot itself hang.
 fn hang_queries(world: &World, latch: &CancellationToken) {
@@ -87,11 +90,7 @@ async fn a_sender_nobody_answers_for_is_delivered_and_said_to_be_so() {
 async fn a_hanging_join_holds_up_no_other() {
     let world = World::new().await;
     let _bridge = world.ready_bridge(&[]).await;
-    let latch = CancellationToken::new();
-    let hang = latch.clone();
-    world.homeserver.calls.rule(move |call| {
-        call.is("POST", "rooms/!hang").then(|| Reply::json(200, json!({})).after(&hang))
-    });
+    let latch = hold_joins(&world);
     let invite = |ids: &[&str]| -> Value {
         let rooms: serde_json::Map<_, _> =
             ids.iter().map(|id| ((*id).to_owned(), json!({}))).collect();
@@ -99,9 +98,6 @@ async fn a_hanging_join_holds_up_no_other() {
     };
     let hanging: Vec<String> = (0..7).map(|number| format!("!hang{number}:x")).collect();
     world.homeserver.push(invite(&hanging.iter().map(String::as_str).collect::<Vec<_>>()));
-    let joins = |prefix: &'static str| {
-        move |call: &Call| call.is("POST", prefix) && call.path.ends_with("/join")
-    };
     world.homeserver.calls.until_count("seven joins", 7, joins("rooms/!hang")).await;
     world.homeserver.push(invite(&["!good1:x", "!good2:x"]));
     world.homeserver.calls.until_count("the good joins", 2, joins("rooms/!good")).await;
