@@ -78,7 +78,7 @@ async fn a_late_claim_takes_nothing_back() {
                 }
                 pid.store(message.backend, SeqCst);
                 if stop_server {
-                    *slot.lock().unwrap() = Some(Stopped::new(message.backend));
+                    *slot.lock().unwrap() = Some(Stopped::when_asleep(message.backend));
                     return Action::CutClient;
                 }
                 Action::Hold

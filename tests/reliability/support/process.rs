@@ -15,6 +15,15 @@ pub fn signal(pid: u32, signal: &str) {
 pub struct Stopped(u32);
 
 impl Stopped {
+    /// Stops one of the server's processes when it has done what it was asked: in its midst it may
+    /// hold a lock that every other process needs, this test's own connections included.
+    pub fn when_asleep(pid: u32) -> Self {
+        while state(pid).is_some_and(|state| state != 'S') {
+            std::thread::yield_now();
+        }
+        Self::new(pid)
+    }
+
     pub fn new(pid: u32) -> Self {
         signal(pid, "STOP");
         // The signal is delivered when the state says so.
