@@ -9,36 +9,19 @@
 //!
 #![doc = include_str!("../README.md")]
 
-mod access;
 mod account;
-mod atomically;
-mod batch;
-mod cache;
-mod caller;
-mod codec;
 mod config;
-mod connection;
-mod connector;
-mod conninfo;
 mod crypto_store;
 mod error;
-mod heartbeat;
-mod migrations;
-mod ownership;
-mod password;
-mod readers;
-mod schema;
-mod secret;
-mod statement;
+mod postgres;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tls;
-mod transaction;
-mod writer;
 
-pub use access::{Access, OnOwner};
-pub use atomically::Transaction;
-pub use config::PostgresStoreConfig;
+pub use account::write::atomically::Transaction;
+pub use config::{
+    PostgresStoreConfig,
+    access::{Access, OnOwner},
+};
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};

@@ -22,7 +22,8 @@ use tokio_postgres::Client;
 
 const SCHEMA: &str = include_str!("../docs/schema.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
-const ERRORS: &str = include_str!("../src/error.rs");
+const ERRORS: &str =
+    concat!(include_str!("../src/error/mod.rs"), include_str!("../src/error/open.rs"));
 
 /// The columns of each table, with their types, in order.
 type Tables = BTreeMap<String, Vec<(String, String)>>;

@@ -3,7 +3,7 @@
 use std::{error::Error, future::Future, path::PathBuf, time::Duration};
 
 use super::PostgresStoreConfig;
-use crate::{password::PasswordCallback, secret::Secret};
+use crate::config::{password_callback::PasswordCallback, secret::Secret};
 
 impl PostgresStoreConfig {
     /// Encrypts the account's data with a passphrase, or, with `None`, not at all (the default).

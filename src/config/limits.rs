@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::PostgresStoreConfig;
-use crate::{OpenStoreError, secret::Secret};
+use crate::{OpenStoreError, config::secret::Secret};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);

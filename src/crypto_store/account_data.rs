@@ -13,11 +13,13 @@ use tokio_postgres::types::Type;
 use super::deferred::Saves;
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::{Batch, Cell},
-    cache::{Effect, Place, Stored},
-    codec::{Codec, Key, column},
-    statement::Sql,
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place, Stored},
+        cipher::{Codec, Key, column},
+        write::batch::{Batch, Cell},
+    },
+    postgres::statement::Sql,
 };
 
 const TABLE: &str = "account_data";

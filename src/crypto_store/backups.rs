@@ -5,11 +5,13 @@ use tokio_postgres::types::Type;
 use super::inbound_group_sessions;
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    cache::Effect,
-    codec::{Codec, Key},
-    statement::Sql,
+    account::{
+        OpenAccount,
+        cache::Effect,
+        cipher::{Codec, Key},
+        write::batch::Batch,
+    },
+    postgres::statement::Sql,
 };
 
 const TABLE: &str = "backup_versions";

@@ -4,10 +4,8 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    codec::column,
-    statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
+    account::{OpenAccount, cipher::column, write::batch::Batch},
+    postgres::statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
 };
 
 const TABLE: &str = "custom_values";

@@ -9,12 +9,16 @@ use tokio_postgres::types::Type;
 use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::{Batch, Cell},
-    cache::{Effect, Place, Rows, Stored},
-    codec::{Codec, Key},
-    connection::Param,
-    statement::{Sql, keys_of, upsert_by_key},
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place, Rows, Stored},
+        cipher::{Codec, Key},
+        write::batch::{Batch, Cell},
+    },
+    postgres::{
+        database::Param,
+        statement::{Sql, keys_of, upsert_by_key},
+    },
 };
 
 const TABLE: &str = "devices";

@@ -6,11 +6,13 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::Batch,
-    cache::{Effect, Place, Stored},
-    codec::Codec,
-    statement::{Sql, keys_of, upsert_by_key},
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place, Stored},
+        cipher::Codec,
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, keys_of, upsert_by_key},
 };
 
 const TABLE: &str = "user_identities";

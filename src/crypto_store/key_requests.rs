@@ -9,12 +9,14 @@ use tokio_postgres::{Row, types::Type};
 use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::{Batch, Cell},
-    cache::{Effect, Place},
-    caller::Caller,
-    codec::{Codec, Key, column},
-    statement::{Sql, delete_by_key},
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place},
+        caller::Caller,
+        cipher::{Codec, Key, column},
+        write::batch::{Batch, Cell},
+    },
+    postgres::statement::{Sql, delete_by_key},
 };
 
 const TABLE: &str = "key_requests";

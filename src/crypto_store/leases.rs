@@ -3,7 +3,11 @@
 use matrix_sdk_common::cross_process_lock::CrossProcessLockGeneration;
 use tokio_postgres::types::Type;
 
-use crate::{Error, account::OpenAccount, codec::column, statement::Sql};
+use crate::{
+    Error,
+    account::{OpenAccount, cipher::column},
+    postgres::statement::Sql,
+};
 
 const TABLE: &str = "lease_locks";
 

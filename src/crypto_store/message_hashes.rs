@@ -5,11 +5,13 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::Batch,
-    cache::{Effect, Place},
-    codec::{Codec, Key},
-    statement::{Sql, keys_of},
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place},
+        cipher::{Codec, Key},
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, keys_of},
 };
 
 const TABLE: &str = "message_hashes";

@@ -6,6 +6,7 @@ mod custom_values;
 mod deferred;
 mod devices;
 mod encrypted_rooms;
+mod error;
 mod identities;
 mod inbound_group_sessions;
 mod key_requests;

@@ -15,12 +15,16 @@ use super::{
 };
 use crate::{
     Error,
-    account::{Group, OpenAccount},
-    batch::Batch,
-    cache::{Effect, Place, Stored},
-    codec::{Codec, Key, column},
-    connection::Param,
-    statement::{Sql, keys_of, upsert_by_key},
+    account::{
+        Group, OpenAccount,
+        cache::{Effect, Place, Stored},
+        cipher::{Codec, Key, column},
+        write::batch::Batch,
+    },
+    postgres::{
+        database::Param,
+        statement::{Sql, keys_of, upsert_by_key},
+    },
 };
 
 const TABLE: &str = "olm_sessions";

@@ -8,10 +8,12 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    codec::{Codec, column},
-    statement::{Sql, get_by_key, upsert_by_key},
+    account::{
+        OpenAccount,
+        cipher::{Codec, column},
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, get_by_key, upsert_by_key},
 };
 
 const TABLE: &str = "megolm_outbound_sessions";

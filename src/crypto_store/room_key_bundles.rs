@@ -7,10 +7,12 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    codec::{Codec, Key, column},
-    statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
+    account::{
+        OpenAccount,
+        cipher::{Codec, Key, column},
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
 };
 
 const RECEIVED: &str = "room_key_bundles";

@@ -18,10 +18,7 @@ use super::{
 };
 use crate::{
     Error,
-    account::{OpenAccount, Staging},
-    batch::Batch,
-    caller::Caller,
-    codec::Codec,
+    account::{OpenAccount, Staging, caller::Caller, cipher::Codec, write::batch::Batch},
 };
 
 /// So many room keys take more than the 4 MB of one statement, whatever is in them.

@@ -7,10 +7,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    codec::{Codec, Key, column},
-    statement::{Sql, delete_by_key},
+    account::{
+        OpenAccount,
+        cipher::{Codec, Key, column},
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, delete_by_key},
 };
 
 const TABLE: &str = "secrets_inbox";

@@ -2,7 +2,11 @@
 
 use tokio_postgres::types::Type;
 
-use crate::{Error, account::OpenAccount, codec::column, statement::Sql};
+use crate::{
+    Error,
+    account::{OpenAccount, cipher::column},
+    postgres::statement::Sql,
+};
 
 // Each table's size, times the account's share of its rows as ANALYZE last estimated it: the
 // frequency among the most common accounts, else an even share of what those leave over. A table

@@ -21,12 +21,15 @@ use super::{
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
-    account::{self, OpenAccount},
-    connection::Database,
-    heartbeat,
-    ownership::{self, Ownership},
-    schema::Schema,
-    statement::{Sql, Statements},
+    account::{
+        self, OpenAccount,
+        ownership::{self, Ownership, heartbeat},
+    },
+    postgres::{
+        database::Database,
+        schema::Schema,
+        statement::{Sql, Statements},
+    },
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
@@ -83,7 +86,7 @@ pub(super) struct Inner {
     pub(super) foreign_pool: Option<Pool>,
     /// `None` when closed.
     pub(super) opened: Mutex<Option<Opened>>,
-    /// Held while the store is closed or reopened.
+    /// TransactionConnection while the store is closed or reopened.
     pub(super) turn: tokio::sync::Mutex<()>,
     static_account: StaticAccount,
     pub(super) deferred: Arc<Deferred>,

@@ -4,10 +4,12 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::OpenAccount,
-    batch::Batch,
-    codec::{Codec, column},
-    statement::Sql,
+    account::{
+        OpenAccount,
+        cipher::{Codec, column},
+        write::batch::Batch,
+    },
+    postgres::statement::Sql,
 };
 
 const TABLE: &str = "sync_tokens";

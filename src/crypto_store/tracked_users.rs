@@ -8,11 +8,13 @@ use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::{Group, OpenAccount, Staging},
-    batch::Batch,
-    cache::{Effect, Place, Stored},
-    codec::Key,
-    statement::{Sql, upsert_by_key},
+    account::{
+        Group, OpenAccount, Staging,
+        cache::{Effect, Place, Stored},
+        cipher::Key,
+        write::batch::Batch,
+    },
+    postgres::statement::{Sql, upsert_by_key},
 };
 
 const TABLE: &str = "tracked_users";

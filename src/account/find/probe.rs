@@ -7,8 +7,9 @@ use tokio_postgres::{Row, error::SqlState, types::Type};
 use tracing::warn;
 
 use crate::{
-    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, codec::SealedCipher, migrations,
-    schema::Schema,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
+    account::cipher::SealedCipher,
+    postgres::{migrations, schema::Schema},
 };
 
 /// The oldest server that the tests pass on.

@@ -8,10 +8,14 @@ use tokio_postgres::Row;
 use super::Asks;
 use crate::{
     Error,
-    account::OpenAccount,
-    atomically::{Query, Scope},
-    connection::{Database, Param},
-    statement::Sql,
+    account::{
+        OpenAccount,
+        write::atomically::{Query, Scope},
+    },
+    postgres::{
+        database::{Database, Param},
+        statement::Sql,
+    },
 };
 
 impl OpenAccount {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::{Deferred, Saves};
-use crate::{Error, ownership::Ownership};
+use crate::{Error, account::ownership::Ownership};
 
 /// What the machine has loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::TABLE;
 use crate::{
     account::Group,
-    statement::{Sql, keys_of},
+    postgres::statement::{Sql, keys_of},
 };
 
 /// What every read selects: the place of the row, its data, and whether a backup holds it.

@@ -1,0 +1,140 @@
+//! An account's cipher at rest: sealed with a passphrase or key, and bound to the account's name.
+
+use matrix_sdk_store_encryption::{Error as CipherError, StoreCipher};
+use serde::{Deserialize, Serialize};
+
+use super::{Codec, Key};
+use crate::{OpenStoreError, config::secret::Secret};
+
+const PLAIN: i16 = 0;
+const PASSPHRASE: i16 = 1;
+const KEY: i16 = 2;
+
+/// Later minor versions change the form of a sealed cipher, so the writer's is recorded.
+const MINOR: i16 = match i16::from_str_radix(env!("CARGO_PKG_VERSION_MINOR"), 10) {
+    Ok(minor) => minor,
+    Err(_) => i16::MAX,
+};
+
+/// The cipher's place, for its seal.
+const TABLE: &str = "accounts";
+const FORM: u8 = 1;
+
+/// The bytes in the account's row. Several accounts may have one secret, so the secret alone does not
+/// tell whose cipher it is.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    form: u8,
+    /// The cipher, sealed with the secret.
+    cipher: Vec<u8>,
+    /// The account's name, sealed with the cipher.
+    binding: Vec<u8>,
+}
+
+/// What the account's row holds of the cipher.
+pub(crate) struct SealedCipher {
+    pub(crate) secret_kind: i16,
+    /// `None` in a plain account.
+    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) written_by: i16,
+}
+
+impl SealedCipher {
+    /// Makes a new cipher and seals it. Slow with a passphrase, so off the async threads.
+    pub(crate) async fn create(
+        account: &str,
+        secret: Option<Secret>,
+    ) -> Result<Self, OpenStoreError> {
+        let Some(secret) = secret else {
+            return Ok(Self { secret_kind: PLAIN, bytes: None, written_by: MINOR });
+        };
+        let name = account.to_owned();
+        let sealed = tokio::task::spawn_blocking(move || seal(&name, &secret).ok());
+        let Ok(Some((secret_kind, bytes))) = sealed.await else {
+            return Err(OpenStoreError::Cipher { account: account.to_owned() });
+        };
+        Ok(Self { secret_kind, bytes: Some(bytes), written_by: MINOR })
+    }
+
+    /// Opens the cipher, or says why the given secret does not fit.
+    pub(crate) async fn open(
+        self,
+        account: &str,
+        secret: Option<Secret>,
+    ) -> Result<Codec, OpenStoreError> {
+        let account = account.to_owned();
+        let (secret, bytes) = match (secret, self.secret_kind, self.bytes) {
+            (None, PLAIN, _) => return Ok(Codec::Plain),
+            (Some(_), PLAIN, _) => return Err(OpenStoreError::PlainWithSecret { account }),
+            (None, _, _) => return Err(OpenStoreError::EncryptedWithoutSecret { account }),
+            (Some(Secret::Key(_)), PASSPHRASE, _) => {
+                return Err(OpenStoreError::KeyInsteadOfPassphrase { account });
+            }
+            (Some(Secret::Passphrase(_)), KEY, _) => {
+                return Err(OpenStoreError::PassphraseInsteadOfKey { account });
+            }
+            (Some(secret), _, Some(bytes)) => (secret, bytes),
+            (Some(_), _, None) => return Err(OpenStoreError::Cipher { account }),
+        };
+        let name = account.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&name, &secret, &bytes)).await;
+        match opened.unwrap_or(Err(Unopened::Damaged)) {
+            Ok(codec) => Ok(codec),
+            // A newer form of the cipher may look like a wrong secret to us.
+            Err(_) if self.written_by > MINOR => {
+                Err(OpenStoreError::CipherTooNew { account, written_by: self.written_by })
+            }
+            Err(Unopened::WrongSecret) if self.secret_kind == KEY => {
+                Err(OpenStoreError::WrongKey { account })
+            }
+            Err(Unopened::WrongSecret) => Err(OpenStoreError::WrongPassphrase { account }),
+            Err(Unopened::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
+            Err(Unopened::Damaged) => Err(OpenStoreError::Cipher { account }),
+        }
+    }
+}
+
+fn seal(account: &str, secret: &Secret) -> Result<(i16, Vec<u8>), Box<dyn std::error::Error>> {
+    let cipher = StoreCipher::new()?;
+    let (kind, sealed) = match secret {
+        Secret::Passphrase(passphrase) => (PASSPHRASE, cipher.export(passphrase)?),
+        Secret::Key(key) => {
+            // An array for 0.18, a slice for 0.19: this is both.
+            let key: &[u8; 32] = key;
+            (KEY, cipher.export_with_key(key)?)
+        }
+    };
+    let codec = Codec::Sealed(Box::new(cipher));
+    let binding = codec.seal_bytes(TABLE, &[&Key::stored(account.as_bytes())], Vec::new())?;
+    let envelope = Envelope { form: FORM, cipher: sealed, binding };
+    Ok((kind, postcard::to_stdvec(&envelope)?))
+}
+
+enum Unopened {
+    WrongSecret,
+    /// It is another account's.
+    Foreign,
+    Damaged,
+}
+
+fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, Unopened> {
+    let envelope: Envelope = postcard::from_bytes(bytes).map_err(|_| Unopened::Damaged)?;
+    if envelope.form != FORM {
+        return Err(Unopened::Damaged);
+    }
+    let cipher = match secret {
+        Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &envelope.cipher),
+        Secret::Key(key) => {
+            let key: &[u8; 32] = key;
+            StoreCipher::import_with_key(key, &envelope.cipher)
+        }
+    };
+    let cipher = cipher.map_err(|error| match error {
+        CipherError::Encryption(_) => Unopened::WrongSecret,
+        _ => Unopened::Damaged,
+    })?;
+    let codec = Codec::Sealed(Box::new(cipher));
+    let name = Key::stored(account.as_bytes());
+    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| Unopened::Foreign)?;
+    Ok(codec)
+}

@@ -1,0 +1,120 @@
+//! Finds the account's row at open, or makes it, on a server and a schema that are fit for it.
+
+mod probe;
+
+use backon::Retryable;
+use tokio_postgres::{error::SqlState, types::Type};
+use tracing::info;
+
+use self::probe::probe;
+use crate::{
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    account::cipher::{Codec, Key, SealedCipher},
+    postgres::{
+        database::{Database, Param},
+        statement::Sql,
+    },
+};
+
+pub(super) static INSERT: Sql = Sql {
+    name: "accounts.insert",
+    template: "
+INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
+SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
+    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+};
+
+/// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
+/// Advancing it takes a privilege that the role may lack.
+pub(super) static INSERT_NEXT: Sql = Sql {
+    name: "accounts.insert_next",
+    template: "
+INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
+OVERRIDING SYSTEM VALUE
+SELECT (SELECT coalesce(max(id), 0) + 1 FROM {schema}.accounts), $1, $2, $3, $4
+FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
+    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+};
+
+/// Brings the schema up to date, finds or creates the account, and opens its cipher.
+pub(super) async fn find(
+    database: &Database,
+    config: &PostgresStoreConfig,
+) -> Result<(i64, Codec), OpenStoreError> {
+    // Of a shared pool, a connection that has died unnoticed is no reason to fail.
+    (|| find_once(database, config))
+        .retry(database.backoff())
+        .when(is_retryable)
+        .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
+        .await
+}
+
+/// Whether it is worth another try. A server that cannot be reached, a database that does not exist
+/// and a password that is fixed are reported at once.
+fn is_retryable(error: &OpenStoreError) -> bool {
+    match error {
+        // Reads keep the limits of the role, which may be short.
+        OpenStoreError::Store(Error::Database(error)) => {
+            error.is_transient() || error.has_code(&SqlState::QUERY_CANCELED)
+        }
+        OpenStoreError::Connect(error) => error.sqlstate().is_some(),
+        OpenStoreError::Authentication(error) => {
+            error.is_transient() && !error.has_code(&SqlState::INVALID_CATALOG_NAME)
+        }
+        _ => false,
+    }
+}
+
+async fn find_once(
+    database: &Database,
+    config: &PostgresStoreConfig,
+) -> Result<(i64, Codec), OpenStoreError> {
+    let name = &config.account;
+    let (id, cipher) = match look_up(database, config).await? {
+        Some(found) => found,
+        None if config.access == Access::Observe => {
+            return Err(OpenStoreError::AccountNotFound { account: name.clone() });
+        }
+        None => {
+            // Derived before the row exists, so that nobody ever sees a half-made account.
+            let cipher = SealedCipher::create(name, config.secret.clone()).await?;
+            create(database, name, &cipher).await.map_err(|error| match error {
+                Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
+                error => error.into(),
+            })?;
+            // Another process may have been first: what counts is what is there.
+            look_up(database, config).await?.ok_or_else(|| {
+                OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
+            })?
+        }
+    };
+    Ok((id, cipher.open(name, config.secret.clone()).await?))
+}
+
+async fn look_up(
+    database: &Database,
+    config: &PostgresStoreConfig,
+) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+    let mut connection = database.connect().await?;
+    probe(&mut connection, database.statements().schema(), config).await
+}
+
+/// Makes the account's row, unless there is one of this name.
+async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Result<(), Error> {
+    // Silent when the driver logs its parameters.
+    let bytes = cipher.bytes.as_deref().map(Key::stored);
+    let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
+    match database.write_autocommit(&INSERT, &params).await {
+        Ok(_) => return Ok(()),
+        Err(error) if is_number_taken(&error) => {}
+        Err(error) => return Err(error),
+    }
+    // Of several that take the same number at once, one gets it.
+    let insert = || database.write_autocommit(&INSERT_NEXT, &params);
+    insert.retry(database.backoff()).when(is_number_taken).await?;
+    Ok(())
+}
+
+fn is_number_taken(error: &Error) -> bool {
+    matches!(error, Error::Database(error) if error.has_code(&SqlState::UNIQUE_VIOLATION))
+}

@@ -1,0 +1,278 @@
+//! Takes an account over at open, or says who keeps it.
+//!
+//! A claim compares and swaps the owner token, and its `COMMIT` is sent only after its answer came and
+//! while the opener still waits. So one that is late, stopped or given up never takes effect.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{
+    error::SqlState,
+    types::{ToSql, Type},
+};
+use tracing::{info, warn};
+
+use crate::{
+    DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
+    account::{
+        cache::Cache,
+        caller::Caller,
+        ownership::{
+            OwnerRow, Ownership, Tokens,
+            heartbeat::{Heartbeat, Opening, Presence},
+            random_id,
+        },
+    },
+    postgres::{database::Database, statement::Sql, transaction_connection::TransactionConnection},
+};
+
+pub(crate) static CLAIM: Sql = Sql {
+    name: "ownership.claim",
+    template: "SELECT granted, commits, maintenance \
+               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    types: &[
+        Type::INT8,
+        Type::BYTEA,
+        Type::BYTEA,
+        Type::INT8,
+        Type::BOOL,
+        Type::TEXT,
+        Type::BYTEA,
+        Type::BYTEA,
+        Type::FLOAT8,
+    ],
+};
+
+/// How often a standby looks whether the owner is still there.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
+pub(in crate::account) async fn claim(
+    database: &Database,
+    config: &PostgresStoreConfig,
+    account_id: i64,
+    former: Option<&Ownership>,
+) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
+    let heartbeat = Heartbeat::of(database);
+    let must_be_free = config.on_owner != OnOwner::TakeOver && former.is_none();
+    let wait_limit = match config.on_owner {
+        OnOwner::WaitUntilFree(limit) if must_be_free => limit,
+        _ => Duration::ZERO,
+    };
+    let (began, mut first_mismatch) = (Instant::now(), None);
+    loop {
+        let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
+        let tokens = former.map(Ownership::tokens).unwrap_or_default();
+        if former.is_some() {
+            check_former(&tokens, &row)?;
+        }
+        let in_use = must_be_free && row.is_alive;
+        if in_use && began.elapsed() < wait_limit {
+            first_mismatch = None;
+            sleep(POLL_INTERVAL.min(wait_limit)).await;
+            continue;
+        }
+        // Others that claim at the same time may be faster again and again.
+        let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
+        if in_use || raced_since.elapsed() > config.retry_timeout {
+            let OwnerRow { name, since, .. } = row;
+            let account = config.account.clone();
+            return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
+        }
+        let wanted = random_id();
+        if let Some(former) = former {
+            // For the reopening after this one, should this one's answer get lost.
+            former.request(wanted);
+        }
+        let claim = Claim {
+            database: database.clone(),
+            account_id,
+            expected: row.token,
+            wanted,
+            seen: tokens.seen(),
+            must_be_free,
+            owner_name: owner_name(config),
+            opening: random_id(),
+            heartbeat: heartbeat.clone(),
+            interval: config.heartbeat_interval,
+        };
+        if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
+            info!(account = config.account, "the account is ours");
+            let owner = answer.into_owner(tokens, account_id, wanted, config);
+            let presence = Presence::new(heartbeat, opening, &owner, config.heartbeat_interval);
+            return Ok((owner, presence));
+        }
+    }
+}
+
+/// A claim of the account: from the token that was read to a new one.
+struct Claim {
+    database: Database,
+    account_id: i64,
+    /// `None` for an account that was never owned.
+    expected: Option<Vec<u8>>,
+    wanted: [u8; 16],
+    seen: i64,
+    must_be_free: bool,
+    owner_name: String,
+    opening: [u8; 16],
+    heartbeat: Arc<Heartbeat>,
+    interval: Duration,
+}
+
+struct Answer {
+    commits: i64,
+    maintenance: i64,
+}
+
+/// The claim is granted, in a transaction that is still open.
+struct Granted {
+    answer: Answer,
+    transaction: TransactionConnection,
+}
+
+impl Claim {
+    /// `None` when the account has another token than the expected one, or is in use.
+    async fn run(self) -> Result<Option<(Answer, Opening)>, Error> {
+        let Some(granted) = self.ask().await? else { return Ok(None) };
+        // From here on the account may be ours, so somebody must let go of it when we are dropped:
+        // the task, which is not, and gives up the opening when its result is not taken.
+        let opening = Opening::new(&self.database, self.account_id, self.opening);
+        let (_waits, caller) = Caller::new();
+        let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
+        let task = tokio::spawn(finish);
+        task.await.map_err(|_| Error::StoreClosed)?.map(Some)
+    }
+
+    /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
+    /// no effect.
+    async fn ask(&self) -> Result<Option<Granted>, Error> {
+        self.database.until_answered(&CLAIM, || self.ask_once()).await
+    }
+
+    async fn ask_once(&self) -> Result<Option<Granted>, Error> {
+        let transaction = TransactionConnection::new(self.database.connection().await?);
+        let connection = transaction.get()?;
+        let begin = self.database.begin(self.database.idle_timeout());
+        let lifetime = self.heartbeat.lifetime(self.interval);
+        let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
+        let params: [&(dyn ToSql + Sync); 9] = [
+            &self.account_id,
+            &expected,
+            &self.wanted.as_slice(),
+            &self.seen,
+            &self.must_be_free,
+            &self.owner_name,
+            &self.opening.as_slice(),
+            &heartbeat.as_slice(),
+            &lifetime,
+        ];
+        let answers = join(
+            connection.batch_execute(&begin),
+            self.database.run(connection, &CLAIM, None, &params),
+        );
+        let limit = self.database.statement_timeout();
+        let answers = timeout(limit + limit / 4, answers).await;
+        let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
+        begun?;
+        // The owner's transaction may take longer than a statement may.
+        let is_late =
+            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::QUERY_CANCELED);
+        let rows = rows.map_err(|error| match is_late(&error) {
+            true => Error::StatementTimeout,
+            false => Error::from(error),
+        })?;
+        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
+        if row.try_get(0)? {
+            let answer = Answer { commits: row.try_get(1)?, maintenance: row.try_get(2)? };
+            return Ok(Some(Granted { answer, transaction }));
+        }
+        let rolled_back = timeout(limit, connection.batch_execute("ROLLBACK")).await;
+        if matches!(rolled_back, Ok(Ok(()))) {
+            transaction.release();
+        }
+        Ok(None)
+    }
+
+    /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
+    /// attempt's end. Takes nothing for a caller that is gone.
+    async fn finish(&self, mut granted: Granted, caller: &Caller) -> Result<Answer, Error> {
+        let started = Instant::now();
+        loop {
+            if caller.is_gone() {
+                return Err(Error::StoreClosed);
+            }
+            let Granted { answer, transaction } = granted;
+            let commit = transaction.get()?.batch_execute("COMMIT");
+            let error = match timeout(self.database.statement_timeout(), commit).await {
+                Ok(Ok(())) => {
+                    transaction.release();
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => Error::from(error),
+                Err(_) => Error::StatementTimeout,
+            };
+            drop(transaction);
+            if caller.is_gone() || started.elapsed() > self.database.retry_timeout() {
+                return Err(error);
+            }
+            warn!(%error, "a claim's COMMIT was not answered: asking again");
+            granted = match self.ask().await? {
+                Some(granted) => granted,
+                None => return Err(self.superseded().await),
+            };
+        }
+    }
+
+    /// Neither token is stored: another opener was faster, or has taken over since.
+    async fn superseded(&self) -> Error {
+        match OwnerRow::read(&self.database, self.account_id).await {
+            Ok(OwnerRow { commits, .. }) if commits < self.seen => Error::Rewound,
+            Ok(OwnerRow { name, since, .. }) => Error::Superseded { by: name, since },
+            Err(error) => error,
+        }
+    }
+}
+
+impl Answer {
+    fn into_owner(
+        self,
+        mut tokens: Tokens,
+        account_id: i64,
+        token: [u8; 16],
+        config: &PostgresStoreConfig,
+    ) -> Arc<Ownership> {
+        tokens.confirm(token, self.commits);
+        let cache = Cache::new(config.cache_bytes, config.cache_max_keys);
+        cache.see_maintenance(self.maintenance);
+        Arc::new(Ownership::new(account_id, tokens, cache))
+    }
+}
+
+/// Whether a store that is reopened still has its account.
+fn check_former(former: &Tokens, row: &OwnerRow) -> Result<(), Error> {
+    let token = row.token.as_deref().unwrap_or_default();
+    if row.commits < former.seen() || former.is_former(token) {
+        return Err(Error::Rewound);
+    }
+    if former.may_be_current(token) {
+        return Ok(());
+    }
+    Err(Error::Superseded { by: row.name.clone(), since: row.since })
+}
+
+fn refused(error: Error) -> OpenStoreError {
+    match error {
+        Error::Database(error) if error.sqlstate() == Some("25006") => {
+            OpenStoreError::ReadOnlyServer
+        }
+        Error::Database(error) => OpenStoreError::refused(error, "taking the account over"),
+        error => error.into(),
+    }
+}
+
+fn owner_name(config: &PostgresStoreConfig) -> String {
+    let host = whoami::hostname().unwrap_or_else(|_| "an unknown host".to_owned());
+    format!("{} on {host}, process {}", config.owner_label, std::process::id())
+}

@@ -1,0 +1,274 @@
+//! Whether an owner is alive, by the server's clock: one heartbeat for each server, schema and runtime
+//! that the process uses.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::ClientWrapper;
+use tokio::{
+    runtime::{Handle, Id},
+    sync::Notify,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_postgres::{Row, types::Type};
+use tracing::debug;
+
+use crate::{
+    Error,
+    account::ownership::{Ownership, random_id},
+    postgres::{
+        database::{Database, Target},
+        statement::Sql,
+    },
+};
+
+/// A heartbeat counts as alive for this many intervals.
+const LIFETIME: u32 = 3;
+
+/// How many other owners' credentials a heartbeat tries when its own are refused.
+const OTHER_LOGINS: usize = 8;
+
+// A heartbeat lost in a crash is harmless, so it does not wait for the disk.
+static BEAT: Sql = Sql {
+    name: "processes.beat",
+    template: "
+WITH beat AS (
+    INSERT INTO {schema}.processes (id, alive_until)
+    VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
+    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
+    RETURNING set_config('synchronous_commit', 'off', true))
+SELECT o.account_id, o.token, t.commits, t.maintenance
+FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
+WHERE o.account_id = ANY ($3)",
+    types: &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
+};
+
+static RELEASE: Sql = Sql {
+    name: "openings.release",
+    template: "SELECT {schema}.release($1, $2)",
+    types: &[Type::INT8, Type::BYTEA],
+};
+
+pub(crate) const STATEMENTS: &[&Sql] = &[&BEAT, &RELEASE];
+
+/// What tells one heartbeat from another. A copy of a database copies all that is in it, so it is the
+/// way to the server that counts; and a task ends with its runtime.
+type Key = (Target, String, Id);
+
+static HEARTBEATS: LazyLock<Mutex<HashMap<Key, Weak<Heartbeat>>>> = LazyLock::new(Mutex::default);
+
+/// The heartbeat in one database, as long as one of its accounts is open.
+pub(crate) struct Heartbeat {
+    id: [u8; 16],
+    database: Database,
+    owners: Mutex<Vec<Owner>>,
+    interval_ms: AtomicU64,
+    /// Wakes the task when a shorter interval is registered.
+    interval_shortened: Arc<Notify>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Owner {
+    owner: Weak<Ownership>,
+    /// The account's own way to the server.
+    database: Database,
+}
+
+/// An account's row among those that are open; when it is dropped, its owner no longer counts as
+/// alive.
+pub(crate) struct Opening {
+    database: Database,
+    account_id: i64,
+    id: [u8; 16],
+    released: AtomicBool,
+    runtime: Handle,
+}
+
+/// An account that is open in this process, and the heartbeat that shows it.
+pub(crate) struct Presence {
+    _heartbeat: Arc<Heartbeat>,
+    opening: Opening,
+}
+
+impl Presence {
+    pub(crate) fn new(
+        heartbeat: Arc<Heartbeat>,
+        opening: Opening,
+        owner: &Arc<Ownership>,
+        interval: Duration,
+    ) -> Self {
+        heartbeat.join(owner, &opening.database, interval);
+        Self { _heartbeat: heartbeat, opening }
+    }
+
+    /// Lets the next opener have the account without waiting.
+    pub(crate) async fn release(&self) {
+        if !self.opening.released.swap(true, Ordering::AcqRel) {
+            let Opening { database, account_id, id, .. } = &self.opening;
+            release(database, *account_id, *id).await;
+        }
+    }
+}
+
+impl Opening {
+    pub(crate) fn new(database: &Database, account_id: i64, id: [u8; 16]) -> Self {
+        let (database, released) = (database.clone(), AtomicBool::new(false));
+        Self { database, account_id, id, released, runtime: Handle::current() }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.released.swap(true, Ordering::AcqRel) {
+            let (database, account_id, id) = (self.database.clone(), self.account_id, self.id);
+            // Nothing happens when the runtime is gone: then the heartbeat has ended with it.
+            self.runtime.spawn(async move { release(&database, account_id, id).await });
+        }
+    }
+}
+
+async fn release(database: &Database, account_id: i64, id: [u8; 16]) {
+    if let Err(error) = database.write_autocommit(&RELEASE, &[&account_id, &id.as_slice()]).await {
+        debug!(%error, "the account could not be released: it is free when the heartbeat ends");
+    }
+}
+
+impl Heartbeat {
+    /// The heartbeat of this database in this runtime. It begins with the first owner that joins.
+    pub(crate) fn of(database: &Database) -> Arc<Self> {
+        let schema = database.statements().schema().name().to_owned();
+        let key = (database.target().clone(), schema, Handle::current().id());
+        let mut heartbeats = lock(&HEARTBEATS);
+        heartbeats.retain(|_, heartbeat| heartbeat.strong_count() > 0);
+        if let Some(heartbeat) = heartbeats.get(&key).and_then(Weak::upgrade) {
+            return heartbeat;
+        }
+        let heartbeat = Arc::new(Self {
+            id: random_id(),
+            database: database.clone(),
+            owners: Mutex::default(),
+            interval_ms: AtomicU64::new(u64::MAX),
+            interval_shortened: Arc::default(),
+            task: Mutex::default(),
+        });
+        heartbeats.insert(key, Arc::downgrade(&heartbeat));
+        heartbeat
+    }
+
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// How long it counts as alive with one more owner of this interval, in milliseconds.
+    pub(crate) fn lifetime(&self, interval: Duration) -> f64 {
+        (self.interval().min(interval).saturating_mul(LIFETIME)).as_secs_f64() * 1000.0
+    }
+
+    fn join(self: &Arc<Self>, owner: &Arc<Ownership>, database: &Database, interval: Duration) {
+        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
+        if self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel) > interval_ms {
+            self.interval_shortened.notify_one();
+        }
+        let mut owners = lock(&self.owners);
+        owners.retain(|owner| owner.owner.strong_count() > 0);
+        owners.push(Owner { owner: Arc::downgrade(owner), database: database.clone() });
+        let mut task = lock(&self.task);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(run(Arc::downgrade(self))));
+        }
+    }
+
+    fn owners(&self) -> Vec<(Arc<Ownership>, Database)> {
+        let owners = lock(&self.owners);
+        let owners = owners.iter().filter_map(|owner| Some((owner.owner.upgrade()?, owner)));
+        owners.map(|(ownership, owner)| (ownership, owner.database.clone())).collect()
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
+    }
+
+    /// Connects; when the credentials are refused, as the newest owners do: a store that was opened before
+    /// the password changed may know an old one.
+    async fn connect(&self) -> Result<ClientWrapper, Error> {
+        let mut result = self.database.connect_apart().await;
+        for (_, database) in self.owners().iter().rev().take(OTHER_LOGINS) {
+            match &result {
+                Err(Error::Database(error)) if error.refuses_credentials() => {
+                    result = database.connect_apart().await;
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
+    async fn beat(&self, connection: &mut Option<ClientWrapper>) -> Result<(), Error> {
+        let client = match connection.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => self.connect().await?,
+        };
+        let owners = self.owners();
+        let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
+        let seen: Vec<i64> = owners.iter().map(|(owner, _)| owner.seen()).collect();
+        let lifetime = self.lifetime(Duration::MAX);
+        let params: [crate::postgres::database::Param<'_>; 3] =
+            [&self.id.as_slice(), &lifetime, &ids];
+        let rows = self.database.autocommit(&client, &BEAT, None, &params).await?;
+        *connection = Some(client);
+        for row in &rows {
+            let account_id: i64 = row.try_get(0)?;
+            let ours = owners.iter().zip(&seen);
+            for ((owner, database), seen) in
+                ours.filter(|((owner, _), _)| owner.account_id == account_id)
+            {
+                tell(owner, database, row, *seen)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells an owner what the heartbeat saw of its account. That an account is lost is verified on the
+/// account's own connections: the heartbeat's may lead to another server. The other accounts' heartbeat
+/// does not wait for that.
+fn tell(owner: &Arc<Ownership>, database: &Database, row: &Row, seen: i64) -> Result<(), Error> {
+    let (token, commits): (&[u8], i64) = (row.try_get(1)?, row.try_get(2)?);
+    if !owner.is_plausible(token, commits, seen) {
+        let (owner, database) = (owner.clone(), database.clone());
+        tokio::spawn(async move { owner.verify_once(&database).await });
+    }
+    owner.cache.see_maintenance(row.try_get(3)?);
+    Ok(())
+}
+
+async fn run(heartbeat: Weak<Heartbeat>) {
+    let mut connection = None;
+    loop {
+        // First the pause: a claim counts as a heartbeat.
+        let Some(found) = heartbeat.upgrade() else { return };
+        let (interval, shortened) = (found.interval(), found.interval_shortened.clone());
+        drop(found);
+        if timeout(interval, shortened.notified()).await.is_ok() {
+            continue;
+        }
+        let Some(heartbeat) = heartbeat.upgrade() else { return };
+        let limit = interval.saturating_mul(LIFETIME);
+        match timeout(limit, heartbeat.beat(&mut connection)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "a heartbeat failed"),
+            Err(_) => debug!("a heartbeat was not answered"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

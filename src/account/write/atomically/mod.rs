@@ -1,0 +1,313 @@
+//! One transaction over everything that a future saves.
+//!
+//! The account's lane runs the transaction: from the first save on it works off the scope's requests,
+//! until it has committed, was told to roll back, or the time is up. It keeps the time, so that a
+//! future which is not polled any more holds nothing up. The caller's future, and whatever else reads
+//! in the account meanwhile, only sends requests: one that is dropped harms nothing.
+
+pub(crate) mod open;
+mod request;
+mod runner;
+mod transaction;
+
+use std::{
+    any::Any,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_postgres::Row;
+
+pub use self::transaction::Transaction;
+pub(crate) use self::{
+    request::{Query, Request},
+    runner::{Running, ScopeJob, run as run_scope},
+};
+use crate::{
+    Error,
+    account::{
+        cache::Pending,
+        ownership::Ownership,
+        write::lane::{Stage, Writer},
+    },
+    postgres::statement::Sql,
+};
+
+/// Others act on these at the homeserver, so they see them when they are committed, and not before.
+const SEEN_WHEN_COMMITTED: [&str; 2] = ["sync_tokens", "custom_values"];
+
+tokio::task_local! {
+    static CURRENT: Arc<Scope>;
+}
+
+/// How far a scope is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The future ended well. Whether it is committed is the lane's business from here on.
+    Committing,
+    Committed,
+    RolledBack,
+    TimedOut,
+}
+
+impl Phase {
+    /// Whether the scope can no longer be asked.
+    fn is_over(self) -> bool {
+        !matches!(self, Self::Open | Self::Committing)
+    }
+}
+
+/// The transaction of one `atomically`, as those see it who save and read in it.
+pub(crate) struct Scope {
+    owner: Arc<Ownership>,
+    /// What was saved, for reads that need not ask.
+    pending: Arc<Pending>,
+    requests: mpsc::UnboundedSender<Request>,
+    /// What starts the lane's part, at the first request.
+    start: Mutex<Option<Start>>,
+    phase: watch::Sender<Phase>,
+    has_saved: AtomicBool,
+    /// Something outside has failed meanwhile.
+    fails_at_end: AtomicBool,
+    /// What the store learnt from a save, to be forgotten with it.
+    learnt: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+struct Start {
+    writer: Writer,
+    requests: mpsc::UnboundedReceiver<Request>,
+    limit: Duration,
+}
+
+impl Scope {
+    /// The scope that the calling task is in.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// Whether the calling task is in this scope.
+    pub(crate) fn is_current(&self) -> bool {
+        CURRENT.try_with(|current| std::ptr::eq(&**current, self)).unwrap_or(false)
+    }
+
+    /// Whether the scope belongs to the store with this owner.
+    pub(crate) fn is_of(&self, owner: &Arc<Ownership>) -> bool {
+        Arc::ptr_eq(&self.owner, owner)
+    }
+
+    /// What was saved within.
+    pub(crate) fn pending(&self) -> &Arc<Pending> {
+        &self.pending
+    }
+
+    /// Whether the caller must see a change of the scope's in what the statement reads.
+    pub(crate) fn changes(&self, sql: &Sql) -> bool {
+        self.pending.has_written(sql.tables()) && self.shows(sql)
+    }
+
+    /// Whether the caller may read on the scope's connection.
+    pub(crate) fn shows(&self, sql: &Sql) -> bool {
+        self.is_current() || !sql.tables().any(|table| SEEN_WHEN_COMMITTED.contains(&table))
+    }
+
+    /// Keeps what is known within, until the commit tells everybody. The first stays.
+    pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
+        let _ = self.learnt.set(Box::new(what));
+    }
+
+    pub(crate) fn learnt<T: Any + Clone>(&self) -> Option<T> {
+        self.learnt.get()?.downcast_ref().cloned()
+    }
+
+    /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
+    pub(crate) async fn run<T, E>(
+        writer: Writer,
+        owner: Arc<Ownership>,
+        limit: Duration,
+        future: impl Future<Output = Result<T, E>>,
+        wrap: impl Fn(Error) -> E,
+    ) -> Result<T, E> {
+        owner.check_write().map_err(&wrap)?;
+        let (sender, requests) = mpsc::unbounded_channel();
+        let scope = Arc::new(Self {
+            pending: Pending::new(owner.cache.clone()),
+            owner,
+            requests: sender,
+            start: Mutex::new(Some(Start { writer, requests, limit })),
+            phase: watch::Sender::new(Phase::Open),
+            has_saved: AtomicBool::new(false),
+            fails_at_end: AtomicBool::new(false),
+            learnt: OnceLock::new(),
+        });
+        let _rolled_back_when_dropped = Caller(scope.clone());
+        let mut future = pin!(CURRENT.scope(scope.clone(), future));
+        let value = tokio::select! {
+            biased;
+            () = scope.reached(|phase| phase == Phase::TimedOut) => {
+                return Err(wrap(Error::AtomicallyTimeout));
+            }
+            output = &mut future => output?,
+        };
+        scope.commit().await.map_err(wrap)?;
+        Ok(value)
+    }
+
+    /// Takes a save: nothing is sent. One that was begun is taken even when its future is dropped.
+    pub(crate) async fn write(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
+        self.has_saved.store(true, Ordering::Release);
+        self.owner.check_write()?;
+        self.ask(|answer| Request::Save(stage, answer)).await
+    }
+
+    /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
+    /// it is to be asked outside.
+    pub(crate) async fn read(&self, query: Query) -> Option<Result<Vec<Row>, Error>> {
+        let (answer, rows) = oneshot::channel();
+        let _ = self.requests.send(Request::Read(query, answer));
+        rows.await.ok()
+    }
+
+    /// Runs a statement of the application.
+    async fn query_application(self: &Arc<Self>, query: Query) -> Result<Vec<Row>, Error> {
+        self.has_saved.store(true, Ordering::Release);
+        self.ask(|answer| Request::Application(query, answer)).await
+    }
+
+    async fn commit(self: &Arc<Self>) -> Result<(), Error> {
+        // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
+        self.owner.check_write()?;
+        if !self.advance(Phase::Committing) {
+            return Err(self.why_over());
+        }
+        if self.start().take().is_some() {
+            // Nothing was saved.
+            self.end(Phase::Committed);
+            return Ok(());
+        }
+        let result = self.ask(Request::Commit).await;
+        if !self.is_over() {
+            // The lane is gone.
+            self.end(Phase::RolledBack);
+        }
+        result
+    }
+
+    /// Sends a request to the lane; the first one makes the lane begin with the scope in its turn.
+    async fn ask<T>(
+        self: &Arc<Self>,
+        request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
+    ) -> Result<T, Error> {
+        if let Some(Start { writer, requests, limit }) = self.start().take() {
+            writer.run_scope(ScopeJob { scope: self.clone(), requests, limit });
+        }
+        let (answer, result) = oneshot::channel();
+        let _ = self.requests.send(request(answer));
+        result.await.unwrap_or_else(|_| Err(self.why_over()))
+    }
+
+    fn start(&self) -> MutexGuard<'_, Option<Start>> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Whether it can still be asked.
+    fn is_over(&self) -> bool {
+        self.phase().is_over()
+    }
+
+    fn why_over(&self) -> Error {
+        match self.phase() {
+            // The lane is gone.
+            Phase::Open | Phase::Committing => Error::StoreClosed,
+            Phase::TimedOut => Error::AtomicallyTimeout,
+            Phase::Committed | Phase::RolledBack => Error::NotInAtomically,
+        }
+    }
+
+    /// Goes on from [`Phase::Open`], unless that happened already.
+    fn advance(&self, to: Phase) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let is_open = *phase == Phase::Open;
+            if is_open {
+                self.fail_without_commit(to);
+                *phase = to;
+            }
+            is_open
+        })
+    }
+
+    fn end(&self, how: Phase) {
+        self.phase.send_modify(|phase| {
+            self.fail_without_commit(how);
+            *phase = how;
+        });
+    }
+
+    /// Whether the store will have failed when the scope ends.
+    pub(crate) fn fails_at_end(&self) -> bool {
+        self.fails_at_end.load(Ordering::Acquire)
+    }
+
+    /// Something outside of the scope failed, so that nothing may be written behind the scope.
+    pub(crate) fn fail_at_end(&self) {
+        self.phase.send_if_modified(|phase| {
+            match phase.is_over() {
+                false => self.fails_at_end.store(true, Ordering::Release),
+                true => self.owner.fail(),
+            }
+            false
+        });
+    }
+
+    /// What was saved and not committed makes the SDK's memory be ahead of the database. It is noted
+    /// before the scope is over: the lane goes on at once.
+    fn fail_without_commit(&self, phase: Phase) {
+        let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
+            && self.has_saved.load(Ordering::Acquire);
+        if is_lost || (phase.is_over() && self.fails_at_end()) {
+            self.owner.fail();
+        }
+    }
+
+    /// Returns when it can no longer be asked.
+    pub(crate) async fn ended(&self) {
+        self.reached(Phase::is_over).await;
+    }
+
+    async fn reached(&self, is: impl Fn(Phase) -> bool) {
+        // The sender is in `self`.
+        let _ = self.phase.subscribe().wait_for(|phase| is(*phase)).await;
+    }
+
+    /// Returns when the scope has ended without a commit: by its caller, or by the time limit.
+    async fn given_up(&self, limit: Duration) {
+        let rolled_back = self.reached(|phase| phase == Phase::RolledBack);
+        if timeout(limit, rolled_back).await.is_err() && !self.advance(Phase::TimedOut) {
+            // It is about to be committed.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The caller's part in a scope. Dropped before the commit was asked for, it rolls back.
+struct Caller(Arc<Scope>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.advance(Phase::RolledBack);
+        drop(self.0.start().take());
+    }
+}

@@ -1,0 +1,23 @@
+//! The application's own source of passwords.
+
+use std::{error::Error, future::Future, pin::Pin, sync::Arc};
+
+type Answer = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
+
+/// The application's own source of passwords.
+#[derive(Clone)]
+pub(crate) struct PasswordCallback(Arc<dyn Fn() -> Answer + Send + Sync>);
+
+impl PasswordCallback {
+    pub(crate) fn new<F, Fut>(callback: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(callback())))
+    }
+
+    pub(crate) async fn ask(&self) -> Result<String, Box<dyn Error + Send + Sync>> {
+        (self.0)().await
+    }
+}

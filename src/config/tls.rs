@@ -1,0 +1,105 @@
+//! The TLS parameters of a connection string.
+
+use std::path::PathBuf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// `sslrootcert`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Roots {
+    Unset,
+    System,
+    File(PathBuf),
+}
+
+/// The TLS words of a connection string.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "rustls"), allow(dead_code))]
+pub(crate) struct TlsSettings {
+    pub(crate) mode: Mode,
+    pub(crate) roots: Roots,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    /// Whether the server is told the name it is wanted under.
+    pub(crate) sni: bool,
+    pub(crate) only_tls13: bool,
+    /// The handshake comes first, without PostgreSQL's own request for it.
+    pub(crate) direct: bool,
+}
+
+impl TlsSettings {
+    /// Reads the words; an unknown value is an error that lists the known ones.
+    pub(crate) fn from_words<'a>(word: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
+        let roots = match word("sslrootcert") {
+            None => Roots::Unset,
+            Some("system") => Roots::System,
+            Some(path) => Roots::File(path.into()),
+        };
+        let given = word("sslmode").map(parse_mode).transpose()?;
+        let mode = check_mode(given, &roots)?;
+        let direct = match word("sslnegotiation") {
+            None | Some("postgres") => false,
+            Some("direct") if mode >= Mode::Require => true,
+            Some("direct") => {
+                return Err(
+                    "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"
+                        .to_owned(),
+                );
+            }
+            Some(_) => return Err("sslnegotiation must be postgres or direct".to_owned()),
+        };
+        let only_tls13 = match word("ssl_min_protocol_version") {
+            None | Some("TLSv1" | "TLSv1.1" | "TLSv1.2") => false,
+            Some("TLSv1.3") => true,
+            Some(_) => {
+                return Err("ssl_min_protocol_version must be TLSv1.2 or TLSv1.3".to_owned());
+            }
+        };
+        Ok(Self {
+            mode,
+            roots,
+            cert: word("sslcert").map(PathBuf::from),
+            key: word("sslkey").map(PathBuf::from),
+            sni: word("sslsni") != Some("0"),
+            only_tls13,
+            direct,
+        })
+    }
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "disable" => Ok(Mode::Disable),
+        // `allow` would try without TLS first: with TLS first is never worse.
+        "allow" | "prefer" => Ok(Mode::Prefer),
+        "require" => Ok(Mode::Require),
+        "verify-ca" => Ok(Mode::VerifyCa),
+        "verify-full" => Ok(Mode::VerifyFull),
+        _ => Err("sslmode must be disable, prefer, require, verify-ca or verify-full".to_owned()),
+    }
+}
+
+/// Who names an authority wants it checked: a mode that does not is a mistake.
+fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
+    match (given, roots) {
+        (None, Roots::System) => Ok(Mode::VerifyFull),
+        (Some(Mode::VerifyFull), _) => Ok(Mode::VerifyFull),
+        (Some(_), Roots::System) => {
+            Err("sslrootcert=system needs sslmode=verify-full, or no sslmode".to_owned())
+        }
+        (None | Some(Mode::Prefer), Roots::File(_)) => {
+            Err("sslrootcert is given, but nothing is verified: add sslmode=verify-full (or \
+                 verify-ca, without the host's name)"
+                .to_owned())
+        }
+        (None, Roots::Unset) => Ok(Mode::Prefer),
+        (Some(mode), _) => Ok(mode),
+    }
+}

@@ -1,0 +1,189 @@
+//! What can go wrong, and what to do about it.
+//!
+//! No message, `Debug` output or source of these errors holds a row, a key, a passphrase or a
+//! password: of what PostgreSQL says, the SQLSTATE, the table and the constraint are kept, and the
+//! primary message only where it cannot quote data.
+
+mod database;
+mod open;
+
+use std::time::SystemTime;
+
+pub use self::{database::DatabaseError, open::OpenStoreError};
+
+/// An error of an open store.
+///
+/// A [`CryptoStoreError::Backend`] that comes out of an `OlmMachine` can be downcast to it:
+///
+/// ```
+/// use matrix_sdk_crypto::CryptoStoreError;
+/// use matrix_sdk_postgres::Error;
+///
+/// fn must_reopen(error: &CryptoStoreError) -> bool {
+///     match error {
+///         CryptoStoreError::Backend(inner) => {
+///             // After `Superseded` and `Rewound` there is no going on: end the bot.
+///             let error = inner.downcast_ref::<Error>();
+///             !matches!(
+///                 error,
+///                 Some(
+///                     Error::Superseded { .. }
+///                         | Error::Rewound
+///                         | Error::ObserveOnly
+///                         | Error::NotInAtomically
+///                         | Error::CloseInAtomically
+///                 )
+///             )
+///         }
+///         _ => false,
+///     }
+/// }
+/// # assert!(must_reopen(&CryptoStoreError::from(Error::ReopenRequired)));
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store was closed with `close()`; `reopen()` opens it again.
+    #[error("the store is closed: call reopen() before using it again")]
+    StoreClosed,
+
+    /// An earlier operation failed, so the SDK's memory may be ahead of the database, and a write
+    /// now could make the loss permanent. Drop the `OlmMachine`, call `reopen()` (or open a new
+    /// store) and build a new machine.
+    #[error(
+        "an earlier operation failed, so this store accepts no more writes: drop the OlmMachine, \
+         reopen the store and build a new machine"
+    )]
+    ReopenRequired,
+
+    /// Another process, or another store of this one, has taken the account over. Nothing was
+    /// written, and this store is of no use any more; `reopen()` takes nothing back. End the bot, or
+    /// at least do not restart it by itself.
+    #[error("the account was taken over by {by}: this store must not be used any more")]
+    Superseded {
+        /// The new owner: its label, host and process.
+        by: String,
+        /// When it took over, by the server's clock.
+        since: SystemTime,
+    },
+
+    /// The database has fewer commits than this store has made in it: it was restored from a backup,
+    /// or failed over to a standby that had not received them. Nothing was written. The ratchets in
+    /// it are old: begin with a new device.
+    #[error(
+        "the database is older than what this store has committed: its ratchets have gone back, so \
+         begin with a new device"
+    )]
+    Rewound,
+
+    /// The store was opened with [`Access::Observe`](crate::Access::Observe), which writes nothing.
+    #[error("this store only observes: open it with another access to write")]
+    ObserveOnly,
+
+    /// No account has been loaded or saved yet, and the operation needs one. An `OlmMachine` loads
+    /// or creates it when it is built.
+    #[error("no Olm account is loaded: build an OlmMachine on this store first")]
+    AccountUnset,
+
+    /// A row cannot be decoded: it was damaged, moved from another place, or written by a newer
+    /// version. Nothing was changed. Restore the row from a backup, or delete it if its loss is
+    /// acceptable.
+    #[error("a row of table {table} cannot be read ({reason}): restore it from a backup")]
+    BadRow {
+        /// The table that holds the row.
+        table: &'static str,
+        /// Which step failed; never data.
+        reason: &'static str,
+    },
+
+    /// A value cannot be serialised or sealed. Nothing was written.
+    #[error("a value for table {table} cannot be encoded")]
+    Encode {
+        /// The table the value was meant for.
+        table: &'static str,
+    },
+
+    /// The database answered with an error, or the connection broke.
+    #[error("the database failed: {0}")]
+    Database(#[from] DatabaseError),
+
+    /// All connections of the pool stayed busy for the whole `pool_timeout`, or no new one could
+    /// be made in time. Raise `pool_max_size`, or look for what holds the connections.
+    #[error("no database connection became free within the pool timeout: raise pool_max_size")]
+    PoolTimeout,
+
+    /// The database did not answer within `statement_timeout`.
+    #[error("the database did not answer within the statement timeout")]
+    StatementTimeout,
+
+    /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
+    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
+    #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
+    AtomicallyTimeout,
+
+    /// `atomically` was called within `atomically`. Nothing was written.
+    #[error("atomically() cannot be nested")]
+    NestedAtomically,
+
+    /// The transaction's handle was asked for, or used, outside of its
+    /// [`atomically`](crate::PostgresCryptoStore::atomically).
+    #[error("there is no transaction outside of atomically()")]
+    NotInAtomically,
+
+    /// A statement given to [`Transaction::query`](crate::Transaction::query) would have ended the
+    /// transaction, or went back to a savepoint from before a save of the store. Nothing is
+    /// committed. Leave `COMMIT` and `ROLLBACK` to
+    /// [`atomically`](crate::PostgresCryptoStore::atomically), and save nothing between `SAVEPOINT`
+    /// and `ROLLBACK TO SAVEPOINT`.
+    #[error(
+        "a statement of the application ends the transaction or undoes saves of the store: leave \
+         COMMIT and ROLLBACK to atomically(), and save nothing between SAVEPOINT and ROLLBACK TO"
+    )]
+    TransactionControl,
+
+    /// `close()` or `reopen()` was called within
+    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store: it would wait for
+    /// itself. Nothing was done. Call it before or after.
+    #[error("a store cannot be closed or reopened within its own atomically()")]
+    CloseInAtomically,
+
+    /// Another store was used within `atomically`: its work cannot be part of the transaction, and
+    /// would not be undone with it. Use it before or after.
+    #[error("another store cannot be used within atomically()")]
+    OtherStoreInAtomically,
+
+    /// `reopen()` could not open the store.
+    #[error(transparent)]
+    Reopen(Box<OpenStoreError>),
+}
+
+impl Error {
+    /// Whether an operation that had no effect may succeed when repeated.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_transient())
+    }
+
+    /// Whether nothing more must be asked on the connection that this came from. After a timeout the
+    /// answer may still come, and nobody else must read it.
+    pub(crate) fn spoils_connection(&self) -> bool {
+        match self {
+            Self::Database(error) => error.spoils_connection(),
+            error => matches!(error, Self::StatementTimeout),
+        }
+    }
+
+    /// The SQLSTATE of a refusal by one of the crate's own functions.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Database(error) => error.sqlstate().filter(|code| code.starts_with("MX")),
+            _ => None,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}

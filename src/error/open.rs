@@ -1,0 +1,206 @@
+//! Why a store could not be opened.
+
+use std::time::SystemTime;
+
+use super::{DatabaseError, Error};
+
+/// An error that keeps a store from being opened.
+///
+/// Nothing has been written when one of these is returned, except by a migration, and the row of a
+/// new account, that committed before.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStoreError {
+    /// The URL, a file it names, or another setting is malformed.
+    #[error("invalid configuration: {0}")]
+    InvalidConfig(String),
+
+    /// The server cannot be reached: wrong address, not running, or a firewall in between.
+    #[error("cannot connect to PostgreSQL: {0}: check the address and that the server is running")]
+    Connect(DatabaseError),
+
+    /// TLS was asked for and could not be established: the server offers none, or its certificate
+    /// did not verify.
+    #[error("TLS to PostgreSQL was refused: {0}")]
+    Tls(String),
+
+    /// The server refused the user, the password or the database.
+    #[error("PostgreSQL refused the login: {0}: check user, password and database name")]
+    Authentication(DatabaseError),
+
+    /// The role lacks a privilege. `docs/operations.md` lists the grants.
+    #[error("permission denied: {what}: {source}")]
+    PermissionDenied {
+        /// What was attempted.
+        what: &'static str,
+        /// The server's answer.
+        source: DatabaseError,
+    },
+
+    /// The server is older than this crate supports.
+    #[error("PostgreSQL {found} is too old: version {required} or newer is needed")]
+    ServerTooOld {
+        /// The server's major version.
+        found: i32,
+        /// The oldest supported major version.
+        required: i32,
+    },
+
+    /// The schema was migrated by a newer version of this crate, in a way this version does not
+    /// understand.
+    #[error("the schema has version {found}, this crate knows {supported}: upgrade the program")]
+    SchemaTooNew {
+        /// The newest migration that was applied.
+        found: i32,
+        /// The newest migration that this crate knows.
+        supported: i32,
+    },
+
+    /// The schema is missing or old, and `run_migrations(false)` was set.
+    #[error(
+        "the schema has version {found}, version {required} is needed: run the migrations with a \
+         role that may, or set run_migrations(true)"
+    )]
+    MigrationsPending {
+        /// The newest migration that was applied; 0 when there is no schema yet.
+        found: i32,
+        /// The version this crate needs.
+        required: i32,
+    },
+
+    /// The account is encrypted with another passphrase.
+    #[error("wrong passphrase for account {account:?}")]
+    WrongPassphrase {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with another key.
+    #[error("wrong key for account {account:?}")]
+    WrongKey {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with a passphrase, and a key was given.
+    #[error("account {account:?} is encrypted with a passphrase, but a key was given")]
+    KeyInsteadOfPassphrase {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted with a key, and a passphrase was given.
+    #[error("account {account:?} is encrypted with a key, but a passphrase was given")]
+    PassphraseInsteadOfKey {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account is encrypted, and neither passphrase nor key was given.
+    #[error("account {account:?} is encrypted: give its passphrase or key")]
+    EncryptedWithoutSecret {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account was created without encryption, and a passphrase or key was given.
+    #[error(
+        "account {account:?} is not encrypted: open it without passphrase or key, or use another \
+         account name"
+    )]
+    PlainWithSecret {
+        /// The account's name.
+        account: String,
+    },
+
+    /// Somebody else has the account open and is alive.
+    #[error(
+        "account {account:?} is in use by {owner}: stop it first, wait for it, or take the account \
+         over"
+    )]
+    OwnerAlive {
+        /// The account's name.
+        account: String,
+        /// The owner: its label, host and process.
+        owner: String,
+        /// Since when it owns the account, by the server's clock.
+        since: SystemTime,
+    },
+
+    /// There is no such account, and [`Access::Observe`](crate::Access::Observe) creates none.
+    #[error("there is no account {account:?} to observe")]
+    AccountNotFound {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The server accepts no writes: it is a standby.
+    /// [`target_session_attrs=read-write`](crate::PostgresStoreConfig::new) finds the primary among
+    /// several hosts, and [`Access::Observe`](crate::Access::Observe) needs none.
+    #[error("the server is a read-only standby: connect to the primary")]
+    ReadOnlyServer,
+
+    /// The role may not write: `default_transaction_read_only` is on for the role, the database or the
+    /// server, which is not a standby. Nothing was written.
+    /// [`Access::Observe`](crate::Access::Observe) may use such a role.
+    #[error(
+        "the role {role:?} is read-only: default_transaction_read_only is on for the role, the \
+         database or the server; use another role, or ALTER ROLE … RESET default_transaction_read_only"
+    )]
+    ReadOnlyRole {
+        /// The role that logged in.
+        role: String,
+    },
+
+    /// The account's cipher was written by a newer minor version, in a form this one cannot read.
+    #[error(
+        "the cipher of account {account:?} was written by version 0.{written_by}: upgrade the \
+         program"
+    )]
+    CipherTooNew {
+        /// The account's name.
+        account: String,
+        /// The minor version of this crate that wrote it.
+        written_by: i16,
+    },
+
+    /// The account's row holds the cipher of another account: rows were exchanged in the database, or
+    /// the account was renamed there. Nothing was read or written. Restore the rows of table
+    /// `accounts` from a backup.
+    #[error(
+        "the row of account {account:?} holds the cipher of another account: accounts were exchanged \
+         or renamed in the database; restore the rows of table accounts from a backup"
+    )]
+    ForeignCipher {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The account's cipher could not be created or read, for a reason that is neither the
+    /// passphrase nor the version.
+    #[error("the cipher of account {account:?} is unusable")]
+    Cipher {
+        /// The account's name.
+        account: String,
+    },
+
+    /// The database failed while the store was being opened.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl OpenStoreError {
+    /// The server refused `what`: for want of a privilege, or for another reason.
+    pub(crate) fn refused(source: DatabaseError, what: &'static str) -> Self {
+        match source.sqlstate() {
+            Some("42501") => Self::PermissionDenied { what, source },
+            _ => source.into(),
+        }
+    }
+}
+
+impl From<DatabaseError> for OpenStoreError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Store(Error::Database(error))
+    }
+}

@@ -1,0 +1,222 @@
+//! Why no connection could be made, and how that gets through the pool.
+//!
+//! The pool knows only `tokio_postgres::Error`, which cannot be made from outside. But a connection
+//! over a stream that fails carries the stream's error, whatever it is: so a `Failure` travels as
+//! the I/O error of a stream that does nothing else, and [`classify`] finds it again.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::{Config, NoTls, config::SslMode, error::SqlState};
+
+use super::targets::Target;
+use crate::{DatabaseError, OpenStoreError, config::tls::TlsSettings, postgres::connect::tls};
+
+/// Why a connection could not be made.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A file that the configuration names is missing or malformed.
+    Config(String),
+    /// Nobody answered, or nobody could be asked.
+    Connect(String),
+    /// The login could not even be tried.
+    Login(String),
+    Tls(String),
+    /// The server's own answer.
+    Answer(tokio_postgres::Error),
+    /// The credentials were refused, and the next connection reads them again.
+    Outdated(Box<Failure>),
+}
+
+impl Failure {
+    pub(super) fn new(
+        error: tokio_postgres::Error,
+        target: &Target,
+        settings: &TlsSettings,
+    ) -> Self {
+        if error.as_db_error().is_some() {
+            return Self::Answer(error);
+        }
+        if let Some(text) = tls::explain(&error, settings, &target.peer()) {
+            return Self::Tls(format!("{target}: {text}"));
+        }
+        let text = DatabaseError::from(error).to_string();
+        // The kinds that `tokio-postgres` shows in these words only.
+        if text.ends_with("password missing") {
+            return Self::Login(format!("{target} asks for a password, and none was given"));
+        }
+        if text.starts_with("authentication error") {
+            return Self::Login(format!("{target}: {text}"));
+        }
+        // Both answer `target_session_attrs` alike.
+        if text.ends_with("does not allow writes") {
+            return Self::Connect(format!(
+                "{target} accepts no writes: it is a standby, or default_transaction_read_only is on \
+                 for the role, the database or the server"
+            ));
+        }
+        Self::Connect(format!("{target}: {text}"))
+    }
+
+    pub(crate) fn connect(text: impl Into<String>) -> Self {
+        Self::Connect(text.into())
+    }
+
+    pub(crate) fn config(text: impl Into<String>) -> Self {
+        Self::Config(text.into())
+    }
+
+    /// The same failure, where the password is read again for each connection: it may reach us
+    /// later than it reached the server.
+    pub(super) fn with_password_read_again(self) -> Self {
+        let is_outdated = match &self {
+            Self::Login(_) => true,
+            Self::Answer(error) => are_refused_credentials(error.code()),
+            _ => false,
+        };
+        if is_outdated { Self::Outdated(Box::new(self)) } else { self }
+    }
+
+    /// Nothing was asked on the connection, so the operation that needed it can be retried, unless
+    /// the same credentials would be refused again.
+    fn database_error(&self) -> DatabaseError {
+        match self {
+            Self::Config(text) | Self::Connect(text) | Self::Tls(text) => {
+                DatabaseError::broken(text).at_login(false)
+            }
+            Self::Login(text) => DatabaseError::broken(text).at_login(true),
+            Self::Answer(error) => answered(error),
+            Self::Outdated(failure) => failure.database_error().at_login(false),
+        }
+    }
+
+    /// Whether another server would say the same: as in libpq, a refused login ends the search.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Login(_) | Self::Config(_) => true,
+            Self::Answer(error) => is_refused_login(error.code()),
+            Self::Outdated(failure) => failure.is_final(),
+            Self::Connect(_) | Self::Tls(_) => false,
+        }
+    }
+
+    /// Of several failures, the one that says most is reported.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::Connect(_) => 0,
+            Self::Tls(_) => 1,
+            Self::Answer(_) | Self::Login(_) | Self::Config(_) | Self::Outdated(_) => 2,
+        }
+    }
+
+    /// Wraps the failure up in the only type that the pool passes on.
+    pub(super) async fn into_postgres(self) -> tokio_postgres::Error {
+        let failure = match self {
+            Self::Answer(error) => return error,
+            failure => failure,
+        };
+        let stream = FailingStream(Some(io::Error::other(failure)));
+        match Config::new().user("-").ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await {
+            Err(error) => error,
+            // The stream fails at its first use, so there is no client.
+            Ok(_) => tokio_postgres::Error::__private_api_timeout(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(text) | Self::Connect(text) | Self::Login(text) | Self::Tls(text) => {
+                f.write_str(text)
+            }
+            Self::Answer(error) => write!(f, "{}", DatabaseError::from(error)),
+            Self::Outdated(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What it means to an operation that the pool could make no connection for it.
+pub(crate) fn login_error(error: &tokio_postgres::Error) -> DatabaseError {
+    match tls::find::<Failure>(error) {
+        Some(failure) => failure.database_error(),
+        None => answered(error),
+    }
+}
+
+/// What it means to whoever opens a store.
+pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
+    let source = login_error(error);
+    match tls::find::<Failure>(error) {
+        Some(Failure::Config(text)) => return OpenStoreError::InvalidConfig(text.clone()),
+        Some(Failure::Tls(text)) => return OpenStoreError::Tls(text.clone()),
+        Some(Failure::Login(_) | Failure::Outdated(_)) => {
+            return OpenStoreError::Authentication(source);
+        }
+        Some(Failure::Connect(_) | Failure::Answer(_)) | None => {}
+    }
+    match error.code() {
+        code if is_refused_login(code) => OpenStoreError::Authentication(source),
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            OpenStoreError::PermissionDenied { what: "connecting to the database", source }
+        }
+        _ => OpenStoreError::Connect(source),
+    }
+}
+
+/// An error that is no [`Failure`]: the server's answer, or what a foreign pool says.
+fn answered(error: &tokio_postgres::Error) -> DatabaseError {
+    DatabaseError::from(error).at_login(are_refused_credentials(error.code()))
+}
+
+fn are_refused_credentials(code: Option<&SqlState>) -> bool {
+    matches!(code.map(SqlState::code), Some("28P01" | "28000"))
+}
+
+/// Wrong user, wrong password, no entry in `pg_hba.conf`, no such database.
+fn is_refused_login(code: Option<&SqlState>) -> bool {
+    matches!(code.map(SqlState::code), Some("28P01" | "28000" | "3D000"))
+}
+
+/// Fails at its first use, with the given error.
+struct FailingStream(Option<io::Error>);
+
+impl FailingStream {
+    fn fail<T>(&mut self) -> Poll<io::Result<T>> {
+        Poll::Ready(Err(self.0.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())))
+    }
+}
+
+impl AsyncRead for FailingStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.fail()
+    }
+}
+
+impl AsyncWrite for FailingStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.fail()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fail()
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.fail()
+    }
+}

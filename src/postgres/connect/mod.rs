@@ -1,0 +1,284 @@
+//! How one connection is made: the password asked, the addresses tried in turn, TLS as the mode
+//! says, all of it within one time limit.
+
+mod failure;
+pub(crate) mod password;
+mod targets;
+pub(crate) mod tls;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::Connect;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, NoTls, Socket,
+    config::SslMode,
+    error::{DbError, SqlState},
+    tls::{MakeTlsConnect, TlsConnect},
+};
+use tracing::{debug, warn};
+
+pub(crate) use self::failure::{Failure, classify, login_error};
+use self::targets::{Target, targets};
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    config::{
+        conninfo::{ConnInfo, Host},
+        tls::Mode,
+    },
+    postgres::connect::{
+        password::{PasswordSource, Passwords},
+        tls::{MakeTls, Watched},
+    },
+};
+
+type Connected = (Client, JoinHandle<()>);
+
+/// Makes the connections of a pool.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<Inner>);
+
+struct Inner {
+    server: Arc<ConnInfo>,
+    /// What every connection has in common.
+    template: Config,
+    user: String,
+    dbname: String,
+    password: PasswordSource,
+    tls: Option<MakeTls>,
+    limit: Duration,
+    warned: AtomicBool,
+}
+
+impl Connector {
+    /// Reads the certificates and fills in libpq's defaults; no connection is made.
+    ///
+    /// The `Config` is what the pool shows when it is printed: it names no host and no password.
+    pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
+        config.validate()?;
+        let server = config.server.clone().map_err(OpenStoreError::InvalidConfig)?;
+        let user = match server.user.clone() {
+            Some(user) => user,
+            None => whoami::username().map_err(|error| {
+                OpenStoreError::InvalidConfig(format!(
+                    "no user is given, and the operating system names none: {error}"
+                ))
+            })?,
+        };
+        let dbname = server.dbname.clone().unwrap_or_else(|| user.clone());
+        let mut template = server.template.clone();
+        template.user(&user).dbname(&dbname);
+        let only_sockets =
+            server.addresses.iter().all(|address| matches!(address.host, Host::Socket(_)));
+        let inner = Inner {
+            tls: if only_sockets { None } else { tls::make_tls(&server.tls)? },
+            password: PasswordSource::new(config, &server),
+            limit: config.connect_timeout,
+            warned: AtomicBool::new(false),
+            template: template.clone(),
+            user,
+            dbname,
+            server,
+        };
+        Ok((template, Self(Arc::new(inner))))
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<Connected, tokio_postgres::Error>> + Send + '_>> {
+        Box::pin(async move {
+            match self.0.connect().await {
+                Ok(connected) => Ok(connected),
+                Err(failure) if self.0.password.is_read_again() => {
+                    Err(failure.with_password_read_again().into_postgres().await)
+                }
+                Err(failure) => Err(failure.into_postgres().await),
+            }
+        })
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> Result<Connected, Failure> {
+        let deadline = Instant::now() + self.limit;
+        let passwords = timeout_at(deadline, self.password.ask()).await.map_err(|_| {
+            Failure::connect(format!("no password was given within {:?}", self.limit))
+        })??;
+        let targets = targets(&self.server, self.limit / 2).await?;
+        let mut worst: Option<Failure> = None;
+        for (tried, target) in targets.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(targets.len() - tried).unwrap_or(u32::MAX);
+            let attempt = timeout_at(Instant::now() + share, self.attempt(target, &passwords));
+            let failure = match attempt.await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::connect(format!("{target} gave no answer within {share:?}")),
+            };
+            debug!(%target, %failure, "connection attempt failed");
+            let last = failure.is_final();
+            if worst.as_ref().is_none_or(|worst| worst.weight() <= failure.weight()) {
+                worst = Some(failure);
+            }
+            if last {
+                break;
+            }
+        }
+        Err(worst.unwrap_or_else(|| Failure::connect("no address to connect to")))
+    }
+
+    async fn attempt(&self, target: &Target, passwords: &Passwords) -> Result<Connected, Failure> {
+        let mut config = self.template.clone();
+        target.put_into(&mut config);
+        if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
+            config.password(password.as_bytes());
+        }
+        let mode = self.server.tls.mode;
+        // As in libpq, sockets are never encrypted.
+        let tls = self.tls.as_ref().filter(|_| target.is_tcp());
+        let result = match (tls, mode) {
+            (None, _) | (_, Mode::Disable) => plain(&mut config).await.map(Link::plain),
+            (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
+            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
+                .await
+                .map(Link::encrypted),
+        };
+        let link = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
+        self.warn_if_unprotected(target, &link);
+        Ok(link.connected)
+    }
+
+    /// libpq's `prefer`: a handshake that fails, or a `pg_hba.conf` without an entry for TLS, is
+    /// not the end.
+    async fn prefer_tls(
+        &self,
+        config: &mut Config,
+        tls: &MakeTls,
+        target: &Target,
+    ) -> Result<Link, tokio_postgres::Error> {
+        let tls = Watched::new(MakeTls::clone(tls));
+        let error = match open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
+            Ok(connected) if tls.is_used() => return Ok(Link::encrypted(connected)),
+            Ok(connected) => return Ok(Link::plain(connected)),
+            // It was without TLS already.
+            Err(error) if !tls.is_used() => return Err(error),
+            Err(error) => error,
+        };
+        let reason = match error.as_db_error() {
+            None => tls::explain(&error, &self.server.tls, &target.peer()),
+            Some(answer) if *answer.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                Some("the server refused the login with TLS".to_owned())
+            }
+            Some(_) => None,
+        };
+        let Some(reason) = reason else { return Err(error) };
+        debug!(%target, reason, "no TLS with this server, trying without");
+        Ok(Link { fallback: Some(reason), ..Link::plain(plain(config).await?) })
+    }
+
+    /// Warns once that a connection is not what `sslmode` sounds like.
+    fn warn_if_unprotected(&self, target: &Target, link: &Link) {
+        let is_at_risk = target.is_remote() || link.fallback.is_some();
+        if self.server.tls.mode > Mode::Prefer || !is_at_risk {
+            return;
+        }
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        match link {
+            Link { fallback: Some(reason), .. } => warn!(
+                %target,
+                reason,
+                "the connection to the database is not encrypted: sslmode=prefer fell back to plain \
+                 text; use sslmode=verify-full"
+            ),
+            Link { is_encrypted: false, .. } => warn!(
+                %target,
+                "the connection to the database is not encrypted: anyone on the way can read and \
+                 change everything; use sslmode=verify-full"
+            ),
+            Link { is_encrypted: true, .. } => warn!(
+                %target,
+                "the database server is not verified: anyone on the way can read and change \
+                 everything; use sslmode=verify-full"
+            ),
+        }
+    }
+}
+
+/// A connection, and how far it is protected.
+struct Link {
+    connected: Connected,
+    is_encrypted: bool,
+    /// Why it is in plain text although the server has TLS.
+    fallback: Option<String>,
+}
+
+impl Link {
+    fn plain(connected: Connected) -> Self {
+        Self { connected, is_encrypted: false, fallback: None }
+    }
+
+    fn encrypted(connected: Connected) -> Self {
+        Self { connected, is_encrypted: true, fallback: None }
+    }
+}
+
+async fn plain(config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
+    open(config.ssl_mode(SslMode::Disable), NoTls).await
+}
+
+async fn open<T>(config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    let (client, mut connection) = config.connect(tls).await?;
+    let task = tokio::spawn(async move {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notice(notice)) => note(&notice),
+                Ok(_) => {}
+                Err(error) => {
+                    // Through our own type, which leaves out what the server quotes.
+                    warn!(error = %DatabaseError::from(error), "the database connection broke");
+                    return;
+                }
+            }
+        }
+    });
+    Ok((client, task))
+}
+
+/// COMMITs of this process, on whatever connection, that did not wait for their standby.
+static DOUBTFUL_COMMITS: AtomicU64 = AtomicU64::new(0);
+
+/// Rises when a COMMIT succeeds although its wait for a synchronous standby was cut short. The server
+/// says so in a warning only, which belongs to no statement; so whoever commits meanwhile is in doubt.
+pub(crate) fn doubtful_commits() -> u64 {
+    DOUBTFUL_COMMITS.load(Ordering::Acquire)
+}
+
+fn note(notice: &DbError) {
+    debug!(severity = notice.severity(), code = notice.code().code(), "notice from the server");
+    // The message is translated, the C function's name is not.
+    if notice.routine() == Some("SyncRepWaitForLSN") {
+        DOUBTFUL_COMMITS.fetch_add(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,149 @@
+//! What went wrong with TLS, and what to do about it.
+
+use std::error::Error;
+
+use crate::config::tls::{Mode, TlsSettings};
+
+/// What `tokio-postgres` calls a failed handshake; its errors' kinds cannot be asked otherwise.
+const HANDSHAKE: &str = "error performing TLS handshake";
+
+/// The server that a handshake was tried with.
+pub(crate) struct Peer<'a> {
+    /// The name that its certificate must show, which may be an address.
+    pub(crate) name: &'a str,
+    pub(crate) port: u16,
+}
+
+/// The text for an error that is about TLS, or `None` for another.
+pub(crate) fn explain(
+    error: &tokio_postgres::Error,
+    settings: &TlsSettings,
+    peer: &Peer<'_>,
+) -> Option<String> {
+    #[cfg(feature = "rustls")]
+    if let Some(error) = find::<rustls::Error>(error) {
+        return Some(explain_rustls(error, settings, peer));
+    }
+    if error.to_string() != HANDSHAKE {
+        return None;
+    }
+    let reason = error.source().map(ToString::to_string).unwrap_or_default();
+    if reason.contains("does not support TLS") {
+        return Some(format!(
+            "the server {}, port {}, offers no TLS, and sslmode={} demands it: set `ssl = on` in its \
+             configuration, or use sslmode=prefer",
+            peer.name,
+            peer.port,
+            name(settings.mode)
+        ));
+    }
+    Some(reason)
+}
+
+#[cfg(feature = "rustls")]
+const UNVERIFIED: &str = "sslmode=prefer encrypts without verification";
+
+#[cfg(feature = "rustls")]
+fn explain_rustls(error: &rustls::Error, settings: &TlsSettings, peer: &Peer<'_>) -> String {
+    use rustls::{AlertDescription, CertificateError, Error::*};
+
+    match error {
+        InvalidCertificate(error) if super::certificate::fault(error).is_some() => {
+            super::certificate::fault(error).map(|fault| remedy(fault, peer)).unwrap_or_default()
+        }
+        InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "the server's certificate is not signed by a trusted authority: give the \
+             authority's certificate with sslrootcert=<the CA's file>; {UNVERIFIED}"
+        ),
+        InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!(
+            "the server's certificate is for another name ({error}): connect by a name in its \
+             subjectAltName, or use sslmode=verify-ca with sslrootcert=<the CA's file>"
+        ),
+        InvalidCertificate(_) => {
+            format!(
+                "the server's certificate is not acceptable ({error}): replace it; {UNVERIFIED}"
+            )
+        }
+        // The server looks for a signature that both know, and its certificate is never shown.
+        AlertReceived(AlertDescription::HandshakeFailure) => format!(
+            "the server broke off ({error}): it has no algorithm in common with us. Its TLS is older \
+             than 1.2, or its key is of a kind that is not supported (P-521, RSA-PSS): {}",
+            new_certificate(peer)
+        ),
+        AlertReceived(_) if settings.cert.is_some() => {
+            format!(
+                "the server broke off ({error}): check the client certificate, sslcert and sslkey"
+            )
+        }
+        AlertReceived(_) => format!(
+            "the server broke off ({error}): if it demands a client certificate, give sslcert and \
+             sslkey"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// What is wrong with the server's certificate, and the command that mends it.
+#[cfg(feature = "rustls")]
+fn remedy(fault: super::certificate::Fault, peer: &Peer<'_>) -> String {
+    use super::certificate::Fault::*;
+
+    match fault {
+        Version1 => format!(
+            "the server's certificate is of version 1, which is not supported, as it has no \
+             subjectAltName: {}",
+            new_certificate(peer)
+        ),
+        CommonNameOnly => format!(
+            "the server's certificate has no subjectAltName, and a common name does not count: {}; or \
+             use sslmode=verify-ca with sslrootcert=<the CA's file>",
+            new_certificate(peer)
+        ),
+        UnsupportedKey(kind) => format!(
+            "the server's certificate has a key of a kind that is not supported ({kind}): {}",
+            new_certificate(peer)
+        ),
+        SelfSigned => format!(
+            "the server's certificate is self-signed, and not among those that are trusted: fetch it \
+             with `openssl s_client -starttls postgres -connect {}:{} </dev/null | openssl x509 -out \
+             server.crt`, compare it with the server's own file, and give it with \
+             sslrootcert=server.crt; {UNVERIFIED}",
+            peer.name, peer.port
+        ),
+    }
+}
+
+/// How to make a certificate for the server that every mode accepts.
+#[cfg(feature = "rustls")]
+fn new_certificate(peer: &Peer<'_>) -> String {
+    let name = peer.name;
+    let kind = if name.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
+    format!(
+        "make another, `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 825 \
+         -subj /CN={name} -addext subjectAltName={kind}:{name} -keyout server.key -out server.crt`, and \
+         give it with sslrootcert=server.crt"
+    )
+}
+
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Disable => "disable",
+        Mode::Prefer => "prefer",
+        Mode::Require => "require",
+        Mode::VerifyCa => "verify-ca",
+        Mode::VerifyFull => "verify-full",
+    }
+}
+
+/// Looks for a cause of a type, within I/O errors too, which hide theirs from `source()`.
+pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+    .find_map(|error| error.downcast_ref())
+}

@@ -1,0 +1,231 @@
+//! The pool, and how a statement travels: prepared together when a connection is first used, or
+//! typed and unnamed on a foreign pool and behind poolers.
+
+mod autocommit;
+mod query;
+mod stream;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use backon::ExponentialBuilder;
+use deadpool::managed::Manager as _;
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, Timeouts};
+use futures_util::future::{join, join_all};
+use tokio::time::timeout;
+use tokio_postgres::{
+    Client, Row, Statement,
+    types::{ToSql, Type},
+};
+use tracing::debug;
+
+use crate::{
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    postgres::{
+        connect,
+        pool::pool_error,
+        shared_connection::{self, Readers},
+        statement::{Sql, Statements},
+    },
+};
+
+/// A parameter of a read.
+pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
+
+/// A pool, the statements of one schema, and how to send them.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pool: Pool,
+    readers: Arc<Readers>,
+    statements: Arc<Statements>,
+    /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
+    prepared: bool,
+    target: Target,
+    limits: Limits,
+    /// Whether a connection is waited for, or made, when none is idle.
+    waits: bool,
+}
+
+/// A way to a server: which database is at its end, no database can say for itself, for a copy says
+/// the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// What the configuration says of the server.
+    Server(String),
+    /// A pool that came from outside.
+    Pool(usize),
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    statement: Duration,
+    /// How long the server lets an open transaction of ours wait for us.
+    idle: Duration,
+    /// How long something is tried again.
+    retry: Duration,
+}
+
+impl Database {
+    pub(crate) fn new(
+        pool: Pool,
+        statements: Arc<Statements>,
+        is_foreign: bool,
+        config: &PostgresStoreConfig,
+    ) -> Self {
+        let readers = Readers::of(&pool);
+        let target = match &config.server {
+            Ok(server) if !is_foreign => Target::Server(format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                server.addresses, server.user, server.dbname, server.tls, server.template
+            )),
+            _ => Target::Pool(shared_connection::address(&pool)),
+        };
+        // A pooler may be behind a foreign pool.
+        let prepared = config.prepared_statements && !is_foreign;
+        let limits = Limits {
+            statement: config.statement_timeout,
+            idle: config.transaction_idle_timeout,
+            retry: config.retry_timeout,
+        };
+        Self { pool, readers, statements, prepared, target, limits, waits: true }
+    }
+
+    /// The same for a caller that has another way: without an idle connection it is
+    /// [`Error::PoolTimeout`] at once.
+    pub(crate) fn without_waiting(&self) -> Self {
+        Self { waits: false, ..self.clone() }
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let timeouts = self.pool.timeouts();
+        let wait = if self.waits { timeouts.wait } else { Some(Duration::ZERO) };
+        Timeouts { wait, ..timeouts }
+    }
+
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.statements
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.limits.statement
+    }
+
+    /// How long the answers to so many statements are awaited. The server's own timeout comes first;
+    /// this one is for a server that does not answer.
+    pub(crate) fn time_for(&self, statements: u32) -> Duration {
+        let limit = self.limits.statement.saturating_mul(statements);
+        limit.saturating_add(limit / 4)
+    }
+
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        self.limits.retry
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.limits.idle
+    }
+
+    /// How something that had no effect is tried again.
+    pub(crate) fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .without_max_times()
+            .with_total_delay(Some(self.limits.retry))
+    }
+
+    /// A connection that is none of the pool's, so that it waits for nobody.
+    pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
+        self.pool.manager().create().await.map_err(|error| connect::login_error(&error).into())
+    }
+
+    pub(crate) fn close_pool(&self) {
+        self.pool.close();
+    }
+
+    /// Takes a connection, for opening: its errors tell why none can be made.
+    pub(crate) async fn connect(&self) -> Result<Object, OpenStoreError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => connect::classify(&error),
+            error => OpenStoreError::Store(pool_error(error)),
+        })
+    }
+
+    /// Takes a connection.
+    pub(crate) async fn connection(&self) -> Result<Object, Error> {
+        self.take(self.timeouts()).await
+    }
+
+    async fn take(&self, timeouts: Timeouts) -> Result<Object, Error> {
+        if !self.waits && self.pool.status().available == 0 {
+            return Err(Error::PoolTimeout);
+        }
+        self.pool.timeout_get(&timeouts).await.map_err(pool_error)
+    }
+
+    /// Whether statements have names on this connection: they are to be prepared, and all are.
+    pub(crate) fn has_names(&self, connection: &Object) -> bool {
+        self.prepared && connection.statement_cache.size() >= self.statements.len()
+    }
+
+    /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
+    /// the same round trip: once, however many ask on it.
+    pub(crate) async fn while_preparing<T>(
+        &self,
+        connection: &Object,
+        has_names: bool,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        if has_names || !self.prepared {
+            return answer.await;
+        }
+        let statements = self.statements.iter();
+        let prepared = join_all(
+            statements.map(|(sql, text)| connection.prepare_typed_cached(text, sql.types)),
+        );
+        // Polled first, so that they are not prepared within a transaction, which would keep locks.
+        let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
+        // Whoever uses the connection next tries what is missing again.
+        for error in prepared.into_iter().flatten().filter_map(Result::err) {
+            let error = DatabaseError::from(error);
+            debug!(%error, "a statement could not be prepared");
+        }
+        answer
+    }
+
+    /// The prepared form of a statement, or `None` when it goes unnamed.
+    pub(crate) async fn prepare(
+        &self,
+        connection: &Object,
+        has_names: bool,
+        sql: &'static Sql,
+    ) -> Result<Option<Statement>, tokio_postgres::Error> {
+        if !has_names {
+            return Ok(None);
+        }
+        connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
+    }
+
+    /// Sends a statement at the first poll: prepared, or else typed and unnamed.
+    pub(crate) async fn run(
+        &self,
+        client: &Client,
+        sql: &'static Sql,
+        statement: Option<&Statement>,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match statement {
+            Some(statement) => client.query(statement, params).await,
+            None => client.query_typed(self.statements.text(sql), &typed(sql, params)).await,
+        }
+    }
+}
+
+fn typed<'a>(sql: &Sql, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
+    params.iter().copied().zip(sql.types.iter().cloned()).collect()
+}

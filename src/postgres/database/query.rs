@@ -1,0 +1,82 @@
+//! Short reads: on a connection that others read on too, in one round trip, tried again.
+
+use std::future::Future;
+
+use backon::Retryable;
+use deadpool_postgres::Object;
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Row;
+use tracing::debug;
+
+use super::{Database, Param};
+use crate::{Error, postgres::statement::Sql};
+
+impl Database {
+    /// Runs short reads in one round trip, on a connection that other readers use as well; transient
+    /// failures are tried again.
+    pub(crate) async fn query_together(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let Some((first, _)) = asks.first() else { return Ok(Vec::new()) };
+        let started = Instant::now();
+        let answers = self.until_answered(first, || self.query_together_once(asks)).await?;
+        for ((sql, _), rows) in asks.iter().zip(&answers) {
+            debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
+        }
+        Ok(answers)
+    }
+
+    async fn query_together_once(
+        &self,
+        asks: &[(&'static Sql, Vec<Param<'_>>)],
+    ) -> Result<Vec<Vec<Row>>, Error> {
+        let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
+        let connection = shared.get()?;
+        let has_names = self.has_names(connection);
+        let answers = asks.iter().map(|(sql, params)| self.ask(connection, has_names, sql, params));
+        let answers = try_join_all(answers);
+        let answers = self.while_preparing(connection, has_names, answers).await;
+        if answers.as_ref().is_err_and(Error::spoils_connection) {
+            shared.spoil();
+        }
+        answers
+    }
+
+    /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
+    /// does no harm.
+    pub(crate) async fn until_answered<T, F>(
+        &self,
+        sql: &'static Sql,
+        ask: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let started = Instant::now();
+        let may_ask_again = |error: &Error| {
+            (error.is_transient() || matches!(error, Error::StatementTimeout))
+                && started.elapsed() < self.limits.retry
+        };
+        ask.retry(self.backoff())
+            .when(may_ask_again)
+            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
+            .await
+    }
+
+    /// Sends one statement and awaits its answer, as long as that may take.
+    async fn ask(
+        &self,
+        connection: &Object,
+        has_names: bool,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let answer = timeout(self.limits.statement, async {
+            let statement = self.prepare(connection, has_names, sql).await?;
+            self.run(connection, sql, statement.as_ref(), params).await
+        });
+        Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
+    }
+}

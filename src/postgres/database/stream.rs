@@ -1,0 +1,71 @@
+//! Reads of many rows, decoded while they arrive.
+
+use std::pin::pin;
+
+use deadpool_postgres::Object;
+use futures_util::TryStreamExt;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::{Row, RowStream};
+use tracing::debug;
+
+use super::{Database, Param, typed};
+use crate::{
+    Error,
+    postgres::{statement::Sql, transaction_connection::TransactionConnection},
+};
+
+impl Database {
+    /// Runs a read of many rows on a connection of its own, and decodes each as it arrives, so that
+    /// the rows are never all in memory beside what is made of them. Transient failures are tried
+    /// again, from the beginning.
+    pub(crate) async fn read_all<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let started = Instant::now();
+        let values = self.until_answered(sql, || self.read_once(sql, params, &decode)).await?;
+        debug!(statement = sql.name, rows = values.len(), elapsed = ?started.elapsed(), "read");
+        Ok(values)
+    }
+
+    async fn read_once<T>(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+        decode: impl Fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let late = |_| Error::StatementTimeout;
+        // Closed unless it is read to the end: what is left would delay whoever uses it next.
+        let connection = TransactionConnection::new(self.connection().await?);
+        let object = connection.get()?;
+        let has_names = self.has_names(object);
+        let rows = timeout(self.limits.statement, self.stream(object, has_names, sql, params));
+        let rows = self.while_preparing(object, has_names, rows).await;
+        let mut rows = pin!(rows.map_err(late)??);
+        let mut values = Vec::new();
+        loop {
+            let row = timeout(self.limits.statement, rows.try_next()).await.map_err(late)??;
+            let Some(row) = row else { break };
+            values.push(decode(&row)?);
+            // Rows that are always there would keep the thread from others.
+            tokio::task::consume_budget().await;
+        }
+        connection.release();
+        Ok(values)
+    }
+
+    async fn stream(
+        &self,
+        connection: &Object,
+        has_names: bool,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        match self.prepare(connection, has_names, sql).await? {
+            Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
+            None => connection.query_typed_raw(self.statements.text(sql), typed(sql, params)).await,
+        }
+    }
+}

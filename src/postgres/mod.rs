@@ -1,0 +1,10 @@
+//! The wire: connections, statements, the schema. Knows neither an account nor a store.
+
+pub(crate) mod connect;
+pub(crate) mod database;
+pub(crate) mod migrations;
+mod pool;
+pub(crate) mod schema;
+pub(crate) mod shared_connection;
+pub(crate) mod statement;
+pub(crate) mod transaction_connection;

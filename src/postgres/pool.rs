@@ -1,0 +1,71 @@
+//! The pool of connections, and why it gave none.
+
+use deadpool_postgres::{
+    Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+};
+
+use crate::{
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    postgres::connect::{self, Connector},
+};
+
+impl PostgresStoreConfig {
+    /// Builds a pool of connections, to be shared by many stores with
+    /// [`PostgresCryptoStore::open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or by
+    /// the application's own queries. No connection is made yet.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError::InvalidConfig`] when the URL, a file it names or a setting is malformed.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+    ///
+    /// let alice = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
+    /// let bob = PostgresStoreConfig::new("postgres://localhost/bots", "bob-bot");
+    /// let pool = alice.build_pool()?;
+    /// let alice_store = PostgresCryptoStore::open_with_pool(pool.clone(), &alice).await?;
+    /// let bob_store = PostgresCryptoStore::open_with_pool(pool, &bob).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn build_pool(&self) -> Result<Pool, OpenStoreError> {
+        let (config, connector) = Connector::new(self)?;
+        // A dead connection is noticed by its task, so recycling needs no round trip.
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_connect(config, connector, manager_config);
+        let (age, idle) = (self.max_connection_age, self.max_connection_idle);
+        Pool::builder(manager)
+            .max_size(self.pool_max_size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(self.pool_timeout))
+            // No create_timeout: the connector keeps the limit itself, and says what hung.
+            .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
+                let too_old = age.is_some_and(|age| metrics.age() > age);
+                let too_idle = idle.is_some_and(|idle| metrics.last_used() > idle);
+                if too_old || too_idle {
+                    return Err(deadpool_postgres::HookError::message("connection retired"));
+                }
+                Ok(())
+            }))
+            .build()
+            .map_err(|error| OpenStoreError::InvalidConfig(error.to_string()))
+    }
+}
+
+pub(super) fn pool_error(error: PoolError) -> Error {
+    match error {
+        PoolError::Timeout(TimeoutType::Wait) => Error::PoolTimeout,
+        PoolError::Timeout(_) => {
+            Error::Database(DatabaseError::broken("no connection within the connect timeout"))
+        }
+        PoolError::Backend(error) => connect::login_error(&error).into(),
+        PoolError::Closed => Error::StoreClosed,
+        PoolError::NoRuntimeSpecified => {
+            Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))
+        }
+        PoolError::PostCreateHook(_) => {
+            Error::Database(DatabaseError::broken("the pool's own hook refused a connection"))
+        }
+    }
+}
