@@ -20,7 +20,7 @@ pub mod testing;
 pub use account::write::atomically::Transaction;
 pub use config::{
     PostgresStoreConfig,
-    access::{Access, OnOwner},
+    access::{Access, Takeover},
 };
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;

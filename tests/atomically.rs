@@ -46,7 +46,7 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Key.open(&url, "bot").await;
-    let observing = Mode::Key.config(&url, "bot").access(Access::Observe);
+    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
     let other = PostgresCryptoStore::open_with_config(&observing).await.unwrap();
     store
         .atomically(async {

@@ -177,7 +177,7 @@ async fn of_saves_that_queue_the_last_one_stands() {
         assert!(trips <= 2, "they did not share a commit: {trips} round trips");
         let client = connect(&place.database.url()).await;
         assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.tracked_users").await, 1);
-        for store in [&store, &place.open(place.config.clone().access(Access::Observe)).await] {
+        for store in [&store, &place.open(place.config.clone().access(Access::ReadOnly)).await] {
             assert_eq!(store.load_tracked_users().await.unwrap()[0].dirty, expected);
         }
     }
@@ -311,7 +311,7 @@ async fn what_was_not_committed_is_not_answered() {
 async fn observers_keep_nothing() {
     let place = Place::new();
     let owner = place.open(place.config.clone()).await;
-    let observer = place.open(place.config.clone().access(Access::Observe)).await;
+    let observer = place.open(place.config.clone().access(Access::ReadOnly)).await;
     for count in 1..4 {
         let new = sessions(&owned_room_id!("!room:example.org"), 1);
         assert_eq!(look_all_up(&observer, &new).await, 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    OnOwner, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing,
+    OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Takeover, testing,
 };
 
 const SECRET: &str = "hunter2-geheim";
@@ -120,7 +120,7 @@ async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
                 PostgresStoreConfig::new(database.url(), account),
                 |config, (_, set, _, longest)| set(config, *longest),
             )
-            .on_owner(OnOwner::WaitUntilFree(Duration::MAX))
+            .takeover(Takeover::WaitUntilFree(Duration::MAX))
             .pool_max_size(10_000)
             .cache_bytes(usize::MAX)
             .cache_max_keys(usize::MAX)

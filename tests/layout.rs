@@ -21,7 +21,7 @@ const WITH_ROOMS: [&str; 2] = ["postgres", "account"];
 fn exported(name: &str) -> Option<&'static str> {
     Some(match name {
         "DatabaseError" | "Error" | "OpenStoreError" => "error",
-        "Access" | "OnOwner" | "PostgresStoreConfig" => "config",
+        "Access" | "Takeover" | "PostgresStoreConfig" => "config",
         "Transaction" => "account::write",
         "PostgresCryptoStore" => "crypto_store",
         _ => return None,

@@ -75,7 +75,7 @@ async fn one_hundred_thousand_room_keys_are_decoded_while_they_arrive() {
     fill(&store, &client, MANY).await;
     store.close().await.unwrap();
     // An observer has no heartbeat, and so no connection but the pool's.
-    let config = Mode::Plain.config(&url, "bot").pool_max_size(1).access(Access::Observe);
+    let config = Mode::Plain.config(&url, "bot").pool_max_size(1).access(Access::ReadOnly);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
 
     let rows = "SELECT sum(length(data)) FROM matrix_sdk.megolm_inbound_sessions";

@@ -161,7 +161,7 @@ impl Place {
         let Contender::Postgres { distance, encrypted } = contender else {
             return self.open(contender, name).await;
         };
-        let config = config(self.url(distance), name, encrypted).access(Access::Observe);
+        let config = config(self.url(distance), name, encrypted).access(Access::ReadOnly);
         Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
     }
 

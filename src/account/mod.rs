@@ -41,7 +41,7 @@ pub(crate) struct OpenAccount {
     pub(crate) codec: Arc<Codec>,
     database: Database,
     owner: Arc<Ownership>,
-    /// `None` for an observer.
+    /// `None` with read-only access.
     writer: Option<Writer>,
     /// The scope that has the lane.
     running: Arc<Running>,
@@ -77,7 +77,7 @@ impl OpenAccount {
         let (id, codec) = find::find(&database, config).await?;
         let running = Arc::<Running>::default();
         let (owner, writer) = match config.access {
-            Access::Observe => {
+            Access::ReadOnly => {
                 (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
             Access::Exclusive => {
@@ -145,7 +145,7 @@ impl OpenAccount {
     }
 
     fn writer(&self) -> Result<&Writer, Error> {
-        self.writer.as_ref().ok_or(Error::ObserveOnly)
+        self.writer.as_ref().ok_or(Error::ReadOnly)
     }
 
     /// How many transactions were committed in the account.

@@ -9,7 +9,7 @@ use std::time::Duration;
 ///
 /// // A dashboard beside a running bot.
 /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
-///     .access(Access::Observe);
+///     .access(Access::ReadOnly);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,8 +20,8 @@ pub enum Access {
     Exclusive,
 
     /// Takes nothing and writes nothing; writes fail with
-    /// [`Error::ObserveOnly`](crate::Error::ObserveOnly). Neither schema nor account is created.
-    Observe,
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly). Neither schema nor account is created.
+    ReadOnly,
 }
 
 /// What an opener does when the account has an owner that is alive: one whose
@@ -31,24 +31,24 @@ pub enum Access {
 /// ```
 /// use std::time::Duration;
 ///
-/// use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+/// use matrix_sdk_postgres::{Takeover, PostgresStoreConfig};
 ///
 /// // A hot standby: waits until the active one ends or dies.
 /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
-///     .on_owner(OnOwner::WaitUntilFree(Duration::from_secs(3600)));
+///     .takeover(Takeover::WaitUntilFree(Duration::from_secs(3600)));
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum OnOwner {
+pub enum Takeover {
     /// Takes the account over: the newest wins.
     #[default]
-    TakeOver,
+    Immediate,
 
     /// Fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which names the
     /// owner.
     RefuseIfAlive,
 
     /// Waits until the owner has closed its store or is no longer alive, for this long at most; then
-    /// fails as [`OnOwner::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
+    /// fails as [`Takeover::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
     WaitUntilFree(Duration),
 }

@@ -12,7 +12,7 @@ pub(crate) mod tls;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    Access, OnOwner, OpenStoreError,
+    Access, OpenStoreError, Takeover,
     config::{conninfo::ConnInfo, password_callback::PasswordCallback, secret::Secret},
 };
 
@@ -32,7 +32,7 @@ use crate::{
 /// | [`max_connection_age`](Self::max_connection_age) | 30 minutes |
 /// | [`max_connection_idle`](Self::max_connection_idle) | 10 minutes |
 /// | [`prepared_statements`](Self::prepared_statements) | `true` |
-/// | [`access`](Self::access), [`on_owner`](Self::on_owner) | exclusive, taking over |
+/// | [`access`](Self::access), [`takeover`](Self::takeover) | exclusive, taking over |
 /// | [`owner_label`](Self::owner_label) | `matrix-sdk-postgres` |
 /// | [`heartbeat_interval`](Self::heartbeat_interval) | 2 s |
 /// | [`transaction_idle_timeout`](Self::transaction_idle_timeout) | 1 s |
@@ -79,7 +79,7 @@ pub struct PostgresStoreConfig {
     pub(crate) prepared_statements: bool,
     pub(crate) run_migrations: bool,
     pub(crate) access: Access,
-    pub(crate) on_owner: OnOwner,
+    pub(crate) takeover: Takeover,
     pub(crate) owner_label: String,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) transaction_idle_timeout: Duration,
@@ -205,7 +205,7 @@ impl PostgresStoreConfig {
             prepared_statements: true,
             run_migrations: true,
             access: Access::default(),
-            on_owner: OnOwner::default(),
+            takeover: Takeover::default(),
             owner_label: "matrix-sdk-postgres".to_owned(),
             heartbeat_interval: Duration::from_secs(2),
             transaction_idle_timeout: Duration::from_secs(1),
@@ -250,7 +250,7 @@ impl fmt::Debug for PostgresStoreConfig {
             .field("prepared_statements", &self.prepared_statements)
             .field("run_migrations", &self.run_migrations)
             .field("access", &self.access)
-            .field("on_owner", &self.on_owner)
+            .field("takeover", &self.takeover)
             .field("owner_label", &self.owner_label)
             .field("heartbeat_interval", &self.heartbeat_interval)
             .field("transaction_idle_timeout", &self.transaction_idle_timeout)

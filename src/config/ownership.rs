@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::PostgresStoreConfig;
-use crate::{Access, OnOwner};
+use crate::{Access, Takeover};
 
 impl PostgresStoreConfig {
     /// What the store does with the account, [`Access::Exclusive`] by default.
@@ -11,7 +11,7 @@ impl PostgresStoreConfig {
     /// ```
     /// # use matrix_sdk_postgres::{Access, PostgresStoreConfig};
     /// let config =
-    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").access(Access::Observe);
+    ///     PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").access(Access::ReadOnly);
     /// ```
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
@@ -20,16 +20,16 @@ impl PostgresStoreConfig {
     }
 
     /// What an exclusive opener does when the account has an owner that is alive,
-    /// [`OnOwner::TakeOver`] by default.
+    /// [`Takeover::Immediate`] by default.
     ///
     /// ```
-    /// # use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+    /// # use matrix_sdk_postgres::{Takeover, PostgresStoreConfig};
     /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
-    ///     .on_owner(OnOwner::RefuseIfAlive);
+    ///     .takeover(Takeover::RefuseIfAlive);
     /// ```
     #[must_use]
-    pub fn on_owner(mut self, on_owner: OnOwner) -> Self {
-        self.on_owner = on_owner;
+    pub fn takeover(mut self, takeover: Takeover) -> Self {
+        self.takeover = takeover;
         self
     }
 
@@ -133,7 +133,7 @@ impl PostgresStoreConfig {
     /// Nobody else changes what it owns, so it need not ask twice: room keys, devices, identities of
     /// users, tracked users and requests not sent yet are answered from memory once they were read or
     /// saved. They are kept as they are stored, sealed in an encrypted account, and wiped when they
-    /// are let go. The cache of a store that is [`Access::Observe`] is off.
+    /// are let go. The cache of a store that is [`Access::ReadOnly`] is off.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;

@@ -139,7 +139,9 @@ impl PostgresCryptoStore {
         let former = self.owner();
         let account = open_account(foreign_pool.as_ref(), config, Some(&former)).await;
         let account = account.map_err(|error| match error {
-            OpenStoreError::Store(error @ (Error::Superseded { .. } | Error::Rewound)) => error,
+            OpenStoreError::Store(
+                error @ (Error::Superseded { .. } | Error::DatabaseRolledBack),
+            ) => error,
             error => Error::Reopen(Box::new(error)),
         });
         let account = account.inspect_err(|error| former.lose(error))?;

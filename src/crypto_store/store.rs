@@ -51,7 +51,7 @@ use crate::{
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
 /// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
-///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::on_owner`]
+///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::takeover`]
 ///   say otherwise.
 /// - A crash in the middle of a sync loses no key: what the SDK saves before the sync's end, and what
 ///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session

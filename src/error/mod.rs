@@ -22,14 +22,14 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 /// fn must_reopen(error: &CryptoStoreError) -> bool {
 ///     match error {
 ///         CryptoStoreError::Backend(inner) => {
-///             // After `Superseded` and `Rewound` there is no going on: end the bot.
+///             // After `Superseded` and `DatabaseRolledBack` there is no going on: end the bot.
 ///             let error = inner.downcast_ref::<Error>();
 ///             !matches!(
 ///                 error,
 ///                 Some(
 ///                     Error::Superseded { .. }
-///                         | Error::Rewound
-///                         | Error::ObserveOnly
+///                         | Error::DatabaseRolledBack
+///                         | Error::ReadOnly
 ///                         | Error::NotInAtomically
 ///                         | Error::CloseInAtomically
 ///                 )
@@ -74,11 +74,11 @@ pub enum Error {
         "the database is older than what this store has committed: its ratchets have gone back, so \
          begin with a new device"
     )]
-    Rewound,
+    DatabaseRolledBack,
 
-    /// The store was opened with [`Access::Observe`](crate::Access::Observe), which writes nothing.
-    #[error("this store only observes: open it with another access to write")]
-    ObserveOnly,
+    /// The store was opened with [`Access::ReadOnly`](crate::Access::ReadOnly), which writes nothing.
+    #[error("the store was opened read-only: open it with Access::Exclusive to write")]
+    ReadOnly,
 
     /// No account has been loaded or saved yet, and the operation needs one. An `OlmMachine` loads
     /// or creates it when it is built.

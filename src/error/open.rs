@@ -127,8 +127,8 @@ pub enum OpenStoreError {
         since: SystemTime,
     },
 
-    /// There is no such account, and [`Access::Observe`](crate::Access::Observe) creates none.
-    #[error("there is no account {account:?} to observe")]
+    /// There is no such account, and [`Access::ReadOnly`](crate::Access::ReadOnly) creates none.
+    #[error("there is no account {account:?}, and read-only access creates none")]
     AccountNotFound {
         /// The account's name.
         account: String,
@@ -136,13 +136,13 @@ pub enum OpenStoreError {
 
     /// The server accepts no writes: it is a standby.
     /// [`target_session_attrs=read-write`](crate::PostgresStoreConfig::new) finds the primary among
-    /// several hosts, and [`Access::Observe`](crate::Access::Observe) needs none.
+    /// several hosts, and [`Access::ReadOnly`](crate::Access::ReadOnly) needs none.
     #[error("the server is a read-only standby: connect to the primary")]
     ReadOnlyServer,
 
     /// The role may not write: `default_transaction_read_only` is on for the role, the database or the
     /// server, which is not a standby. Nothing was written.
-    /// [`Access::Observe`](crate::Access::Observe) may use such a role.
+    /// [`Access::ReadOnly`](crate::Access::ReadOnly) may use such a role.
     #[error(
         "the role {role:?} is read-only: default_transaction_read_only is on for the role, the \
          database or the server; use another role, or ALTER ROLE … RESET default_transaction_read_only"

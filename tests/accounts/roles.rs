@@ -198,6 +198,6 @@ async fn a_read_only_role_is_called_that() {
         assert!(!text.contains("standby"), "{text}");
     }
     // Who only reads may be one.
-    open(&roles.config("bot").access(Access::Observe)).await.unwrap();
+    open(&roles.config("bot").access(Access::ReadOnly)).await.unwrap();
     roles.drop().await;
 }

@@ -45,7 +45,7 @@ impl Mode {
 
     /// A store that reads what another one writes, and remembers nothing.
     pub async fn open_observer(self, url: &str, account: &str) -> PostgresCryptoStore {
-        let config = self.config(url, account).access(Access::Observe);
+        let config = self.config(url, account).access(Access::ReadOnly);
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 }

@@ -9,7 +9,7 @@ use matrix_sdk_crypto::{
     olm::Account,
     store::{CryptoStore, types::PendingChanges},
 };
-use matrix_sdk_postgres::{Error, OnOwner, OpenStoreError, PostgresStoreConfig, testing};
+use matrix_sdk_postgres::{Error, OpenStoreError, PostgresStoreConfig, Takeover, testing};
 use ruma::{device_id, user_id};
 use tokio::runtime::Runtime;
 
@@ -65,7 +65,7 @@ async fn a_database_and_its_copy_are_two_databases() {
     for url in [&url, &copy_url] {
         wait_for_heartbeats(url).await;
         // Both live, and nobody gets in.
-        let refused = open(beating(url, "bot").on_owner(OnOwner::RefuseIfAlive)).await;
+        let refused = open(beating(url, "bot").takeover(Takeover::RefuseIfAlive)).await;
         assert_matches!(refused, Err(OpenStoreError::OwnerAlive { .. }));
     }
     assert_eq!(value(&store).await.unwrap(), b"original");
@@ -104,7 +104,7 @@ fn a_heartbeat_outlives_the_runtime_of_another_store() {
     first.shutdown_background();
     second.block_on(async {
         wait_for_heartbeats(&url).await;
-        let refuse = |account: &str| beating(&url, account).on_owner(OnOwner::RefuseIfAlive);
+        let refuse = |account: &str| beating(&url, account).takeover(Takeover::RefuseIfAlive);
         assert_matches!(open(refuse("two")).await, Err(OpenStoreError::OwnerAlive { .. }));
         set(&two, b"alive").await.unwrap();
         // The other account is free when the heartbeat that ended is too old.
@@ -129,7 +129,7 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
         assert!(poll!(&mut save).is_pending());
     }
     drop(store);
-    let waiting = beating(&url, "bot").on_owner(OnOwner::WaitUntilFree(Duration::from_secs(60)));
+    let waiting = beating(&url, "bot").takeover(Takeover::WaitUntilFree(Duration::from_secs(60)));
     let mut next = tokio::spawn(open(waiting));
     let early = tokio::time::timeout(Duration::from_millis(700), &mut next).await;
     assert!(early.is_err(), "the account was free before the saves were written");

@@ -13,7 +13,7 @@ use assert_matches::assert_matches;
 use common::{Mode, connect, number};
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
-    Access, Error, OnOwner, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    Access, Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Takeover,
     deadpool_postgres::tokio_postgres::types::Type, testing,
 };
 
@@ -108,7 +108,7 @@ async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
 async fn one_that_refuses_goes_away_while_the_owner_lives() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
-    let polite = config.clone().on_owner(OnOwner::RefuseIfAlive);
+    let polite = config.clone().takeover(Takeover::RefuseIfAlive);
     let first = open(polite.clone().owner_label("blue")).await.unwrap();
     assert_matches!(open(polite.clone()).await, Err(OpenStoreError::OwnerAlive { account, owner, .. }) => {
         assert_eq!(account, "bot");
@@ -129,7 +129,7 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let database = testing::database().unwrap();
     let url = database.url();
     let config = Mode::Plain.config(&url, "bot");
-    let waiting = config.clone().on_owner(OnOwner::WaitUntilFree(Duration::from_secs(60)));
+    let waiting = config.clone().takeover(Takeover::WaitUntilFree(Duration::from_secs(60)));
     let first = open(config.clone()).await.unwrap();
     let mut standby = tokio::spawn(open(waiting.clone()));
     let early = tokio::time::timeout(Duration::from_millis(700), &mut standby).await;
@@ -139,7 +139,7 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let second = standby.await.unwrap().unwrap();
     set(&second, b"the standby's").await.unwrap();
 
-    let impatient = config.on_owner(OnOwner::WaitUntilFree(Duration::from_millis(10)));
+    let impatient = config.takeover(Takeover::WaitUntilFree(Duration::from_millis(10)));
     assert_matches!(open(impatient).await, Err(OpenStoreError::OwnerAlive { .. }));
 
     // As after a kill -9: the opening stays, the heartbeat ends.
@@ -161,11 +161,11 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
 async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let observing = Mode::Key.config(&url, "bot").access(Access::Observe);
+    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
     let missing = open(observing.clone()).await;
     assert_matches!(missing, Err(OpenStoreError::MigrationsPending { found: 0, .. }));
     let owner = Mode::Key.open(&url, "bot").await;
-    let other = Mode::Key.config(&url, "other").access(Access::Observe);
+    let other = Mode::Key.config(&url, "other").access(Access::ReadOnly);
     assert_matches!(open(other).await, Err(OpenStoreError::AccountNotFound { account }) => {
         assert_eq!(account, "other");
     });
@@ -174,9 +174,9 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     let observer = open(observing).await.unwrap();
     assert_eq!(value(&observer).await.unwrap(), b"value");
     assert_eq!(observer.commit_count().await.unwrap(), 1);
-    assert_matches!(set(&observer, b"other").await, Err(Error::ObserveOnly));
+    assert_matches!(set(&observer, b"other").await, Err(Error::ReadOnly));
     let lease = observer.try_take_leased_lock(100, "key", "holder").await;
-    assert_matches!(lease, Err(Error::ObserveOnly));
+    assert_matches!(lease, Err(Error::ReadOnly));
     set(&owner, b"owned").await.unwrap();
     assert_eq!(value(&observer).await.unwrap(), b"owned");
     observer.close().await.unwrap();

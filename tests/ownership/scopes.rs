@@ -114,8 +114,8 @@ async fn a_scope_in_a_database_that_was_set_back_says_so_and_commits_nothing() {
         let world = World::new().await;
         world.client.batch_execute(SET_BACK).await.unwrap();
         let (said, ended) = world.refused(first).await;
-        assert_matches!(said, Error::Rewound, "{first:?}");
-        assert_matches!(ended, Error::Rewound, "{first:?}");
-        assert_matches!(set(&world.store, b"later").await, Err(Error::Rewound));
+        assert_matches!(said, Error::DatabaseRolledBack, "{first:?}");
+        assert_matches!(ended, Error::DatabaseRolledBack, "{first:?}");
+        assert_matches!(set(&world.store, b"later").await, Err(Error::DatabaseRolledBack));
     }
 }

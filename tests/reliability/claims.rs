@@ -10,7 +10,7 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, OnOwner, OpenStoreError, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error, OpenStoreError, PostgresCryptoStore, Takeover};
 use tokio::time::timeout;
 
 use crate::{
@@ -142,7 +142,7 @@ async fn an_open_that_is_dropped_at_any_poll_blocks_nobody() {
     let harmed = Harmed::new().await;
     let url = harmed.database.url();
     let config = Mode::Plain.config(&url, "other").heartbeat_interval(Duration::from_secs(3600));
-    let waits = config.clone().on_owner(OnOwner::WaitUntilFree(Duration::from_secs(30)));
+    let waits = config.clone().takeover(Takeover::WaitUntilFree(Duration::from_secs(30)));
     // Keeps the heartbeat of this process alive.
     let keeper = Mode::Plain.config(&url, "keeper").heartbeat_interval(Duration::from_secs(3600));
     let _keeper = PostgresCryptoStore::open_with_config(&keeper).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_claim_that_finds_the_database_set_back_says_so_and_takes_nothing() {
             away.store(false, SeqCst);
             let refused = claim.await.unwrap();
             match reopens {
-                true => assert_matches!(refused, Err(Error::Rewound)),
+                true => assert_matches!(refused, Err(Error::DatabaseRolledBack)),
                 // It has committed nothing that could be missing.
                 false => {
                     assert_matches!(refused, Err(Error::Superseded { by, .. }) if by == "older")
@@ -248,8 +248,8 @@ async fn a_claim_that_finds_the_database_set_back_says_so_and_takes_nothing() {
             assert_eq!(number(&client, older).await, 1, "the account was taken");
             if reopens {
                 let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
-                assert_matches!(refused, Err(Error::Rewound));
-                assert_matches!(harmed.store.reopen().await, Err(Error::Rewound));
+                assert_matches!(refused, Err(Error::DatabaseRolledBack));
+                assert_matches!(harmed.store.reopen().await, Err(Error::DatabaseRolledBack));
             }
         }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, OnOwner, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore, Takeover};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -163,6 +163,7 @@ async fn a_store_that_is_closed_while_it_is_reopened_is_closed() {
     closing.await.unwrap().unwrap();
     let saved = harmed.store.set_custom_value("key", b"second".to_vec()).await;
     assert_matches!(saved, Err(Error::StoreClosed));
-    let config = Mode::Plain.config(&harmed.database.url(), "bot").on_owner(OnOwner::RefuseIfAlive);
+    let config =
+        Mode::Plain.config(&harmed.database.url(), "bot").takeover(Takeover::RefuseIfAlive);
     PostgresCryptoStore::open_with_config(&config).await.unwrap();
 }

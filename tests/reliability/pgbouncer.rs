@@ -102,7 +102,7 @@ async fn several_bots(release: Release, prepared: bool) {
             for _ in 0..saves {
                 ledger.save(&store).await.unwrap();
             }
-            let config = config.access(Access::Observe);
+            let config = config.access(Access::ReadOnly);
             ledger.check(&PostgresCryptoStore::open_with_config(&config).await.unwrap()).await
         })
     });

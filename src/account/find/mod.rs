@@ -72,7 +72,7 @@ async fn find_once(
     let name = &config.account;
     let (id, cipher) = match look_up(database, config).await? {
         Some(found) => found,
-        None if config.access == Access::Observe => {
+        None if config.access == Access::ReadOnly => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
         None => {

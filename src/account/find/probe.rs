@@ -51,7 +51,7 @@ pub(super) async fn probe(
         if found >= required {
             return Ok(stored);
         }
-        if migrated || !config.run_migrations || config.access == Access::Observe {
+        if migrated || !config.run_migrations || config.access == Access::ReadOnly {
             return Err(OpenStoreError::MigrationsPending { found, required });
         }
         migrations::run(connection, schema).await?;
@@ -139,7 +139,7 @@ impl Server {
                 required: OLDEST_SERVER,
             });
         }
-        if config.access == Access::Observe {
+        if config.access == Access::ReadOnly {
             return Ok(());
         }
         if self.is_standby {

@@ -14,7 +14,7 @@ use tokio_postgres::{
 use tracing::{info, warn};
 
 use crate::{
-    DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig, Takeover,
     account::{
         cache::Cache,
         caller::Caller,
@@ -55,9 +55,9 @@ pub(in crate::account) async fn claim(
     former: Option<&Ownership>,
 ) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
-    let must_be_free = config.on_owner != OnOwner::TakeOver && former.is_none();
-    let wait_limit = match config.on_owner {
-        OnOwner::WaitUntilFree(limit) if must_be_free => limit,
+    let must_be_free = config.takeover != Takeover::Immediate && former.is_none();
+    let wait_limit = match config.takeover {
+        Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
     let (began, mut first_mismatch) = (Instant::now(), None);
@@ -228,7 +228,7 @@ impl Claim {
     /// Neither token is stored: another opener was faster, or has taken over since.
     async fn superseded(&self) -> Error {
         match OwnerRow::read(&self.database, self.account_id).await {
-            Ok(OwnerRow { commits, .. }) if commits < self.seen => Error::Rewound,
+            Ok(OwnerRow { commits, .. }) if commits < self.seen => Error::DatabaseRolledBack,
             Ok(OwnerRow { name, since, .. }) => Error::Superseded { by: name, since },
             Err(error) => error,
         }
@@ -254,7 +254,7 @@ impl Answer {
 fn check_former(former: &Tokens, row: &OwnerRow) -> Result<(), Error> {
     let token = row.token.as_deref().unwrap_or_default();
     if row.commits < former.seen() || former.is_former(token) {
-        return Err(Error::Rewound);
+        return Err(Error::DatabaseRolledBack);
     }
     if former.may_be_current(token) {
         return Ok(());

@@ -61,14 +61,14 @@ pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &OWNER
 #[derive(Debug, Clone)]
 enum Loss {
     Superseded { by: String, since: SystemTime },
-    Rewound,
+    DatabaseRolledBack,
 }
 
 impl From<Loss> for Error {
     fn from(loss: Loss) -> Self {
         match loss {
             Loss::Superseded { by, since } => Self::Superseded { by, since },
-            Loss::Rewound => Self::Rewound,
+            Loss::DatabaseRolledBack => Self::DatabaseRolledBack,
         }
     }
 }
@@ -152,7 +152,7 @@ impl Ownership {
     pub(crate) fn lose(&self, error: &Error) {
         let loss = match error {
             Error::Superseded { by, since } => Loss::Superseded { by: by.clone(), since: *since },
-            Error::Rewound => Loss::Rewound,
+            Error::DatabaseRolledBack => Loss::DatabaseRolledBack,
             _ => return,
         };
         self.lose_by(loss);
@@ -211,7 +211,7 @@ impl Ownership {
     fn judge(&self, row: &OwnerRow, before: &Tokens) -> Result<(), Error> {
         let token = row.token.as_deref().unwrap_or_default();
         if row.commits < before.seen() || before.is_former(token) {
-            self.lose_by(Loss::Rewound);
+            self.lose_by(Loss::DatabaseRolledBack);
         } else if !self.lock().contains(token) {
             self.lose_by(Loss::Superseded { by: row.name.clone(), since: row.since });
         }
@@ -252,7 +252,7 @@ impl Ownership {
             return Ok(true);
         }
         if commits < seen {
-            self.lose_by(Loss::Rewound);
+            self.lose_by(Loss::DatabaseRolledBack);
         } else if commits > seen {
             // Our token, and a commit that is not ours: a copy of this process.
             let by = "a copy of this owner, with the same token".to_owned();

@@ -19,7 +19,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+use matrix_sdk_postgres::{PostgresStoreConfig, Takeover};
 use serde::{Deserialize, Serialize};
 
 pub use self::machines::create_machine;
@@ -83,8 +83,8 @@ impl Process {
             .transaction_idle_timeout(milliseconds(300))
             .heartbeat_interval(milliseconds(500));
         match rng.u32(0..8) {
-            0 => config.on_owner(OnOwner::RefuseIfAlive),
-            1 => config.on_owner(OnOwner::WaitUntilFree(milliseconds(1500))),
+            0 => config.takeover(Takeover::RefuseIfAlive),
+            1 => config.takeover(Takeover::WaitUntilFree(milliseconds(1500))),
             _ => config,
         }
     }
