@@ -14,6 +14,7 @@ mod config;
 mod crypto_store;
 mod error;
 mod postgres;
+mod stores;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -25,6 +26,7 @@ pub use config::{
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};
+pub use stores::PostgresStores;
 
 /// The page's code is compiled with the tests.
 #[cfg(doctest)]
