@@ -245,7 +245,7 @@ async fn the_cache_keeps_to_its_limits() {
 /// An import, or an operator, beside a live owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_beside_the_owner_is_seen() {
-    const RAISE: &str = "UPDATE matrix_sdk.sync_tokens SET maintenance = maintenance + 1";
+    const RAISE: &str = "UPDATE matrix_sdk.account_lanes SET maintenance = maintenance + 1";
     let place = Place::new();
     let beating = place.config.clone().heartbeat_interval(Duration::from_millis(50));
     for (config, by_write) in [(place.config.clone(), true), (beating, false)] {

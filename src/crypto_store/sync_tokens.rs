@@ -16,8 +16,7 @@ const TABLE: &str = "sync_tokens";
 
 static GET: Sql = Sql {
     name: "sync_tokens.get",
-    template: "SELECT data FROM {schema}.sync_tokens
-WHERE account_id = $1 AND data IS NOT NULL",
+    template: "SELECT data FROM {schema}.sync_tokens WHERE account_id = $1",
     types: &[Type::INT8],
 };
 

@@ -146,10 +146,10 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let client = connect(&url).await;
     client
         .batch_execute(
-            "INSERT INTO matrix_sdk.openings
-                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.openings;
-             DELETE FROM matrix_sdk.openings WHERE id <> 'dead';
-             INSERT INTO matrix_sdk.processes VALUES ('gone', clock_timestamp() + interval '1 s')",
+            "INSERT INTO matrix_sdk.account_handles
+                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.account_handles;
+             DELETE FROM matrix_sdk.account_handles WHERE id <> 'dead';
+             INSERT INTO matrix_sdk.heartbeats VALUES ('gone', clock_timestamp() + interval '1 s')",
         )
         .await
         .unwrap();
@@ -182,7 +182,7 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     observer.close().await.unwrap();
     set(&owner, b"still").await.unwrap();
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 1);
 }
 
 #[tokio::test]
@@ -194,8 +194,8 @@ async fn many_accounts_of_a_process_share_one_heartbeat() {
         stores.push(Mode::Plain.open(&url, &format!("bot {account}")).await);
     }
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.processes").await, 1);
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 20);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.heartbeats").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 20);
 }
 
 /// No write takes effect outside of a guarded transaction.
