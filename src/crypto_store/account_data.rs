@@ -38,7 +38,7 @@ static GET: Sql = Sql {
 };
 
 // The Olm account is the same after most syncs: then it is not written.
-static GROUP: Group = Group { table: TABLE, rows: &GET_ONE, keys: None, neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &GET_ONE, keys: None };
 
 static UPSERT: Sql = Sql {
     name: "account_data.upsert",

@@ -40,7 +40,7 @@ SELECT device_id, data, false FROM {schema}.devices WHERE account_id = $1 AND us
 
 static KEYS: Sql = keys_of!("devices", "user_id");
 
-static GROUP: Group = Group { table: TABLE, rows: &BY_USER, keys: Some(&KEYS), neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &BY_USER, keys: Some(&KEYS) };
 
 static UPSERT: Sql = upsert_by_key!("devices", "user_id", "device_id");
 

@@ -24,7 +24,7 @@ SELECT user_id, data, false FROM {schema}.user_identities WHERE account_id = $1 
     types: &[Type::INT8, Type::BYTEA],
 };
 static KEYS: Sql = keys_of!("user_identities", "user_id");
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS) };
 static UPSERT: Sql = upsert_by_key!("user_identities", "user_id");
 
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];

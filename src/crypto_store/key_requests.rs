@@ -48,7 +48,7 @@ static UNSENT: Sql = Sql {
     types: &[Type::INT8],
 };
 
-static GROUP: Group = Group { table: TABLE, rows: &UNSENT, keys: None, neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &UNSENT, keys: None };
 
 // A request for the same secret replaces the older one, under whatever id. One ON CONFLICT names one
 // index only, and a CTE does not see its sibling's work: so delete first, then insert.

@@ -24,7 +24,7 @@ static GET: Sql = Sql {
 
 static KEYS: Sql = keys_of!("message_hashes", "hash");
 
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS) };
 
 static INSERT: Sql = Sql {
     name: "message_hashes.insert",

@@ -41,7 +41,7 @@ SELECT NULL, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $3 A
 
 static KEYS: Sql = keys_of!("olm_sessions", "sender_key");
 
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS) };
 
 static UPSERT: Sql = upsert_by_key!("olm_sessions", "sender_key", "session_id");
 

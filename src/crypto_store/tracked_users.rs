@@ -25,7 +25,7 @@ static ALL: Sql = Sql {
     types: &[Type::INT8],
 };
 
-static GROUP: Group = Group { table: TABLE, rows: &ALL, keys: None, neighbours: None };
+static GROUP: Group = Group { table: TABLE, rows: &ALL, keys: None };
 
 static UPSERT: Sql = upsert_by_key!("tracked_users", "user_id");
 

@@ -7,9 +7,7 @@ use std::{
 
 use lru::LruCache;
 
-use super::{
-    Effect, Neighbours, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys, put, run::Run,
-};
+use super::{Effect, OVERHEAD_BYTES, Place, Rows, Stored, Ticket, keys::Keys, put};
 
 struct Group {
     rows: Arc<Rows>,
@@ -29,8 +27,6 @@ pub(crate) struct Question {
     epochs: (u64, u64),
     /// How many of the table's keys the caller is to fetch as well, if any.
     pub(crate) wants_keys: Option<i64>,
-    /// What is worth fetching with it.
-    pub(crate) neighbours: Option<Neighbours>,
     /// Whether others are fetching the rows of the place, or they are too many to be kept.
     pub(crate) is_busy: bool,
 }
@@ -51,7 +47,6 @@ pub(super) struct Memory {
     /// Rises when everything is forgotten.
     epoch: u64,
     maintenance: Option<i64>,
-    run: Run,
 }
 
 impl Memory {
@@ -66,14 +61,11 @@ impl Memory {
             large: HashSet::new(),
             epoch: 0,
             maintenance: None,
-            run: Run::default(),
         }
     }
 
     pub(super) fn look(&mut self, place: &Place) -> Result<Arc<Rows>, Question> {
-        self.run.begin(place.table);
         if let Some(group) = self.groups.get(place) {
-            self.run.hit();
             return Ok(group.rows.clone());
         }
         let table = self.tables.entry(place.table).or_default();
@@ -87,9 +79,8 @@ impl Memory {
             table.keys = Keys::Coming(HashSet::new());
         }
         let epochs = (self.epoch, table.epoch);
-        let neighbours = self.run.ask(place);
         let is_busy = self.large.contains(place) || !self.coming.insert(place.clone());
-        Err(Question { epochs, wants_keys, neighbours, is_busy })
+        Err(Question { epochs, wants_keys, is_busy })
     }
 
     pub(super) fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
@@ -136,25 +127,10 @@ impl Memory {
         }
     }
 
-    /// Keeps rows that were fetched beside others, in their order.
-    pub(super) fn keep_neighbours(&mut self, neighbours: Vec<(Place, Rows)>) {
-        self.run.fetched(neighbours.len(), neighbours.last().map(|(last, _)| last));
-        for (place, rows) in neighbours {
-            self.keep(place, Arc::new(rows));
-        }
-    }
-
     pub(super) fn fill_keys(&mut self, ticket: &Ticket, keys: Keys) {
         if ticket.question.epochs.0 == self.epoch {
             self.tables.entry(ticket.place.table).or_default().keys.come(keys);
         }
-    }
-
-    pub(super) fn ask_for_less(&mut self, ticket: &Ticket) {
-        if ticket.question.wants_keys.is_some() {
-            self.fill_keys(ticket, Keys::TooMany);
-        }
-        self.run.give_up();
     }
 
     /// Whoever held the ticket fetches nothing any more.

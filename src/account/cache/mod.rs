@@ -8,7 +8,6 @@
 mod keys;
 mod memory;
 mod pending;
-mod run;
 
 use std::{
     collections::BTreeMap,
@@ -19,13 +18,10 @@ use std::{
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+pub(crate) use self::pending::{Changed, Pending};
 use self::{
     keys::Keys,
     memory::{Memory, Question},
-};
-pub(crate) use self::{
-    pending::{Changed, Pending},
-    run::Neighbours,
 };
 use crate::account::cipher::Key;
 
@@ -124,24 +120,15 @@ impl Ticket {
         });
     }
 
-    /// Takes in rows that were fetched with those of the place, each at its own.
-    pub(crate) fn fill_neighbours(&self, neighbours: Vec<(Place, Rows)>) {
-        self.cache.with(|memory| {
-            if memory.is_current(self) {
-                memory.keep_neighbours(neighbours);
-            }
-        });
-    }
-
     /// Takes in the fingerprints of the keys that the database has.
     pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
         let keys = Keys::parse(fingerprints, self.cache.most_keys);
         self.cache.with(|memory| memory.fill_keys(self, keys));
     }
 
-    /// What was to be fetched beside the rows made the question fail: it is not asked for again.
-    pub(crate) fn ask_for_less(&self) {
-        self.cache.with(|memory| memory.ask_for_less(self));
+    /// Stops loading the key set, after the combined query failed.
+    pub(crate) fn give_up_keys(&self) {
+        self.cache.with(|memory| memory.fill_keys(self, Keys::TooMany));
     }
 }
 

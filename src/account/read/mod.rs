@@ -16,7 +16,7 @@ use super::OpenAccount;
 use crate::{
     Error,
     account::{
-        cache::{Answer, Changed, Neighbours, Place, Rows, Stored, Ticket},
+        cache::{Answer, Changed, Place, Rows, Stored, Ticket},
         cipher::{Key, column},
         write::atomically::Scope,
     },
@@ -34,8 +34,6 @@ pub(crate) struct Group {
     pub(crate) rows: &'static Sql,
     /// Reads the fingerprints of all places that have rows.
     pub(crate) keys: Option<&'static Sql>,
-    /// Reads the rows of the places that follow one: its keys, then as `rows`.
-    pub(crate) neighbours: Option<&'static Sql>,
 }
 
 /// Statements that are sent together, with their parameters.
@@ -215,15 +213,10 @@ impl OpenAccount {
     ) -> Result<(Vec<Row>, bool), Error> {
         let most_keys = ticket.question.wants_keys.unwrap_or(0);
         let keys = group.keys.filter(|_| ticket.question.wants_keys.is_some());
-        let neighbours = group.neighbours.zip(ticket.question.neighbours.as_ref());
-        let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
 
         let mut asks: Asks<'_> = Vec::new();
         asks.extend(ask.map(|(sql, params)| (sql, self.with_id(params))));
         asks.extend(keys.map(|keys| (keys, self.with_id(&[&most_keys]))));
-        asks.extend(neighbours.map(|(sql, Neighbours { after: [first, second], .. })| {
-            (sql, self.with_id(&[first, second, &count]))
-        }));
         let (answers, is_committed) = self.fail_on_error(self.send(ticket, asks).await)?;
         let mut answers = answers.into_iter();
         let found = ask.and_then(|_| answers.next()).unwrap_or_default();
@@ -238,9 +231,6 @@ impl OpenAccount {
             };
             ticket.fill_keys(fingerprints.unwrap_or_default());
         }
-        if let Some(answer) = neighbours.and_then(|_| answers.next()) {
-            ticket.fill_neighbours(neighbours_of(group.table, &answer)?);
-        }
         Ok((found, true))
     }
 
@@ -250,7 +240,7 @@ impl OpenAccount {
         match self.send_once(&asks).await {
             Err(error) if asks.len() > 1 => {
                 debug!(%error, "asking for less");
-                ticket.ask_for_less();
+                ticket.give_up_keys();
                 asks.truncate(1);
                 self.send_once(&asks).await
             }
@@ -288,19 +278,10 @@ impl OpenAccount {
 }
 
 fn parse(table: &'static str, rows: &[Row]) -> Result<Rows, Error> {
-    rows.iter().map(|row| row_of(table, row, 0)).collect()
+    rows.iter().map(|row| row_of(table, row)).collect()
 }
 
-/// The rows of several places, each of which has one.
-fn neighbours_of(table: &'static str, rows: &[Row]) -> Result<Vec<(Place, Rows)>, Error> {
-    let places = rows.iter().map(|row| {
-        let keys = [&Key::of(row, 0, table)?, &Key::of(row, 1, table)?];
-        Ok((Place::new(table, keys), Rows::from([row_of(table, row, 1)?])))
-    });
-    places.collect()
-}
-
-fn row_of(table: &'static str, row: &Row, first: usize) -> Result<(Vec<u8>, Arc<Stored>), Error> {
-    let (data, flag) = (column(row, first + 1, table)?, column(row, first + 2, table)?);
-    Ok((column(row, first, table)?, Arc::new(Stored { data, flag })))
+fn row_of(table: &'static str, row: &Row) -> Result<(Vec<u8>, Arc<Stored>), Error> {
+    let (data, flag) = (column(row, 1, table)?, column(row, 2, table)?);
+    Ok((column(row, 0, table)?, Arc::new(Stored { data, flag })))
 }

@@ -34,17 +34,7 @@ static GET: Sql = Sql {
 
 static KEYS: Sql = keys_of!("megolm_inbound_sessions", "room_id || session_id");
 
-// In the order of the primary key, from which an import that is repeated does not stray far.
-static NEIGHBOURS: Sql = Sql {
-    name: "megolm_inbound_sessions.neighbours",
-    template: select!(
-        "AND (s.room_id, s.session_id) > ($2, $3) ORDER BY s.room_id, s.session_id LIMIT $4"
-    ),
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::INT8],
-};
-
-pub(super) static GROUP: Group =
-    Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: Some(&NEIGHBOURS) };
+pub(super) static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS) };
 
 pub(super) static ALL: Sql =
     Sql { name: "megolm_inbound_sessions.all", template: select!(""), types: &[Type::INT8] };
@@ -97,12 +87,8 @@ static SENDERS: Sql = Sql {
 };
 
 // Most new devices have sent nothing yet, and a key query asks for each of them.
-pub(super) static SENDER_GROUP: Group = Group {
-    table: "megolm_inbound_sessions, by sender",
-    rows: &BY_SENDER,
-    keys: Some(&SENDERS),
-    neighbours: None,
-};
+pub(super) static SENDER_GROUP: Group =
+    Group { table: "megolm_inbound_sessions, by sender", rows: &BY_SENDER, keys: Some(&SENDERS) };
 
 pub(super) static COUNTS: Sql = Sql {
     name: "megolm_inbound_sessions.counts",
@@ -158,7 +144,6 @@ WHERE {guarded}
 pub(in crate::crypto_store) const STATEMENTS: &[&Sql] = &[
     &GET,
     &KEYS,
-    &NEIGHBOURS,
     &ALL,
     &BY_ROOM,
     &BY_SENDER,
