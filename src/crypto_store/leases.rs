@@ -13,9 +13,9 @@ const TABLE: &str = "lease_locks";
 
 // Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of half a second every
 // fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on.
-static TAKE: Sql = Sql {
-    name: "lease_locks.take",
-    template: "
+static TAKE: Sql = Sql::new(
+    "lease_locks.take",
+    "
 INSERT INTO {schema}.lease_locks AS l (account_id, key, holder, expires_at, generation)
 SELECT $1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
 FROM (SELECT {schema}.guard($1, $5, NULL)) AS guarded
@@ -25,8 +25,8 @@ ON CONFLICT (account_id, key) DO UPDATE SET
     generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
 WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp()
 RETURNING generation",
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
-};
+    &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
 

@@ -36,9 +36,9 @@ const LIFETIME: u32 = 3;
 const OTHER_LOGINS: usize = 8;
 
 // A heartbeat lost in a crash is harmless, so it does not wait for the disk.
-static BEAT: Sql = Sql {
-    name: "processes.beat",
-    template: "
+static BEAT: Sql = Sql::new(
+    "processes.beat",
+    "
 WITH beat AS (
     INSERT INTO {schema}.processes (id, alive_until)
     VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
@@ -47,14 +47,11 @@ WITH beat AS (
 SELECT o.account_id, o.token, t.commits, t.maintenance
 FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
 WHERE o.account_id = ANY ($3)",
-    types: &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
-};
+    &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
+);
 
-static RELEASE: Sql = Sql {
-    name: "openings.release",
-    template: "SELECT {schema}.release($1, $2)",
-    types: &[Type::INT8, Type::BYTEA],
-};
+static RELEASE: Sql =
+    Sql::new("openings.release", "SELECT {schema}.release($1, $2)", &[Type::INT8, Type::BYTEA]);
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&BEAT, &RELEASE];
 

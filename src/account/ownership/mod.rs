@@ -36,24 +36,24 @@ const OTHER_COUNT: &str = "MX002";
 
 /// First statement of a write transaction: checks the owner token, and sets the transaction marker
 /// that the other statements ask for.
-pub(crate) static GUARD: Sql = Sql {
-    name: "ownership.guard",
-    template: "SELECT {schema}.guard($1, $2, $3)",
-    types: &[Type::INT8, Type::BYTEA, Type::INT8],
-};
+pub(crate) static GUARD: Sql = Sql::new(
+    "ownership.guard",
+    "SELECT {schema}.guard($1, $2, $3)",
+    &[Type::INT8, Type::BYTEA, Type::INT8],
+);
 
 /// Last statement of a write transaction: compares and swaps the count of commits, or raises.
-pub(crate) static COUNT_COMMIT: Sql = Sql {
-    name: "ownership.count_commit",
-    template: "SELECT commits, maintenance FROM {schema}.count_commit($1, $2, $3)",
-    types: &[Type::INT8, Type::INT8, Type::BYTEA],
-};
+pub(crate) static COUNT_COMMIT: Sql = Sql::new(
+    "ownership.count_commit",
+    "SELECT commits, maintenance FROM {schema}.count_commit($1, $2, $3)",
+    &[Type::INT8, Type::INT8, Type::BYTEA],
+);
 
-static RESOLVE: Sql = Sql {
-    name: "ownership.resolve",
-    template: "SELECT commits, is_last FROM {schema}.resolve($1, $2, $3, $4)",
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
-};
+static RESOLVE: Sql = Sql::new(
+    "ownership.resolve",
+    "SELECT commits, is_last FROM {schema}.resolve($1, $2, $3, $4)",
+    &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
+);
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&GUARD, &COUNT_COMMIT, &RESOLVE, &OWNER];
 

@@ -9,9 +9,9 @@ use crate::{
     postgres::{database::Database, statement::Sql},
 };
 
-pub(crate) static OWNER: Sql = Sql {
-    name: "account_owners.get",
-    template: "
+pub(crate) static OWNER: Sql = Sql::new(
+    "account_owners.get",
+    "
 SELECT a.id, o.token, o.name, o.since, coalesce(t.commits, 0), t.last_transaction,
     EXISTS (SELECT FROM {schema}.openings s JOIN {schema}.processes p ON p.id = s.process_id
             WHERE s.account_id = a.id AND p.alive_until > clock_timestamp())
@@ -19,8 +19,8 @@ FROM {schema}.accounts a
 LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
 LEFT JOIN {schema}.sync_tokens t ON t.account_id = a.id
 WHERE a.id = $1",
-    types: &[Type::INT8],
-};
+    &[Type::INT8],
+);
 
 #[derive(Debug, Clone)]
 pub(crate) struct OwnerRow {

@@ -7,7 +7,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -46,6 +49,8 @@ pub(crate) enum Failure {
     RolledBack(Error),
     /// It may or may not have taken effect, or may still do so: only the server knows.
     Unknown(Error),
+    /// It took effect, but not as a whole.
+    Incomplete(Error),
 }
 
 /// What is sent together.
@@ -90,23 +95,24 @@ impl Exchange<'_> {
         let (token, transaction) = (token.as_slice(), self.commit.unwrap_or_default());
         let (guard, count): ([Param<'_>; 3], [Param<'_>; 3]) =
             ([&account_id, &token, &seen], [&account_id, &seen, &transaction.as_slice()]);
-        let columns: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
+        let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
 
-        let mut statements: Vec<(&'static Sql, Vec<Param<'_>>)> = Vec::new();
+        // Of each the rows that it must report, for those that only write.
+        let mut statements: Vec<(&'static Sql, Vec<Param<'_>>, Option<u64>)> = Vec::new();
         if self.begin.is_some() {
-            statements.push((&GUARD, guard.to_vec()));
+            statements.push((&GUARD, guard.to_vec(), None));
         }
-        for (sql, columns) in &columns {
+        for write in &writes {
             let account = std::iter::once(&account_id as Param<'_>);
-            let columns = columns.iter().map(|column| column as Param<'_>);
-            statements.push((sql, account.chain(columns).collect()));
+            let columns = write.columns.iter().map(|column| column as Param<'_>);
+            statements.push((write.sql, account.chain(columns).collect(), Some(write.min_rows)));
         }
         if self.commit.is_some() {
-            statements.push((&COUNT_COMMIT, count.to_vec()));
+            statements.push((&COUNT_COMMIT, count.to_vec(), None));
         }
         let has_names = database.has_names(connection);
         let mut prepared = Vec::with_capacity(statements.len());
-        for (sql, _) in &statements {
+        for (sql, ..) in &statements {
             // Before anything is sent: who awaited the wire in between would let COMMIT overtake him.
             let statement = database.prepare(connection, has_names, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
@@ -117,15 +123,32 @@ impl Exchange<'_> {
         let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
         // What fails at its first poll was never sent, and COMMIT must not follow it.
         let (unsent, commit_sent) = (AtomicBool::new(false), AtomicBool::new(false));
+        // The first write that reported too few rows.
+        let incomplete = OnceLock::new();
         let note_unsent = |_: &tokio_postgres::Error| unsent.store(true, Ordering::Relaxed);
         let mut answers: Vec<Answer<'_>> = Vec::new();
         for text in begin.iter().chain(&large) {
             let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
             answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
-        for ((sql, params), statement) in statements.iter().zip(&prepared) {
-            let answer = database.run(connection, sql, statement.as_ref(), params);
-            answers.push(Box::pin(answer.inspect_err(note_unsent)));
+        for ((sql, params, min_rows), statement) in statements.iter().zip(&prepared) {
+            let statement = statement.as_ref();
+            answers.push(match min_rows {
+                None => {
+                    let answer = database.run(connection, sql, statement, params);
+                    Box::pin(answer.inspect_err(note_unsent))
+                }
+                Some(min_rows) => {
+                    let answer = database.execute(connection, sql, statement, params);
+                    let answer = answer.map_ok(|rows| {
+                        if rows < *min_rows {
+                            let _ = incomplete.set(sql.name);
+                        }
+                        Vec::new()
+                    });
+                    Box::pin(answer.inspect_err(note_unsent))
+                }
+            });
         }
         if self.commit.is_some() {
             answers.push(Box::pin(async {
@@ -158,7 +181,18 @@ impl Exchange<'_> {
             let unreadable = |error: Error| Failure::Unknown(error);
             owner.see_commit(row.map_err(|error| unreadable(error.into()))?).map_err(unreadable)?;
         }
-        Ok(())
+        match (incomplete.into_inner(), self.commit) {
+            (None, _) => Ok(()),
+            // Without its end, a transaction ends with the connection.
+            (Some(name), None) => {
+                let message = format!("{name} did not write all its rows");
+                Err(Failure::RolledBack(DatabaseError::broken(message).into()))
+            }
+            // COMMIT left before the answers came. The error ends the use of the store.
+            (Some(name), Some(_)) => {
+                Err(Failure::Incomplete(DatabaseError::incomplete(name).into()))
+            }
+        }
     }
 
     /// How many statements of the usual size it is.
@@ -210,7 +244,7 @@ impl Failure {
     fn spoils_connection(&self) -> bool {
         match self {
             Self::RolledBack(Error::Database(error)) => error.spoils_connection(),
-            Self::RolledBack(_) | Self::Unknown(_) => true,
+            Self::RolledBack(_) | Self::Unknown(_) | Self::Incomplete(_) => true,
         }
     }
 }

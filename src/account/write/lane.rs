@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use crate::{
     DatabaseError, Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::{Ownership, heartbeat::Presence, random_id},
         write::{
             atomically::{Running, ScopeJob, open::OpenTransaction, run_scope},
@@ -35,7 +35,7 @@ use crate::{
 
 /// What makes a batch of a save, knowing what was saved before it and is not committed yet.
 pub(crate) type Stage =
-    Box<dyn FnOnce(Arc<Pending>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
+    Box<dyn FnOnce(Arc<UncommittedOverlay>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 type Done = oneshot::Sender<Result<(), Error>>;
 
 /// A save so large that it comes in parts. Each is staged on a thread of its own.
@@ -153,12 +153,12 @@ impl Lane {
     ) -> Option<Job> {
         let (mut batches, mut callers, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, None);
         let mut write = Some(first);
-        let pending = Pending::new(self.owner.cache.clone());
+        let overlay = UncommittedOverlay::new(self.owner.cache.clone());
         while let Some((stage, done)) = write.take() {
             if let Some(before) = batches.last() {
-                Batch::show(before, &pending);
+                Batch::show(before, &overlay);
             }
-            match self.stage(stage, pending.clone()).await {
+            match self.stage(stage, overlay.clone()).await {
                 Ok(batch) => {
                     bytes += batch.bytes();
                     batches.push(batch);
@@ -189,12 +189,12 @@ impl Lane {
     async fn write_parts(self: &Arc<Self>, parts: Parts) -> Result<(), Error> {
         self.owner.check_write()?;
         let write = async {
-            let pending = Pending::new(self.owner.cache.clone());
+            let overlay = UncommittedOverlay::new(self.owner.cache.clone());
             let mut transaction = OpenTransaction::new(self.clone());
             let mut parts = parts.map(spawn_blocking);
             let mut next = parts.next();
             while let Some(part) = next.take() {
-                transaction.push(part.await.map_err(|_| Error::StoreClosed)??, &pending)?;
+                transaction.push(part.await.map_err(|_| Error::StoreClosed)??, &overlay)?;
                 // The last one goes with the commit.
                 next = parts.next();
                 if next.is_some() {
@@ -206,9 +206,13 @@ impl Lane {
         write.await.inspect_err(|_| self.owner.fail())
     }
 
-    pub(crate) async fn stage(&self, stage: Stage, pending: Arc<Pending>) -> Result<Batch, Error> {
+    pub(crate) async fn stage(
+        &self,
+        stage: Stage,
+        overlay: Arc<UncommittedOverlay>,
+    ) -> Result<Batch, Error> {
         self.owner.check_write()?;
-        let batch = stage(pending).await.inspect_err(|_| self.owner.fail())?;
+        let batch = stage(overlay).await.inspect_err(|_| self.owner.fail())?;
         // A failure meanwhile has dropped deferred saves that this one was to take along.
         self.owner.check_write()?;
         Ok(batch)
@@ -269,7 +273,7 @@ impl Lane {
         // Perhaps another server answers now: what readers were told may be older than what it has.
         self.owner.cache.clear();
         match failure {
-            Failure::RolledBack(error) => Err(error),
+            Failure::RolledBack(error) | Failure::Incomplete(error) => Err(error),
             Failure::Unknown(error) => {
                 warn!(%error, "a commit has an unknown outcome: asking the server");
                 match self.owner.resolve(&self.database, transaction).await {

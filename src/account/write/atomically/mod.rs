@@ -35,7 +35,7 @@ pub(crate) use self::{
 use crate::{
     Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::Ownership,
         write::lane::{Stage, Writer},
     },
@@ -71,7 +71,7 @@ impl Phase {
 pub(crate) struct Scope {
     owner: Arc<Ownership>,
     /// What was saved, for reads that need not ask.
-    pending: Arc<Pending>,
+    overlay: Arc<UncommittedOverlay>,
     requests: mpsc::UnboundedSender<Request>,
     /// What starts the lane's part, at the first request.
     start: Mutex<Option<Start>>,
@@ -106,18 +106,18 @@ impl Scope {
     }
 
     /// What was saved within.
-    pub(crate) fn pending(&self) -> &Arc<Pending> {
-        &self.pending
+    pub(crate) fn overlay(&self) -> &UncommittedOverlay {
+        &self.overlay
     }
 
     /// Whether the caller must see a change of the scope's in what the statement reads.
     pub(crate) fn changes(&self, sql: &Sql) -> bool {
-        self.pending.has_written(sql.tables()) && self.shows(sql)
+        self.overlay.has_written(&sql.tables()) && self.shows(sql)
     }
 
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
-        self.is_current() || !sql.tables().any(|table| SEEN_WHEN_COMMITTED.contains(&table))
+        self.is_current() || !sql.tables().iter().any(|table| SEEN_WHEN_COMMITTED.contains(table))
     }
 
     /// Keeps what is known within, until the commit tells everybody. The first stays.
@@ -140,7 +140,7 @@ impl Scope {
         owner.check_write().map_err(&wrap)?;
         let (sender, requests) = mpsc::unbounded_channel();
         let scope = Arc::new(Self {
-            pending: Pending::new(owner.cache.clone()),
+            overlay: UncommittedOverlay::new(owner.cache.clone()),
             owner,
             requests: sender,
             start: Mutex::new(Some(Start { writer, requests, limit })),

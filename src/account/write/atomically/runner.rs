@@ -96,8 +96,8 @@ async fn serve(
         };
         match request {
             Request::Save(stage, answer) => {
-                let result = match lane.stage(stage, scope.pending.clone()).await {
-                    Ok(batch) => transaction.push(batch, &scope.pending),
+                let result = match lane.stage(stage, scope.overlay.clone()).await {
+                    Ok(batch) => transaction.push(batch, &scope.overlay),
                     Err(error) => Err(error),
                 };
                 let _ = answer.send(result);

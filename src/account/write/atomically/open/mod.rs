@@ -22,7 +22,7 @@ use super::request::{Query, Text};
 use crate::{
     Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::random_id,
         write::{
             batch::Batch,
@@ -60,10 +60,10 @@ impl OpenTransaction {
         }
     }
 
-    /// Takes a save, which `pending` shows from now on: nothing is sent.
-    pub(crate) fn push(&mut self, batch: Batch, pending: &Pending) -> Result<(), Error> {
+    /// Takes a save, which the overlay shows from now on: nothing is sent.
+    pub(crate) fn push(&mut self, batch: Batch, overlay: &UncommittedOverlay) -> Result<(), Error> {
         self.check()?;
-        batch.show(pending);
+        batch.show(overlay);
         self.saved.push(batch);
         Ok(())
     }
@@ -217,7 +217,10 @@ impl OpenTransaction {
 impl From<Failure> for Error {
     /// Without its commit, a transaction is rolled back with its connection.
     fn from(failure: Failure) -> Self {
-        let (Failure::RolledBack(error) | Failure::Unknown(error)) = failure;
-        error
+        match failure {
+            Failure::RolledBack(error) | Failure::Unknown(error) | Failure::Incomplete(error) => {
+                error
+            }
+        }
     }
 }
