@@ -16,7 +16,12 @@ pub struct DatabaseError {
     origin: Origin,
     table: Option<String>,
     constraint: Option<String>,
+    is_stale_plan: bool,
 }
+
+/// The server's function that finds a prepared statement's result types changed. Other reasons for
+/// 0A000 stay, and the message is translated.
+const STALE_PLAN_ROUTINE: &str = "RevalidateCachedQuery";
 
 /// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,8 @@ enum Origin {
     Connection,
     /// The statement could not even be sent, and never will be.
     Unsendable,
+    /// It took effect, but not on all rows that it was to write.
+    Incomplete,
     /// No connection could be made, so nothing was asked and nothing took effect.
     Login {
         /// The server refused credentials that every retry would show again.
@@ -85,13 +92,15 @@ impl DatabaseError {
     }
 
     /// Whether the connection must not be used again: it broke or was ended, the server is going away
-    /// (class 57P), it has become read-only after a failover (25006), it was
-    /// ended because a transaction idled (25P03), it has other statements
-    /// prepared than we think (26000, and 0A000 after a migration), or it lost a BEGIN (MX003).
+    /// (class 57P), it has become read-only after a failover (25006), it was ended because a transaction
+    /// idled (25P03), it has other statements prepared than we think (26000, and 0A000 after a
+    /// migration), or it lost a BEGIN: then the crate's functions refuse (MX003), and a write that asks
+    /// for the transaction marker finds no such setting (42704).
     pub(crate) fn spoils_connection(&self) -> bool {
         self.origin != Origin::Statement
             || self.sqlstate().is_none_or(|code| {
-                ["25006", "25P03", "26000", "0A000", "MX003"].contains(&code)
+                self.is_stale_plan
+                    || ["25006", "25P03", "26000", "42704", "MX003"].contains(&code)
                     || code.starts_with("57P")
                     || code.starts_with("08")
             })
@@ -102,7 +111,7 @@ impl DatabaseError {
     /// another connection. A database that was dropped (57P04) stays so.
     pub(crate) fn is_transient(&self) -> bool {
         match self.origin {
-            Origin::Unsendable => false,
+            Origin::Unsendable | Origin::Incomplete => false,
             // Whatever the code: poolers refuse logins with codes that are final elsewhere.
             Origin::Login { is_permanent } => !is_permanent,
             _ if self.sqlstate() == Some("57P04") => false,
@@ -144,10 +153,23 @@ impl DatabaseError {
         Self { origin: Origin::Unsendable, ..Self::broken(message) }
     }
 
+    /// A write that was committed without all of its rows.
+    pub(crate) fn incomplete(statement: &str) -> Self {
+        let message = format!("{statement} was committed without all of its rows");
+        Self { origin: Origin::Incomplete, ..Self::broken(message) }
+    }
+
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
         let origin = Origin::Connection;
-        Self { sqlstate: None, message, origin, table: None, constraint: None }
+        Self {
+            sqlstate: None,
+            message,
+            origin,
+            table: None,
+            constraint: None,
+            is_stale_plan: false,
+        }
     }
 }
 
@@ -215,6 +237,8 @@ impl From<&tokio_postgres::Error> for DatabaseError {
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
             origin,
+            is_stale_plan: code == SqlState::FEATURE_NOT_SUPPORTED
+                && answer.routine() == Some(STALE_PLAN_ROUTINE),
             sqlstate: Some(code),
         }
     }

@@ -151,9 +151,9 @@ async fn save(
     stage: Stage,
 ) -> Result<(), Error> {
     let lane = scope.lanes.get(place).ok_or(Error::StoreClosed)?;
-    let batch = lane::stage(&lane.owner, stage, lane.pending.clone()).await?;
+    let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
     transaction.stage(place, batch)?;
-    transaction.show_last(&lane.pending);
+    transaction.show_last(&lane.overlay);
     Ok(())
 }
 
