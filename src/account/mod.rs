@@ -76,13 +76,14 @@ impl OpenAccount {
     ) -> Result<Self, OpenStoreError> {
         let (id, codec) = find::find(&database, config).await?;
         let running = Arc::<Running>::default();
-        let (owner, writer) = match config.access {
+        let (owner, writer) = match &config.access {
             Access::ReadOnly => {
                 (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
             }
-            Access::Exclusive => {
+            Access::Exclusive(settings) => {
                 let (owner, presence) =
-                    ownership::claim::claim(&database, config, id, former).await?;
+                    ownership::claim::claim(&database, settings, &config.account, id, former)
+                        .await?;
                 let (database, running) = (database.clone(), running.clone());
                 let lane = Lane { database, owner: owner.clone(), running };
                 (owner, Some(Writer::start(lane, presence)))
@@ -95,7 +96,7 @@ impl OpenAccount {
             writer,
             running,
             scopes: Semaphore::new(MOST_SCOPES as usize),
-            atomically_timeout: config.atomically_timeout,
+            atomically_timeout: config.timeouts.atomically,
         })
     }
 

@@ -107,17 +107,20 @@ pub enum Error {
     #[error("the database failed: {0}")]
     Database(#[from] DatabaseError),
 
-    /// All connections of the pool stayed busy for the whole `pool_timeout`, or no new one could
-    /// be made in time. Raise `pool_max_size`, or look for what holds the connections.
-    #[error("no database connection became free within the pool timeout: raise pool_max_size")]
+    /// All connections of the pool stayed busy for the whole
+    /// [`wait_timeout`](crate::PoolSettings::wait_timeout), or no new one could be made in time. Raise
+    /// [`max_size`](crate::PoolSettings::max_size), or look for what holds the connections.
+    #[error(
+        "no database connection became free within the pool's wait timeout: raise its max_size"
+    )]
     PoolTimeout,
 
-    /// The database did not answer within `statement_timeout`.
+    /// The database did not answer within [`Timeouts::statement`](crate::Timeouts::statement).
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
     /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
-    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// longer than [`Timeouts::atomically`](crate::Timeouts::atomically), perhaps
     /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
     #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
     AtomicallyTimeout,

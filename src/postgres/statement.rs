@@ -55,10 +55,6 @@ impl Statements {
         self.all.iter().map(|sql| (*sql, self.text(sql)))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
     /// The text, or the template of a statement that is not listed: PostgreSQL refuses the braces.
     pub(crate) fn text(&self, sql: &'static Sql) -> &str {
         self.texts.get(sql.name).map_or(sql.template, String::as_str)

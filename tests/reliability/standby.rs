@@ -10,11 +10,11 @@ use std::{
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use tokio_postgres::Client;
 
 use crate::{
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         eventually, figure,
         stream::{Ledger, changes, observe, reopen},
@@ -51,8 +51,8 @@ async fn bot(defaults: &str) -> Bot {
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
     admin.batch_execute(defaults).await.unwrap();
     let second = Duration::from_secs(1);
-    let config = Mode::Plain.config(&url, "bot").statement_timeout(second);
-    let config = config.retry_timeout(4 * second);
+    let timeouts = Timeouts { statement: second, retry: 4 * second, ..Default::default() };
+    let config = Mode::Plain.config(&url, "bot").timeouts(timeouts);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let mut ledger = Ledger::default();
     ledger.save(&store).await.unwrap();
@@ -125,8 +125,9 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
     // Nothing but a save waits, and it waits as long as the test does.
     let minute = Duration::from_secs(60);
-    let config = Mode::Plain.config(&server.url(), "bot").heartbeat_interval(60 * minute);
-    let config = config.statement_timeout(minute).retry_timeout(minute);
+    let config = Mode::Plain.config(&server.url(), "bot").access(without_heartbeats());
+    let config =
+        config.timeouts(Timeouts { statement: minute, retry: minute, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let mut ledger = Ledger::default();
     ledger.save(&store).await.unwrap();

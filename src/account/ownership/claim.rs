@@ -14,7 +14,7 @@ use tokio_postgres::{
 use tracing::{info, warn};
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig, Takeover,
+    DatabaseError, Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
         cache::Cache,
         caller::Caller,
@@ -47,16 +47,17 @@ pub(crate) static CLAIM: Sql = Sql {
 /// How often a standby looks whether the owner is still there.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
+/// Takes the account over, as the settings say; a store that is reopened takes nothing back.
 pub(in crate::account) async fn claim(
     database: &Database,
-    config: &PostgresStoreConfig,
+    settings: &OwnershipSettings,
+    account: &str,
     account_id: i64,
     former: Option<&Ownership>,
 ) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
-    let must_be_free = config.takeover != Takeover::Immediate && former.is_none();
-    let wait_limit = match config.takeover {
+    let must_be_free = settings.takeover != Takeover::Immediate && former.is_none();
+    let wait_limit = match settings.takeover {
         Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
@@ -75,9 +76,9 @@ pub(in crate::account) async fn claim(
         }
         // Others that claim at the same time may be faster again and again.
         let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
-        if in_use || raced_since.elapsed() > config.retry_timeout {
+        if in_use || raced_since.elapsed() > database.retry_timeout() {
             let OwnerRow { name, since, .. } = row;
-            let account = config.account.clone();
+            let account = account.to_owned();
             return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
         }
         let wanted = random_id();
@@ -92,15 +93,15 @@ pub(in crate::account) async fn claim(
             wanted,
             seen: tokens.seen(),
             must_be_free,
-            owner_name: owner_name(config),
+            owner_name: owner_name(settings),
             opening: random_id(),
             heartbeat: heartbeat.clone(),
-            interval: config.heartbeat_interval,
+            interval: settings.heartbeat_interval,
         };
         if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
-            info!(account = config.account, "the account is ours");
-            let owner = answer.into_owner(tokens, account_id, wanted, config);
-            let presence = Presence::new(heartbeat, opening, &owner, config.heartbeat_interval);
+            info!(account, "the account is ours");
+            let owner = answer.into_owner(tokens, account_id, wanted, settings);
+            let presence = Presence::new(heartbeat, opening, &owner, settings.heartbeat_interval);
             return Ok((owner, presence));
         }
     }
@@ -241,10 +242,10 @@ impl Answer {
         mut tokens: Tokens,
         account_id: i64,
         token: [u8; 16],
-        config: &PostgresStoreConfig,
+        settings: &OwnershipSettings,
     ) -> Arc<Ownership> {
         tokens.confirm(token, self.commits);
-        let cache = Cache::new(config.cache_bytes, config.cache_max_keys);
+        let cache = Cache::new(settings.cache_bytes, settings.cache_max_keys);
         cache.see_maintenance(self.maintenance);
         Arc::new(Ownership::new(account_id, tokens, cache))
     }
@@ -272,7 +273,7 @@ fn refused(error: Error) -> OpenStoreError {
     }
 }
 
-fn owner_name(config: &PostgresStoreConfig) -> String {
+fn owner_name(settings: &OwnershipSettings) -> String {
     let host = whoami::hostname().unwrap_or_else(|_| "an unknown host".to_owned());
-    format!("{} on {host}, process {}", config.owner_label, std::process::id())
+    format!("{} on {host}, process {}", settings.label, std::process::id())
 }

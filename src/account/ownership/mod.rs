@@ -26,7 +26,7 @@ pub(crate) use self::{
 use crate::{
     DatabaseError, Error,
     account::cache::Cache,
-    postgres::{connect::doubtful_commits, database::Database, statement::Sql},
+    postgres::{database::Database, statement::Sql},
 };
 
 /// Raised when the token is not the account's.
@@ -275,14 +275,14 @@ impl Ownership {
         let started = Instant::now();
         // Repeated with the same two tokens, so that a late or lost answer does no harm.
         let (commits, is_last): (i64, bool) = loop {
-            let doubts = doubtful_commits();
+            let unreplicated = database.unreplicated_commits();
             let rows = match database.write_autocommit(&RESOLVE, &params).await {
                 Ok(rows) => rows,
                 Err(error) => return Err(self.explain(database, error).await),
             };
             let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to resolve"))?;
             // Else what we were told may not be known to the standby.
-            if doubtful_commits() == doubts {
+            if database.unreplicated_commits() == unreplicated {
                 break (row.try_get(0)?, row.try_get(1)?);
             }
             if started.elapsed() > database.retry_timeout() {

@@ -27,7 +27,6 @@ use crate::{
         write::batch::{Batch, CHUNK_BYTES},
     },
     postgres::{
-        connect,
         database::{Database, Param},
         statement::Sql,
         transaction_connection::TransactionConnection,
@@ -136,7 +135,7 @@ impl Exchange<'_> {
             }));
         }
 
-        let doubts = connect::doubtful_commits();
+        let unreplicated = database.unreplicated_commits();
         let answers = timeout(database.time_for(self.parts()), in_order(answers));
         let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
@@ -150,9 +149,9 @@ impl Exchange<'_> {
             false => all_answered(answers).map_err(|error| Failure::RolledBack(error.into()))?,
         };
         if self.commit.is_some() {
-            if connect::doubtful_commits() != doubts {
-                let doubt = "a COMMIT did not wait for its synchronous standby";
-                return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
+            if database.unreplicated_commits() != unreplicated {
+                let reason = "a COMMIT did not wait for its synchronous standby";
+                return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
             let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"));
             let unreadable = |error: Error| Failure::Unknown(error);

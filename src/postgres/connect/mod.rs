@@ -2,6 +2,7 @@
 //! says, all of it within one time limit.
 
 mod failure;
+mod own_pools;
 pub(crate) mod password;
 mod targets;
 pub(crate) mod tls;
@@ -58,8 +59,12 @@ struct Inner {
     password: PasswordSource,
     tls: Option<MakeTls>,
     limit: Duration,
+    prepared_statements: bool,
     warned: AtomicBool,
+    unreplicated_commits: Arc<AtomicU64>,
 }
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connector {
     /// Reads the certificates and fills in libpq's defaults; no connection is made.
@@ -67,7 +72,13 @@ impl Connector {
     /// The `Config` is what the pool shows when it is printed: it names no host and no password.
     pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
         config.validate()?;
-        let server = config.server.clone().map_err(OpenStoreError::InvalidConfig)?;
+        let no_url = || {
+            Err("no URL is given: name the server with url(), or open the store \
+                             with a pool"
+                .to_owned())
+        };
+        let server = config.server.clone().unwrap_or_else(no_url);
+        let server = server.map_err(OpenStoreError::InvalidConfig)?;
         let user = match server.user.clone() {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
@@ -84,8 +95,14 @@ impl Connector {
         let inner = Inner {
             tls: if only_sockets { None } else { tls::make_tls(&server.tls)? },
             password: PasswordSource::new(config, &server),
-            limit: config.connect_timeout,
+            limit: config
+                .pool
+                .connect_timeout
+                .or(server.connect_timeout)
+                .unwrap_or(CONNECT_TIMEOUT),
+            prepared_statements: config.pool.prepared_statements,
             warned: AtomicBool::new(false),
+            unreplicated_commits: Arc::default(),
             template: template.clone(),
             user,
             dbname,
@@ -151,9 +168,10 @@ impl Inner {
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
         let result = match (tls, mode) {
-            (None, _) | (_, Mode::Disable) => plain(&mut config).await.map(Link::plain),
+            (None, _) | (_, Mode::Disable) => self.plain(&mut config).await.map(Link::plain),
             (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
-            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
+            (Some(tls), _) => self
+                .open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
                 .await
                 .map(Link::encrypted),
         };
@@ -171,7 +189,7 @@ impl Inner {
         target: &Target,
     ) -> Result<Link, tokio_postgres::Error> {
         let tls = Watched::new(MakeTls::clone(tls));
-        let error = match open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
+        let error = match self.open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
             Ok(connected) if tls.is_used() => return Ok(Link::encrypted(connected)),
             Ok(connected) => return Ok(Link::plain(connected)),
             // It was without TLS already.
@@ -187,7 +205,42 @@ impl Inner {
         };
         let Some(reason) = reason else { return Err(error) };
         debug!(%target, reason, "no TLS with this server, trying without");
-        Ok(Link { fallback: Some(reason), ..Link::plain(plain(config).await?) })
+        Ok(Link { fallback: Some(reason), ..Link::plain(self.plain(config).await?) })
+    }
+
+    async fn plain(&self, config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
+        self.open(config.ssl_mode(SslMode::Disable), NoTls).await
+    }
+
+    async fn open<T>(&self, config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let (client, mut connection) = config.connect(tls).await?;
+        let unreplicated_commits = self.unreplicated_commits.clone();
+        let task = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        let (severity, code) = (notice.severity(), notice.code().code());
+                        debug!(severity, code, "notice from the server");
+                        if is_unreplicated_commit(&notice) {
+                            unreplicated_commits.fetch_add(1, Ordering::AcqRel);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        // Through our own type, which leaves out what the server quotes.
+                        warn!(error = %DatabaseError::from(error), "the database connection broke");
+                        return;
+                    }
+                }
+            }
+        });
+        Ok((client, task))
     }
 
     /// Warns once that a connection is not what `sslmode` sounds like.
@@ -238,47 +291,8 @@ impl Link {
     }
 }
 
-async fn plain(config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
-    open(config.ssl_mode(SslMode::Disable), NoTls).await
-}
-
-async fn open<T>(config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-    T::TlsConnect: Send,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-{
-    let (client, mut connection) = config.connect(tls).await?;
-    let task = tokio::spawn(async move {
-        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-            match message {
-                Ok(AsyncMessage::Notice(notice)) => note(&notice),
-                Ok(_) => {}
-                Err(error) => {
-                    // Through our own type, which leaves out what the server quotes.
-                    warn!(error = %DatabaseError::from(error), "the database connection broke");
-                    return;
-                }
-            }
-        }
-    });
-    Ok((client, task))
-}
-
-/// COMMITs of this process, on whatever connection, that did not wait for their standby.
-static DOUBTFUL_COMMITS: AtomicU64 = AtomicU64::new(0);
-
-/// Rises when a COMMIT succeeds although its wait for a synchronous standby was cut short. The server
-/// says so in a warning only, which belongs to no statement; so whoever commits meanwhile is in doubt.
-pub(crate) fn doubtful_commits() -> u64 {
-    DOUBTFUL_COMMITS.load(Ordering::Acquire)
-}
-
-fn note(notice: &DbError) {
-    debug!(severity = notice.severity(), code = notice.code().code(), "notice from the server");
+/// Whether a notice says that a COMMIT did not wait for its synchronous standby.
+fn is_unreplicated_commit(notice: &DbError) -> bool {
     // The message is translated, the C function's name is not.
-    if notice.routine() == Some("SyncRepWaitForLSN") {
-        DOUBTFUL_COMMITS.fetch_add(1, Ordering::AcqRel);
-    }
+    notice.routine() == Some("SyncRepWaitForLSN")
 }
