@@ -175,3 +175,36 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
     let checked = ledger.check(&observe(&server.url(), "bot").await).await;
     assert_eq!(u64::try_from(checked).unwrap(), ledger.begun);
 }
+
+/// The warning of a cancelled wait belongs to no statement, but to a connection: of another database's
+/// commit it says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
+    let Bot { server: other, admin, store: waiting, mut ledger, .. } = bot("").await;
+    let server = PostgresServer::start().unwrap();
+    let config = Mode::Plain.config(&server.url(), "bot").access(without_heartbeats());
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    store.set_custom_value("key", b"first".to_vec()).await.unwrap();
+    let client = connect(&server.url()).await;
+    // Asking what became of a commit gives the account another token.
+    let token = "SELECT token FROM matrix_sdk.account_owners";
+    let before: Vec<u8> = client.query_one(token, &[]).await.unwrap().get(0);
+
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.custom_values").await.unwrap();
+    let saving =
+        tokio::spawn(async move { store.set_custom_value("key", b"second".to_vec()).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("the transaction is sent", async || number(&client, blocked).await > 0).await;
+    let _saving = tokio::spawn(async move { ledger.save(&waiting).await });
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                  WHERE wait_event = 'SyncRep'";
+    eventually("a wait is cancelled", async || number(&admin, cancel).await > 0).await;
+    eventually("the server says so", async || other.log().contains(CANCELLED)).await;
+    // The store that is warned asks what became of its commit.
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the warning has come", async || number(&admin, asked).await > 0).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    saving.await.unwrap().unwrap();
+    let after: Vec<u8> = client.query_one(token, &[]).await.unwrap().get(0);
+    assert_eq!(after, before);
+}

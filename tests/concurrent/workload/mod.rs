@@ -97,7 +97,6 @@ impl Process {
                 retry: choose(&[500, 2000, 6000]),
                 atomically: milliseconds(2000),
                 transaction_idle: milliseconds(300),
-                ..Default::default()
             })
             .access(OwnershipSettings {
                 takeover,
