@@ -14,6 +14,7 @@ mod config;
 mod crypto_store;
 mod error;
 mod postgres;
+mod stores;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -27,6 +28,7 @@ pub use config::{
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};
+pub use stores::PostgresStores;
 pub use tokio_postgres;
 
 /// The page's code is compiled with the tests.

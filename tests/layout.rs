@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Each house may use those before it, and none behind it.
-const HOUSES: [&str; 5] = ["error", "config", "postgres", "account", "crypto_store"];
+const HOUSES: [&str; 6] = ["error", "config", "postgres", "account", "crypto_store", "stores"];
 
 /// For the tests of this crate and of others; uses nothing of a store.
 const APART: &str = "testing";
@@ -29,6 +29,7 @@ fn exported(name: &str) -> Option<&'static str> {
         | "Timeouts" => "config",
         "Transaction" => "account::write",
         "PostgresCryptoStore" => "crypto_store",
+        "PostgresStores" => "stores",
         _ => return None,
     })
 }

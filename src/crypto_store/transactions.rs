@@ -71,7 +71,8 @@ impl PostgresCryptoStore {
     ) -> Result<T, E> {
         // Closing waits for its writes, and meanwhile for no operation.
         let account = self.operation().map(|operation| operation.account());
-        account.map_err(CryptoStoreError::from)?.atomically(future).await
+        let account = account.map_err(CryptoStoreError::from)?;
+        account.atomically(future, |error| CryptoStoreError::from(error).into()).await
     }
 
     /// The transaction of the [`atomically`](Self::atomically) that the calling task is in, for the

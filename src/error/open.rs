@@ -48,8 +48,13 @@ pub enum OpenStoreError {
 
     /// The schema was migrated by a newer version of this crate, in a way this version does not
     /// understand.
-    #[error("the schema has version {found}, this crate knows {supported}: upgrade the program")]
+    #[error(
+        "the schema's part {part} has version {found}, this crate knows {supported}: upgrade the \
+         program"
+    )]
     SchemaTooNew {
+        /// Which part: `account`, or a store's name.
+        part: &'static str,
         /// The newest migration that was applied.
         found: i32,
         /// The newest migration that this crate knows.
@@ -58,14 +63,27 @@ pub enum OpenStoreError {
 
     /// The schema is missing or old, and `run_migrations(false)` was set.
     #[error(
-        "the schema has version {found}, version {required} is needed: run the migrations with a \
-         role that may, or set run_migrations(true)"
+        "the schema's part {part} has version {found}, version {required} is needed: run the \
+         migrations with a role that may, or set run_migrations(true)"
     )]
     MigrationsPending {
+        /// Which part: `account`, or a store's name.
+        part: &'static str,
         /// The newest migration that was applied; 0 when there is no schema yet.
         found: i32,
         /// The version this crate needs.
         required: i32,
+    },
+
+    /// The schema was made by a checkout from before the first release. Its tables have another form,
+    /// and are not migrated.
+    #[error(
+        "the schema {schema:?} was made by an unreleased version of this crate: drop it (DROP SCHEMA \
+         … CASCADE, which deletes its keys), or choose another name with schema()"
+    )]
+    UnreleasedSchema {
+        /// The schema's name.
+        schema: String,
     },
 
     /// The account is encrypted with another passphrase.

@@ -12,11 +12,12 @@ use crate::{
     account::cipher::{Codec, Key, SealedCipher},
     postgres::{
         database::{Database, Param},
+        migrations::Migrations,
         statement::Sql,
     },
 };
 
-pub(super) static INSERT: Sql = Sql {
+static INSERT: Sql = Sql {
     name: "accounts.insert",
     template: "
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
@@ -26,7 +27,7 @@ SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHIN
 
 /// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
 /// Advancing it takes a privilege that the role may lack.
-pub(super) static INSERT_NEXT: Sql = Sql {
+static INSERT_NEXT: Sql = Sql {
     name: "accounts.insert_next",
     template: "
 INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
@@ -36,13 +37,16 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
 };
 
+pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
+
 /// Brings the schema up to date, finds or creates the account, and opens its cipher.
 pub(super) async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<(i64, Codec), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config))
+    (|| find_once(database, config, parts))
         .retry(database.backoff())
         .when(is_retryable)
         .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
@@ -68,9 +72,10 @@ fn is_retryable(error: &OpenStoreError) -> bool {
 async fn find_once(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<(i64, Codec), OpenStoreError> {
     let name = &config.account;
-    let (id, cipher) = match look_up(database, config).await? {
+    let (id, cipher) = match look_up(database, config, parts).await? {
         Some(found) => found,
         None if config.access == Access::ReadOnly => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
@@ -83,7 +88,7 @@ async fn find_once(
                 error => error.into(),
             })?;
             // Another process may have been first: what counts is what is there.
-            look_up(database, config).await?.ok_or_else(|| {
+            look_up(database, config, parts).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
@@ -94,9 +99,10 @@ async fn find_once(
 async fn look_up(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     let mut connection = database.connect().await?;
-    probe(&mut connection, database.statements().schema(), config).await
+    probe(&mut connection, database.statements().schema(), config, parts).await
 }
 
 /// Makes the account's row, unless there is one of this name.

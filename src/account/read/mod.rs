@@ -61,7 +61,7 @@ impl OpenAccount {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         let params = self.with_id(params);
         self.fail_on_error(self.query_somewhere(sql, params).await)
     }
@@ -82,7 +82,7 @@ impl OpenAccount {
         params: &[Param<'_>],
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         let params = self.with_id(params);
         let asks = vec![(sql, params.clone())];
         let outside = |database: Database| {
@@ -112,7 +112,9 @@ impl OpenAccount {
                     let Some(mut found) = found else { continue };
                     let found = found.pop().unwrap_or_default();
                     let rows = Arc::new(parse(group.table, &found)?);
-                    scope.pending().fill(place, seen, rows.clone());
+                    if let Some(pending) = scope.pending(&self.lane) {
+                        pending.fill(place, seen, rows.clone());
+                    }
                     return Ok(rows);
                 }
             };
@@ -159,7 +161,7 @@ impl OpenAccount {
                 // Not the place, but another table that the statement reads.
                 Some(scope) if scope.changes(group.rows) => {
                     self.ask(group, &ticket, None).await?;
-                    if self.owner.cache.peek(place).is_some_and(|rows| rows.is_empty()) {
+                    if self.lane.cache.peek(place).is_some_and(|rows| rows.is_empty()) {
                         return Ok(Vec::new());
                     }
                 }
@@ -174,16 +176,16 @@ impl OpenAccount {
     }
 
     fn look(&self, place: &Place) -> Result<Known, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         if let Some(scope) = self.overlay()?
-            && let Some(changed) = scope.pending().look(place)
+            && let Some(changed) = scope.pending(&self.lane).and_then(|seen| seen.look(place))
         {
             return Ok(match changed {
                 Changed::Known(rows) => Known::Here(rows),
                 Changed::Unknown(seen) => Known::Changed(scope, seen),
             });
         }
-        Ok(match self.owner.cache.look(place) {
+        Ok(match self.lane.cache.look(place) {
             Some(Answer::Known(rows)) => Known::Here(rows),
             Some(Answer::Ask(ticket)) => Known::Ask(ticket),
             None => Known::Nothing,
@@ -263,8 +265,7 @@ impl OpenAccount {
             |database: Database| async move { Ok((database.query_together(asks).await?, true)) };
         // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
         let within = |scope: &Scope, answers| {
-            let tables = asks.iter().flat_map(|(sql, _)| sql.tables());
-            Ok((answers, !scope.pending().has_written(tables)))
+            Ok((answers, !asks.iter().any(|(sql, _)| scope.has_written(sql))))
         };
         self.ask_somewhere(asks, false, outside, within).await
     }
@@ -276,14 +277,16 @@ impl OpenAccount {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
             match self.overlay() {
                 Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(),
-                _ => self.owner.fail(),
+                _ => self.lane.fail(),
             }
         }
         result
     }
 
     pub(super) fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {
-        std::iter::once(&self.owner.account_id as Param<'_>).chain(params.iter().copied()).collect()
+        std::iter::once(&self.lane.owner.account_id as Param<'_>)
+            .chain(params.iter().copied())
+            .collect()
     }
 }
 

@@ -5,17 +5,15 @@
 //! future which is not polled any more holds nothing up. The caller's future, and whatever else reads
 //! in the account meanwhile, only sends requests: one that is dropped harms nothing.
 
-pub(crate) mod open;
-mod request;
+pub(crate) mod request;
 mod runner;
 mod transaction;
 
 use std::{
-    any::Any,
     future::Future,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -36,14 +34,11 @@ use crate::{
     Error,
     account::{
         cache::Pending,
-        ownership::Ownership,
+        ownership::LaneOwnership,
         write::lane::{Stage, Writer},
     },
     postgres::statement::Sql,
 };
-
-/// Others act on these at the homeserver, so they see them when they are committed, and not before.
-const SEEN_WHEN_COMMITTED: [&str; 2] = ["sync_tokens", "custom_values"];
 
 tokio::task_local! {
     static CURRENT: Arc<Scope>;
@@ -67,24 +62,43 @@ impl Phase {
     }
 }
 
+/// A lane that a scope writes in.
+pub(crate) struct ScopeLane {
+    owner: Arc<LaneOwnership>,
+    running: Arc<Running>,
+    /// What was saved in it, for reads that need not ask.
+    pending: Arc<Pending>,
+    /// Tables of which other tasks see rows only when they are committed.
+    seen_when_committed: &'static [&'static str],
+}
+
+impl ScopeLane {
+    pub(crate) fn new(
+        owner: Arc<LaneOwnership>,
+        running: Arc<Running>,
+        seen_when_committed: &'static [&'static str],
+    ) -> Self {
+        let pending = Pending::new(owner.cache.clone());
+        Self { owner, running, pending, seen_when_committed }
+    }
+}
+
 /// The transaction of one `atomically`, as those see it who save and read in it.
 pub(crate) struct Scope {
-    owner: Arc<Ownership>,
-    /// What was saved, for reads that need not ask.
-    pending: Arc<Pending>,
+    /// In the order of their names.
+    lanes: Vec<ScopeLane>,
     requests: mpsc::UnboundedSender<Request>,
-    /// What starts the lane's part, at the first request.
+    /// What starts the lanes' part, at the first request.
     start: Mutex<Option<Start>>,
     phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
     /// Something outside has failed meanwhile.
     fails_at_end: AtomicBool,
-    /// What the store learnt from a save, to be forgotten with it.
-    learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 struct Start {
-    writer: Writer,
+    /// Of the lanes. A scope that is over keeps none of them.
+    writers: Vec<Writer>,
     requests: mpsc::UnboundedReceiver<Request>,
     limit: Duration,
 }
@@ -100,54 +114,55 @@ impl Scope {
         CURRENT.try_with(|current| std::ptr::eq(&**current, self)).unwrap_or(false)
     }
 
-    /// Whether the scope belongs to the store with this owner.
-    pub(crate) fn is_of(&self, owner: &Arc<Ownership>) -> bool {
-        Arc::ptr_eq(&self.owner, owner)
+    /// Whether the scope writes in this lane.
+    pub(crate) fn is_of(&self, owner: &Arc<LaneOwnership>) -> bool {
+        self.place(owner).is_some()
     }
 
-    /// What was saved within.
-    pub(crate) fn pending(&self) -> &Arc<Pending> {
-        &self.pending
+    fn place(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
+        self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.owner, owner))
+    }
+
+    /// What was saved within, in a lane.
+    pub(crate) fn pending(&self, owner: &Arc<LaneOwnership>) -> Option<&Arc<Pending>> {
+        self.place(owner).map(|place| &self.lanes[place].pending)
     }
 
     /// Whether the caller must see a change of the scope's in what the statement reads.
     pub(crate) fn changes(&self, sql: &Sql) -> bool {
-        self.pending.has_written(sql.tables()) && self.shows(sql)
+        self.has_written(sql) && self.shows(sql)
+    }
+
+    /// Whether one of the tables that the statement names was written to.
+    pub(crate) fn has_written(&self, sql: &Sql) -> bool {
+        self.lanes.iter().any(|lane| lane.pending.has_written(sql.tables()))
     }
 
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
-        self.is_current() || !sql.tables().any(|table| SEEN_WHEN_COMMITTED.contains(&table))
-    }
-
-    /// Keeps what is known within, until the commit tells everybody. The first stays.
-    pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
-        let _ = self.learnt.set(Box::new(what));
-    }
-
-    pub(crate) fn learnt<T: Any + Clone>(&self) -> Option<T> {
-        self.learnt.get()?.downcast_ref().cloned()
+        let is_hidden =
+            |table| self.lanes.iter().any(|lane| lane.seen_when_committed.contains(&table));
+        self.is_current() || !sql.tables().any(is_hidden)
     }
 
     /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
     pub(crate) async fn run<T, E>(
-        writer: Writer,
-        owner: Arc<Ownership>,
+        mut lanes: Vec<(ScopeLane, Writer)>,
         limit: Duration,
         future: impl Future<Output = Result<T, E>>,
         wrap: impl Fn(Error) -> E,
     ) -> Result<T, E> {
-        owner.check_write().map_err(&wrap)?;
+        lanes.sort_by_key(|(lane, _)| lane.owner.name);
+        let (lanes, writers): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
+        lanes.iter().try_for_each(|lane| lane.owner.check_write()).map_err(&wrap)?;
         let (sender, requests) = mpsc::unbounded_channel();
         let scope = Arc::new(Self {
-            pending: Pending::new(owner.cache.clone()),
-            owner,
+            lanes,
             requests: sender,
-            start: Mutex::new(Some(Start { writer, requests, limit })),
+            start: Mutex::new(Some(Start { writers, requests, limit })),
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
             fails_at_end: AtomicBool::new(false),
-            learnt: OnceLock::new(),
         });
         let _rolled_back_when_dropped = Caller(scope.clone());
         let mut future = pin!(CURRENT.scope(scope.clone(), future));
@@ -162,11 +177,17 @@ impl Scope {
         Ok(value)
     }
 
-    /// Takes a save: nothing is sent. One that was begun is taken even when its future is dropped.
-    pub(crate) async fn write(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
+    /// Takes a save in a lane: nothing is sent. One that was begun is taken even when its future is
+    /// dropped.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        owner: &Arc<LaneOwnership>,
+        stage: Stage,
+    ) -> Result<(), Error> {
+        let place = self.place(owner).ok_or(Error::OtherStoreInAtomically)?;
         self.has_saved.store(true, Ordering::Release);
-        self.owner.check_write()?;
-        self.ask(|answer| Request::Save(stage, answer)).await
+        owner.check_write()?;
+        self.ask(|answer| Request::Save(place, stage, answer)).await
     }
 
     /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
@@ -185,7 +206,7 @@ impl Scope {
 
     async fn commit(self: &Arc<Self>) -> Result<(), Error> {
         // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
-        self.owner.check_write()?;
+        self.lanes.iter().try_for_each(|lane| lane.owner.check_write())?;
         if !self.advance(Phase::Committing) {
             return Err(self.why_over());
         }
@@ -207,8 +228,11 @@ impl Scope {
         self: &Arc<Self>,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<T, Error> {
-        if let Some(Start { writer, requests, limit }) = self.start().take() {
-            writer.run_scope(ScopeJob { scope: self.clone(), requests, limit });
+        if let Some(Start { writers, requests, limit }) = self.start().take()
+            && let [first, others @ ..] = writers.as_slice()
+        {
+            let (scope, others) = (self.clone(), others.to_vec());
+            first.run_scope(ScopeJob { scope, others, requests, limit });
         }
         let (answer, result) = oneshot::channel();
         let _ = self.requests.send(request(answer));
@@ -266,7 +290,7 @@ impl Scope {
         self.phase.send_if_modified(|phase| {
             match phase.is_over() {
                 false => self.fails_at_end.store(true, Ordering::Release),
-                true => self.owner.fail(),
+                true => self.fail(),
             }
             false
         });
@@ -278,8 +302,12 @@ impl Scope {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
             && self.has_saved.load(Ordering::Acquire);
         if is_lost || (phase.is_over() && self.fails_at_end()) {
-            self.owner.fail();
+            self.fail();
         }
+    }
+
+    fn fail(&self) {
+        self.lanes.iter().for_each(|lane| lane.owner.fail());
     }
 
     /// Returns when it can no longer be asked.

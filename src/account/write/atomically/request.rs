@@ -19,7 +19,8 @@ use crate::{
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(crate) enum Request {
-    Save(Stage, Answer<()>),
+    /// A save in the lane at this place.
+    Save(usize, Stage, Answer<()>),
     /// A read of the store's.
     Read(Query, Answer<Vec<Row>>),
     /// A statement of the application.

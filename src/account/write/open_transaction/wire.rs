@@ -7,12 +7,9 @@ use tokio_postgres::{Row, types::Type};
 
 use crate::{
     DatabaseError, Error,
-    account::{
-        ownership::Ownership,
-        write::{
-            atomically::request::{Query, Text},
-            exchange::{Answer, Exchange, in_order},
-        },
+    account::write::{
+        atomically::request::{Query, Text},
+        exchange::{Answer, Exchange, Failure, in_order},
     },
     postgres::database::{Database, Param},
 };
@@ -56,7 +53,6 @@ impl Asked<'_> {
 /// an error that is over.
 pub(super) async fn send(
     database: &Database,
-    owner: &Ownership,
     connection: &Object,
     saves: &Exchange<'_>,
     asked: &Asked<'_>,
@@ -93,8 +89,8 @@ pub(super) async fn send(
     let parts = saves.parts().saturating_add(u32::try_from(answers.len()).unwrap_or(u32::MAX));
     let answers = timeout(database.time_for(parts), in_order(answers));
     // Polled in this order, so that the saves leave first.
-    let (saved, answers) = join(saves.exchange(database, owner, connection), answers).await;
-    saved?;
+    let (saved, answers) = join(saves.exchange(database, connection), answers).await;
+    saved.map_err(Failure::into_error)?;
     let answers = answers.map_err(|_| Error::StatementTimeout)?;
     judge(asked, is_asked.into_iter().zip(answers))
 }
