@@ -101,7 +101,7 @@ impl AccountHandle {
     /// A store's lane, when the account has just been opened.
     pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
         let mut open = self.lock();
-        let account = open.account.clone().ok_or(Error::StoreClosed)?;
+        let account = open.account.clone().ok_or(Error::Internal("an account is not open"))?;
         open.stores += 1;
         let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
         Ok(OpenAccount::new(&account, kind, &self.0.config, maintenance))

@@ -194,8 +194,9 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged =
-                    async move { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                let staged = async move {
+                    spawn_blocking(part).await.map_err(|error| Error::of_task(&error))?
+                };
                 scope.write(&self.lane, Box::new(|_| Box::pin(staged))).await?;
             }
             return Ok(());

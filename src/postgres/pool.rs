@@ -64,7 +64,7 @@ pub(super) fn pool_error(error: PoolError) -> Error {
         PoolError::Backend(error) => connect::login_error(&error).into(),
         PoolError::Closed => Error::StoreClosed,
         PoolError::NoRuntimeSpecified => {
-            Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))
+            Error::Database(DatabaseError::permanent("the pool has no runtime for its timeouts"))
         }
         PoolError::PostCreateHook(_) => {
             Error::Database(DatabaseError::broken("the pool's own hook refused a connection"))

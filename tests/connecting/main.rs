@@ -188,7 +188,7 @@ async fn a_password_file_that_others_may_read_is_passed_over() {
     assert_matches!(
         error(&config).await,
         OpenStoreError::Authentication(error)
-            if error.to_string().contains("asks for a password, and none was given")
+            if error.to_string().contains("asks for a password or another proof, and none was given")
     );
 }
 

@@ -9,13 +9,12 @@ use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{
     Row,
-    error::SqlState,
     types::{ToSql, Type},
 };
 use tracing::{info, warn};
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, OwnershipSettings, Takeover,
+    Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
         caller::Caller,
         ownership::{
@@ -162,7 +161,7 @@ impl Claim {
         let (_waits, caller) = Caller::new();
         let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
         let task = tokio::spawn(finish);
-        task.await.map_err(|_| Error::StoreClosed)?.map(Some)
+        task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
 
     /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
@@ -198,13 +197,11 @@ impl Claim {
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
         // The owner's transaction may take longer than a statement may.
-        let is_late =
-            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::QUERY_CANCELED);
-        let rows = rows.map_err(|error| match is_late(&error) {
-            true => Error::StatementTimeout,
-            false => Error::from(error),
+        let rows = rows.map_err(|error| match Error::from(error) {
+            error if error.is_query_canceled() => Error::StatementTimeout,
+            error => error,
         })?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
+        let row = rows.first().ok_or(Error::Internal("a claim returned no row"))?;
         if row.try_get(0)? {
             return Ok(Some(Granted { answer: Answer::of(row)?, transaction }));
         }
@@ -295,9 +292,7 @@ fn check_former(former: &Known, row: &OwnerRow) -> Result<(), Error> {
 
 fn refused(error: Error) -> OpenStoreError {
     match error {
-        Error::Database(error) if error.sqlstate() == Some("25006") => {
-            OpenStoreError::ReadOnlyServer
-        }
+        error if error.is_read_only_server() => OpenStoreError::ReadOnlyServer,
         Error::Database(error) => OpenStoreError::refused(error, "taking the account over"),
         error => error.into(),
     }

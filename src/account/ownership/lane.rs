@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
-    Loss, OTHER_POSITION, Owner, is_other_owner, lock,
+    Loss, Owner, lock,
     owner_row::transaction_id,
     tokens::{Position, random_id},
 };
@@ -124,7 +124,7 @@ impl LaneOwnership {
 
     /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
-        if is_other_owner(&error) {
+        if error.is_other_owner() {
             self.cache.clear();
             self.owner.verify(database).await;
         }
@@ -138,7 +138,7 @@ impl LaneOwnership {
         transaction: [u8; 16],
         error: Error,
     ) -> Result<(), Error> {
-        if error.refusal() != Some(OTHER_POSITION) {
+        if !error.is_other_position() {
             return Err(self.explain(database, error).await);
         }
         let row = self.owner.look(database).await?;
@@ -207,7 +207,7 @@ async fn fence(
     loop {
         let unreplicated = database.unreplicated_commits();
         let rows = database.write_autocommit(&FENCE, &params).await?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a fence"))?;
+        let row = rows.first().ok_or(Error::Internal("a fence returned no row"))?;
         // Else what we were told may not be known to the standby.
         if database.unreplicated_commits() == unreplicated {
             let last = transaction_id(row.try_get(1)?);
@@ -216,7 +216,7 @@ async fn fence(
         }
         if started.elapsed() > database.retry_timeout() {
             let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
-            return Err(DatabaseError::unsendable(message).into());
+            return Err(DatabaseError::permanent(message).into());
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_postgres::{
     AsyncMessage, Client, Config, NoTls, Socket,
     config::SslMode,
-    error::{DbError, SqlState},
+    error::DbError,
     tls::{MakeTlsConnect, TlsConnect},
 };
 use tracing::{debug, warn};
@@ -38,9 +38,10 @@ use crate::{
         conninfo::{ConnInfo, Host},
         tls::Mode,
     },
+    error,
     postgres::connect::{
         password::{PasswordSource, Passwords},
-        tls::{MakeTls, Watched},
+        tls::{MakeTls, TlsPhase, Watched},
     },
 };
 
@@ -164,18 +165,21 @@ impl Inner {
         if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
             config.password(password.as_bytes());
         }
-        let mode = self.server.tls.mode;
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
-        let result = match (tls, mode) {
+        let mut phase = TlsPhase::NotBegun;
+        let result = match (tls, self.server.tls.mode) {
             (None, _) | (_, Mode::Disable) => self.plain(&mut config).await.map(Link::plain),
             (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
-            (Some(tls), _) => self
-                .open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
-                .await
-                .map(Link::encrypted),
+            (Some(tls), _) => {
+                let tls = Watched::new(MakeTls::clone(tls));
+                let opened = self.open(config.ssl_mode(SslMode::Require), tls.clone()).await;
+                phase = tls.phase();
+                opened.map(Link::encrypted)
+            }
         };
-        let link = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
+        let failed = |error| Failure::new(error, target, &config, &self.server.tls, phase);
+        let link = result.map_err(failed)?;
         self.warn_if_unprotected(target, &link);
         Ok(link.connected)
     }
@@ -190,15 +194,17 @@ impl Inner {
     ) -> Result<Link, tokio_postgres::Error> {
         let tls = Watched::new(MakeTls::clone(tls));
         let error = match self.open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
-            Ok(connected) if tls.is_used() => return Ok(Link::encrypted(connected)),
+            Ok(connected) if tls.phase() == TlsPhase::Encrypted => {
+                return Ok(Link::encrypted(connected));
+            }
             Ok(connected) => return Ok(Link::plain(connected)),
             // It was without TLS already.
-            Err(error) if !tls.is_used() => return Err(error),
+            Err(error) if tls.phase() == TlsPhase::NotBegun => return Err(error),
             Err(error) => error,
         };
         let reason = match error.as_db_error() {
-            None => tls::explain(&error, &self.server.tls, &target.peer()),
-            Some(answer) if *answer.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            None => tls::explain(&error, &self.server.tls, &target.peer(), tls.phase()),
+            Some(answer) if error::refuses_entry(answer.code()) => {
                 Some("the server refused the login with TLS".to_owned())
             }
             Some(_) => None,
