@@ -204,8 +204,8 @@ async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
     saving.await.unwrap().unwrap();
     // What became of a commit is asked for with a fence.
     let executed = |text: &str| {
-        let is_executed = |line: &&str| line.contains(" ms  execute s") && line.contains(text);
-        server.log().lines().filter(is_executed).count()
+        let is_executed = |entry: &&str| entry.contains(" ms  execute s") && entry.contains(text);
+        server.log().split("LOG: ").filter(is_executed).count()
     };
     assert!(executed("guard(") > 0);
     assert_eq!(executed("fence("), 0);
