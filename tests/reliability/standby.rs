@@ -204,7 +204,7 @@ async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
     saving.await.unwrap().unwrap();
     // What became of a commit is asked for with a fence.
     let executed = |text: &str| {
-        let is_executed = |entry: &&str| entry.contains(" ms  execute s") && entry.contains(text);
+        let is_executed = |entry: &&str| entry.contains(" ms  execute ") && entry.contains(text);
         server.log().split("LOG: ").filter(is_executed).count()
     };
     assert!(executed("guard(") > 0);
