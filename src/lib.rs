@@ -21,12 +21,15 @@ pub mod testing;
 pub use account::write::atomically::Transaction;
 pub use config::{
     PostgresStoreConfig,
-    access::{Access, Takeover},
+    access::{Access, OwnershipSettings, Takeover},
+    pool::PoolSettings,
+    timeouts::Timeouts,
 };
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};
 pub use stores::PostgresStores;
+pub use tokio_postgres;
 
 /// The page's code is compiled with the tests.
 #[cfg(doctest)]

@@ -21,7 +21,12 @@ const WITH_ROOMS: [&str; 2] = ["postgres", "account"];
 fn exported(name: &str) -> Option<&'static str> {
     Some(match name {
         "DatabaseError" | "Error" | "OpenStoreError" => "error",
-        "Access" | "Takeover" | "PostgresStoreConfig" => "config",
+        "Access"
+        | "OwnershipSettings"
+        | "PoolSettings"
+        | "PostgresStoreConfig"
+        | "Takeover"
+        | "Timeouts" => "config",
         "Transaction" => "account::write",
         "PostgresCryptoStore" => "crypto_store",
         "PostgresStores" => "stores",

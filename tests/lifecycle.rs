@@ -8,7 +8,7 @@ use common::{KEY, Mode, PASSPHRASE, connect, number};
 use futures_util::future::join_all;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing,
+    Error, OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, testing,
 };
 
 async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenStoreError> {
@@ -208,7 +208,11 @@ async fn close_waits_for_work_in_flight_and_reopen_works() {
 #[tokio::test]
 async fn closing_one_store_does_not_close_a_shared_pool() {
     let database = testing::database().unwrap();
-    let config = |account: &str| Mode::Key.config(&database.url(), account).pool_max_size(2);
+    let config = |account: &str| {
+        Mode::Key
+            .config(&database.url(), account)
+            .pool(PoolSettings { max_size: 2, ..Default::default() })
+    };
     let pool = config("any").build_pool().unwrap();
     let mut stores = Vec::new();
     for number in 0..10 {

@@ -6,8 +6,9 @@ mod common;
 use common::{Mode, proxy::Proxy};
 use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
 use matrix_sdk_postgres::{
-    PostgresCryptoStore,
+    OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres,
     testing::{PostgresServer, TestDatabase},
+    tokio_postgres,
 };
 use tokio::task::JoinSet;
 
@@ -63,7 +64,10 @@ async fn new_store(
     database: &TestDatabase,
 ) -> (Proxy, PostgresCryptoStore) {
     let (proxy, url) = Proxy::before(server, database);
-    let config = Mode::Key.config(&url, "bot").pool_max_size(1).cache_bytes(0);
+    let config = Mode::Key
+        .config(&url, "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
     (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
 }
 
@@ -107,6 +111,52 @@ async fn one_of_many_readers_prepares_for_all() {
     }
     readers.join_all().await;
     assert_eq!(named(&server, start).0, all());
+}
+
+/// A pool that `build_pool` made is known as such by the stores that are opened over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let one = Mode::Key
+        .config(&database.url(), "one")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
+    let pool = one.build_pool().unwrap();
+    let other_schema = one.clone().schema("another").account("two");
+    for config in [&one, &other_schema] {
+        let start = server.log().len();
+        let store = PostgresCryptoStore::open_with_pool(pool.clone(), config).await.unwrap();
+        store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+        assert_eq!(named(&server, start).0, all());
+
+        let start = server.log().len();
+        store.set_custom_value("key", b"next".to_vec()).await.unwrap();
+        let (prepared, executed) = named(&server, start);
+        assert_eq!(prepared, 0);
+        assert!(executed > 0);
+    }
+    // Two accounts in one schema have the same statements.
+    let config = one.clone().account("three");
+    let start = server.log().len();
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(named(&server, start).0, 0);
+}
+
+/// A pooler may be behind a pool that was made otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let postgres = database.url().parse().unwrap();
+    let manager = deadpool_postgres::Manager::new(postgres, tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(2).build().unwrap();
+    let config = PostgresStoreConfig::for_account("bot").passphrase(Some("a passphrase"));
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
+    assert_eq!(named(&server, 0), (0, 0));
 }
 
 /// The transaction is what was asked; the statements are prepared another time.

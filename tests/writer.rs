@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use assert_matches::assert_matches;
-use common::{Mode, connect, number, proxy::Proxy};
+use common::{Mode, connect, number, proxy::Proxy, without_heartbeats};
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{
     DeviceData,
@@ -241,7 +241,7 @@ async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let database = server.create_database().unwrap();
     let (proxy, url) = Proxy::before(&server, &database);
     // Heartbeats commit, too.
-    let config = Mode::Key.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+    let config = Mode::Key.config(&url, "bot").access(without_heartbeats());
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let client = connect(&database.url()).await;
     let keys: Vec<String> = (0..64u8).map(|number| number.to_string()).collect();

@@ -101,7 +101,7 @@ impl AccountHandle {
     /// A store's lane, when the account has just been opened.
     pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
         let mut open = self.lock();
-        let account = open.account.clone().ok_or(Error::StoreClosed)?;
+        let account = open.account.clone().ok_or(Error::Internal("an account is not open"))?;
         open.stores += 1;
         let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
         Ok(OpenAccount::new(&account, kind, &self.0.config, maintenance))
@@ -177,18 +177,18 @@ impl Account {
             Some(pool) => pool.clone(),
             None => config.build_pool()?,
         };
-        let database = Database::new(pool, Arc::new(statements), foreign_pool.is_some(), config);
+        let database = Database::new(pool, Arc::new(statements), &config.timeouts);
         let parts = stores.iter().map(|store| store.migrations());
         let parts: Vec<Migrations> = std::iter::once(MIGRATIONS).chain(parts).collect();
         let (id, codec) = find::find(&database, config, &parts).await?;
         let codec = Arc::new(codec);
-        if config.access == Access::ReadOnly {
+        let Access::Exclusive(settings) = &config.access else {
             let (owner, maintenance) = (Owner::new(id, Known::default()), BTreeMap::new());
             return Ok(Self { codec, database, owner, presence: None, maintenance });
-        }
+        };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();
         lanes.sort_unstable();
-        let claimed = claim(&database, config, id, &lanes, former).await?;
+        let claimed = claim(&database, settings, &config.account, id, &lanes, former).await?;
         let Claimed { owner, presence, maintenance } = claimed;
         Ok(Self { codec, database, owner, presence: Some(Arc::new(presence)), maintenance })
     }

@@ -18,7 +18,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_postgres::Row;
 
 use crate::{
-    Error, PostgresStoreConfig,
+    Access, Error, PostgresStoreConfig,
     account::{
         cache::{Cache, CacheKey, CacheUpdate, UncommittedOverlay},
         cipher::Codec,
@@ -87,9 +87,11 @@ impl OpenAccount {
     ) -> Self {
         let (codec, database) = (account.codec.clone(), account.database.clone());
         let running = Arc::<Running>::default();
-        let cache = match account.presence {
-            Some(_) => Cache::new(config.cache_bytes, config.cache_max_keys),
-            None => Cache::new(0, 0),
+        let cache = match &config.access {
+            Access::Exclusive(settings) => {
+                Cache::new(settings.cache_bytes, settings.cache_max_keys)
+            }
+            Access::ReadOnly => Cache::new(0, 0),
         };
         cache.see_maintenance(maintenance);
         let lane = account.owner.lane(kind.name, cache);
@@ -98,7 +100,7 @@ impl OpenAccount {
             Writer::start(lane, presence)
         });
         let (scopes, atomically_timeout) =
-            (Semaphore::new(MOST_SCOPES as usize), config.atomically_timeout);
+            (Semaphore::new(MOST_SCOPES as usize), config.timeouts.atomically);
         Self { codec, database, lane, kind, writer, running, scopes, atomically_timeout }
     }
 
@@ -209,8 +211,9 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged =
-                    async move { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
+                let staged = async move {
+                    spawn_blocking(part).await.map_err(|error| Error::of_task(&error))?
+                };
                 scope.write(&self.lane, Box::new(|_| Box::pin(staged))).await?;
             }
             return Ok(());

@@ -134,7 +134,7 @@ impl StoreHandle {
                 }
             }
         });
-        change.await.map_err(|_| Error::StoreClosed)?
+        change.await.map_err(|error| Error::of_task(&error))?
     }
 
     async fn shut(&self) {

@@ -45,8 +45,7 @@ use crate::{
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
 /// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
-///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::takeover`]
-///   say otherwise.
+///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] says otherwise.
 /// - A crash in the middle of a sync loses no key: what the SDK saves before the sync's end, and what
 ///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session
 ///   that has only received, and the deletion of a key request that was answered. Until then reads
@@ -149,7 +148,7 @@ impl PostgresCryptoStore {
     /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
     /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
     ///
-    /// let config = PostgresStoreConfig::from_env("my-bot")?.pool_max_size(4);
+    /// let config = PostgresStoreConfig::from_env("my-bot")?.schema("staging");
     /// let store = PostgresCryptoStore::open_with_config(&config).await?;
     /// # Ok(()) }
     /// ```
@@ -159,9 +158,10 @@ impl PostgresCryptoStore {
 
     /// Opens the store on a pool that is shared with other stores or with the application.
     ///
-    /// Of `config`, what concerns connections (URL, TLS, password, pool size, timeouts of
-    /// connections) is not used. Statements go typed and unnamed, one round trip each, so that the
-    /// pool may sit behind any pooler. Closing the store does not close the pool.
+    /// Of `config`, what concerns connections (URL, password, [`PoolSettings`](crate::PoolSettings)) is
+    /// not used. On a pool that [`build_pool`](PostgresStoreConfig::build_pool) made, statements are
+    /// prepared as its settings say. On any other pool they go typed and unnamed, one round trip each, so
+    /// that it may sit behind any pooler. Closing the store does not close the pool.
     ///
     /// # Errors
     ///
@@ -171,9 +171,10 @@ impl PostgresCryptoStore {
     /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
     /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
     ///
-    /// let pool = PostgresStoreConfig::new("postgres://localhost/bots", "any").build_pool()?;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
+    /// let pool = config.build_pool()?;
     /// for name in ["alice-bot", "bob-bot"] {
-    ///     let config = PostgresStoreConfig::new("", name);
+    ///     let config = config.clone().account(name);
     ///     let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await?;
     /// }
     /// # Ok(()) }

@@ -6,7 +6,7 @@ use matrix_sdk_crypto::CryptoStoreError;
 
 use super::PostgresCryptoStore;
 #[cfg(doc)]
-use crate::PostgresStoreConfig;
+use crate::Timeouts;
 use crate::{Error, Transaction};
 
 impl PostgresCryptoStore {
@@ -32,7 +32,7 @@ impl PostgresCryptoStore {
     ///
     /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
     /// dropped, or holds the account for longer than
-    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout), whether it is still polled or
+    /// [`Timeouts::atomically`], whether it is still polled or
     /// not. After a rollback of something that was saved, the SDK's memory is ahead of the database, so
     /// the store refuses writes: drop the `OlmMachine`, call `reopen()` and build a new one. Until it is
     /// dropped nothing must be sent for it: it may offer one-time keys for upload that were never

@@ -65,15 +65,11 @@ pub(crate) async fn run(
         match apply(connection, schema, parts).await {
             Ok(()) => return Ok(()),
             Err(error) => match pauses.next() {
-                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
+                Some(pause) if error.is_transient_answer() => tokio::time::sleep(pause).await,
                 _ => return Err(OpenStoreError::refused(error, "migrating the schema")),
             },
         }
     }
-}
-
-fn may_pass(error: &DatabaseError) -> bool {
-    error.sqlstate().is_some() && error.is_transient()
 }
 
 async fn apply(

@@ -2,7 +2,7 @@
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
-    Access, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     testing::{self, TestDatabase},
 };
 use tokio_postgres::Client;
@@ -159,7 +159,8 @@ async fn settings_of_the_role_do_not_matter() {
     }
     open(&PostgresStoreConfig::new(roles.url("owner"), "migrator")).await.unwrap();
     exercise(&open(&roles.config("bot").run_migrations(false)).await.unwrap()).await;
-    let unnamed = roles.config("bot").prepared_statements(false);
+    let unnamed =
+        roles.config("bot").pool(PoolSettings { prepared_statements: false, ..Default::default() });
     exercise(&open(&unnamed).await.unwrap()).await;
     roles.drop().await;
 }

@@ -1,15 +1,13 @@
 //! A scope that begins after its account was lost: its first statement says so, and nothing of it is
 //! committed.
 
-use std::time::Duration;
-
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, testing};
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     open, set,
 };
 
@@ -41,7 +39,7 @@ impl World {
         let client = connect(&url).await;
         client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
         // A heartbeat would tell it sooner than the scope does.
-        let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+        let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
         let store = open(config).await.unwrap();
         set(&store, b"before").await.unwrap();
         Self { url, client, store, _database: database }
@@ -86,7 +84,9 @@ impl World {
 async fn a_scope_whose_account_was_taken_says_by_whom_and_commits_nothing() {
     for first in [First::Read, First::Statement] {
         let world = World::new().await;
-        let config = Mode::Plain.config(&world.url, "bot").owner_label("green");
+        let config = Mode::Plain
+            .config(&world.url, "bot")
+            .access(OwnershipSettings { label: "green".to_owned(), ..Default::default() });
         let _taken = open(config).await.unwrap();
         let (said, ended) = world.refused(first).await;
         assert_matches!(said, Error::Superseded { by, .. } if by.starts_with("green on "));

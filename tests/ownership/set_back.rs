@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, testing};
+use matrix_sdk_postgres::{Error, OwnershipSettings, testing};
 
 use crate::{
     common::{Mode, connect, number},
@@ -63,7 +63,11 @@ async fn a_backup_older_than_the_opening_is_noticed() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
-    let config = |interval| Mode::Plain.config(&url, "bot").heartbeat_interval(interval);
+    let config = |interval| {
+        Mode::Plain
+            .config(&url, "bot")
+            .access(OwnershipSettings { heartbeat_interval: interval, ..Default::default() })
+    };
 
     let store = open(config(Duration::from_secs(3600))).await.unwrap();
     set(&store, b"first").await.unwrap();
@@ -92,7 +96,10 @@ async fn the_heartbeat_notices_a_database_that_was_set_back() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
-    let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_millis(50));
+    let config = Mode::Plain.config(&url, "bot").access(OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(50),
+        ..Default::default()
+    });
     let store = open(config).await.unwrap();
     set(&store, b"first").await.unwrap();
     client

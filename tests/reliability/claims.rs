@@ -10,12 +10,14 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, OpenStoreError, PostgresCryptoStore, Takeover};
+use matrix_sdk_postgres::{
+    Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts,
+};
 use tokio::time::timeout;
 
 use crate::{
     commit::{Harmed, is_begin, is_commit},
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         eventually,
         process::Stopped,
@@ -84,7 +86,9 @@ async fn a_late_claim_takes_nothing_back() {
                 Action::Hold
             });
             // Waits for an answer no longer than a second.
-            let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(1));
+            let config = Mode::Plain
+                .config(&url, "bot")
+                .timeouts(Timeouts { statement: Duration::from_secs(1), ..Default::default() });
             let first = PostgresCryptoStore::open_with_config(&config).await;
             let backend = backend.load(SeqCst);
             assert_ne!(backend, 0, "no claim was caught");
@@ -141,10 +145,13 @@ async fn an_open_that_was_given_up_takes_nothing_later() {
 async fn an_open_that_is_dropped_at_any_poll_blocks_nobody() {
     let harmed = Harmed::new().await;
     let url = harmed.database.url();
-    let config = Mode::Plain.config(&url, "other").heartbeat_interval(Duration::from_secs(3600));
-    let waits = config.clone().takeover(Takeover::WaitUntilFree(Duration::from_secs(30)));
+    let config = Mode::Plain.config(&url, "other").access(without_heartbeats());
+    let waits = config.clone().access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_secs(30)),
+        ..without_heartbeats()
+    });
     // Keeps the heartbeat of this process alive.
-    let keeper = Mode::Plain.config(&url, "keeper").heartbeat_interval(Duration::from_secs(3600));
+    let keeper = Mode::Plain.config(&url, "keeper").access(without_heartbeats());
     let _keeper = PostgresCryptoStore::open_with_config(&keeper).await.unwrap();
     for polls in 1.. {
         let mut opening = Box::pin(PostgresCryptoStore::open_with_config(&config));
@@ -182,7 +189,8 @@ async fn a_claim_without_an_answer_is_asked_for_again() {
         };
         let done = harmed.proxy.once(at_claim, action.clone());
         let config = Mode::Plain.config(&through_proxy(&harmed), "bot");
-        let config = config.statement_timeout(Duration::from_secs(1));
+        let config =
+            config.timeouts(Timeouts { statement: Duration::from_secs(1), ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         assert!(done.load(SeqCst), "{action:?}");
         set(&store, "value").await;

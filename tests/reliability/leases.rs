@@ -10,12 +10,12 @@ use std::{
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error, PoolSettings, PostgresCryptoStore, Timeouts};
 use tokio_postgres::Client;
 
 use crate::{
     commit::{Harmed, is_commit},
-    common::{Mode, number},
+    common::{Mode, number, without_heartbeats},
     support::{eventually, proxy::Action},
 };
 
@@ -37,10 +37,13 @@ impl Doubtful {
     async fn new(limit: Duration) -> Self {
         let harmed = Harmed::new().await;
         let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
-        let config = Mode::Plain.config(&url, "bot").statement_timeout(limit);
+        let config = Mode::Plain
+            .config(&url, "bot")
+            .timeouts(Timeouts { statement: limit, ..Default::default() });
         // A locked table must not keep a new connection from preparing its statements.
-        let config =
-            config.heartbeat_interval(Duration::from_secs(3600)).prepared_statements(false);
+        let config = config
+            .access(without_heartbeats())
+            .pool(PoolSettings { prepared_statements: false, ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.set_custom_value("key", b"before".to_vec()).await.unwrap();
         let (commits, client) = (store.commit_count().await.unwrap(), harmed.connect().await);

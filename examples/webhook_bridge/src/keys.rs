@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{
-    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
-    deadpool_postgres::Pool,
+    self as store, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
+    PostgresStoreConfig, Timeouts, Transaction, deadpool_postgres::Pool,
 };
 use ruma::{DeviceId, OwnedUserId, UserId};
 use secrecy::ExposeSecret;
@@ -35,24 +35,30 @@ impl Keys {
         waiting: impl Fn(&str),
     ) -> Result<(Self, Pool), BridgeError> {
         let mut passphrase = config.store_passphrase.as_ref();
-        let mut settings = settings
-            .owner_label("webhook_bridge")
-            .run_migrations(config.database.run_migrations)
-            .pool_max_size(config.database.pool_size)
-            .atomically_timeout(LONGEST_SYNC)
-            .takeover(match config.takeover {
+        let mut ownership = OwnershipSettings {
+            label: "webhook_bridge".to_owned(),
+            takeover: match config.takeover {
                 Takeover::Immediate => store::Takeover::Immediate,
                 Takeover::Wait | Takeover::Refuse => store::Takeover::RefuseIfAlive,
-            });
+            },
+            ..Default::default()
+        };
+        let settings = settings
+            .run_migrations(config.database.run_migrations)
+            .pool(PoolSettings { max_size: config.database.pool_size, ..Default::default() })
+            .timeouts(Timeouts { atomically: LONGEST_SYNC, ..Default::default() });
         let pool = settings.build_pool()?;
         loop {
-            settings = settings.passphrase(passphrase.map(ExposeSecret::expose_secret));
+            let settings = settings
+                .clone()
+                .access(ownership.clone())
+                .passphrase(passphrase.map(ExposeSecret::expose_secret));
             match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
                     if config.takeover == Takeover::Wait =>
                 {
                     waiting(&owner);
-                    settings = settings.takeover(store::Takeover::WaitUntilFree(SAY_AGAIN));
+                    ownership.takeover = store::Takeover::WaitUntilFree(SAY_AGAIN);
                 }
                 // Earlier versions took a newline at its end as a part of it.
                 Err(OpenStoreError::WrongPassphrase { .. })

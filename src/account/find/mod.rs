@@ -3,7 +3,7 @@
 mod probe;
 
 use backon::Retryable;
-use tokio_postgres::{error::SqlState, types::Type};
+use tokio_postgres::types::Type;
 use tracing::info;
 
 use self::probe::probe;
@@ -48,25 +48,9 @@ pub(super) async fn find(
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
     (|| find_once(database, config, parts))
         .retry(database.backoff())
-        .when(is_retryable)
+        .when(OpenStoreError::is_retryable)
         .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
         .await
-}
-
-/// Whether it is worth another try. A server that cannot be reached, a database that does not exist
-/// and a password that is fixed are reported at once.
-fn is_retryable(error: &OpenStoreError) -> bool {
-    match error {
-        // Reads keep the limits of the role, which may be short.
-        OpenStoreError::Store(Error::Database(error)) => {
-            error.is_transient() || error.has_code(&SqlState::QUERY_CANCELED)
-        }
-        OpenStoreError::Connect(error) => error.sqlstate().is_some(),
-        OpenStoreError::Authentication(error) => {
-            error.is_transient() && !error.has_code(&SqlState::INVALID_CATALOG_NAME)
-        }
-        _ => false,
-    }
 }
 
 async fn find_once(
@@ -112,15 +96,11 @@ async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
     let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
     match database.write_autocommit(&INSERT, &params).await {
         Ok(_) => return Ok(()),
-        Err(error) if is_number_taken(&error) => {}
+        Err(error) if error.is_unique_violation() => {}
         Err(error) => return Err(error),
     }
     // Of several that take the same number at once, one gets it.
     let insert = || database.write_autocommit(&INSERT_NEXT, &params);
-    insert.retry(database.backoff()).when(is_number_taken).await?;
+    insert.retry(database.backoff()).when(Error::is_unique_violation).await?;
     Ok(())
-}
-
-fn is_number_taken(error: &Error) -> bool {
-    matches!(error, Error::Database(error) if error.has_code(&SqlState::UNIQUE_VIOLATION))
 }

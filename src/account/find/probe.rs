@@ -3,7 +3,7 @@
 use std::sync::Once;
 
 use deadpool_postgres::Object;
-use tokio_postgres::{Row, error::SqlState, types::Type};
+use tokio_postgres::{Row, types::Type};
 use tracing::warn;
 
 use crate::{
@@ -41,18 +41,19 @@ pub(super) async fn probe(
     parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     for migrated in [false, true] {
-        let Found { server, versions, stored } =
-            match look(connection, schema, &config.account).await {
-                Ok(found) => found,
-                Err(error) if is_missing(&error) => Found::without_schema(connection).await?,
-                Err(error) if error.has_code(&SqlState::UNDEFINED_COLUMN) => {
-                    let schema = schema.name().to_owned();
-                    return Err(OpenStoreError::UnreleasedSchema { schema });
-                }
-                Err(error) => {
-                    return Err(OpenStoreError::refused(error, "reading the schema's tables"));
-                }
-            };
+        let Found { server, versions, stored } = match look(connection, schema, &config.account)
+            .await
+        {
+            Ok(found) => found,
+            Err(error) if error.is_missing_schema() => Found::without_schema(connection).await?,
+            Err(error) if error.is_missing_column() => {
+                let schema = schema.name().to_owned();
+                return Err(OpenStoreError::UnreleasedSchema { schema });
+            }
+            Err(error) => {
+                return Err(OpenStoreError::refused(error, "reading the schema's tables"));
+            }
+        };
         server.check(config)?;
         let Some(pending) = first_pending(&versions, parts)? else { return Ok(stored) };
         if migrated || !config.run_migrations || config.access == Access::ReadOnly {
@@ -138,10 +139,6 @@ fn versions(row: &Row) -> Result<Vec<PartVersion>, tokio_postgres::Error> {
 
 fn no_answer() -> DatabaseError {
     DatabaseError::broken("no answer to the first statement")
-}
-
-fn is_missing(error: &DatabaseError) -> bool {
-    error.has_code(&SqlState::UNDEFINED_TABLE) || error.has_code(&SqlState::INVALID_SCHEMA_NAME)
 }
 
 /// What a store demands of its server.

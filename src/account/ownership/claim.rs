@@ -9,13 +9,12 @@ use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{
     Row,
-    error::SqlState,
     types::{ToSql, Type},
 };
 use tracing::{info, warn};
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig, Takeover,
+    Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
         caller::Caller,
         ownership::{
@@ -49,17 +48,18 @@ pub(crate) static CLAIM: Sql = Sql::new(
 /// How often a standby looks whether the owner is still there.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
+/// Takes the account over, as the settings say; a store that is reopened takes nothing back.
 pub(in crate::account) async fn claim(
     database: &Database,
-    config: &PostgresStoreConfig,
+    settings: &OwnershipSettings,
+    account: &str,
     account_id: i64,
     lanes: &[&'static str],
     former: Option<&Owner>,
 ) -> Result<Claimed, OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
-    let must_be_free = config.takeover != Takeover::Immediate && former.is_none();
-    let wait_limit = match config.takeover {
+    let must_be_free = settings.takeover != Takeover::Immediate && former.is_none();
+    let wait_limit = match settings.takeover {
         Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
@@ -78,9 +78,9 @@ pub(in crate::account) async fn claim(
         }
         // Others that claim at the same time may be faster again and again.
         let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
-        if in_use || raced_since.elapsed() > config.retry_timeout {
+        if in_use || raced_since.elapsed() > database.retry_timeout() {
             let OwnerRow { name, since, .. } = row;
-            let account = config.account.clone();
+            let account = account.to_owned();
             return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
         }
         let wanted = random_id();
@@ -97,16 +97,16 @@ pub(in crate::account) async fn claim(
             known: known.clone(),
             seen: lanes.iter().map(|lane| known.position(lane).commits).collect(),
             must_be_free,
-            owner_name: owner_name(config),
+            owner_name: owner_name(settings),
             opening: random_id(),
             heartbeat: heartbeat.clone(),
-            interval: config.heartbeat_interval,
+            interval: settings.heartbeat_interval,
         };
         if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
-            info!(account = config.account, "the account is ours");
+            info!(account, "the account is ours");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
             let owner = Owner::new(account_id, known);
-            let presence = Presence::new(heartbeat, opening, &owner, config.heartbeat_interval);
+            let presence = Presence::new(heartbeat, opening, &owner, settings.heartbeat_interval);
             return Ok(Claimed { owner, presence, maintenance });
         }
     }
@@ -161,7 +161,7 @@ impl Claim {
         let (_waits, caller) = Caller::new();
         let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
         let task = tokio::spawn(finish);
-        task.await.map_err(|_| Error::StoreClosed)?.map(Some)
+        task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
 
     /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
@@ -197,13 +197,11 @@ impl Claim {
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
         // The owner's transaction may take longer than a statement may.
-        let is_late =
-            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::QUERY_CANCELED);
-        let rows = rows.map_err(|error| match is_late(&error) {
-            true => Error::StatementTimeout,
-            false => Error::from(error),
+        let rows = rows.map_err(|error| match Error::from(error) {
+            error if error.is_query_canceled() => Error::StatementTimeout,
+            error => error,
         })?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
+        let row = rows.first().ok_or(Error::Internal("a claim returned no row"))?;
         if row.try_get(0)? {
             return Ok(Some(Granted { answer: Answer::of(row)?, transaction }));
         }
@@ -294,15 +292,13 @@ fn check_former(former: &Known, row: &OwnerRow) -> Result<(), Error> {
 
 fn refused(error: Error) -> OpenStoreError {
     match error {
-        Error::Database(error) if error.sqlstate() == Some("25006") => {
-            OpenStoreError::ReadOnlyServer
-        }
+        error if error.is_read_only_server() => OpenStoreError::ReadOnlyServer,
         Error::Database(error) => OpenStoreError::refused(error, "taking the account over"),
         error => error.into(),
     }
 }
 
-fn owner_name(config: &PostgresStoreConfig) -> String {
+fn owner_name(settings: &OwnershipSettings) -> String {
     let host = whoami::hostname().unwrap_or_else(|_| "an unknown host".to_owned());
-    format!("{} on {host}, process {}", config.owner_label, std::process::id())
+    format!("{} on {host}, process {}", settings.label, std::process::id())
 }

@@ -6,14 +6,14 @@ use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
-    Loss, OTHER_POSITION, Owner, is_other_owner, lock,
+    Loss, Owner, lock,
     owner_row::transaction_id,
     tokens::{Position, random_id},
 };
 use crate::{
     DatabaseError, Error,
     account::cache::Cache,
-    postgres::{connect::doubtful_commits, database::Database, statement::Sql},
+    postgres::{database::Database, statement::Sql},
 };
 
 pub(crate) static FENCE: Sql = Sql::new(
@@ -124,7 +124,7 @@ impl LaneOwnership {
 
     /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
-        if is_other_owner(&error) {
+        if error.is_other_owner() {
             self.cache.clear();
             self.owner.verify(database).await;
         }
@@ -138,7 +138,7 @@ impl LaneOwnership {
         transaction: [u8; 16],
         error: Error,
     ) -> Result<(), Error> {
-        if error.refusal() != Some(OTHER_POSITION) {
+        if !error.is_other_position() {
             return Err(self.explain(database, error).await);
         }
         let row = self.owner.look(database).await?;
@@ -205,18 +205,18 @@ async fn fence(
     let started = Instant::now();
     // Repeated with the same ids, so that a late or lost answer does no harm.
     loop {
-        let doubts = doubtful_commits();
+        let unreplicated = database.unreplicated_commits();
         let rows = database.write_autocommit(&FENCE, &params).await?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a fence"))?;
+        let row = rows.first().ok_or(Error::Internal("a fence returned no row"))?;
         // Else what we were told may not be known to the standby.
-        if doubtful_commits() == doubts {
+        if database.unreplicated_commits() == unreplicated {
             let last = transaction_id(row.try_get(1)?);
             let position = Position { commits: row.try_get(0)?, last };
             return Ok(Fence { position, maintenance: row.try_get(2)? });
         }
         if started.elapsed() > database.retry_timeout() {
             let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
-            return Err(DatabaseError::unsendable(message).into());
+            return Err(DatabaseError::permanent(message).into());
         }
     }
 }

@@ -27,11 +27,6 @@ use crate::{
     postgres::{database::Database, statement::Sql},
 };
 
-/// Raised when the token is not the account's.
-const OTHER_OWNER: &str = "MX001";
-/// Raised when a lane is not at the position that its owner knows.
-const OTHER_POSITION: &str = "MX002";
-
 /// First statement of a write transaction: checks the owner token, and sets the transaction marker
 /// that the other statements ask for.
 pub(crate) static GUARD: Sql = Sql::new(
@@ -185,9 +180,4 @@ impl Owner {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether a statement was refused because the account had another token when it ran.
-pub(crate) fn is_other_owner(error: &Error) -> bool {
-    error.refusal() == Some(OTHER_OWNER)
 }

@@ -41,7 +41,8 @@ impl OwnerRow {
 
     /// The answer to [`OWNER`]: a row for each lane, or one without.
     pub(crate) fn parse(rows: &[Row]) -> Result<Self, Error> {
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("the account was deleted"))?;
+        let row =
+            rows.first().ok_or_else(|| DatabaseError::permanent("the account was deleted"))?;
         let lanes = rows.iter().filter_map(|row| lane(row).transpose());
         Ok(Self {
             token: row.try_get(0)?,

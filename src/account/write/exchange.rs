@@ -21,7 +21,7 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Row, error::SqlState};
+use tokio_postgres::Row;
 
 use crate::{
     DatabaseError, Error,
@@ -29,8 +29,8 @@ use crate::{
         ownership::{COUNT_COMMIT, GUARD, LaneOwnership, Position},
         write::batch::{Batch, CHUNK_BYTES},
     },
+    error::is_in_failed_transaction,
     postgres::{
-        connect,
         database::{Database, Param},
         statement::Sql,
         transaction_connection::TransactionConnection,
@@ -166,7 +166,7 @@ impl Exchange<'_> {
             }));
         }
 
-        let doubts = connect::doubtful_commits();
+        let unreplicated = database.unreplicated_commits();
         let answers = timeout(database.time_for(self.parts()), in_order(answers));
         let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
@@ -180,9 +180,9 @@ impl Exchange<'_> {
             false => all_answered(answers).map_err(|error| Failure::RolledBack(error.into()))?,
         };
         if self.commit.is_some() {
-            if connect::doubtful_commits() != doubts {
-                let doubt = "a COMMIT did not wait for its synchronous standby";
-                return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
+            if database.unreplicated_commits() != unreplicated {
+                let reason = "a COMMIT did not wait for its synchronous standby";
+                return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
             self.see_commit(&seen, &rows).map_err(Failure::Unknown)?;
         }
@@ -202,7 +202,7 @@ impl Exchange<'_> {
 
     /// Notes that a commit was counted in each lane, by the answer to [`COUNT_COMMIT`].
     fn see_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
-        let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"))?;
+        let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
         let maintenance: Vec<i64> = row.try_get(0)?;
         for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {
             lane.move_to(Position { commits: seen.commits + 1, last: self.commit });
@@ -244,7 +244,7 @@ fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
     let Some(Err(error)) = behind.next() else { return Ok(Vec::new()) };
     let error = DatabaseError::from(error);
     let in_failed = |answer: Result<Vec<Row>, tokio_postgres::Error>| {
-        answer.is_err_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
+        answer.is_err_and(|error| is_in_failed_transaction(&error))
     };
     // With nothing behind it, nothing bears an error out.
     let is_borne_out = behind.len() > 0 && behind.all(in_failed);

@@ -206,7 +206,7 @@ impl Lane {
             let mut parts = parts.map(spawn_blocking);
             let mut next = parts.next();
             while let Some(part) = next.take() {
-                let batch = part.await.map_err(|_| Error::StoreClosed)??;
+                let batch = part.await.map_err(|error| Error::of_task(&error))??;
                 transaction.stage(0, batch)?;
                 // The last one goes with the commit.
                 next = parts.next();

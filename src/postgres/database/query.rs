@@ -55,10 +55,8 @@ impl Database {
         F: Future<Output = Result<T, Error>>,
     {
         let started = Instant::now();
-        let may_ask_again = |error: &Error| {
-            (error.is_transient() || matches!(error, Error::StatementTimeout))
-                && started.elapsed() < self.limits.retry
-        };
+        let may_ask_again =
+            |error: &Error| error.is_retryable_or_late() && started.elapsed() < self.limits.retry;
         ask.retry(self.backoff())
             .when(may_ask_again)
             .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))

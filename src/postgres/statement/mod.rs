@@ -134,10 +134,6 @@ impl Statements {
         self.all.iter()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
     /// The statement as it is sent. PostgreSQL refuses the text of one that is not listed.
     pub(crate) fn get(&self, sql: &Sql) -> &Rendered {
         let listed = self.by_name.get(sql.name).and_then(|index| self.all.get(*index));

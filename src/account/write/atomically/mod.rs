@@ -199,8 +199,8 @@ impl Scope {
         rows.await.ok()
     }
 
-    /// Runs a statement of the application.
-    async fn query_application(self: &Arc<Self>, query: Query) -> Result<Vec<Row>, Error> {
+    /// Runs a statement of the application; also tells how many rows it returned or changed.
+    async fn run_application(self: &Arc<Self>, query: Query) -> Result<(Vec<Row>, u64), Error> {
         self.has_saved.store(true, Ordering::Release);
         self.ask(|answer| Request::Application(query, answer)).await
     }

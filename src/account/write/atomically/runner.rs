@@ -150,7 +150,10 @@ async fn save(
     place: usize,
     stage: Stage,
 ) -> Result<(), Error> {
-    let lane = scope.lanes.get(place).ok_or(Error::StoreClosed)?;
+    let lane = scope
+        .lanes
+        .get(place)
+        .ok_or(Error::Internal("a save in a lane that is not the scope's"))?;
     let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
     transaction.stage(place, batch)?;
     transaction.show_last(&lane.overlay);

@@ -74,7 +74,7 @@ impl OpenTransaction {
             self.commit_on(connection, true, &batches, transaction).await
         };
         let is_retryable = |error: &Error| {
-            error.is_transient() && started.elapsed() < self.database.retry_timeout()
+            error.is_retryable() && started.elapsed() < self.database.retry_timeout()
         };
         let result = commit.retry(self.database.backoff()).when(is_retryable).await;
         if let Err(error) = result {
@@ -143,7 +143,7 @@ impl OpenTransaction {
 /// A transaction that is known to have had no effect can be repeated, however it failed.
 fn as_transient(error: Error) -> Error {
     match error {
-        error if error.is_transient() => error,
+        error if error.is_retryable() => error,
         Error::Database(error) => error.after_unknown_outcome().into(),
         error => DatabaseError::broken(error.to_string()).into(),
     }

@@ -19,7 +19,7 @@ use backon::BackoffBuilder;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
-use self::wire::Asked;
+use self::wire::{Answered, Asked};
 use crate::{
     Error,
     account::{
@@ -94,11 +94,11 @@ impl OpenTransaction {
         &mut self,
         queries: &[Query],
     ) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
-        self.ask(Asked::Reads(queries)).await
+        Ok(self.ask(Asked::Reads(queries)).await?.rows)
     }
 
-    /// Runs a statement of the application.
-    pub(crate) async fn run(&mut self, query: &Query) -> Result<Vec<Row>, Error> {
+    /// Runs a statement of the application; also tells how many rows it returned or changed.
+    pub(crate) async fn run(&mut self, query: &Query) -> Result<(Vec<Row>, u64), Error> {
         self.check()?;
         if let Text::Application(sql, _) = &query.text
             && control::ends_transaction(sql)
@@ -111,8 +111,9 @@ impl OpenTransaction {
             self.flush().await?;
         }
         self.unrepeatable = true;
-        let mut answers = self.ask(Asked::Application(query)).await?;
-        answers.pop().unwrap_or_else(|| Ok(Vec::new()))
+        let Answered { mut rows, row_count } = self.ask(Asked::Application(query)).await?;
+        let rows = rows.pop().ok_or(Error::Internal("a statement has no answer"))??;
+        Ok((rows, row_count))
     }
 
     /// Shows the server that we are here.
@@ -131,7 +132,7 @@ impl OpenTransaction {
     }
 
     /// Sends what has been staged, and what is asked behind it.
-    async fn ask(&mut self, asked: Asked<'_>) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
+    async fn ask(&mut self, asked: Asked<'_>) -> Result<Answered, Error> {
         self.check()?;
         let started = Instant::now();
         let mut pauses = self.database.backoff().build();
@@ -159,7 +160,7 @@ impl OpenTransaction {
 
     /// Sends it once; on a new connection, with everything that was saved, as the begin of the
     /// transaction.
-    async fn send(&mut self, asked: &Asked<'_>) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
+    async fn send(&mut self, asked: &Asked<'_>) -> Result<Answered, Error> {
         let (connection, begin) = match self.connection.take() {
             Some(connection) => (connection, None),
             None => {
@@ -183,6 +184,6 @@ impl OpenTransaction {
 
     /// Whether everything can be sent again on another connection.
     fn may_repeat(&self, error: &Error) -> bool {
-        !self.unrepeatable && error.is_transient()
+        !self.unrepeatable && error.is_retryable()
     }
 }
