@@ -12,18 +12,20 @@ use crate::{
 const TABLE: &str = "lease_locks";
 
 // Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of half a second every
-// fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on.
+// fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on. It is read once:
+// an attempt that waited for another is judged by the time at which it was made.
 static TAKE: Sql = Sql::new(
     "lease_locks.take",
     "
 INSERT INTO {schema}.lease_locks AS l (account_id, key, holder, expires_at, generation)
-SELECT $1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
+SELECT o.account_id, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
 FROM (SELECT {schema}.guard($1, $5, NULL)) AS guarded
+LEFT JOIN {schema}.account_owners o ON o.account_id = $1
 ON CONFLICT (account_id, key) DO UPDATE SET
-    holder = excluded.holder,
-    expires_at = clock_timestamp() + $4 * interval '1 millisecond',
+    holder = excluded.holder, expires_at = excluded.expires_at,
     generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
-WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp()
+WHERE l.holder = excluded.holder
+    OR l.expires_at <= excluded.expires_at - $4 * interval '1 millisecond'
 RETURNING generation",
     &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
 );

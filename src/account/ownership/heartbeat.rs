@@ -41,9 +41,9 @@ static BEAT: Sql = Sql::new(
     "
 WITH beat AS (
     INSERT INTO {schema}.processes (id, alive_until)
-    VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
-    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
-    RETURNING set_config('synchronous_commit', 'off', true))
+    SELECT $1, clock_timestamp() + $2 * interval '1 millisecond'
+    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced
+    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until)
 SELECT o.account_id, o.token, t.commits, t.maintenance
 FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
 WHERE o.account_id = ANY ($3)",

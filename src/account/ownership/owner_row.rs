@@ -14,7 +14,7 @@ pub(crate) static OWNER: Sql = Sql::new(
     "
 SELECT a.id, o.token, o.name, o.since, coalesce(t.commits, 0), t.last_transaction,
     EXISTS (SELECT FROM {schema}.openings s JOIN {schema}.processes p ON p.id = s.process_id
-            WHERE s.account_id = a.id AND p.alive_until > clock_timestamp())
+            WHERE s.account_id = $1 AND p.alive_until > clock_timestamp())
 FROM {schema}.accounts a
 LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
 LEFT JOIN {schema}.sync_tokens t ON t.account_id = a.id
