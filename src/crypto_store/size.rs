@@ -70,3 +70,21 @@ pub(super) async fn estimate(account: &OpenAccount) -> Result<usize, Error> {
     let bytes: i64 = column(&row, 0, "accounts")?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::store::statements, TABLES};
+
+    /// What statements are named after that is no table of the store's own.
+    const OTHERS: [&str; 7] =
+        ["account_owners", "accounts", "lease_locks", "openings", "ownership", "processes", "size"];
+
+    #[test]
+    fn every_table_of_the_store_is_listed() {
+        for sql in statements() {
+            let (table, _) = sql.name.split_once('.').unwrap_or_default();
+            let is_listed = TABLES.iter().any(|listed| listed.name == table);
+            assert_ne!(is_listed, OTHERS.contains(&table), "{}", sql.name);
+        }
+    }
+}

@@ -273,7 +273,7 @@ pub(super) async fn open_account(
 }
 
 /// Every statement, to be prepared together.
-fn statements() -> Vec<&'static Sql> {
+pub(super) fn statements() -> Vec<&'static Sql> {
     [
         ownership::STATEMENTS,
         heartbeat::STATEMENTS,
