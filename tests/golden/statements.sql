@@ -383,8 +383,7 @@ WHERE c.relkind = 'r' AND c.relname = ANY ($2) AND c.relnamespace = (
     WHERE a.id = $1);
 
 -- sync_tokens.get (int8)
-SELECT data FROM "bots".sync_tokens
-WHERE account_id = $1 AND data IS NOT NULL;
+SELECT data FROM "bots".sync_tokens WHERE account_id = $1 AND data IS NOT NULL;
 
 -- sync_tokens.upsert (int8, _bytea)
 INSERT INTO "bots".sync_tokens (account_id, data)

@@ -20,7 +20,8 @@ LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
 LEFT JOIN {schema}.sync_tokens t ON t.account_id = a.id
 WHERE a.id = $1",
     &[Type::INT8],
-);
+)
+.seen_when_committed();
 
 #[derive(Debug, Clone)]
 pub(crate) struct OwnerRow {

@@ -20,6 +20,8 @@ const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
 pub(crate) struct Sql {
     /// Names the statement in traces: `table.action`.
     pub(crate) name: &'static str,
+    /// Whether what it reads is seen by other tasks when it is committed, and not before.
+    pub(crate) is_seen_when_committed: bool,
     text: Text,
 }
 
@@ -49,23 +51,32 @@ impl Sql {
         template: &'static str,
         types: &'static [Type],
     ) -> Self {
-        Self { name, text: Text::Fixed { template, types } }
+        Self::of(name, Text::Fixed { template, types })
     }
 
     /// Reads the values of one row, whose key is its parameters.
     pub(crate) const fn get(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::Get) }
+        Self::of(name, Text::Of(table, Action::Get))
     }
 
     /// Reads the rows that the cache keeps together, of each what is left of its key and its values.
     pub(crate) const fn get_group(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::GetGroup) }
+        Self::of(name, Text::Of(table, Action::GetGroup))
     }
 
     /// Reads the fingerprints of the keys by which the cache groups the table's rows, of `$2` rows at
     /// most: the first 8 bytes of their SHA-256, one after the other.
     pub(crate) const fn key_set(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::KeySet) }
+        Self::of(name, Text::Of(table, Action::KeySet))
+    }
+
+    const fn of(name: &'static str, text: Text) -> Self {
+        Self { name, is_seen_when_committed: false, text }
+    }
+
+    /// The same for a read of what others act on: they see it when it is committed, and not before.
+    pub(crate) const fn seen_when_committed(self) -> Self {
+        Self { is_seen_when_committed: true, ..self }
     }
 
     /// The types of the parameters.

@@ -42,9 +42,6 @@ use crate::{
     postgres::statement::Sql,
 };
 
-/// Others act on these at the homeserver, so they see them when they are committed, and not before.
-const SEEN_WHEN_COMMITTED: [&str; 2] = ["sync_tokens", "custom_values"];
-
 tokio::task_local! {
     static CURRENT: Arc<Scope>;
 }
@@ -117,7 +114,7 @@ impl Scope {
 
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
-        self.is_current() || !sql.tables().iter().any(|table| SEEN_WHEN_COMMITTED.contains(table))
+        self.is_current() || !sql.is_seen_when_committed
     }
 
     /// Keeps what is known within, until the commit tells everybody. The first stays.
