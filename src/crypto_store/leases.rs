@@ -11,9 +11,9 @@ use crate::{
 
 const TABLE: &str = "lease_locks";
 
-// Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of half a second every
-// fifty milliseconds. now() would be the transaction's start; clock_timestamp() moves on. It is read once:
-// an attempt that waited for another is judged by the time at which it was made.
+// Neither queued behind saves nor part of a transaction: the SDK renews a lease of half a second every
+// fifty milliseconds. now() would be the transaction's start, so clock_timestamp() is read, once: an
+// attempt that waited for another is judged by the time at which it was made.
 static TAKE: Sql = Sql::new(
     "lease_locks.take",
     "
@@ -32,7 +32,7 @@ RETURNING generation",
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
 
-/// Takes or extends the lease; `None` when somebody else holds it. A duration of 0 releases it.
+/// Takes or extends the lease; `None` when another holds it. A duration of 0 releases it.
 pub(super) async fn take(
     account: &OpenAccount,
     duration_ms: u32,

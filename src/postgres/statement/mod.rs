@@ -11,8 +11,8 @@ pub(crate) use self::table::{
 };
 use crate::postgres::schema::Schema;
 
-/// What every write asks for: that the guard has let its transaction pass. The setting ends with the
-/// transaction. Without `missing_ok`, so that its absence is an error and not a write of no rows.
+/// The condition of every write: the guard has set the transaction marker for this account. Read
+/// without `missing_ok`, so that its absence is an error and not a write of no rows.
 const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
 
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
