@@ -14,7 +14,10 @@ use bench::{Scale, crowd::Crowd, results};
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{olm::OlmMessageHash, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres, testing};
+use matrix_sdk_postgres::{
+    OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres,
+    testing,
+};
 use tokio_postgres::{NoTls, types::Type};
 
 const STATEMENT: &str = "message_hashes.get";
@@ -49,7 +52,9 @@ async fn checkout(pool: &Pool, text: &str, types: &[Type]) {
 
 async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, usize)) -> Crowd {
     // Without the cache, that each read asks.
-    let config = PostgresStoreConfig::new(url, "bot").pool_max_size(8).cache_bytes(0);
+    let config = PostgresStoreConfig::new(url, "bot")
+        .pool(PoolSettings { max_size: 8, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let pool = config.build_pool().unwrap();
     let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();

@@ -14,17 +14,27 @@ mod config;
 mod crypto_store;
 mod error;
 mod postgres;
+mod stores;
 #[cfg(feature = "testing")]
 pub mod testing;
+
+/// Shows that a second store can move in.
+#[cfg(all(test, feature = "testing"))]
+#[path = "../tests/toy_store/mod.rs"]
+mod toy_store;
 
 pub use account::write::atomically::Transaction;
 pub use config::{
     PostgresStoreConfig,
-    access::{Access, OnOwner},
+    access::{Access, OwnershipSettings, Takeover},
+    pool::PoolSettings,
+    timeouts::Timeouts,
 };
 pub use crypto_store::PostgresCryptoStore;
 pub use deadpool_postgres;
 pub use error::{DatabaseError, Error, OpenStoreError};
+pub use stores::PostgresStores;
+pub use tokio_postgres;
 
 /// The page's code is compiled with the tests.
 #[cfg(doctest)]

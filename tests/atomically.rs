@@ -20,7 +20,7 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, CryptoStoreError},
 };
 use matrix_sdk_postgres::{
-    Access, Error, PostgresCryptoStore,
+    Access, Error, PoolSettings, PostgresCryptoStore, Timeouts,
     testing::{self, PostgresServer},
 };
 use ruma::{OwnedUserId, RoomId, UserId, room_id, user_id};
@@ -46,7 +46,7 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Key.open(&url, "bot").await;
-    let observing = Mode::Key.config(&url, "bot").access(Access::Observe);
+    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
     let other = PostgresCryptoStore::open_with_config(&observing).await.unwrap();
     store
         .atomically(async {
@@ -71,7 +71,9 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
 #[tokio::test]
 async fn room_keys_saved_within_are_among_all_that_are_read_within() {
     let database = testing::database().unwrap();
-    let config = Mode::Key.config(&database.url(), "bot").pool_max_size(1);
+    let config = Mode::Key
+        .config(&database.url(), "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let account = Account::with_device_id(own_user(), own_device());
     let [first, second] =
@@ -132,7 +134,8 @@ async fn an_error_and_a_dropped_future_roll_back_and_the_store_must_be_reopened(
 async fn a_future_dropped_while_the_server_works_leaves_no_transaction_in_the_pool() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let config = Mode::Plain.config(&url, "bot").pool_max_size(1);
+    let config =
+        Mode::Plain.config(&url, "bot").pool(PoolSettings { max_size: 1, ..Default::default() });
     let pool = config.build_pool().unwrap();
     let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await.unwrap();
     set(&store, b"before").await.unwrap();
@@ -178,7 +181,9 @@ async fn an_error_before_anything_was_saved_does_no_harm() {
 async fn nesting_other_stores_and_long_waits_are_refused() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let config = Mode::Plain.config(&url, "bot").atomically_timeout(Duration::from_millis(300));
+    let config = Mode::Plain
+        .config(&url, "bot")
+        .timeouts(Timeouts { atomically: Duration::from_millis(300), ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let other = Mode::Plain.open(&url, "other").await;
 

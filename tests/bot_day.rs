@@ -10,9 +10,10 @@ use common::{
     Mode,
     bot_day::{BigRoom, Meter, Subject, live},
     proxy::Proxy,
+    without_heartbeats,
 };
 use matrix_sdk_crypto::store::{CryptoStore, MemoryStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bot_day.txt");
 
@@ -24,7 +25,9 @@ async fn a_day_costs_what_the_golden_file_lists() {
     // No heartbeat comes between, and no sign of life within a transaction.
     let hour = Duration::from_secs(3_600);
     let config = Mode::Key.config(&url, "bot");
-    let config = config.heartbeat_interval(hour).transaction_idle_timeout(hour);
+    let config = config
+        .access(without_heartbeats())
+        .timeouts(Timeouts { transaction_idle: hour, ..Default::default() });
     let open_store = async || PostgresCryptoStore::open_with_config(&config).await.unwrap();
     // The schema is there already, and so is the account.
     open_store().await.close().await.unwrap();

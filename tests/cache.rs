@@ -10,6 +10,7 @@ use common::{
     fixture::{Fixture, inbound_session, other_user, own_user, room},
     number,
     proxy::Proxy,
+    without_heartbeats,
 };
 use futures_util::future::{try_join, try_join_all};
 use matrix_sdk_crypto::{
@@ -21,7 +22,7 @@ use matrix_sdk_crypto::{
     },
 };
 use matrix_sdk_postgres::{
-    Access, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     testing::{PostgresServer, TestDatabase},
 };
 use ruma::{OwnedDeviceId, RoomId, device_id, owned_room_id};
@@ -40,8 +41,9 @@ impl Place {
         let server = PostgresServer::start().unwrap();
         let database = server.create_database().unwrap();
         let (proxy, url) = Proxy::before(&server, &database);
-        let config = Mode::Key.config(&url, "bot").pool_max_size(1);
-        let config = config.heartbeat_interval(Duration::from_secs(3_600));
+        let config =
+            Mode::Key.config(&url, "bot").pool(PoolSettings { max_size: 1, ..Default::default() });
+        let config = config.access(without_heartbeats());
         Self { _server: server, database, proxy, config }
     }
 
@@ -104,7 +106,14 @@ async fn what_was_saved_or_read_is_not_asked_for_again() {
     assert_eq!(place.trips(reads(&store)).await.0, 0);
     store.close().await.unwrap();
 
-    let store = place.open(place.config.clone().cache_bytes(0)).await;
+    let store = place
+        .open(
+            place
+                .config
+                .clone()
+                .access(OwnershipSettings { cache_bytes: 0, ..without_heartbeats() }),
+        )
+        .await;
     for _ in 0..2 {
         assert_eq!(place.trips(reads(&store)).await.0, 8, "the cache is off");
     }
@@ -177,7 +186,7 @@ async fn of_saves_that_queue_the_last_one_stands() {
         assert!(trips <= 2, "they did not share a commit: {trips} round trips");
         let client = connect(&place.database.url()).await;
         assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.tracked_users").await, 1);
-        for store in [&store, &place.open(place.config.clone().access(Access::Observe)).await] {
+        for store in [&store, &place.open(place.config.clone().access(Access::ReadOnly)).await] {
             assert_eq!(store.load_tracked_users().await.unwrap()[0].dirty, expected);
         }
     }
@@ -190,7 +199,14 @@ async fn the_cache_keeps_to_its_limits() {
     let (some, unknown) = (&saved[..50], sessions(room(), 10));
 
     // A session takes about a kilobyte.
-    let store = place.open(place.config.clone().cache_bytes(10_000)).await;
+    let store = place
+        .open(
+            place
+                .config
+                .clone()
+                .access(OwnershipSettings { cache_bytes: 10_000, ..without_heartbeats() }),
+        )
+        .await;
     store.save_inbound_group_sessions(saved.clone(), None).await.unwrap();
     look_all_up(&store, some).await;
     let (trips, found) = place.trips(look_all_up(&store, some)).await;
@@ -200,13 +216,27 @@ async fn the_cache_keeps_to_its_limits() {
     store.close().await.unwrap();
 
     for (keys, trips) in [(100, 1), (99, 10), (0, 10)] {
-        let store = place.open(place.config.clone().cache_max_keys(keys)).await;
+        let store = place
+            .open(
+                place
+                    .config
+                    .clone()
+                    .access(OwnershipSettings { cache_max_keys: keys, ..without_heartbeats() }),
+            )
+            .await;
         assert_eq!(place.trips(look_all_up(&store, &unknown)).await, (trips, 0), "{keys} keys");
         store.close().await.unwrap();
     }
 
     // One more than are kept.
-    let store = place.open(place.config.clone().cache_max_keys(100)).await;
+    let store = place
+        .open(
+            place
+                .config
+                .clone()
+                .access(OwnershipSettings { cache_max_keys: 100, ..without_heartbeats() }),
+        )
+        .await;
     look_all_up(&store, &unknown).await;
     store.save_inbound_group_sessions(sessions(room(), 1), None).await.unwrap();
     // The first one was asked for with the keys, and is known since.
@@ -216,9 +246,12 @@ async fn the_cache_keeps_to_its_limits() {
 /// An import, or an operator, beside a live owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_beside_the_owner_is_seen() {
-    const RAISE: &str = "UPDATE matrix_sdk.sync_tokens SET maintenance = maintenance + 1";
+    const RAISE: &str = "UPDATE matrix_sdk.account_lanes SET maintenance = maintenance + 1";
     let place = Place::new();
-    let beating = place.config.clone().heartbeat_interval(Duration::from_millis(50));
+    let beating = place.config.clone().access(OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(50),
+        ..Default::default()
+    });
     for (config, by_write) in [(place.config.clone(), true), (beating, false)] {
         let client = connect(&place.database.url()).await;
         let store = place.open(config).await;
@@ -282,7 +315,7 @@ async fn what_was_not_committed_is_not_answered() {
 async fn observers_keep_nothing() {
     let place = Place::new();
     let owner = place.open(place.config.clone()).await;
-    let observer = place.open(place.config.clone().access(Access::Observe)).await;
+    let observer = place.open(place.config.clone().access(Access::ReadOnly)).await;
     for count in 1..4 {
         let new = sessions(&owned_room_id!("!room:example.org"), 1);
         assert_eq!(look_all_up(&observer, &new).await, 0);
@@ -314,10 +347,19 @@ async fn devices_asked_for_together_are_not_all_read_for_each() {
         assert!(found.iter().all(Option::is_some));
         place.proxy.answered() - before
     };
-    let alone = bytes(place.config.clone().cache_bytes(0)).await;
+    let alone = bytes(
+        place.config.clone().access(OwnershipSettings { cache_bytes: 0, ..without_heartbeats() }),
+    )
+    .await;
     let cached = bytes(place.config.clone()).await;
     assert!(cached < 3 * alone, "{cached} bytes, {alone} without the cache");
-    let too_large = bytes(place.config.clone().cache_bytes(10_000)).await;
+    let too_large = bytes(
+        place
+            .config
+            .clone()
+            .access(OwnershipSettings { cache_bytes: 10_000, ..without_heartbeats() }),
+    )
+    .await;
     assert!(too_large < 3 * alone, "{too_large} bytes, {alone} without the cache");
 }
 

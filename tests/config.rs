@@ -6,7 +6,8 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    OnOwner, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing,
+    OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+    Takeover, Timeouts, testing,
 };
 
 const SECRET: &str = "hunter2-geheim";
@@ -23,6 +24,14 @@ fn config() -> PostgresStoreConfig {
     PostgresStoreConfig::new("postgres://bot@db.example/bots", "my-bot")
 }
 
+fn sized(max_size: usize) -> PostgresStoreConfig {
+    config().pool(PoolSettings { max_size, ..Default::default() })
+}
+
+fn labelled(label: &str) -> PostgresStoreConfig {
+    config().access(OwnershipSettings { label: label.to_owned(), ..Default::default() })
+}
+
 #[test]
 fn mistakes_surface_when_the_pool_is_built() {
     for (config, expected) in [
@@ -30,11 +39,12 @@ fn mistakes_surface_when_the_pool_is_built() {
         (PostgresStoreConfig::new("host=db", ""), "the account's name is empty"),
         (PostgresStoreConfig::new("host=db", "a\0b"), "the account's name"),
         (config().passphrase(Some("")), "the passphrase is empty"),
-        (config().pool_max_size(0), "pool_max_size is 0"),
-        (config().pool_max_size(10_001), "pool_max_size is 10001"),
-        (config().pool_max_size(usize::MAX), "pool_max_size is 184467"),
-        (config().owner_label("a\0b"), "owner_label contains a control character"),
-        (config().owner_label(&"a".repeat(256)), "owner_label has 256 bytes"),
+        (PostgresStoreConfig::for_account("my-bot"), "no URL is given"),
+        (sized(0), "pool.max_size is 0"),
+        (sized(10_001), "pool.max_size is 10001"),
+        (sized(usize::MAX), "pool.max_size is 184467"),
+        (labelled("a\0b"), "the owner's label contains a control character"),
+        (labelled(&"a".repeat(256)), "the owner's label has 256 bytes"),
     ] {
         let text = complaint(&config);
         assert!(text.contains(expected), "{text}");
@@ -62,71 +72,96 @@ fn account_names() {
     }
 }
 
-type Setter = fn(PostgresStoreConfig, Duration) -> PostgresStoreConfig;
+/// All settings that are a time.
+#[derive(Default)]
+struct Times {
+    pool: PoolSettings,
+    timeouts: Timeouts,
+    ownership: OwnershipSettings,
+}
+
+impl Times {
+    fn put_into(self, config: PostgresStoreConfig) -> PostgresStoreConfig {
+        config.pool(self.pool).timeouts(self.timeouts).access(self.ownership)
+    }
+}
+
+type Setter = fn(&mut Times, Duration);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(10);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Each setting that is a time, with its shortest and its longest value.
+/// Each of them, with its shortest and its longest value.
 const TIMES: [(&str, Setter, Duration, Duration); 9] = [
-    ("connect_timeout", PostgresStoreConfig::connect_timeout, SHORTEST, DAY),
-    ("pool_timeout", PostgresStoreConfig::pool_timeout, SHORTEST, DAY),
-    ("statement_timeout", PostgresStoreConfig::statement_timeout, SHORTEST, DAY),
-    ("atomically_timeout", PostgresStoreConfig::atomically_timeout, SHORTEST, DAY),
-    ("heartbeat_interval", PostgresStoreConfig::heartbeat_interval, SHORTEST, DAY),
-    ("transaction_idle_timeout", PostgresStoreConfig::transaction_idle_timeout, SHORTEST, DAY),
-    ("retry_timeout", PostgresStoreConfig::retry_timeout, SHORTEST, DAY),
+    ("pool.connect_timeout", |t, time| t.pool.connect_timeout = Some(time), SHORTEST, DAY),
+    ("pool.wait_timeout", |t, time| t.pool.wait_timeout = time, SHORTEST, DAY),
+    ("timeouts.statement", |t, time| t.timeouts.statement = time, SHORTEST, DAY),
+    ("timeouts.atomically", |t, time| t.timeouts.atomically = time, SHORTEST, DAY),
+    ("timeouts.transaction_idle", |t, time| t.timeouts.transaction_idle = time, SHORTEST, DAY),
+    ("timeouts.retry", |t, time| t.timeouts.retry = time, SHORTEST, DAY),
+    ("heartbeat_interval", |t, time| t.ownership.heartbeat_interval = time, SHORTEST, DAY),
     (
-        "max_connection_age",
-        |config, age| config.max_connection_age(Some(age)),
-        Duration::from_millis(1),
-        Duration::from_secs(365 * 24 * 3600),
+        "pool.max_connection_age",
+        |t, time| t.pool.max_connection_age = Some(time),
+        MILLISECOND,
+        YEAR,
     ),
     (
-        "max_connection_idle",
-        |config, idle| config.max_connection_idle(Some(idle)),
-        Duration::from_millis(1),
-        Duration::from_secs(365 * 24 * 3600),
+        "pool.max_connection_idle",
+        |t, time| t.pool.max_connection_idle = Some(time),
+        MILLISECOND,
+        YEAR,
     ),
 ];
+
+fn with_time(set: Setter, time: Duration) -> PostgresStoreConfig {
+    let mut times = Times::default();
+    set(&mut times, time);
+    times.put_into(config())
+}
 
 #[test]
 fn each_time_has_a_shortest_and_a_longest_value() {
     let nanosecond = Duration::from_nanos(1);
     for (name, set, shortest, longest) in TIMES {
         for time in [shortest, longest] {
-            set(config(), time).build_pool().unwrap();
+            with_time(set, time).build_pool().unwrap();
         }
         for time in
             [Duration::ZERO, nanosecond, shortest - nanosecond, longest + nanosecond, Duration::MAX]
         {
-            let text = complaint(&set(config(), time));
+            let text = complaint(&with_time(set, time));
             for expected in [&format!("{name} is "), &format!("from {shortest:?} to {longest:?}")] {
                 assert!(text.contains(expected), "{time:?}: {text}");
             }
         }
     }
-    config().max_connection_age(None).max_connection_idle(None).build_pool().unwrap();
+    let mut times = Times::default();
+    times.pool.max_connection_age = None;
+    times.pool.max_connection_idle = None;
+    times.put_into(config()).build_pool().unwrap();
 }
 
 /// Nothing overflows, in the client or in the server.
 #[tokio::test]
 async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
     let database = testing::database().unwrap();
-    let longest = |account: &str| {
-        TIMES
-            .iter()
-            .fold(
-                PostgresStoreConfig::new(database.url(), account),
-                |config, (_, set, _, longest)| set(config, *longest),
-            )
-            .on_owner(OnOwner::WaitUntilFree(Duration::MAX))
-            .pool_max_size(10_000)
-            .cache_bytes(usize::MAX)
-            .cache_max_keys(usize::MAX)
+    let longest = |account: &str, label: &str| {
+        let mut times = Times::default();
+        for (_, set, _, longest) in TIMES {
+            set(&mut times, longest);
+        }
+        times.pool.max_size = 10_000;
+        times.ownership.takeover = Takeover::WaitUntilFree(Duration::MAX);
+        times.ownership.cache_bytes = usize::MAX;
+        times.ownership.cache_max_keys = usize::MAX;
+        times.ownership.label = label.to_owned();
+        times.put_into(PostgresStoreConfig::new(database.url(), account))
     };
-    let named = longest(&"ü".repeat(127)).owner_label(&"a".repeat(255));
-    for config in [longest("bot").passphrase(Some("a passphrase")), named] {
+    let named = longest(&"ü".repeat(127), &"a".repeat(255));
+    for config in [longest("bot", "label").passphrase(Some("a passphrase")), named] {
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.set_custom_value("key", b"value".to_vec()).await.unwrap();
         let large = vec![7; 20 << 20];

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Each house may use those before it, and none behind it.
-const HOUSES: [&str; 5] = ["error", "config", "postgres", "account", "crypto_store"];
+const HOUSES: [&str; 6] = ["error", "config", "postgres", "account", "crypto_store", "stores"];
 
 /// For the tests of this crate and of others; uses nothing of a store.
 const APART: &str = "testing";
@@ -21,9 +21,15 @@ const WITH_ROOMS: [&str; 2] = ["postgres", "account"];
 fn exported(name: &str) -> Option<&'static str> {
     Some(match name {
         "DatabaseError" | "Error" | "OpenStoreError" => "error",
-        "Access" | "OnOwner" | "PostgresStoreConfig" => "config",
+        "Access"
+        | "OwnershipSettings"
+        | "PoolSettings"
+        | "PostgresStoreConfig"
+        | "Takeover"
+        | "Timeouts" => "config",
         "Transaction" => "account::write",
         "PostgresCryptoStore" => "crypto_store",
+        "PostgresStores" => "stores",
         _ => return None,
     })
 }

@@ -12,8 +12,10 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, CryptoStoreError, types::Changes},
 };
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore,
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    deadpool_postgres,
     testing::{PostgresServer, TestDatabase},
+    tokio_postgres,
 };
 use tokio::{task::JoinSet, time::timeout};
 
@@ -69,7 +71,10 @@ async fn new_store(
     database: &TestDatabase,
 ) -> (Proxy, PostgresCryptoStore) {
     let (proxy, url) = Proxy::before(server, database);
-    let config = Mode::Key.config(&url, "bot").pool_max_size(1).cache_bytes(0);
+    let config = Mode::Key
+        .config(&url, "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
     (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
 }
 
@@ -115,6 +120,52 @@ async fn one_of_many_readers_prepares_for_all() {
     assert_eq!(named(&server, start).0, all());
 }
 
+/// A pool that `build_pool` made is known as such by the stores that are opened over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let one = Mode::Key
+        .config(&database.url(), "one")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
+    let pool = one.build_pool().unwrap();
+    let other_schema = one.clone().schema("another").account("two");
+    for config in [&one, &other_schema] {
+        let start = server.log().len();
+        let store = PostgresCryptoStore::open_with_pool(pool.clone(), config).await.unwrap();
+        store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+        assert_eq!(named(&server, start).0, all());
+
+        let start = server.log().len();
+        store.set_custom_value("key", b"next".to_vec()).await.unwrap();
+        let (prepared, executed) = named(&server, start);
+        assert_eq!(prepared, 0);
+        assert!(executed > 0);
+    }
+    // Two accounts in one schema have the same statements.
+    let config = one.clone().account("three");
+    let start = server.log().len();
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(named(&server, start).0, 0);
+}
+
+/// A pooler may be behind a pool that was made otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let postgres = database.url().parse().unwrap();
+    let manager = deadpool_postgres::Manager::new(postgres, tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(2).build().unwrap();
+    let config = PostgresStoreConfig::for_account("bot").passphrase(Some("a passphrase"));
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
+    assert_eq!(named(&server, 0), (0, 0));
+}
+
 /// The transaction is what was asked; the statements are prepared another time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
@@ -141,8 +192,11 @@ async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
 async fn only_a_stale_plan_is_prepared_again() {
     let server = server();
     let database = server.create_database().unwrap();
-    let config = Mode::Plain.config(&database.url(), "bot").cache_bytes(0).pool_max_size(1);
-    let config = config.retry_timeout(Duration::from_secs(60));
+    let config = Mode::Plain
+        .config(&database.url(), "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() })
+        .timeouts(Timeouts { retry: Duration::from_secs(60), ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     for _ in 0..2 {
         store.get_custom_value("key").await.unwrap();

@@ -16,7 +16,7 @@ use common::{Mode, connect, number};
 use futures_util::future::{join_all, try_join_all};
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore, PostgresStoreConfig,
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     testing::{self, PostgresServer},
 };
 
@@ -48,7 +48,9 @@ async fn read_values(store: &PostgresCryptoStore, number: usize, keys: usize) ->
 async fn sixty_four_tasks_read_one_store_while_it_writes() {
     for connections in [1, 2, 8] {
         let database = testing::database().unwrap();
-        let config = Mode::Key.config(&database.url(), "bot").pool_max_size(connections);
+        let config = Mode::Key
+            .config(&database.url(), "bot")
+            .pool(PoolSettings { max_size: connections, ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         write_values(&store, 0, 8).await;
 
@@ -81,8 +83,11 @@ async fn sixty_four_tasks_read_one_store_while_it_writes() {
 #[tokio::test]
 async fn readers_without_end_do_not_keep_the_only_connection_from_the_writer() {
     let database = testing::database().unwrap();
-    let config = Mode::Plain.config(&database.url(), "bot").pool_max_size(1);
-    let config = config.pool_timeout(Duration::from_secs(3));
+    let config = Mode::Plain.config(&database.url(), "bot").pool(PoolSettings {
+        max_size: 1,
+        wait_timeout: Duration::from_secs(3),
+        ..Default::default()
+    });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     write_values(&store, 0, 1).await;
     let writer = tokio::spawn({
@@ -110,13 +115,16 @@ async fn readers_without_end_do_not_keep_the_only_connection_from_the_writer() {
 async fn two_hundred_stores_on_one_pool_of_sixteen() {
     let database = testing::database().unwrap();
     let pool = PostgresStoreConfig::new(database.url(), "any")
-        .pool_max_size(16)
-        .pool_timeout(Duration::from_secs(20))
+        .pool(PoolSettings {
+            max_size: 16,
+            wait_timeout: Duration::from_secs(20),
+            ..Default::default()
+        })
         .build_pool()
         .unwrap();
     let stores = (0..200).map(|number| {
         let (mode, name) = ([Mode::Plain, Mode::Key][number % 2], format!("bot {number}"));
-        let (pool, config) = (pool.clone(), mode.config("", &name));
+        let (pool, config) = (pool.clone(), mode.config(&database.url(), &name));
         async move { PostgresCryptoStore::open_with_pool(pool, &config).await }
     });
     let stores = try_join_all(stores).await.unwrap();
@@ -145,11 +153,14 @@ async fn a_store_with_one_reader_has_its_share_beside_one_with_sixty_four() {
     const READS: usize = 200;
     const GREEDY: usize = 64;
     let database = testing::database().unwrap();
-    let pool = PostgresStoreConfig::new(database.url(), "any").pool_max_size(4).build_pool();
+    let pool = PostgresStoreConfig::new(database.url(), "any")
+        .pool(PoolSettings { max_size: 4, ..Default::default() })
+        .build_pool();
     let pool = pool.unwrap();
     let mut stores = Vec::new();
     for (number, name) in ["greedy", "modest"].into_iter().enumerate() {
-        let config = Mode::Plain.config("", name).cache_bytes(0);
+        let config = PostgresStoreConfig::for_account(name)
+            .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
         let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await.unwrap();
         write_values(&store, number, 1).await;
         stores.push(store);
@@ -189,8 +200,10 @@ async fn a_store_with_one_reader_has_its_share_beside_one_with_sixty_four() {
 async fn readers_are_answered_while_the_writer_waits() {
     for connections in [2, 10] {
         let database = testing::database().unwrap();
-        let config = Mode::Key.config(&database.url(), "bot").pool_max_size(connections);
-        let config = config.cache_bytes(0);
+        let config = Mode::Key
+            .config(&database.url(), "bot")
+            .pool(PoolSettings { max_size: connections, ..Default::default() });
+        let config = config.access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         let client = connect(&database.url()).await;
         write_values(&store, 0, 8).await;
@@ -212,11 +225,13 @@ async fn readers_are_answered_while_the_writer_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_leave_most_of_the_pool_to_others() {
     let database = testing::database().unwrap();
-    let pool = PostgresStoreConfig::new(database.url(), "any").pool_max_size(32).build_pool();
+    let pool = PostgresStoreConfig::new(database.url(), "any")
+        .pool(PoolSettings { max_size: 32, ..Default::default() })
+        .build_pool();
     let pool = pool.unwrap();
     let mut stores = Vec::new();
     for name in ["alice", "bob"] {
-        let config = Mode::Plain.config("", name);
+        let config = PostgresStoreConfig::for_account(name);
         stores.push(PostgresCryptoStore::open_with_pool(pool.clone(), &config).await.unwrap());
     }
     let readers = (0..64).map(|number| {
@@ -269,7 +284,9 @@ async fn connections_that_the_server_ends_are_replaced_under_all_their_readers()
 #[tokio::test]
 async fn dropped_reads_do_not_mix_up_the_answers_of_others() {
     let database = testing::database().unwrap();
-    let config = Mode::Plain.config(&database.url(), "bot").pool_max_size(1);
+    let config = Mode::Plain
+        .config(&database.url(), "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     write_values(&store, 0, 8).await;
     for round in 0..200 {

@@ -15,7 +15,7 @@ use matrix_sdk_crypto::{
         types::{Changes, DeviceChanges, PendingChanges},
     },
 };
-use matrix_sdk_postgres::testing::PostgresServer;
+use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, testing::PostgresServer};
 use ruma::{TransactionId, device_id, events::secret::request::SecretName, room_id, user_id};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/round_trips.txt");
@@ -31,8 +31,12 @@ async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
         ("unnamed statements", false, 0),
         ("prepared statements, and the cache", true, 16 << 20),
     ] {
-        let config = Mode::Key.config(&url, name).pool_max_size(1);
-        let config = config.prepared_statements(prepared).cache_bytes(cache_bytes);
+        let pool =
+            PoolSettings { max_size: 1, prepared_statements: prepared, ..Default::default() };
+        let config = Mode::Key
+            .config(&url, name)
+            .pool(pool)
+            .access(OwnershipSettings { cache_bytes, ..Default::default() });
         writeln!(report, "{name}").unwrap();
         count(&mut report, &proxy, &config).await;
     }

@@ -10,8 +10,8 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/statemen
 
 const SCHEMA: &str = "bots";
 
-/// These write before an account has an owner, or what is of no account.
-const WITHOUT_OWNER: [&str; 3] = ["accounts.insert", "accounts.insert_next", "processes.beat"];
+/// These write before an account has an owner.
+const WITHOUT_OWNER: [&str; 2] = ["accounts.insert", "accounts.insert_next"];
 
 const VOLATILE: [&str; 7] = [
     "now(",

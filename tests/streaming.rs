@@ -15,7 +15,7 @@ use matrix_sdk_crypto::{
     olm::{Account, InboundGroupSession, SenderDataType},
     store::CryptoStore,
 };
-use matrix_sdk_postgres::{Access, Error, PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{Access, Error, PoolSettings, PostgresCryptoStore, testing};
 use peak_alloc::PeakAlloc;
 use ruma::device_id;
 use tokio::time::sleep;
@@ -75,7 +75,10 @@ async fn one_hundred_thousand_room_keys_are_decoded_while_they_arrive() {
     fill(&store, &client, MANY).await;
     store.close().await.unwrap();
     // An observer has no heartbeat, and so no connection but the pool's.
-    let config = Mode::Plain.config(&url, "bot").pool_max_size(1).access(Access::Observe);
+    let config = Mode::Plain
+        .config(&url, "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(Access::ReadOnly);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
 
     let rows = "SELECT sum(length(data)) FROM matrix_sdk.megolm_inbound_sessions";

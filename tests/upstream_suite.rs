@@ -10,7 +10,7 @@ use std::{
 
 use common::Mode;
 use matrix_sdk_postgres::{
-    PostgresCryptoStore,
+    PoolSettings, PostgresCryptoStore,
     testing::{self, TestDatabase},
 };
 
@@ -35,7 +35,9 @@ async fn open(
             databases.entry(name).or_insert_with(|| testing::database().expect("a PostgreSQL"));
         database.url()
     });
-    let config = mode.config(&url.await.unwrap(), "upstream").prepared_statements(prepared);
+    let config = mode
+        .config(&url.await.unwrap(), "upstream")
+        .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
     // The suite's own passphrase comes on top of the mode's secret.
     let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
     PostgresCryptoStore::open_with_config(&config).await.unwrap()

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use assert_matches::assert_matches;
-use common::{Mode, connect, number, proxy::Proxy};
+use common::{Mode, connect, number, proxy::Proxy, without_heartbeats};
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{
     DeviceData,
@@ -17,7 +17,7 @@ use matrix_sdk_crypto::{
     },
 };
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore,
+    Error, PostgresCryptoStore, Timeouts,
     testing::{self, PostgresServer},
 };
 use ruma::{device_id, user_id};
@@ -241,7 +241,7 @@ async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let database = server.create_database().unwrap();
     let (proxy, url) = Proxy::before(&server, &database);
     // Heartbeats commit, too.
-    let config = Mode::Key.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+    let config = Mode::Key.config(&url, "bot").access(without_heartbeats());
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let client = connect(&database.url()).await;
     let keys: Vec<String> = (0..64u8).map(|number| number.to_string()).collect();
@@ -292,7 +292,9 @@ async fn an_empty_batch_is_no_transaction() {
 async fn a_write_that_does_not_reach_all_its_rows_is_an_error() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let config = Mode::Plain.config(&url, "bot").retry_timeout(Duration::from_millis(200));
+    let config = Mode::Plain
+        .config(&url, "bot")
+        .timeouts(Timeouts { retry: Duration::from_millis(200), ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let client = connect(&url).await;
     let skip_devices = "

@@ -11,7 +11,7 @@ use std::{
 
 use matrix_sdk_crypto::store::MemoryStore;
 use matrix_sdk_postgres::{
-    Access, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
     testing::{PostgresServer, TestDatabase},
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
@@ -161,7 +161,7 @@ impl Place {
         let Contender::Postgres { distance, encrypted } = contender else {
             return self.open(contender, name).await;
         };
-        let config = config(self.url(distance), name, encrypted).access(Access::Observe);
+        let config = config(self.url(distance), name, encrypted).access(Access::ReadOnly);
         Subject::postgres(PostgresCryptoStore::open_with_config(&config).await.unwrap())
     }
 
@@ -180,7 +180,10 @@ fn config(url: String, account: &str, encrypted: bool) -> PostgresStoreConfig {
     PostgresStoreConfig::new(url, account)
         .passphrase(encrypted.then_some(PASSPHRASE))
         // No heartbeat is counted.
-        .heartbeat_interval(Duration::from_secs(3_600))
+        .access(OwnershipSettings {
+            heartbeat_interval: Duration::from_secs(3_600),
+            ..Default::default()
+        })
         // For a room of 5 000 members.
-        .atomically_timeout(Duration::from_secs(120))
+        .timeouts(Timeouts { atomically: Duration::from_secs(120), ..Default::default() })
 }

@@ -60,7 +60,7 @@ over TCP, and behind a proxy that makes every round trip 0.5 or 1 ms longer.\n\
 commit, too. **memory** is the SDK's `MemoryStore`, which keeps nothing.\n\
 - *Encrypted*: opened with a passphrase.\n\
 - A bot's day is lived by the account's owner, which answers from memory what it read or saved. Look-ups are \
-made by an observer, which keeps nothing: each of them asks the server.\n\n"
+made by a read-only store, which keeps nothing: each of them asks the server.\n\n"
     )
     .unwrap();
     if quick {

@@ -7,19 +7,8 @@
 --   change with a collation. With encryption they are 32-byte keyed hashes, and data is sealed.
 -- * Foreign keys stand on the small tables only: they cost 2 to 3 microseconds a row.
 -- docs/schema.md says of every column who writes it and whether it is clear, hashed or sealed.
-
-CREATE TABLE {schema}.accounts (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- The operator's label for the account, in clear.
-    name text COLLATE "C" NOT NULL UNIQUE,
-    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key.
-    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 2),
-    -- The account's own encryption keys, sealed. Deleting them makes the account unreadable.
-    cipher bytea CHECK ((cipher IS NULL) = (secret_kind = 0)),
-    -- The minor version of the crate that wrote the cipher: newer ones change its form.
-    cipher_written_by smallint NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
-);
+-- migrations/README.md has the rules for these files: one statement a message, separated by blank
+-- lines.
 
 -- One row per item: the Olm account, the private cross-signing identity, the backup decryption
 -- key, the backup version, the dehydrated device's pickle key. Apart from `accounts`, because the
@@ -67,8 +56,10 @@ CREATE TABLE {schema}.megolm_inbound_sessions (
     data bytea NOT NULL,
     PRIMARY KEY (account_id, room_id, session_id)
 );
+
 CREATE INDEX megolm_inbound_sessions_by_sender
     ON {schema}.megolm_inbound_sessions (account_id, sender_key, sender_data_type);
+
 -- Not a partial index: which generation counts as backed up is a parameter.
 CREATE INDEX megolm_inbound_sessions_by_backup
     ON {schema}.megolm_inbound_sessions (account_id, backup_generation);
@@ -81,6 +72,7 @@ CREATE TABLE {schema}.backup_versions (
     retired boolean NOT NULL DEFAULT false,
     PRIMARY KEY (account_id, generation)
 );
+
 CREATE UNIQUE INDEX backup_versions_by_version
     ON {schema}.backup_versions (account_id, version) WHERE NOT retired;
 
@@ -129,7 +121,9 @@ CREATE TABLE {schema}.key_requests (
     data bytea NOT NULL,
     PRIMARY KEY (account_id, request_id)
 );
+
 CREATE INDEX key_requests_by_info ON {schema}.key_requests (account_id, info);
+
 CREATE INDEX key_requests_unsent ON {schema}.key_requests (account_id) WHERE NOT sent_out;
 
 CREATE TABLE {schema}.withheld_sessions (
@@ -179,14 +173,3 @@ CREATE TABLE {schema}.custom_values (
     data bytea NOT NULL,
     PRIMARY KEY (account_id, key)
 ) WITH (fillfactor = 80);
-
-CREATE TABLE {schema}.lease_locks (
-    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
-    key bytea NOT NULL,
-    holder bytea NOT NULL,
-    -- By the server's clock_timestamp().
-    expires_at timestamptz NOT NULL,
-    -- Rises when the holder changes.
-    generation bigint NOT NULL,
-    PRIMARY KEY (account_id, key)
-) WITH (fillfactor = 50);

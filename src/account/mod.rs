@@ -1,27 +1,32 @@
-//! An account that is open: what it consists of, and its writes.
+//! A store's lane in an open account: what it consists of, and its writes.
 
 pub(crate) mod cache;
 pub(crate) mod caller;
 pub(crate) mod cipher;
 mod find;
+pub(crate) mod handle;
+pub(crate) mod leases;
 pub(crate) mod ownership;
 mod read;
+pub(crate) mod store;
+pub(crate) mod store_handle;
 pub(crate) mod write;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use matrix_sdk_crypto::CryptoStoreError;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_postgres::Row;
 
 use crate::{
-    Access, Error, OpenStoreError, PostgresStoreConfig,
+    Access, Error, PostgresStoreConfig,
     account::{
         cache::{Cache, CacheKey, CacheUpdate, UncommittedOverlay},
         cipher::Codec,
-        ownership::{OWNER, OwnerRow, Ownership, Tokens, is_other_owner},
+        handle::Account,
+        ownership::{LaneOwnership, OWNER, OwnerRow},
+        store::StoreKind,
         write::{
-            atomically::{Running, Scope},
+            atomically::{Running, Scope, ScopeLane},
             batch::Batch,
             lane::{Lane, Part, Stage, Writer},
         },
@@ -33,15 +38,14 @@ use crate::{
     },
 };
 
-pub(crate) const STATEMENTS: &[&Sql] =
-    &[&ownership::claim::CLAIM, &find::INSERT, &find::INSERT_NEXT];
-
-/// An account that is open: where its rows are, how they are sealed, and who writes them.
+/// A store's lane in an account that is open: where its rows are, how they are sealed, and what writes
+/// them.
 pub(crate) struct OpenAccount {
     pub(crate) codec: Arc<Codec>,
     database: Database,
-    owner: Arc<Ownership>,
-    /// `None` for an observer.
+    lane: Arc<LaneOwnership>,
+    kind: &'static StoreKind,
+    /// `None` with read-only access.
     writer: Option<Writer>,
     /// The scope that has the lane.
     running: Arc<Running>,
@@ -74,40 +78,38 @@ impl Staging {
 }
 
 impl OpenAccount {
-    /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
-    /// account over; `former` is what this store owned before it was reopened.
-    pub(crate) async fn open(
-        database: Database,
+    /// The lane of a store, in an account that is open.
+    fn new(
+        account: &Account,
+        kind: &'static StoreKind,
         config: &PostgresStoreConfig,
-        former: Option<&Ownership>,
-    ) -> Result<Self, OpenStoreError> {
-        let (id, codec) = find::find(&database, config).await?;
+        maintenance: i64,
+    ) -> Self {
+        let (codec, database) = (account.codec.clone(), account.database.clone());
         let running = Arc::<Running>::default();
-        let (owner, writer) = match config.access {
-            Access::Observe => {
-                (Arc::new(Ownership::new(id, Tokens::default(), Cache::new(0, 0))), None)
+        let cache = match &config.access {
+            Access::Exclusive(settings) => {
+                Cache::new(settings.cache_bytes, settings.cache_max_keys)
             }
-            Access::Exclusive => {
-                let (owner, presence) =
-                    ownership::claim::claim(&database, config, id, former).await?;
-                let (database, running) = (database.clone(), running.clone());
-                let lane = Lane { database, owner: owner.clone(), running };
-                (owner, Some(Writer::start(lane, presence)))
-            }
+            Access::ReadOnly => Cache::new(0, 0),
         };
-        Ok(Self {
-            codec: Arc::new(codec),
-            database,
-            owner,
-            writer,
-            running,
-            scopes: Semaphore::new(MOST_SCOPES as usize),
-            atomically_timeout: config.atomically_timeout,
-        })
+        cache.see_maintenance(maintenance);
+        let lane = account.owner.lane(kind.name, cache);
+        let writer = account.presence.clone().map(|presence| {
+            let lane = Lane { database: database.clone(), owner: lane.clone() };
+            Writer::start(lane, presence)
+        });
+        let (scopes, atomically_timeout) =
+            (Semaphore::new(MOST_SCOPES as usize), config.timeouts.atomically);
+        Self { codec, database, lane, kind, writer, running, scopes, atomically_timeout }
     }
 
-    pub(crate) fn owner(&self) -> &Arc<Ownership> {
-        &self.owner
+    pub(crate) fn lane(&self) -> &Arc<LaneOwnership> {
+        &self.lane
+    }
+
+    pub(crate) fn kind(&self) -> &'static StoreKind {
+        self.kind
     }
 
     /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
@@ -118,48 +120,33 @@ impl OpenAccount {
         params: &[Param<'_>],
     ) -> Result<Option<Row>, Error> {
         self.writer()?;
-        self.owner.check()?;
-        let mut token = self.owner.token();
-        loop {
-            let error = match self.write_with_token(sql, params, &token).await {
-                Ok(mut rows) => return Ok(rows.pop()),
-                Err(error) => error,
-            };
-            match self.owner.token_instead(&token) {
-                // The writer lane has replaced the token since, or is about to.
-                Some(next) if is_other_owner(&error) => token = next,
-                _ => return Err(self.owner.explain(&self.database, error).await),
-            }
-        }
-    }
-
-    async fn write_with_token(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-        token: &[u8],
-    ) -> Result<Vec<Row>, Error> {
-        let mut params = self.with_id(params);
+        self.lane.check()?;
+        let token = self.lane.owner.token();
+        let (token, mut params) = (token.as_slice(), self.with_id(params));
         params.push(&token);
-        match self.overlay()? {
+        let written = match self.overlay()? {
             // The scope may hold the pool's last connection, and its caller wait for us.
             Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
                 Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
                 answer => answer,
             },
             None => self.database.write_autocommit(sql, &params).await,
+        };
+        match written {
+            Ok(mut rows) => Ok(rows.pop()),
+            Err(error) => Err(self.lane.explain(&self.database, error).await),
         }
     }
 
     fn writer(&self) -> Result<&Writer, Error> {
-        self.writer.as_ref().ok_or(Error::ObserveOnly)
+        self.writer.as_ref().ok_or(Error::ReadOnly)
     }
 
-    /// How many transactions were committed in the account.
+    /// How many transactions were committed in the account, in all of its lanes.
     pub(crate) async fn commits(&self) -> Result<u64, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         let rows = self.query_routed(&OWNER, self.with_id(&[])).await?;
-        Ok(OwnerRow::parse(&rows)?.commits.unsigned_abs())
+        Ok(OwnerRow::parse(&rows)?.commits().unsigned_abs())
     }
 
     /// Queues a write in the account's lane and waits for its commit.
@@ -207,7 +194,7 @@ impl OpenAccount {
         let writer = self.writer()?;
         let stage: Stage = Box::new(move |overlay| Box::pin(stage(overlay)));
         match self.scope()? {
-            Some(scope) => scope.write(stage).await,
+            Some(scope) => scope.write(&self.lane, stage).await,
             None => writer.write(stage).await,
         }
     }
@@ -224,34 +211,30 @@ impl OpenAccount {
         if let Some(scope) = self.scope()? {
             // Nothing is sent within, so there is nothing to stage ahead of.
             for part in parts {
-                let staged =
-                    async move { spawn_blocking(part).await.map_err(|_| Error::StoreClosed)? };
-                scope.write(Box::new(|_| Box::pin(staged))).await?;
+                let staged = async move {
+                    spawn_blocking(part).await.map_err(|error| Error::of_task(&error))?
+                };
+                scope.write(&self.lane, Box::new(|_| Box::pin(staged))).await?;
             }
             return Ok(());
         }
         writer.write_parts(Box::new(parts.map(|part| Box::new(part) as Part))).await
     }
 
-    /// Runs a future all of whose writes become one transaction.
-    pub(crate) async fn atomically<T, E: From<CryptoStoreError>>(
+    /// Runs a future all of whose writes in this store become one transaction; `wrap` makes its kind of
+    /// error.
+    pub(crate) async fn atomically<T, E>(
         &self,
         future: impl Future<Output = Result<T, E>>,
+        wrap: impl Fn(Error) -> E,
     ) -> Result<T, E> {
-        if Scope::current().is_some() {
-            return Err(CryptoStoreError::from(Error::NestedAtomically).into());
-        }
-        let wrap = |error| -> E { CryptoStoreError::from(error).into() };
-        let writer = self.writer().map_err(wrap)?.clone();
-        let _counted = self.scopes.acquire().await.map_err(|_| wrap(Error::StoreClosed))?;
-        let (owner, limit) = (self.owner.clone(), self.atomically_timeout);
-        Scope::run(writer, owner, limit, future, wrap).await
+        atomically(&[self], future, wrap).await
     }
 
     /// The transaction that the calling task is in.
     pub(crate) fn scope(&self) -> Result<Option<Arc<Scope>>, Error> {
         match Scope::current() {
-            Some(scope) if !scope.is_of(&self.owner) => Err(Error::OtherStoreInAtomically),
+            Some(scope) if !scope.is_of(&self.lane) => Err(Error::OtherStoreInAtomically),
             scope => Ok(scope),
         }
     }
@@ -265,7 +248,7 @@ impl OpenAccount {
     /// Whether the account need not be opened again before it is written to: nothing has failed, and
     /// the runtime on which it was opened has not ended.
     pub(crate) fn can_write(&self) -> bool {
-        !self.owner.has_failed()
+        self.lane.check_write().is_ok()
             && self.running.get().is_none_or(|scope| !scope.fails_at_end())
             && self.writer.as_ref().is_none_or(Writer::is_running)
     }
@@ -282,13 +265,33 @@ impl OpenAccount {
         }
     }
 
-    /// Lets go of the account.
+    /// Ends the lane.
     pub(crate) async fn close(&self) {
         self.finish_writes().await;
-        self.owner.cache.close();
+        self.lane.close();
     }
 
-    pub(crate) fn close_pool(&self) {
-        self.database.close_pool();
+    fn scope_lane(&self) -> Result<(ScopeLane, Writer), Error> {
+        let writer = self.writer()?.clone();
+        let hidden = self.kind.seen_when_committed;
+        Ok((ScopeLane::new(self.lane.clone(), self.running.clone(), hidden), writer))
     }
+}
+
+/// Runs a future all of whose writes in these stores of one account become one transaction.
+pub(crate) async fn atomically<T, E>(
+    stores: &[&OpenAccount],
+    future: impl Future<Output = Result<T, E>>,
+    wrap: impl Fn(Error) -> E,
+) -> Result<T, E> {
+    if Scope::current().is_some() {
+        return Err(wrap(Error::NestedAtomically));
+    }
+    let (mut lanes, mut counted, mut limit) = (Vec::new(), Vec::new(), Duration::MAX);
+    for store in stores {
+        lanes.push(store.scope_lane().map_err(&wrap)?);
+        counted.push(store.scopes.acquire().await.map_err(|_| wrap(Error::StoreClosed))?);
+        limit = limit.min(store.atomically_timeout);
+    }
+    Scope::run(lanes, limit, future, wrap).await
 }

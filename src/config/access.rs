@@ -1,54 +1,150 @@
-//! Who may have an account open, and what happens when somebody else has.
+//! Who may have an account open, and what happens when another process has.
 
 use std::time::Duration;
 
-/// What a store does with its account.
+use super::PostgresStoreConfig;
+
+/// What a store does with its account, set with [`PostgresStoreConfig::access`].
 ///
 /// ```
 /// use matrix_sdk_postgres::{Access, PostgresStoreConfig};
 ///
 /// // A dashboard beside a running bot.
 /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
-///     .access(Access::Observe);
+///     .access(Access::ReadOnly);
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// Owns the account: from now on, writes of whoever owned it before fail with
+    /// Owns the account, the default: from now on, writes of whoever owned it before fail with
     /// [`Error::Superseded`](crate::Error::Superseded).
-    #[default]
-    Exclusive,
+    Exclusive(OwnershipSettings),
 
     /// Takes nothing and writes nothing; writes fail with
-    /// [`Error::ObserveOnly`](crate::Error::ObserveOnly). Neither schema nor account is created.
-    Observe,
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly). Neither schema nor account is created, and nothing
+    /// is cached.
+    ReadOnly,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self::Exclusive(OwnershipSettings::default())
+    }
+}
+
+impl From<OwnershipSettings> for Access {
+    fn from(settings: OwnershipSettings) -> Self {
+        Self::Exclusive(settings)
+    }
+}
+
+/// How an account is owned. Later versions may have more fields: end with
+/// `..Default::default()`.
+///
+/// ```
+/// use matrix_sdk_postgres::{OwnershipSettings, PostgresStoreConfig, Takeover};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").access(
+///     OwnershipSettings {
+///         takeover: Takeover::RefuseIfAlive,
+///         label: "blue".to_owned(),
+///         ..Default::default()
+///     },
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnershipSettings {
+    /// What opening does when the account has an owner that is alive, [`Takeover::Immediate`] by
+    /// default.
+    pub takeover: Takeover,
+
+    /// How this owner is called in the errors of others, `matrix-sdk-postgres` by default: the host's
+    /// name and the process are added. Stored in clear. Up to 255 bytes without control characters.
+    pub label: String,
+
+    /// How often the process shows that it is alive, every 2 seconds by default.
+    ///
+    /// Three intervals after the last time its accounts count as free: a standby takes over, and a
+    /// refusal ends. It is one small write a process, not an account, on a connection of its own and
+    /// without waiting for the disk. Of several stores in a process the shortest interval counts.
+    /// Make it longer for a server that sleeps when it is idle.
+    ///
+    /// From 10 ms to 1 day.
+    pub heartbeat_interval: Duration,
+
+    /// How many bytes the cache may take, 16 MiB by default; 0 for no cache.
+    ///
+    /// What an account's owner has read or saved no other process changes, so it need not ask twice:
+    /// room keys, devices, identities of users, tracked users and requests not sent yet are answered
+    /// from memory once they were read or saved. They are kept as they are stored, sealed in an
+    /// encrypted account, and wiped when they are dropped.
+    pub cache_bytes: usize,
+
+    /// Maximum number of keys remembered per table, 100 000 by default; 0 for none.
+    ///
+    /// A lookup of a key outside a complete set returns nothing without a query. The keys are fetched
+    /// once, 8 bytes each, when a table is first read; of a table that has more, none are kept.
+    pub cache_max_keys: usize,
+}
+
+impl Default for OwnershipSettings {
+    fn default() -> Self {
+        Self {
+            takeover: Takeover::default(),
+            label: "matrix-sdk-postgres".to_owned(),
+            heartbeat_interval: Duration::from_secs(2),
+            cache_bytes: 16 << 20,
+            cache_max_keys: 100_000,
+        }
+    }
 }
 
 /// What an opener does when the account has an owner that is alive: one whose
 /// process renewed its heartbeat within the last three
-/// [`heartbeat_interval`](crate::PostgresStoreConfig::heartbeat_interval)s of its own.
+/// [`heartbeat_interval`](OwnershipSettings::heartbeat_interval)s of its own.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+/// use matrix_sdk_postgres::{OwnershipSettings, PostgresStoreConfig, Takeover};
 ///
 /// // A hot standby: waits until the active one ends or dies.
+/// let takeover = Takeover::WaitUntilFree(Duration::from_secs(3600));
 /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
-///     .on_owner(OnOwner::WaitUntilFree(Duration::from_secs(3600)));
+///     .access(OwnershipSettings { takeover, ..Default::default() });
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum OnOwner {
+pub enum Takeover {
     /// Takes the account over: the newest wins.
     #[default]
-    TakeOver,
+    Immediate,
 
     /// Fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which names the
     /// owner.
     RefuseIfAlive,
 
     /// Waits until the owner has closed its store or is no longer alive, for this long at most; then
-    /// fails as [`OnOwner::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
+    /// fails as [`Takeover::RefuseIfAlive`] does. From zero to `Duration::MAX`, which waits for ever.
     WaitUntilFree(Duration),
+}
+
+impl PostgresStoreConfig {
+    /// What the store does with the account: [`Access::ReadOnly`], or [`OwnershipSettings`] for
+    /// [`Access::Exclusive`], the default.
+    ///
+    /// ```
+    /// # use matrix_sdk_postgres::{Access, OwnershipSettings, PostgresStoreConfig, Takeover};
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot");
+    /// let dashboard = config.clone().access(Access::ReadOnly);
+    /// let bot = config.access(OwnershipSettings {
+    ///     takeover: Takeover::RefuseIfAlive,
+    ///     ..Default::default()
+    /// });
+    /// ```
+    #[must_use]
+    pub fn access(mut self, access: impl Into<Access>) -> Self {
+        self.access = access.into();
+        self
+    }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::PostgresStoreConfig;
-use crate::{OpenStoreError, config::secret::Secret};
+use crate::{
+    Access, OpenStoreError, OwnershipSettings, PoolSettings, Timeouts, config::secret::Secret,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -34,34 +36,58 @@ impl PostgresStoreConfig {
         if account.trim() != account {
             return Err("the account's name begins or ends with a blank".to_owned());
         }
-        check_text("owner_label", &self.owner_label)?;
         if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
             return Err("the passphrase is empty: give one, or None for no encryption".to_owned());
         }
-        if !(1..=MOST_CONNECTIONS).contains(&self.pool_max_size) {
+        self.pool.check()?;
+        self.timeouts.check()?;
+        match &self.access {
+            Access::Exclusive(settings) => settings.check(),
+            Access::ReadOnly => Ok(()),
+        }
+    }
+}
+
+impl PoolSettings {
+    fn check(&self) -> Result<(), String> {
+        if !(1..=MOST_CONNECTIONS).contains(&self.max_size) {
             return Err(format!(
-                "pool_max_size is {}: it must be from 1 to {MOST_CONNECTIONS}",
-                self.pool_max_size
+                "pool.max_size is {}: it must be from 1 to {MOST_CONNECTIONS}",
+                self.max_size
             ));
         }
+        let connect = self.connect_timeout.unwrap_or(LONGEST_TIMEOUT);
+        check_duration("pool.wait_timeout", self.wait_timeout, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
+        check_duration("pool.connect_timeout", connect, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
         for (name, value) in [
-            ("connect_timeout", self.connect_timeout),
-            ("pool_timeout", self.pool_timeout),
-            ("statement_timeout", self.statement_timeout),
-            ("atomically_timeout", self.atomically_timeout),
-            ("heartbeat_interval", self.heartbeat_interval),
-            ("transaction_idle_timeout", self.transaction_idle_timeout),
-            ("retry_timeout", self.retry_timeout),
-        ] {
-            check_duration(name, value, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
-        }
-        for (name, value) in [
-            ("max_connection_age", self.max_connection_age),
-            ("max_connection_idle", self.max_connection_idle),
+            ("pool.max_connection_age", self.max_connection_age),
+            ("pool.max_connection_idle", self.max_connection_idle),
         ] {
             check_duration(name, value.unwrap_or(YEAR), SHORTEST_LIFE, YEAR)?;
         }
         Ok(())
+    }
+}
+
+impl Timeouts {
+    fn check(&self) -> Result<(), String> {
+        for (name, value) in [
+            ("timeouts.statement", self.statement),
+            ("timeouts.atomically", self.atomically),
+            ("timeouts.transaction_idle", self.transaction_idle),
+            ("timeouts.retry", self.retry),
+        ] {
+            check_duration(name, value, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
+        }
+        Ok(())
+    }
+}
+
+impl OwnershipSettings {
+    fn check(&self) -> Result<(), String> {
+        check_text("the owner's label", &self.label)?;
+        let (name, interval) = ("heartbeat_interval", self.heartbeat_interval);
+        check_duration(name, interval, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)
     }
 }
 

@@ -4,47 +4,37 @@ pub(crate) mod access;
 mod builders;
 pub(crate) mod conninfo;
 pub(crate) mod limits;
-mod ownership;
 pub(crate) mod password_callback;
+pub(crate) mod pool;
 pub(crate) mod secret;
+pub(crate) mod timeouts;
 pub(crate) mod tls;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::{
-    Access, OnOwner, OpenStoreError,
+    Access, OpenStoreError, PoolSettings, Timeouts,
     config::{conninfo::ConnInfo, password_callback::PasswordCallback, secret::Secret},
 };
 
 /// Everything a store needs to know before it is opened.
 ///
-/// Only the server and the account's name are required; the rest has defaults:
+/// Most need three settings: the server's URL, the account's name and a passphrase. The rest has
+/// defaults, each given where its group is described:
 ///
 /// | setting | default |
 /// |---|---|
-/// | [`passphrase`](Self::passphrase), [`key`](Self::key) | none: nothing is encrypted at rest |
+/// | [`passphrase`](Self::passphrase) or [`key`](Self::key) | none: nothing is encrypted at rest |
 /// | [`schema`](Self::schema) | `matrix_sdk` |
-/// | [`pool_max_size`](Self::pool_max_size) | 8 connections |
-/// | [`pool_timeout`](Self::pool_timeout) | 30 s |
-/// | [`connect_timeout`](Self::connect_timeout) | 10 s, or the connection string's |
-/// | [`statement_timeout`](Self::statement_timeout) | 60 s |
-/// | [`atomically_timeout`](Self::atomically_timeout) | 30 s |
-/// | [`max_connection_age`](Self::max_connection_age) | 30 minutes |
-/// | [`max_connection_idle`](Self::max_connection_idle) | 10 minutes |
-/// | [`prepared_statements`](Self::prepared_statements) | `true` |
-/// | [`access`](Self::access), [`on_owner`](Self::on_owner) | exclusive, taking over |
-/// | [`owner_label`](Self::owner_label) | `matrix-sdk-postgres` |
-/// | [`heartbeat_interval`](Self::heartbeat_interval) | 2 s |
-/// | [`transaction_idle_timeout`](Self::transaction_idle_timeout) | 1 s |
-/// | [`retry_timeout`](Self::retry_timeout) | 15 s |
-/// | [`cache_bytes`](Self::cache_bytes) | 16 MiB |
-/// | [`cache_max_keys`](Self::cache_max_keys) | 100 000 of each table |
-/// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
+/// | [`access`](Self::access): [`Access`], with [`OwnershipSettings`](crate::OwnershipSettings) | exclusive, taking over; heartbeat every 2 s, cache of 16 MiB |
+/// | [`timeouts`](Self::timeouts): [`Timeouts`] | statement 60 s, retry 15 s, `atomically` 30 s, idle transaction 1 s |
+/// | [`pool`](Self::pool): [`PoolSettings`] | 8 connections, waited for 30 s, made within 10 s, replaced after 30 minutes; prepared statements |
+/// | [`password_file`](Self::password_file), [`password_callback`](Self::password_callback) | none: the password is the connection string's, or libpq's |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
+/// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 ///
-/// Timeouts may be from 10 ms to 1 day, the age and the idleness of a connection from 1 ms to 365 days;
-/// what else is limited says so. A setting out of its range is
-/// [`OpenStoreError::InvalidConfig`] at opening, which names it.
+/// A setting out of its range is [`OpenStoreError::InvalidConfig`] at opening, which names it. Of two
+/// calls of one setter the later counts; a group is replaced as a whole.
 ///
 /// A configuration can be cloned and varied, for many accounts in one database. Its `Debug` shows
 /// no password, passphrase or key.
@@ -52,41 +42,32 @@ use crate::{
 /// ```
 /// use std::time::Duration;
 ///
-/// use matrix_sdk_postgres::PostgresStoreConfig;
+/// use matrix_sdk_postgres::{PoolSettings, PostgresStoreConfig, Timeouts};
 ///
 /// let config = PostgresStoreConfig::new("postgres://bot@db.example/bots", "my-bot")
-///     .passphrase(Some("correct horse battery staple"))
-///     .pool_max_size(4)
-///     .statement_timeout(Duration::from_secs(20));
+///     .passphrase(Some("correct horse battery staple"));
 /// assert!(!format!("{config:?}").contains("horse"));
+///
+/// let patient = config
+///     .clone()
+///     .account("my-other-bot")
+///     .timeouts(Timeouts { statement: Duration::from_secs(120), ..Default::default() })
+///     .pool(PoolSettings { max_size: 4, ..Default::default() });
 /// ```
 #[derive(Clone)]
 pub struct PostgresStoreConfig {
-    /// The connection string, or what is wrong with it.
-    pub(crate) server: Result<Arc<ConnInfo>, String>,
+    /// The connection string, or what is wrong with it; `None` when none was given.
+    pub(crate) server: Option<Result<Arc<ConnInfo>, String>>,
     pub(crate) account: String,
     pub(crate) schema: String,
     pub(crate) secret: Option<Secret>,
     pub(crate) password_callback: Option<PasswordCallback>,
     pub(crate) password_file: Option<PathBuf>,
-    pub(crate) pool_max_size: usize,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) pool_timeout: Duration,
-    pub(crate) statement_timeout: Duration,
-    pub(crate) atomically_timeout: Duration,
-    pub(crate) max_connection_age: Option<Duration>,
-    pub(crate) max_connection_idle: Option<Duration>,
-    pub(crate) prepared_statements: bool,
-    pub(crate) run_migrations: bool,
+    pub(crate) pool: PoolSettings,
+    pub(crate) timeouts: Timeouts,
     pub(crate) access: Access,
-    pub(crate) on_owner: OnOwner,
-    pub(crate) owner_label: String,
-    pub(crate) heartbeat_interval: Duration,
-    pub(crate) transaction_idle_timeout: Duration,
-    pub(crate) retry_timeout: Duration,
+    pub(crate) run_migrations: bool,
     pub(crate) accept_unsafe_durability: bool,
-    pub(crate) cache_bytes: usize,
-    pub(crate) cache_max_keys: usize,
 }
 
 impl PostgresStoreConfig {
@@ -151,8 +132,33 @@ impl PostgresStoreConfig {
     ///
     /// [strings]: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
     pub fn new(url: impl Into<String>, account: impl Into<String>) -> Self {
-        let url = zeroize::Zeroizing::new(url.into());
-        Self::with_server(ConnInfo::parse(&url, variable), account.into())
+        Self::for_account(account).url(url)
+    }
+
+    /// Names the account only, for a store that is opened with
+    /// [`open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or until [`url`](Self::url) names
+    /// the server. Without either, opening fails with [`OpenStoreError::InvalidConfig`].
+    ///
+    /// ```
+    /// use matrix_sdk_postgres::PostgresStoreConfig;
+    ///
+    /// let config = PostgresStoreConfig::for_account("my-bot").passphrase(Some("a passphrase"));
+    /// # assert!(config.build_pool().is_err());
+    /// ```
+    pub fn for_account(account: impl Into<String>) -> Self {
+        Self {
+            server: None,
+            account: account.into(),
+            schema: "matrix_sdk".to_owned(),
+            secret: None,
+            password_callback: None,
+            password_file: None,
+            pool: PoolSettings::default(),
+            timeouts: Timeouts::default(),
+            access: Access::default(),
+            run_migrations: true,
+            accept_unsafe_durability: false,
+        }
     }
 
     /// Takes the server from the environment: `DATABASE_URL`, and libpq's variables for what it
@@ -181,39 +187,8 @@ impl PostgresStoreConfig {
     ///
     /// [variables]: https://www.postgresql.org/docs/current/libpq-envars.html
     pub fn from_env(account: impl Into<String>) -> Result<Self, OpenStoreError> {
-        let server = ConnInfo::from_variables(variable);
-        let server = server.map_err(OpenStoreError::InvalidConfig)?;
-        Ok(Self::with_server(Ok(server), account.into()))
-    }
-
-    fn with_server(server: Result<ConnInfo, String>, account: String) -> Self {
-        let connect_timeout = server.as_ref().ok().and_then(|server| server.connect_timeout);
-        Self {
-            server: server.map(Arc::new),
-            account,
-            schema: "matrix_sdk".to_owned(),
-            secret: None,
-            password_callback: None,
-            password_file: None,
-            pool_max_size: 8,
-            connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(10)),
-            pool_timeout: Duration::from_secs(30),
-            statement_timeout: Duration::from_secs(60),
-            atomically_timeout: Duration::from_secs(30),
-            max_connection_age: Some(Duration::from_secs(30 * 60)),
-            max_connection_idle: Some(Duration::from_secs(10 * 60)),
-            prepared_statements: true,
-            run_migrations: true,
-            access: Access::default(),
-            on_owner: OnOwner::default(),
-            owner_label: "matrix-sdk-postgres".to_owned(),
-            heartbeat_interval: Duration::from_secs(2),
-            transaction_idle_timeout: Duration::from_secs(1),
-            retry_timeout: Duration::from_secs(15),
-            accept_unsafe_durability: false,
-            cache_bytes: 16 << 20,
-            cache_max_keys: 100_000,
-        }
+        let server = ConnInfo::from_variables(variable).map_err(OpenStoreError::InvalidConfig)?;
+        Ok(Self { server: Some(Ok(Arc::new(server))), ..Self::for_account(account) })
     }
 }
 
@@ -229,34 +204,22 @@ impl fmt::Debug for PostgresStoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("PostgresStoreConfig");
         match &self.server {
-            Ok(server) => shown
+            Some(Ok(server)) => shown
                 .field("addresses", &server.addresses)
                 .field("dbname", &server.dbname)
                 .field("user", &server.user)
                 .field("tls", &server.tls),
-            Err(error) => shown.field("invalid", error),
+            Some(Err(error)) => shown.field("invalid", error),
+            None => &mut shown,
         };
         shown
             .field("account", &self.account)
             .field("schema", &self.schema)
             .field("secret", &self.secret)
-            .field("pool_max_size", &self.pool_max_size)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("pool_timeout", &self.pool_timeout)
-            .field("statement_timeout", &self.statement_timeout)
-            .field("atomically_timeout", &self.atomically_timeout)
-            .field("max_connection_age", &self.max_connection_age)
-            .field("max_connection_idle", &self.max_connection_idle)
-            .field("prepared_statements", &self.prepared_statements)
-            .field("run_migrations", &self.run_migrations)
+            .field("pool", &self.pool)
+            .field("timeouts", &self.timeouts)
             .field("access", &self.access)
-            .field("on_owner", &self.on_owner)
-            .field("owner_label", &self.owner_label)
-            .field("heartbeat_interval", &self.heartbeat_interval)
-            .field("transaction_idle_timeout", &self.transaction_idle_timeout)
-            .field("retry_timeout", &self.retry_timeout)
-            .field("cache_bytes", &self.cache_bytes)
-            .field("cache_max_keys", &self.cache_max_keys)
+            .field("run_migrations", &self.run_migrations)
             .finish_non_exhaustive()
     }
 }

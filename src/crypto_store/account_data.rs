@@ -1,16 +1,14 @@
 //! The account's single items: the Olm account, the private identity, and three keys.
 
-use std::sync::{Arc, PoisonError, RwLock};
-
 use matrix_sdk_crypto::{
     Account,
-    olm::{PickledAccount, PrivateCrossSigningIdentity, StaticAccountData},
+    olm::{PickledAccount, PrivateCrossSigningIdentity},
     store::types::{BackupDecryptionKey, BackupKeys, DehydratedDeviceKey, PendingChanges},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_postgres::types::Type;
 
-use super::deferred::Saves;
+use super::{deferred::Saves, static_account::StaticAccount};
 use crate::{
     Error,
     account::{
@@ -77,27 +75,6 @@ impl Item {
     }
 }
 
-/// What of the account never changes, kept for reads that need our own ids and keys.
-pub(super) type StaticAccount = Arc<RwLock<Option<StaticAccountData>>>;
-
-pub(super) fn static_account(cell: &StaticAccount) -> Option<StaticAccountData> {
-    cell.read().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// The same, and within a transaction that saved the account, what it saved.
-pub(super) fn own(
-    account: &OpenAccount,
-    cell: &StaticAccount,
-) -> Result<Option<StaticAccountData>, Error> {
-    account.owner().check()?;
-    let within = account.overlay()?.and_then(|scope| scope.learnt());
-    Ok(within.or_else(|| static_account(cell)))
-}
-
-pub(super) fn set_static_account(cell: &StaticAccount, data: StaticAccountData) {
-    *cell.write().unwrap_or_else(PoisonError::into_inner) = Some(data);
-}
-
 pub(super) async fn load_account(
     account: &OpenAccount,
     saves: &Saves,
@@ -109,11 +86,9 @@ pub(super) async fn load_account(
     };
     saves.see_account_loaded();
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
-    // What is only saved, others learn with the commit.
-    let is_committed =
-        account.overlay()?.is_none_or(|scope| scope.learnt::<StaticAccountData>().is_none());
-    if is_committed {
-        set_static_account(static_account, olm_account.static_data().clone());
+    // What is not committed yet, others learn with the commit.
+    if static_account.within(account)?.is_none() {
+        static_account.set(olm_account.static_data().clone());
     }
     Ok(Some(olm_account))
 }
@@ -129,7 +104,7 @@ pub(super) async fn save_pending_changes(
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
     // Before others can see the account.
     if let (Some(data), Some(scope)) = (data, account.scope()?) {
-        scope.learn(data);
+        static_account.set_within(&scope, data);
     }
     let saved = account
         .write(|staging| async move {
@@ -147,7 +122,7 @@ pub(super) async fn save_pending_changes(
                     stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
                 }
                 let data = olm_account.static_data().clone();
-                batch.on_commit(move || set_static_account(&static_account, data));
+                batch.on_commit(move || static_account.set(data));
                 saves.complete(&mut batch, Vec::new(), true)?;
             }
             Ok(batch)

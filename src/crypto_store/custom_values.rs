@@ -11,8 +11,7 @@ const TABLE: &str = CUSTOM_VALUES.name;
 pub(super) static CUSTOM_VALUES: Table =
     Table { name: "custom_values", key: &[bytea("key")], values: &[bytea("data")], cache: None };
 
-// Others act on them at the homeserver: on the position of a sync, say.
-static GET: Sql = Sql::get("custom_values.get", &CUSTOM_VALUES).seen_when_committed();
+static GET: Sql = Sql::get("custom_values.get", &CUSTOM_VALUES);
 static UPSERT: Upsert = Upsert::new("custom_values.upsert", &CUSTOM_VALUES);
 static DELETE: Delete = Delete::new("custom_values.delete", &CUSTOM_VALUES);
 

@@ -10,15 +10,14 @@ mod error;
 mod identities;
 mod inbound_group_sessions;
 mod key_requests;
-mod leases;
 mod message_hashes;
 mod olm_sessions;
-mod opened;
 mod outbound_group_sessions;
 mod room_key_bundles;
 mod save_changes;
 mod secrets;
 mod size;
+mod static_account;
 mod store;
 mod sync_tokens;
 mod tracked_users;
@@ -53,6 +52,7 @@ use matrix_sdk_crypto::{
 use tracing::instrument;
 use zeroize::Zeroizing;
 
+pub(crate) use self::store::CRYPTO_STORE;
 pub use self::store::PostgresCryptoStore;
 use crate::Error;
 
@@ -359,7 +359,7 @@ impl CryptoStore for PostgresCryptoStore {
         key: &str,
         holder: &str,
     ) -> Result<Option<CrossProcessLockGeneration>> {
-        leases::take(&*self.operation()?, lease_duration_ms, key, holder).await
+        self.operation()?.take_lease(lease_duration_ms, key, holder).await
     }
 
     #[instrument(skip_all)]
@@ -369,12 +369,12 @@ impl CryptoStore for PostgresCryptoStore {
 
     #[instrument(skip_all)]
     async fn close(&self) -> Result<()> {
-        self.close_account().await
+        self.handle().close().await
     }
 
     #[instrument(skip_all)]
     async fn reopen(&self) -> Result<()> {
-        self.reopen_account().await
+        self.handle().reopen().await
     }
 
     #[instrument(skip_all)]

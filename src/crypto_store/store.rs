@@ -1,9 +1,6 @@
 //! The store itself: opening, closing, and the account between.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use deadpool_postgres::Pool;
 use matrix_sdk_crypto::olm::StaticAccountData;
@@ -11,25 +8,22 @@ use matrix_sdk_crypto::olm::StaticAccountData;
 use tokio_postgres::types::Type;
 
 use super::{
-    account_data::{self, StaticAccount},
-    backups, custom_values,
+    account_data, backups, custom_values,
     deferred::{Deferred, Saves},
-    devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, leases,
-    message_hashes, olm_sessions,
-    opened::Opened,
-    outbound_group_sessions, room_key_bundles, secrets, size, sync_tokens, tracked_users, withheld,
+    devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
+    olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
+    static_account::StaticAccount,
+    sync_tokens, tracked_users, withheld,
 };
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::{
-        self, OpenAccount,
-        ownership::{self, Ownership, heartbeat},
+        OpenAccount,
+        handle::{AccountHandle, statements},
+        store::StoreKind,
+        store_handle::{Operation, StoreHandle},
     },
-    postgres::{
-        database::Database,
-        schema::Schema,
-        statement::{Sql, Statements},
-    },
+    postgres::{migrations::Migration, schema::Schema, statement::Statements},
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
@@ -51,8 +45,7 @@ use crate::{
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
 /// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
-///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] and [`PostgresStoreConfig::on_owner`]
-///   say otherwise.
+///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] says otherwise.
 /// - A crash in the middle of a sync loses no key: what the SDK saves before the sync's end, and what
 ///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session
 ///   that has only received, and the deletion of a key request that was answered. Until then reads
@@ -81,17 +74,9 @@ pub struct PostgresCryptoStore {
 type StatementText = (&'static str, String, Vec<Type>);
 
 pub(super) struct Inner {
-    pub(super) config: PostgresStoreConfig,
-    /// A pool that came from outside: it is neither closed nor rebuilt.
-    pub(super) foreign_pool: Option<Pool>,
-    /// `None` when closed.
-    pub(super) opened: Mutex<Option<Opened>>,
-    /// TransactionConnection while the store is closed or reopened.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    store: Arc<StoreHandle>,
     static_account: StaticAccount,
     pub(super) deferred: Arc<Deferred>,
-    /// Of the account as it was last open: a store that was superseded stays so, open or closed.
-    pub(super) owner: Mutex<Arc<Ownership>>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -163,7 +148,7 @@ impl PostgresCryptoStore {
     /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
     /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
     ///
-    /// let config = PostgresStoreConfig::from_env("my-bot")?.pool_max_size(4);
+    /// let config = PostgresStoreConfig::from_env("my-bot")?.schema("staging");
     /// let store = PostgresCryptoStore::open_with_config(&config).await?;
     /// # Ok(()) }
     /// ```
@@ -173,9 +158,10 @@ impl PostgresCryptoStore {
 
     /// Opens the store on a pool that is shared with other stores or with the application.
     ///
-    /// Of `config`, what concerns connections (URL, TLS, password, pool size, timeouts of
-    /// connections) is not used. Statements go typed and unnamed, one round trip each, so that the
-    /// pool may sit behind any pooler. Closing the store does not close the pool.
+    /// Of `config`, what concerns connections (URL, password, [`PoolSettings`](crate::PoolSettings)) is
+    /// not used. On a pool that [`build_pool`](PostgresStoreConfig::build_pool) made, statements are
+    /// prepared as its settings say. On any other pool they go typed and unnamed, one round trip each, so
+    /// that it may sit behind any pooler. Closing the store does not close the pool.
     ///
     /// # Errors
     ///
@@ -185,9 +171,10 @@ impl PostgresCryptoStore {
     /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
     /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
     ///
-    /// let pool = PostgresStoreConfig::new("postgres://localhost/bots", "any").build_pool()?;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
+    /// let pool = config.build_pool()?;
     /// for name in ["alice-bot", "bob-bot"] {
-    ///     let config = PostgresStoreConfig::new("", name);
+    ///     let config = config.clone().account(name);
     ///     let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await?;
     /// }
     /// # Ok(()) }
@@ -203,23 +190,29 @@ impl PostgresCryptoStore {
         foreign_pool: Option<Pool>,
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
-        let account = open_account(foreign_pool.as_ref(), config, None).await?;
-        let owner = account.owner().clone();
-        Ok(Self {
-            inner: Arc::new(Inner {
-                config: config.clone(),
-                foreign_pool,
-                opened: Mutex::new(Some(Opened::new(account))),
-                turn: tokio::sync::Mutex::default(),
-                static_account: StaticAccount::default(),
-                deferred: Deferred::new(owner.clone()),
-                owner: Mutex::new(owner),
-            }),
-        })
+        let account = AccountHandle::open(foreign_pool, config, vec![&CRYPTO_STORE]).await?;
+        Ok(Self::of(&account)?)
     }
 
-    pub(super) fn owner(&self) -> Arc<Ownership> {
-        self.inner.owner.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The crypto store of an account that has just been opened.
+    pub(crate) fn of(account: &AccountHandle) -> Result<Self, Error> {
+        let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new)?;
+        let static_account = StaticAccount::default();
+        Ok(Self { inner: Arc::new(Inner { store, static_account, deferred }) })
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<StoreHandle> {
+        &self.inner.store
+    }
+
+    /// The open account, for one operation.
+    pub(super) fn operation(&self) -> Result<Operation, Error> {
+        self.inner.store.operation()
+    }
+
+    /// The same for a read of which the SDK swallows a failure in the middle of a sync.
+    pub(super) fn operation_of_sync(&self) -> Result<Operation, Error> {
+        self.operation().inspect_err(|_| self.inner.deferred.see_torn())
     }
 
     pub(super) fn static_account(&self) -> &StaticAccount {
@@ -228,7 +221,7 @@ impl PostgresCryptoStore {
 
     /// What never changes of our own account, once it is known.
     pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
-        account_data::own(account, &self.inner.static_account)
+        self.inner.static_account.seen(account)
     }
 
     /// The saves that are deferred.
@@ -240,7 +233,7 @@ impl PostgresCryptoStore {
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
-        account_data::static_account(&self.inner.static_account)
+        self.inner.static_account.committed()
     }
 
     /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
@@ -251,33 +244,21 @@ impl PostgresCryptoStore {
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
-        let statements = Statements::new(Schema::new(schema)?, statements());
+        let statements = Statements::new(Schema::new(schema)?, statements(&[&CRYPTO_STORE]));
         let texts = statements.iter();
         Ok(texts.map(|(name, sql)| (*name, sql.text.clone(), sql.types.clone())).collect())
     }
 }
 
-pub(super) async fn open_account(
-    foreign_pool: Option<&Pool>,
-    config: &PostgresStoreConfig,
-    former: Option<&Ownership>,
-) -> Result<OpenAccount, OpenStoreError> {
-    config.validate()?;
-    let statements = Statements::new(Schema::new(&config.schema)?, statements());
-    let pool = match foreign_pool {
-        Some(pool) => pool.clone(),
-        None => config.build_pool()?,
-    };
-    let database = Database::new(pool, Arc::new(statements), foreign_pool.is_some(), config);
-    OpenAccount::open(database, config, former).await
-}
-
-/// Every statement, to be prepared together.
-pub(super) fn statements() -> Vec<&'static Sql> {
-    [
-        ownership::STATEMENTS,
-        heartbeat::STATEMENTS,
-        account::STATEMENTS,
+pub(crate) static CRYPTO_STORE: StoreKind = StoreKind {
+    name: "crypto_store",
+    migrations: &[Migration {
+        version: 1,
+        compatible_with: 1,
+        name: "initial",
+        sql: include_str!("../../migrations/crypto_store/0001_initial.sql"),
+    }],
+    statements: &[
         account_data::STATEMENTS,
         backups::STATEMENTS,
         custom_values::STATEMENTS,
@@ -286,7 +267,6 @@ pub(super) fn statements() -> Vec<&'static Sql> {
         identities::STATEMENTS,
         inbound_group_sessions::STATEMENTS,
         key_requests::STATEMENTS,
-        leases::STATEMENTS,
         message_hashes::STATEMENTS,
         olm_sessions::STATEMENTS,
         outbound_group_sessions::STATEMENTS,
@@ -296,6 +276,7 @@ pub(super) fn statements() -> Vec<&'static Sql> {
         sync_tokens::STATEMENTS,
         tracked_users::STATEMENTS,
         withheld::STATEMENTS,
-    ]
-    .concat()
-}
+    ],
+    // Others act on these at the homeserver.
+    seen_when_committed: &["sync_tokens", "custom_values"],
+};

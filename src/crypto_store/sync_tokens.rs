@@ -20,13 +20,11 @@ const TABLE: &str = SYNC_TOKENS.name;
 pub(super) static SYNC_TOKENS: Table =
     Table { name: "sync_tokens", key: &[], values: &[bytea("data")], cache: None };
 
-// Others act on it at the homeserver.
 static GET: Sql = Sql::new(
     "sync_tokens.get",
-    "SELECT data FROM {schema}.sync_tokens WHERE account_id = $1 AND data IS NOT NULL",
+    "SELECT data FROM {schema}.sync_tokens WHERE account_id = $1",
     &[Type::INT8],
-)
-.seen_when_committed();
+);
 
 static UPSERT: Write = Write {
     table: &SYNC_TOKENS,

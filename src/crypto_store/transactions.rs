@@ -6,7 +6,7 @@ use matrix_sdk_crypto::CryptoStoreError;
 
 use super::PostgresCryptoStore;
 #[cfg(doc)]
-use crate::PostgresStoreConfig;
+use crate::Timeouts;
 use crate::{Error, Transaction};
 
 impl PostgresCryptoStore {
@@ -32,7 +32,7 @@ impl PostgresCryptoStore {
     ///
     /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
     /// dropped, or holds the account for longer than
-    /// [`atomically_timeout`](PostgresStoreConfig::atomically_timeout), whether it is still polled or
+    /// [`Timeouts::atomically`], whether it is still polled or
     /// not. After a rollback of something that was saved, the SDK's memory is ahead of the database, so
     /// the store refuses writes: drop the `OlmMachine`, call `reopen()` and build a new one. Until it is
     /// dropped nothing must be sent for it: it may offer one-time keys for upload that were never
@@ -71,7 +71,8 @@ impl PostgresCryptoStore {
     ) -> Result<T, E> {
         // Closing waits for its writes, and meanwhile for no operation.
         let account = self.operation().map(|operation| operation.account());
-        account.map_err(CryptoStoreError::from)?.atomically(future).await
+        let account = account.map_err(CryptoStoreError::from)?;
+        account.atomically(future, |error| CryptoStoreError::from(error).into()).await
     }
 
     /// The transaction of the [`atomically`](Self::atomically) that the calling task is in, for the

@@ -1,6 +1,10 @@
 //! What the database reported, with all data left out.
 
+use std::{error::Error as StdError, io};
+
 use tokio_postgres::error::{Severity, SqlState};
+
+use super::predicates::{io_cause, refuses_data};
 
 /// What PostgreSQL or the connection to it reported, without data.
 ///
@@ -11,29 +15,24 @@ use tokio_postgres::error::{Severity, SqlState};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseError {
-    sqlstate: Option<SqlState>,
+    pub(super) sqlstate: Option<SqlState>,
     message: String,
-    origin: Origin,
+    pub(super) origin: Origin,
     table: Option<String>,
     constraint: Option<String>,
-    is_stale_plan: bool,
 }
-
-/// The server's function that finds a prepared statement's result types changed. Other reasons for
-/// 0A000 stay, and the message is translated.
-const STALE_PLAN_ROUTINE: &str = "RevalidateCachedQuery";
 
 /// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     /// The server failed the statement, not the session.
     Statement,
+    /// The same, because of a plan that it had kept: prepared again, the statement passes.
+    CachedPlan,
     /// The connection broke, or was ended.
     Connection,
-    /// The statement could not even be sent, and never will be.
-    Unsendable,
-    /// It took effect, but not on all rows that it was to write.
-    Incomplete,
+    /// It comes again however often it is tried: a statement cannot be sent, or its row is gone.
+    Permanent,
     /// No connection could be made, so nothing was asked and nothing took effect.
     Login {
         /// The server refused credentials that every retry would show again.
@@ -75,55 +74,6 @@ impl DatabaseError {
         self.constraint.as_deref()
     }
 
-    /// Whether it is an answer with severity ERROR: the session goes on. The untranslated severity is
-    /// asked for; FATAL and PANIC end the session, and poolers use them for what befell their link.
-    pub(crate) fn is_statement_error(&self) -> bool {
-        self.origin == Origin::Statement
-    }
-
-    /// Whether one of the crate's own functions refused to go on.
-    pub(crate) fn is_own_refusal(&self) -> bool {
-        self.origin == Origin::Statement
-            && self.sqlstate().is_some_and(|code| code.starts_with("MX"))
-    }
-
-    pub(crate) fn has_code(&self, code: &SqlState) -> bool {
-        self.sqlstate.as_ref() == Some(code)
-    }
-
-    /// Whether the connection must not be used again: it broke or was ended, the server is going away
-    /// (class 57P), it has become read-only after a failover (25006), it was ended because a transaction
-    /// idled (25P03), it has other statements prepared than we think (26000, and 0A000 after a
-    /// migration), or it lost a BEGIN: then the crate's functions refuse (MX003), and a write that asks
-    /// for the transaction marker finds no such setting (42704).
-    pub(crate) fn spoils_connection(&self) -> bool {
-        self.origin != Origin::Statement
-            || self.sqlstate().is_none_or(|code| {
-                self.is_stale_plan
-                    || ["25006", "25P03", "26000", "42704", "MX003"].contains(&code)
-                    || code.starts_with("57P")
-                    || code.starts_with("08")
-            })
-    }
-
-    /// Whether the same statement may succeed when it is tried again: when no connection could be
-    /// made for it, after a serialization failure or deadlock, a lock that was not available, or on
-    /// another connection. A database that was dropped (57P04) stays so.
-    pub(crate) fn is_transient(&self) -> bool {
-        match self.origin {
-            Origin::Unsendable | Origin::Incomplete => false,
-            // Whatever the code: poolers refuse logins with codes that are final elsewhere.
-            Origin::Login { is_permanent } => !is_permanent,
-            _ if self.sqlstate() == Some("57P04") => false,
-            Origin::Statement | Origin::Connection => {
-                self.spoils_connection()
-                    || self.sqlstate().is_some_and(|code| {
-                        ["40001", "40P01", "55P03", "53300", "53400"].contains(&code)
-                    })
-            }
-        }
-    }
-
     /// The same error, of a connection that could not be made.
     pub(crate) fn at_login(self, is_permanent: bool) -> Self {
         Self { origin: Origin::Login { is_permanent }, ..self }
@@ -138,38 +88,25 @@ impl DatabaseError {
         Self { origin: Origin::Connection, ..self }
     }
 
-    fn refuses_data(&self) -> bool {
-        self.sqlstate().is_some_and(refuses_data)
+    /// An error that no retry mends.
+    pub(crate) fn permanent(message: impl Into<String>) -> Self {
+        Self { origin: Origin::Permanent, ..Self::broken(message) }
     }
 
-    /// Whether the server refused the credentials that were shown.
-    pub(crate) fn refuses_credentials(&self) -> bool {
-        matches!(self.origin, Origin::Login { .. })
-            && self.sqlstate().is_some_and(|code| code.starts_with("28"))
-    }
-
-    /// A statement that can never be sent.
-    pub(crate) fn unsendable(message: impl Into<String>) -> Self {
-        Self { origin: Origin::Unsendable, ..Self::broken(message) }
+    #[cfg(test)]
+    pub(super) fn answer(code: &str, origin: Origin) -> Self {
+        Self { sqlstate: Some(SqlState::from_code(code)), origin, ..Self::broken("an answer") }
     }
 
     /// A write that was committed without all of its rows.
     pub(crate) fn incomplete(statement: &str) -> Self {
-        let message = format!("{statement} was committed without all of its rows");
-        Self { origin: Origin::Incomplete, ..Self::broken(message) }
+        Self::permanent(format!("{statement} was committed without all of its rows"))
     }
 
     pub(crate) fn broken(message: impl Into<String>) -> Self {
         let message = message.into();
         let origin = Origin::Connection;
-        Self {
-            sqlstate: None,
-            message,
-            origin,
-            table: None,
-            constraint: None,
-            is_stale_plan: false,
-        }
+        Self { sqlstate: None, message, origin, table: None, constraint: None }
     }
 }
 
@@ -192,11 +129,6 @@ impl std::fmt::Display for DatabaseError {
 
 impl std::error::Error for DatabaseError {}
 
-/// Whether it is a data exception (22) or an integrity violation (23).
-fn refuses_data(code: &str) -> bool {
-    code.starts_with("22") || code.starts_with("23")
-}
-
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::from(&error)
@@ -207,29 +139,24 @@ impl From<&tokio_postgres::Error> for DatabaseError {
     fn from(error: &tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
-            let causes: Vec<_> =
-                std::iter::successors(Some(error as &dyn std::error::Error), |error| {
-                    error.source()
-                })
-                .collect();
-            let message = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            // A broken connection is an I/O error; what the client cannot encode is InvalidInput.
-            // So is an answer to something else, after a message was lost on its way.
-            let broken = error.is_closed()
-                || message.starts_with("unexpected message from server")
-                || causes.iter().any(|cause| {
-                    cause
-                        .downcast_ref::<std::io::Error>()
-                        .is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidInput)
-                });
-            let origin = if broken { Origin::Connection } else { Origin::Unsendable };
+            let causes =
+                std::iter::successors(Some(error as &dyn StdError), |&error| error.source());
+            let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            // What the client cannot encode has a cause, and that is no I/O error, or InvalidInput. All
+            // else is a broken connection, or an answer to something else, after a message was lost.
+            let is_invalid = |io: &io::Error| io.kind() == io::ErrorKind::InvalidInput;
+            let is_permanent = error.source().is_some() && io_cause(error).is_none_or(is_invalid);
+            let origin = if is_permanent { Origin::Permanent } else { Origin::Connection };
             return Self { origin, ..Self::broken(message) };
         };
         let code = answer.code().clone();
         // Their messages quote values.
         let quotes_data = refuses_data(code.code());
-        let origin = match answer.parsed_severity() {
-            Some(Severity::Error) => Origin::Statement,
+        // The untranslated severity is asked for; FATAL and PANIC end the session, and poolers use them
+        // for what befell their link. Of a routine the C function's name is given.
+        let origin = match (answer.parsed_severity(), answer.routine()) {
+            (Some(Severity::Error), Some("RevalidateCachedQuery")) => Origin::CachedPlan,
+            (Some(Severity::Error), _) => Origin::Statement,
             _ => Origin::Connection,
         };
         Self {
@@ -237,8 +164,6 @@ impl From<&tokio_postgres::Error> for DatabaseError {
             table: answer.table().map(ToOwned::to_owned),
             constraint: answer.constraint().map(ToOwned::to_owned),
             origin,
-            is_stale_plan: code == SqlState::FEATURE_NOT_SUPPORTED
-                && answer.routine() == Some(STALE_PLAN_ROUTINE),
             sqlstate: Some(code),
         }
     }

@@ -6,9 +6,16 @@
 
 mod database;
 mod open;
+mod predicates;
+#[cfg(test)]
+mod tests;
 
 use std::time::SystemTime;
 
+pub(crate) use self::predicates::{
+    has_io_cause, is_in_failed_transaction, is_permission_denied_by_driver, refuses_credentials,
+    refuses_entry, refuses_login,
+};
 pub use self::{database::DatabaseError, open::OpenStoreError};
 
 /// An error of an open store.
@@ -22,18 +29,8 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 /// fn must_reopen(error: &CryptoStoreError) -> bool {
 ///     match error {
 ///         CryptoStoreError::Backend(inner) => {
-///             // After `Superseded` and `Rewound` there is no going on: end the bot.
-///             let error = inner.downcast_ref::<Error>();
-///             !matches!(
-///                 error,
-///                 Some(
-///                     Error::Superseded { .. }
-///                         | Error::Rewound
-///                         | Error::ObserveOnly
-///                         | Error::NotInAtomically
-///                         | Error::CloseInAtomically
-///                 )
-///             )
+///             // After `Superseded` and `DatabaseRolledBack` there is no going on: end the bot.
+///             inner.downcast_ref::<Error>().is_none_or(|error| !error.is_permanent())
 ///         }
 ///         _ => false,
 ///     }
@@ -74,11 +71,11 @@ pub enum Error {
         "the database is older than what this store has committed: its ratchets have gone back, so \
          begin with a new device"
     )]
-    Rewound,
+    DatabaseRolledBack,
 
-    /// The store was opened with [`Access::Observe`](crate::Access::Observe), which writes nothing.
-    #[error("this store only observes: open it with another access to write")]
-    ObserveOnly,
+    /// The store was opened with [`Access::ReadOnly`](crate::Access::ReadOnly), which writes nothing.
+    #[error("the store was opened read-only: open it with Access::Exclusive to write")]
+    ReadOnly,
 
     /// No account has been loaded or saved yet, and the operation needs one. An `OlmMachine` loads
     /// or creates it when it is built.
@@ -107,17 +104,20 @@ pub enum Error {
     #[error("the database failed: {0}")]
     Database(#[from] DatabaseError),
 
-    /// All connections of the pool stayed busy for the whole `pool_timeout`, or no new one could
-    /// be made in time. Raise `pool_max_size`, or look for what holds the connections.
-    #[error("no database connection became free within the pool timeout: raise pool_max_size")]
+    /// All connections of the pool stayed busy for the whole
+    /// [`wait_timeout`](crate::PoolSettings::wait_timeout), or no new one could be made in time. Raise
+    /// [`max_size`](crate::PoolSettings::max_size), or look for what holds the connections.
+    #[error(
+        "no database connection became free within the pool's wait timeout: raise its max_size"
+    )]
     PoolTimeout,
 
-    /// The database did not answer within `statement_timeout`.
+    /// The database did not answer within [`Timeouts::statement`](crate::Timeouts::statement).
     #[error("the database did not answer within the statement timeout")]
     StatementTimeout,
 
     /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
-    /// longer than [`atomically_timeout`](crate::PostgresStoreConfig::atomically_timeout), perhaps
+    /// longer than [`Timeouts::atomically`](crate::Timeouts::atomically), perhaps
     /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
     #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
     AtomicallyTimeout,
@@ -131,7 +131,7 @@ pub enum Error {
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,
 
-    /// A statement given to [`Transaction::query`](crate::Transaction::query) would have ended the
+    /// A statement given to a [`Transaction`](crate::Transaction) would have ended the
     /// transaction, or went back to a savepoint from before a save of the store. Nothing is
     /// committed. Leave `COMMIT` and `ROLLBACK` to
     /// [`atomically`](crate::PostgresCryptoStore::atomically), and save nothing between `SAVEPOINT`
@@ -153,31 +153,21 @@ pub enum Error {
     #[error("another store cannot be used within atomically()")]
     OtherStoreInAtomically,
 
+    /// What cannot happen did: a fault of this crate, or of something between it and the server. Report it.
+    #[error("internal error: {0}; please report it")]
+    Internal(&'static str),
+
     /// `reopen()` could not open the store.
     #[error(transparent)]
     Reopen(Box<OpenStoreError>),
 }
 
 impl Error {
-    /// Whether an operation that had no effect may succeed when repeated.
-    pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_transient())
-    }
-
-    /// Whether nothing more must be asked on the connection that this came from. After a timeout the
-    /// answer may still come, and nobody else must read it.
-    pub(crate) fn spoils_connection(&self) -> bool {
-        match self {
-            Self::Database(error) => error.spoils_connection(),
-            error => matches!(error, Self::StatementTimeout),
-        }
-    }
-
-    /// The SQLSTATE of a refusal by one of the crate's own functions.
-    pub(crate) fn refusal(&self) -> Option<&str> {
-        match self {
-            Self::Database(error) => error.sqlstate().filter(|code| code.starts_with("MX")),
-            _ => None,
+    /// Why a task of our own has no result: its runtime was shut down, or it panicked.
+    pub(crate) fn of_task(error: &tokio::task::JoinError) -> Self {
+        match error.is_panic() {
+            true => Self::Internal("a task panicked"),
+            false => Self::StoreClosed,
         }
     }
 }

@@ -48,8 +48,13 @@ pub enum OpenStoreError {
 
     /// The schema was migrated by a newer version of this crate, in a way this version does not
     /// understand.
-    #[error("the schema has version {found}, this crate knows {supported}: upgrade the program")]
+    #[error(
+        "the schema's part {part} has version {found}, this crate knows {supported}: upgrade the \
+         program"
+    )]
     SchemaTooNew {
+        /// Which part: `account`, or a store's name.
+        part: &'static str,
         /// The newest migration that was applied.
         found: i32,
         /// The newest migration that this crate knows.
@@ -58,14 +63,27 @@ pub enum OpenStoreError {
 
     /// The schema is missing or old, and `run_migrations(false)` was set.
     #[error(
-        "the schema has version {found}, version {required} is needed: run the migrations with a \
-         role that may, or set run_migrations(true)"
+        "the schema's part {part} has version {found}, version {required} is needed: run the \
+         migrations with a role that may, or set run_migrations(true)"
     )]
     MigrationsPending {
+        /// Which part: `account`, or a store's name.
+        part: &'static str,
         /// The newest migration that was applied; 0 when there is no schema yet.
         found: i32,
         /// The version this crate needs.
         required: i32,
+    },
+
+    /// The schema was made by a checkout from before the first release. Its tables have another form,
+    /// and are not migrated.
+    #[error(
+        "the schema {schema:?} was made by an unreleased version of this crate: drop it (DROP SCHEMA \
+         … CASCADE, which deletes its keys), or choose another name with schema()"
+    )]
+    UnreleasedSchema {
+        /// The schema's name.
+        schema: String,
     },
 
     /// The account is encrypted with another passphrase.
@@ -127,8 +145,8 @@ pub enum OpenStoreError {
         since: SystemTime,
     },
 
-    /// There is no such account, and [`Access::Observe`](crate::Access::Observe) creates none.
-    #[error("there is no account {account:?} to observe")]
+    /// There is no such account, and [`Access::ReadOnly`](crate::Access::ReadOnly) creates none.
+    #[error("there is no account {account:?}, and read-only access creates none")]
     AccountNotFound {
         /// The account's name.
         account: String,
@@ -136,13 +154,13 @@ pub enum OpenStoreError {
 
     /// The server accepts no writes: it is a standby.
     /// [`target_session_attrs=read-write`](crate::PostgresStoreConfig::new) finds the primary among
-    /// several hosts, and [`Access::Observe`](crate::Access::Observe) needs none.
+    /// several hosts, and [`Access::ReadOnly`](crate::Access::ReadOnly) needs none.
     #[error("the server is a read-only standby: connect to the primary")]
     ReadOnlyServer,
 
     /// The role may not write: `default_transaction_read_only` is on for the role, the database or the
     /// server, which is not a standby. Nothing was written.
-    /// [`Access::Observe`](crate::Access::Observe) may use such a role.
+    /// [`Access::ReadOnly`](crate::Access::ReadOnly) may use such a role.
     #[error(
         "the role {role:?} is read-only: default_transaction_read_only is on for the role, the \
          database or the server; use another role, or ALTER ROLE … RESET default_transaction_read_only"

@@ -1,13 +1,17 @@
-//! The ordered list of migrations and how it is applied.
+//! How migrations are applied: those of the engine, and those of each store.
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use deadpool_postgres::Object;
-use tokio_postgres::{IsolationLevel, types::Type};
+use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::{
+    IsolationLevel,
+    types::{ToSql, Type},
+};
 use tracing::info;
 
 use crate::{DatabaseError, OpenStoreError, postgres::schema::Schema};
 
-/// One step of the schema.
+/// One step of a part of the schema.
+#[derive(Debug)]
 pub(crate) struct Migration {
     pub(crate) version: i32,
     /// The oldest version whose programs keep working after this step.
@@ -16,32 +20,28 @@ pub(crate) struct Migration {
     pub(crate) sql: &'static str,
 }
 
-/// All steps, oldest first.
-pub(crate) const MIGRATIONS: &[Migration] = &[
-    Migration {
-        version: 1,
-        compatible_with: 1,
-        name: "initial",
-        sql: include_str!("../../migrations/crypto_store/0001_initial.sql"),
-    },
-    // Not compatible with 1: its programs write without showing a token.
-    Migration {
-        version: 2,
-        compatible_with: 2,
-        name: "ownership",
-        sql: include_str!("../../migrations/crypto_store/0002_ownership.sql"),
-    },
-];
+/// The steps of one part of the schema, oldest first: the engine's part, or a store's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Migrations {
+    pub(crate) part: &'static str,
+    pub(crate) steps: &'static [Migration],
+}
 
-/// The version this crate works with.
-pub(crate) const CURRENT: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+impl Migrations {
+    /// The version this crate works with.
+    pub(crate) fn current(&self) -> i32 {
+        self.steps.last().map_or(0, |step| step.version)
+    }
+}
 
 const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
-    version integer PRIMARY KEY,
+    part text COLLATE \"C\" NOT NULL,
+    version integer NOT NULL,
     -- The oldest version whose programs keep working after this step.
     compatible_with integer NOT NULL,
     name text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (part, version)
 )";
 
 /// Named, for the role's own limits may be too short: a table may be large, and others may be
@@ -52,27 +52,31 @@ const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 
 /// The first half of the advisory lock's key, so that it meets nobody else's.
 const LOCK_SPACE: i32 = 0x6d78_7370;
 
-/// Brings the schema to [`CURRENT`], in one transaction. Processes that start together wait for
-/// one another, and the late ones find nothing to do.
-pub(crate) async fn run(connection: &mut Object, schema: &Schema) -> Result<(), OpenStoreError> {
+/// Brings all parts to their current version, in one transaction. Processes that start together wait
+/// for one another, and the late ones find nothing to do.
+pub(crate) async fn run(
+    connection: &mut Object,
+    schema: &Schema,
+    parts: &[Migrations],
+) -> Result<(), OpenStoreError> {
     // DDL that waits behind a long reader stalls everybody behind it: give up soon, try again.
     let mut pauses = ExponentialBuilder::default().with_jitter().with_max_times(6).build();
     loop {
-        match apply(connection, schema).await {
+        match apply(connection, schema, parts).await {
             Ok(()) => return Ok(()),
             Err(error) => match pauses.next() {
-                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
+                Some(pause) if error.is_transient_answer() => tokio::time::sleep(pause).await,
                 _ => return Err(OpenStoreError::refused(error, "migrating the schema")),
             },
         }
     }
 }
 
-fn may_pass(error: &DatabaseError) -> bool {
-    error.sqlstate().is_some() && error.is_transient()
-}
-
-async fn apply(connection: &mut Object, schema: &Schema) -> Result<(), DatabaseError> {
+async fn apply(
+    connection: &mut Object,
+    schema: &Schema,
+    parts: &[Migrations],
+) -> Result<(), DatabaseError> {
     let transaction = connection
         .build_transaction()
         .isolation_level(IsolationLevel::ReadCommitted)
@@ -88,36 +92,49 @@ async fn apply(connection: &mut Object, schema: &Schema) -> Result<(), DatabaseE
         .await?;
     transaction.batch_execute("SET LOCAL lock_timeout = '3s'").await?;
 
-    let found = installed_version(&transaction, schema).await?;
-    if found.is_none() {
+    if !exists(&transaction, schema).await? {
         transaction.batch_execute(&schema.qualify(CREATE_TABLE)).await?;
     }
-    for migration in MIGRATIONS.iter().filter(|step| step.version > found.unwrap_or(0)) {
-        info!(version = migration.version, name = migration.name, "migrating the schema");
-        transaction.batch_execute(&schema.qualify(migration.sql)).await?;
-        transaction
-            .execute_typed(
-                &schema.qualify(
-                    "INSERT INTO {schema}.schema_migrations (version, compatible_with, name) \
-                     VALUES ($1, $2, $3)",
-                ),
-                &[
-                    (&migration.version, Type::INT4),
-                    (&migration.compatible_with, Type::INT4),
-                    (&migration.name, Type::TEXT),
-                ],
-            )
-            .await?;
+    for Migrations { part, steps } in parts {
+        let found = installed_version(&transaction, schema, part).await?;
+        for step in steps.iter().filter(|step| step.version > found) {
+            info!(part, version = step.version, name = step.name, "migrating the schema");
+            for statement in statements(step.sql) {
+                transaction.batch_execute(&schema.qualify(statement)).await?;
+            }
+            note(&transaction, schema, part, step).await?;
+        }
     }
     transaction.commit().await?;
     Ok(())
 }
 
-/// The newest applied version; creates the schema when there is none. `None`: no migration yet.
-async fn installed_version(
-    transaction: &deadpool_postgres::Transaction<'_>,
+/// The statements of a file, which blank lines separate. Each goes in a message of its own: a
+/// distributed PostgreSQL refuses several at once.
+fn statements(sql: &str) -> impl Iterator<Item = &str> {
+    sql.split_inclusive(";\n\n")
+}
+
+async fn note(
+    transaction: &Transaction<'_>,
     schema: &Schema,
-) -> Result<Option<i32>, DatabaseError> {
+    part: &str,
+    step: &Migration,
+) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO {schema}.schema_migrations (part, version, compatible_with, name) \
+               VALUES ($1, $2, $3, $4)";
+    let params: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&part, Type::TEXT),
+        (&step.version, Type::INT4),
+        (&step.compatible_with, Type::INT4),
+        (&step.name, Type::TEXT),
+    ];
+    transaction.execute_typed(&schema.qualify(sql), &params).await?;
+    Ok(())
+}
+
+/// Whether migrations were noted before; creates the schema when there is none.
+async fn exists(transaction: &Transaction<'_>, schema: &Schema) -> Result<bool, DatabaseError> {
     // CREATE SCHEMA IF NOT EXISTS demands the privilege even when the schema exists: look first.
     let exists = transaction
         .query_typed(
@@ -132,14 +149,28 @@ async fn installed_version(
     if !has_schema {
         transaction.batch_execute(&schema.qualify("CREATE SCHEMA {schema}")).await?;
     }
-    if !has_table {
-        return Ok(None);
+    Ok(has_table)
+}
+
+/// The newest applied version of a part; 0 when there is none.
+async fn installed_version(
+    transaction: &Transaction<'_>,
+    schema: &Schema,
+    part: &str,
+) -> Result<i32, DatabaseError> {
+    let sql = "SELECT coalesce(max(version), 0) FROM {schema}.schema_migrations WHERE part = $1";
+    let rows = transaction.query_typed(&schema.qualify(sql), &[(&part, Type::TEXT)]).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::statements;
+
+    #[test]
+    fn a_file_is_sent_statement_by_statement() {
+        let sql = "-- Why.\n\nCREATE TABLE a (\n    b int\n);\n\nCREATE INDEX c;\n";
+        let expected = ["-- Why.\n\nCREATE TABLE a (\n    b int\n);\n\n", "CREATE INDEX c;\n"];
+        assert_eq!(statements(sql).collect::<Vec<_>>(), expected);
     }
-    let rows = transaction
-        .query_typed(
-            &schema.qualify("SELECT coalesce(max(version), 0) FROM {schema}.schema_migrations"),
-            &[],
-        )
-        .await?;
-    Ok(rows.first().map(|row| row.get(0)))
 }

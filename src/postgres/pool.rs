@@ -23,7 +23,7 @@ impl PostgresStoreConfig {
     /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
     ///
     /// let alice = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
-    /// let bob = PostgresStoreConfig::new("postgres://localhost/bots", "bob-bot");
+    /// let bob = alice.clone().account("bob-bot");
     /// let pool = alice.build_pool()?;
     /// let alice_store = PostgresCryptoStore::open_with_pool(pool.clone(), &alice).await?;
     /// let bob_store = PostgresCryptoStore::open_with_pool(pool, &bob).await?;
@@ -33,12 +33,12 @@ impl PostgresStoreConfig {
         let (config, connector) = Connector::new(self)?;
         // A dead connection is noticed by its task, so recycling needs no round trip.
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_connect(config, connector, manager_config);
-        let (age, idle) = (self.max_connection_age, self.max_connection_idle);
-        Pool::builder(manager)
-            .max_size(self.pool_max_size)
+        let manager = Manager::from_connect(config, connector.clone(), manager_config);
+        let (age, idle) = (self.pool.max_connection_age, self.pool.max_connection_idle);
+        let pool = Pool::builder(manager)
+            .max_size(self.pool.max_size)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(self.pool_timeout))
+            .wait_timeout(Some(self.pool.wait_timeout))
             // No create_timeout: the connector keeps the limit itself, and says what hung.
             .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
                 let too_old = age.is_some_and(|age| metrics.age() > age);
@@ -49,7 +49,9 @@ impl PostgresStoreConfig {
                 Ok(())
             }))
             .build()
-            .map_err(|error| OpenStoreError::InvalidConfig(error.to_string()))
+            .map_err(|error| OpenStoreError::InvalidConfig(error.to_string()))?;
+        connector.register(&pool);
+        Ok(pool)
     }
 }
 
@@ -62,7 +64,7 @@ pub(super) fn pool_error(error: PoolError) -> Error {
         PoolError::Backend(error) => connect::login_error(&error).into(),
         PoolError::Closed => Error::StoreClosed,
         PoolError::NoRuntimeSpecified => {
-            Error::Database(DatabaseError::broken("the pool has no runtime for its timeouts"))
+            Error::Database(DatabaseError::permanent("the pool has no runtime for its timeouts"))
         }
         PoolError::PostCreateHook(_) => {
             Error::Database(DatabaseError::broken("the pool's own hook refused a connection"))

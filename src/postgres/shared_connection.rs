@@ -86,7 +86,7 @@ impl Readers {
         let started = Instant::now();
         // A connection carries many reads at once, but the server answers them one after the other.
         let slot = self.slots.iter().min_by_key(|slot| slot.readers.load(Ordering::Relaxed));
-        let slot = slot.ok_or(Error::StoreClosed)?;
+        let slot = slot.ok_or(Error::Internal("a pool has no slots for readers"))?;
         let reader = Reader::of(slot);
         let mut shared = within(timeouts.wait, slot.connection.lock()).await?;
         if let Some(connection) = shared.upgrade().filter(|connection| connection.is_joinable()) {
@@ -95,7 +95,7 @@ impl Readers {
         let left = |wait: Duration| wait.saturating_sub(started.elapsed());
         let permit = self.permits.clone().acquire_owned();
         let permit = within(timeouts.wait.map(left), permit).await?;
-        let permit = permit.map_err(|_| Error::StoreClosed)?;
+        let permit = permit.map_err(|_| Error::Internal("a semaphore was closed"))?;
         timeouts.wait = timeouts.wait.map(left);
         let connection = Arc::new(SharedConnection::new(take(timeouts).await?, permit));
         *shared = Arc::downgrade(&connection);
@@ -174,7 +174,7 @@ impl SharedConnection {
     }
 
     pub(crate) fn get(&self) -> Result<&Object, Error> {
-        self.connection.as_ref().ok_or(Error::StoreClosed)
+        self.connection.as_ref().ok_or(Error::Internal("a connection was given back"))
     }
 
     /// Keeps others from using it: nobody joins any more, and the pool will not see it again.

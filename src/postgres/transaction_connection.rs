@@ -17,7 +17,7 @@ impl TransactionConnection {
     }
 
     pub(crate) fn get(&self) -> Result<&Object, Error> {
-        self.0.as_ref().ok_or(Error::StoreClosed)
+        self.0.as_ref().ok_or(Error::Internal("a connection was given back"))
     }
 
     /// Sends a statement whose answer nobody awaits, so that the server knows we are here.

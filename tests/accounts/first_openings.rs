@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore, testing};
 
 use crate::common::{Mode, connect, number};
 
@@ -16,7 +16,8 @@ async fn openings_under(setting: &str) {
     // Half of them the same account.
     let names = (0..OPENERS).map(|n| format!("bot {}", n.saturating_sub(OPENERS / 2)));
     let opened = join_all(names.map(async |name| {
-        let config = Mode::Key.config(&url, &name).pool_max_size(1);
+        let config =
+            Mode::Key.config(&url, &name).pool(PoolSettings { max_size: 1, ..Default::default() });
         PostgresCryptoStore::open_with_config(&config).await
     }))
     .await;

@@ -2,7 +2,7 @@
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
-    Access, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     testing::{self, TestDatabase},
 };
 use tokio_postgres::Client;
@@ -76,7 +76,7 @@ async fn a_role_without_create_works_on_a_schema_made_beforehand() {
     roles.execute(CAREFUL_GRANTS).await;
     let bot = roles.config("bot").run_migrations(false);
     let pending = open(&bot).await.unwrap_err();
-    assert_matches!(pending, OpenStoreError::MigrationsPending { found: 0, required: 1.. });
+    assert_matches!(pending, OpenStoreError::MigrationsPending { found: 0, required: 1.., .. });
 
     // The owner migrates, with an account of its own.
     let owner = PostgresStoreConfig::new(roles.url("owner"), "migrator");
@@ -159,7 +159,8 @@ async fn settings_of_the_role_do_not_matter() {
     }
     open(&PostgresStoreConfig::new(roles.url("owner"), "migrator")).await.unwrap();
     exercise(&open(&roles.config("bot").run_migrations(false)).await.unwrap()).await;
-    let unnamed = roles.config("bot").prepared_statements(false);
+    let unnamed =
+        roles.config("bot").pool(PoolSettings { prepared_statements: false, ..Default::default() });
     exercise(&open(&unnamed).await.unwrap()).await;
     roles.drop().await;
 }
@@ -198,6 +199,6 @@ async fn a_read_only_role_is_called_that() {
         assert!(!text.contains("standby"), "{text}");
     }
     // Who only reads may be one.
-    open(&roles.config("bot").access(Access::Observe)).await.unwrap();
+    open(&roles.config("bot").access(Access::ReadOnly)).await.unwrap();
     roles.drop().await;
 }

@@ -1,7 +1,7 @@
 //! Rules 15 and 20: nothing depends on what a role, a database or a server sets for its sessions.
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
 
 use crate::{
     common::{Mode, connect, number},
@@ -56,7 +56,9 @@ async fn hostile_settings_of_the_session_do_not_matter() {
         let timezone = client.query_one("SHOW timezone", &[]).await.unwrap();
         assert_eq!(timezone.get::<_, &str>(0), "Pacific/Auckland");
         for prepared in [true, false] {
-            let config = mode.config(&url, "bot").prepared_statements(prepared);
+            let config = mode
+                .config(&url, "bot")
+                .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
             exercise(&PostgresCryptoStore::open_with_config(&config).await.unwrap()).await;
         }
         let strangers =
@@ -133,8 +135,13 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
             client.batch_execute(&sql).await.unwrap();
         }
         let config = |account: &str| {
-            let config = mode.config(&url, account).prepared_statements(prepared);
-            config.heartbeat_interval(std::time::Duration::from_millis(50))
+            let config = mode
+                .config(&url, account)
+                .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
+            config.access(OwnershipSettings {
+                heartbeat_interval: std::time::Duration::from_millis(50),
+                ..Default::default()
+            })
         };
         let first = PostgresCryptoStore::open_with_config(&config("first")).await.unwrap();
         let watch = format!(
@@ -158,7 +165,7 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
         let renewed = async {
             let mut seen = std::collections::HashSet::<String>::new();
             while seen.len() < 4 {
-                let sql = "SELECT max(alive_until)::text FROM matrix_sdk.processes";
+                let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
                 seen.insert(client.query_one(sql, &[]).await.unwrap().get(0));
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
@@ -166,7 +173,7 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
         let renewed = tokio::time::timeout(std::time::Duration::from_secs(60), renewed).await;
         renewed.expect("the heartbeat was refused");
         first.close().await.unwrap();
-        let released = "SELECT count(*) FROM matrix_sdk.openings o
+        let released = "SELECT count(*) FROM matrix_sdk.account_handles o
                         JOIN matrix_sdk.accounts a ON a.id = o.account_id WHERE a.name = 'first'";
         assert_eq!(number(&client, released).await, 0, "the release was refused");
     }

@@ -10,7 +10,11 @@ pub mod proxy;
 pub mod reads;
 pub mod values;
 
-use matrix_sdk_postgres::{Access, PostgresCryptoStore, PostgresStoreConfig};
+use std::time::Duration;
+
+use matrix_sdk_postgres::{
+    Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+};
 
 /// How an account is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +29,8 @@ pub const KEY: [u8; 32] = [42; 32];
 
 impl Mode {
     pub fn config(self, url: &str, account: &str) -> PostgresStoreConfig {
-        let config = PostgresStoreConfig::new(url, account).pool_max_size(4);
+        let config = PostgresStoreConfig::new(url, account)
+            .pool(PoolSettings { max_size: 4, ..Default::default() });
         match self {
             Mode::Plain => config,
             Mode::Passphrase => config.passphrase(Some(PASSPHRASE)),
@@ -39,15 +44,22 @@ impl Mode {
 
     /// A store that asks the database each time, so that rows may change under it.
     pub async fn open_uncached(self, url: &str, account: &str) -> PostgresCryptoStore {
-        let config = self.config(url, account).cache_bytes(0);
+        let config = self
+            .config(url, account)
+            .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 
     /// A store that reads what another one writes, and remembers nothing.
     pub async fn open_observer(self, url: &str, account: &str) -> PostgresCryptoStore {
-        let config = self.config(url, account).access(Access::Observe);
+        let config = self.config(url, account).access(Access::ReadOnly);
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
+}
+
+/// Heartbeats, which are transactions too, stay out of what a test counts or waits for.
+pub fn without_heartbeats() -> OwnershipSettings {
+    OwnershipSettings { heartbeat_interval: Duration::from_secs(3_600), ..Default::default() }
 }
 
 /// A connection beside the store's own, for looking and for breaking things.

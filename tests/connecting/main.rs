@@ -2,6 +2,8 @@
 //! said when none can be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod gate;
 mod refusals;
 
@@ -19,8 +21,8 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
-    OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Object,
-    testing::PostgresServer,
+    OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    deadpool_postgres::Object, testing::PostgresServer,
 };
 
 /// A server, its password, and a directory for files.
@@ -70,7 +72,10 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 async fn a_password_file_is_read_for_each_connection() {
     let world = world();
     let path = world.write("secret", "wrong\n");
-    let config = world.config("").password_file(&path).retry_timeout(SHORT);
+    let config = world
+        .config("")
+        .password_file(&path)
+        .timeouts(Timeouts { retry: SHORT, ..Default::default() });
     let pool = config.build_pool().unwrap();
     assert!(pool.get().await.is_err());
     assert_matches!(
@@ -118,7 +123,10 @@ async fn a_callback_is_asked_for_each_connection() {
     );
     let hanging = world
         .config("")
-        .connect_timeout(Duration::from_millis(200))
+        .pool(PoolSettings {
+            connect_timeout: Some(Duration::from_millis(200)),
+            ..Default::default()
+        })
         .password_callback(|| async { std::future::pending().await });
     assert_matches!(
         error(&hanging).await,
@@ -172,13 +180,15 @@ async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
 async fn a_password_file_that_others_may_read_is_passed_over() {
     let world = world();
     let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
-    let config = world.config(&format!("passfile={}", path.display())).retry_timeout(SHORT);
+    let config = world
+        .config(&format!("passfile={}", path.display()))
+        .timeouts(Timeouts { retry: SHORT, ..Default::default() });
     assert!(works(&config).await);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_matches!(
         error(&config).await,
         OpenStoreError::Authentication(error)
-            if error.to_string().contains("asks for a password, and none was given")
+            if error.to_string().contains("asks for a password or another proof, and none was given")
     );
 }
 
@@ -259,7 +269,10 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
             format!("host=127.0.0.1 port={port} user=a sslmode={mode}"),
             "connecting",
         )
-        .connect_timeout(Duration::from_millis(500));
+        .pool(PoolSettings {
+            connect_timeout: Some(Duration::from_millis(500)),
+            ..Default::default()
+        });
         let started = Instant::now();
         assert_matches!(
             error(&config).await,
@@ -283,7 +296,10 @@ async fn of_several_servers_the_first_that_answers_is_taken() {
                 ),
                 "connecting",
             )
-            .connect_timeout(Duration::from_secs(4));
+            .pool(PoolSettings {
+                connect_timeout: Some(Duration::from_secs(4)),
+                ..Default::default()
+            });
             assert!(works(&config).await, "{ports} {order}");
         }
     }

@@ -10,9 +10,12 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{
+    Error, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
+    PostgresStoreConfig, Timeouts,
+};
 
-use crate::{SHORT, error, gate::Gate, world};
+use crate::{SHORT, common::without_heartbeats, error, gate::Gate, world};
 
 /// A server that starts or is full; PgBouncer; PgCat; Supavisor; an account that is not known yet.
 const CODES: [&str; 8] = ["57P03", "53300", "08P01", "53400", "58000", "XX000", "3D000", "42501"];
@@ -23,18 +26,18 @@ const CODES_AT_OPEN: [&str; 6] = ["57P03", "53300", "08P01", "53400", "58000", "
 /// Through the gate, without a password; each operation makes a new connection.
 fn through(gate: &Gate, words: &str) -> PostgresStoreConfig {
     let passfile = if words.contains("passfile") { "" } else { "passfile=/none" };
-    PostgresStoreConfig::new(
-        format!(
-            "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable {passfile} {words}",
-            gate.port()
-        ),
-        "refusals",
-    )
-    .pool_max_size(1)
-    .heartbeat_interval(Duration::from_secs(3_600))
-    .max_connection_idle(Some(Duration::from_millis(1)))
-    .cache_bytes(0)
-    .retry_timeout(Duration::from_secs(60))
+    let url = format!(
+        "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable {passfile} {words}",
+        gate.port()
+    );
+    PostgresStoreConfig::new(url, "refusals")
+        .pool(PoolSettings {
+            max_size: 1,
+            max_connection_idle: Some(Duration::from_millis(1)),
+            ..Default::default()
+        })
+        .access(OwnershipSettings { cache_bytes: 0, ..without_heartbeats() })
+        .timeouts(Timeouts { retry: Duration::from_secs(60), ..Default::default() })
 }
 
 async fn open(config: &PostgresStoreConfig) -> PostgresCryptoStore {
@@ -71,7 +74,7 @@ async fn refused_logins_are_retried_until_the_retry_timeout() {
     let world = world();
     let gate = Gate::before(world.server.port());
     let config = through(&gate, &format!("password={}", world.password));
-    let store = open(&config.retry_timeout(SHORT)).await;
+    let store = open(&config.timeouts(Timeouts { retry: SHORT, ..Default::default() })).await;
     rest().await;
     gate.refuse(usize::MAX, "58000");
     let error = store.set_custom_value("key", b"value".to_vec()).await.unwrap_err();
@@ -177,10 +180,13 @@ async fn a_password_changes_on_the_server_first() {
         async move { Ok(password) }
     });
     let config = config
-        .pool_max_size(1)
-        .heartbeat_interval(Duration::from_secs(3_600))
-        .max_connection_idle(Some(Duration::from_millis(1)))
-        .retry_timeout(Duration::from_secs(60));
+        .pool(PoolSettings {
+            max_size: 1,
+            max_connection_idle: Some(Duration::from_millis(1)),
+            ..Default::default()
+        })
+        .access(without_heartbeats())
+        .timeouts(Timeouts { retry: Duration::from_secs(60), ..Default::default() });
     let store = open(&config).await;
     let admin = PostgresStoreConfig::new(world.server.url(), "admin").build_pool().unwrap();
     let alter = format!("ALTER ROLE postgres PASSWORD '{new}'");

@@ -81,7 +81,7 @@ impl Bench {
 
     /// What is stored of the session: as another store reads it.
     pub async fn stored(&self) -> Option<Session> {
-        let config = Mode::Key.config(&self.database.url(), "bot").access(Access::Observe);
+        let config = Mode::Key.config(&self.database.url(), "bot").access(Access::ReadOnly);
         let observer = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         observer.load_account().await.unwrap().unwrap();
         session_in(&observer, &self.session).await

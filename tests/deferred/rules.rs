@@ -14,7 +14,7 @@ use ruma::{device_id, events::secret::request::SecretName, user_id};
 
 use crate::{
     bench::{Bench, pickle, session_in},
-    common::{Mode, fixture::key_request, values::olm_session},
+    common::{Mode, fixture::key_request, values::olm_session, without_heartbeats},
 };
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn a_superseded_owner_does_not_take_anothers_encryption_for_none() {
     let open = async || {
         let config = Mode::Key.config(&bench.database.url(), "bot");
         // Only its writes tell an owner that it was superseded.
-        let config = config.heartbeat_interval(std::time::Duration::from_secs(3600));
+        let config = config.access(without_heartbeats());
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.load_account().await.unwrap().unwrap();
         store

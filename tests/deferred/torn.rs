@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
-use matrix_sdk_postgres::{Error, OnOwner, PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{
+    Error, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Takeover,
+};
 use tokio::time::timeout;
 
 use crate::{
@@ -182,7 +184,8 @@ async fn closing_does_not_wait_for_a_sync_that_nobody_polls() {
         let closed = timeout(Duration::from_secs(40), store.close()).await;
         closed.expect("close() stands still").unwrap();
         // The account is free.
-        let config = PostgresStoreConfig::new(&url, "bob").on_owner(OnOwner::RefuseIfAlive);
+        let config = PostgresStoreConfig::new(&url, "bob")
+            .access(OwnershipSettings { takeover: Takeover::RefuseIfAlive, ..Default::default() });
         let next = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         next.close().await.unwrap();
         drop(sync);

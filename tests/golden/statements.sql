@@ -1,36 +1,33 @@
--- ownership.guard (int8, bytea, int8)
-SELECT "bots".guard($1, $2, $3);
+-- ownership.guard (int8, bytea, _text, _int8, _bytea)
+SELECT "bots".guard($1, $2, $3, $4, $5);
 
--- ownership.count_commit (int8, int8, bytea)
-SELECT commits, maintenance FROM "bots".count_commit($1, $2, $3);
+-- ownership.count_commit (int8, _text, _int8, _bytea, bytea)
+SELECT "bots".count_commit($1, $2, $3, $4, $5);
 
--- ownership.resolve (int8, bytea, bytea, bytea)
-SELECT commits, is_last FROM "bots".resolve($1, $2, $3, $4);
+-- ownership.fence (int8, bytea, text, int8, bytea, bytea)
+SELECT commits, last_transaction, maintenance FROM "bots".fence($1, $2, $3, $4, $5, $6);
 
 -- account_owners.get (int8)
-SELECT a.id, o.token, o.name, o.since, coalesce(t.commits, 0), t.last_transaction,
-    EXISTS (SELECT FROM "bots".openings s JOIN "bots".processes p ON p.id = s.process_id
-            WHERE s.account_id = $1 AND p.alive_until > clock_timestamp())
+SELECT o.token, o.name, o.since,
+    EXISTS (SELECT FROM "bots".account_handles h JOIN "bots".heartbeats b ON b.id = h.heartbeat_id
+            WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()),
+    l.lane, l.commits, l.last_transaction
 FROM "bots".accounts a
-LEFT JOIN "bots".account_owners o ON o.account_id = a.id
-LEFT JOIN "bots".sync_tokens t ON t.account_id = a.id
+LEFT JOIN "bots".account_owners o ON o.account_id = $1
+LEFT JOIN "bots".account_lanes l ON l.account_id = $1
 WHERE a.id = $1;
 
--- processes.beat (bytea, float8, _int8)
-WITH beat AS (
-    INSERT INTO "bots".processes (id, alive_until)
-    SELECT $1, clock_timestamp() + $2 * interval '1 millisecond'
-    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced
-    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until)
-SELECT o.account_id, o.token, t.commits, t.maintenance
-FROM "bots".account_owners o JOIN "bots".sync_tokens t USING (account_id)
-WHERE o.account_id = ANY ($3);
+-- ownership.claim (int8, bytea, bytea, _text, _int8, bool, text, bytea, bytea, float8)
+SELECT granted, commits, last, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
--- openings.release (int8, bytea)
+-- heartbeats.beat (bytea, float8, _int8)
+SELECT account_id, token, lane, commits, maintenance FROM "bots".beat($1, $2, $3);
+
+-- account_handles.release (int8, bytea)
 SELECT "bots".release($1, $2);
 
--- ownership.claim (int8, bytea, bytea, int8, bool, text, bytea, bytea, float8)
-SELECT granted, commits, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9);
+-- lease_locks.take (int8, text, bytea, bytea, float8, bytea)
+SELECT "bots".take_lease($1, $2, $3, $4, $5, $6);
 
 -- accounts.insert (text, int2, bytea, int2)
 INSERT INTO "bots".accounts (name, secret_kind, cipher, cipher_written_by)
@@ -254,18 +251,6 @@ WHERE o.account_id = $1 AND current_setting('matrix_sdk.tx') = $1::text;
 DELETE FROM "bots".key_requests
 WHERE account_id = $1 AND current_setting('matrix_sdk.tx') = $1::text AND request_id = ANY ($2);
 
--- lease_locks.take (int8, bytea, bytea, float8, bytea)
-INSERT INTO "bots".lease_locks AS l (account_id, key, holder, expires_at, generation)
-SELECT o.account_id, $2, $3, clock_timestamp() + $4 * interval '1 millisecond', 1
-FROM (SELECT "bots".guard($1, $5, NULL)) AS guarded
-LEFT JOIN "bots".account_owners o ON o.account_id = $1
-ON CONFLICT (account_id, key) DO UPDATE SET
-    holder = excluded.holder, expires_at = excluded.expires_at,
-    generation = CASE WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
-WHERE l.holder = excluded.holder
-    OR l.expires_at <= excluded.expires_at - $4 * interval '1 millisecond'
-RETURNING generation;
-
 -- message_hashes.get (int8, bytea)
 SELECT 1 FROM "bots".message_hashes
 WHERE account_id = $1 AND hash = $2;
@@ -383,7 +368,7 @@ WHERE c.relkind = 'r' AND c.relname = ANY ($2) AND c.relnamespace = (
     WHERE a.id = $1);
 
 -- sync_tokens.get (int8)
-SELECT data FROM "bots".sync_tokens WHERE account_id = $1 AND data IS NOT NULL;
+SELECT data FROM "bots".sync_tokens WHERE account_id = $1;
 
 -- sync_tokens.upsert (int8, _bytea)
 INSERT INTO "bots".sync_tokens (account_id, data)

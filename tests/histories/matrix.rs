@@ -1,6 +1,6 @@
 //! In which configurations each history takes place. The one place to extend.
 
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore};
 
 use crate::{common::Mode, place::Place};
 
@@ -45,11 +45,16 @@ impl Configuration {
     }
 
     pub async fn open(self, place: &Place, url: &str, account: &str) -> PostgresCryptoStore {
-        let config = self.mode.config(url, account).pool_max_size(3);
+        let config =
+            self.mode.config(url, account).pool(PoolSettings { max_size: 3, ..Default::default() });
         let config = match self.cache {
-            Cache::Off => config.cache_bytes(0),
+            Cache::Off => config.access(OwnershipSettings { cache_bytes: 0, ..Default::default() }),
             Cache::On => config,
-            Cache::Small => config.cache_bytes(4_000).cache_max_keys(2),
+            Cache::Small => config.access(OwnershipSettings {
+                cache_bytes: 4_000,
+                cache_max_keys: 2,
+                ..Default::default()
+            }),
         };
         let opened = match self.statements {
             Statements::ForeignPool => {
@@ -57,7 +62,11 @@ impl Configuration {
             }
             Statements::Prepared => PostgresCryptoStore::open_with_config(&config).await,
             Statements::Unnamed => {
-                let config = config.prepared_statements(false);
+                let config = config.pool(PoolSettings {
+                    max_size: 3,
+                    prepared_statements: false,
+                    ..Default::default()
+                });
                 PostgresCryptoStore::open_with_config(&config).await
             }
         };

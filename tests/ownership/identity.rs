@@ -9,25 +9,35 @@ use matrix_sdk_crypto::{
     olm::Account,
     store::{CryptoStore, types::PendingChanges},
 };
-use matrix_sdk_postgres::{Error, OnOwner, OpenStoreError, PostgresStoreConfig, testing};
+use matrix_sdk_postgres::{
+    Error, OpenStoreError, OwnershipSettings, PostgresStoreConfig, Takeover, testing,
+};
 use ruma::{device_id, user_id};
 use tokio::runtime::Runtime;
 
 use crate::{
-    common::{Mode, connect},
+    common::{Mode, connect, without_heartbeats},
     open, set, value,
 };
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
 fn beating(url: &str, account: &str) -> PostgresStoreConfig {
-    Mode::Plain.config(url, account).heartbeat_interval(INTERVAL)
+    beating_and(Takeover::Immediate, url, account)
+}
+
+fn beating_and(takeover: Takeover, url: &str, account: &str) -> PostgresStoreConfig {
+    Mode::Plain.config(url, account).access(OwnershipSettings {
+        takeover,
+        heartbeat_interval: INTERVAL,
+        ..Default::default()
+    })
 }
 
 /// Waits until the heartbeat of a database's only living process was renewed, some times.
 async fn wait_for_heartbeats(url: &str) {
     let client = connect(url).await;
-    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.processes
+    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
                WHERE alive_until > clock_timestamp()";
     let mut seen = std::collections::HashSet::<Option<String>>::new();
     let enough = async {
@@ -65,7 +75,7 @@ async fn a_database_and_its_copy_are_two_databases() {
     for url in [&url, &copy_url] {
         wait_for_heartbeats(url).await;
         // Both live, and nobody gets in.
-        let refused = open(beating(url, "bot").on_owner(OnOwner::RefuseIfAlive)).await;
+        let refused = open(beating_and(Takeover::RefuseIfAlive, url, "bot")).await;
         assert_matches!(refused, Err(OpenStoreError::OwnerAlive { .. }));
     }
     assert_eq!(value(&store).await.unwrap(), b"original");
@@ -104,7 +114,7 @@ fn a_heartbeat_outlives_the_runtime_of_another_store() {
     first.shutdown_background();
     second.block_on(async {
         wait_for_heartbeats(&url).await;
-        let refuse = |account: &str| beating(&url, account).on_owner(OnOwner::RefuseIfAlive);
+        let refuse = |account: &str| beating_and(Takeover::RefuseIfAlive, &url, account);
         assert_matches!(open(refuse("two")).await, Err(OpenStoreError::OwnerAlive { .. }));
         set(&two, b"alive").await.unwrap();
         // The other account is free when the heartbeat that ended is too old.
@@ -129,7 +139,8 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
         assert!(poll!(&mut save).is_pending());
     }
     drop(store);
-    let waiting = beating(&url, "bot").on_owner(OnOwner::WaitUntilFree(Duration::from_secs(60)));
+    let takeover = Takeover::WaitUntilFree(Duration::from_secs(60));
+    let waiting = beating_and(takeover, &url, "bot");
     let mut next = tokio::spawn(open(waiting));
     let early = tokio::time::timeout(Duration::from_millis(700), &mut next).await;
     assert!(early.is_err(), "the account was free before the saves were written");
@@ -146,7 +157,7 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
 async fn a_superseded_owner_saves_nothing_not_even_what_is_there() {
     let database = testing::database().unwrap();
     let config = Mode::Key.config(&database.url(), "bot");
-    let config = config.heartbeat_interval(Duration::from_secs(3600));
+    let config = config.access(without_heartbeats());
     let account = Account::with_device_id(user_id!("@alice:example.org"), device_id!("DEVICE"));
     let saved = || PendingChanges { account: Some(account.deep_clone()) };
     let users = [(user_id!("@bob:example.org"), true)];

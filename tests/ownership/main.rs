@@ -10,10 +10,11 @@ mod set_back;
 use std::time::Duration;
 
 use assert_matches::assert_matches;
-use common::{Mode, connect, number};
+use common::{Mode, connect, number, without_heartbeats};
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
-    Access, Error, OnOwner, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    Access, Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    Takeover, Timeouts,
     deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
     testing,
 };
@@ -35,10 +36,13 @@ async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
     let database = testing::database().unwrap();
     let url = database.url();
     // A heartbeat would tell it sooner than its write does.
-    let slow = |config: PostgresStoreConfig| config.heartbeat_interval(Duration::from_secs(3600));
-    let first = open(slow(Mode::Key.config(&url, "bot"))).await.unwrap();
+    let named = |label: &str| {
+        let label = label.to_owned();
+        Mode::Key.config(&url, "bot").access(OwnershipSettings { label, ..without_heartbeats() })
+    };
+    let first = open(named("blue")).await.unwrap();
     set(&first, b"first").await.unwrap();
-    let second = open(slow(Mode::Key.config(&url, "bot").owner_label("green"))).await.unwrap();
+    let second = open(named("green")).await.unwrap();
     set(&second, b"second").await.unwrap();
 
     assert_matches!(set(&first, b"late").await, Err(Error::Superseded { by, since }) => {
@@ -95,7 +99,10 @@ async fn reopening_takes_nothing_back() {
 async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
-    let config = config.heartbeat_interval(Duration::from_millis(20));
+    let config = config.access(OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(20),
+        ..Default::default()
+    });
     let first = open(config.clone()).await.unwrap();
     let _second = open(config).await.unwrap();
     // Reads reach the server as before; only the heartbeat can tell.
@@ -109,8 +116,12 @@ async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
 async fn one_that_refuses_goes_away_while_the_owner_lives() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
-    let polite = config.clone().on_owner(OnOwner::RefuseIfAlive);
-    let first = open(polite.clone().owner_label("blue")).await.unwrap();
+    let polite = config.access(OwnershipSettings {
+        takeover: Takeover::RefuseIfAlive,
+        label: "blue".to_owned(),
+        ..Default::default()
+    });
+    let first = open(polite.clone()).await.unwrap();
     assert_matches!(open(polite.clone()).await, Err(OpenStoreError::OwnerAlive { account, owner, .. }) => {
         assert_eq!(account, "bot");
         assert!(owner.starts_with("blue on "), "{owner}");
@@ -130,7 +141,10 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let database = testing::database().unwrap();
     let url = database.url();
     let config = Mode::Plain.config(&url, "bot");
-    let waiting = config.clone().on_owner(OnOwner::WaitUntilFree(Duration::from_secs(60)));
+    let waiting = config.clone().access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_secs(60)),
+        ..Default::default()
+    });
     let first = open(config.clone()).await.unwrap();
     let mut standby = tokio::spawn(open(waiting.clone()));
     let early = tokio::time::timeout(Duration::from_millis(700), &mut standby).await;
@@ -140,17 +154,20 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let second = standby.await.unwrap().unwrap();
     set(&second, b"the standby's").await.unwrap();
 
-    let impatient = config.on_owner(OnOwner::WaitUntilFree(Duration::from_millis(10)));
+    let impatient = config.access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_millis(10)),
+        ..Default::default()
+    });
     assert_matches!(open(impatient).await, Err(OpenStoreError::OwnerAlive { .. }));
 
     // As after a kill -9: the opening stays, the heartbeat ends.
     let client = connect(&url).await;
     client
         .batch_execute(
-            "INSERT INTO matrix_sdk.openings
-                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.openings;
-             DELETE FROM matrix_sdk.openings WHERE id <> 'dead';
-             INSERT INTO matrix_sdk.processes VALUES ('gone', clock_timestamp() + interval '1 s')",
+            "INSERT INTO matrix_sdk.account_handles
+                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.account_handles;
+             DELETE FROM matrix_sdk.account_handles WHERE id <> 'dead';
+             INSERT INTO matrix_sdk.heartbeats VALUES ('gone', clock_timestamp() + interval '1 s')",
         )
         .await
         .unwrap();
@@ -162,11 +179,11 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
 async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let observing = Mode::Key.config(&url, "bot").access(Access::Observe);
+    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
     let missing = open(observing.clone()).await;
     assert_matches!(missing, Err(OpenStoreError::MigrationsPending { found: 0, .. }));
     let owner = Mode::Key.open(&url, "bot").await;
-    let other = Mode::Key.config(&url, "other").access(Access::Observe);
+    let other = Mode::Key.config(&url, "other").access(Access::ReadOnly);
     assert_matches!(open(other).await, Err(OpenStoreError::AccountNotFound { account }) => {
         assert_eq!(account, "other");
     });
@@ -175,15 +192,15 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     let observer = open(observing).await.unwrap();
     assert_eq!(value(&observer).await.unwrap(), b"value");
     assert_eq!(observer.commit_count().await.unwrap(), 1);
-    assert_matches!(set(&observer, b"other").await, Err(Error::ObserveOnly));
+    assert_matches!(set(&observer, b"other").await, Err(Error::ReadOnly));
     let lease = observer.try_take_leased_lock(100, "key", "holder").await;
-    assert_matches!(lease, Err(Error::ObserveOnly));
+    assert_matches!(lease, Err(Error::ReadOnly));
     set(&owner, b"owned").await.unwrap();
     assert_eq!(value(&observer).await.unwrap(), b"owned");
     observer.close().await.unwrap();
     set(&owner, b"still").await.unwrap();
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 1);
 }
 
 #[tokio::test]
@@ -195,8 +212,8 @@ async fn many_accounts_of_a_process_share_one_heartbeat() {
         stores.push(Mode::Plain.open(&url, &format!("bot {account}")).await);
     }
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.processes").await, 1);
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 20);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.heartbeats").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 20);
 }
 
 /// No write takes effect outside of a guarded transaction: the transaction marker is not there.
@@ -290,7 +307,13 @@ async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
 async fn a_transaction_that_is_open_for_long_is_kept_alive() {
     let database = testing::database().unwrap();
     let config = Mode::Key.config(&database.url(), "bot");
-    let store = open(config.transaction_idle_timeout(Duration::from_millis(150))).await.unwrap();
+    let store =
+        open(config.timeouts(Timeouts {
+            transaction_idle: Duration::from_millis(150),
+            ..Default::default()
+        }))
+        .await
+        .unwrap();
     let long = async {
         set(&store, b"value").await?;
         let open = store.transaction().await?;

@@ -1,22 +1,20 @@
 //! A scope that begins after its account was lost: its first statement says so, and nothing of it is
 //! committed.
 
-use std::time::Duration;
-
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, testing};
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     open, set,
 };
 
 /// The same token and a commit more: a clone of this machine has written.
-const CLONED: &str = "UPDATE matrix_sdk.sync_tokens SET commits = commits + 1";
+const CLONED: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
 /// The same token and a commit less.
-const SET_BACK: &str = "UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
+const SET_BACK: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
 
 /// What makes a scope go to the server before its commit.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +39,7 @@ impl World {
         let client = connect(&url).await;
         client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
         // A heartbeat would tell it sooner than the scope does.
-        let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
+        let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
         let store = open(config).await.unwrap();
         set(&store, b"before").await.unwrap();
         Self { url, client, store, _database: database }
@@ -71,7 +69,7 @@ impl World {
 
     /// Runs a scope; nothing of it may be there.
     async fn refused(&self, first: First) -> (Error, Error) {
-        let commits = "SELECT sum(commits)::bigint FROM matrix_sdk.sync_tokens";
+        let commits = "SELECT sum(commits)::bigint FROM matrix_sdk.account_lanes";
         let before = number(&self.client, commits).await;
         let errors = self.scope(first).await;
         assert_eq!(number(&self.client, commits).await, before);
@@ -86,7 +84,9 @@ impl World {
 async fn a_scope_whose_account_was_taken_says_by_whom_and_commits_nothing() {
     for first in [First::Read, First::Statement] {
         let world = World::new().await;
-        let config = Mode::Plain.config(&world.url, "bot").owner_label("green");
+        let config = Mode::Plain
+            .config(&world.url, "bot")
+            .access(OwnershipSettings { label: "green".to_owned(), ..Default::default() });
         let _taken = open(config).await.unwrap();
         let (said, ended) = world.refused(first).await;
         assert_matches!(said, Error::Superseded { by, .. } if by.starts_with("green on "));
@@ -114,8 +114,8 @@ async fn a_scope_in_a_database_that_was_set_back_says_so_and_commits_nothing() {
         let world = World::new().await;
         world.client.batch_execute(SET_BACK).await.unwrap();
         let (said, ended) = world.refused(first).await;
-        assert_matches!(said, Error::Rewound, "{first:?}");
-        assert_matches!(ended, Error::Rewound, "{first:?}");
-        assert_matches!(set(&world.store, b"later").await, Err(Error::Rewound));
+        assert_matches!(said, Error::DatabaseRolledBack, "{first:?}");
+        assert_matches!(ended, Error::DatabaseRolledBack, "{first:?}");
+        assert_matches!(set(&world.store, b"later").await, Err(Error::DatabaseRolledBack));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, testing};
+use matrix_sdk_postgres::{Error, OwnershipSettings, testing};
 
 use crate::{
     common::{Mode, connect, number},
@@ -30,9 +30,12 @@ async fn a_database_that_was_set_back_is_noticed() {
     assert!(store.commit_count().await.unwrap() > witness);
 
     // A standby that lacks the last commits has the same token, and a smaller count.
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
-    assert_matches!(set(&store, b"third").await, Err(Error::Rewound));
-    assert_matches!(store.reopen().await, Err(Error::Rewound));
+    client
+        .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
+        .await
+        .unwrap();
+    assert_matches!(set(&store, b"third").await, Err(Error::DatabaseRolledBack));
+    assert_matches!(store.reopen().await, Err(Error::DatabaseRolledBack));
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.custom_values").await, 1);
 
     // An older backup has an older token of ours, too.
@@ -49,23 +52,27 @@ async fn a_database_that_was_set_back_is_noticed() {
         .batch_execute("UPDATE matrix_sdk.account_owners SET token = (SELECT token FROM backup)")
         .await
         .unwrap();
-    assert_matches!(set(&store, b"fourth").await, Err(Error::Rewound));
+    assert_matches!(set(&store, b"fourth").await, Err(Error::DatabaseRolledBack));
 }
 
 /// Its owner is one that the store has never heard of; still, nobody took anything over.
 #[tokio::test]
 async fn a_backup_older_than_the_opening_is_noticed() {
     const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
-                            UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
+                            UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
-    let config = |interval| Mode::Plain.config(&url, "bot").heartbeat_interval(interval);
+    let config = |interval| {
+        Mode::Plain
+            .config(&url, "bot")
+            .access(OwnershipSettings { heartbeat_interval: interval, ..Default::default() })
+    };
 
     let store = open(config(Duration::from_secs(3600))).await.unwrap();
     set(&store, b"first").await.unwrap();
     client.batch_execute(SET_BACK).await.unwrap();
-    assert_matches!(set(&store, b"second").await, Err(Error::Rewound));
+    assert_matches!(set(&store, b"second").await, Err(Error::DatabaseRolledBack));
 
     // One that only reads learns it from its heartbeat.
     let store = open(config(Duration::from_millis(50))).await.unwrap();
@@ -80,7 +87,7 @@ async fn a_backup_older_than_the_opening_is_noticed() {
         }
     };
     let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Error::Rewound);
+    assert_matches!(noticed, Error::DatabaseRolledBack);
 }
 
 /// Also one whose owner is still the same, and that only reads.
@@ -89,10 +96,16 @@ async fn the_heartbeat_notices_a_database_that_was_set_back() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
-    let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_millis(50));
+    let config = Mode::Plain.config(&url, "bot").access(OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(50),
+        ..Default::default()
+    });
     let store = open(config).await.unwrap();
     set(&store, b"first").await.unwrap();
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
+    client
+        .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
+        .await
+        .unwrap();
     let noticed = async {
         while store.get_custom_value("key").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -100,5 +113,5 @@ async fn the_heartbeat_notices_a_database_that_was_set_back() {
         store.get_custom_value("key").await
     };
     let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Err(Error::Rewound));
+    assert_matches!(noticed, Err(Error::DatabaseRolledBack));
 }

@@ -10,12 +10,14 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, OnOwner, OpenStoreError, PostgresCryptoStore};
+use matrix_sdk_postgres::{
+    Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts,
+};
 use tokio::time::timeout;
 
 use crate::{
     commit::{Harmed, is_begin, is_commit},
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         eventually,
         process::Stopped,
@@ -25,8 +27,8 @@ use crate::{
 
 /// As a backup from before the owner, and of before its last commit.
 const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
-                        UPDATE matrix_sdk.sync_tokens SET commits = commits - 1;
-                        DELETE FROM matrix_sdk.openings";
+                        UPDATE matrix_sdk.account_lanes SET commits = commits - 1;
+                        DELETE FROM matrix_sdk.account_handles";
 
 async fn open(url: &str) -> Result<PostgresCryptoStore, OpenStoreError> {
     PostgresCryptoStore::open_with_config(&Mode::Plain.config(url, "bot")).await
@@ -84,7 +86,9 @@ async fn a_late_claim_takes_nothing_back() {
                 Action::Hold
             });
             // Waits for an answer no longer than a second.
-            let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(1));
+            let config = Mode::Plain
+                .config(&url, "bot")
+                .timeouts(Timeouts { statement: Duration::from_secs(1), ..Default::default() });
             let first = PostgresCryptoStore::open_with_config(&config).await;
             let backend = backend.load(SeqCst);
             assert_ne!(backend, 0, "no claim was caught");
@@ -141,10 +145,13 @@ async fn an_open_that_was_given_up_takes_nothing_later() {
 async fn an_open_that_is_dropped_at_any_poll_blocks_nobody() {
     let harmed = Harmed::new().await;
     let url = harmed.database.url();
-    let config = Mode::Plain.config(&url, "other").heartbeat_interval(Duration::from_secs(3600));
-    let waits = config.clone().on_owner(OnOwner::WaitUntilFree(Duration::from_secs(30)));
+    let config = Mode::Plain.config(&url, "other").access(without_heartbeats());
+    let waits = config.clone().access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_secs(30)),
+        ..without_heartbeats()
+    });
     // Keeps the heartbeat of this process alive.
-    let keeper = Mode::Plain.config(&url, "keeper").heartbeat_interval(Duration::from_secs(3600));
+    let keeper = Mode::Plain.config(&url, "keeper").access(without_heartbeats());
     let _keeper = PostgresCryptoStore::open_with_config(&keeper).await.unwrap();
     for polls in 1.. {
         let mut opening = Box::pin(PostgresCryptoStore::open_with_config(&config));
@@ -182,12 +189,13 @@ async fn a_claim_without_an_answer_is_asked_for_again() {
         };
         let done = harmed.proxy.once(at_claim, action.clone());
         let config = Mode::Plain.config(&through_proxy(&harmed), "bot");
-        let config = config.statement_timeout(Duration::from_secs(1));
+        let config =
+            config.timeouts(Timeouts { statement: Duration::from_secs(1), ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         assert!(done.load(SeqCst), "{action:?}");
         set(&store, "value").await;
         let client = connect(&harmed.database.url()).await;
-        let openings = number(&client, "SELECT count(*) FROM matrix_sdk.openings").await;
+        let openings = number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await;
         assert_eq!(openings, 1, "{action:?}");
     }
 }
@@ -236,20 +244,20 @@ async fn a_claim_that_finds_the_database_set_back_says_so_and_takes_nothing() {
             away.store(false, SeqCst);
             let refused = claim.await.unwrap();
             match reopens {
-                true => assert_matches!(refused, Err(Error::Rewound)),
+                true => assert_matches!(refused, Err(Error::DatabaseRolledBack)),
                 // It has committed nothing that could be missing.
                 false => {
                     assert_matches!(refused, Err(Error::Superseded { by, .. }) if by == "older")
                 }
             }
-            assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 0);
+            assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 0);
             let older = "SELECT count(*) FROM matrix_sdk.account_owners
                          WHERE name = 'older' AND token = '\\x00'";
             assert_eq!(number(&client, older).await, 1, "the account was taken");
             if reopens {
                 let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
-                assert_matches!(refused, Err(Error::Rewound));
-                assert_matches!(harmed.store.reopen().await, Err(Error::Rewound));
+                assert_matches!(refused, Err(Error::DatabaseRolledBack));
+                assert_matches!(harmed.store.reopen().await, Err(Error::DatabaseRolledBack));
             }
         }
     }

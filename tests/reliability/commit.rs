@@ -5,12 +5,12 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    PostgresCryptoStore,
+    PostgresCryptoStore, Timeouts,
     testing::{PostgresServer, TestDatabase},
 };
 
 use crate::{
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         figure,
         process::Stopped,
@@ -46,8 +46,9 @@ impl Harmed {
         let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
         let url = proxy.url(&database.url(), server.port());
         // Heartbeats, which are transactions too, stay out of what the rules count.
-        let config = Mode::Plain.config(&url, "bot").heartbeat_interval(Duration::from_secs(3600));
-        let config = config.statement_timeout(Duration::from_secs(1));
+        let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
+        let config =
+            config.timeouts(Timeouts { statement: Duration::from_secs(1), ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         Self { database, server, proxy, store }
     }

@@ -9,13 +9,15 @@ use std::{
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer};
+use matrix_sdk_postgres::{
+    PostgresCryptoStore, PostgresStoreConfig, Timeouts, testing::PostgresServer,
+};
 use ruma::user_id;
 use tokio::task::block_in_place;
 
 use crate::{
     commit::is_begin,
-    common::{connect, number},
+    common::{connect, number, without_heartbeats},
     support::{
         cluster::Cluster,
         eventually, figure, milliseconds,
@@ -28,7 +30,8 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn open(url: &str) -> PostgresCryptoStore {
-    let config = PostgresStoreConfig::new(url, "bot").statement_timeout(Duration::from_secs(2));
+    let config = PostgresStoreConfig::new(url, "bot")
+        .timeouts(Timeouts { statement: Duration::from_secs(2), ..Default::default() });
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 
@@ -111,8 +114,12 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
     let url = format!("{url}?target_session_attrs=any");
     // No heartbeat asks the standby.
-    let config = PostgresStoreConfig::new(&url, "bot").heartbeat_interval(HOUR);
-    let config = config.statement_timeout(Duration::from_secs(2)).retry_timeout(HOUR);
+    let config = PostgresStoreConfig::new(&url, "bot").access(without_heartbeats());
+    let config = config.timeouts(Timeouts {
+        statement: Duration::from_secs(2),
+        retry: HOUR,
+        ..Default::default()
+    });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let users = [(user_id!("@bob:example.org"), true)];
     store.save_tracked_users(&users).await.unwrap();
@@ -120,7 +127,7 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     store.load_tracked_users().await.unwrap();
 
     let reader = connect(&cluster.url_of(&cluster.standby)).await;
-    let commits = "SELECT max(commits) FROM matrix_sdk.sync_tokens";
+    let commits = "SELECT max(commits) FROM matrix_sdk.account_lanes";
     let primary = connect(&cluster.url_of(&cluster.primary)).await;
     let known = number(&primary, commits).await;
     eventually("it has replayed that", || async { number(&reader, commits).await == known }).await;

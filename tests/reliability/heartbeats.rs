@@ -11,7 +11,8 @@ use std::{
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer,
+    Error, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    testing::PostgresServer,
 };
 
 use crate::{
@@ -48,8 +49,13 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
         let mut stores = Vec::new();
         for account in ACCOUNTS {
             // Longer than the test waits.
-            let config = Mode::Plain.config(&url, account).statement_timeout(HOUR);
-            let config = config.heartbeat_interval(Duration::from_millis(50));
+            let config = Mode::Plain
+                .config(&url, account)
+                .timeouts(Timeouts { statement: HOUR, ..Default::default() });
+            let config = config.access(OwnershipSettings {
+                heartbeat_interval: Duration::from_millis(50),
+                ..Default::default()
+            });
             stores.push(PostgresCryptoStore::open_with_config(&config).await.unwrap());
         }
         let client = connect(&server.url()).await;
@@ -75,7 +81,7 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
             assert_matches!(told, Err(Error::Superseded { by, .. }) if by == "other");
         }
         // It goes on, and the silent one asks once at a time: each question takes a connection.
-        let alive = "SELECT max(alive_until)::text FROM matrix_sdk.processes";
+        let alive = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
         let alive = async || client.query_one(alive, &[]).await.unwrap().get::<_, String>(0);
         for _ in 0..5 {
             let before = alive().await;
@@ -94,7 +100,10 @@ async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
     let open = async |password: &str, account: &str| {
         let url = format!("postgres://bot:{password}@127.0.0.1:{}/postgres", server.port());
         let config = PostgresStoreConfig::new(url, account);
-        let config = config.heartbeat_interval(Duration::from_millis(200));
+        let config = config.access(OwnershipSettings {
+            heartbeat_interval: Duration::from_millis(200),
+            ..Default::default()
+        });
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     };
     let _first = open("old", "first").await;
@@ -103,9 +112,9 @@ async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'";
     admin.batch_execute(end).await.unwrap();
     admin
-        .batch_execute("CREATE TABLE before AS SELECT max(alive_until) FROM matrix_sdk.processes")
+        .batch_execute("CREATE TABLE before AS SELECT max(alive_until) FROM matrix_sdk.heartbeats")
         .await
         .unwrap();
-    let beats = "SELECT count(*) FROM matrix_sdk.processes, before WHERE alive_until > before.max";
+    let beats = "SELECT count(*) FROM matrix_sdk.heartbeats, before WHERE alive_until > before.max";
     eventually("it beats again", async || number(&admin, beats).await > 0).await;
 }

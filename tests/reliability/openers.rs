@@ -12,7 +12,7 @@ use std::{
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, OnOwner, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -56,7 +56,9 @@ async fn a_claim_is_not_asked_again_for_an_opener_that_is_gone() {
             Action::Pass
         }
     });
-    let config = Mode::Plain.config(&url, "bot").retry_timeout(Duration::from_secs(2));
+    let config = Mode::Plain
+        .config(&url, "bot")
+        .timeouts(Timeouts { retry: Duration::from_secs(2), ..Default::default() });
     let mut opening = Box::pin(PostgresCryptoStore::open_with_config(&config));
     tokio::select! {
         opened = &mut opening => panic!("{:?}", opened.is_ok()),
@@ -130,7 +132,8 @@ async fn a_takeover_waits_for_an_owner_within_atomically() {
     });
     is_begun.await.unwrap();
     let config = Mode::Plain.config(&harmed.database.url(), "bot");
-    let config = config.statement_timeout(Duration::from_millis(300));
+    let config =
+        config.timeouts(Timeouts { statement: Duration::from_millis(300), ..Default::default() });
     let opening = tokio::spawn(async move { PostgresCryptoStore::open_with_config(&config).await });
     let watcher = harmed.connect().await;
     let cancelled = || harmed.server.log().matches("due to statement timeout").count();
@@ -163,6 +166,8 @@ async fn a_store_that_is_closed_while_it_is_reopened_is_closed() {
     closing.await.unwrap().unwrap();
     let saved = harmed.store.set_custom_value("key", b"second".to_vec()).await;
     assert_matches!(saved, Err(Error::StoreClosed));
-    let config = Mode::Plain.config(&harmed.database.url(), "bot").on_owner(OnOwner::RefuseIfAlive);
+    let config = Mode::Plain
+        .config(&harmed.database.url(), "bot")
+        .access(OwnershipSettings { takeover: Takeover::RefuseIfAlive, ..Default::default() });
     PostgresCryptoStore::open_with_config(&config).await.unwrap();
 }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore, Timeouts, testing::PostgresServer};
 
 use crate::{
     commit::{Harmed, is_begin, is_commit},
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         eventually,
         pooler::{Pooler, Release},
@@ -42,9 +42,9 @@ impl Pooled {
         let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
         let pooler = Pooler::start_before(Release::Old, &server, proxy.port(), QUERY_TIMEOUT);
         let config = Mode::Plain.config(&pooler.url(&server.url(), &server), "bot");
-        let config = config.prepared_statements(false);
+        let config = config.pool(PoolSettings { prepared_statements: false, ..Default::default() });
         // Heartbeats, which are transactions too, stay out of what the rules look for.
-        let config = config.heartbeat_interval(Duration::from_secs(3600));
+        let config = config.access(without_heartbeats());
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         Self { server, proxy, store, _pooler: pooler }
     }
@@ -185,7 +185,7 @@ async fn a_copied_token_writes_nothing_and_is_noticed() {
     let harmed = Harmed::new().await;
     harmed.set("ours").await;
     let client = connect(&harmed.database.url()).await;
-    let clone = "UPDATE matrix_sdk.sync_tokens SET commits = commits + 1";
+    let clone = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
     client.batch_execute(clone).await.unwrap();
     let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
     assert!(refused.as_ref().is_err_and(crate::support::stream::is_superseded), "{refused:?}");
@@ -198,8 +198,9 @@ async fn a_copied_token_writes_nothing_and_is_noticed() {
 async fn a_scopes_commit_that_is_found_late_is_its_own() {
     let harmed = Harmed::new().await;
     let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
-    let config = Mode::Plain.config(&url, "scoped").heartbeat_interval(Duration::from_secs(3600));
-    let config = config.retry_timeout(Duration::from_millis(800));
+    let config = Mode::Plain.config(&url, "scoped").access(without_heartbeats());
+    let config =
+        config.timeouts(Timeouts { retry: Duration::from_millis(800), ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     for away_for in [900, 1100, 1300, 1500, 5000] {
         let (away, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -241,5 +242,5 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
 
 async fn commits_of(harmed: &Harmed) -> i64 {
     let client = connect(&harmed.database.url()).await;
-    number(&client, "SELECT max(commits) FROM matrix_sdk.sync_tokens").await
+    number(&client, "SELECT max(commits) FROM matrix_sdk.account_lanes").await
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer};
+use matrix_sdk_postgres::{
+    PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts, testing::PostgresServer,
+};
 use tokio::task::block_in_place;
 
 use crate::{
@@ -96,8 +98,9 @@ async fn owner(url: &str) {
     let mut line = String::new();
     block_in_place(|| std::io::stdin().read_line(&mut line)).unwrap();
     let second = Duration::from_secs(1);
-    let config = PostgresStoreConfig::new(url, "bot").statement_timeout(second);
-    let config = config.connect_timeout(second).retry_timeout(3 * second);
+    let config = PostgresStoreConfig::new(url, "bot")
+        .pool(PoolSettings { connect_timeout: Some(second), ..Default::default() })
+        .timeouts(Timeouts { statement: second, retry: 3 * second, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let error = loop {
         match store.set_custom_value("key", b"the old owner's".to_vec()).await {

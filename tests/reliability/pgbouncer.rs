@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use matrix_sdk_postgres::{
-    Access, PostgresCryptoStore,
+    Access, PoolSettings, PostgresCryptoStore,
     testing::{PostgresServer, TestDatabase},
 };
 
@@ -60,7 +60,9 @@ async fn open(
 ) -> PostgresCryptoStore {
     let name = name.to_owned();
     let url = tokio::task::spawn_blocking(move || world.url(&name, fresh)).await.unwrap();
-    let config = Mode::Key.config(&url, "upstream").prepared_statements(prepared);
+    let config = Mode::Key
+        .config(&url, "upstream")
+        .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
     let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
@@ -96,13 +98,15 @@ async fn several_bots(release: Release, prepared: bool) {
         let url = url.clone();
         tokio::spawn(async move {
             let account = format!("bot {bot}");
-            let config = Mode::Plain.config(&url, &account).prepared_statements(prepared);
+            let config = Mode::Plain
+                .config(&url, &account)
+                .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
             let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
             let mut ledger = Ledger::default();
             for _ in 0..saves {
                 ledger.save(&store).await.unwrap();
             }
-            let config = config.access(Access::Observe);
+            let config = config.access(Access::ReadOnly);
             ledger.check(&PostgresCryptoStore::open_with_config(&config).await.unwrap()).await
         })
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -28,7 +28,9 @@ impl Bot {
         let server = builder.start().unwrap();
         let database = server.create_database().unwrap();
         let url = database.url();
-        let config = Mode::Plain.config(&url, "bot").statement_timeout(Duration::from_secs(2));
+        let config = Mode::Plain
+            .config(&url, "bot")
+            .timeouts(Timeouts { statement: Duration::from_secs(2), ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.set_custom_value("key", b"old".to_vec()).await.unwrap();
         Self { url, store, _database: database, _server: server }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
+use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use tokio_postgres::Client;
 
 use crate::{
-    common::{Mode, connect, number},
+    common::{Mode, connect, number, without_heartbeats},
     support::{
         eventually, figure,
         stream::{Ledger, changes, observe, reopen},
@@ -51,8 +51,8 @@ async fn bot(defaults: &str) -> Bot {
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
     admin.batch_execute(defaults).await.unwrap();
     let second = Duration::from_secs(1);
-    let config = Mode::Plain.config(&url, "bot").statement_timeout(second);
-    let config = config.retry_timeout(4 * second);
+    let timeouts = Timeouts { statement: second, retry: 4 * second, ..Default::default() };
+    let config = Mode::Plain.config(&url, "bot").timeouts(timeouts);
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let mut ledger = Ledger::default();
     ledger.save(&store).await.unwrap();
@@ -125,8 +125,9 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
     // Nothing but a save waits, and it waits as long as the test does.
     let minute = Duration::from_secs(60);
-    let config = Mode::Plain.config(&server.url(), "bot").heartbeat_interval(60 * minute);
-    let config = config.statement_timeout(minute).retry_timeout(minute);
+    let config = Mode::Plain.config(&server.url(), "bot").access(without_heartbeats());
+    let config =
+        config.timeouts(Timeouts { statement: minute, retry: minute, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let mut ledger = Ledger::default();
     ledger.save(&store).await.unwrap();
@@ -173,4 +174,39 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
     }
     let checked = ledger.check(&observe(&server.url(), "bot").await).await;
     assert_eq!(u64::try_from(checked).unwrap(), ledger.begun);
+}
+
+/// The warning of a cancelled wait belongs to no statement, but to a connection: of another database's
+/// commit it says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
+    let Bot { server: other, admin, store: waiting, mut ledger, .. } = bot("").await;
+    let server = PostgresServer::builder();
+    let server = server.setting("log_min_duration_statement", "0").start().unwrap();
+    let config = Mode::Plain.config(&server.url(), "bot").access(without_heartbeats());
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    store.set_custom_value("key", b"first".to_vec()).await.unwrap();
+    let client = connect(&server.url()).await;
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.custom_values").await.unwrap();
+    let saving =
+        tokio::spawn(async move { store.set_custom_value("key", b"second".to_vec()).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("the transaction is sent", async || number(&client, blocked).await > 0).await;
+    let _saving = tokio::spawn(async move { ledger.save(&waiting).await });
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
+                  WHERE wait_event = 'SyncRep'";
+    eventually("a wait is cancelled", async || number(&admin, cancel).await > 0).await;
+    eventually("the server says so", async || other.log().contains(CANCELLED)).await;
+    // The store that is warned asks what became of its commit.
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the warning has come", async || number(&admin, asked).await > 0).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    saving.await.unwrap().unwrap();
+    // What became of a commit is asked for with a fence.
+    let executed = |text: &str| {
+        let is_executed = |entry: &&str| entry.contains(" ms  execute ") && entry.contains(text);
+        server.log().split("LOG: ").filter(is_executed).count()
+    };
+    assert!(executed("guard(") > 0);
+    assert_eq!(executed("fence("), 0);
 }

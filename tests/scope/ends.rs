@@ -5,7 +5,7 @@ use std::{pin::pin, time::Duration};
 use assert_matches::assert_matches;
 use futures_util::poll;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, testing};
+use matrix_sdk_postgres::{Error, Timeouts, testing};
 use tokio::{sync::oneshot, time::timeout};
 use tokio_postgres::types::Type;
 
@@ -49,7 +49,11 @@ async fn a_scope_that_is_not_polled_any_more_does_not_block_the_account() {
     let database = testing::database().unwrap();
     let limit = Duration::from_millis(200);
     for pool_size in [1, 4] {
-        let store = open(&config(&database.url(), pool_size).atomically_timeout(limit)).await;
+        let store = open(
+            &config(&database.url(), pool_size)
+                .timeouts(Timeouts { atomically: limit, ..Default::default() }),
+        )
+        .await;
         set(&store, "before").await.unwrap();
         let (saved, mut is_saved) = oneshot::channel();
         let mut scope = pin!(store.atomically(async {

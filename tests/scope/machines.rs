@@ -5,7 +5,7 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, MemoryStore},
     types::DeviceKeys,
 };
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
 use ruma::{RoomId, UserId, api::client::keys::get_keys, room_id, serde::Raw, user_id};
 use serde_json::json;
 
@@ -107,8 +107,14 @@ async fn bots_whose_scopes_hold_all_connections_do_not_wait_for_one() {
     for (bots, pool_size) in [(1, 1), (2, 2)] {
         let database = testing::database().unwrap();
         let config = |name: &str| {
-            let config = Mode::Key.config(&database.url(), name).pool_max_size(pool_size);
-            config.pool_timeout(std::time::Duration::from_secs(3)).cache_bytes(0)
+            Mode::Key
+                .config(&database.url(), name)
+                .pool(PoolSettings {
+                    max_size: pool_size,
+                    wait_timeout: std::time::Duration::from_secs(3),
+                    ..Default::default()
+                })
+                .access(OwnershipSettings { cache_bytes: 0, ..Default::default() })
         };
         let pool = config("any").build_pool().unwrap();
         let barrier = tokio::sync::Barrier::new(bots);

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use common::{Mode, number};
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{
+    Error, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+};
 use tokio_postgres::Client;
 
 /// The error that the store put into the SDK's.
@@ -30,10 +32,17 @@ async fn open(config: &PostgresStoreConfig) -> PostgresCryptoStore {
     PostgresCryptoStore::open_with_config(config).await.unwrap()
 }
 
+fn timeouts() -> Timeouts {
+    Timeouts { atomically: Duration::from_secs(5), ..Default::default() }
+}
+
 /// A configuration whose `atomically` gives up soon, should it stand still.
 fn config(url: &str, pool_size: usize) -> PostgresStoreConfig {
-    let config = Mode::Key.config(url, "bot").pool_max_size(pool_size);
-    config.atomically_timeout(Duration::from_secs(5)).pool_timeout(Duration::from_secs(3))
+    Mode::Key.config(url, "bot").timeouts(timeouts()).pool(PoolSettings {
+        max_size: pool_size,
+        wait_timeout: Duration::from_secs(3),
+        ..Default::default()
+    })
 }
 
 async fn set(store: &PostgresCryptoStore, key: &str) -> Result<(), CryptoStoreError> {

@@ -11,7 +11,7 @@ use matrix_sdk_crypto::{
         types::{Changes, DeviceChanges},
     },
 };
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, Timeouts, testing};
 use ruma::device_id;
 use tokio::sync::oneshot;
 use tokio_postgres::types::Type;
@@ -22,7 +22,7 @@ use crate::{
         fixture::{inbound_session, other_user, own_device, own_user, room},
         number,
     },
-    config, has, inner, open, set, until_locked, until_unlocked,
+    config, has, inner, open, set, timeouts, until_locked, until_unlocked,
 };
 
 /// Until its first save a scope holds nothing.
@@ -71,7 +71,8 @@ async fn by_another_task<T: Send + 'static>(
 async fn from_its_first_save_on_every_task_sees_the_scope_but_not_what_others_act_on() {
     for (pool_size, cache_bytes) in [(4, 16 << 20), (2, 0), (4, 0)] {
         let database = testing::database().unwrap();
-        let config = config(&database.url(), pool_size).cache_bytes(cache_bytes);
+        let config = config(&database.url(), pool_size)
+            .access(OwnershipSettings { cache_bytes, ..Default::default() });
         let store = open(&config).await;
         let account = Account::with_device_id(own_user(), own_device());
         assert_eq!(seen(&store).await, (0, false, 0, 0));
@@ -160,7 +161,8 @@ fn withheld() -> Changes {
 async fn a_reader_that_is_gone_before_its_answer_harms_no_scope() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let config = config(&url, 4).statement_timeout(Duration::from_millis(300));
+    let config =
+        config(&url, 4).timeouts(Timeouts { statement: Duration::from_millis(300), ..timeouts() });
     let store = open(&config).await;
     let client = connect(&url).await;
     client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();

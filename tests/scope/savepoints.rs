@@ -3,7 +3,10 @@
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
-use tokio_postgres::Client;
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
 
 use crate::{
     common::{connect, number},
@@ -21,6 +24,32 @@ async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
     let client = connect(&database.url()).await;
     client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
     (database, store, client)
+}
+
+/// An application learns how many rows it changed, also of a statement that returns some.
+#[tokio::test]
+async fn a_statement_tells_how_many_rows_it_changed() {
+    let (_database, store, client) = begin().await;
+    let changed = store.atomically(async {
+        set(&store, "key").await?;
+        let transaction = store.transaction().await?;
+        let mut changed = Vec::new();
+        for sql in [
+            "INSERT INTO outbox SELECT 'row' FROM generate_series(1, 3)",
+            "UPDATE outbox SET body = 'other' RETURNING body",
+            "DELETE FROM outbox WHERE body = 'row'",
+            "SELECT FROM outbox",
+            "CREATE TEMPORARY TABLE inbox (body text)",
+        ] {
+            changed.push(transaction.execute(sql, &[]).await?);
+        }
+        let body: (&(dyn ToSql + Sync), Type) = (&"other", Type::TEXT);
+        changed.push(transaction.execute("DELETE FROM outbox WHERE body = $1", &[body]).await?);
+        Ok::<_, CryptoStoreError>(changed)
+    });
+    assert_eq!(changed.await.unwrap(), [3, 3, 0, 3, 0, 3]);
+    assert!(has(&store, "key").await);
+    assert_eq!(number(&client, ROWS).await, 0);
 }
 
 const ROWS: &str = "SELECT count(*) FROM outbox";

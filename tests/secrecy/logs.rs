@@ -9,7 +9,7 @@ use std::{
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError, types::Changes};
 use matrix_sdk_postgres::{
-    Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing,
+    Error, OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, testing,
 };
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -183,7 +183,9 @@ async fn logs_errors_and_debug_hold_no_secret() {
     let url = database.url();
     for prepared in [true, false] {
         for mode in [Mode::Plain, Mode::Passphrase, Mode::Key] {
-            let config = mode.config(&url, &format!("{mode:?}")).prepared_statements(prepared);
+            let config = mode
+                .config(&url, &format!("{mode:?}"))
+                .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
             record.add(&config);
             live(&record, &config, &url, &fixture).await;
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -69,7 +69,9 @@ pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
     const ACCOUNT: &str = "webhook_bridge.migrate-only";
     let database = Located::new(&config.database).await?;
     let migrate = async {
-        let settings = database.settings(ACCOUNT)?.pool_max_size(config.pool_size);
+        let settings = database
+            .settings(ACCOUNT)?
+            .pool(PoolSettings { max_size: config.pool_size, ..Default::default() });
         let pool = settings.build_pool()?;
         let store = PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await?;
         store.close().await.map_err(CryptoStoreError::from)?;

@@ -29,7 +29,7 @@ pub mod exit_code {
     /// Another process has the account, and we were told to refuse.
     pub const IN_USE: u8 = 8;
     /// The database was rolled back to an older state.
-    pub const REWOUND: u8 = 9;
+    pub const ROLLED_BACK: u8 = 9;
 }
 
 /// What a task of the bridge can fail with.
@@ -61,9 +61,9 @@ impl BridgeError {
     }
 
     /// The ratchets in the database have been further than they are now.
-    pub fn rewound(what: impl Display) -> Self {
+    pub fn rolled_back(what: impl Display) -> Self {
         Self::last(
-            exit_code::REWOUND,
+            exit_code::ROLLED_BACK,
             format!(
                 "{what}: the database was rolled back to an older state, and its keys must not be \
                  used again. Begin with a new device: set STORE_ACCOUNT to another name, with \
@@ -137,7 +137,9 @@ impl From<StoreError> for BridgeError {
                 exit_code::SUPERSEDED,
                 format!("{error}: it ends here, and should not be restarted by itself"),
             ),
-            StoreError::Rewound => Self::rewound("the database has lost commits of this process"),
+            StoreError::DatabaseRolledBack => {
+                Self::rolled_back("the database has lost commits of this process")
+            }
             StoreError::Reopen(error) => (*error).into(),
             StoreError::Database(error) => from_database(error.sqlstate(), error.to_string()),
             other => Self::Temporary(format!("the key store failed: {other}")),
@@ -221,8 +223,8 @@ mod tests {
             (backend(superseded()).into(), exit_code::SUPERSEDED),
             (OlmError::Store(backend(superseded())).into(), exit_code::SUPERSEDED),
             (MegolmError::Store(backend(superseded())).into(), exit_code::SUPERSEDED),
-            (backend(StoreError::Rewound).into(), exit_code::REWOUND),
-            (OpenStoreError::Store(StoreError::Rewound).into(), exit_code::REWOUND),
+            (backend(StoreError::DatabaseRolledBack).into(), exit_code::ROLLED_BACK),
+            (OpenStoreError::Store(StoreError::DatabaseRolledBack).into(), exit_code::ROLLED_BACK),
             (
                 StoreError::Reopen(Box::new(OpenStoreError::Store(superseded()))).into(),
                 exit_code::SUPERSEDED,

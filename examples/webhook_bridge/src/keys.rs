@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{
-    self as store, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
-    deadpool_postgres::Pool,
+    self as store, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
+    PostgresStoreConfig, Timeouts, Transaction, deadpool_postgres::Pool,
 };
 use ruma::{DeviceId, OwnedUserId, UserId};
 use secrecy::ExposeSecret;
 
 use crate::{
-    config::{Config, OnOwner},
+    config::{Config, Takeover},
     errors::BridgeError,
 };
 
@@ -35,24 +35,30 @@ impl Keys {
         waiting: impl Fn(&str),
     ) -> Result<(Self, Pool), BridgeError> {
         let mut passphrase = config.store_passphrase.as_ref();
-        let mut settings = settings
-            .owner_label("webhook_bridge")
+        let mut ownership = OwnershipSettings {
+            label: "webhook_bridge".to_owned(),
+            takeover: match config.takeover {
+                Takeover::Immediate => store::Takeover::Immediate,
+                Takeover::Wait | Takeover::Refuse => store::Takeover::RefuseIfAlive,
+            },
+            ..Default::default()
+        };
+        let settings = settings
             .run_migrations(config.database.run_migrations)
-            .pool_max_size(config.database.pool_size)
-            .atomically_timeout(LONGEST_SYNC)
-            .on_owner(match config.on_owner {
-                OnOwner::Take => store::OnOwner::TakeOver,
-                OnOwner::Wait | OnOwner::Refuse => store::OnOwner::RefuseIfAlive,
-            });
+            .pool(PoolSettings { max_size: config.database.pool_size, ..Default::default() })
+            .timeouts(Timeouts { atomically: LONGEST_SYNC, ..Default::default() });
         let pool = settings.build_pool()?;
         loop {
-            settings = settings.passphrase(passphrase.map(ExposeSecret::expose_secret));
+            let settings = settings
+                .clone()
+                .access(ownership.clone())
+                .passphrase(passphrase.map(ExposeSecret::expose_secret));
             match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
-                    if config.on_owner == OnOwner::Wait =>
+                    if config.takeover == Takeover::Wait =>
                 {
                     waiting(&owner);
-                    settings = settings.on_owner(store::OnOwner::WaitUntilFree(SAY_AGAIN));
+                    ownership.takeover = store::Takeover::WaitUntilFree(SAY_AGAIN);
                 }
                 // Earlier versions took a newline at its end as a part of it.
                 Err(OpenStoreError::WrongPassphrase { .. })
@@ -151,7 +157,7 @@ mod tests {
     use super::*;
     use crate::{config::Args, errors::exit_code};
 
-    fn config(on_owner: &str) -> Config {
+    fn config(takeover: &str) -> Config {
         let words = [
             "webhook_bridge",
             "--homeserver=http://localhost:8008",
@@ -159,8 +165,8 @@ mod tests {
             "--webhook-url=http://localhost/hook",
             "--try",
             "--plain",
-            "--on-owner",
-            on_owner,
+            "--takeover",
+            takeover,
         ];
         Args::try_parse_from(words).unwrap().try_into().unwrap()
     }
@@ -190,7 +196,7 @@ mod tests {
         assert_eq!(code(refused), exit_code::IN_USE);
         first.set_value("a", "1").await.unwrap();
 
-        let (second, _) = Keys::open(&config("take"), settings(url), nobody).await.unwrap();
+        let (second, _) = Keys::open(&config("immediate"), settings(url), nobody).await.unwrap();
         assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
         assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
         assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);

@@ -11,7 +11,7 @@ from ..processes import until
 from ..world import World, expect
 from . import case
 
-SUPERSEDED, IN_USE, REWOUND = 7, 8, 9
+SUPERSEDED, IN_USE, ROLLED_BACK = 7, 8, 9
 
 
 @asynccontextmanager
@@ -88,9 +88,9 @@ async def superseded(w: World):
         await w.up()
         await w.send(3, "before")
         await w.arrived()
-        await second.start(BRIDGE_ON_OWNER="take")
+        await second.start(BRIDGE_TAKEOVER="immediate")
         await ended(w.bridge, SUPERSEDED, "taken over by webhook_bridge")
-        await w.bridge.start("--on-owner", "refuse")
+        await w.bridge.start("--takeover", "refuse")
         await ended(w.bridge, IN_USE, "in use by webhook_bridge")
         w.check_outputs()
         w.bridge = second
@@ -120,7 +120,7 @@ async def set_back(w: World):
         await server.start()
         for _ in range(2):
             await w.bridge.start()
-            await ended(w.bridge, REWOUND, "STORE_ACCOUNT")
+            await ended(w.bridge, ROLLED_BACK, "STORE_ACCOUNT")
         await w.bridge.start(STORE_ACCOUNT="begun anew")
         await until(
             lambda: "first sync done" in w.bridge.child.output(), 60, "the first sync",

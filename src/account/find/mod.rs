@@ -3,7 +3,7 @@
 mod probe;
 
 use backon::Retryable;
-use tokio_postgres::{error::SqlState, types::Type};
+use tokio_postgres::types::Type;
 use tracing::info;
 
 use self::probe::probe;
@@ -12,11 +12,12 @@ use crate::{
     account::cipher::{Codec, Key, SealedCipher},
     postgres::{
         database::{Database, Param},
+        migrations::Migrations,
         statement::Sql,
     },
 };
 
-pub(super) static INSERT: Sql = Sql::new(
+static INSERT: Sql = Sql::new(
     "accounts.insert",
     "
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
@@ -26,7 +27,7 @@ SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHIN
 
 /// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
 /// Advancing it takes a privilege that the role may lack.
-pub(super) static INSERT_NEXT: Sql = Sql::new(
+static INSERT_NEXT: Sql = Sql::new(
     "accounts.insert_next",
     "
 INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
@@ -36,43 +37,31 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
 );
 
+pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
+
 /// Brings the schema up to date, finds or creates the account, and opens its cipher.
 pub(super) async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<(i64, Codec), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config))
+    (|| find_once(database, config, parts))
         .retry(database.backoff())
-        .when(is_retryable)
+        .when(OpenStoreError::is_retryable)
         .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
         .await
-}
-
-/// Whether it is worth another try. A server that cannot be reached, a database that does not exist
-/// and a password that is fixed are reported at once.
-fn is_retryable(error: &OpenStoreError) -> bool {
-    match error {
-        // Reads keep the limits of the role, which may be short.
-        OpenStoreError::Store(Error::Database(error)) => {
-            error.is_transient() || error.has_code(&SqlState::QUERY_CANCELED)
-        }
-        OpenStoreError::Connect(error) => error.sqlstate().is_some(),
-        OpenStoreError::Authentication(error) => {
-            error.is_transient() && !error.has_code(&SqlState::INVALID_CATALOG_NAME)
-        }
-        _ => false,
-    }
 }
 
 async fn find_once(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<(i64, Codec), OpenStoreError> {
     let name = &config.account;
-    let (id, cipher) = match look_up(database, config).await? {
+    let (id, cipher) = match look_up(database, config, parts).await? {
         Some(found) => found,
-        None if config.access == Access::Observe => {
+        None if config.access == Access::ReadOnly => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
         None => {
@@ -83,7 +72,7 @@ async fn find_once(
                 error => error.into(),
             })?;
             // Another process may have been first: what counts is what is there.
-            look_up(database, config).await?.ok_or_else(|| {
+            look_up(database, config, parts).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
@@ -94,9 +83,10 @@ async fn find_once(
 async fn look_up(
     database: &Database,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     let mut connection = database.connect().await?;
-    probe(&mut connection, database.statements().schema(), config).await
+    probe(&mut connection, database.statements().schema(), config, parts).await
 }
 
 /// Makes the account's row, unless there is one of this name.
@@ -106,15 +96,11 @@ async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
     let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
     match database.write_autocommit(&INSERT, &params).await {
         Ok(_) => return Ok(()),
-        Err(error) if is_number_taken(&error) => {}
+        Err(error) if error.is_unique_violation() => {}
         Err(error) => return Err(error),
     }
     // Of several that take the same number at once, one gets it.
     let insert = || database.write_autocommit(&INSERT_NEXT, &params);
-    insert.retry(database.backoff()).when(is_number_taken).await?;
+    insert.retry(database.backoff()).when(Error::is_unique_violation).await?;
     Ok(())
-}
-
-fn is_number_taken(error: &Error) -> bool {
-    matches!(error, Error::Database(error) if error.has_code(&SqlState::UNIQUE_VIOLATION))
 }

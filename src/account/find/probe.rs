@@ -3,13 +3,16 @@
 use std::sync::Once;
 
 use deadpool_postgres::Object;
-use tokio_postgres::{Row, error::SqlState, types::Type};
+use tokio_postgres::{Row, types::Type};
 use tracing::warn;
 
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     account::cipher::SealedCipher,
-    postgres::{migrations, schema::Schema},
+    postgres::{
+        migrations::{self, Migrations},
+        schema::Schema,
+    },
 };
 
 /// The oldest server that the tests pass on.
@@ -23,9 +26,11 @@ SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(),
 
 /// One statement tells all that opening needs, when the schema is there.
 const SCHEMA: &str = ",
-       m.version, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
-FROM (SELECT coalesce(max(version), 0) AS version, max(compatible_with) AS compatible_with
-      FROM {schema}.schema_migrations) m
+       m.parts, m.versions, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
+FROM (SELECT array_agg(part) AS parts, array_agg(version) AS versions,
+             array_agg(compatible_with) AS compatible_with
+      FROM (SELECT part, max(version) AS version, max(compatible_with) AS compatible_with
+            FROM {schema}.schema_migrations GROUP BY part) p) m
 LEFT JOIN {schema}.accounts a ON a.name = $1";
 
 /// Checks server and schema, migrates if that is needed and allowed, and looks the account up.
@@ -33,37 +38,64 @@ pub(super) async fn probe(
     connection: &mut Object,
     schema: &Schema,
     config: &PostgresStoreConfig,
+    parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     for migrated in [false, true] {
-        let Found { server, version, compatible_with, stored } =
-            match look(connection, schema, &config.account).await {
-                Ok(found) => found,
-                Err(error) if is_missing(&error) => Found::without_schema(connection).await?,
-                Err(error) => {
-                    return Err(OpenStoreError::refused(error, "reading the schema's tables"));
-                }
-            };
+        let Found { server, versions, stored } = match look(connection, schema, &config.account)
+            .await
+        {
+            Ok(found) => found,
+            Err(error) if error.is_missing_schema() => Found::without_schema(connection).await?,
+            Err(error) if error.is_missing_column() => {
+                let schema = schema.name().to_owned();
+                return Err(OpenStoreError::UnreleasedSchema { schema });
+            }
+            Err(error) => {
+                return Err(OpenStoreError::refused(error, "reading the schema's tables"));
+            }
+        };
         server.check(config)?;
-        let (found, required) = (version, migrations::CURRENT);
-        if found > required && compatible_with > required {
-            return Err(OpenStoreError::SchemaTooNew { found, supported: required });
+        let Some(pending) = first_pending(&versions, parts)? else { return Ok(stored) };
+        if migrated || !config.run_migrations || config.access == Access::ReadOnly {
+            return Err(pending);
         }
-        if found >= required {
-            return Ok(stored);
-        }
-        if migrated || !config.run_migrations || config.access == Access::Observe {
-            return Err(OpenStoreError::MigrationsPending { found, required });
-        }
-        migrations::run(connection, schema).await?;
+        migrations::run(connection, schema, parts).await?;
     }
     Ok(None)
 }
 
-struct Found {
-    server: Server,
-    /// 0 when there is no schema yet.
+/// Says which part of the schema is missing or old; fails when one is too new.
+fn first_pending(
+    versions: &[PartVersion],
+    parts: &[Migrations],
+) -> Result<Option<OpenStoreError>, OpenStoreError> {
+    let mut pending = None;
+    for migrations in parts {
+        let (part, required) = (migrations.part, migrations.current());
+        let installed = versions.iter().find(|installed| installed.part == part);
+        let (found, compatible_with) =
+            installed.map_or((0, 0), |installed| (installed.version, installed.compatible_with));
+        if found > required && compatible_with > required {
+            return Err(OpenStoreError::SchemaTooNew { part, found, supported: required });
+        }
+        if found < required {
+            pending.get_or_insert(OpenStoreError::MigrationsPending { part, found, required });
+        }
+    }
+    Ok(pending)
+}
+
+/// What is installed of a part of the schema.
+struct PartVersion {
+    part: String,
     version: i32,
     compatible_with: i32,
+}
+
+struct Found {
+    server: Server,
+    /// None when there is no schema yet.
+    versions: Vec<PartVersion>,
     stored: Option<(i64, SealedCipher)>,
 }
 
@@ -72,7 +104,7 @@ impl Found {
         let rows = connection.query_typed(SERVER, &[]).await.map_err(DatabaseError::from)?;
         let row = rows.first().ok_or_else(no_answer)?;
         let server = Server::of(row).map_err(DatabaseError::from)?;
-        Ok(Self { server, version: 0, compatible_with: 0, stored: None })
+        Ok(Self { server, versions: Vec::new(), stored: None })
     }
 }
 
@@ -80,32 +112,33 @@ async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found,
     let sql = [SERVER, &schema.qualify(SCHEMA)].concat();
     let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
     let row = rows.first().ok_or_else(no_answer)?;
-    let stored = match row.try_get(7)? {
+    let stored = match row.try_get(8)? {
         Some(id) => Some((
             id,
             SealedCipher {
-                secret_kind: row.try_get(8)?,
-                bytes: row.try_get(9)?,
-                written_by: row.try_get(10)?,
+                secret_kind: row.try_get(9)?,
+                bytes: row.try_get(10)?,
+                written_by: row.try_get(11)?,
             },
         )),
         None => None,
     };
-    let compatible_with: Option<i32> = row.try_get(6)?;
-    Ok(Found {
-        server: Server::of(row)?,
-        version: row.try_get(5)?,
-        compatible_with: compatible_with.unwrap_or(0),
-        stored,
-    })
+    Ok(Found { server: Server::of(row)?, versions: versions(row)?, stored })
+}
+
+fn versions(row: &Row) -> Result<Vec<PartVersion>, tokio_postgres::Error> {
+    let parts: Option<Vec<String>> = row.try_get(5)?;
+    let (versions, compatible): (Option<Vec<i32>>, Option<Vec<i32>>) =
+        (row.try_get(6)?, row.try_get(7)?);
+    let numbers = versions.into_iter().flatten().zip(compatible.into_iter().flatten());
+    let parts = parts.into_iter().flatten().zip(numbers);
+    Ok(parts
+        .map(|(part, (version, compatible_with))| PartVersion { part, version, compatible_with })
+        .collect())
 }
 
 fn no_answer() -> DatabaseError {
     DatabaseError::broken("no answer to the first statement")
-}
-
-fn is_missing(error: &DatabaseError) -> bool {
-    error.has_code(&SqlState::UNDEFINED_TABLE) || error.has_code(&SqlState::INVALID_SCHEMA_NAME)
 }
 
 /// What a store demands of its server.
@@ -139,7 +172,7 @@ impl Server {
                 required: OLDEST_SERVER,
             });
         }
-        if config.access == Access::Observe {
+        if config.access == Access::ReadOnly {
             return Ok(());
         }
         if self.is_standby {

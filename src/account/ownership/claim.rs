@@ -3,24 +3,24 @@
 //! A claim compares and swaps the owner token, and its `COMMIT` is sent only after its answer came and
 //! while the opener still waits. So one that is late, stopped or given up never takes effect.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{
-    error::SqlState,
+    Row,
     types::{ToSql, Type},
 };
 use tracing::{info, warn};
 
 use crate::{
-    DatabaseError, Error, OnOwner, OpenStoreError, PostgresStoreConfig,
+    Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
-        cache::Cache,
         caller::Caller,
         ownership::{
-            OwnerRow, Ownership, Tokens,
+            Known, Owner, OwnerRow, Position,
             heartbeat::{Heartbeat, Opening, Presence},
+            owner_row::transaction_id,
             random_id,
         },
     },
@@ -29,13 +29,14 @@ use crate::{
 
 pub(crate) static CLAIM: Sql = Sql::new(
     "ownership.claim",
-    "SELECT granted, commits, maintenance \
-               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    "SELECT granted, commits, last, maintenance \
+               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     &[
         Type::INT8,
         Type::BYTEA,
         Type::BYTEA,
-        Type::INT8,
+        Type::TEXT_ARRAY,
+        Type::INT8_ARRAY,
         Type::BOOL,
         Type::TEXT,
         Type::BYTEA,
@@ -47,25 +48,27 @@ pub(crate) static CLAIM: Sql = Sql::new(
 /// How often a standby looks whether the owner is still there.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes the account over, as the configuration says; a store that is reopened takes nothing back.
+/// Takes the account over, as the settings say; a store that is reopened takes nothing back.
 pub(in crate::account) async fn claim(
     database: &Database,
-    config: &PostgresStoreConfig,
+    settings: &OwnershipSettings,
+    account: &str,
     account_id: i64,
-    former: Option<&Ownership>,
-) -> Result<(Arc<Ownership>, Presence), OpenStoreError> {
+    lanes: &[&'static str],
+    former: Option<&Owner>,
+) -> Result<Claimed, OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
-    let must_be_free = config.on_owner != OnOwner::TakeOver && former.is_none();
-    let wait_limit = match config.on_owner {
-        OnOwner::WaitUntilFree(limit) if must_be_free => limit,
+    let must_be_free = settings.takeover != Takeover::Immediate && former.is_none();
+    let wait_limit = match settings.takeover {
+        Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
     let (began, mut first_mismatch) = (Instant::now(), None);
     loop {
         let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
-        let tokens = former.map(Ownership::tokens).unwrap_or_default();
+        let known = former.map(Owner::snapshot).unwrap_or_default();
         if former.is_some() {
-            check_former(&tokens, &row)?;
+            check_former(&known, &row)?;
         }
         let in_use = must_be_free && row.is_alive;
         if in_use && began.elapsed() < wait_limit {
@@ -75,9 +78,9 @@ pub(in crate::account) async fn claim(
         }
         // Others that claim at the same time may be faster again and again.
         let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
-        if in_use || raced_since.elapsed() > config.retry_timeout {
+        if in_use || raced_since.elapsed() > database.retry_timeout() {
             let OwnerRow { name, since, .. } = row;
-            let account = config.account.clone();
+            let account = account.to_owned();
             return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
         }
         let wanted = random_id();
@@ -90,20 +93,31 @@ pub(in crate::account) async fn claim(
             account_id,
             expected: row.token,
             wanted,
-            seen: tokens.seen(),
+            lanes: lanes.to_vec(),
+            known: known.clone(),
+            seen: lanes.iter().map(|lane| known.position(lane).commits).collect(),
             must_be_free,
-            owner_name: owner_name(config),
+            owner_name: owner_name(settings),
             opening: random_id(),
             heartbeat: heartbeat.clone(),
-            interval: config.heartbeat_interval,
+            interval: settings.heartbeat_interval,
         };
         if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
-            info!(account = config.account, "the account is ours");
-            let owner = answer.into_owner(tokens, account_id, wanted, config);
-            let presence = Presence::new(heartbeat, opening, &owner, config.heartbeat_interval);
-            return Ok((owner, presence));
+            info!(account, "the account is ours");
+            let (known, maintenance) = answer.into_known(known, lanes, wanted);
+            let owner = Owner::new(account_id, known);
+            let presence = Presence::new(heartbeat, opening, &owner, settings.heartbeat_interval);
+            return Ok(Claimed { owner, presence, maintenance });
         }
     }
+}
+
+/// An account that is ours.
+pub(in crate::account) struct Claimed {
+    pub(in crate::account) owner: Arc<Owner>,
+    pub(in crate::account) presence: Presence,
+    /// Of each lane.
+    pub(in crate::account) maintenance: BTreeMap<&'static str, i64>,
 }
 
 /// A claim of the account: from the token that was read to a new one.
@@ -113,7 +127,11 @@ struct Claim {
     /// `None` for an account that was never owned.
     expected: Option<Vec<u8>>,
     wanted: [u8; 16],
-    seen: i64,
+    lanes: Vec<&'static str>,
+    /// What is known of the account from before.
+    known: Known,
+    /// How many commits each lane is known to have.
+    seen: Vec<i64>,
     must_be_free: bool,
     owner_name: String,
     opening: [u8; 16],
@@ -121,9 +139,10 @@ struct Claim {
     interval: Duration,
 }
 
+/// Of each lane that was claimed, in their order.
 struct Answer {
-    commits: i64,
-    maintenance: i64,
+    positions: Vec<Position>,
+    maintenance: Vec<i64>,
 }
 
 /// The claim is granted, in a transaction that is still open.
@@ -142,7 +161,7 @@ impl Claim {
         let (_waits, caller) = Caller::new();
         let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
         let task = tokio::spawn(finish);
-        task.await.map_err(|_| Error::StoreClosed)?.map(Some)
+        task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
 
     /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
@@ -157,10 +176,11 @@ impl Claim {
         let begin = self.database.begin(self.database.idle_timeout());
         let lifetime = self.heartbeat.lifetime(self.interval);
         let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
-        let params: [&(dyn ToSql + Sync); 9] = [
+        let params: [&(dyn ToSql + Sync); 10] = [
             &self.account_id,
             &expected,
             &self.wanted.as_slice(),
+            &self.lanes,
             &self.seen,
             &self.must_be_free,
             &self.owner_name,
@@ -177,16 +197,13 @@ impl Claim {
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
         // The owner's transaction may take longer than a statement may.
-        let is_late =
-            |error: &tokio_postgres::Error| error.code() == Some(&SqlState::QUERY_CANCELED);
-        let rows = rows.map_err(|error| match is_late(&error) {
-            true => Error::StatementTimeout,
-            false => Error::from(error),
+        let rows = rows.map_err(|error| match Error::from(error) {
+            error if error.is_query_canceled() => Error::StatementTimeout,
+            error => error,
         })?;
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("no answer to a claim"))?;
+        let row = rows.first().ok_or(Error::Internal("a claim returned no row"))?;
         if row.try_get(0)? {
-            let answer = Answer { commits: row.try_get(1)?, maintenance: row.try_get(2)? };
-            return Ok(Some(Granted { answer, transaction }));
+            return Ok(Some(Granted { answer: Answer::of(row)?, transaction }));
         }
         let rolled_back = timeout(limit, connection.batch_execute("ROLLBACK")).await;
         if matches!(rolled_back, Ok(Ok(()))) {
@@ -228,7 +245,7 @@ impl Claim {
     /// Neither token is stored: another opener was faster, or has taken over since.
     async fn superseded(&self) -> Error {
         match OwnerRow::read(&self.database, self.account_id).await {
-            Ok(OwnerRow { commits, .. }) if commits < self.seen => Error::Rewound,
+            Ok(row) if row.is_behind(&self.known) => Error::DatabaseRolledBack,
             Ok(OwnerRow { name, since, .. }) => Error::Superseded { by: name, since },
             Err(error) => error,
         }
@@ -236,27 +253,38 @@ impl Claim {
 }
 
 impl Answer {
-    fn into_owner(
+    fn of(row: &Row) -> Result<Self, Error> {
+        let (commits, last): (Vec<i64>, Vec<Option<&[u8]>>) = (row.try_get(1)?, row.try_get(2)?);
+        let positions = commits.into_iter().zip(last);
+        let positions = positions.map(|(commits, last)| {
+            let last = transaction_id(last);
+            Position { commits, last }
+        });
+        Ok(Self { positions: positions.collect(), maintenance: row.try_get(3)? })
+    }
+
+    /// What is known from now on, and each lane's maintenance counter.
+    fn into_known(
         self,
-        mut tokens: Tokens,
-        account_id: i64,
+        mut known: Known,
+        lanes: &[&'static str],
         token: [u8; 16],
-        config: &PostgresStoreConfig,
-    ) -> Arc<Ownership> {
-        tokens.confirm(token, self.commits);
-        let cache = Cache::new(config.cache_bytes, config.cache_max_keys);
-        cache.see_maintenance(self.maintenance);
-        Arc::new(Ownership::new(account_id, tokens, cache))
+    ) -> (Known, BTreeMap<&'static str, i64>) {
+        known.tokens.confirm(token);
+        for (lane, position) in lanes.iter().zip(self.positions) {
+            known.set_position(lane, position);
+        }
+        (known, lanes.iter().copied().zip(self.maintenance).collect())
     }
 }
 
 /// Whether a store that is reopened still has its account.
-fn check_former(former: &Tokens, row: &OwnerRow) -> Result<(), Error> {
+fn check_former(former: &Known, row: &OwnerRow) -> Result<(), Error> {
     let token = row.token.as_deref().unwrap_or_default();
-    if row.commits < former.seen() || former.is_former(token) {
-        return Err(Error::Rewound);
+    if row.is_behind(former) || former.tokens.is_former(token) {
+        return Err(Error::DatabaseRolledBack);
     }
-    if former.may_be_current(token) {
+    if former.tokens.may_be_current(token) {
         return Ok(());
     }
     Err(Error::Superseded { by: row.name.clone(), since: row.since })
@@ -264,15 +292,13 @@ fn check_former(former: &Tokens, row: &OwnerRow) -> Result<(), Error> {
 
 fn refused(error: Error) -> OpenStoreError {
     match error {
-        Error::Database(error) if error.sqlstate() == Some("25006") => {
-            OpenStoreError::ReadOnlyServer
-        }
+        error if error.is_read_only_server() => OpenStoreError::ReadOnlyServer,
         Error::Database(error) => OpenStoreError::refused(error, "taking the account over"),
         error => error.into(),
     }
 }
 
-fn owner_name(config: &PostgresStoreConfig) -> String {
+fn owner_name(settings: &OwnershipSettings) -> String {
     let host = whoami::hostname().unwrap_or_else(|_| "an unknown host".to_owned());
-    format!("{} on {host}, process {}", config.owner_label, std::process::id())
+    format!("{} on {host}, process {}", settings.label, std::process::id())
 }

@@ -22,9 +22,9 @@ use tracing::debug;
 
 use crate::{
     Error,
-    account::ownership::{Ownership, random_id},
+    account::ownership::{Known, Owner, random_id},
     postgres::{
-        database::{Database, Target},
+        database::{Database, Param, Target},
         statement::Sql,
     },
 };
@@ -35,23 +35,18 @@ const LIFETIME: u32 = 3;
 /// How many other owners' credentials a heartbeat tries when its own are refused.
 const OTHER_LOGINS: usize = 8;
 
-// A heartbeat lost in a crash is harmless, so it does not wait for the disk.
 static BEAT: Sql = Sql::new(
-    "processes.beat",
+    "heartbeats.beat",
     "
-WITH beat AS (
-    INSERT INTO {schema}.processes (id, alive_until)
-    SELECT $1, clock_timestamp() + $2 * interval '1 millisecond'
-    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced
-    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until)
-SELECT o.account_id, o.token, t.commits, t.maintenance
-FROM {schema}.account_owners o JOIN {schema}.sync_tokens t USING (account_id)
-WHERE o.account_id = ANY ($3)",
+SELECT account_id, token, lane, commits, maintenance FROM {schema}.beat($1, $2, $3)",
     &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
 );
 
-static RELEASE: Sql =
-    Sql::new("openings.release", "SELECT {schema}.release($1, $2)", &[Type::INT8, Type::BYTEA]);
+static RELEASE: Sql = Sql::new(
+    "account_handles.release",
+    "SELECT {schema}.release($1, $2)",
+    &[Type::INT8, Type::BYTEA],
+);
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&BEAT, &RELEASE];
 
@@ -65,15 +60,16 @@ static HEARTBEATS: LazyLock<Mutex<HashMap<Key, Weak<Heartbeat>>>> = LazyLock::ne
 pub(crate) struct Heartbeat {
     id: [u8; 16],
     database: Database,
-    owners: Mutex<Vec<Owner>>,
+    owners: Mutex<Vec<Member>>,
     interval_ms: AtomicU64,
     /// Wakes the task when a shorter interval is registered.
     interval_shortened: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Owner {
-    owner: Weak<Ownership>,
+/// An account that shares the heartbeat.
+struct Member {
+    owner: Weak<Owner>,
     /// The account's own way to the server.
     database: Database,
 }
@@ -98,7 +94,7 @@ impl Presence {
     pub(crate) fn new(
         heartbeat: Arc<Heartbeat>,
         opening: Opening,
-        owner: &Arc<Ownership>,
+        owner: &Arc<Owner>,
         interval: Duration,
     ) -> Self {
         heartbeat.join(owner, &opening.database, interval);
@@ -168,21 +164,21 @@ impl Heartbeat {
         (self.interval().min(interval).saturating_mul(LIFETIME)).as_secs_f64() * 1000.0
     }
 
-    fn join(self: &Arc<Self>, owner: &Arc<Ownership>, database: &Database, interval: Duration) {
+    fn join(self: &Arc<Self>, owner: &Arc<Owner>, database: &Database, interval: Duration) {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         if self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel) > interval_ms {
             self.interval_shortened.notify_one();
         }
         let mut owners = lock(&self.owners);
         owners.retain(|owner| owner.owner.strong_count() > 0);
-        owners.push(Owner { owner: Arc::downgrade(owner), database: database.clone() });
+        owners.push(Member { owner: Arc::downgrade(owner), database: database.clone() });
         let mut task = lock(&self.task);
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(run(Arc::downgrade(self))));
         }
     }
 
-    fn owners(&self) -> Vec<(Arc<Ownership>, Database)> {
+    fn owners(&self) -> Vec<(Arc<Owner>, Database)> {
         let owners = lock(&self.owners);
         let owners = owners.iter().filter_map(|owner| Some((owner.owner.upgrade()?, owner)));
         owners.map(|(ownership, owner)| (ownership, owner.database.clone())).collect()
@@ -214,35 +210,38 @@ impl Heartbeat {
         };
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
-        let seen: Vec<i64> = owners.iter().map(|(owner, _)| owner.seen()).collect();
+        // As it was before the server answered.
+        let seen: Vec<Known> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
         let lifetime = self.lifetime(Duration::MAX);
-        let params: [crate::postgres::database::Param<'_>; 3] =
-            [&self.id.as_slice(), &lifetime, &ids];
+        let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
         let rows = self.database.autocommit(&client, &BEAT, None, &params).await?;
         *connection = Some(client);
         for row in &rows {
             let account_id: i64 = row.try_get(0)?;
-            let ours = owners.iter().zip(&seen);
-            for ((owner, database), seen) in
-                ours.filter(|((owner, _), _)| owner.account_id == account_id)
-            {
-                tell(owner, database, row, *seen)?;
+            for ((owner, database), seen) in owners.iter().zip(&seen) {
+                if owner.account_id == account_id {
+                    tell(owner, database, row, seen)?;
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Tells an owner what the heartbeat saw of its account. That an account is lost is verified on the
+/// Tells an owner what the heartbeat saw of a lane. That an account is lost is verified on the
 /// account's own connections: the heartbeat's may lead to another server. The other accounts' heartbeat
 /// does not wait for that.
-fn tell(owner: &Arc<Ownership>, database: &Database, row: &Row, seen: i64) -> Result<(), Error> {
-    let (token, commits): (&[u8], i64) = (row.try_get(1)?, row.try_get(2)?);
-    if !owner.is_plausible(token, commits, seen) {
+fn tell(owner: &Arc<Owner>, database: &Database, row: &Row, seen: &Known) -> Result<(), Error> {
+    let (token, name, commits): (&[u8], &str, i64) =
+        (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    if !owner.is_plausible(token, commits, seen.position(name).commits) {
         let (owner, database) = (owner.clone(), database.clone());
         tokio::spawn(async move { owner.verify_once(&database).await });
     }
-    owner.cache.see_maintenance(row.try_get(3)?);
+    let maintenance = row.try_get(4)?;
+    for lane in owner.lanes().iter().filter(|lane| lane.name == name) {
+        lane.cache.see_maintenance(maintenance);
+    }
     Ok(())
 }
 

@@ -1,9 +1,10 @@
-//! What the database says of an account's owner.
+//! What the database says of an account's owner, and of its lanes.
 
 use std::time::SystemTime;
 
 use tokio_postgres::{Row, types::Type};
 
+use super::tokens::{Known, Position};
 use crate::{
     DatabaseError, Error,
     postgres::{database::Database, statement::Sql},
@@ -12,16 +13,16 @@ use crate::{
 pub(crate) static OWNER: Sql = Sql::new(
     "account_owners.get",
     "
-SELECT a.id, o.token, o.name, o.since, coalesce(t.commits, 0), t.last_transaction,
-    EXISTS (SELECT FROM {schema}.openings s JOIN {schema}.processes p ON p.id = s.process_id
-            WHERE s.account_id = $1 AND p.alive_until > clock_timestamp())
+SELECT o.token, o.name, o.since,
+    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
+            WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()),
+    l.lane, l.commits, l.last_transaction
 FROM {schema}.accounts a
-LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-LEFT JOIN {schema}.sync_tokens t ON t.account_id = a.id
+LEFT JOIN {schema}.account_owners o ON o.account_id = $1
+LEFT JOIN {schema}.account_lanes l ON l.account_id = $1
 WHERE a.id = $1",
     &[Type::INT8],
-)
-.seen_when_committed();
+);
 
 #[derive(Debug, Clone)]
 pub(crate) struct OwnerRow {
@@ -29,9 +30,8 @@ pub(crate) struct OwnerRow {
     pub(crate) token: Option<Vec<u8>>,
     pub(crate) name: String,
     pub(crate) since: SystemTime,
-    pub(crate) commits: i64,
-    pub(crate) last_transaction: Option<Vec<u8>>,
     pub(crate) is_alive: bool,
+    lanes: Vec<(String, Position)>,
 }
 
 impl OwnerRow {
@@ -39,16 +39,43 @@ impl OwnerRow {
         Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
     }
 
-    /// The answer to [`OWNER`].
+    /// The answer to [`OWNER`]: a row for each lane, or one without.
     pub(crate) fn parse(rows: &[Row]) -> Result<Self, Error> {
-        let row = rows.first().ok_or_else(|| DatabaseError::broken("the account was deleted"))?;
+        let row =
+            rows.first().ok_or_else(|| DatabaseError::permanent("the account was deleted"))?;
+        let lanes = rows.iter().filter_map(|row| lane(row).transpose());
         Ok(Self {
-            token: row.try_get(1)?,
-            name: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),
-            since: row.try_get::<_, Option<SystemTime>>(3)?.unwrap_or(SystemTime::UNIX_EPOCH),
-            commits: row.try_get(4)?,
-            last_transaction: row.try_get(5)?,
-            is_alive: row.try_get(6)?,
+            token: row.try_get(0)?,
+            name: row.try_get::<_, Option<String>>(1)?.unwrap_or_default(),
+            since: row.try_get::<_, Option<SystemTime>>(2)?.unwrap_or(SystemTime::UNIX_EPOCH),
+            is_alive: row.try_get(3)?,
+            lanes: lanes.collect::<Result<_, Error>>()?,
         })
     }
+
+    pub(crate) fn position(&self, lane: &str) -> Position {
+        let mut lanes = self.lanes.iter();
+        lanes.find(|(name, _)| name == lane).map(|(_, position)| *position).unwrap_or_default()
+    }
+
+    /// How many commits the account has, in all of its lanes.
+    pub(crate) fn commits(&self) -> i64 {
+        self.lanes.iter().map(|(_, position)| position.commits).sum()
+    }
+
+    /// Whether a lane has fewer commits than its owner knew of.
+    pub(crate) fn is_behind(&self, known: &Known) -> bool {
+        known.lanes().any(|(lane, seen)| self.position(lane).commits < seen.commits)
+    }
+}
+
+fn lane(row: &Row) -> Result<Option<(String, Position)>, Error> {
+    let Some(lane) = row.try_get(4)? else { return Ok(None) };
+    let position = Position { commits: row.try_get(5)?, last: transaction_id(row.try_get(6)?) };
+    Ok(Some((lane, position)))
+}
+
+/// An id of another length is no id of ours: no commit of ours follows it.
+pub(crate) fn transaction_id(bytes: Option<&[u8]>) -> Option<[u8; 16]> {
+    bytes.map(|bytes| bytes.try_into().unwrap_or_default())
 }

@@ -1,4 +1,6 @@
-//! The owner tokens of one opener, over reopenings.
+//! What an owner knows of its account, over reopenings: its tokens, and where each lane is.
+
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -7,14 +9,53 @@ pub(crate) fn random_id() -> [u8; 16] {
     Uuid::new_v4().into_bytes()
 }
 
+/// Where a lane is: how many commits it has, and the id of the last one, or of the fence behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) commits: i64,
+    /// `None` before the first.
+    pub(crate) last: Option<[u8; 16]>,
+}
+
+impl Position {
+    /// The id as a parameter.
+    pub(crate) fn last(&self) -> Option<&[u8]> {
+        self.last.as_ref().map(<[u8; 16]>::as_slice)
+    }
+
+    /// The position that a fence puts behind this one.
+    pub(crate) fn behind_fence(self, id: [u8; 16]) -> Self {
+        Self { last: Some(id), ..self }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) tokens: Tokens,
+    lanes: BTreeMap<&'static str, Position>,
+}
+
+impl Known {
+    pub(crate) fn position(&self, lane: &str) -> Position {
+        self.lanes.get(lane).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_position(&mut self, lane: &'static str, position: Position) {
+        self.lanes.insert(lane, position);
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = (&'static str, Position)> + '_ {
+        self.lanes.iter().map(|(lane, position)| (*lane, *position))
+    }
+}
+
+/// The owner tokens of one opener.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tokens {
     /// Confirmed ones, the newest last.
     confirmed: Vec<[u8; 16]>,
     /// Asked for, without an answer: the account may have them.
     requested: Vec<[u8; 16]>,
-    /// How many commits the database had when it was last asked.
-    seen: i64,
 }
 
 impl Tokens {
@@ -22,13 +63,12 @@ impl Tokens {
         self.confirmed.last().copied()
     }
 
-    /// The account has this token and so many commits now.
-    pub(crate) fn confirm(&mut self, token: [u8; 16], commits: i64) {
+    /// The account has this token now.
+    pub(crate) fn confirm(&mut self, token: [u8; 16]) {
         self.requested.clear();
         if self.current() != Some(token) {
             self.confirmed.push(token);
         }
-        self.seen = commits;
     }
 
     /// Notes a token that the account may have from now on.
@@ -45,25 +85,41 @@ impl Tokens {
         self.current().iter().chain(&self.requested).any(|ours| ours == token)
     }
 
-    /// The token that the account may have when this one was refused: the current one, and behind it
-    /// those that were asked for.
-    pub(crate) fn instead(&self, refused: &[u8; 16]) -> Option<[u8; 16]> {
-        let ours: Vec<_> = self.current().iter().chain(&self.requested).copied().collect();
-        let tried = ours.iter().position(|token| token == refused);
-        ours.get(tried.map_or(0, |tried| tried + 1)).copied()
-    }
-
     /// A token that we have since replaced: finding it in the database means a restore.
     pub(crate) fn is_former(&self, token: &[u8]) -> bool {
         self.contains(token) && !self.may_be_current(token)
     }
+}
 
-    pub(crate) fn seen(&self) -> i64 {
-        self.seen
+#[cfg(test)]
+mod tests {
+    use super::Tokens;
+
+    const TOKENS: [[u8; 16]; 3] = [[1; 16], [2; 16], [3; 16]];
+
+    #[test]
+    fn a_replaced_token_is_former_and_a_requested_one_may_be_current() {
+        let mut tokens = Tokens::default();
+        assert_eq!(tokens.current(), None);
+        tokens.confirm(TOKENS[0]);
+        tokens.confirm(TOKENS[1]);
+        tokens.request(TOKENS[2]);
+        assert_eq!(tokens.current(), Some(TOKENS[1]));
+        assert!(tokens.is_former(&TOKENS[0]) && !tokens.may_be_current(&TOKENS[0]));
+        assert!(tokens.may_be_current(&TOKENS[1]) && tokens.may_be_current(&TOKENS[2]));
+        assert!(!tokens.contains(&[4; 16]) && !tokens.is_former(&[4; 16]));
     }
 
-    /// Notes how many commits there are, after one of ours.
-    pub(crate) fn set_seen(&mut self, commits: i64) {
-        self.seen = commits;
+    #[test]
+    fn a_token_that_is_confirmed_leaves_no_request_behind() {
+        let mut tokens = Tokens::default();
+        tokens.confirm(TOKENS[0]);
+        tokens.request(TOKENS[1]);
+        tokens.request(TOKENS[2]);
+        tokens.confirm(TOKENS[2]);
+        assert!(!tokens.contains(&TOKENS[1]) && tokens.is_former(&TOKENS[0]));
+        // Confirmed again, it is no second one.
+        tokens.confirm(TOKENS[2]);
+        assert!(!tokens.is_former(&TOKENS[2]));
     }
 }

@@ -50,7 +50,7 @@ impl OpenAccount {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         let params = self.with_id(params);
         self.fail_on_error(self.query_routed(sql, params).await)
     }
@@ -71,7 +71,7 @@ impl OpenAccount {
         params: &[Param<'_>],
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         let params = self.with_id(params);
         let queries = vec![(sql, params.clone())];
         let outside = |database: Database| {
@@ -100,7 +100,9 @@ impl OpenAccount {
                     let found = self.fail_on_error(self.query_within(&scope, &queries).await)?;
                     let Some(mut found) = found else { continue };
                     let rows = Arc::new(parse(index, &found.pop().unwrap_or_default())?);
-                    scope.overlay().fill(&group, seen, rows.clone());
+                    if let Some(overlay) = scope.overlay(&self.lane) {
+                        overlay.fill(&group, seen, rows.clone());
+                    }
                     return Ok(rows);
                 }
             };
@@ -147,7 +149,7 @@ impl OpenAccount {
                 // Not the group, but another table that the statement reads.
                 Some(scope) if scope.changes(index.group) => {
                     self.load(&miss, None).await?;
-                    if self.owner.cache.peek(&group).is_some_and(|rows| rows.is_empty()) {
+                    if self.lane.cache.peek(&group).is_some_and(|rows| rows.is_empty()) {
                         return Ok(Vec::new());
                     }
                 }
@@ -159,16 +161,16 @@ impl OpenAccount {
     }
 
     fn look_up(&self, group: &CacheKey) -> Result<Known, Error> {
-        self.owner.check()?;
+        self.lane.check()?;
         if let Some(scope) = self.overlay()?
-            && let Some(overlaid) = scope.overlay().look_up(group)
+            && let Some(overlaid) = scope.overlay(&self.lane).and_then(|seen| seen.look_up(group))
         {
             return Ok(match overlaid {
                 Overlaid::Known(rows) => Known::Rows(rows),
                 Overlaid::Unknown(seen) => Known::Changed(scope, seen),
             });
         }
-        Ok(match self.owner.cache.look_up(group) {
+        Ok(match self.lane.cache.look_up(group) {
             Some(Lookup::Hit(rows)) => Known::Rows(rows),
             Some(Lookup::Miss(miss)) => Known::Miss(miss),
             None => Known::Nothing,
@@ -236,8 +238,7 @@ impl OpenAccount {
             |database: Database| async move { Ok((database.query_together(queries).await?, true)) };
         // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
         let within = |scope: &Scope, answers| {
-            let tables: Vec<_> = queries.iter().flat_map(|(sql, _)| sql.tables()).collect();
-            Ok((answers, !scope.overlay().has_written(&tables)))
+            Ok((answers, !queries.iter().any(|(sql, _)| scope.has_written(sql))))
         };
         self.route(queries, false, outside, within).await
     }
@@ -249,14 +250,16 @@ impl OpenAccount {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
             match self.overlay() {
                 Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(),
-                _ => self.owner.fail(),
+                _ => self.lane.fail(),
             }
         }
         result
     }
 
     pub(super) fn with_id<'a>(&'a self, params: &[Param<'a>]) -> Vec<Param<'a>> {
-        std::iter::once(&self.owner.account_id as Param<'_>).chain(params.iter().copied()).collect()
+        std::iter::once(&self.lane.owner.account_id as Param<'_>)
+            .chain(params.iter().copied())
+            .collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -21,16 +21,16 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::{Row, error::SqlState};
+use tokio_postgres::Row;
 
 use crate::{
     DatabaseError, Error,
     account::{
-        ownership::{COUNT_COMMIT, GUARD, Ownership},
+        ownership::{COUNT_COMMIT, GUARD, LaneOwnership, Position},
         write::batch::{Batch, CHUNK_BYTES},
     },
+    error::is_in_failed_transaction,
     postgres::{
-        connect,
         database::{Database, Param},
         statement::Sql,
         transaction_connection::TransactionConnection,
@@ -55,6 +55,8 @@ pub(crate) enum Failure {
 
 /// What is sent together.
 pub(crate) struct Exchange<'a> {
+    /// Those that the transaction writes in, in the order of their names.
+    pub(crate) lanes: &'a [Arc<LaneOwnership>],
     /// Begins a guarded transaction, in which the server waits for us this long at most.
     pub(crate) begin: Option<Duration>,
     pub(crate) batches: &'a [&'a Batch],
@@ -71,11 +73,10 @@ impl Exchange<'_> {
     pub(crate) async fn send(
         self,
         database: &Database,
-        owner: &Ownership,
         connection: TransactionConnection,
     ) -> Result<(), Failure> {
         let object = connection.get().map_err(Failure::RolledBack)?;
-        let result = self.exchange(database, owner, object).await;
+        let result = self.exchange(database, object).await;
         if self.commit.is_some() && !result.as_ref().is_err_and(Failure::spoils_connection) {
             connection.release();
         }
@@ -87,14 +88,20 @@ impl Exchange<'_> {
     pub(crate) async fn exchange(
         &self,
         database: &Database,
-        owner: &Ownership,
         connection: &Object,
     ) -> Result<(), Failure> {
-        let account_id = owner.account_id;
-        let (token, seen) = (owner.token(), owner.seen());
+        let Some(owner) = self.lanes.first().map(|lane| &lane.owner) else { return Ok(()) };
+        let (account_id, token) = (owner.account_id, owner.token());
         let (token, transaction) = (token.as_slice(), self.commit.unwrap_or_default());
-        let (guard, count): ([Param<'_>; 3], [Param<'_>; 3]) =
-            ([&account_id, &token, &seen], [&account_id, &seen, &transaction.as_slice()]);
+        let transaction = transaction.as_slice();
+        let names: Vec<&str> = self.lanes.iter().map(|lane| lane.name).collect();
+        let seen: Vec<Position> = self.lanes.iter().map(|lane| lane.position()).collect();
+        let commits: Vec<i64> = seen.iter().map(|position| position.commits).collect();
+        let last: Vec<Option<&[u8]>> = seen.iter().map(Position::last).collect();
+        let (guard, count): ([Param<'_>; 5], [Param<'_>; 5]) = (
+            [&account_id, &token, &names, &commits, &last],
+            [&account_id, &names, &commits, &last, &transaction],
+        );
         let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
 
         // Of each the rows that it must report, for those that only write.
@@ -159,7 +166,7 @@ impl Exchange<'_> {
             }));
         }
 
-        let doubts = connect::doubtful_commits();
+        let unreplicated = database.unreplicated_commits();
         let answers = timeout(database.time_for(self.parts()), in_order(answers));
         let Ok(answers) = database.while_preparing(connection, has_names, answers).await else {
             return Err(match self.commit {
@@ -173,13 +180,11 @@ impl Exchange<'_> {
             false => all_answered(answers).map_err(|error| Failure::RolledBack(error.into()))?,
         };
         if self.commit.is_some() {
-            if connect::doubtful_commits() != doubts {
-                let doubt = "a COMMIT did not wait for its synchronous standby";
-                return Err(Failure::Unknown(DatabaseError::broken(doubt).into()));
+            if database.unreplicated_commits() != unreplicated {
+                let reason = "a COMMIT did not wait for its synchronous standby";
+                return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
-            let row = rows.last().ok_or_else(|| DatabaseError::broken("commits were not counted"));
-            let unreadable = |error: Error| Failure::Unknown(error);
-            owner.see_commit(row.map_err(|error| unreadable(error.into()))?).map_err(unreadable)?;
+            self.see_commit(&seen, &rows).map_err(Failure::Unknown)?;
         }
         match (incomplete.into_inner(), self.commit) {
             (None, _) => Ok(()),
@@ -193,6 +198,17 @@ impl Exchange<'_> {
                 Err(Failure::Incomplete(DatabaseError::incomplete(name).into()))
             }
         }
+    }
+
+    /// Notes that a commit was counted in each lane, by the answer to [`COUNT_COMMIT`].
+    fn see_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
+        let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
+        let maintenance: Vec<i64> = row.try_get(0)?;
+        for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {
+            lane.move_to(Position { commits: seen.commits + 1, last: self.commit });
+            lane.cache.see_maintenance(maintenance);
+        }
+        Ok(())
     }
 
     /// How many statements of the usual size it is.
@@ -228,7 +244,7 @@ fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
     let Some(Err(error)) = behind.next() else { return Ok(Vec::new()) };
     let error = DatabaseError::from(error);
     let in_failed = |answer: Result<Vec<Row>, tokio_postgres::Error>| {
-        answer.is_err_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
+        answer.is_err_and(|error| is_in_failed_transaction(&error))
     };
     // With nothing behind it, nothing bears an error out.
     let is_borne_out = behind.len() > 0 && behind.all(in_failed);
@@ -241,6 +257,12 @@ fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
 }
 
 impl Failure {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::RolledBack(error) | Self::Unknown(error) | Self::Incomplete(error) => error,
+        }
+    }
+
     fn spoils_connection(&self) -> bool {
         match self {
             Self::RolledBack(Error::Database(error)) => error.spoils_connection(),

@@ -5,32 +5,26 @@
 //! caller that drops its future must neither tear a write nor let it overtake a later one. Saves that
 //! queued while a commit was on its way share the next one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use backon::Retryable;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::Instant,
 };
-use tracing::{debug, warn};
 
 use crate::{
-    DatabaseError, Error,
+    Error,
     account::{
         cache::UncommittedOverlay,
-        ownership::{Ownership, heartbeat::Presence, random_id},
+        ownership::{LaneOwnership, heartbeat::Presence},
         write::{
-            atomically::{Running, ScopeJob, open::OpenTransaction, run_scope},
+            atomically::{ScopeJob, run_scope},
             batch::{Batch, CHUNK_BYTES},
-            exchange::{Exchange, Failure},
+            open_transaction::OpenTransaction,
         },
     },
-    postgres::{database::Database, transaction_connection::TransactionConnection},
+    postgres::database::Database,
 };
 
 /// What makes a batch of a save, knowing what was saved before it and is not committed yet.
@@ -46,34 +40,39 @@ enum Job {
     Write(Stage, Done),
     WriteParts(Parts, Done),
     Scope(ScopeJob),
+    Lend(oneshot::Sender<Loan>),
     Close(oneshot::Sender<()>),
 }
+
+/// A lane that does nothing else until this is dropped.
+pub(crate) struct Loan(#[allow(dead_code)] oneshot::Sender<()>);
 
 /// The sending end of the lane. The task ends when the last one is dropped, or on [`Self::close`].
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
-    /// The lane's task ended with its runtime, and a write with it.
-    has_ended: Arc<AtomicBool>,
+    owner: Arc<LaneOwnership>,
 }
 
 impl Writer {
-    /// Starts the lane of one account, which stays open until everything queued is written.
-    pub(crate) fn start(lane: Lane, presence: Presence) -> Self {
+    /// Starts a lane, which stays open until everything queued is written.
+    pub(crate) fn start(lane: Lane, presence: Arc<Presence>) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
+        let owner = lane.owner.clone();
         tokio::spawn(async move {
             let closing = run(Arc::new(lane), queue).await;
-            presence.release().await;
+            // The account stays ours until its last lane has ended.
+            drop(presence);
             if let Some(closed) = closing {
                 let _ = closed.send(());
             }
         });
-        Self { jobs, has_ended: Arc::default() }
+        Self { jobs, owner }
     }
 
     /// Whether the lane's task is there: it ends with its runtime.
     pub(crate) fn is_running(&self) -> bool {
-        !self.has_ended.load(Ordering::Acquire) && !self.jobs.is_closed()
+        !self.jobs.is_closed()
     }
 
     /// Queues a write at the first poll, in the order of the calls, and waits for its commit.
@@ -91,7 +90,7 @@ impl Writer {
         self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
         // The lane is gone without an answer only when its runtime is shut down.
         done.await.unwrap_or_else(|_| {
-            self.has_ended.store(true, Ordering::Release);
+            self.owner.fail();
             Err(Error::StoreClosed)
         })
     }
@@ -102,7 +101,14 @@ impl Writer {
         let _ = self.jobs.send(Job::Scope(job));
     }
 
-    /// Waits until everything queued before has been written and the account is released.
+    /// In its turn, lends the lane to the scope of another one; `None` when it is closed.
+    pub(crate) async fn lend(&self) -> Option<Loan> {
+        let (lent, loan) = oneshot::channel();
+        self.jobs.send(Job::Lend(lent)).ok()?;
+        loan.await.ok()
+    }
+
+    /// Waits until everything queued before has been written.
     pub(crate) async fn close(&self) {
         let (answer, done) = oneshot::channel();
         if self.jobs.send(Job::Close(answer)).is_ok() {
@@ -130,7 +136,13 @@ async fn run(
             Job::WriteParts(parts, done) => {
                 let _ = done.send(lane.write_parts(parts).await);
             }
-            Job::Scope(job) => run_scope(lane.clone(), job).await,
+            Job::Scope(job) => run_scope(&lane.database, job).await,
+            Job::Lend(borrower) => {
+                let (loan, returned) = oneshot::channel();
+                if borrower.send(Loan(loan)).is_ok() {
+                    let _ = returned.await;
+                }
+            }
             Job::Close(closed) => return Some(closed),
         }
     }
@@ -139,45 +151,46 @@ async fn run(
 /// What the lane writes with.
 pub(crate) struct Lane {
     pub(crate) database: Database,
-    pub(crate) owner: Arc<Ownership>,
-    pub(crate) running: Arc<Running>,
+    pub(crate) owner: Arc<LaneOwnership>,
 }
 
 impl Lane {
-    /// Writes this one, and those that wait behind it, as one transaction. Returns the job that ended
-    /// the row.
+    fn transaction(&self) -> OpenTransaction {
+        OpenTransaction::new(self.database.clone(), vec![self.owner.clone()])
+    }
+
+    /// Group commit: writes this one, and those that wait behind it, as one transaction. Returns the
+    /// job that cannot join.
     async fn write(
         &self,
         first: (Stage, Done),
         queue: &mut mpsc::UnboundedReceiver<Job>,
     ) -> Option<Job> {
-        let (mut batches, mut callers, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, None);
-        let mut write = Some(first);
+        let (mut callers, mut next, mut write) = (Vec::new(), None, Some(first));
         let overlay = UncommittedOverlay::new(self.owner.cache.clone());
+        let mut transaction = self.transaction();
         while let Some((stage, done)) = write.take() {
-            if let Some(before) = batches.last() {
-                Batch::show(before, &overlay);
-            }
-            match self.stage(stage, overlay.clone()).await {
-                Ok(batch) => {
-                    bytes += batch.bytes();
-                    batches.push(batch);
-                    callers.push(done);
-                }
+            // Seen by those behind it only: most saves are alone.
+            transaction.show_last(&overlay);
+            let staged = self::stage(&self.owner, stage, overlay.clone()).await;
+            match staged.and_then(|batch| transaction.stage(0, batch)) {
+                Ok(()) => callers.push(done),
                 // The callers may be gone; what they asked for is finished all the same.
                 Err(error) => drop(done.send(Err(error))),
             }
-            if bytes < CHUNK_BYTES {
+            if transaction.bytes() < CHUNK_BYTES {
                 match queue.try_recv() {
                     Ok(Job::Write(stage, done)) => write = Some((stage, done)),
                     other => next = other.ok(),
                 }
             }
         }
-        let result = self.commit(&batches.iter().collect::<Vec<_>>()).await;
-        match &result {
-            Ok(()) => Batch::committed(batches, &self.owner.cache),
-            Err(_) => self.owner.fail(),
+        if callers.is_empty() {
+            return next;
+        }
+        let result = transaction.commit().await;
+        if result.is_err() {
+            self.owner.fail();
         }
         for done in callers {
             let _ = done.send(result.clone());
@@ -186,15 +199,15 @@ impl Lane {
     }
 
     /// Writes the parts as one transaction: the server takes one while the next is staged.
-    async fn write_parts(self: &Arc<Self>, parts: Parts) -> Result<(), Error> {
+    async fn write_parts(&self, parts: Parts) -> Result<(), Error> {
         self.owner.check_write()?;
         let write = async {
-            let overlay = UncommittedOverlay::new(self.owner.cache.clone());
-            let mut transaction = OpenTransaction::new(self.clone());
+            let mut transaction = self.transaction();
             let mut parts = parts.map(spawn_blocking);
             let mut next = parts.next();
             while let Some(part) = next.take() {
-                transaction.push(part.await.map_err(|_| Error::StoreClosed)??, &overlay)?;
+                let batch = part.await.map_err(|error| Error::of_task(&error))??;
+                transaction.stage(0, batch)?;
                 // The last one goes with the commit.
                 next = parts.next();
                 if next.is_some() {
@@ -205,92 +218,17 @@ impl Lane {
         };
         write.await.inspect_err(|_| self.owner.fail())
     }
-
-    pub(crate) async fn stage(
-        &self,
-        stage: Stage,
-        overlay: Arc<UncommittedOverlay>,
-    ) -> Result<Batch, Error> {
-        self.owner.check_write()?;
-        let batch = stage(overlay).await.inspect_err(|_| self.owner.fail())?;
-        // A failure meanwhile has dropped deferred saves that this one was to take along.
-        self.owner.check_write()?;
-        Ok(batch)
-    }
-
-    /// Commits the batches as one transaction, unless there is nothing to write.
-    pub(crate) async fn commit(&self, batches: &[&Batch]) -> Result<(), Error> {
-        if batches.iter().all(|batch| batch.is_empty()) {
-            return match batches.iter().any(|batch| batch.has_skipped()) {
-                true => self.owner.check_current(&self.database).await,
-                false => Ok(()),
-            };
-        }
-        self.commit_as(random_id(), batches).await
-    }
-
-    /// Commits under this id; tries again when it surely had no effect and the reason may pass. A
-    /// transaction that was begun elsewhere keeps its id, for it may have been committed.
-    pub(crate) async fn commit_as(
-        &self,
-        transaction: [u8; 16],
-        batches: &[&Batch],
-    ) -> Result<(), Error> {
-        let started = Instant::now();
-        let commit = || async {
-            let connection = TransactionConnection::new(self.database.connection().await?);
-            let begin = Some(self.database.idle_timeout());
-            let exchange = Exchange { begin, batches, commit: Some(transaction) };
-            match exchange.send(&self.database, &self.owner, connection).await {
-                Ok(()) => Ok(()),
-                Err(failure) => self.settle(failure, transaction).await,
-            }
-        };
-        let may_pass = |error: &Error| {
-            error.is_transient() && started.elapsed() < self.database.retry_timeout()
-        };
-        let result = commit.retry(self.database.backoff()).when(may_pass).await;
-        if let Err(error) = result {
-            self.owner.explain_commit(&self.database, transaction, error).await?;
-        }
-        debug!(
-            batches = batches.len(),
-            rows = batches.iter().map(|batch| batch.rows()).sum::<usize>(),
-            bytes = batches.iter().map(|batch| batch.bytes()).sum::<usize>(),
-            elapsed = ?started.elapsed(),
-            "committed"
-        );
-        Ok(())
-    }
-
-    /// What became of a failed transaction: `Ok` when it was committed all the same, an error when it
-    /// was not and never will be.
-    pub(crate) async fn settle(
-        &self,
-        failure: Failure,
-        transaction: [u8; 16],
-    ) -> Result<(), Error> {
-        // Perhaps another server answers now: what readers were told may be older than what it has.
-        self.owner.cache.clear();
-        match failure {
-            Failure::RolledBack(error) | Failure::Incomplete(error) => Err(error),
-            Failure::Unknown(error) => {
-                warn!(%error, "a commit has an unknown outcome: asking the server");
-                match self.owner.resolve(&self.database, transaction).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(as_transient(error)),
-                    Err(error) => Err(error),
-                }
-            }
-        }
-    }
 }
 
-/// A transaction that is known to have had no effect can be repeated, however it failed.
-fn as_transient(error: Error) -> Error {
-    match error {
-        error if error.is_transient() => error,
-        Error::Database(error) => error.after_unknown_outcome().into(),
-        error => DatabaseError::broken(error.to_string()).into(),
-    }
+/// Makes the batch of a save in its lane.
+pub(crate) async fn stage(
+    owner: &LaneOwnership,
+    stage: Stage,
+    overlay: Arc<UncommittedOverlay>,
+) -> Result<Batch, Error> {
+    owner.check_write()?;
+    let batch = stage(overlay).await.inspect_err(|_| owner.fail())?;
+    // A failure meanwhile has dropped deferred saves that this one was to take along.
+    owner.check_write()?;
+    Ok(batch)
 }

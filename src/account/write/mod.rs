@@ -4,3 +4,4 @@ pub(crate) mod atomically;
 pub(crate) mod batch;
 pub(crate) mod exchange;
 pub(crate) mod lane;
+mod open_transaction;

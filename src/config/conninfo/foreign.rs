@@ -3,14 +3,14 @@
 const SCHEMA: &str =
     "set PostgresStoreConfig::schema; the store names its schema in each statement";
 const PREPARED: &str =
-    "set PostgresStoreConfig::prepared_statements(false) behind a pooler that needs it";
-const POOL_SIZE: &str = "set PostgresStoreConfig::pool_max_size";
+    "set PoolSettings::prepared_statements to false behind a pooler that needs it";
+const POOL_SIZE: &str = "set PoolSettings::max_size";
 const NO_MINIMUM: &str = "leave it out; connections are opened when they are needed";
-const POOL_TIMEOUT: &str = "set PostgresStoreConfig::pool_timeout";
+const POOL_TIMEOUT: &str = "set PoolSettings::wait_timeout";
 const CONNECT_TIMEOUT: &str = "use connect_timeout, in seconds";
-const STATEMENT_TIMEOUT: &str = "set PostgresStoreConfig::statement_timeout";
-const IDLE: &str = "set PostgresStoreConfig::max_connection_idle";
-const AGE: &str = "set PostgresStoreConfig::max_connection_age";
+const STATEMENT_TIMEOUT: &str = "set Timeouts::statement";
+const IDLE: &str = "set PoolSettings::max_connection_idle";
+const AGE: &str = "set PoolSettings::max_connection_age";
 const SSLMODE: &str = "use sslmode=disable, prefer, require, verify-ca or verify-full";
 const ROOT: &str = "use sslrootcert";
 const CERTIFICATE: &str = "use sslcert and sslkey, with PEM files";
@@ -36,11 +36,11 @@ const FOREIGN: &[(&str, &str)] = &[
     ("defaultqueryexecmode", PREPARED),
     ("defaultrowfetchsize", LEAVE_OUT),
     ("defaulttransactionisolation", SESSION),
-    ("defaulttransactionreadonly", "open the store with Access::Observe to write nothing"),
+    ("defaulttransactionreadonly", "open the store with Access::ReadOnly to write nothing"),
     ("descriptioncachecapacity", PREPARED),
     ("encoding", "leave it out; UTF-8 is the only encoding that is used"),
     ("endpoint", "leave it out; the endpoint is found by the host's name (SNI)"),
-    ("idleintransactionsessiontimeout", "set PostgresStoreConfig::transaction_idle_timeout"),
+    ("idleintransactionsessiontimeout", "set Timeouts::transaction_idle"),
     ("idletimeout", IDLE),
     ("keepalive", "use keepalives=1"),
     ("locktimeout", SESSION),
@@ -72,13 +72,13 @@ const FOREIGN: &[(&str, &str)] = &[
     ("preparedstatementcachesize", PREPARED),
     ("preparedstatements", PREPARED),
     ("querytimeout", STATEMENT_TIMEOUT),
-    ("readonly", "open the store with Access::Observe to write nothing"),
+    ("readonly", "open the store with Access::ReadOnly to write nothing"),
     ("rewritebatchedinserts", LEAVE_OUT),
     ("schema", SCHEMA),
     ("searchpath", SCHEMA),
     ("serverversion", LEAVE_OUT),
     ("singlelineconnectionstring", LEAVE_OUT),
-    ("sockettimeout", "set PostgresStoreConfig::statement_timeout, and use tcp_user_timeout"),
+    ("sockettimeout", "set Timeouts::statement, and use tcp_user_timeout"),
     ("ssl", SSLMODE),
     ("sslaccept", SSLMODE),
     ("sslca", ROOT),

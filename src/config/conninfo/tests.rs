@@ -296,35 +296,35 @@ fn the_environments_password_is_for_strings_without_one() {
 fn parameters_of_other_drivers_are_named_with_what_to_set_instead() {
     for (parameter, expected) in [
         // Prisma.
-        ("pgbouncer=true", "prepared_statements(false)"),
+        ("pgbouncer=true", "PoolSettings::prepared_statements"),
         ("schema=public", "PostgresStoreConfig::schema"),
-        ("connection_limit=1", "pool_max_size"),
-        ("pool_timeout=5", "PostgresStoreConfig::pool_timeout"),
-        ("socket_timeout=5", "statement_timeout"),
+        ("connection_limit=1", "PoolSettings::max_size"),
+        ("pool_timeout=5", "PoolSettings::wait_timeout"),
+        ("socket_timeout=5", "Timeouts::statement"),
         ("sslaccept=strict", "sslmode=disable, prefer"),
         ("sslidentity=client.p12", "sslcert and sslkey"),
         // JDBC.
         ("currentSchema=bots", "PostgresStoreConfig::schema"),
         ("loginTimeout=5", "connect_timeout"),
-        ("prepareThreshold=0", "prepared_statements(false)"),
+        ("prepareThreshold=0", "PoolSettings::prepared_statements"),
         ("targetServerType=primary", "target_session_attrs=read-write"),
         ("ApplicationName=bot", "did you mean application_name?"),
         ("sslMode=require", "did you mean sslmode?"),
         // Go's.
-        ("pool_max_conns=4", "pool_max_size"),
-        ("default_query_exec_mode=exec", "prepared_statements(false)"),
+        ("pool_max_conns=4", "PoolSettings::max_size"),
+        ("default_query_exec_mode=exec", "PoolSettings::prepared_statements"),
         ("search_path=bots", "PostgresStoreConfig::schema"),
-        ("statement_timeout=5000", "PostgresStoreConfig::statement_timeout"),
+        ("statement_timeout=5000", "Timeouts::statement"),
         // sqlx.
         ("ssl-mode=require", "did you mean sslmode?"),
         ("ssl-root-cert=ca.pem", "did you mean sslrootcert?"),
-        ("statement-cache-capacity=0", "prepared_statements(false)"),
+        ("statement-cache-capacity=0", "PoolSettings::prepared_statements"),
         ("options[search_path]=bots", "PostgresStoreConfig::schema"),
         // Python's, Node's and Ruby's.
-        ("prepared_statement_cache_size=0", "prepared_statements(false)"),
+        ("prepared_statement_cache_size=0", "PoolSettings::prepared_statements"),
         ("ssl=no-verify", "sslmode=disable, prefer"),
         ("ssl=false", "sslmode=disable, prefer"),
-        ("pool=5", "pool_max_size"),
+        ("pool=5", "PoolSettings::max_size"),
         // Neon, Supabase, CockroachDB.
         ("options=endpoint%3Dep-cool-darkness-123456", "host's name (SNI)"),
         ("options=project%3Dcool-darkness", "host's name (SNI)"),

@@ -32,8 +32,8 @@ use super::{devices, key_requests, olm_sessions};
 use crate::{
     Error,
     account::{
-        OpenAccount, cache::Rows, caller::Caller, cipher::Key, ownership::Ownership,
-        write::batch::Batch,
+        OpenAccount, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
+        store::Lifecycle, write::batch::Batch,
     },
     postgres::cell::Cells,
 };
@@ -80,7 +80,7 @@ enum Taken {
 pub(super) struct Deferred(Mutex<State>);
 
 struct State {
-    opening: Arc<Ownership>,
+    opening: Arc<LaneOwnership>,
     rows: BTreeMap<Group, BTreeMap<Key, Row>>,
     count: u64,
     /// By session id. Without an entry the session has encrypted nothing; `None` is one whose row another
@@ -90,7 +90,8 @@ struct State {
 }
 
 impl Deferred {
-    pub(super) fn new(opening: Arc<Ownership>) -> Arc<Self> {
+    pub(super) fn new(opening: &Arc<LaneOwnership>) -> Arc<Self> {
+        let opening = opening.clone();
         let (rows, ratchets, loaded) = Default::default();
         Arc::new(Self(Mutex::new(State { opening, rows, count: 0, ratchets, loaded })))
     }
@@ -98,21 +99,33 @@ impl Deferred {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The account was opened again.
-    pub(super) fn reopened(&self, opening: Arc<Ownership>) {
+impl Lifecycle for Deferred {
+    /// Else a sync is in its middle, or was dropped there.
+    fn is_in_order(&self) -> bool {
+        self.lock().current().is_none_or(|rows| rows.is_empty())
+    }
+
+    fn closed(&self, opening: &Arc<LaneOwnership>, is_whole: bool) {
+        let is_current = |state: &State| Arc::ptr_eq(&state.opening, opening);
+        if !is_whole || self.lock().rows.values().any(|rows| !rows.is_empty()) {
+            self.see_torn();
+        }
+        let mut state = self.lock();
+        if is_current(&state) {
+            state.rows.clear();
+        }
+    }
+
+    fn reopened(&self, opening: &Arc<LaneOwnership>) {
         let mut state = self.lock();
         if state.opening.has_failed() {
             // What was seen may not have been stored.
             state.ratchets.clear();
         }
         state.rows.clear();
-        state.opening = opening;
-    }
-
-    /// Whether there is anything: then a sync is in its middle, or was dropped there.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().current().is_none_or(|rows| rows.is_empty())
+        state.opening = opening.clone();
     }
 }
 
@@ -131,7 +144,7 @@ impl State {
 #[derive(Clone)]
 pub(super) struct Saves {
     deferred: Arc<Deferred>,
-    opening: Arc<Ownership>,
+    opening: Arc<LaneOwnership>,
     /// Whether the operation is within `atomically`, where nothing needs to be deferred.
     within: bool,
 }
@@ -139,7 +152,7 @@ pub(super) struct Saves {
 impl Saves {
     pub(super) fn of(deferred: &Arc<Deferred>, account: &OpenAccount) -> Result<Self, Error> {
         let within = account.scope()?.is_some();
-        Ok(Self { deferred: deferred.clone(), opening: account.owner().clone(), within })
+        Ok(Self { deferred: deferred.clone(), opening: account.lane().clone(), within })
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {

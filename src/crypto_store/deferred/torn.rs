@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::{Deferred, Saves};
-use crate::{Error, account::ownership::Ownership};
+use crate::{Error, account::ownership::LaneOwnership};
 
 /// What the machine has loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Deferred {
     }
 
     /// Drops what is deferred in this opening.
-    pub(in crate::crypto_store) fn clear(&self, opening: &Arc<Ownership>) {
+    pub(in crate::crypto_store) fn clear(&self, opening: &Arc<LaneOwnership>) {
         let mut state = self.lock();
         if Arc::ptr_eq(&state.opening, opening) {
             state.rows.clear();

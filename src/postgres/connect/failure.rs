@@ -5,16 +5,26 @@
 //! the I/O error of a stream that does nothing else, and [`classify`] finds it again.
 
 use std::{
+    error::Error as _,
     fmt, io,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::{Config, NoTls, config::SslMode, error::SqlState};
+use tokio_postgres::{
+    Config, NoTls,
+    config::{SslMode, TargetSessionAttrs},
+    error::SqlState,
+};
 
 use super::targets::Target;
-use crate::{DatabaseError, OpenStoreError, config::tls::TlsSettings, postgres::connect::tls};
+use crate::{
+    DatabaseError, OpenStoreError,
+    config::tls::TlsSettings,
+    error,
+    postgres::connect::tls::{self, TlsPhase},
+};
 
 /// Why a connection could not be made.
 #[derive(Debug)]
@@ -33,33 +43,38 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The driver's errors have no kind that can be asked for: what they are is known by their cause,
+    /// and by what was asked of the driver.
     pub(super) fn new(
         error: tokio_postgres::Error,
         target: &Target,
+        config: &Config,
         settings: &TlsSettings,
+        phase: TlsPhase,
     ) -> Self {
         if error.as_db_error().is_some() {
             return Self::Answer(error);
         }
-        if let Some(text) = tls::explain(&error, settings, &target.peer()) {
+        if let Some(text) = tls::explain(&error, settings, &target.peer(), phase) {
             return Self::Tls(format!("{target}: {text}"));
         }
-        let text = DatabaseError::from(error).to_string();
-        // The kinds that `tokio-postgres` shows in these words only.
-        if text.ends_with("password missing") {
-            return Self::Login(format!("{target} asks for a password, and none was given"));
-        }
-        if text.starts_with("authentication error") {
-            return Self::Login(format!("{target}: {text}"));
-        }
-        // Both answer `target_session_attrs` alike.
-        if text.ends_with("does not allow writes") {
+        let wants_writes = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
+        if wants_writes && error::is_permission_denied_by_driver(&error) {
             return Self::Connect(format!(
                 "{target} accepts no writes: it is a standby, or default_transaction_read_only is on \
                  for the role, the database or the server"
             ));
         }
-        Self::Connect(format!("{target}: {text}"))
+        // A cause that is no I/O error is the driver's own: it cannot log in like this.
+        let is_refusal = error.source().is_some() && !error::has_io_cause(&error);
+        let text = DatabaseError::from(error).to_string();
+        match (is_refusal, config.get_password()) {
+            (true, None) => Self::Login(format!(
+                "{target} asks for a password or another proof, and none was given ({text})"
+            )),
+            (true, Some(_)) => Self::Login(format!("{target}: {text}")),
+            (false, _) => Self::Connect(format!("{target}: {text}")),
+        }
     }
 
     pub(crate) fn connect(text: impl Into<String>) -> Self {
@@ -75,7 +90,7 @@ impl Failure {
     pub(super) fn with_password_read_again(self) -> Self {
         let is_outdated = match &self {
             Self::Login(_) => true,
-            Self::Answer(error) => are_refused_credentials(error.code()),
+            Self::Answer(error) => error::refuses_credentials(error.code()),
             _ => false,
         };
         if is_outdated { Self::Outdated(Box::new(self)) } else { self }
@@ -98,7 +113,7 @@ impl Failure {
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Login(_) | Self::Config(_) => true,
-            Self::Answer(error) => is_refused_login(error.code()),
+            Self::Answer(error) => error::refuses_login(error.code()),
             Self::Outdated(failure) => failure.is_final(),
             Self::Connect(_) | Self::Tls(_) => false,
         }
@@ -119,11 +134,15 @@ impl Failure {
             Self::Answer(error) => return error,
             failure => failure,
         };
-        let stream = FailingStream(Some(io::Error::other(failure)));
-        match Config::new().user("-").ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await {
-            Err(error) => error,
-            // The stream fails at its first use, so there is no client.
-            Ok(_) => tokio_postgres::Error::__private_api_timeout(),
+        let mut failure = Some(io::Error::other(failure));
+        loop {
+            let stream = FailingStream(failure.take());
+            let mut config = Config::new();
+            config.user("-").ssl_mode(SslMode::Disable);
+            // Always so, as the stream fails at its first use.
+            if let Err(error) = config.connect_raw(stream, NoTls).await {
+                return error;
+            }
         }
     }
 }
@@ -162,7 +181,7 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
         Some(Failure::Connect(_) | Failure::Answer(_)) | None => {}
     }
     match error.code() {
-        code if is_refused_login(code) => OpenStoreError::Authentication(source),
+        code if error::refuses_login(code) => OpenStoreError::Authentication(source),
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             OpenStoreError::PermissionDenied { what: "connecting to the database", source }
         }
@@ -172,16 +191,7 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
 
 /// An error that is no [`Failure`]: the server's answer, or what a foreign pool says.
 fn answered(error: &tokio_postgres::Error) -> DatabaseError {
-    DatabaseError::from(error).at_login(are_refused_credentials(error.code()))
-}
-
-fn are_refused_credentials(code: Option<&SqlState>) -> bool {
-    matches!(code.map(SqlState::code), Some("28P01" | "28000"))
-}
-
-/// Wrong user, wrong password, no entry in `pg_hba.conf`, no such database.
-fn is_refused_login(code: Option<&SqlState>) -> bool {
-    matches!(code.map(SqlState::code), Some("28P01" | "28000" | "3D000"))
+    DatabaseError::from(error).at_login(error::refuses_credentials(error.code()))
 }
 
 /// Fails at its first use, with the given error.

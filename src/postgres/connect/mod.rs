@@ -2,6 +2,7 @@
 //! says, all of it within one time limit.
 
 mod failure;
+mod own_pools;
 pub(crate) mod password;
 mod targets;
 pub(crate) mod tls;
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_postgres::{
     AsyncMessage, Client, Config, NoTls, Socket,
     config::SslMode,
-    error::{DbError, SqlState},
+    error::DbError,
     tls::{MakeTlsConnect, TlsConnect},
 };
 use tracing::{debug, warn};
@@ -37,9 +38,10 @@ use crate::{
         conninfo::{ConnInfo, Host},
         tls::Mode,
     },
+    error,
     postgres::connect::{
         password::{PasswordSource, Passwords},
-        tls::{MakeTls, Watched},
+        tls::{MakeTls, TlsPhase, Watched},
     },
 };
 
@@ -58,8 +60,12 @@ struct Inner {
     password: PasswordSource,
     tls: Option<MakeTls>,
     limit: Duration,
+    prepared_statements: bool,
     warned: AtomicBool,
+    unreplicated_commits: Arc<AtomicU64>,
 }
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connector {
     /// Reads the certificates and fills in libpq's defaults; no connection is made.
@@ -67,7 +73,13 @@ impl Connector {
     /// The `Config` is what the pool shows when it is printed: it names no host and no password.
     pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
         config.validate()?;
-        let server = config.server.clone().map_err(OpenStoreError::InvalidConfig)?;
+        let no_url = || {
+            Err("no URL is given: name the server with url(), or open the store \
+                             with a pool"
+                .to_owned())
+        };
+        let server = config.server.clone().unwrap_or_else(no_url);
+        let server = server.map_err(OpenStoreError::InvalidConfig)?;
         let user = match server.user.clone() {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
@@ -84,8 +96,14 @@ impl Connector {
         let inner = Inner {
             tls: if only_sockets { None } else { tls::make_tls(&server.tls)? },
             password: PasswordSource::new(config, &server),
-            limit: config.connect_timeout,
+            limit: config
+                .pool
+                .connect_timeout
+                .or(server.connect_timeout)
+                .unwrap_or(CONNECT_TIMEOUT),
+            prepared_statements: config.pool.prepared_statements,
             warned: AtomicBool::new(false),
+            unreplicated_commits: Arc::default(),
             template: template.clone(),
             user,
             dbname,
@@ -147,17 +165,21 @@ impl Inner {
         if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
             config.password(password.as_bytes());
         }
-        let mode = self.server.tls.mode;
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
-        let result = match (tls, mode) {
-            (None, _) | (_, Mode::Disable) => plain(&mut config).await.map(Link::plain),
+        let mut phase = TlsPhase::NotBegun;
+        let result = match (tls, self.server.tls.mode) {
+            (None, _) | (_, Mode::Disable) => self.plain(&mut config).await.map(Link::plain),
             (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
-            (Some(tls), _) => open(config.ssl_mode(SslMode::Require), MakeTls::clone(tls))
-                .await
-                .map(Link::encrypted),
+            (Some(tls), _) => {
+                let tls = Watched::new(MakeTls::clone(tls));
+                let opened = self.open(config.ssl_mode(SslMode::Require), tls.clone()).await;
+                phase = tls.phase();
+                opened.map(Link::encrypted)
+            }
         };
-        let link = result.map_err(|error| Failure::new(error, target, &self.server.tls))?;
+        let failed = |error| Failure::new(error, target, &config, &self.server.tls, phase);
+        let link = result.map_err(failed)?;
         self.warn_if_unprotected(target, &link);
         Ok(link.connected)
     }
@@ -171,23 +193,60 @@ impl Inner {
         target: &Target,
     ) -> Result<Link, tokio_postgres::Error> {
         let tls = Watched::new(MakeTls::clone(tls));
-        let error = match open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
-            Ok(connected) if tls.is_used() => return Ok(Link::encrypted(connected)),
+        let error = match self.open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
+            Ok(connected) if tls.phase() == TlsPhase::Encrypted => {
+                return Ok(Link::encrypted(connected));
+            }
             Ok(connected) => return Ok(Link::plain(connected)),
             // It was without TLS already.
-            Err(error) if !tls.is_used() => return Err(error),
+            Err(error) if tls.phase() == TlsPhase::NotBegun => return Err(error),
             Err(error) => error,
         };
         let reason = match error.as_db_error() {
-            None => tls::explain(&error, &self.server.tls, &target.peer()),
-            Some(answer) if *answer.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            None => tls::explain(&error, &self.server.tls, &target.peer(), tls.phase()),
+            Some(answer) if error::refuses_entry(answer.code()) => {
                 Some("the server refused the login with TLS".to_owned())
             }
             Some(_) => None,
         };
         let Some(reason) = reason else { return Err(error) };
         debug!(%target, reason, "no TLS with this server, trying without");
-        Ok(Link { fallback: Some(reason), ..Link::plain(plain(config).await?) })
+        Ok(Link { fallback: Some(reason), ..Link::plain(self.plain(config).await?) })
+    }
+
+    async fn plain(&self, config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
+        self.open(config.ssl_mode(SslMode::Disable), NoTls).await
+    }
+
+    async fn open<T>(&self, config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+        T::TlsConnect: Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let (client, mut connection) = config.connect(tls).await?;
+        let unreplicated_commits = self.unreplicated_commits.clone();
+        let task = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        let (severity, code) = (notice.severity(), notice.code().code());
+                        debug!(severity, code, "notice from the server");
+                        if is_unreplicated_commit(&notice) {
+                            unreplicated_commits.fetch_add(1, Ordering::AcqRel);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        // Through our own type, which leaves out what the server quotes.
+                        warn!(error = %DatabaseError::from(error), "the database connection broke");
+                        return;
+                    }
+                }
+            }
+        });
+        Ok((client, task))
     }
 
     /// Warns once that a connection is not what `sslmode` sounds like.
@@ -238,47 +297,8 @@ impl Link {
     }
 }
 
-async fn plain(config: &mut Config) -> Result<Connected, tokio_postgres::Error> {
-    open(config.ssl_mode(SslMode::Disable), NoTls).await
-}
-
-async fn open<T>(config: &Config, tls: T) -> Result<Connected, tokio_postgres::Error>
-where
-    T: MakeTlsConnect<Socket>,
-    T::Stream: Send + 'static,
-    T::TlsConnect: Send,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-{
-    let (client, mut connection) = config.connect(tls).await?;
-    let task = tokio::spawn(async move {
-        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-            match message {
-                Ok(AsyncMessage::Notice(notice)) => note(&notice),
-                Ok(_) => {}
-                Err(error) => {
-                    // Through our own type, which leaves out what the server quotes.
-                    warn!(error = %DatabaseError::from(error), "the database connection broke");
-                    return;
-                }
-            }
-        }
-    });
-    Ok((client, task))
-}
-
-/// COMMITs of this process, on whatever connection, that did not wait for their standby.
-static DOUBTFUL_COMMITS: AtomicU64 = AtomicU64::new(0);
-
-/// Rises when a COMMIT succeeds although its wait for a synchronous standby was cut short. The server
-/// says so in a warning only, which belongs to no statement; so whoever commits meanwhile is in doubt.
-pub(crate) fn doubtful_commits() -> u64 {
-    DOUBTFUL_COMMITS.load(Ordering::Acquire)
-}
-
-fn note(notice: &DbError) {
-    debug!(severity = notice.severity(), code = notice.code().code(), "notice from the server");
+/// Whether a notice says that a COMMIT did not wait for its synchronous standby.
+fn is_unreplicated_commit(notice: &DbError) -> bool {
     // The message is translated, the C function's name is not.
-    if notice.routine() == Some("SyncRepWaitForLSN") {
-        DOUBTFUL_COMMITS.fetch_add(1, Ordering::AcqRel);
-    }
+    notice.routine() == Some("SyncRepWaitForLSN")
 }

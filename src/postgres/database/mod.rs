@@ -5,11 +5,16 @@ mod autocommit;
 mod query;
 mod stream;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use backon::ExponentialBuilder;
 use deadpool::managed::Manager as _;
-use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, Timeouts};
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, StatementCache, Timeouts};
 use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 use tokio_postgres::{
@@ -19,9 +24,10 @@ use tokio_postgres::{
 use tracing::debug;
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    DatabaseError, Error, OpenStoreError,
+    config::timeouts,
     postgres::{
-        connect,
+        connect::{self, Connector},
         pool::pool_error,
         shared_connection::{self, Readers},
         statement::{Rendered, Sql, Statements},
@@ -34,13 +40,15 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 /// A pool, the statements of one schema, and how to send them.
 #[derive(Clone)]
 pub(crate) struct Database {
+    /// Of a pool of our own. Dropped before the pool, which ends with the connector.
+    connector: Option<Connector>,
     pool: Pool,
     readers: Arc<Readers>,
     statements: Arc<Statements>,
-    /// Whether statements are named and prepared. Never on a foreign pool: a pooler may be behind.
-    prepared: bool,
+    /// `None` when statements are not prepared, as on a foreign pool: a pooler may be behind.
+    prepared: Option<Arc<Prepared>>,
     target: Target,
-    limits: Limits,
+    limits: timeouts::Timeouts,
     /// Whether a connection is waited for, or made, when none is idle.
     waits: bool,
 }
@@ -55,39 +63,44 @@ pub(crate) enum Target {
     Pool(usize),
 }
 
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    statement: Duration,
-    /// How long the server lets an open transaction of ours wait for us.
-    idle: Duration,
-    /// How long something is tried again.
-    retry: Duration,
+/// The connections on which all statements have been prepared, by the address of their statement cache.
+/// A weak reference keeps the address from being used again.
+#[derive(Default)]
+struct Prepared(Mutex<HashMap<usize, Weak<StatementCache>>>);
+
+impl Prepared {
+    fn has(&self, connection: &Object) -> bool {
+        self.lock().contains_key(&Arc::as_ptr(&connection.statement_cache).addr())
+    }
+
+    fn add(&self, connection: &Object) {
+        let cache = &connection.statement_cache;
+        let mut caches = self.lock();
+        caches.retain(|_, cache| cache.strong_count() > 0);
+        caches.insert(Arc::as_ptr(cache).addr(), Arc::downgrade(cache));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Weak<StatementCache>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Database {
     pub(crate) fn new(
         pool: Pool,
         statements: Arc<Statements>,
-        is_foreign: bool,
-        config: &PostgresStoreConfig,
+        limits: &timeouts::Timeouts,
     ) -> Self {
+        let connector = Connector::of(&pool);
         let readers = Readers::of(&pool);
-        let target = match &config.server {
-            Ok(server) if !is_foreign => Target::Server(format!(
-                "{:?} {:?} {:?} {:?} {:?}",
-                server.addresses, server.user, server.dbname, server.tls, server.template
-            )),
-            _ => Target::Pool(shared_connection::address(&pool)),
+        let target = match &connector {
+            Some(connector) => Target::Server(connector.target()),
+            None => Target::Pool(shared_connection::address(&pool)),
         };
-        // A pooler may be behind a foreign pool.
-        let prepared = config.prepared_statements && !is_foreign;
-        let limits = Limits {
-            statement: config.statement_timeout,
-            idle: config.transaction_idle_timeout,
-            retry: config.retry_timeout,
-        };
-        Self { pool, readers, statements, prepared, target, limits, waits: true }
+        let prepares = connector.as_ref().is_some_and(Connector::prepares_statements);
+        let prepared = prepares.then(Arc::default);
+        let limits = *limits;
+        Self { connector, pool, readers, statements, prepared, target, limits, waits: true }
     }
 
     /// The same for a caller that has another way: without an idle connection it is
@@ -104,6 +117,12 @@ impl Database {
 
     pub(crate) fn statements(&self) -> &Statements {
         &self.statements
+    }
+
+    /// Rises when a COMMIT on this pool did not wait for its synchronous standby; never on a foreign
+    /// pool, whose connections do not tell.
+    pub(crate) fn unreplicated_commits(&self) -> u64 {
+        self.connector.as_ref().map_or(0, Connector::unreplicated_commits)
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -126,7 +145,7 @@ impl Database {
     }
 
     pub(crate) fn idle_timeout(&self) -> Duration {
-        self.limits.idle
+        self.limits.transaction_idle
     }
 
     /// How something that had no effect is tried again.
@@ -170,7 +189,7 @@ impl Database {
 
     /// Whether statements have names on this connection: they are to be prepared, and all are.
     pub(crate) fn has_names(&self, connection: &Object) -> bool {
-        self.prepared && connection.statement_cache.size() >= self.statements.len()
+        self.prepared.as_ref().is_some_and(|prepared| prepared.has(connection))
     }
 
     /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
@@ -181,18 +200,22 @@ impl Database {
         has_names: bool,
         answer: impl Future<Output = T>,
     ) -> T {
-        if has_names || !self.prepared {
+        let Some(all_prepared) = self.prepared.as_ref().filter(|_| !has_names) else {
             return answer.await;
-        }
+        };
         let statements = self.statements.iter();
         let prepared = join_all(
             statements.map(|(_, sql)| connection.prepare_typed_cached(&sql.text, &sql.types)),
         );
         // Polled first, so that they are not prepared within a transaction, which would keep locks.
         let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
-        // Whoever uses the connection next tries what is missing again.
-        for error in prepared.into_iter().flatten().filter_map(Result::err) {
-            let error = DatabaseError::from(error);
+        let Ok(prepared) = prepared else { return answer };
+        let failures: Vec<_> = prepared.into_iter().filter_map(Result::err).collect();
+        if failures.is_empty() {
+            all_prepared.add(connection);
+        }
+        // The next use of the connection prepares what is missing.
+        for error in failures.into_iter().map(DatabaseError::from) {
             debug!(%error, "a statement could not be prepared");
         }
         answer

@@ -55,10 +55,8 @@ impl Database {
         F: Future<Output = Result<T, Error>>,
     {
         let started = Instant::now();
-        let is_retryable = |error: &Error| {
-            (error.is_transient() || matches!(error, Error::StatementTimeout))
-                && started.elapsed() < self.limits.retry
-        };
+        let is_retryable =
+            |error: &Error| error.is_retryable_or_late() && started.elapsed() < self.limits.retry;
         query
             .retry(self.backoff())
             .when(is_retryable)

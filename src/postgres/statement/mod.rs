@@ -20,8 +20,6 @@ const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
 pub(crate) struct Sql {
     /// Names the statement in traces: `table.action`.
     pub(crate) name: &'static str,
-    /// Whether what it reads is seen by other tasks when it is committed, and not before.
-    pub(crate) is_seen_when_committed: bool,
     text: Text,
 }
 
@@ -71,12 +69,7 @@ impl Sql {
     }
 
     const fn of(name: &'static str, text: Text) -> Self {
-        Self { name, is_seen_when_committed: false, text }
-    }
-
-    /// The same for a read of what others act on: they see it when it is committed, and not before.
-    pub(crate) const fn seen_when_committed(self) -> Self {
-        Self { is_seen_when_committed: true, ..self }
+        Self { name, text }
     }
 
     /// The types of the parameters.
@@ -143,10 +136,6 @@ impl Statements {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(&'static str, Rendered)> {
         self.all.iter()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
     }
 
     /// The statement as it is sent. PostgreSQL refuses the text of one that is not listed.

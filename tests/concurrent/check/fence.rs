@@ -83,7 +83,7 @@ fn stores<'a>(account: &'a Account, names: &HashMap<&'a str, &'a str>) -> HashMa
 
 /// A refusal is an answer: nothing more comes of that claim.
 pub fn may_take_effect(claim: &Claim) -> bool {
-    let refusals = ["OwnerAlive", "Superseded", "Rewound", "RolledBack"];
+    let refusals = ["OwnerAlive", "Superseded", "DatabaseRolledBack"];
     let outcome = claim.outcome.as_ref();
     !outcome.is_some_and(|outcome| refusals.iter().any(|name| outcome.is(name)))
 }

@@ -63,7 +63,7 @@ async fn open(
     rng: &mut fastrand::Rng,
 ) -> Option<Opened> {
     let (process, name) = (process.clone(), process.name("o"));
-    let config = process.config(account, rng).owner_label(&registers::text(&name));
+    let config = process.config(account, registers::text(&name), rng);
     let note = |note| process.journal.note(account, note);
     note(Note::Claim { opening: name.clone(), former: None });
     // Some give up soon, with what they have sent still on its way.

@@ -19,7 +19,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use matrix_sdk_postgres::{OnOwner, PostgresStoreConfig};
+use matrix_sdk_postgres::{
+    OwnershipSettings, PoolSettings, PostgresStoreConfig, Takeover, Timeouts,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::machines::create_machine;
@@ -69,24 +71,39 @@ impl Process {
     }
 
     /// Limits that are short, so that they matter.
-    pub fn config(&self, account: &str, rng: &mut fastrand::Rng) -> PostgresStoreConfig {
+    pub fn config(
+        &self,
+        account: &str,
+        label: String,
+        rng: &mut fastrand::Rng,
+    ) -> PostgresStoreConfig {
         let milliseconds = Duration::from_millis;
+        let takeover = match rng.u32(0..8) {
+            0 => Takeover::RefuseIfAlive,
+            1 => Takeover::WaitUntilFree(milliseconds(1500)),
+            _ => Takeover::Immediate,
+        };
         let mut choose = |choices: &[u64]| milliseconds(*rng.choice(choices).unwrap());
-        let config = PostgresStoreConfig::new(&self.task.url, account)
-            .pool_max_size(3)
-            .prepared_statements(!self.task.unprepared)
-            .connect_timeout(milliseconds(1000))
-            .pool_timeout(choose(&[1000, 3000]))
-            .statement_timeout(choose(&[400, 1000, 3000]))
-            .retry_timeout(choose(&[500, 2000, 6000]))
-            .atomically_timeout(milliseconds(2000))
-            .transaction_idle_timeout(milliseconds(300))
-            .heartbeat_interval(milliseconds(500));
-        match rng.u32(0..8) {
-            0 => config.on_owner(OnOwner::RefuseIfAlive),
-            1 => config.on_owner(OnOwner::WaitUntilFree(milliseconds(1500))),
-            _ => config,
-        }
+        PostgresStoreConfig::new(&self.task.url, account)
+            .pool(PoolSettings {
+                max_size: 3,
+                prepared_statements: !self.task.unprepared,
+                connect_timeout: Some(milliseconds(1000)),
+                wait_timeout: choose(&[1000, 3000]),
+                ..Default::default()
+            })
+            .timeouts(Timeouts {
+                statement: choose(&[400, 1000, 3000]),
+                retry: choose(&[500, 2000, 6000]),
+                atomically: milliseconds(2000),
+                transaction_idle: milliseconds(300),
+            })
+            .access(OwnershipSettings {
+                takeover,
+                label,
+                heartbeat_interval: milliseconds(500),
+                ..Default::default()
+            })
     }
 }
 

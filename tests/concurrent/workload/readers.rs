@@ -24,7 +24,7 @@ pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastran
 
 /// Reads until something fails, or all is over.
 async fn observe(process: &Process, account: &str, rng: &mut fastrand::Rng) -> Result<(), Failure> {
-    let config = process.config(account, rng).access(Access::Observe);
+    let config = process.config(account, String::new(), rng).access(Access::ReadOnly);
     let store = PostgresCryptoStore::open_with_config(&config).await?;
     while !process.has_ended() {
         let register = *rng.choice(&REGISTERS).unwrap();

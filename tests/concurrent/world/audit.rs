@@ -55,7 +55,7 @@ pub async fn prepare(url: &str, journal: &Journal) {
 }
 
 async fn observe(url: &str, account: &str) -> PostgresCryptoStore {
-    let config = PostgresStoreConfig::new(url, account).access(Access::Observe);
+    let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 

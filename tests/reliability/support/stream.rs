@@ -112,7 +112,7 @@ pub fn stream(
 
 /// A store that takes nothing and remembers nothing: what it says is what the database holds.
 pub async fn observe(url: &str, account: &str) -> PostgresCryptoStore {
-    let config = PostgresStoreConfig::new(url, account).access(Access::Observe);
+    let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 

@@ -215,13 +215,12 @@ impl Checkpoint {
     /// The run has ended: after a stop, or when the database was found rolled back, what is known is
     /// written, so that the next start knows it too.
     pub async fn last_words(&self, ended: &Result<(), BridgeError>) {
-        let rewound =
-            matches!(ended, Err(BridgeError::Final { code, .. }) if *code == exit_code::REWOUND);
-        if !rewound && !matches!(ended, Ok(()) | Err(BridgeError::Stopped)) {
+        let rolled_back = matches!(ended, Err(BridgeError::Final { code, .. }) if *code == exit_code::ROLLED_BACK);
+        if !rolled_back && !matches!(ended, Ok(()) | Err(BridgeError::Stopped)) {
             return;
         }
         let write = async {
-            if !rewound {
+            if !rolled_back {
                 self.look().await?;
                 return Ok(self.write().await?);
             }
@@ -240,7 +239,7 @@ impl Checkpoint {
         let commits = self.keys.commit_count().await?;
         let most = self.most.fetch_max(commits, Ordering::Relaxed);
         if commits < most {
-            return Err(BridgeError::rewound(format_args!(
+            return Err(BridgeError::rolled_back(format_args!(
                 "the database has {commits} commits of device {}, and had {most}",
                 self.device
             )));

@@ -43,7 +43,7 @@ async fn only_a_checkpoint_of_the_same_keys_counts() {
     hear("OURS", "key", commits + 1).unwrap();
     let behind = checkpoint.look().await;
     assert!(
-        matches!(behind, Err(BridgeError::Final { code: exit_code::REWOUND, .. })),
+        matches!(behind, Err(BridgeError::Final { code: exit_code::ROLLED_BACK, .. })),
         "{behind:?}"
     );
     // What is written afterwards does not hide it.

@@ -85,8 +85,8 @@ pub struct Args {
     #[arg(long, env = "BRIDGE_LISTEN")]
     pub listen: Option<String>,
     /// When another process has the account: wait, take or refuse [default: wait]
-    #[arg(long, env = "BRIDGE_ON_OWNER")]
-    pub on_owner: Option<String>,
+    #[arg(long, env = "BRIDGE_TAKEOVER")]
+    pub takeover: Option<String>,
     /// Seconds for which a refusal that may pass is asked again: a join, a token [default: 600]
     #[arg(long, env = "BRIDGE_REFUSAL_WAIT")]
     pub refusal_wait: Option<String>,

@@ -9,7 +9,7 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
 pub use self::args::Args;
-use self::values::{filled, http_url, invalid, number, on_off, on_owner, required, secret};
+use self::values::{filled, http_url, invalid, number, on_off, required, secret, takeover};
 use crate::{errors::BridgeError, http_client::Target};
 
 /// How the bot proves who it is.
@@ -31,11 +31,11 @@ pub enum Database {
 
 /// What to do when another process has the account and is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnOwner {
+pub enum Takeover {
     /// Be its standby.
     Wait,
     /// Take the account over.
-    Take,
+    Immediate,
     /// End.
     Refuse,
 }
@@ -65,7 +65,7 @@ pub struct Config {
     pub webhook_url: Target,
     pub webhook_token: Option<SecretString>,
     pub listen: Option<SocketAddr>,
-    pub on_owner: OnOwner,
+    pub takeover: Takeover,
     /// How long a no is asked again that may pass: a join, a token.
     pub refusal_wait: Duration,
     /// A gap is given up after so many pages, or so many empty ones.
@@ -139,7 +139,7 @@ impl TryFrom<Args> for Config {
             webhook_url: http_url(&webhook, "WEBHOOK_URL")?,
             webhook_token: token.map(Into::into),
             listen: listen.transpose()?,
-            on_owner: on_owner(filled(args.on_owner).as_deref())?,
+            takeover: takeover(filled(args.takeover).as_deref())?,
             refusal_wait: Duration::from_secs(number(
                 &args.refusal_wait,
                 "BRIDGE_REFUSAL_WAIT",

@@ -26,7 +26,7 @@ fn names_the_setting_and_never_the_secret() {
         ("--user", "bot", "MATRIX_USER"),
         ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
         ("--listen", "9090", "BRIDGE_LISTEN"),
-        ("--on-owner", "steal", "BRIDGE_ON_OWNER"),
+        ("--takeover", "steal", "BRIDGE_TAKEOVER"),
         ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
         ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
         ("--pool-size", "0", "BRIDGE_POOL_SIZE"),
@@ -56,5 +56,5 @@ fn an_empty_value_is_unset_and_debug_is_silent() {
     let shown = format!("{config:?}");
     assert!(!shown.contains("tops3cret") && !shown.contains("dG9wczNjcmV0"), "{shown}");
     assert_eq!(config.store_account, "@bot:example.org");
-    assert_eq!(config.on_owner, OnOwner::Wait);
+    assert_eq!(config.takeover, Takeover::Wait);
 }

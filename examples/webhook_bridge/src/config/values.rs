@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf, str::FromStr};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::OnOwner;
+use super::Takeover;
 use crate::{
     errors::{BridgeError, exit_code},
     http_client::Target,
@@ -71,13 +71,13 @@ pub fn on_off(value: &Option<String>, name: &str, default: bool) -> Result<bool,
     }
 }
 
-pub fn on_owner(value: Option<&str>) -> Result<OnOwner, BridgeError> {
+pub fn takeover(value: Option<&str>) -> Result<Takeover, BridgeError> {
     match value {
-        None | Some("wait") => Ok(OnOwner::Wait),
-        Some("take") => Ok(OnOwner::Take),
-        Some("refuse") => Ok(OnOwner::Refuse),
+        None | Some("wait") => Ok(Takeover::Wait),
+        Some("immediate") => Ok(Takeover::Immediate),
+        Some("refuse") => Ok(Takeover::Refuse),
         Some(other) => {
-            Err(invalid(format!("BRIDGE_ON_OWNER is {other:?}: write wait, take or refuse")))
+            Err(invalid(format!("BRIDGE_TAKEOVER is {other:?}: write wait, immediate or refuse")))
         }
     }
 }

@@ -52,7 +52,7 @@ async fn open(url: &str) -> (Config, Keys, Pool) {
         "--homeserver=http://127.0.0.1:1",
         "--user=@bot:example.org",
         "--webhook-url=http://127.0.0.1:1",
-        "--on-owner=take",
+        "--takeover=immediate",
         "--try",
         "--plain",
     ];

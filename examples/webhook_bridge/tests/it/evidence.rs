@@ -147,7 +147,7 @@ async fn a_replay_is_parked_also_after_a_restart() {
         .await;
     assert!(bridge.log().contains("replay"), "{}", bridge.log());
     bridge.kill().await;
-    let bridge = world.bridge(&[("BRIDGE_ON_OWNER", "take")]);
+    let bridge = world.bridge(&[("BRIDGE_TAKEOVER", "immediate")]);
     bridge.ready().await;
     let another = alice.encrypt("!r:x", "$next", "next").await;
     world.homeserver.push(sync(&[("!r:x", room(&[again("$thrice"), another]))]));

@@ -215,7 +215,7 @@ async fn a_second_sigterm_waits_for_no_delivery_and_closes_the_store() {
     assert_eq!(bridge.ended().await, 0, "{}", bridge.log());
     latch.cancel();
     // Closed: the account is free at once, for those who refuse an owner that is alive.
-    let bridge = world.bridge(&[("BRIDGE_ON_OWNER", "refuse")]);
+    let bridge = world.bridge(&[("BRIDGE_TAKEOVER", "refuse")]);
     bridge.ready().await;
 }
 

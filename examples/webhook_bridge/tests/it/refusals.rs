@@ -317,7 +317,7 @@ async fn ready_means_that_a_sync_was_read_and_committed() {
                   CREATE TRIGGER no BEFORE UPDATE ON webhook_bridge.sync_positions
                       FOR EACH ROW EXECUTE FUNCTION public.no()";
     world.connection().await.batch_execute(refuse).await.unwrap();
-    let bridge = world.bridge(&[("BRIDGE_ON_OWNER", "take")]);
+    let bridge = world.bridge(&[("BRIDGE_TAKEOVER", "immediate")]);
     let before = world.homeserver.calls.count(Call::is_sync);
     world.homeserver.calls.until_count("two syncs", before + 2, Call::is_sync).await;
     let (status, text) = bridge.get("/readyz").await.unwrap();

@@ -238,7 +238,7 @@ async fn a_gap_that_goes_on_for_ever_is_given_up() {
     world.homeserver.calls.until_count("four pages", 4, page).await;
     bridge.kill().await;
     latch.cancel();
-    let _bridge = world.bridge(&[("BRIDGE_GAP_PAGES", "6"), ("BRIDGE_ON_OWNER", "take")]);
+    let _bridge = world.bridge(&[("BRIDGE_GAP_PAGES", "6"), ("BRIDGE_TAKEOVER", "immediate")]);
     world.webhook.has(&["behind"]).await;
     // Three were stored, the fourth was lost with the process, and then three more.
     assert_eq!(world.homeserver.calls.count(page), 7);

@@ -23,7 +23,7 @@ async fn stopped_while_hanging(calls: fn(&Call) -> bool) {
     // Closed: the account is free at once.
     latch.cancel();
     world.homeserver.calls.no_rules();
-    let bridge = world.bridge(&[("BRIDGE_ON_OWNER", "refuse")]);
+    let bridge = world.bridge(&[("BRIDGE_TAKEOVER", "refuse")]);
     bridge.ready().await;
 }
 

@@ -63,7 +63,7 @@ fn start(homeserver: &Homeserver, webhook: &Webhook, url: &str) -> Bridge {
         ("STORE_PASSPHRASE", "a passphrase"),
         ("WEBHOOK_URL", &webhook.url),
         ("DATABASE_URL", url),
-        ("BRIDGE_ON_OWNER", "take"),
+        ("BRIDGE_TAKEOVER", "immediate"),
     ])
 }
 

@@ -5,17 +5,15 @@
 //! future which is not polled any more holds nothing up. The caller's future, and whatever else reads
 //! in the account meanwhile, only sends requests: one that is dropped harms nothing.
 
-pub(crate) mod open;
-mod request;
+pub(crate) mod request;
 mod runner;
 mod transaction;
 
 use std::{
-    any::Any,
     future::Future,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -36,7 +34,7 @@ use crate::{
     Error,
     account::{
         cache::UncommittedOverlay,
-        ownership::Ownership,
+        ownership::LaneOwnership,
         write::lane::{Stage, Writer},
     },
     postgres::statement::Sql,
@@ -64,24 +62,43 @@ impl Phase {
     }
 }
 
+/// A lane that a scope writes in.
+pub(crate) struct ScopeLane {
+    owner: Arc<LaneOwnership>,
+    running: Arc<Running>,
+    /// What was saved in it, for reads that need not ask.
+    overlay: Arc<UncommittedOverlay>,
+    /// Tables of which other tasks see rows only when they are committed.
+    seen_when_committed: &'static [&'static str],
+}
+
+impl ScopeLane {
+    pub(crate) fn new(
+        owner: Arc<LaneOwnership>,
+        running: Arc<Running>,
+        seen_when_committed: &'static [&'static str],
+    ) -> Self {
+        let overlay = UncommittedOverlay::new(owner.cache.clone());
+        Self { owner, running, overlay, seen_when_committed }
+    }
+}
+
 /// The transaction of one `atomically`, as those see it who save and read in it.
 pub(crate) struct Scope {
-    owner: Arc<Ownership>,
-    /// What was saved, for reads that need not ask.
-    overlay: Arc<UncommittedOverlay>,
+    /// In the order of their names.
+    lanes: Vec<ScopeLane>,
     requests: mpsc::UnboundedSender<Request>,
-    /// What starts the lane's part, at the first request.
+    /// What starts the lanes' part, at the first request.
     start: Mutex<Option<Start>>,
     phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
     /// Something outside has failed meanwhile.
     fails_at_end: AtomicBool,
-    /// What the store learnt from a save, to be forgotten with it.
-    learnt: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 struct Start {
-    writer: Writer,
+    /// Of the lanes. A scope that is over keeps none of them.
+    writers: Vec<Writer>,
     requests: mpsc::UnboundedReceiver<Request>,
     limit: Duration,
 }
@@ -97,54 +114,56 @@ impl Scope {
         CURRENT.try_with(|current| std::ptr::eq(&**current, self)).unwrap_or(false)
     }
 
-    /// Whether the scope belongs to the store with this owner.
-    pub(crate) fn is_of(&self, owner: &Arc<Ownership>) -> bool {
-        Arc::ptr_eq(&self.owner, owner)
+    /// Whether the scope writes in this lane.
+    pub(crate) fn is_of(&self, owner: &Arc<LaneOwnership>) -> bool {
+        self.place(owner).is_some()
     }
 
-    /// What was saved within.
-    pub(crate) fn overlay(&self) -> &UncommittedOverlay {
-        &self.overlay
+    fn place(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
+        self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.owner, owner))
+    }
+
+    /// What was saved within, in a lane.
+    pub(crate) fn overlay(&self, owner: &Arc<LaneOwnership>) -> Option<&UncommittedOverlay> {
+        self.place(owner).map(|place| &*self.lanes[place].overlay)
     }
 
     /// Whether the caller must see a change of the scope's in what the statement reads.
     pub(crate) fn changes(&self, sql: &Sql) -> bool {
-        self.overlay.has_written(&sql.tables()) && self.shows(sql)
+        self.has_written(sql) && self.shows(sql)
+    }
+
+    /// Whether one of the tables that the statement names was written to.
+    pub(crate) fn has_written(&self, sql: &Sql) -> bool {
+        let tables = sql.tables();
+        self.lanes.iter().any(|lane| lane.overlay.has_written(&tables))
     }
 
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
-        self.is_current() || !sql.is_seen_when_committed
-    }
-
-    /// Keeps what is known within, until the commit tells everybody. The first stays.
-    pub(crate) fn learn(&self, what: impl Any + Send + Sync) {
-        let _ = self.learnt.set(Box::new(what));
-    }
-
-    pub(crate) fn learnt<T: Any + Clone>(&self) -> Option<T> {
-        self.learnt.get()?.downcast_ref().cloned()
+        let is_hidden =
+            |table| self.lanes.iter().any(|lane| lane.seen_when_committed.contains(table));
+        self.is_current() || !sql.tables().iter().any(is_hidden)
     }
 
     /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
     pub(crate) async fn run<T, E>(
-        writer: Writer,
-        owner: Arc<Ownership>,
+        mut lanes: Vec<(ScopeLane, Writer)>,
         limit: Duration,
         future: impl Future<Output = Result<T, E>>,
         wrap: impl Fn(Error) -> E,
     ) -> Result<T, E> {
-        owner.check_write().map_err(&wrap)?;
+        lanes.sort_by_key(|(lane, _)| lane.owner.name);
+        let (lanes, writers): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
+        lanes.iter().try_for_each(|lane| lane.owner.check_write()).map_err(&wrap)?;
         let (sender, requests) = mpsc::unbounded_channel();
         let scope = Arc::new(Self {
-            overlay: UncommittedOverlay::new(owner.cache.clone()),
-            owner,
+            lanes,
             requests: sender,
-            start: Mutex::new(Some(Start { writer, requests, limit })),
+            start: Mutex::new(Some(Start { writers, requests, limit })),
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
             fails_at_end: AtomicBool::new(false),
-            learnt: OnceLock::new(),
         });
         let _rolled_back_when_dropped = Caller(scope.clone());
         let mut future = pin!(CURRENT.scope(scope.clone(), future));
@@ -159,11 +178,17 @@ impl Scope {
         Ok(value)
     }
 
-    /// Takes a save: nothing is sent. One that was begun is taken even when its future is dropped.
-    pub(crate) async fn write(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
+    /// Takes a save in a lane: nothing is sent. One that was begun is taken even when its future is
+    /// dropped.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        owner: &Arc<LaneOwnership>,
+        stage: Stage,
+    ) -> Result<(), Error> {
+        let place = self.place(owner).ok_or(Error::OtherStoreInAtomically)?;
         self.has_saved.store(true, Ordering::Release);
-        self.owner.check_write()?;
-        self.ask(|answer| Request::Save(stage, answer)).await
+        owner.check_write()?;
+        self.ask(|answer| Request::Save(place, stage, answer)).await
     }
 
     /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
@@ -174,15 +199,15 @@ impl Scope {
         rows.await.ok()
     }
 
-    /// Runs a statement of the application.
-    async fn query_application(self: &Arc<Self>, query: Query) -> Result<Vec<Row>, Error> {
+    /// Runs a statement of the application; also tells how many rows it returned or changed.
+    async fn run_application(self: &Arc<Self>, query: Query) -> Result<(Vec<Row>, u64), Error> {
         self.has_saved.store(true, Ordering::Release);
         self.ask(|answer| Request::Application(query, answer)).await
     }
 
     async fn commit(self: &Arc<Self>) -> Result<(), Error> {
         // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
-        self.owner.check_write()?;
+        self.lanes.iter().try_for_each(|lane| lane.owner.check_write())?;
         if !self.advance(Phase::Committing) {
             return Err(self.why_over());
         }
@@ -204,8 +229,11 @@ impl Scope {
         self: &Arc<Self>,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<T, Error> {
-        if let Some(Start { writer, requests, limit }) = self.start().take() {
-            writer.run_scope(ScopeJob { scope: self.clone(), requests, limit });
+        if let Some(Start { writers, requests, limit }) = self.start().take()
+            && let [first, others @ ..] = writers.as_slice()
+        {
+            let (scope, others) = (self.clone(), others.to_vec());
+            first.run_scope(ScopeJob { scope, others, requests, limit });
         }
         let (answer, result) = oneshot::channel();
         let _ = self.requests.send(request(answer));
@@ -263,7 +291,7 @@ impl Scope {
         self.phase.send_if_modified(|phase| {
             match phase.is_over() {
                 false => self.fails_at_end.store(true, Ordering::Release),
-                true => self.owner.fail(),
+                true => self.fail(),
             }
             false
         });
@@ -275,8 +303,12 @@ impl Scope {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
             && self.has_saved.load(Ordering::Acquire);
         if is_lost || (phase.is_over() && self.fails_at_end()) {
-            self.owner.fail();
+            self.fail();
         }
+    }
+
+    fn fail(&self) {
+        self.lanes.iter().for_each(|lane| lane.owner.fail());
     }
 
     /// Returns when it can no longer be asked.

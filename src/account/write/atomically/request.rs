@@ -19,11 +19,12 @@ use crate::{
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(crate) enum Request {
-    Save(Stage, Answer<()>),
+    /// A save in the lane at this place.
+    Save(usize, Stage, Answer<()>),
     /// A read of the store's.
     Read(Query, Answer<Vec<Row>>),
     /// A statement of the application.
-    Application(Query, Answer<Vec<Row>>),
+    Application(Query, Answer<(Vec<Row>, u64)>),
     Commit(Answer<()>),
 }
 
@@ -71,7 +72,7 @@ impl Encoded {
             // The error's text may quote the value.
             Err(_) => {
                 let message = format!("a parameter cannot be sent as {ty}: give another type");
-                Err(DatabaseError::unsendable(message).into())
+                Err(DatabaseError::permanent(message).into())
             }
         }
     }

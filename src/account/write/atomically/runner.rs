@@ -13,14 +13,22 @@ use tokio_postgres::Row;
 
 use super::{
     Phase, Scope,
-    open::OpenTransaction,
     request::{Answer, Query, Request},
 };
-use crate::account::write::lane::Lane;
+use crate::{
+    Error,
+    account::write::{
+        lane::{self, Stage, Writer},
+        open_transaction::OpenTransaction,
+    },
+    postgres::database::Database,
+};
 
-/// A scope that waits for its turn in the lane.
+/// A scope that waits for its turn in the first of its lanes.
 pub(crate) struct ScopeJob {
     pub(super) scope: Arc<Scope>,
+    /// Of the other lanes, in the order of their names.
+    pub(super) others: Vec<Writer>,
     pub(super) requests: mpsc::UnboundedReceiver<Request>,
     pub(super) limit: Duration,
 }
@@ -40,28 +48,43 @@ impl Running {
     }
 }
 
-/// Also when the lane's task ends with its runtime.
-struct Leave<'a>(&'a Running);
+/// The scope is seen by the reads of its lanes; also when a lane's task ends with its runtime, no longer
+/// than that.
+struct Shown<'a>(&'a Scope);
 
-impl Drop for Leave<'_> {
+impl<'a> Shown<'a> {
+    fn new(scope: &'a Arc<Scope>) -> Self {
+        scope.lanes.iter().for_each(|lane| lane.running.set(Some(scope.clone())));
+        Self(scope)
+    }
+}
+
+impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        self.0.set(None);
+        self.0.lanes.iter().for_each(|lane| lane.running.set(None));
     }
 }
 
 /// Works off a scope's requests, and commits it or rolls it back.
-pub(crate) async fn run(lane: Arc<Lane>, job: ScopeJob) {
-    let ScopeJob { scope, mut requests, limit } = job;
+pub(crate) async fn run(database: &Database, job: ScopeJob) {
+    let ScopeJob { scope, others, mut requests, limit } = job;
     if scope.is_over() {
         return;
     }
-    lane.running.set(Some(scope.clone()));
-    let _leave = Leave(&lane.running);
-    let mut transaction = OpenTransaction::new(lane.clone());
+    let owners = scope.lanes.iter().map(|lane| lane.owner.clone()).collect();
+    let mut transaction = OpenTransaction::new(database.clone(), owners);
+    let (mut loans, mut shown) = (Vec::new(), None);
     let committing = tokio::select! {
         biased;
         () = scope.given_up(limit) => None,
-        answer = serve(&lane, &scope, &mut transaction, &mut requests) => Some(answer),
+        answer = async {
+            // In the order of their names: no two scopes wait for each other.
+            for writer in &others {
+                loans.push(writer.lend().await?);
+            }
+            shown = Some(Shown::new(&scope));
+            Some(serve(database, &scope, &mut transaction, &mut requests).await)
+        } => answer,
     };
     // Its caller may be gone: it is finished all the same, before anything else is written.
     if let Some(answer) = committing {
@@ -69,17 +92,18 @@ pub(crate) async fn run(lane: Arc<Lane>, job: ScopeJob) {
         scope.end(if result.is_ok() { Phase::Committed } else { Phase::RolledBack });
         let _ = answer.send(result);
     }
+    drop(shown);
 }
 
 /// Works off requests until the commit is asked for.
 async fn serve(
-    lane: &Lane,
+    database: &Database,
     scope: &Scope,
     transaction: &mut OpenTransaction,
     requests: &mut mpsc::UnboundedReceiver<Request>,
 ) -> Answer<()> {
     // The server would end the transaction of a client that is silent.
-    let mut alive = interval(lane.database.idle_timeout() / 3);
+    let mut alive = interval(database.idle_timeout() / 3);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next = None;
     loop {
@@ -95,12 +119,8 @@ async fn serve(
             },
         };
         match request {
-            Request::Save(stage, answer) => {
-                let result = match lane.stage(stage, scope.overlay.clone()).await {
-                    Ok(batch) => transaction.push(batch, &scope.overlay),
-                    Err(error) => Err(error),
-                };
-                let _ = answer.send(result);
+            Request::Save(place, stage, answer) => {
+                let _ = answer.send(save(scope, transaction, place, stage).await);
             }
             Request::Read(query, answer) => {
                 let mut reads = vec![(query, answer)];
@@ -124,6 +144,22 @@ async fn serve(
     }
 }
 
+async fn save(
+    scope: &Scope,
+    transaction: &mut OpenTransaction,
+    place: usize,
+    stage: Stage,
+) -> Result<(), Error> {
+    let lane = scope
+        .lanes
+        .get(place)
+        .ok_or(Error::Internal("a save in a lane that is not the scope's"))?;
+    let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
+    transaction.stage(place, batch)?;
+    transaction.show_last(&lane.overlay);
+    Ok(())
+}
+
 async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, Answer<Vec<Row>>)>) {
     // Who asked may be gone.
     reads.retain(|(_, answer)| !answer.is_closed());
@@ -131,7 +167,7 @@ async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, Answer<V
         return;
     }
     let (queries, answers): (Vec<_>, Vec<_>) = reads.into_iter().unzip();
-    match transaction.read(&queries).await {
+    match transaction.query(&queries).await {
         Ok(results) => {
             for (result, answer) in results.into_iter().zip(answers) {
                 let _ = answer.send(result);

@@ -26,7 +26,7 @@ use crate::Error;
 /// store, for such statements are not repeated: the whole is rolled back, and the error is returned.
 ///
 /// A handle holds nothing: the transaction ends with its `atomically`, and from then on
-/// [`query`](Self::query) returns [`Error::NotInAtomically`].
+/// [`query`](Self::query) and [`execute`](Self::execute) return [`Error::NotInAtomically`].
 pub struct Transaction(Arc<Scope>);
 
 impl fmt::Debug for Transaction {
@@ -53,17 +53,15 @@ impl Transaction {
     /// # async fn example(
     /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
     /// # ) -> Result<(), matrix_sdk_crypto::CryptoStoreError> {
-    /// use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
+    /// use matrix_sdk_postgres::tokio_postgres::types::Type;
     ///
     /// store
     ///     .atomically(async {
     ///         store.set_value("position", b"s72595".to_vec()).await?;
     ///         let message = r#"{"text": "hello"}"#;
-    ///         store
-    ///             .transaction()
-    ///             .await?
-    ///             .query("INSERT INTO outbox (body) VALUES ($1)", &[(&message, Type::TEXT)])
-    ///             .await?;
+    ///         let transaction = store.transaction().await?;
+    ///         let insert = "INSERT INTO outbox (body) VALUES ($1) RETURNING id";
+    ///         let ids = transaction.query(insert, &[(&message, Type::TEXT)]).await?;
     ///         Ok(())
     ///     })
     ///     .await
@@ -84,6 +82,38 @@ impl Transaction {
         sql: &str,
         params: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, Error> {
-        self.0.query_application(Query::application(sql, params)?).await
+        Ok(self.0.run_application(Query::application(sql, params)?).await?.0)
+    }
+
+    /// Runs a statement and returns how many rows it inserted, updated, deleted or returned; otherwise
+    /// the same as [`query`](Self::query).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`query`](Self::query).
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
+    /// # ) -> Result<(), matrix_sdk_crypto::CryptoStoreError> {
+    /// use matrix_sdk_postgres::tokio_postgres::types::Type;
+    ///
+    /// let sent = store
+    ///     .atomically(async {
+    ///         let transaction = store.transaction().await?;
+    ///         let sql = "DELETE FROM outbox WHERE id <= $1";
+    ///         Ok::<u64, matrix_sdk_crypto::CryptoStoreError>(
+    ///             transaction.execute(sql, &[(&7_i64, Type::INT8)]).await?,
+    ///         )
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn execute(
+        &self,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, Error> {
+        Ok(self.0.run_application(Query::application(sql, params)?).await?.1)
     }
 }

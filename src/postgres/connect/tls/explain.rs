@@ -2,10 +2,11 @@
 
 use std::error::Error;
 
-use crate::config::tls::{Mode, TlsSettings};
-
-/// What `tokio-postgres` calls a failed handshake; its errors' kinds cannot be asked otherwise.
-const HANDSHAKE: &str = "error performing TLS handshake";
+use super::TlsPhase;
+use crate::{
+    config::tls::{Mode, TlsSettings},
+    error::has_io_cause,
+};
 
 /// The server that a handshake was tried with.
 pub(crate) struct Peer<'a> {
@@ -14,30 +15,33 @@ pub(crate) struct Peer<'a> {
     pub(crate) port: u16,
 }
 
-/// The text for an error that is about TLS, or `None` for another.
+/// The text for an error that is about TLS, or `None` for another. The driver's errors do not tell, so
+/// it is known by how far the connection had come.
 pub(crate) fn explain(
     error: &tokio_postgres::Error,
     settings: &TlsSettings,
     peer: &Peer<'_>,
+    phase: TlsPhase,
 ) -> Option<String> {
     #[cfg(feature = "rustls")]
     if let Some(error) = find::<rustls::Error>(error) {
         return Some(explain_rustls(error, settings, peer));
     }
-    if error.to_string() != HANDSHAKE {
-        return None;
+    let cause = error.source()?;
+    match phase {
+        TlsPhase::Handshake => Some(cause.to_string()),
+        // Before the login, the driver itself gives up for this reason only.
+        TlsPhase::NotBegun if settings.mode > Mode::Prefer && !has_io_cause(error) => {
+            Some(format!(
+                "the server {}, port {}, offers no TLS, and sslmode={} demands it: set `ssl = on` in \
+                 its configuration, or use sslmode=prefer",
+                peer.name,
+                peer.port,
+                name(settings.mode)
+            ))
+        }
+        TlsPhase::NotBegun | TlsPhase::Encrypted => None,
     }
-    let reason = error.source().map(ToString::to_string).unwrap_or_default();
-    if reason.contains("does not support TLS") {
-        return Some(format!(
-            "the server {}, port {}, offers no TLS, and sslmode={} demands it: set `ssl = on` in its \
-             configuration, or use sslmode=prefer",
-            peer.name,
-            peer.port,
-            name(settings.mode)
-        ));
-    }
-    Some(reason)
 }
 
 #[cfg(feature = "rustls")]

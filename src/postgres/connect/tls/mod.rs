@@ -14,7 +14,7 @@ mod watched;
 
 pub(crate) use self::{
     explain::{Peer, explain, find},
-    watched::Watched,
+    watched::{TlsPhase, Watched},
 };
 use crate::{
     OpenStoreError,

@@ -289,7 +289,7 @@ fn false_takeover(lines: &mut Vec<Line>) -> Option<()> {
 
 fn not_older(lines: &mut Vec<Line>) -> Option<()> {
     let opening = first_owner(lines)?;
-    told(lines, opening, "Rewound")
+    told(lines, opening, "DatabaseRolledBack")
 }
 
 fn told(lines: &mut Vec<Line>, opening: String, kind: &str) -> Option<()> {

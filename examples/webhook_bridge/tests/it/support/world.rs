@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use matrix_sdk_postgres::{
-    PostgresStoreConfig,
+    PoolSettings, PostgresStoreConfig,
     deadpool_postgres::Object,
     testing::{self, TestDatabase},
 };
@@ -54,7 +54,8 @@ impl World {
     }
 
     pub async fn connection(&self) -> Object {
-        let config = PostgresStoreConfig::new(self.database.url(), "a").pool_max_size(1);
+        let config = PostgresStoreConfig::new(self.database.url(), "a")
+            .pool(PoolSettings { max_size: 1, ..Default::default() });
         config.build_pool().unwrap().get().await.unwrap()
     }
 

@@ -1,18 +1,20 @@
 //! What crosses the wire while the transaction is open: always one round trip.
 
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
 use deadpool_postgres::Object;
-use futures_util::{TryFutureExt, future::join};
+use futures_util::{TryFutureExt, TryStreamExt, future::join};
 use tokio::time::timeout;
 use tokio_postgres::{Row, types::Type};
 
 use crate::{
     DatabaseError, Error,
-    account::{
-        ownership::Ownership,
-        write::{
-            atomically::request::{Query, Text},
-            exchange::{Answer, Exchange, in_order},
-        },
+    account::write::{
+        atomically::request::{Query, Text},
+        exchange::{Answer, Exchange, Failure, in_order},
     },
     postgres::database::{Database, Param},
 };
@@ -22,6 +24,13 @@ pub(super) enum Asked<'a> {
     Nothing,
     Reads(&'a [Query]),
     Application(&'a Query),
+}
+
+/// The answers to what was asked.
+pub(super) struct Answered {
+    pub(super) rows: Vec<Result<Vec<Row>, Error>>,
+    /// How many rows the application's statement returned or changed.
+    pub(super) row_count: u64,
 }
 
 /// A read that fails is undone alone; one that succeeds has changed nothing.
@@ -56,12 +65,12 @@ impl Asked<'_> {
 /// an error that is over.
 pub(super) async fn send(
     database: &Database,
-    owner: &Ownership,
     connection: &Object,
     saves: &Exchange<'_>,
     asked: &Asked<'_>,
     witness: Option<usize>,
-) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
+) -> Result<Answered, Error> {
+    let row_count = AtomicU64::new(0);
     let queries = asked.queries();
     let params: Vec<Vec<Param<'_>>> = queries.iter().map(Query::params).collect();
     let witness = witness.map(|saves| saves.to_string()).unwrap_or_default();
@@ -78,7 +87,8 @@ pub(super) async fn send(
         Asked::Application(_) => messages.push(Message::frame(ask_witness(SET_WITNESS))),
     }
     for (query, params) in queries.iter().zip(&params) {
-        messages.push(Message::asked(answer(database, connection, query, params).await?));
+        messages
+            .push(Message::asked(answer(database, connection, query, params, &row_count).await?));
         if !asked.is_application() {
             messages.push(Message::frame(simple(BEHIND_READ)));
         }
@@ -93,10 +103,11 @@ pub(super) async fn send(
     let parts = saves.parts().saturating_add(u32::try_from(answers.len()).unwrap_or(u32::MAX));
     let answers = timeout(database.time_for(parts), in_order(answers));
     // Polled in this order, so that the saves leave first.
-    let (saved, answers) = join(saves.exchange(database, owner, connection), answers).await;
-    saved?;
+    let (saved, answers) = join(saves.exchange(database, connection), answers).await;
+    saved.map_err(Failure::into_error)?;
     let answers = answers.map_err(|_| Error::StatementTimeout)?;
-    judge(asked, is_asked.into_iter().zip(answers))
+    let rows = judge(asked, is_asked.into_iter().zip(answers))?;
+    Ok(Answered { rows, row_count: row_count.into_inner() })
 }
 
 /// A message behind the saves.
@@ -122,6 +133,7 @@ async fn answer<'a>(
     connection: &'a Object,
     query: &'a Query,
     params: &'a [Param<'a>],
+    row_count: &'a AtomicU64,
 ) -> Result<Answer<'a>, Error> {
     Ok(match &query.text {
         Text::Store(sql) => {
@@ -132,7 +144,13 @@ async fn answer<'a>(
         }
         Text::Application(sql, types) => Box::pin(async move {
             let params: Vec<_> = params.iter().copied().zip(types.iter().cloned()).collect();
-            connection.query_typed(sql, &params).await
+            let mut answer = pin!(connection.query_typed_raw(sql, params).await?);
+            let mut rows = Vec::new();
+            while let Some(row) = answer.try_next().await? {
+                rows.push(row);
+            }
+            row_count.store(answer.rows_affected().unwrap_or_default(), Ordering::Relaxed);
+            Ok(rows)
         }),
     })
 }

@@ -1,0 +1,288 @@
+-- The engine's schema: accounts, who owns them, and what each of their lanes has committed.
+--
+-- One account, one owner: two processes that write with one account corrupt it. The newest owner
+-- wins. Each write transaction begins with guard(), which fails it as a whole when the owner token is
+-- no longer the account's, and ends with count_commit(), which compares and swaps the position of
+-- each lane that the transaction writes in. Tokens are random, for numbers repeat after a restore or
+-- a failover. Row locks order takeovers and transactions: guard() takes the owner's row FOR SHARE,
+-- and only takeovers update it.
+--
+-- Own SQLSTATEs: MX001 another owner token, MX002 another position of a lane, MX003 no transaction of
+-- ours (its BEGIN was lost).
+--
+-- docs/schema.md says of every column who writes it and whether it is clear, hashed or sealed.
+-- migrations/README.md has the rules for these files: one statement a message, separated by blank
+-- lines.
+
+CREATE TABLE {schema}.accounts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- The operator's label for the account, in clear.
+    name text COLLATE "C" NOT NULL UNIQUE,
+    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key.
+    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 2),
+    -- The account's own encryption keys, sealed. Deleting them makes the account unreadable.
+    cipher bytea CHECK ((cipher IS NULL) = (secret_kind = 0)),
+    -- The minor version of the crate that wrote the cipher: newer ones change its form.
+    cipher_written_by smallint NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE {schema}.account_owners (
+    account_id bigint PRIMARY KEY REFERENCES {schema}.accounts ON DELETE CASCADE,
+    token bytea NOT NULL,
+    -- Label, host and process, for people. In clear.
+    name text COLLATE "C" NOT NULL,
+    since timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+-- One row a store: each has a serial write path of its own. The count of commits shows a restored
+-- backup; together with the id of the last transaction it is the position that the next commit
+-- compares and swaps, so that no late attempt, copied token or cloned process writes anything.
+CREATE TABLE {schema}.account_lanes (
+    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
+    lane text COLLATE "C" NOT NULL,
+    commits bigint NOT NULL DEFAULT 0,
+    -- Of the last commit, or of the fence that was put behind it.
+    last_transaction bytea,
+    -- Raised by whatever changes the lane's rows beside its owner, which then drops its cache.
+    maintenance bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (account_id, lane)
+) WITH (fillfactor = 50);
+
+-- One row a heartbeat: a process has one for each server, schema and runtime that it uses, whatever
+-- the number of its accounts.
+CREATE TABLE {schema}.heartbeats (
+    id bytea PRIMARY KEY,
+    alive_until timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+-- Who has an account open; an owner is alive while its heartbeat is, and its row is here.
+CREATE TABLE {schema}.account_handles (
+    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
+    id bytea NOT NULL,
+    heartbeat_id bytea NOT NULL,
+    PRIMARY KEY (account_id, id)
+);
+
+CREATE TABLE {schema}.lease_locks (
+    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
+    -- Stores choose their keys by themselves.
+    lane text COLLATE "C" NOT NULL,
+    key bytea NOT NULL,
+    holder bytea NOT NULL,
+    -- By the server's clock_timestamp().
+    expires_at timestamptz NOT NULL,
+    -- Rises when the holder changes.
+    generation bigint NOT NULL,
+    PRIMARY KEY (account_id, lane, key)
+) WITH (fillfactor = 50);
+
+-- Fails a statement that lost its BEGIN: it would have the session's isolation level and commit by
+-- itself. Under any level but READ COMMITTED, one that waited for a lock would decide by the state
+-- from before it waited.
+CREATE FUNCTION {schema}.require_begun() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+BEGIN
+    IF current_setting('matrix_sdk.begun', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
+    END IF;
+    -- PostgreSQL 17 and newer: a limit of the role's that would end transactions which wait.
+    IF current_setting('transaction_timeout', true) <> '0' THEN
+        PERFORM set_config('transaction_timeout', '0', true);
+    END IF;
+END
+{body};
+
+-- First statement of a write transaction: fails it unless `owner` is the account's token and, where
+-- `lanes` is not null, each of them is at the position that its owner knows. The positions are only
+-- an early look: count_commit() decides. Sets the transaction marker that each write asks for, and
+-- that ends with the transaction. One query, which reads the owner's row again after it has waited
+-- for a takeover.
+CREATE FUNCTION {schema}.guard(
+    account bigint, owner bytea, lanes text[], seen bigint[], last bytea[]
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+DECLARE
+    is_owner boolean;
+    is_current boolean;
+BEGIN
+    PERFORM {schema}.require_begun();
+    SELECT o.token = owner, NOT EXISTS (
+            SELECT FROM unnest(lanes, seen, last) AS u (lane, commits, last_transaction)
+            LEFT JOIN {schema}.account_lanes l ON l.account_id = account AND l.lane = u.lane
+            WHERE l.commits IS DISTINCT FROM u.commits
+                OR l.last_transaction IS DISTINCT FROM u.last_transaction)
+        INTO is_owner, is_current
+        FROM {schema}.account_owners o WHERE o.account_id = account FOR SHARE OF o;
+    IF is_owner IS NOT TRUE THEN
+        RAISE EXCEPTION 'the account has another owner' USING ERRCODE = 'MX001';
+    END IF;
+    IF NOT is_current THEN
+        RAISE EXCEPTION 'a lane is not at the position its owner has seen' USING ERRCODE = 'MX002';
+    END IF;
+    PERFORM set_config('matrix_sdk.tx', account::text, true);
+END
+{body};
+
+-- Last statement of a write transaction: only the owner that knows the exact position of each lane
+-- gets past it. Callers name the lanes in the order of their names, so that two never wait for each
+-- other.
+CREATE FUNCTION {schema}.count_commit(
+    account bigint, lanes text[], seen bigint[], last bytea[], transaction bytea,
+    OUT maintenance bigint[]
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+DECLARE
+    raised bigint;
+BEGIN
+    IF current_setting('matrix_sdk.tx', true) IS DISTINCT FROM account::text THEN
+        RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
+    END IF;
+    FOR i IN 1 .. cardinality(lanes) LOOP
+        UPDATE {schema}.account_lanes l
+            SET commits = l.commits + 1, last_transaction = transaction
+            WHERE l.account_id = account AND l.lane = lanes[i] AND l.commits = seen[i]
+                AND l.last_transaction IS NOT DISTINCT FROM last[i]
+            RETURNING l.maintenance INTO raised;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'a lane is not at the position its owner has seen'
+                USING ERRCODE = 'MX002';
+        END IF;
+        maintenance[i] := raised;
+    END LOOP;
+END
+{body};
+
+-- After a COMMIT without an answer, and before a lane is opened again: gives the lane another position,
+-- so that no transaction which was begun at this one can be counted any more, after waiting for one
+-- that is about to be. A late attempt finds another position and changes nothing. Always writes, so
+-- that its own COMMIT waits for a synchronous standby, and with it all that was committed before.
+CREATE FUNCTION {schema}.fence(
+    account bigint, owner bytea, of_lane text, seen bigint, last bytea, wanted bytea,
+    OUT commits bigint, OUT last_transaction bytea, OUT maintenance bigint
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+BEGIN
+    PERFORM {schema}.guard(account, owner, NULL, NULL, NULL);
+    UPDATE {schema}.account_lanes l
+        SET last_transaction = CASE
+            WHEN l.commits = seen AND l.last_transaction IS NOT DISTINCT FROM last THEN wanted
+            ELSE l.last_transaction END
+        WHERE l.account_id = account AND l.lane = of_lane
+        RETURNING l.commits, l.last_transaction, l.maintenance
+        INTO commits, last_transaction, maintenance;
+END
+{body};
+
+-- Takes the account over, if its token is `expected` (null: it never had an owner) or already
+-- `wanted`, its lanes have at least as many commits as `seen`, and, with `must_be_free`, no owner is
+-- alive. A claim that arrives late finds another token and takes nothing. The lock on the owner's row
+-- waits for the transactions that the owner has open.
+CREATE FUNCTION {schema}.claim(
+    account bigint, expected bytea, wanted bytea, lanes text[], seen bigint[],
+    must_be_free boolean, owner_name text, handle bytea, heartbeat bytea,
+    lifetime double precision,
+    OUT granted boolean, OUT commits bigint[], OUT last bytea[], OUT maintenance bigint[]
+)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+DECLARE
+    stored bytea;
+    moment timestamptz;
+BEGIN
+    PERFORM {schema}.require_begun();
+    INSERT INTO {schema}.account_lanes (account_id, lane)
+        SELECT account, u.lane FROM unnest(lanes) AS u (lane) ON CONFLICT DO NOTHING;
+    IF expected IS NULL THEN
+        moment := clock_timestamp();
+        INSERT INTO {schema}.account_owners (account_id, token, name, since)
+            VALUES (account, wanted, owner_name, moment) ON CONFLICT DO NOTHING;
+    END IF;
+    SELECT o.token INTO stored
+        FROM {schema}.account_owners o WHERE o.account_id = account FOR UPDATE;
+    moment := clock_timestamp();
+    SELECT array_agg(l.commits ORDER BY u.place), array_agg(l.last_transaction ORDER BY u.place),
+            array_agg(l.maintenance ORDER BY u.place), bool_and(l.commits >= u.commits)
+        INTO commits, last, maintenance, granted
+        FROM unnest(lanes, seen) WITH ORDINALITY AS u (lane, commits, place)
+        JOIN {schema}.account_lanes l ON l.account_id = account AND l.lane = u.lane;
+    granted := coalesce((stored = wanted OR stored = expected) AND granted, false)
+        AND NOT (must_be_free AND EXISTS (
+            SELECT FROM {schema}.account_handles o JOIN {schema}.heartbeats p
+                ON p.id = o.heartbeat_id
+            WHERE o.account_id = account AND o.id <> handle AND p.alive_until > moment));
+    IF NOT granted THEN
+        RETURN;
+    END IF;
+    UPDATE {schema}.account_owners o SET token = wanted, name = owner_name, since = moment
+        WHERE o.account_id = account;
+    DELETE FROM {schema}.account_handles o WHERE o.account_id = account;
+    INSERT INTO {schema}.account_handles (account_id, id, heartbeat_id)
+        VALUES (account, handle, heartbeat);
+    DELETE FROM {schema}.heartbeats p WHERE p.alive_until < moment - interval '1 day';
+    INSERT INTO {schema}.heartbeats AS p (id, alive_until)
+        VALUES (heartbeat, moment + lifetime * interval '1 millisecond')
+        ON CONFLICT (id) DO UPDATE SET alive_until = greatest(p.alive_until, excluded.alive_until);
+END
+{body};
+
+-- Lets the next opener have the account without waiting for the heartbeat's end. The lock waits for a
+-- claim of the same handle that is still on its way.
+CREATE FUNCTION {schema}.release(account bigint, handle bytea) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+BEGIN
+    PERFORM {schema}.require_begun();
+    PERFORM FROM {schema}.account_owners o WHERE o.account_id = account FOR SHARE;
+    DELETE FROM {schema}.account_handles o WHERE o.account_id = account AND o.id = handle;
+END
+{body};
+
+-- Renews a heartbeat, and tells its accounts' owners what is stored of them. A heartbeat lost in a
+-- crash is harmless, so it does not wait for the disk.
+CREATE FUNCTION {schema}.beat(heartbeat bytea, lifetime double precision, accounts bigint[])
+RETURNS TABLE (account_id bigint, token bytea, lane text, commits bigint, maintenance bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+DECLARE
+    until timestamptz := clock_timestamp() + lifetime * interval '1 millisecond';
+BEGIN
+    PERFORM {schema}.require_begun();
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO {schema}.heartbeats AS h (id, alive_until) VALUES (heartbeat, until)
+        ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until;
+    RETURN QUERY
+        SELECT o.account_id, o.token, l.lane, l.commits, l.maintenance
+        FROM {schema}.account_owners o
+        JOIN {schema}.account_lanes l ON l.account_id = o.account_id
+        WHERE o.account_id = ANY (accounts);
+END
+{body};
+
+-- Takes or extends a lease; null when another holder has it. Complete in itself, neither queued
+-- behind saves nor part of a transaction. now() would be the transaction's start.
+CREATE FUNCTION {schema}.take_lease(
+    account bigint, of_lane text, lease_key bytea, wanted_by bytea, duration double precision,
+    owner bytea
+) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
+DECLARE
+    moment timestamptz;
+    until timestamptz;
+    taken bigint;
+BEGIN
+    PERFORM {schema}.guard(account, owner, NULL, NULL, NULL);
+    -- Locked before the clock is read: a lease that was waited for has moved on.
+    PERFORM FROM {schema}.lease_locks l
+        WHERE l.account_id = account AND l.lane = of_lane AND l.key = lease_key FOR UPDATE;
+    moment := clock_timestamp();
+    until := moment + duration * interval '1 millisecond';
+    INSERT INTO {schema}.lease_locks AS l (account_id, lane, key, holder, expires_at, generation)
+        VALUES (account, of_lane, lease_key, wanted_by, until, 1)
+        ON CONFLICT (account_id, lane, key) DO UPDATE SET
+            holder = excluded.holder,
+            expires_at = excluded.expires_at,
+            generation = CASE
+                WHEN l.holder = excluded.holder THEN l.generation ELSE l.generation + 1 END
+        WHERE l.holder = excluded.holder OR l.expires_at <= moment
+        RETURNING l.generation INTO taken;
+    RETURN taken;
+END
+{body};

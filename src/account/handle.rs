@@ -1,0 +1,203 @@
+//! One opening of an account, shared by all of its stores: opened with the first of them, released
+//! with the last.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use deadpool_postgres::Pool;
+
+use super::{OpenAccount, find, leases, ownership, store::StoreKind};
+use crate::{
+    Access, Error, OpenStoreError, PostgresStoreConfig,
+    account::{
+        cipher::Codec,
+        ownership::{
+            Known, Owner,
+            claim::{Claimed, claim},
+            heartbeat::{self, Presence},
+        },
+    },
+    postgres::{
+        database::Database,
+        migrations::{Migration, Migrations},
+        schema::Schema,
+        statement::{Sql, Statements},
+    },
+};
+
+/// The engine's part of the schema.
+const MIGRATIONS: Migrations = Migrations {
+    part: "account",
+    steps: &[Migration {
+        version: 1,
+        compatible_with: 1,
+        name: "initial",
+        sql: include_str!("../../migrations/account/0001_initial.sql"),
+    }],
+};
+
+/// An account that is open, for all of its stores.
+pub(super) struct Account {
+    pub(super) codec: Arc<Codec>,
+    pub(super) database: Database,
+    pub(super) owner: Arc<Owner>,
+    /// `None` when it is read-only.
+    pub(super) presence: Option<Arc<Presence>>,
+    /// Each lane's maintenance counter when the account was claimed.
+    maintenance: BTreeMap<&'static str, i64>,
+}
+
+/// Makes the stores of an account. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AccountHandle(Arc<Inner>);
+
+struct Inner {
+    config: PostgresStoreConfig,
+    /// A pool that came from outside: it is neither closed nor rebuilt.
+    foreign_pool: Option<Pool>,
+    stores: Vec<&'static StoreKind>,
+    open: Mutex<Open>,
+    /// Held while a store is closed or opened again.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct Open {
+    /// `None` while no store of it is open.
+    account: Option<Arc<Account>>,
+    stores: usize,
+    /// As it was last open: an account that was lost stays so.
+    owner: Arc<Owner>,
+}
+
+impl AccountHandle {
+    /// Opens the account for stores of these kinds.
+    pub(crate) async fn open(
+        foreign_pool: Option<Pool>,
+        config: &PostgresStoreConfig,
+        stores: Vec<&'static StoreKind>,
+    ) -> Result<Self, OpenStoreError> {
+        let account = Account::open(foreign_pool.as_ref(), config, &stores, None).await?;
+        let owner = account.owner.clone();
+        let open = Open { account: Some(Arc::new(account)), stores: 0, owner };
+        Ok(Self(Arc::new(Inner {
+            config: config.clone(),
+            foreign_pool,
+            stores,
+            open: Mutex::new(open),
+            turn: tokio::sync::Mutex::default(),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+
+    /// A store's lane, when the account has just been opened.
+    pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
+        let mut open = self.lock();
+        let account = open.account.clone().ok_or(Error::Internal("an account is not open"))?;
+        open.stores += 1;
+        let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
+        Ok(OpenAccount::new(&account, kind, &self.0.config, maintenance))
+    }
+
+    /// A store's lane, when it is opened again. The account is claimed again if no store of it is open.
+    pub(super) async fn lane_again(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
+        let Inner { config, foreign_pool, stores, .. } = &*self.0;
+        let (found, former) = {
+            let open = self.lock();
+            (open.account.clone(), open.owner.clone())
+        };
+        if let Some(account) = found {
+            let maintenance = match account.presence {
+                Some(_) => {
+                    account.owner.reopen_lane(kind.name, &account.database).await?.maintenance
+                }
+                None => 0,
+            };
+            self.lock().stores += 1;
+            return Ok(OpenAccount::new(&account, kind, config, maintenance));
+        }
+        let account = Account::open(foreign_pool.as_ref(), config, stores, Some(&former)).await;
+        let account = account.map_err(|error| match error {
+            OpenStoreError::Store(
+                error @ (Error::Superseded { .. } | Error::DatabaseRolledBack),
+            ) => error,
+            error => Error::Reopen(Box::new(error)),
+        });
+        let account = Arc::new(account.inspect_err(|error| {
+            if let Some(loss) = ownership::Loss::of(error) {
+                former.lose(&loss);
+            }
+        })?);
+        let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
+        let lane = OpenAccount::new(&account, kind, config, maintenance);
+        *self.lock() = Open { owner: account.owner.clone(), account: Some(account), stores: 1 };
+        Ok(lane)
+    }
+
+    /// A store was closed. With the last one the account is released.
+    pub(super) async fn leave(&self) {
+        let account = {
+            let mut open = self.lock();
+            open.stores = open.stores.saturating_sub(1);
+            if open.stores > 0 {
+                return;
+            }
+            open.account.take()
+        };
+        let Some(account) = account else { return };
+        if let Some(presence) = &account.presence {
+            presence.release().await;
+        }
+        if self.0.foreign_pool.is_none() {
+            account.database.close_pool();
+        }
+    }
+}
+
+impl Account {
+    /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
+    /// account over; `former` is who owned it before it was reopened.
+    async fn open(
+        foreign_pool: Option<&Pool>,
+        config: &PostgresStoreConfig,
+        stores: &[&'static StoreKind],
+        former: Option<&Owner>,
+    ) -> Result<Self, OpenStoreError> {
+        config.validate()?;
+        let statements = Statements::new(Schema::new(&config.schema)?, statements(stores));
+        let pool = match foreign_pool {
+            Some(pool) => pool.clone(),
+            None => config.build_pool()?,
+        };
+        let database = Database::new(pool, Arc::new(statements), &config.timeouts);
+        let parts = stores.iter().map(|store| store.migrations());
+        let parts: Vec<Migrations> = std::iter::once(MIGRATIONS).chain(parts).collect();
+        let (id, codec) = find::find(&database, config, &parts).await?;
+        let codec = Arc::new(codec);
+        let Access::Exclusive(settings) = &config.access else {
+            let (owner, maintenance) = (Owner::new(id, Known::default()), BTreeMap::new());
+            return Ok(Self { codec, database, owner, presence: None, maintenance });
+        };
+        let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();
+        lanes.sort_unstable();
+        let claimed = claim(&database, settings, &config.account, id, &lanes, former).await?;
+        let Claimed { owner, presence, maintenance } = claimed;
+        Ok(Self { codec, database, owner, presence: Some(Arc::new(presence)), maintenance })
+    }
+}
+
+/// Every statement of the engine and of these stores, to be prepared together.
+pub(crate) fn statements(stores: &[&StoreKind]) -> Vec<&'static Sql> {
+    let engine =
+        [ownership::STATEMENTS, heartbeat::STATEMENTS, leases::STATEMENTS, find::STATEMENTS];
+    let stores = stores.iter().flat_map(|store| store.statements).copied();
+    engine.into_iter().chain(stores).flatten().copied().collect()
+}

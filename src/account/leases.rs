@@ -1,0 +1,38 @@
+//! The cross-process lock of a store: leases by the server's clock.
+
+use tokio_postgres::types::Type;
+
+use super::OpenAccount;
+use crate::{Error, account::cipher::column, postgres::statement::Sql};
+
+const TABLE: &str = "lease_locks";
+
+// Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of
+// half a second every fifty milliseconds.
+static TAKE: Sql = Sql::new(
+    "lease_locks.take",
+    "SELECT {schema}.take_lease($1, $2, $3, $4, $5, $6)",
+    &[Type::INT8, Type::TEXT, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
+);
+
+pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
+
+impl OpenAccount {
+    /// Takes or extends a lease, and returns its generation; `None` when another holder has it. A
+    /// duration of 0 releases it.
+    pub(crate) async fn take_lease(
+        &self,
+        duration_ms: u32,
+        key: &str,
+        holder: &str,
+    ) -> Result<Option<u64>, Error> {
+        let (key, holder) = (self.codec.key(TABLE, key), self.codec.key(TABLE, holder));
+        let (lane, duration) = (self.kind().name, f64::from(duration_ms));
+        let row = self.write_apart(&TAKE, &[&lane, &key, &holder, &duration]).await?;
+        let generation: Option<i64> = match &row {
+            Some(row) => column(row, 0, TABLE)?,
+            None => None,
+        };
+        Ok(generation.map(i64::unsigned_abs))
+    }
+}

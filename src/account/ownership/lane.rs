@@ -1,0 +1,243 @@
+//! One lane of an owned account: its position, its cache, and whether it may still be used.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{
+    Loss, Owner, lock,
+    owner_row::transaction_id,
+    tokens::{Position, random_id},
+};
+use crate::{
+    DatabaseError, Error,
+    account::cache::Cache,
+    postgres::{database::Database, statement::Sql},
+};
+
+pub(crate) static FENCE: Sql = Sql::new(
+    "ownership.fence",
+    "
+SELECT commits, last_transaction, maintenance FROM {schema}.fence($1, $2, $3, $4, $5, $6)",
+    &[Type::INT8, Type::BYTEA, Type::TEXT, Type::INT8, Type::BYTEA, Type::BYTEA],
+);
+
+/// What may be done with a lane. Each state but the first is final: reopening makes a new lane.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    Open,
+    /// An operation failed and its error was returned: what the caller holds in memory may be ahead of
+    /// the database, and a write now could make the loss permanent.
+    ReopenRequired,
+    /// The account is another owner's, or its database was rolled back.
+    Lost(Loss),
+    Closed,
+}
+
+/// A lane's part in the ownership of its account.
+#[derive(Debug)]
+pub(crate) struct LaneOwnership {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) name: &'static str,
+    state: Mutex<State>,
+    /// Closed unless the lane is open.
+    pub(crate) cache: Arc<Cache>,
+}
+
+impl LaneOwnership {
+    pub(super) fn new(owner: Arc<Owner>, name: &'static str, cache: Cache) -> Arc<Self> {
+        let (state, cache) = (Mutex::new(State::Open), Arc::new(cache));
+        Arc::new(Self { owner, name, state, cache })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The first of these states stays; only a loss is told of in every state.
+    fn leave_open(&self, to: State) {
+        let mut state = self.state();
+        match (&*state, &to) {
+            (State::Lost(_), _) => {}
+            (State::Open, _) | (_, State::Lost(_)) => *state = to,
+            (State::ReopenRequired | State::Closed, _) => {}
+        }
+        drop(state);
+        self.cache.close();
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.state(), State::ReopenRequired)
+    }
+
+    /// An operation failed, and its caller knows.
+    pub(crate) fn fail(&self) {
+        self.leave_open(State::ReopenRequired);
+    }
+
+    pub(crate) fn close(&self) {
+        self.leave_open(State::Closed);
+    }
+
+    pub(crate) fn lose(&self, loss: Loss) {
+        self.leave_open(State::Lost(loss));
+    }
+
+    /// Whether the account may be opened again.
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+        match &*self.state() {
+            State::Lost(loss) => Err(loss.clone().into()),
+            State::Open | State::ReopenRequired | State::Closed => Ok(()),
+        }
+    }
+
+    /// Whether anything may still be asked of the lane.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &*self.state() {
+            State::Lost(loss) => Err(loss.clone().into()),
+            State::Closed => Err(Error::StoreClosed),
+            State::Open | State::ReopenRequired => Ok(()),
+        }
+    }
+
+    /// Whether it may be written to.
+    pub(crate) fn check_write(&self) -> Result<(), Error> {
+        self.check()?;
+        if self.has_failed() { Err(Error::ReopenRequired) } else { Ok(()) }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.owner.known().position(self.name)
+    }
+
+    /// Notes the position behind a commit or a fence of ours.
+    pub(crate) fn move_to(&self, position: Position) {
+        self.owner.known().set_position(self.name, position);
+    }
+
+    /// Asks whether the lane is still ours, where a write finds what it would write.
+    pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
+        let row = self.owner.look(database).await?;
+        self.settle(row.position(self.name), [0; 16]).map(drop)
+    }
+
+    /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
+    pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
+        if error.is_other_owner() {
+            self.cache.clear();
+            self.owner.verify(database).await;
+        }
+        self.check().err().unwrap_or(error)
+    }
+
+    /// Explains why `transaction` was refused; `Ok` when it turns out to have been committed.
+    pub(crate) async fn explain_commit(
+        &self,
+        database: &Database,
+        transaction: [u8; 16],
+        error: Error,
+    ) -> Result<(), Error> {
+        if !error.is_other_position() {
+            return Err(self.explain(database, error).await);
+        }
+        let row = self.owner.look(database).await?;
+        if self.settle(row.position(self.name), transaction)? { Ok(()) } else { Err(error) }
+    }
+
+    /// Whether a transaction was committed, by the position that the database has.
+    fn settle(&self, found: Position, transaction: [u8; 16]) -> Result<bool, Error> {
+        let seen = self.position();
+        if found == seen {
+            return Ok(false);
+        }
+        if found.commits == seen.commits + 1 && found.last == Some(transaction) {
+            self.move_to(found);
+            return Ok(true);
+        }
+        let loss = match found.commits < seen.commits {
+            true => Loss::DatabaseRolledBack,
+            false => Loss::to_a_copy(),
+        };
+        self.owner.lose(&loss);
+        Err(loss.into())
+    }
+
+    /// After a `COMMIT` of unknown outcome: fences the transaction off, and tells whether it was
+    /// committed.
+    pub(crate) async fn resolve(
+        &self,
+        database: &Database,
+        transaction: [u8; 16],
+    ) -> Result<bool, Error> {
+        let (seen, wanted) = (self.position(), random_id());
+        let fence = match fence(&self.owner, self.name, database, seen, wanted).await {
+            Ok(fence) => fence,
+            Err(error) => return Err(self.explain(database, error).await),
+        };
+        if fence.position == seen.behind_fence(wanted) {
+            self.move_to(fence.position);
+            return Ok(false);
+        }
+        self.settle(fence.position, transaction)
+    }
+}
+
+/// Where a lane is after a fence was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Fence {
+    pub(crate) position: Position,
+    pub(crate) maintenance: i64,
+}
+
+/// Gives a lane the id `wanted`, if it is where its owner has `seen` it.
+async fn fence(
+    owner: &Owner,
+    lane: &'static str,
+    database: &Database,
+    seen: Position,
+    wanted: [u8; 16],
+) -> Result<Fence, Error> {
+    let (token, last) = (owner.token(), seen.last());
+    let (token, id) = (token.as_slice(), wanted.as_slice());
+    let params: [&(dyn ToSql + Sync); 6] =
+        [&owner.account_id, &token, &lane, &seen.commits, &last, &id];
+    let started = Instant::now();
+    // Repeated with the same ids, so that a late or lost answer does no harm.
+    loop {
+        let unreplicated = database.unreplicated_commits();
+        let rows = database.write_autocommit(&FENCE, &params).await?;
+        let row = rows.first().ok_or(Error::Internal("a fence returned no row"))?;
+        // Else what we were told may not be known to the standby.
+        if database.unreplicated_commits() == unreplicated {
+            let last = transaction_id(row.try_get(1)?);
+            let position = Position { commits: row.try_get(0)?, last };
+            return Ok(Fence { position, maintenance: row.try_get(2)? });
+        }
+        if started.elapsed() > database.retry_timeout() {
+            let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
+            return Err(DatabaseError::permanent(message).into());
+        }
+    }
+}
+
+impl Owner {
+    /// Fences off whatever is still on its way in a lane that is to be opened again, wherever it is.
+    pub(crate) async fn reopen_lane(
+        &self,
+        lane: &'static str,
+        database: &Database,
+    ) -> Result<Fence, Error> {
+        let mut seen = self.look(database).await?.position(lane);
+        loop {
+            let wanted = random_id();
+            let fence = fence(self, lane, database, seen, wanted).await?;
+            if fence.position == seen.behind_fence(wanted) {
+                self.known().set_position(lane, fence.position);
+                return Ok(fence);
+            }
+            // A late commit was counted meanwhile.
+            seen = fence.position;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A store between opening and closing.
+
+use std::{
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedRwLockReadGuard, RwLock},
+    time::timeout,
+};
+
+use super::{
+    OpenAccount,
+    handle::AccountHandle,
+    store::{Lifecycle, StoreKind},
+};
+use crate::{Error, account::ownership::LaneOwnership};
+
+/// How long closing waits for what may not be polled any more.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A store of an account: closed and opened again, it stays the same store.
+pub(crate) struct StoreHandle {
+    account: AccountHandle,
+    kind: &'static StoreKind,
+    lifecycle: Arc<dyn Lifecycle>,
+    /// `None` when closed.
+    opened: Mutex<Option<Opened>>,
+    /// As it was last open: a store that was superseded stays so, open or closed.
+    lane: Mutex<Arc<LaneOwnership>>,
+}
+
+/// A lane that is open.
+struct Opened {
+    account: Arc<OpenAccount>,
+    /// Operations hold it for reading, so that closing can wait for them.
+    operations: Arc<RwLock<()>>,
+}
+
+/// An operation in an open lane.
+pub(crate) struct Operation {
+    account: Arc<OpenAccount>,
+    _running: OwnedRwLockReadGuard<()>,
+}
+
+impl Operation {
+    /// The lane, for what closing need not wait for.
+    pub(crate) fn account(&self) -> Arc<OpenAccount> {
+        self.account.clone()
+    }
+}
+
+impl Deref for Operation {
+    type Target = OpenAccount;
+
+    fn deref(&self) -> &OpenAccount {
+        &self.account
+    }
+}
+
+impl Opened {
+    fn new(account: OpenAccount) -> Self {
+        Self { account: Arc::new(account), operations: Arc::default() }
+    }
+
+    fn begin(&self) -> Option<Operation> {
+        let running = self.operations.clone().try_read_owned().ok()?;
+        Some(Operation { account: self.account.clone(), _running: running })
+    }
+}
+
+impl StoreHandle {
+    /// The store of this kind in an account that has just been opened.
+    pub(crate) fn new<L: Lifecycle>(
+        account: &AccountHandle,
+        kind: &'static StoreKind,
+        lifecycle: impl FnOnce(&Arc<LaneOwnership>) -> Arc<L>,
+    ) -> Result<(Arc<Self>, Arc<L>), Error> {
+        let open = account.first_lane(kind)?;
+        let lane = open.lane().clone();
+        let lifecycle = lifecycle(&lane);
+        let store = Self {
+            account: account.clone(),
+            kind,
+            lifecycle: lifecycle.clone(),
+            opened: Mutex::new(Some(Opened::new(open))),
+            lane: Mutex::new(lane),
+        };
+        Ok((Arc::new(store), lifecycle))
+    }
+
+    /// The open lane, for one operation.
+    pub(crate) fn operation(&self) -> Result<Operation, Error> {
+        let operation = self.opened().as_ref().and_then(Opened::begin);
+        operation.ok_or_else(|| self.lane().check().err().unwrap_or(Error::StoreClosed))
+    }
+
+    fn lane(&self) -> Arc<LaneOwnership> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finishes the writes that were begun, and takes no more. With the last store of an account, that
+    /// is released.
+    pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Error> {
+        self.in_turn(false).await
+    }
+
+    /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
+    /// a store in order. What another owner has taken over it does not take back.
+    pub(crate) async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
+        self.in_turn(true).await
+    }
+
+    /// Closes or opens, one after the other, and also when the caller is gone or not polled any more.
+    async fn in_turn(self: &Arc<Self>, opens: bool) -> Result<(), Error> {
+        // Closing waits for the end of scopes, so it cannot be asked for within one.
+        if let Ok(Some(_)) = self.operation().and_then(|account| account.scope()) {
+            return Err(Error::CloseInAtomically);
+        }
+        let store = self.clone();
+        let change = tokio::spawn(async move {
+            let _turn = store.account.turn().await;
+            match opens {
+                true => store.open_again().await,
+                false => {
+                    store.shut().await;
+                    Ok(())
+                }
+            }
+        });
+        change.await.map_err(|error| Error::of_task(&error))?
+    }
+
+    async fn shut(&self) {
+        let Ok(account) = self.operation().map(|operation| operation.account()) else { return };
+        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
+        account.finish_writes().await;
+        let Some(Opened { operations, .. }) = self.opened().take() else { return };
+        // Futures that are not polled do not end.
+        let have_ended = timeout(CLOSE_LIMIT, operations.write()).await.is_ok();
+        let has_failed = account.lane().has_failed();
+        account.close().await;
+        self.lifecycle.closed(account.lane(), have_ended && !has_failed);
+        self.account.leave().await;
+    }
+
+    async fn open_again(&self) -> Result<(), Error> {
+        self.lane().check_lost()?;
+        let is_in_order = self.operation().is_ok_and(|account| account.can_write());
+        if is_in_order && self.lifecycle.is_in_order() {
+            return Ok(());
+        }
+        self.shut().await;
+        let account = self.account.lane_again(self.kind).await?;
+        let lane = account.lane().clone();
+        self.lifecycle.reopened(&lane);
+        *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = lane;
+        *self.opened() = Some(Opened::new(account));
+        Ok(())
+    }
+}

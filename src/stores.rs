@@ -1,0 +1,121 @@
+//! All stores of one account.
+
+use std::{fmt, future::Future};
+
+use deadpool_postgres::Pool;
+
+use crate::{
+    Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
+    account::{self, handle::AccountHandle},
+    crypto_store::CRYPTO_STORE,
+};
+
+/// One account in PostgreSQL, opened once for all of its stores.
+///
+/// Today that is the crypto store; others will share the same opening. Each store writes in a lane of
+/// its own: a large save in one delays no save in another. Cheap to clone.
+///
+/// The account is released when all of its stores are closed or dropped.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use matrix_sdk_postgres::{PostgresStoreConfig, PostgresStores};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot");
+/// let stores = PostgresStores::open(&config).await?;
+/// let crypto_store = stores.crypto_store();
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStores {
+    crypto_store: PostgresCryptoStore,
+}
+
+impl fmt::Debug for PostgresStores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStores").finish_non_exhaustive()
+    }
+}
+
+impl PostgresStores {
+    /// Opens the account, creating what is missing.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`]: each reason has a variant.
+    pub async fn open(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
+        Self::open_on(None, config).await
+    }
+
+    /// Opens the account on a pool that is shared with other accounts or with the application, as
+    /// [`PostgresCryptoStore::open_with_pool`] does.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenStoreError`].
+    pub async fn open_with_pool(
+        pool: Pool,
+        config: &PostgresStoreConfig,
+    ) -> Result<Self, OpenStoreError> {
+        Self::open_on(Some(pool), config).await
+    }
+
+    async fn open_on(
+        pool: Option<Pool>,
+        config: &PostgresStoreConfig,
+    ) -> Result<Self, OpenStoreError> {
+        let account = AccountHandle::open(pool, config, vec![&CRYPTO_STORE]).await?;
+        Ok(Self { crypto_store: PostgresCryptoStore::of(&account)? })
+    }
+
+    /// The crypto store: always the same one.
+    pub fn crypto_store(&self) -> PostgresCryptoStore {
+        self.crypto_store.clone()
+    }
+
+    /// Makes one transaction of everything that the future saves in any store of the account. What
+    /// [`PostgresCryptoStore::atomically`] says of one store is true of all of them.
+    ///
+    /// # Errors
+    ///
+    /// The future's own; else what kept the transaction from being begun or committed:
+    /// [`Error::AtomicallyTimeout`], [`Error::NestedAtomically`], [`Error::TransactionControl`],
+    /// [`Error::ReopenRequired`], [`Error::StoreClosed`], [`Error::Database`] and others.
+    pub async fn atomically<T, E: From<Error>>(
+        &self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let crypto_store = self.crypto_store.handle().operation();
+        let crypto_store = crypto_store.map(|operation| operation.account())?;
+        account::atomically(&[&crypto_store], future, E::from).await
+    }
+
+    /// The transaction of the [`atomically`](Self::atomically) that the calling task is in, for the
+    /// application's own rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotInAtomically`] outside of one.
+    pub async fn transaction(&self) -> Result<Transaction, Error> {
+        self.crypto_store.transaction().await
+    }
+
+    /// Closes all stores, and releases the account.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CloseInAtomically`] within [`atomically`](Self::atomically).
+    pub async fn close(&self) -> Result<(), Error> {
+        self.crypto_store.handle().close().await
+    }
+
+    /// Opens again all stores that are closed, refuse writes, or are in the middle of a sync.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reopen`] with what kept the account from being opened, [`Error::Superseded`],
+    /// [`Error::DatabaseRolledBack`] and others.
+    pub async fn reopen(&self) -> Result<(), Error> {
+        self.crypto_store.handle().reopen().await
+    }
+}
