@@ -59,7 +59,7 @@ use crate::{
 ///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
 ///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
 ///   new one is built: the store cannot tell them apart.
-/// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
+/// - `get_size` estimates the account's share of the store's tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
 ///   in the version that holds it, and one saved again without being backed up is to be uploaded
