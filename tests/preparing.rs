@@ -12,8 +12,8 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, CryptoStoreError, types::Changes},
 };
 use matrix_sdk_postgres::{
-    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
-    deadpool_postgres,
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+    PostgresStores, Timeouts, deadpool_postgres,
     testing::{PostgresServer, TestDatabase},
     tokio_postgres,
 };
@@ -26,7 +26,7 @@ fn server() -> PostgresServer {
 
 /// So many statements are to be prepared.
 fn all() -> usize {
-    PostgresCryptoStore::statement_texts("matrix_sdk").unwrap().len()
+    PostgresStores::statement_texts("matrix_sdk").unwrap().len()
 }
 
 /// How often the server has prepared a named statement, and executed one, from this place of its log.

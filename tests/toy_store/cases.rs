@@ -22,7 +22,7 @@ struct Stores {
     toy: ToyStore,
 }
 
-async fn open(url: &str) -> Stores {
+async fn open_stores(url: &str) -> Stores {
     let config = PostgresStoreConfig::new(url, "bot").key(Some(&[7; 32]));
     let account = AccountHandle::open(None, &config, vec![&CRYPTO_STORE, &TOY_STORE]).await;
     let account = account.unwrap();
@@ -74,7 +74,7 @@ const HANDLES: &str = "SELECT count(*) FROM matrix_sdk.account_handles";
 #[tokio::test]
 async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
     let database = testing::database().unwrap();
-    let (stores, client) = (open(&database.url()).await, connect(&database).await);
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     assert_eq!(number(&client, HANDLES).await, 1);
     stores.set_value("value").await.unwrap();
     for (key, data) in [(NAME, "a"), (TOPIC, "b"), (["!room", "m.room.name", "other"], "c")] {
@@ -88,7 +88,7 @@ async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
     assert_eq!(stores.crypto.commit_count().await.unwrap(), 6);
 
     stores.close().await;
-    let stores = open(&database.url()).await;
+    let stores = open_stores(&database.url()).await;
     assert_eq!(stores.value().await.as_deref(), Some(b"value".as_slice()));
     assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("a"));
     assert_eq!(stores.toy.state(TOPIC).await.unwrap(), None);
@@ -102,12 +102,19 @@ async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
     assert_eq!(number(&client, HANDLES).await, open, "the account was released too soon");
     stores.toy.0.close().await.unwrap();
     assert_eq!(number(&client, HANDLES).await, 0);
+
+    // A store that is dropped holds nothing either.
+    let Stores { crypto, toy } = open_stores(&database.url()).await;
+    drop(crypto);
+    toy.set_state(NAME, "alone").await.unwrap();
+    toy.0.close().await.unwrap();
+    assert_eq!(number(&client, HANDLES).await, 0);
 }
 
 #[tokio::test]
 async fn one_transaction_writes_in_both_stores_or_in_none() {
     let database = testing::database().unwrap();
-    let (stores, client) = (open(&database.url()).await, connect(&database).await);
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     let saved = stores.atomically(async {
         stores.set_value("together").await?;
         stores.toy.set_state(NAME, "together").await?;
@@ -142,7 +149,7 @@ async fn one_transaction_writes_in_both_stores_or_in_none() {
 #[tokio::test]
 async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_other() {
     let database = testing::database().unwrap();
-    let stores = open(&database.url()).await;
+    let stores = open_stores(&database.url()).await;
     let (latch, released) = oneshot::channel::<()>();
     let (reached, standing) = oneshot::channel::<()>();
     let toy = stores.toy.clone();
@@ -175,7 +182,7 @@ async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_othe
 #[tokio::test]
 async fn a_store_that_fails_is_reopened_beside_one_that_goes_on() {
     let database = testing::database().unwrap();
-    let (stores, client) = (open(&database.url()).await, connect(&database).await);
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     stores.toy.set_state(NAME, "before").await.unwrap();
     client.batch_execute("ALTER TABLE matrix_sdk.toy_state RENAME TO away").await.unwrap();
     stores.toy.set_state(NAME, "lost").await.unwrap_err();
@@ -196,9 +203,9 @@ async fn a_store_that_fails_is_reopened_beside_one_that_goes_on() {
 #[tokio::test]
 async fn a_takeover_ends_all_stores_of_the_former_owner() {
     let database = testing::database().unwrap();
-    let former = open(&database.url()).await;
+    let former = open_stores(&database.url()).await;
     former.set_value("former").await.unwrap();
-    let newer = open(&database.url()).await;
+    let newer = open_stores(&database.url()).await;
     newer.toy.set_state(NAME, "newer").await.unwrap();
     assert!(matches!(former.set_value("late").await, Err(Error::Superseded { .. })));
     let late = former.toy.set_state(NAME, "late").await;
@@ -211,7 +218,7 @@ async fn a_takeover_ends_all_stores_of_the_former_owner() {
 #[tokio::test]
 async fn leases_of_two_stores_have_nothing_in_common() {
     let database = testing::database().unwrap();
-    let stores = open(&database.url()).await;
+    let stores = open_stores(&database.url()).await;
     for (lane, holder) in stores.lanes().iter().zip(["one", "other"]) {
         assert_eq!(lane.take_lease(60_000, "lock", holder).await.unwrap(), Some(1));
     }
