@@ -21,7 +21,7 @@ use futures_util::{
     future::{BoxFuture, MaybeDone, maybe_done},
 };
 use tokio::time::timeout;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, Statement};
 
 use crate::{
     DatabaseError, Error,
@@ -67,6 +67,34 @@ pub(crate) struct Exchange<'a> {
 /// A message on its way, with the rows that answer it.
 pub(crate) type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
+/// A statement on its way.
+struct Outgoing<'a> {
+    sql: &'static Sql,
+    params: Vec<Param<'a>>,
+    /// How many rows a write must report. What is not a write returns rows.
+    min_rows: Option<u64>,
+}
+
+impl Outgoing<'_> {
+    /// Sends it at the first poll; the name of a write that reports too few rows is noted.
+    async fn send(
+        &self,
+        database: &Database,
+        connection: &Object,
+        statement: Option<&Statement>,
+        incomplete: &OnceLock<&'static str>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let Self { sql, params, min_rows } = self;
+        let Some(min_rows) = min_rows else {
+            return database.run(connection, sql, statement, params).await;
+        };
+        if database.execute(connection, sql, statement, params).await? < *min_rows {
+            let _ = incomplete.set(sql.name);
+        }
+        Ok(Vec::new())
+    }
+}
+
 impl Exchange<'_> {
     /// Sends all of it and awaits the answers. The connection goes back to the pool when the
     /// transaction has ended on it.
@@ -104,22 +132,26 @@ impl Exchange<'_> {
         );
         let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
 
-        // Of each the rows that it must report, for those that only write.
-        let mut statements: Vec<(&'static Sql, Vec<Param<'_>>, Option<u64>)> = Vec::new();
+        let mut statements: Vec<Outgoing<'_>> = Vec::new();
         if self.begin.is_some() {
-            statements.push((&GUARD, guard.to_vec(), None));
+            statements.push(Outgoing { sql: &GUARD, params: guard.to_vec(), min_rows: None });
         }
         for write in &writes {
             let account = std::iter::once(&account_id as Param<'_>);
             let columns = write.columns.iter().map(|column| column as Param<'_>);
-            statements.push((write.sql, account.chain(columns).collect(), Some(write.min_rows)));
+            let params = account.chain(columns).collect();
+            statements.push(Outgoing { sql: write.sql, params, min_rows: Some(write.min_rows) });
         }
         if self.commit.is_some() {
-            statements.push((&COUNT_COMMIT, count.to_vec(), None));
+            statements.push(Outgoing {
+                sql: &COUNT_COMMIT,
+                params: count.to_vec(),
+                min_rows: None,
+            });
         }
         let has_names = database.has_names(connection);
         let mut prepared = Vec::with_capacity(statements.len());
-        for (sql, ..) in &statements {
+        for Outgoing { sql, .. } in &statements {
             // Before anything is sent: who awaited the wire in between would let COMMIT overtake him.
             let statement = database.prepare(connection, has_names, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
@@ -138,24 +170,9 @@ impl Exchange<'_> {
             let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
             answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
-        for ((sql, params, min_rows), statement) in statements.iter().zip(&prepared) {
-            let statement = statement.as_ref();
-            answers.push(match min_rows {
-                None => {
-                    let answer = database.run(connection, sql, statement, params);
-                    Box::pin(answer.inspect_err(note_unsent))
-                }
-                Some(min_rows) => {
-                    let answer = database.execute(connection, sql, statement, params);
-                    let answer = answer.map_ok(|rows| {
-                        if rows < *min_rows {
-                            let _ = incomplete.set(sql.name);
-                        }
-                        Vec::new()
-                    });
-                    Box::pin(answer.inspect_err(note_unsent))
-                }
-            });
+        for (outgoing, statement) in statements.iter().zip(&prepared) {
+            let answer = outgoing.send(database, connection, statement.as_ref(), &incomplete);
+            answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
         if self.commit.is_some() {
             answers.push(Box::pin(async {
