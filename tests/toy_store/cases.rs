@@ -1,4 +1,4 @@
-//! The toy store and the crypto store, in one account.
+//! Rule 29: the toy store and the crypto store, in one account.
 
 use std::sync::Arc;
 
