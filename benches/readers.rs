@@ -59,6 +59,7 @@ async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, 
     let pool = config.build_pool().unwrap();
     let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
     let (_, text, types) = texts.into_iter().find(|(name, ..)| *name == STATEMENT).unwrap();
+    let types: &'static [Type] = types.leak();
     let mut clients = Vec::new();
     for _ in 0..4 {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();

@@ -25,7 +25,7 @@ use matrix_sdk_postgres::{
     Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     testing::{PostgresServer, TestDatabase},
 };
-use ruma::{OwnedDeviceId, OwnedRoomId, RoomId, device_id, owned_room_id};
+use ruma::{OwnedDeviceId, RoomId, device_id, owned_room_id};
 
 /// A database behind a proxy that counts round trips, and a configuration whose heartbeat never comes
 /// between.
@@ -192,35 +192,6 @@ async fn of_saves_that_queue_the_last_one_stands() {
     }
 }
 
-/// An import, repeated by a process that has read nothing yet.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_of_lookups_fetches_what_follows() {
-    let place = Place::new();
-    let store = place.open(place.config.clone()).await;
-    let mut imported = Vec::new();
-    for number in 0..20 {
-        let room_id = OwnedRoomId::try_from(format!("!room{number}:example.org")).unwrap();
-        imported.extend(sessions(&room_id, 50));
-    }
-    assert_eq!(place.trips(look_all_up(&store, &imported)).await, (1, 0), "the keys come once");
-    store.save_inbound_group_sessions(imported.clone(), None).await.unwrap();
-    assert_eq!(place.trips(look_all_up(&store, &imported)).await, (0, 1_000));
-    store.close().await.unwrap();
-
-    let mut orders = vec![imported.clone(), imported.iter().rev().cloned().collect()];
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    fastrand::Rng::with_seed(seed).shuffle(&mut imported);
-    orders.push(imported);
-    for order in orders {
-        let store = place.open(place.config.clone()).await;
-        let (trips, found) = place.trips(look_all_up(&store, &order)).await;
-        assert_eq!(found, 1_000);
-        assert!(trips <= 30, "{trips} round trips");
-        store.close().await.unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_keeps_to_its_limits() {
     let place = Place::new();
@@ -275,7 +246,7 @@ async fn the_cache_keeps_to_its_limits() {
 /// An import, or an operator, beside a live owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_beside_the_owner_is_seen() {
-    const RAISE: &str = "UPDATE matrix_sdk.sync_tokens SET maintenance = maintenance + 1";
+    const RAISE: &str = "UPDATE matrix_sdk.account_lanes SET maintenance = maintenance + 1";
     let place = Place::new();
     let beating = place.config.clone().access(OwnershipSettings {
         heartbeat_interval: Duration::from_millis(50),

@@ -100,20 +100,45 @@ async fn a_newer_schema_is_refused_unless_it_is_compatible() {
     let url = database.url();
     Mode::Plain.open(&url, "bot").await;
     let client = connect(&url).await;
-    let newer = |compatible_with: i32| {
+    let newer = |part: &str, compatible_with: i32| {
         format!(
-            "INSERT INTO matrix_sdk.schema_migrations (version, compatible_with, name) \
-             VALUES (1000, {compatible_with}, 'from the future') \
-             ON CONFLICT (version) DO UPDATE SET compatible_with = excluded.compatible_with"
+            "INSERT INTO matrix_sdk.schema_migrations (part, version, compatible_with, name) \
+             VALUES ('{part}', 1000, {compatible_with}, 'from the future') \
+             ON CONFLICT (part, version) DO UPDATE SET compatible_with = excluded.compatible_with"
         )
     };
-    client.batch_execute(&newer(1)).await.unwrap();
-    Mode::Plain.open(&url, "bot").await.set_custom_value("a", vec![1]).await.unwrap();
-    client.batch_execute(&newer(1000)).await.unwrap();
-    assert_matches!(
-        open(Mode::Plain.config(&url, "bot")).await,
-        Err(OpenStoreError::SchemaTooNew { found: 1000, .. })
-    );
+    for part in ["account", "crypto_store"] {
+        client.batch_execute(&newer(part, 1)).await.unwrap();
+        Mode::Plain.open(&url, "bot").await.set_custom_value("a", vec![1]).await.unwrap();
+        client.batch_execute(&newer(part, 1000)).await.unwrap();
+        assert_matches!(
+            open(Mode::Plain.config(&url, "bot")).await,
+            Err(OpenStoreError::SchemaTooNew { part: refused, found: 1000, supported: 1 })
+                if refused == part
+        );
+        client.batch_execute(&newer(part, 1)).await.unwrap();
+    }
+}
+
+/// Nothing of it is migrated: the error says what to do.
+#[tokio::test]
+async fn a_schema_from_before_the_first_release_is_refused_by_name() {
+    let database = testing::database().unwrap();
+    let (url, client) = (database.url(), connect(&database.url()).await);
+    client
+        .batch_execute(
+            "CREATE SCHEMA old;
+             CREATE TABLE old.schema_migrations (version integer, compatible_with integer);
+             INSERT INTO old.schema_migrations VALUES (2, 2);
+             CREATE TABLE old.accounts (id bigint, name text)",
+        )
+        .await
+        .unwrap();
+    let refused = open(Mode::Plain.config(&url, "bot").schema("old")).await.unwrap_err();
+    assert_matches!(&refused, OpenStoreError::UnreleasedSchema { schema } if schema == "old");
+    assert!(refused.to_string().contains("DROP SCHEMA"), "{refused}");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'old'";
+    assert_eq!(number(&client, tables).await, 2);
 }
 
 #[tokio::test]
@@ -122,7 +147,10 @@ async fn without_migrations_a_missing_schema_is_an_error_and_stays_missing() {
     let url = database.url();
     let config = Mode::Plain.config(&url, "bot").run_migrations(false);
     let refused = open(config.clone()).await;
-    assert_matches!(refused, Err(OpenStoreError::MigrationsPending { found: 0, required: 2 }));
+    assert_matches!(
+        refused,
+        Err(OpenStoreError::MigrationsPending { part: "account", found: 0, required: 1 })
+    );
     let client = connect(&url).await;
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'matrix_sdk'";
     assert_eq!(number(&client, schemas).await, 0);

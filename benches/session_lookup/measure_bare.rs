@@ -24,7 +24,7 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
     let (_, sql, types) =
         texts.into_iter().find(|(name, ..)| *name == "megolm_inbound_sessions.get").unwrap();
-    let statement = client.prepare_typed(&sql, types).await.unwrap();
+    let statement = client.prepare_typed(&sql, &types).await.unwrap();
     let account = "SELECT id FROM matrix_sdk.accounts WHERE name = $1";
     let account: i64 = client.query_one(account, &[&name(unix)]).await.unwrap().get(0);
 
@@ -35,7 +35,7 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let on_the_wire = async |key: &Key| {
         let (room_id, session_id) = (key.room_id.as_bytes(), key.session_id.as_bytes());
         let row = client.query_one(&statement, &[&account, &room_id, &session_id]).await.unwrap();
-        assert!(row.get::<_, &[u8]>(1).len() > 100);
+        assert!(row.get::<_, &[u8]>(0).len() > 100);
     };
     let both = async |key: &Key| {
         on_the_wire(key).await;

@@ -9,11 +9,11 @@ const TABLE: &str = "lease_locks";
 
 // Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of
 // half a second every fifty milliseconds.
-static TAKE: Sql = Sql {
-    name: "lease_locks.take",
-    template: "SELECT {schema}.take_lease($1, $2, $3, $4, $5, $6)",
-    types: &[Type::INT8, Type::TEXT, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
-};
+static TAKE: Sql = Sql::new(
+    "lease_locks.take",
+    "SELECT {schema}.take_lease($1, $2, $3, $4, $5, $6)",
+    &[Type::INT8, Type::TEXT, Type::BYTEA, Type::BYTEA, Type::FLOAT8, Type::BYTEA],
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
 

@@ -17,24 +17,24 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_postgres::Row;
 
-pub(crate) use self::read::Group;
 use crate::{
     Access, Error, PostgresStoreConfig,
     account::{
-        cache::{Cache, Effect, Pending, Place},
+        cache::{Cache, CacheKey, CacheUpdate, UncommittedOverlay},
         cipher::Codec,
         handle::Account,
         ownership::{LaneOwnership, OWNER, OwnerRow},
         store::StoreKind,
         write::{
             atomically::{Running, Scope, ScopeLane},
-            batch::{Batch, Cell},
+            batch::Batch,
             lane::{Lane, Part, Stage, Writer},
         },
     },
     postgres::{
+        cell::Cells,
         database::{Database, Param},
-        statement::Sql,
+        statement::{Delete, Sql, Table, Write},
     },
 };
 
@@ -60,13 +60,20 @@ const MOST_SCOPES: u32 = 1 << 20;
 /// What a write is staged with.
 pub(crate) struct Staging {
     pub(crate) codec: Arc<Codec>,
-    pending: Arc<Pending>,
+    overlay: Arc<UncommittedOverlay>,
 }
 
 impl Staging {
-    /// Whether this write finds the row as it is, as far as that is known without a question.
-    pub(crate) fn finds(&self, place: &Place, key: &[u8], is: impl FnOnce(&[u8]) -> bool) -> bool {
-        self.pending.stored(place, key).is_some_and(|row| is(&row.data))
+    /// Whether this write would leave the row as it is, as far as that is known without a query.
+    pub(crate) fn is_unchanged(
+        &self,
+        table: &'static Table,
+        key: &Cells,
+        is_same: impl FnOnce(&Cells) -> bool,
+    ) -> bool {
+        let Some(index) = table.cache else { return false };
+        let (group, row_key) = CacheKey::of_row(index, key);
+        self.overlay.row(&group, &row_key).is_some_and(|row| is_same(&row))
     }
 }
 
@@ -151,31 +158,41 @@ impl OpenAccount {
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let codec = self.codec.clone();
-        self.stage(move |pending| stage(Staging { codec, pending })).await
+        self.stage(move |overlay| stage(Staging { codec, overlay })).await
     }
 
-    /// Writes one row of a statement that needs no values; `effect` is what the cache is to know.
-    pub(crate) async fn apply<const N: usize>(
+    /// Deletes one row.
+    pub(crate) async fn delete(
         &self,
-        sql: &'static Sql,
-        key: [Cell; N],
-        effect: Option<Effect>,
+        delete: &'static Delete,
+        key: impl Into<Cells>,
     ) -> Result<(), Error> {
         let mut batch = Batch::default();
-        batch.put(sql, key, []);
-        effect.into_iter().for_each(|effect| batch.note(effect));
+        batch.delete(delete, key);
+        self.write(|_| std::future::ready(Ok(batch))).await
+    }
+
+    /// Runs a write that needs no more than a key, and updates the cache.
+    pub(crate) async fn apply(
+        &self,
+        write: &'static Write,
+        key: impl Into<Cells>,
+        updates: impl IntoIterator<Item = CacheUpdate>,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        batch.write(write, key, Cells::default(), updates);
         self.write(|_| std::future::ready(Ok(batch))).await
     }
 
     async fn stage<F>(
         &self,
-        stage: impl FnOnce(Arc<Pending>) -> F + Send + 'static,
+        stage: impl FnOnce(Arc<UncommittedOverlay>) -> F + Send + 'static,
     ) -> Result<(), Error>
     where
         F: Future<Output = Result<Batch, Error>> + Send + 'static,
     {
         let writer = self.writer()?;
-        let stage: Stage = Box::new(move |pending| Box::pin(stage(pending)));
+        let stage: Stage = Box::new(move |overlay| Box::pin(stage(overlay)));
         match self.scope()? {
             Some(scope) => scope.write(&self.lane, stage).await,
             None => writer.write(stage).await,

@@ -12,49 +12,46 @@ use super::{deferred::Saves, static_account::StaticAccount};
 use crate::{
     Error,
     account::{
-        Group, OpenAccount,
-        cache::{Effect, Place, Stored},
+        OpenAccount,
         cipher::{Codec, Key, column},
-        write::batch::{Batch, Cell},
+        write::batch::Batch,
     },
-    postgres::statement::Sql,
+    postgres::{
+        cell::{Cell, Cells},
+        statement::{CacheIndex, Column, ColumnType, Delete, Sql, Table, Upsert, bytea},
+    },
 };
 
-const TABLE: &str = "account_data";
+const TABLE: &str = ACCOUNT_DATA.name;
 
-static GET_ONE: Sql = Sql {
-    name: "account_data.get_one",
-    template: "
-SELECT ''::bytea, data, false FROM {schema}.account_data WHERE account_id = $1 AND item = $2",
-    types: &[Type::INT8, Type::INT2],
+static ACCOUNT_DATA: Table = Table {
+    name: "account_data",
+    key: &[Column("item", ColumnType::Int2)],
+    values: &[bytea("data")],
+    // The Olm account is the same after most syncs: then it is not written.
+    cache: Some(&BY_ITEM),
 };
 
-static GET: Sql = Sql {
-    name: "account_data.get",
-    template: "SELECT item, data FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
-    types: &[Type::INT8, Type::INT2_ARRAY],
+static BY_ITEM: CacheIndex = CacheIndex {
+    table: &ACCOUNT_DATA,
+    group: &GET_ONE,
+    row: None,
+    keys: None,
+    row_key: 0,
+    keeps_rows: true,
 };
 
-// The Olm account is the same after most syncs: then it is not written.
-static GROUP: Group = Group { table: TABLE, rows: &GET_ONE, keys: None, neighbours: None };
+static GET_ONE: Sql = Sql::get("account_data.get_one", &ACCOUNT_DATA);
+static UPSERT: Upsert = Upsert::new("account_data.upsert", &ACCOUNT_DATA);
+static DELETE: Delete = Delete::new("account_data.delete", &ACCOUNT_DATA);
 
-static UPSERT: Sql = Sql {
-    name: "account_data.upsert",
-    template: "
-INSERT INTO {schema}.account_data (account_id, item, data)
-SELECT $1, u.item, u.data FROM unnest($2, $3) AS u (item, data) WHERE {guarded}
-ON CONFLICT (account_id, item) DO UPDATE SET data = excluded.data",
-    types: &[Type::INT8, Type::INT4_ARRAY, Type::BYTEA_ARRAY],
-};
+static GET: Sql = Sql::new(
+    "account_data.get",
+    "SELECT item, data FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
+    &[Type::INT8, Type::INT2_ARRAY],
+);
 
-static DELETE: Sql = Sql {
-    name: "account_data.delete",
-    template: "
-DELETE FROM {schema}.account_data WHERE account_id = $1 AND {guarded} AND item = ANY ($2)",
-    types: &[Type::INT8, Type::INT4_ARRAY],
-};
-
-pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &GET, &UPSERT, &DELETE];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &GET, UPSERT.sql(), DELETE.sql()];
 
 /// The values of the column `item`; never renumbered.
 #[derive(Clone, Copy)]
@@ -67,12 +64,14 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// What binds the value to its row.
     fn key(self, codec: &Codec) -> Key {
         codec.key(TABLE, (self as i16).to_be_bytes())
     }
 
-    fn place(self, codec: &Codec) -> Place {
-        Place::new(TABLE, [&self.key(codec)])
+    /// The key of its row.
+    fn cells(self) -> Cells {
+        [Cell::Int(self as i64)].into()
     }
 }
 
@@ -113,8 +112,11 @@ pub(super) async fn save_pending_changes(
             if let Some(olm_account) = olm_account {
                 let codec = &staging.codec;
                 let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
-                let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, &pickle);
-                if staging.finds(&Item::OlmAccount.place(codec), &[], is_the_same) {
+                let is_same = |row: &Cells| {
+                    let data = row.bytes(0, TABLE);
+                    data.is_ok_and(|data| codec.matches_sealed(TABLE, &[&key], data, &pickle))
+                };
+                if staging.is_unchanged(&ACCOUNT_DATA, &Item::OlmAccount.cells(), is_same) {
                     batch.skip_unchanged();
                 } else {
                     stage(&mut batch, codec, Item::OlmAccount, &pickle)?;
@@ -194,14 +196,12 @@ pub(super) fn stage_dehydrated_device_key(
 }
 
 pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Result<(), Error> {
-    let item = Item::DehydratedDeviceKey;
-    let effect = Effect::Put(item.place(&account.codec), Vec::new(), None);
-    account.apply(&DELETE, [Cell::Int(item as i32)], Some(effect)).await
+    account.delete(&DELETE, Item::DehydratedDeviceKey.cells()).await
 }
 
 async fn get<T: DeserializeOwned>(account: &OpenAccount, item: Item) -> Result<Option<T>, Error> {
-    let rows = account.rows(&GROUP, &item.place(&account.codec), &[&(item as i16)]).await?;
-    rows.values().next().map(|row| open(&account.codec, item, &row.data)).transpose()
+    let row = account.row(&BY_ITEM, item.cells()).await?;
+    row.map(|row| open(&account.codec, item, row.bytes(0, TABLE)?)).transpose()
 }
 
 fn open<T: DeserializeOwned>(codec: &Codec, item: Item, data: &[u8]) -> Result<T, Error> {
@@ -214,9 +214,7 @@ fn stage(
     item: Item,
     value: &impl Serialize,
 ) -> Result<(), Error> {
-    let row = Stored::new(codec.seal(TABLE, &[&item.key(codec)], value)?);
-    batch.note(Effect::Set(item.place(codec), Vec::new(), row.clone()));
-    batch.put(&UPSERT, [Cell::Int(item as i32)], [row.into()]);
+    batch.upsert(&UPSERT, item.cells(), [codec.seal(TABLE, &[&item.key(codec)], value)?]);
     Ok(())
 }
 

@@ -7,37 +7,54 @@ use crate::{
     Error,
     account::{
         OpenAccount,
-        cache::Effect,
+        cache::CacheUpdate,
         cipher::{Codec, Key},
         write::batch::Batch,
     },
-    postgres::statement::Sql,
+    postgres::{
+        cell::Cells,
+        statement::{Reports, Sql, Table, Write, bytea},
+    },
 };
 
-const TABLE: &str = "backup_versions";
+const TABLE: &str = BACKUP_VERSIONS.name;
+
+static BACKUP_VERSIONS: Table =
+    Table { name: "backup_versions", key: &[bytea("version")], values: &[], cache: None };
 
 // A generation is never used twice, retired or not: an old session must not count for a new version.
-static INSERT: Sql = Sql {
-    name: "backup_versions.insert",
-    template: "
+// Of versions that are there nothing is inserted.
+static INSERT: Write = Write {
+    table: &BACKUP_VERSIONS,
+    reports: Reports::Any,
+    sql: Sql::new(
+        "backup_versions.insert",
+        "
 INSERT INTO {schema}.backup_versions (account_id, generation, version)
-SELECT $1, (SELECT coalesce(max(generation), 0) FROM {schema}.backup_versions WHERE account_id = $1)
+SELECT o.account_id,
+       (SELECT coalesce(max(generation), 0) FROM {schema}.backup_versions WHERE account_id = $1)
            + row_number() OVER (), u.version
-FROM unnest($2) AS u (version)
-WHERE {guarded} AND NOT EXISTS (SELECT FROM {schema}.backup_versions v
+FROM {schema}.account_owners o CROSS JOIN unnest($2) AS u (version)
+WHERE o.account_id = $1 AND {guarded}
+  AND NOT EXISTS (SELECT FROM {schema}.backup_versions v
                   WHERE v.account_id = $1 AND v.version = u.version AND NOT v.retired)",
-    types: &[Type::INT8, Type::BYTEA_ARRAY],
+        &[Type::INT8, Type::BYTEA_ARRAY],
+    ),
 };
 
-static RETIRE: Sql = Sql {
-    name: "backup_versions.retire",
-    template: "
+static RETIRE: Write = Write {
+    table: &BACKUP_VERSIONS,
+    reports: Reports::Any,
+    sql: Sql::new(
+        "backup_versions.retire",
+        "
 UPDATE {schema}.backup_versions SET retired = true
 WHERE account_id = $1 AND {guarded} AND NOT retired",
-    types: &[Type::INT8],
+        &[Type::INT8],
+    ),
 };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &RETIRE];
+pub(super) const STATEMENTS: &[&Sql] = &[&INSERT.sql, &RETIRE.sql];
 
 pub(super) fn key(codec: &Codec, version: &str) -> Key {
     codec.key(TABLE, version)
@@ -46,11 +63,14 @@ pub(super) fn key(codec: &Codec, version: &str) -> Key {
 /// Stages the version, ahead of the sessions that name it, and returns its key.
 pub(super) fn stage_version(batch: &mut Batch, codec: &Codec, version: &str) -> Key {
     let key = key(codec, version);
-    batch.put(&INSERT, [key.clone().into()], []);
+    // No cached row depends on a version that is new.
+    batch.write(&INSERT, [&key], Cells::default(), []);
     key
 }
 
 /// Makes all sessions need a backup, whatever their number.
 pub(super) async fn reset(account: &OpenAccount) -> Result<(), Error> {
-    account.apply(&RETIRE, [], Some(Effect::TouchAll(inbound_group_sessions::TABLE))).await
+    // Of each session the cache keeps whether a backup holds it.
+    let update = CacheUpdate::InvalidateTable(&inbound_group_sessions::BY_KEY);
+    account.apply(&RETIRE, Cells::default(), [update]).await
 }

@@ -1,20 +1,21 @@
 //! The application's and the SDK's own values. Nothing of this crate is kept here.
 
-use tokio_postgres::types::Type;
-
 use crate::{
     Error,
     account::{OpenAccount, cipher::column, write::batch::Batch},
-    postgres::statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
+    postgres::statement::{Delete, Sql, Table, Upsert, bytea},
 };
 
-const TABLE: &str = "custom_values";
+const TABLE: &str = CUSTOM_VALUES.name;
 
-static GET: Sql = get_by_key!("custom_values", "key");
-static UPSERT: Sql = upsert_by_key!("custom_values", "key");
-static DELETE: Sql = delete_by_key!("custom_values", "key");
+static CUSTOM_VALUES: Table =
+    Table { name: "custom_values", key: &[bytea("key")], values: &[bytea("data")], cache: None };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT, &DELETE];
+static GET: Sql = Sql::get("custom_values.get", &CUSTOM_VALUES);
+static UPSERT: Upsert = Upsert::new("custom_values.upsert", &CUSTOM_VALUES);
+static DELETE: Delete = Delete::new("custom_values.delete", &CUSTOM_VALUES);
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql(), DELETE.sql()];
 
 pub(super) async fn get(account: &OpenAccount, key: &str) -> Result<Option<Vec<u8>>, Error> {
     let key = account.codec.key(TABLE, key);
@@ -29,7 +30,7 @@ pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Res
         .write(|staging| async move {
             let mut batch = Batch::default();
             let data = staging.codec.seal_bytes(TABLE, &[&key], value)?;
-            batch.put(&UPSERT, [key.into()], [data.into()]);
+            batch.upsert(&UPSERT, [key], [data]);
             Ok(batch)
         })
         .await
@@ -37,5 +38,5 @@ pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Res
 
 pub(super) async fn remove(account: &OpenAccount, key: &str) -> Result<(), Error> {
     let key = account.codec.key(TABLE, key);
-    account.apply(&DELETE, [key.into()], None).await
+    account.delete(&DELETE, [key]).await
 }

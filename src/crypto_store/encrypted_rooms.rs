@@ -2,7 +2,6 @@
 
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::store::types::RoomSettings;
-use tokio_postgres::types::Type;
 
 use crate::{
     Error,
@@ -11,15 +10,22 @@ use crate::{
         cipher::{Codec, column},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, get_by_key, upsert_by_key},
+    postgres::statement::{Sql, Table, Upsert, bytea},
 };
 
-const TABLE: &str = "encrypted_rooms";
+const TABLE: &str = ENCRYPTED_ROOMS.name;
 
-static GET: Sql = get_by_key!("encrypted_rooms", "room_id");
-static UPSERT: Sql = upsert_by_key!("encrypted_rooms", "room_id");
+static ENCRYPTED_ROOMS: Table = Table {
+    name: "encrypted_rooms",
+    key: &[bytea("room_id")],
+    values: &[bytea("data")],
+    cache: None,
+};
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+static GET: Sql = Sql::get("encrypted_rooms.get", &ENCRYPTED_ROOMS);
+static UPSERT: Upsert = Upsert::new("encrypted_rooms.upsert", &ENCRYPTED_ROOMS);
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -38,6 +44,6 @@ pub(super) fn stage(
 ) -> Result<(), Error> {
     let room_id = codec.key(TABLE, room_id);
     let data = codec.seal(TABLE, &[&room_id], settings)?;
-    batch.put(&UPSERT, [room_id.into()], [data.into()]);
+    batch.upsert(&UPSERT, [room_id], [data]);
     Ok(())
 }

@@ -2,41 +2,44 @@
 
 use matrix_sdk_common::ruma::UserId;
 use matrix_sdk_crypto::UserIdentityData;
-use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::{
-        Group, OpenAccount,
-        cache::{Effect, Place, Stored},
-        cipher::Codec,
-        write::batch::Batch,
-    },
-    postgres::statement::{Sql, keys_of, upsert_by_key},
+    account::{OpenAccount, cipher::Codec, write::batch::Batch},
+    postgres::statement::{CacheIndex, Sql, Table, Upsert, bytea},
 };
 
-const TABLE: &str = "user_identities";
+const TABLE: &str = USER_IDENTITIES.name;
 
-static GET: Sql = Sql {
-    name: "user_identities.get",
-    template: "
-SELECT user_id, data, false FROM {schema}.user_identities WHERE account_id = $1 AND user_id = $2",
-    types: &[Type::INT8, Type::BYTEA],
+static USER_IDENTITIES: Table = Table {
+    name: "user_identities",
+    key: &[bytea("user_id")],
+    values: &[bytea("data")],
+    cache: Some(&BY_USER),
 };
-static KEYS: Sql = keys_of!("user_identities", "user_id");
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
-static UPSERT: Sql = upsert_by_key!("user_identities", "user_id");
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];
+static BY_USER: CacheIndex = CacheIndex {
+    table: &USER_IDENTITIES,
+    group: &GET,
+    row: None,
+    keys: Some(&KEYS),
+    row_key: 0,
+    keeps_rows: true,
+};
+
+static GET: Sql = Sql::get("user_identities.get", &USER_IDENTITIES);
+static KEYS: Sql = Sql::key_set("user_identities.keys", &USER_IDENTITIES);
+static UPSERT: Upsert = Upsert::new("user_identities.upsert", &USER_IDENTITIES);
+
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
     user_id: &UserId,
 ) -> Result<Option<UserIdentityData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);
-    let rows = account.rows(&GROUP, &Place::new(TABLE, [&user_id]), &[&user_id]).await?;
-    let row = rows.values().next();
-    row.map(|row| account.codec.open(TABLE, &[&user_id], &row.data)).transpose()
+    let row = account.row(&BY_USER, [&user_id]).await?;
+    row.map(|row| account.codec.open(TABLE, &[&user_id], row.bytes(0, TABLE)?)).transpose()
 }
 
 pub(super) fn stage(
@@ -45,9 +48,7 @@ pub(super) fn stage(
     identity: &UserIdentityData,
 ) -> Result<(), Error> {
     let user_id = codec.key(TABLE, identity.user_id());
-    let row = Stored::new(codec.seal(TABLE, &[&user_id], identity)?);
-    let place = Place::new(TABLE, [&user_id]);
-    batch.note(Effect::Set(place, user_id.as_bytes().to_vec(), row.clone()));
-    batch.put(&UPSERT, [user_id.into()], [row.into()]);
+    let data = codec.seal(TABLE, &[&user_id], identity)?;
+    batch.upsert(&UPSERT, [user_id], [data]);
     Ok(())
 }

@@ -10,16 +10,32 @@ use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{
-        Group, OpenAccount,
-        cache::{Effect, Place},
+        OpenAccount,
+        cache::{CacheKey, CacheUpdate},
         caller::Caller,
         cipher::{Codec, Key, column},
-        write::batch::{Batch, Cell},
+        write::batch::Batch,
     },
-    postgres::statement::{Sql, delete_by_key},
+    postgres::{
+        cell::{Cell, Cells},
+        statement::{CacheIndex, Delete, Reports, Sql, Table, Write, bytea},
+    },
 };
 
-const TABLE: &str = "key_requests";
+const TABLE: &str = KEY_REQUESTS.name;
+
+static KEY_REQUESTS: Table =
+    Table { name: "key_requests", key: &[bytea("request_id")], values: &[], cache: Some(&UNSENT) };
+
+// The unsent requests are read at once; there are few.
+static UNSENT: CacheIndex = CacheIndex {
+    table: &KEY_REQUESTS,
+    group: &GET_UNSENT,
+    row: None,
+    keys: None,
+    row_key: 1,
+    keeps_rows: true,
+};
 
 macro_rules! select {
     ($condition:literal) => {
@@ -30,49 +46,48 @@ macro_rules! select {
     };
 }
 
-static GET: Sql = Sql {
-    name: "key_requests.get",
-    template: select!("AND request_id = $2"),
-    types: &[Type::INT8, Type::BYTEA],
-};
+static GET: Sql =
+    Sql::new("key_requests.get", select!("AND request_id = $2"), &[Type::INT8, Type::BYTEA]);
 
-static BY_INFO: Sql = Sql {
-    name: "key_requests.by_info",
-    template: select!("AND info = $2 LIMIT 1"),
-    types: &[Type::INT8, Type::BYTEA],
-};
+static BY_INFO: Sql =
+    Sql::new("key_requests.by_info", select!("AND info = $2 LIMIT 1"), &[Type::INT8, Type::BYTEA]);
 
-static UNSENT: Sql = Sql {
-    name: "key_requests.unsent",
-    template: select!("AND NOT sent_out"),
-    types: &[Type::INT8],
-};
-
-static GROUP: Group = Group { table: TABLE, rows: &UNSENT, keys: None, neighbours: None };
+static GET_UNSENT: Sql =
+    Sql::new("key_requests.unsent", select!("AND NOT sent_out"), &[Type::INT8]);
 
 // A request for the same secret replaces the older one, under whatever id. One ON CONFLICT names one
 // index only, and a CTE does not see its sibling's work: so delete first, then insert.
-static DELETE_OLDER: Sql = Sql {
-    name: "key_requests.delete_older",
-    template: "
+static DELETE_OLDER: Write = Write {
+    table: &KEY_REQUESTS,
+    reports: Reports::Any,
+    sql: Sql::new(
+        "key_requests.delete_older",
+        "
 DELETE FROM {schema}.key_requests
 WHERE account_id = $1 AND {guarded} AND (info = ANY ($2) OR request_id = ANY ($3))",
-    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
+        &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
+    ),
 };
 
-static INSERT: Sql = Sql {
-    name: "key_requests.insert",
-    template: "
+static INSERT: Write = Write {
+    table: &KEY_REQUESTS,
+    reports: Reports::Each,
+    sql: Sql::new(
+        "key_requests.insert",
+        "
 INSERT INTO {schema}.key_requests (account_id, info, request_id, sent_out, data)
-SELECT $1, u.info, u.request_id, u.sent_out, u.data
-FROM unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)
-WHERE {guarded}",
-    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BOOL_ARRAY, Type::BYTEA_ARRAY],
+SELECT o.account_id, u.info, u.request_id, u.sent_out, u.data
+FROM {schema}.account_owners o
+CROSS JOIN unnest($2, $3, $4, $5) AS u (info, request_id, sent_out, data)
+WHERE o.account_id = $1 AND {guarded}",
+        &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BOOL_ARRAY, Type::BYTEA_ARRAY],
+    ),
 };
 
-static DELETE: Sql = delete_by_key!("key_requests", "request_id");
+static DELETE: Delete = Delete::new("key_requests.delete", &KEY_REQUESTS);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_INFO, &UNSENT, &DELETE_OLDER, &INSERT, &DELETE];
+pub(super) const STATEMENTS: &[&Sql] =
+    &[&GET, &BY_INFO, &GET_UNSENT, &DELETE_OLDER.sql, &INSERT.sql, DELETE.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -106,10 +121,11 @@ pub(super) async fn unsent(
     saves: &Saves,
 ) -> Result<Vec<GossipRequest>, Error> {
     let deleted = saves.rows(&Deferred::KeyRequests);
-    let rows = deferred::over(account.rows(&GROUP, &unsent_place(), &[]).await?, deleted);
-    let requests = rows.iter();
-    let requests =
-        requests.map(|(key, row)| open(&account.codec, &Key::stored(key), &row.data, row.flag));
+    let rows = deferred::over(account.rows(&UNSENT, Cells::default()).await?, deleted);
+    let requests = rows.iter().map(|(key, row)| {
+        let key = Key::of_cell(key, 0, TABLE)?;
+        open(&account.codec, &key, row.bytes(0, TABLE)?, row.bool(1, TABLE)?)
+    });
     requests.collect()
 }
 
@@ -134,8 +150,7 @@ pub(super) async fn delete(
 }
 
 pub(super) fn stage_delete(batch: &mut Batch, request_id: &Key) {
-    batch.note(Effect::Touch(unsent_place()));
-    batch.put(&DELETE, [request_id.clone().into()], []);
+    batch.delete(&DELETE, [request_id]);
 }
 
 /// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one
@@ -151,13 +166,14 @@ pub(super) fn stage(
         let request_id = key(codec, &request.request_id);
         staged.push(row_key(&request_id));
         let data = codec.seal(TABLE, &[&request_id], request)?;
-        let (info, request_id): (Cell, Cell) =
-            (info_key(codec, &request.info).into(), request_id.into());
-        batch.note(Effect::Touch(unsent_place()));
-        batch.put(&DELETE_OLDER, [info.clone(), request_id.clone()], []);
+        let info = info_key(codec, &request.info);
+        // What is deleted with it, only the database knows.
+        let update = || [CacheUpdate::InvalidateGroup(CacheKey::new(&UNSENT, Cells::default()))];
+        batch.write(&DELETE_OLDER, [&info, &request_id], Cells::default(), update());
         let is_last = infos.insert(request.info.as_key());
         if request_ids.insert(&request.request_id) && is_last {
-            batch.put(&INSERT, [info], [request_id, Cell::Bool(request.sent_out), data.into()]);
+            let values = [request_id.into(), Cell::Bool(request.sent_out), data.into()];
+            batch.write(&INSERT, [info], values, update());
         }
     }
     Ok(staged)
@@ -173,11 +189,6 @@ fn key(codec: &Codec, request_id: &TransactionId) -> Key {
 
 fn info_key(codec: &Codec, info: &SecretInfo) -> Key {
     codec.key(TABLE, info.as_key())
-}
-
-/// The unsent requests are read at once; there are few.
-fn unsent_place() -> Place {
-    Place::new(TABLE, [])
 }
 
 fn open_row(codec: &Codec, row: &Row) -> Result<GossipRequest, Error> {

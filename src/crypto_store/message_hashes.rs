@@ -1,51 +1,48 @@
 //! Hashes of Olm messages that were processed, so that a replay is recognised.
 
 use matrix_sdk_crypto::olm::OlmMessageHash;
-use tokio_postgres::types::Type;
 
 use crate::{
     Error,
     account::{
-        Group, OpenAccount,
-        cache::{Effect, Place},
+        OpenAccount,
         cipher::{Codec, Key},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, keys_of},
+    postgres::{
+        cell::Cells,
+        statement::{CacheIndex, Sql, Table, Upsert, bytea},
+    },
 };
 
-const TABLE: &str = "message_hashes";
+const TABLE: &str = MESSAGE_HASHES.name;
 
-static GET: Sql = Sql {
-    name: "message_hashes.get",
-    template: "SELECT 1 FROM {schema}.message_hashes WHERE account_id = $1 AND hash = $2",
-    types: &[Type::INT8, Type::BYTEA],
+static MESSAGE_HASHES: Table =
+    Table { name: "message_hashes", key: &[bytea("hash")], values: &[], cache: Some(&BY_HASH) };
+
+// Only which there are is known: there is nothing to keep beside.
+static BY_HASH: CacheIndex = CacheIndex {
+    table: &MESSAGE_HASHES,
+    group: &GET,
+    row: None,
+    keys: Some(&KEYS),
+    row_key: 0,
+    keeps_rows: false,
 };
 
-static KEYS: Sql = keys_of!("message_hashes", "hash");
+static GET: Sql = Sql::get("message_hashes.get", &MESSAGE_HASHES);
+static KEYS: Sql = Sql::key_set("message_hashes.keys", &MESSAGE_HASHES);
+static INSERT: Upsert = Upsert::new("message_hashes.insert", &MESSAGE_HASHES);
 
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
-
-static INSERT: Sql = Sql {
-    name: "message_hashes.insert",
-    template: "
-INSERT INTO {schema}.message_hashes (account_id, hash)
-SELECT $1, u.hash FROM unnest($2) AS u (hash) WHERE {guarded} ON CONFLICT DO NOTHING",
-    types: &[Type::INT8, Type::BYTEA_ARRAY],
-};
-
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &INSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, INSERT.sql()];
 
 pub(super) async fn is_known(account: &OpenAccount, hash: &OlmMessageHash) -> Result<bool, Error> {
     let hash = key(&account.codec, hash);
-    let place = Place::new(TABLE, [&hash]);
-    Ok(!account.query_unless_absent(&GROUP, &place, &[&hash]).await?.is_empty())
+    Ok(!account.query_unless_absent(&BY_HASH, [&hash], &[]).await?.is_empty())
 }
 
 pub(super) fn stage(batch: &mut Batch, codec: &Codec, hash: &OlmMessageHash) {
-    let hash = key(codec, hash);
-    batch.note(Effect::Touch(Place::new(TABLE, [&hash])));
-    batch.put(&INSERT, [hash.into()], []);
+    batch.upsert(&INSERT, [key(codec, hash)], Cells::default());
 }
 
 fn key(codec: &Codec, hash: &OlmMessageHash) -> Key {

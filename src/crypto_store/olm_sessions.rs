@@ -1,8 +1,6 @@
 //! Olm sessions, by the sender's Curve25519 key. Never cached, for the SDK does that; but whose there
 //! are none is known.
 
-use std::sync::Arc;
-
 use matrix_sdk_crypto::{
     DeviceData,
     olm::{PickledSession, Session, StaticAccountData},
@@ -16,36 +14,48 @@ use super::{
 use crate::{
     Error,
     account::{
-        Group, OpenAccount,
-        cache::{Effect, Place, Stored},
+        OpenAccount,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
     postgres::{
-        database::Param,
-        statement::{Sql, keys_of, upsert_by_key},
+        cell::Cells,
+        statement::{CacheIndex, Sql, Table, Upsert, bytea},
     },
 };
 
-const TABLE: &str = "olm_sessions";
+const TABLE: &str = OLM_SESSIONS.name;
+
+static OLM_SESSIONS: Table = Table {
+    name: "olm_sessions",
+    key: &[bytea("sender_key"), bytea("session_id")],
+    values: &[bytea("data")],
+    cache: Some(&BY_SENDER),
+};
+
+static BY_SENDER: CacheIndex = CacheIndex {
+    table: &OLM_SESSIONS,
+    group: &GET,
+    row: None,
+    keys: Some(&KEYS),
+    row_key: 1,
+    keeps_rows: false,
+};
 
 // The sessions need our own device's keys to be unpickled: one statement fetches both.
-static GET: Sql = Sql {
-    name: "olm_sessions.get",
-    template: "
+static GET: Sql = Sql::new(
+    "olm_sessions.get",
+    "
 SELECT session_id, data FROM {schema}.olm_sessions WHERE account_id = $1 AND sender_key = $2
 UNION ALL
 SELECT NULL, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $3 AND device_id = $4",
-    types: &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
-};
+    &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
+);
 
-static KEYS: Sql = keys_of!("olm_sessions", "sender_key");
+static KEYS: Sql = Sql::key_set("olm_sessions.keys", &OLM_SESSIONS);
+static UPSERT: Upsert = Upsert::new("olm_sessions.upsert", &OLM_SESSIONS);
 
-static GROUP: Group = Group { table: TABLE, rows: &GET, keys: Some(&KEYS), neighbours: None };
-
-static UPSERT: Sql = upsert_by_key!("olm_sessions", "sender_key", "session_id");
-
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -58,9 +68,8 @@ pub(super) async fn get(
     let sender_key = codec.key(TABLE, sender_key);
     let [user_id, device_id] = devices::key(codec, &own.user_id, &own.device_id);
     let deferred = saves.rows(&Deferred::OlmSessions(sender_key.clone()));
-    let place = Place::new(TABLE, [&sender_key]);
-    let params: [Param<'_>; 3] = [&sender_key, &user_id, &device_id];
-    let rows = account.query_unless_absent(&GROUP, &place, &params).await?;
+    let rows =
+        account.query_unless_absent(&BY_SENDER, [&sender_key], &[&user_id, &device_id]).await?;
 
     let mut own_device = None;
     let mut pickles: Vec<PickledSession> = Vec::new();
@@ -78,7 +87,7 @@ pub(super) async fn get(
     }
     for (session_id, row) in &deferred {
         if let Some(row) = row {
-            pickles.push(open(session_id, &row.data)?);
+            pickles.push(open(session_id, row.bytes(0, TABLE)?)?);
         }
     }
     if pickles.is_empty() {
@@ -104,7 +113,7 @@ pub(super) async fn get(
 pub(super) struct SessionRow {
     pub(super) sender_key: Key,
     pub(super) session_id: Key,
-    pub(super) data: Arc<Stored>,
+    pub(super) row: Cells,
     pub(super) sending: Sending,
 }
 
@@ -113,12 +122,11 @@ impl SessionRow {
         let pickle = session.pickle().await;
         let sender_key = codec.key(TABLE, session.sender_key().to_base64());
         let session_id = codec.key(TABLE, session.session_id());
-        let data = Stored::new(codec.seal(TABLE, &[&sender_key, &session_id], &pickle)?);
-        Ok(Self { sender_key, session_id, data, sending: Sending::of(&pickle) })
+        let row = [codec.seal(TABLE, &[&sender_key, &session_id], &pickle)?].into();
+        Ok(Self { sender_key, session_id, row, sending: Sending::of(&pickle) })
     }
 }
 
-pub(super) fn stage(batch: &mut Batch, sender_key: &Key, session_id: &Key, data: Arc<Stored>) {
-    batch.note(Effect::Touch(Place::new(TABLE, [sender_key])));
-    batch.put(&UPSERT, [sender_key.clone().into(), session_id.clone().into()], [data.into()]);
+pub(super) fn stage(batch: &mut Batch, key: [&Key; 2], row: Cells) {
+    batch.upsert(&UPSERT, key, row);
 }

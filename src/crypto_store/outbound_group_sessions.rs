@@ -4,7 +4,6 @@ use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::olm::{
     OutboundGroupSession, PickledOutboundGroupSession, StaticAccountData,
 };
-use tokio_postgres::types::Type;
 
 use crate::{
     Error,
@@ -13,16 +12,22 @@ use crate::{
         cipher::{Codec, column},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, get_by_key, upsert_by_key},
+    postgres::statement::{Sql, Table, Upsert, bytea},
 };
 
-const TABLE: &str = "megolm_outbound_sessions";
+const TABLE: &str = OUTBOUND_SESSIONS.name;
 
-static GET: Sql = get_by_key!("megolm_outbound_sessions", "room_id");
+static OUTBOUND_SESSIONS: Table = Table {
+    name: "megolm_outbound_sessions",
+    key: &[bytea("room_id")],
+    values: &[bytea("data")],
+    cache: None,
+};
 
-static UPSERT: Sql = upsert_by_key!("megolm_outbound_sessions", "room_id");
+static GET: Sql = Sql::get("megolm_outbound_sessions.get", &OUTBOUND_SESSIONS);
+static UPSERT: Upsert = Upsert::new("megolm_outbound_sessions.upsert", &OUTBOUND_SESSIONS);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -47,6 +52,6 @@ pub(super) async fn stage(
 ) -> Result<(), Error> {
     let room_id = codec.key(TABLE, session.room_id());
     let data = codec.seal_json(TABLE, &[&room_id], &session.pickle().await)?;
-    batch.put(&UPSERT, [room_id.into()], [data.into()]);
+    batch.upsert(&UPSERT, [room_id], [data]);
     Ok(())
 }

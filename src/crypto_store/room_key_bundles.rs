@@ -12,49 +12,58 @@ use crate::{
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, delete_by_key, get_by_key, upsert_by_key},
+    postgres::{
+        cell::Cells,
+        statement::{Delete, Sql, Table, Upsert, bytea},
+    },
 };
 
-const RECEIVED: &str = "room_key_bundles";
-const PENDING: &str = "pending_key_bundles";
-const BACKED_UP: &str = "backed_up_rooms";
+const RECEIVED: &str = ROOM_KEY_BUNDLES.name;
+const PENDING: &str = PENDING_KEY_BUNDLES.name;
+const BACKED_UP: &str = BACKED_UP_ROOMS.name;
 
-static GET_RECEIVED: Sql = get_by_key!("room_key_bundles", "room_id", "sender_user");
-static UPSERT_RECEIVED: Sql = upsert_by_key!("room_key_bundles", "room_id", "sender_user");
-
-static GET_PENDING: Sql = get_by_key!("pending_key_bundles", "room_id");
-static UPSERT_PENDING: Sql = upsert_by_key!("pending_key_bundles", "room_id");
-static DELETE_PENDING: Sql = delete_by_key!("pending_key_bundles", "room_id");
-
-static ALL_PENDING: Sql = Sql {
-    name: "pending_key_bundles.all",
-    template: "SELECT room_id, data FROM {schema}.pending_key_bundles WHERE account_id = $1",
-    types: &[Type::INT8],
+static ROOM_KEY_BUNDLES: Table = Table {
+    name: "room_key_bundles",
+    key: &[bytea("room_id"), bytea("sender_user")],
+    values: &[bytea("data")],
+    cache: None,
 };
 
-static GET_BACKED_UP: Sql = Sql {
-    name: "backed_up_rooms.get",
-    template: "SELECT 1 FROM {schema}.backed_up_rooms WHERE account_id = $1 AND room_id = $2",
-    types: &[Type::INT8, Type::BYTEA],
+static GET_RECEIVED: Sql = Sql::get("room_key_bundles.get", &ROOM_KEY_BUNDLES);
+static UPSERT_RECEIVED: Upsert = Upsert::new("room_key_bundles.upsert", &ROOM_KEY_BUNDLES);
+
+static PENDING_KEY_BUNDLES: Table = Table {
+    name: "pending_key_bundles",
+    key: &[bytea("room_id")],
+    values: &[bytea("data")],
+    cache: None,
 };
 
-static INSERT_BACKED_UP: Sql = Sql {
-    name: "backed_up_rooms.insert",
-    template: "
-INSERT INTO {schema}.backed_up_rooms (account_id, room_id)
-SELECT $1, u.room_id FROM unnest($2) AS u (room_id) WHERE {guarded} ON CONFLICT DO NOTHING",
-    types: &[Type::INT8, Type::BYTEA_ARRAY],
-};
+static GET_PENDING: Sql = Sql::get("pending_key_bundles.get", &PENDING_KEY_BUNDLES);
+static UPSERT_PENDING: Upsert = Upsert::new("pending_key_bundles.upsert", &PENDING_KEY_BUNDLES);
+static DELETE_PENDING: Delete = Delete::new("pending_key_bundles.delete", &PENDING_KEY_BUNDLES);
+
+static ALL_PENDING: Sql = Sql::new(
+    "pending_key_bundles.all",
+    "SELECT room_id, data FROM {schema}.pending_key_bundles WHERE account_id = $1",
+    &[Type::INT8],
+);
+
+static BACKED_UP_ROOMS: Table =
+    Table { name: "backed_up_rooms", key: &[bytea("room_id")], values: &[], cache: None };
+
+static GET_BACKED_UP: Sql = Sql::get("backed_up_rooms.get", &BACKED_UP_ROOMS);
+static INSERT_BACKED_UP: Upsert = Upsert::new("backed_up_rooms.insert", &BACKED_UP_ROOMS);
 
 pub(super) const STATEMENTS: &[&Sql] = &[
     &GET_RECEIVED,
-    &UPSERT_RECEIVED,
+    UPSERT_RECEIVED.sql(),
     &GET_PENDING,
-    &UPSERT_PENDING,
-    &DELETE_PENDING,
+    UPSERT_PENDING.sql(),
+    DELETE_PENDING.sql(),
     &ALL_PENDING,
     &GET_BACKED_UP,
-    &INSERT_BACKED_UP,
+    INSERT_BACKED_UP.sql(),
 ];
 
 pub(super) async fn received(
@@ -78,7 +87,7 @@ pub(super) fn stage_received(
     let room_id = codec.key(RECEIVED, &bundle.bundle_data.room_id);
     let sender = codec.key(RECEIVED, &bundle.sender_user);
     let data = codec.seal(RECEIVED, &[&room_id, &sender], bundle)?;
-    batch.put(&UPSERT_RECEIVED, [room_id.into(), sender.into()], [data.into()]);
+    batch.upsert(&UPSERT_RECEIVED, [room_id, sender], [data]);
     Ok(())
 }
 
@@ -113,9 +122,9 @@ pub(super) fn stage_pending(
     match details {
         Some(details) => {
             let data = codec.seal(PENDING, &[&room_id], details)?;
-            batch.put(&UPSERT_PENDING, [room_id.into()], [data.into()]);
+            batch.upsert(&UPSERT_PENDING, [room_id], [data]);
         }
-        None => batch.put(&DELETE_PENDING, [room_id.into()], []),
+        None => batch.delete(&DELETE_PENDING, [room_id]),
     }
     Ok(())
 }
@@ -126,5 +135,5 @@ pub(super) async fn is_backed_up(account: &OpenAccount, room_id: &RoomId) -> Res
 }
 
 pub(super) fn stage_backed_up(batch: &mut Batch, codec: &Codec, room_id: &RoomId) {
-    batch.put(&INSERT_BACKED_UP, [codec.key(BACKED_UP, room_id).into()], []);
+    batch.upsert(&INSERT_BACKED_UP, [codec.key(BACKED_UP, room_id)], Cells::default());
 }

@@ -55,7 +55,7 @@ async fn defer(
         return Ok(false);
     }
     saves.see(session.session_id(), row.sending);
-    let session = ((Group::OlmSessions(row.sender_key), row.session_id), Some(row.data));
+    let session = ((Group::OlmSessions(row.sender_key), row.session_id), Some(row.row));
     let device = device.map(|device| devices::row(codec, device)).transpose()?;
     let device = device.map(|(key, row)| (devices::row_key(&key), Some(row)));
     saves.defer(caller, std::iter::once(session).chain(device))
@@ -111,10 +111,10 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
         identities::stage(batch, codec, identity)?;
     }
     for session in &sessions {
-        let SessionRow { sender_key, session_id, data, sending } =
+        let SessionRow { sender_key, session_id, row, sending } =
             SessionRow::of(codec, session).await?;
         saves.see(session.session_id(), sending);
-        olm_sessions::stage(batch, &sender_key, &session_id, data);
+        olm_sessions::stage(batch, [&sender_key, &session_id], row);
         rows.push((Group::OlmSessions(sender_key), session_id));
     }
     for hash in &message_hashes {

@@ -12,33 +12,41 @@ use crate::{
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, delete_by_key},
+    postgres::statement::{Reports, Sql, Table, Upsert, Write, bytea},
 };
 
-const TABLE: &str = "secrets_inbox";
-
-static BY_NAME: Sql = Sql {
-    name: "secrets_inbox.by_name",
-    template: "
-SELECT secret_hash, data FROM {schema}.secrets_inbox WHERE account_id = $1 AND secret_name = $2",
-    types: &[Type::INT8, Type::BYTEA],
-};
+const TABLE: &str = SECRETS_INBOX.name;
 
 // Keyed by a hash of the secret: the same one twice is one entry, however it is sealed.
-static INSERT: Sql = Sql {
-    name: "secrets_inbox.insert",
-    template: "
-INSERT INTO {schema}.secrets_inbox (account_id, secret_name, secret_hash, data)
-SELECT $1, u.secret_name, u.secret_hash, u.data
-FROM unnest($2, $3, $4) AS u (secret_name, secret_hash, data)
-WHERE {guarded}
-ON CONFLICT (account_id, secret_name, secret_hash) DO NOTHING",
-    types: &[Type::INT8, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA_ARRAY],
+static SECRETS_INBOX: Table = Table {
+    name: "secrets_inbox",
+    key: &[bytea("secret_name"), bytea("secret_hash")],
+    values: &[bytea("data")],
+    cache: None,
 };
 
-static DELETE: Sql = delete_by_key!("secrets_inbox", "secret_name");
+static BY_NAME: Sql = Sql::new(
+    "secrets_inbox.by_name",
+    "
+SELECT secret_hash, data FROM {schema}.secrets_inbox WHERE account_id = $1 AND secret_name = $2",
+    &[Type::INT8, Type::BYTEA],
+);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&BY_NAME, &INSERT, &DELETE];
+static UPSERT: Upsert = Upsert::new("secrets_inbox.upsert", &SECRETS_INBOX);
+
+static DELETE: Write = Write {
+    table: &SECRETS_INBOX,
+    reports: Reports::Any,
+    sql: Sql::new(
+        "secrets_inbox.delete",
+        "
+DELETE FROM {schema}.secrets_inbox
+WHERE account_id = $1 AND {guarded} AND secret_name = ANY ($2)",
+        &[Type::INT8, Type::BYTEA_ARRAY],
+    ),
+};
+
+pub(super) const STATEMENTS: &[&Sql] = &[&BY_NAME, UPSERT.sql(), &DELETE.sql];
 
 pub(super) async fn by_name(
     account: &OpenAccount,
@@ -55,7 +63,7 @@ pub(super) async fn by_name(
 
 pub(super) async fn delete(account: &OpenAccount, name: &SecretName) -> Result<(), Error> {
     let name = account.codec.key(TABLE, name.as_str());
-    account.apply(&DELETE, [name.into()], None).await
+    account.apply(&DELETE, [name], []).await
 }
 
 pub(super) fn stage(
@@ -67,6 +75,6 @@ pub(super) fn stage(
     let name = codec.key(TABLE, secret_name.as_str());
     let hash = codec.fingerprint(TABLE, secret.as_bytes());
     let data = codec.seal_json(TABLE, &[&name, &hash], &secret.as_str())?;
-    batch.put(&INSERT, [name.into(), hash.into()], [data.into()]);
+    batch.upsert(&UPSERT, [name, hash], [data]);
     Ok(())
 }

@@ -11,9 +11,9 @@ use crate::{
 // Each table's size, times the account's share of its rows as ANALYZE last estimated it: the
 // frequency among the most common accounts, else an even share of what those leave over. A table
 // that was never analysed is shared evenly by all accounts.
-static ESTIMATE: Sql = Sql {
-    name: "size.estimate",
-    template: "
+static ESTIMATE: Sql = Sql::new(
+    "size.estimate",
+    "
 SELECT coalesce(sum(pg_total_relation_size(c.oid) * coalesce(
     s.freqs[array_position(s.vals, $1)],
     (1 - coalesce((SELECT sum(f) FROM unnest(s.freqs) f), 0))
@@ -31,8 +31,8 @@ LEFT JOIN LATERAL (
 WHERE c.relkind = 'r' AND c.relnamespace = (
     SELECT t.relnamespace FROM pg_class t JOIN {schema}.accounts a ON a.tableoid = t.oid
     WHERE a.id = $1)",
-    types: &[Type::INT8],
-};
+    &[Type::INT8],
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&ESTIMATE];
 

@@ -71,7 +71,7 @@ pub struct PostgresCryptoStore {
 
 /// A statement's name, its text, and its parameters' types.
 #[cfg(feature = "testing")]
-type StatementText = (&'static str, String, &'static [Type]);
+type StatementText = (&'static str, String, Vec<Type>);
 
 pub(super) struct Inner {
     store: Arc<StoreHandle>,
@@ -246,7 +246,7 @@ impl PostgresCryptoStore {
     pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
         let statements = Statements::new(Schema::new(schema)?, statements(&[&CRYPTO_STORE]));
         let texts = statements.iter();
-        Ok(texts.map(|(sql, text)| (sql.name, text.to_owned(), sql.types)).collect())
+        Ok(texts.map(|(name, sql)| (*name, sql.text.clone(), sql.types.clone())).collect())
     }
 }
 

@@ -9,28 +9,39 @@ use crate::{
         cipher::{Codec, column},
         write::batch::Batch,
     },
-    postgres::statement::Sql,
+    postgres::{
+        cell::Cells,
+        statement::{Reports, Sql, Table, Write, bytea},
+    },
 };
 
-const TABLE: &str = "sync_tokens";
+const TABLE: &str = SYNC_TOKENS.name;
 
-static GET: Sql = Sql {
-    name: "sync_tokens.get",
-    template: "SELECT data FROM {schema}.sync_tokens
-WHERE account_id = $1 AND data IS NOT NULL",
-    types: &[Type::INT8],
-};
+static SYNC_TOKENS: Table =
+    Table { name: "sync_tokens", key: &[], values: &[bytea("data")], cache: None };
 
-static UPSERT: Sql = Sql {
-    name: "sync_tokens.upsert",
-    template: "
+static GET: Sql = Sql::new(
+    "sync_tokens.get",
+    "SELECT data FROM {schema}.sync_tokens WHERE account_id = $1",
+    &[Type::INT8],
+);
+
+static UPSERT: Write = Write {
+    table: &SYNC_TOKENS,
+    reports: Reports::Each,
+    sql: Sql::new(
+        "sync_tokens.upsert",
+        "
 INSERT INTO {schema}.sync_tokens (account_id, data)
-SELECT $1, u.data FROM unnest($2) AS u (data) WHERE {guarded}
+SELECT o.account_id, u.data
+FROM {schema}.account_owners o CROSS JOIN unnest($2) AS u (data)
+WHERE o.account_id = $1 AND {guarded}
 ON CONFLICT (account_id) DO UPDATE SET data = excluded.data, updated_at = excluded.updated_at",
-    types: &[Type::INT8, Type::BYTEA_ARRAY],
+        &[Type::INT8, Type::BYTEA_ARRAY],
+    ),
 };
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT.sql];
 
 pub(super) async fn get(account: &OpenAccount) -> Result<Option<String>, Error> {
     let Some(row) = account.query_opt(&GET, &[]).await? else { return Ok(None) };
@@ -38,6 +49,6 @@ pub(super) async fn get(account: &OpenAccount) -> Result<Option<String>, Error> 
 }
 
 pub(super) fn stage(batch: &mut Batch, codec: &Codec, token: &str) -> Result<(), Error> {
-    batch.put(&UPSERT, [], [codec.seal(TABLE, &[], &token)?.into()]);
+    batch.write(&UPSERT, Cells::default(), [codec.seal(TABLE, &[], &token)?], []);
     Ok(())
 }

@@ -4,37 +4,46 @@ use std::collections::BTreeMap;
 
 use matrix_sdk_common::ruma::{OwnedUserId, UserId};
 use matrix_sdk_crypto::TrackedUser;
-use tokio_postgres::types::Type;
 
 use crate::{
     Error,
-    account::{
-        Group, OpenAccount, Staging,
-        cache::{Effect, Place, Stored},
-        cipher::Key,
-        write::batch::Batch,
+    account::{OpenAccount, Staging, cipher::Key, write::batch::Batch},
+    postgres::{
+        cell::Cells,
+        statement::{CacheIndex, Sql, Table, Upsert, bytea},
     },
-    postgres::statement::{Sql, upsert_by_key},
 };
 
-const TABLE: &str = "tracked_users";
+const TABLE: &str = TRACKED_USERS.name;
 
-static ALL: Sql = Sql {
-    name: "tracked_users.all",
-    template: "SELECT user_id, data, false FROM {schema}.tracked_users WHERE account_id = $1",
-    types: &[Type::INT8],
+static TRACKED_USERS: Table = Table {
+    name: "tracked_users",
+    key: &[bytea("user_id")],
+    values: &[bytea("data")],
+    cache: Some(&ALL),
 };
 
-static GROUP: Group = Group { table: TABLE, rows: &ALL, keys: None, neighbours: None };
+// All are read at once.
+static ALL: CacheIndex = CacheIndex {
+    table: &TRACKED_USERS,
+    group: &GET_ALL,
+    row: None,
+    keys: None,
+    row_key: 1,
+    keeps_rows: true,
+};
 
-static UPSERT: Sql = upsert_by_key!("tracked_users", "user_id");
+static GET_ALL: Sql = Sql::get_group("tracked_users.all", &TRACKED_USERS);
+static UPSERT: Upsert = Upsert::new("tracked_users.upsert", &TRACKED_USERS);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&ALL, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET_ALL, UPSERT.sql()];
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error> {
-    let rows = account.rows(&GROUP, &place(), &[]).await?;
-    let users =
-        rows.iter().map(|(key, row)| account.codec.open(TABLE, &[&Key::stored(key)], &row.data));
+    let rows = account.rows(&ALL, Cells::default()).await?;
+    let users = rows.iter().map(|(key, row)| {
+        let key = Key::of_cell(key, 0, TABLE)?;
+        account.codec.open(TABLE, &[&key], row.bytes(0, TABLE)?)
+    });
     users.collect()
 }
 
@@ -57,18 +66,15 @@ pub(super) async fn save(account: &OpenAccount, users: &[(&UserId, bool)]) -> Re
 fn stage(batch: &mut Batch, staging: &Staging, user: &TrackedUser) -> Result<(), Error> {
     let codec = &staging.codec;
     let key = codec.key(TABLE, &user.user_id);
-    let is_the_same = |data: &[u8]| codec.holds(TABLE, &[&key], data, user);
-    if staging.finds(&place(), key.as_bytes(), is_the_same) {
+    let is_same = |row: &Cells| {
+        let data = row.bytes(0, TABLE);
+        data.is_ok_and(|data| codec.matches_sealed(TABLE, &[&key], data, user))
+    };
+    if staging.is_unchanged(&TRACKED_USERS, &[&key].into(), is_same) {
         batch.skip_unchanged();
         return Ok(());
     }
-    let row = Stored::new(codec.seal(TABLE, &[&key], user)?);
-    batch.note(Effect::Put(place(), key.as_bytes().to_vec(), Some(row.clone())));
-    batch.put(&UPSERT, [key.into()], [row.into()]);
+    let data = codec.seal(TABLE, &[&key], user)?;
+    batch.upsert(&UPSERT, [key], [data]);
     Ok(())
-}
-
-/// All are read at once.
-fn place() -> Place {
-    Place::new(TABLE, [])
 }

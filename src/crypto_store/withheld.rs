@@ -11,23 +11,30 @@ use crate::{
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
-    postgres::statement::{Sql, get_by_key, upsert_by_key},
+    postgres::statement::{Sql, Table, Upsert, bytea},
 };
 
-const TABLE: &str = "withheld_sessions";
+const TABLE: &str = WITHHELD_SESSIONS.name;
 
-static GET: Sql = get_by_key!("withheld_sessions", "room_id", "session_id");
+static WITHHELD_SESSIONS: Table = Table {
+    name: "withheld_sessions",
+    key: &[bytea("room_id"), bytea("session_id")],
+    values: &[bytea("data")],
+    cache: None,
+};
 
-static BY_ROOM: Sql = Sql {
-    name: "withheld_sessions.by_room",
-    template: "
+static GET: Sql = Sql::get("withheld_sessions.get", &WITHHELD_SESSIONS);
+
+static BY_ROOM: Sql = Sql::new(
+    "withheld_sessions.by_room",
+    "
 SELECT session_id, data FROM {schema}.withheld_sessions WHERE account_id = $1 AND room_id = $2",
-    types: &[Type::INT8, Type::BYTEA],
-};
+    &[Type::INT8, Type::BYTEA],
+);
 
-static UPSERT: Sql = upsert_by_key!("withheld_sessions", "room_id", "session_id");
+static UPSERT: Upsert = Upsert::new("withheld_sessions.upsert", &WITHHELD_SESSIONS);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_ROOM, &UPSERT];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_ROOM, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -65,6 +72,6 @@ pub(super) fn stage(
     let (room_id, session_id) = (codec.key(TABLE, room_id), codec.key(TABLE, session_id));
     // Holds the raw content of an event, so JSON is the only form that reads back.
     let data = codec.seal_json(TABLE, &[&room_id, &session_id], entry)?;
-    batch.put(&UPSERT, [room_id.into(), session_id.into()], [data.into()]);
+    batch.upsert(&UPSERT, [room_id, session_id], [data]);
     Ok(())
 }

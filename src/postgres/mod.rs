@@ -1,5 +1,6 @@
 //! The wire: connections, statements, the schema. Knows neither an account nor a store.
 
+pub(crate) mod cell;
 pub(crate) mod connect;
 pub(crate) mod database;
 pub(crate) mod migrations;

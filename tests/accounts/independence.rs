@@ -38,7 +38,7 @@ async fn delete_account(client: &Client, name: &str) {
         let sql = format!("DELETE FROM matrix_sdk.{table} WHERE account_id = {id}");
         let deleted = client.execute(&sql, &[]).await.unwrap();
         // A store that was closed has let go of the account.
-        assert!(deleted > 0 || table == "openings", "{table}");
+        assert!(deleted > 0 || table == "account_handles", "{table}");
     }
     let sql = format!("DELETE FROM matrix_sdk.accounts WHERE id = {id}");
     assert_eq!(client.execute(&sql, &[]).await.unwrap(), 1);

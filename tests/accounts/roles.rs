@@ -76,7 +76,7 @@ async fn a_role_without_create_works_on_a_schema_made_beforehand() {
     roles.execute(CAREFUL_GRANTS).await;
     let bot = roles.config("bot").run_migrations(false);
     let pending = open(&bot).await.unwrap_err();
-    assert_matches!(pending, OpenStoreError::MigrationsPending { found: 0, required: 1.. });
+    assert_matches!(pending, OpenStoreError::MigrationsPending { found: 0, required: 1.., .. });
 
     // The owner migrates, with an account of its own.
     let owner = PostgresStoreConfig::new(roles.url("owner"), "migrator");

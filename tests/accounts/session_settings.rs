@@ -165,7 +165,7 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
         let renewed = async {
             let mut seen = std::collections::HashSet::<String>::new();
             while seen.len() < 4 {
-                let sql = "SELECT max(alive_until)::text FROM matrix_sdk.processes";
+                let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
                 seen.insert(client.query_one(sql, &[]).await.unwrap().get(0));
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
@@ -173,7 +173,7 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
         let renewed = tokio::time::timeout(std::time::Duration::from_secs(60), renewed).await;
         renewed.expect("the heartbeat was refused");
         first.close().await.unwrap();
-        let released = "SELECT count(*) FROM matrix_sdk.openings o
+        let released = "SELECT count(*) FROM matrix_sdk.account_handles o
                         JOIN matrix_sdk.accounts a ON a.id = o.account_id WHERE a.name = 'first'";
         assert_eq!(number(&client, released).await, 0, "the release was refused");
     }

@@ -16,13 +16,14 @@ pub struct Read {
 }
 
 /// Tables without a value that could be damaged: their rows say all by being there.
-pub const TABLES_WITHOUT_DATA: [&str; 6] = [
+pub const TABLES_WITHOUT_DATA: [&str; 7] = [
     "message_hashes",
     "backup_versions",
     "backed_up_rooms",
     "lease_locks",
     "account_owners",
-    "openings",
+    "account_handles",
+    "account_lanes",
 ];
 
 macro_rules! reads {

@@ -47,7 +47,7 @@ BEGIN
     END LOOP;
 END $$;
 -- Every commit counts itself in this table.
-CREATE CONSTRAINT TRIGGER refuse_commit AFTER UPDATE ON matrix_sdk.sync_tokens
+CREATE CONSTRAINT TRIGGER refuse_commit AFTER UPDATE ON matrix_sdk.account_lanes
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION faults.refuse()";
 
 /// One history at a time takes place here, each in an account of its own.

@@ -37,7 +37,7 @@ fn beating_and(takeover: Takeover, url: &str, account: &str) -> PostgresStoreCon
 /// Waits until the heartbeat of a database's only living process was renewed, some times.
 async fn wait_for_heartbeats(url: &str) {
     let client = connect(url).await;
-    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.processes
+    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
                WHERE alive_until > clock_timestamp()";
     let mut seen = std::collections::HashSet::<Option<String>>::new();
     let enough = async {

@@ -14,7 +14,9 @@ use common::{Mode, connect, number, without_heartbeats};
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     Access, Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
-    Takeover, Timeouts, deadpool_postgres::tokio_postgres::types::Type, testing,
+    Takeover, Timeouts,
+    deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
+    testing,
 };
 
 async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenStoreError> {
@@ -162,10 +164,10 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     let client = connect(&url).await;
     client
         .batch_execute(
-            "INSERT INTO matrix_sdk.openings
-                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.openings;
-             DELETE FROM matrix_sdk.openings WHERE id <> 'dead';
-             INSERT INTO matrix_sdk.processes VALUES ('gone', clock_timestamp() + interval '1 s')",
+            "INSERT INTO matrix_sdk.account_handles
+                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.account_handles;
+             DELETE FROM matrix_sdk.account_handles WHERE id <> 'dead';
+             INSERT INTO matrix_sdk.heartbeats VALUES ('gone', clock_timestamp() + interval '1 s')",
         )
         .await
         .unwrap();
@@ -198,7 +200,7 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     observer.close().await.unwrap();
     set(&owner, b"still").await.unwrap();
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 1);
 }
 
 #[tokio::test]
@@ -210,36 +212,45 @@ async fn many_accounts_of_a_process_share_one_heartbeat() {
         stores.push(Mode::Plain.open(&url, &format!("bot {account}")).await);
     }
     let client = connect(&url).await;
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.processes").await, 1);
-    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 20);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.heartbeats").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 20);
 }
 
-/// No write takes effect outside of a guarded transaction.
+/// No write takes effect outside of a guarded transaction: the transaction marker is not there.
 #[tokio::test]
-async fn statements_do_nothing_without_the_guard() {
+async fn writes_are_refused_without_the_guard() {
     let database = testing::database().unwrap();
     let url = database.url();
     let fixture = common::fixture::Fixture::new().await;
     let store = Mode::Plain.open(&url, "bot").await;
     fixture.fill(&store).await;
-    let client = connect(&url).await;
-    let id = number(&client, "SELECT id FROM matrix_sdk.accounts").await;
+    let id = {
+        let client = connect(&url).await;
+        number(&client, "SELECT id FROM matrix_sdk.accounts").await
+    };
     let mut writes = 0;
     for (name, text, types) in PostgresCryptoStore::statement_texts("matrix_sdk").unwrap() {
         if !text.contains("matrix_sdk.tx") {
             continue;
         }
-        let statement = client.prepare_typed(&text, types).await.unwrap();
+        // A setting that was set once in a session is empty afterwards, and not absent.
+        let client = connect(&url).await;
+        let statement = client.prepare_typed(&text, &types).await.unwrap();
         let bytes: Vec<Option<&[u8]>> = vec![Some(b"x")];
-        let (ints, bools, one): (Vec<i32>, Vec<bool>, &[u8]) = (vec![1], vec![true], b"x");
+        let (shorts, ints, bools) = (vec![1_i16], vec![1_i32], vec![true]);
         let params = types.iter().skip(1).map(|ty| match *ty {
             Type::BYTEA_ARRAY => &bytes as &(dyn tokio_postgres::types::ToSql + Sync),
+            Type::INT2_ARRAY => &shorts,
             Type::INT4_ARRAY => &ints,
             Type::BOOL_ARRAY => &bools,
-            Type::BYTEA => &one,
             _ => panic!("{name} takes a {ty}"),
         });
         let params: Vec<_> = std::iter::once(&id as _).chain(params).collect();
+        let refused = client.execute(&statement, &params).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::UNDEFINED_OBJECT), "{name}: {refused}");
+
+        let set = "SELECT set_config('matrix_sdk.tx', 'of another transaction', true)";
+        client.batch_execute(set).await.unwrap();
         assert_eq!(client.execute(&statement, &params).await.unwrap(), 0, "{name}");
         writes += 1;
     }

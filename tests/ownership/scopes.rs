@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// The same token and a commit more: a clone of this machine has written.
-const CLONED: &str = "UPDATE matrix_sdk.sync_tokens SET commits = commits + 1";
+const CLONED: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
 /// The same token and a commit less.
-const SET_BACK: &str = "UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
+const SET_BACK: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
 
 /// What makes a scope go to the server before its commit.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ impl World {
 
     /// Runs a scope; nothing of it may be there.
     async fn refused(&self, first: First) -> (Error, Error) {
-        let commits = "SELECT sum(commits)::bigint FROM matrix_sdk.sync_tokens";
+        let commits = "SELECT sum(commits)::bigint FROM matrix_sdk.account_lanes";
         let before = number(&self.client, commits).await;
         let errors = self.scope(first).await;
         assert_eq!(number(&self.client, commits).await, before);

@@ -30,7 +30,10 @@ async fn a_database_that_was_set_back_is_noticed() {
     assert!(store.commit_count().await.unwrap() > witness);
 
     // A standby that lacks the last commits has the same token, and a smaller count.
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
+    client
+        .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
+        .await
+        .unwrap();
     assert_matches!(set(&store, b"third").await, Err(Error::DatabaseRolledBack));
     assert_matches!(store.reopen().await, Err(Error::DatabaseRolledBack));
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.custom_values").await, 1);
@@ -56,7 +59,7 @@ async fn a_database_that_was_set_back_is_noticed() {
 #[tokio::test]
 async fn a_backup_older_than_the_opening_is_noticed() {
     const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
-                            UPDATE matrix_sdk.sync_tokens SET commits = commits - 1";
+                            UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
@@ -99,7 +102,10 @@ async fn the_heartbeat_notices_a_database_that_was_set_back() {
     });
     let store = open(config).await.unwrap();
     set(&store, b"first").await.unwrap();
-    client.batch_execute("UPDATE matrix_sdk.sync_tokens SET commits = commits - 1").await.unwrap();
+    client
+        .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
+        .await
+        .unwrap();
     let noticed = async {
         while store.get_custom_value("key").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;

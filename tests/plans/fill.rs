@@ -45,10 +45,12 @@ INSERT INTO matrix_sdk.accounts (name, secret_kind, cipher_written_by)
 INSERT INTO matrix_sdk.sync_tokens (account_id, data) SELECT i, 'token' FROM generate_series(2, 50000) i;
 INSERT INTO matrix_sdk.account_data (account_id, item, data)
     SELECT i, item, sha512(i::text::bytea) FROM generate_series(1, 50000) i, generate_series(1, 5) item;
-INSERT INTO matrix_sdk.account_owners (account_id, token, name)
-    SELECT i, 'token', 'owner' FROM generate_series(2, 50000) i;
-INSERT INTO matrix_sdk.processes SELECT sha256(i::text::bytea), now() FROM generate_series(1, 50000) i;
-INSERT INTO matrix_sdk.openings SELECT i, 'id', 'process' FROM generate_series(2, 50000) i;";
+INSERT INTO matrix_sdk.account_owners (account_id, token, name, since)
+    SELECT i, 'token', 'owner', now() FROM generate_series(2, 50000) i;
+INSERT INTO matrix_sdk.heartbeats SELECT sha256(i::text::bytea), now() FROM generate_series(1, 50000) i;
+INSERT INTO matrix_sdk.account_handles SELECT i, 'id', 'process' FROM generate_series(2, 50000) i;
+INSERT INTO matrix_sdk.account_lanes (account_id, lane)
+    SELECT i, 'crypto_store' FROM generate_series(2, 50000) i;";
 
 /// Fills all tables of an empty store and tells the planner.
 pub async fn fill(client: &Client) {
@@ -73,8 +75,9 @@ pub async fn fill(client: &Client) {
             "account_data",
             "schema_migrations",
             "account_owners",
-            "processes",
-            "openings",
+            "heartbeats",
+            "account_handles",
+            "account_lanes",
         ];
         // A new table must be filled here, or nobody knows how it is read.
         assert!(rows >= ROWS || small.contains(&table.as_str()), "{table} has {rows} rows");

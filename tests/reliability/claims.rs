@@ -27,8 +27,8 @@ use crate::{
 
 /// As a backup from before the owner, and of before its last commit.
 const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
-                        UPDATE matrix_sdk.sync_tokens SET commits = commits - 1;
-                        DELETE FROM matrix_sdk.openings";
+                        UPDATE matrix_sdk.account_lanes SET commits = commits - 1;
+                        DELETE FROM matrix_sdk.account_handles";
 
 async fn open(url: &str) -> Result<PostgresCryptoStore, OpenStoreError> {
     PostgresCryptoStore::open_with_config(&Mode::Plain.config(url, "bot")).await
@@ -195,7 +195,7 @@ async fn a_claim_without_an_answer_is_asked_for_again() {
         assert!(done.load(SeqCst), "{action:?}");
         set(&store, "value").await;
         let client = connect(&harmed.database.url()).await;
-        let openings = number(&client, "SELECT count(*) FROM matrix_sdk.openings").await;
+        let openings = number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await;
         assert_eq!(openings, 1, "{action:?}");
     }
 }
@@ -250,7 +250,7 @@ async fn a_claim_that_finds_the_database_set_back_says_so_and_takes_nothing() {
                     assert_matches!(refused, Err(Error::Superseded { by, .. }) if by == "older")
                 }
             }
-            assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.openings").await, 0);
+            assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 0);
             let older = "SELECT count(*) FROM matrix_sdk.account_owners
                          WHERE name = 'older' AND token = '\\x00'";
             assert_eq!(number(&client, older).await, 1, "the account was taken");

@@ -127,7 +127,7 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     store.load_tracked_users().await.unwrap();
 
     let reader = connect(&cluster.url_of(&cluster.standby)).await;
-    let commits = "SELECT max(commits) FROM matrix_sdk.sync_tokens";
+    let commits = "SELECT max(commits) FROM matrix_sdk.account_lanes";
     let primary = connect(&cluster.url_of(&cluster.primary)).await;
     let known = number(&primary, commits).await;
     eventually("it has replayed that", || async { number(&reader, commits).await == known }).await;

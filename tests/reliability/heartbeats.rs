@@ -81,7 +81,7 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
             assert_matches!(told, Err(Error::Superseded { by, .. }) if by == "other");
         }
         // It goes on, and the silent one asks once at a time: each question takes a connection.
-        let alive = "SELECT max(alive_until)::text FROM matrix_sdk.processes";
+        let alive = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
         let alive = async || client.query_one(alive, &[]).await.unwrap().get::<_, String>(0);
         for _ in 0..5 {
             let before = alive().await;
@@ -112,9 +112,9 @@ async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'";
     admin.batch_execute(end).await.unwrap();
     admin
-        .batch_execute("CREATE TABLE before AS SELECT max(alive_until) FROM matrix_sdk.processes")
+        .batch_execute("CREATE TABLE before AS SELECT max(alive_until) FROM matrix_sdk.heartbeats")
         .await
         .unwrap();
-    let beats = "SELECT count(*) FROM matrix_sdk.processes, before WHERE alive_until > before.max";
+    let beats = "SELECT count(*) FROM matrix_sdk.heartbeats, before WHERE alive_until > before.max";
     eventually("it beats again", async || number(&admin, beats).await > 0).await;
 }

@@ -1,5 +1,5 @@
-//! Leases stand beside the writer's lane: one that is taken while the outcome of a commit is being
-//! resolved, which gives the account a new token, is granted once, and disturbs nothing.
+//! Leases stand beside the writer lane: one that is taken while the outcome of a commit is being
+//! resolved, which fences the lane, is granted once, and disturbs nothing.
 
 use std::{
     sync::{
@@ -28,8 +28,8 @@ struct Doubtful {
     store: PostgresCryptoStore,
     client: Client,
     commits: u64,
-    /// The account's token, which the resolving replaces.
-    token: Vec<u8>,
+    /// The lane's last transaction, which the fence replaces.
+    last: Vec<u8>,
 }
 
 impl Doubtful {
@@ -47,8 +47,8 @@ impl Doubtful {
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.set_custom_value("key", b"before".to_vec()).await.unwrap();
         let (commits, client) = (store.commit_count().await.unwrap(), harmed.connect().await);
-        let token = token(&client).await;
-        Self { harmed, store, client, commits, token }
+        let last = last_transaction(&client).await;
+        Self { harmed, store, client, commits, last }
     }
 
     async fn take(&self, holder: &str) -> Result<Option<u64>, Error> {
@@ -56,7 +56,7 @@ impl Doubtful {
     }
 
     async fn is_resolved(&self) -> bool {
-        token(&self.client).await != self.token
+        last_transaction(&self.client).await != self.last
     }
 
     /// The lease is ours with its first generation, the save was committed once, and writes go on.
@@ -71,12 +71,12 @@ impl Doubtful {
     }
 }
 
-async fn token(client: &Client) -> Vec<u8> {
-    let sql = "SELECT token FROM matrix_sdk.account_owners";
+async fn last_transaction(client: &Client) -> Vec<u8> {
+    let sql = "SELECT last_transaction FROM matrix_sdk.account_lanes";
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// The lease is on its way with the token that the resolving replaces.
+/// The lease has begun, and waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_the_resolving_overtakes_is_granted_once() {
     for is_extended in [false, true] {
@@ -104,8 +104,7 @@ async fn a_lease_that_the_resolving_overtakes_is_granted_once() {
     }
 }
 
-/// The resolving is done, and its answer is not here yet: the account has a token that the store has
-/// asked for, and does not know to be its own.
+/// The lane is fenced, and the answer is not here yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_before_the_answer_of_the_resolving_is_granted_once() {
     let doubtful = Doubtful::new(Duration::from_secs(3)).await;
@@ -117,7 +116,7 @@ async fn a_lease_before_the_answer_of_the_resolving_is_granted_once() {
         }
         match commits.fetch_add(1, SeqCst) {
             // The save's, and that of what is asked about it.
-            0 => Action::CutAfter,
+            0 => Action::CutBefore,
             1 => Action::BlackHole,
             _ => Action::Pass,
         }

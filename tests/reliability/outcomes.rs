@@ -185,7 +185,7 @@ async fn a_copied_token_writes_nothing_and_is_noticed() {
     let harmed = Harmed::new().await;
     harmed.set("ours").await;
     let client = connect(&harmed.database.url()).await;
-    let clone = "UPDATE matrix_sdk.sync_tokens SET commits = commits + 1";
+    let clone = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
     client.batch_execute(clone).await.unwrap();
     let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
     assert!(refused.as_ref().is_err_and(crate::support::stream::is_superseded), "{refused:?}");
@@ -242,5 +242,5 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
 
 async fn commits_of(harmed: &Harmed) -> i64 {
     let client = connect(&harmed.database.url()).await;
-    number(&client, "SELECT max(commits) FROM matrix_sdk.sync_tokens").await
+    number(&client, "SELECT max(commits) FROM matrix_sdk.account_lanes").await
 }

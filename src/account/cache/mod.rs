@@ -1,14 +1,16 @@
-//! Rows that an exclusive owner need not ask for again: nobody else can change them.
+//! Rows that an exclusive owner need not ask for again: only the owner changes them.
 //!
-//! Rows are kept as they are stored, so sealed in an encrypted account, and in groups that are kept
-//! and dropped as one: what a read asks for. Reads fill the cache, and writes when they are committed;
-//! a read that began before a commit does not fill it afterwards. Beside the rows, a set of the keys
-//! that a table has tells what is not there.
+//! Rows are kept as they are stored, so sealed in an encrypted account, and in groups that are read,
+//! kept and dropped as one. Reads fill the cache, and writes when they are committed; a read that
+//! began before a commit does not fill it afterwards. Beside the rows, a set of the keys of a table
+//! tells which groups have none.
 
-mod keys;
-mod memory;
-mod pending;
-mod run;
+mod key_set;
+mod overlay;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod update;
 
 use std::{
     collections::BTreeMap,
@@ -17,195 +19,152 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use self::{
-    keys::Keys,
-    memory::{Memory, Question},
+    key_set::KeySet,
+    rows::{CachedRows, MissPlan},
 };
 pub(crate) use self::{
-    pending::{Changed, Pending},
-    run::Neighbours,
+    overlay::{Overlaid, UncommittedOverlay},
+    update::CacheUpdate,
 };
-use crate::account::cipher::Key;
+use crate::postgres::{cell::Cells, statement::CacheIndex};
 
-/// Where a group of rows is: its table, and the keys that its rows have in common.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
-    table: &'static str,
-    keys: Vec<Vec<u8>>,
+/// The key under which a group of rows is cached: what its rows have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct CacheKey {
+    pub(crate) index: &'static CacheIndex,
+    pub(crate) cells: Cells,
 }
 
-impl Place {
-    pub(crate) fn new<const N: usize>(table: &'static str, keys: [&Key; N]) -> Self {
-        Self { table, keys: keys.map(|key| key.as_bytes().to_vec()).into() }
+impl CacheKey {
+    pub(crate) fn new(index: &'static CacheIndex, cells: impl Into<Cells>) -> Self {
+        Self { index, cells: cells.into() }
     }
 
-    /// What the sets of keys know it by, computed alike by the server. Two places may share one: then
-    /// one that is not there is asked for.
+    /// The group of a row, by the row's whole key, and the row's key within the group.
+    pub(crate) fn of_row(index: &'static CacheIndex, key: &Cells) -> (Self, Cells) {
+        let (cells, rest) = key.split_at(key.len().saturating_sub(index.row_key));
+        (Self { index, cells }, rest)
+    }
+
+    /// What key sets know it by, computed alike by the server. Two keys may share one: then a query
+    /// is sent that finds nothing.
     fn fingerprint(&self) -> u64 {
         let mut hash = Sha256::new();
-        self.keys.iter().for_each(|key| hash.update(key));
+        self.cells.iter().for_each(|cell| hash.update(cell.key_bytes()));
         let mut first = [0; 8];
         first.copy_from_slice(&hash.finalize()[..8]);
         u64::from_be_bytes(first)
     }
 
-    fn bytes(&self) -> usize {
-        self.keys.iter().map(|key| key.len() + OVERHEAD_BYTES).sum()
+    fn size(&self) -> usize {
+        self.cells.size() + OVERHEAD_BYTES
     }
 }
 
-/// What a row or a key costs beside its bytes, roughly.
+/// What a row or a key costs in memory beside its cells, roughly.
 const OVERHEAD_BYTES: usize = 96;
 
-/// The stored value of a row, and the one column beside it that some tables have.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Stored {
-    pub(crate) data: Vec<u8>,
-    pub(crate) flag: bool,
+/// The rows of a group, by their keys within it.
+pub(crate) type Rows = BTreeMap<Cells, Cells>;
+
+/// The answer of the cache to a lookup.
+pub(crate) enum Lookup {
+    Hit(Arc<Rows>),
+    Miss(CacheMiss),
 }
 
-impl Stored {
-    pub(crate) fn new(data: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self { data, flag: false })
-    }
-}
-
-impl fmt::Debug for Stored {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stored(…)")
-    }
-}
-
-/// The rows of a group, each by what tells it from the others.
-pub(crate) type Rows = BTreeMap<Vec<u8>, Arc<Stored>>;
-
-/// Changes one row of a group, and returns what was there.
-fn put(rows: &mut Rows, key: Vec<u8>, row: Option<Arc<Stored>>) -> Option<Arc<Stored>> {
-    match row {
-        Some(row) => rows.insert(key, row),
-        None => rows.remove(&key),
-    }
-}
-
-/// What a write changes.
-pub(crate) enum Effect {
-    /// The place has this row, beside others; or, with `None`, no longer.
-    Put(Place, Vec<u8>, Option<Arc<Stored>>),
-    /// The place has this row and no other.
-    Set(Place, Vec<u8>, Arc<Stored>),
-    /// The place has a row, but only the database knows which.
-    Touch(Place),
-    /// Only the database knows what the table's rows are now; none has come.
-    TouchAll(&'static str),
-}
-
-/// What is known of a place.
-pub(crate) enum Answer {
-    Known(Arc<Rows>),
-    Ask(Ticket),
-}
-
-/// Lets the database's answer about a place in, unless something was written since.
-pub(crate) struct Ticket {
+/// A lookup that the cache could not answer. It lets the database's answer in, unless something was
+/// committed since.
+pub(crate) struct CacheMiss {
     cache: Arc<Cache>,
-    place: Place,
-    pub(crate) question: Question,
+    pub(crate) key: CacheKey,
+    pub(crate) plan: MissPlan,
 }
 
-impl Ticket {
-    /// Takes in the rows of the place.
+impl CacheMiss {
+    /// Keeps the rows of the group.
     pub(crate) fn fill(&self, rows: Arc<Rows>) {
-        self.cache.with(|memory| {
-            if memory.is_current(self) {
-                memory.keep(self.place.clone(), rows);
+        self.cache.with(|cached| {
+            if cached.is_current(self) {
+                cached.keep(self.key.clone(), rows);
             }
         });
     }
 
-    /// Takes in rows that were fetched with those of the place, each at its own.
-    pub(crate) fn fill_neighbours(&self, neighbours: Vec<(Place, Rows)>) {
-        self.cache.with(|memory| {
-            if memory.is_current(self) {
-                memory.keep_neighbours(neighbours);
-            }
-        });
-    }
-
-    /// Takes in the fingerprints of the keys that the database has.
+    /// Keeps the fingerprints of the keys that the database has.
     pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
-        let keys = Keys::parse(fingerprints, self.cache.most_keys);
-        self.cache.with(|memory| memory.fill_keys(self, keys));
+        let keys = KeySet::parse(fingerprints, self.cache.max_keys);
+        self.cache.with(|cached| cached.fill_keys(self, keys));
     }
 
-    /// What was to be fetched beside the rows made the question fail: it is not asked for again.
-    pub(crate) fn ask_for_less(&self) {
-        self.cache.with(|memory| memory.ask_for_less(self));
+    /// Loads no key set of this table any more, after the combined query failed.
+    pub(crate) fn give_up_keys(&self) {
+        self.cache.with(|cached| cached.fill_keys(self, KeySet::TooMany));
     }
 }
 
-impl Drop for Ticket {
+impl Drop for CacheMiss {
     fn drop(&mut self) {
-        self.cache.with(|memory| memory.settle(self));
+        self.cache.with(|cached| cached.end(self));
     }
 }
 
 /// The cache of one opening of an account; shared by reads and by the writer.
 pub(crate) struct Cache {
     /// `None` when it is off, or was closed.
-    memory: Mutex<Option<Memory>>,
-    most_keys: usize,
+    cached: Mutex<Option<CachedRows>>,
+    max_keys: usize,
 }
 
 impl Cache {
     /// Keeps about this many bytes of rows, and up to this many keys of each table; none with 0.
     pub(crate) fn new(bytes: usize, keys: usize) -> Self {
-        let memory = (bytes > 0).then(|| Memory::new(bytes, keys));
-        Self { memory: Mutex::new(memory), most_keys: keys }
+        let cached = (bytes > 0).then(|| CachedRows::new(bytes, keys));
+        Self { cached: Mutex::new(cached), max_keys: keys }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<CachedRows>> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with(&self, act: impl FnOnce(&mut Memory)) {
-        if let Some(memory) = &mut *self.lock() {
-            act(memory);
+    fn with(&self, act: impl FnOnce(&mut CachedRows)) {
+        if let Some(cached) = &mut *self.lock() {
+            act(cached);
         }
     }
 
-    /// What is known of the place, or `None` when nothing ever is.
-    pub(crate) fn look(self: &Arc<Self>, place: &Place) -> Option<Answer> {
-        Some(match self.lock().as_mut()?.look(place) {
-            Ok(rows) => Answer::Known(rows),
-            Err(question) => {
-                Answer::Ask(Ticket { cache: self.clone(), place: place.clone(), question })
-            }
+    /// Looks a group up; `None` when nothing is ever cached.
+    pub(crate) fn look_up(self: &Arc<Self>, key: &CacheKey) -> Option<Lookup> {
+        Some(match self.lock().as_mut()?.look_up(key) {
+            Ok(rows) => Lookup::Hit(rows),
+            Err(plan) => Lookup::Miss(CacheMiss { cache: self.clone(), key: key.clone(), plan }),
         })
     }
 
-    /// What is known of the place, for one who will not ask.
-    pub(crate) fn peek(&self, place: &Place) -> Option<Arc<Rows>> {
-        self.lock().as_ref()?.peek(place)
+    /// The cached rows of a group, without recording a miss.
+    pub(crate) fn peek(&self, key: &CacheKey) -> Option<Arc<Rows>> {
+        self.lock().as_ref()?.peek(key)
     }
 
-    /// Takes in what was committed, all at once.
-    pub(crate) fn apply(&self, effects: impl IntoIterator<Item = Effect>) {
-        self.with(|memory| effects.into_iter().for_each(|effect| memory.apply(effect)));
+    /// Applies what was committed, all at once.
+    pub(crate) fn apply(&self, updates: impl IntoIterator<Item = CacheUpdate>) {
+        self.with(|cached| updates.into_iter().for_each(|update| cached.apply(update)));
     }
 
-    /// Notes how often the rows were changed beside their owner: what was known before is dropped.
+    /// Notes how often the rows were changed by others than their owner. When that has risen, all
+    /// cached rows are dropped.
     pub(crate) fn see_maintenance(&self, generation: i64) {
-        self.with(|memory| memory.see_maintenance(generation));
+        self.with(|cached| cached.see_maintenance(generation));
     }
 
-    /// Forgets everything; what is on its way is not taken in.
+    /// Drops everything; what is being read does not fill it.
     pub(crate) fn clear(&self) {
-        self.with(Memory::clear);
+        self.with(CachedRows::clear);
     }
 
-    /// Forgets everything, and takes nothing in any more.
+    /// Drops everything, and keeps nothing any more.
     pub(crate) fn close(&self) {
         drop(self.lock().take());
     }

@@ -5,7 +5,6 @@
 //! nonce, as `postcard` writes them. The cipher binds no associated data, so whoever writes to the
 //! database could swap two rows; the sealed text therefore begins with a tag of its table and key.
 
-mod compact;
 mod sealed;
 
 use std::fmt;
@@ -21,7 +20,10 @@ use tokio_postgres::{
 use zeroize::Zeroizing;
 
 pub(crate) use self::sealed::SealedCipher;
-use crate::Error;
+use crate::{
+    Error,
+    postgres::cell::{Cell, Cells},
+};
 
 /// Enough to make a swapped row noticed; the tag is secret and unpredictable to a forger.
 const TAG_BYTES: usize = 8;
@@ -39,17 +41,26 @@ impl Key {
         column(row, index, table).map(Self)
     }
 
-    /// What the cache holds.
+    /// What a cell of a cached row, or of its key, holds.
+    pub(crate) fn of_cell(cells: &Cells, index: usize, table: &'static str) -> Result<Self, Error> {
+        cells.bytes(index, table).map(Self::stored)
+    }
+
+    /// The bytes as they are.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
+}
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+impl From<Key> for Cell {
+    fn from(key: Key) -> Self {
+        key.0.into()
     }
+}
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.0
+impl From<&Key> for Cell {
+    fn from(key: &Key) -> Self {
+        key.0.clone().into()
     }
 }
 
@@ -131,19 +142,8 @@ impl Codec {
         self.seal_bytes(table, key, bytes)
     }
 
-    /// Seals a value in the form that takes the least room.
-    pub(crate) fn seal_compact(
-        &self,
-        table: &'static str,
-        key: &[&Key],
-        value: &impl Serialize,
-    ) -> Result<Vec<u8>, Error> {
-        let bytes = compact::encode(value).ok_or(Error::Encode { table })?;
-        self.seal_bytes(table, key, bytes)
-    }
-
     /// Whether this is what [`Self::seal`] makes of the value.
-    pub(crate) fn holds(
+    pub(crate) fn matches_sealed(
         &self,
         table: &'static str,
         key: &[&Key],
@@ -191,17 +191,6 @@ impl Codec {
     ) -> Result<T, Error> {
         rmp_serde::from_slice(&self.open_bytes(table, key, data)?)
             .map_err(|_| Error::BadRow { table, reason: "undecodable MessagePack" })
-    }
-
-    /// Opens what [`Self::seal_compact`] sealed.
-    pub(crate) fn open_compact<T: DeserializeOwned>(
-        &self,
-        table: &'static str,
-        key: &[&Key],
-        data: &[u8],
-    ) -> Result<T, Error> {
-        compact::decode(&self.open_bytes(table, key, data)?)
-            .map_err(|reason| Error::BadRow { table, reason })
     }
 
     /// Opens what [`Self::seal_json`] sealed.

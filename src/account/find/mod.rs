@@ -17,25 +17,25 @@ use crate::{
     },
 };
 
-static INSERT: Sql = Sql {
-    name: "accounts.insert",
-    template: "
+static INSERT: Sql = Sql::new(
+    "accounts.insert",
+    "
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
 SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
-    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-};
+    &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+);
 
 /// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
 /// Advancing it takes a privilege that the role may lack.
-static INSERT_NEXT: Sql = Sql {
-    name: "accounts.insert_next",
-    template: "
+static INSERT_NEXT: Sql = Sql::new(
+    "accounts.insert_next",
+    "
 INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
 OVERRIDING SYSTEM VALUE
 SELECT (SELECT coalesce(max(id), 0) + 1 FROM {schema}.accounts), $1, $2, $3, $4
 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
-    types: &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-};
+    &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 

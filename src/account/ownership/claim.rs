@@ -27,11 +27,11 @@ use crate::{
     postgres::{database::Database, statement::Sql, transaction_connection::TransactionConnection},
 };
 
-pub(crate) static CLAIM: Sql = Sql {
-    name: "ownership.claim",
-    template: "SELECT granted, commits, last, maintenance \
+pub(crate) static CLAIM: Sql = Sql::new(
+    "ownership.claim",
+    "SELECT granted, commits, last, maintenance \
                FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    types: &[
+    &[
         Type::INT8,
         Type::BYTEA,
         Type::BYTEA,
@@ -43,7 +43,7 @@ pub(crate) static CLAIM: Sql = Sql {
         Type::BYTEA,
         Type::FLOAT8,
     ],
-};
+);
 
 /// How often a standby looks whether the owner is still there.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

@@ -35,18 +35,18 @@ const LIFETIME: u32 = 3;
 /// How many other owners' credentials a heartbeat tries when its own are refused.
 const OTHER_LOGINS: usize = 8;
 
-static BEAT: Sql = Sql {
-    name: "heartbeats.beat",
-    template: "
+static BEAT: Sql = Sql::new(
+    "heartbeats.beat",
+    "
 SELECT account_id, token, lane, commits, maintenance FROM {schema}.beat($1, $2, $3)",
-    types: &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
-};
+    &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
+);
 
-static RELEASE: Sql = Sql {
-    name: "account_handles.release",
-    template: "SELECT {schema}.release($1, $2)",
-    types: &[Type::INT8, Type::BYTEA],
-};
+static RELEASE: Sql = Sql::new(
+    "account_handles.release",
+    "SELECT {schema}.release($1, $2)",
+    &[Type::INT8, Type::BYTEA],
+);
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&BEAT, &RELEASE];
 

@@ -16,12 +16,12 @@ use crate::{
     postgres::{database::Database, statement::Sql},
 };
 
-pub(crate) static FENCE: Sql = Sql {
-    name: "ownership.fence",
-    template: "
+pub(crate) static FENCE: Sql = Sql::new(
+    "ownership.fence",
+    "
 SELECT commits, last_transaction, maintenance FROM {schema}.fence($1, $2, $3, $4, $5, $6)",
-    types: &[Type::INT8, Type::BYTEA, Type::TEXT, Type::INT8, Type::BYTEA, Type::BYTEA],
-};
+    &[Type::INT8, Type::BYTEA, Type::TEXT, Type::INT8, Type::BYTEA, Type::BYTEA],
+);
 
 /// What may be done with a lane. Each state but the first is final: reopening makes a new lane.
 #[derive(Debug, Clone)]

@@ -29,18 +29,18 @@ use crate::{
 
 /// First statement of a write transaction: checks the owner token, and sets the transaction marker
 /// that the other statements ask for.
-pub(crate) static GUARD: Sql = Sql {
-    name: "ownership.guard",
-    template: "SELECT {schema}.guard($1, $2, $3, $4, $5)",
-    types: &[Type::INT8, Type::BYTEA, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY],
-};
+pub(crate) static GUARD: Sql = Sql::new(
+    "ownership.guard",
+    "SELECT {schema}.guard($1, $2, $3, $4, $5)",
+    &[Type::INT8, Type::BYTEA, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY],
+);
 
 /// Last statement of a write transaction: compares and swaps the position of each lane, or raises.
-pub(crate) static COUNT_COMMIT: Sql = Sql {
-    name: "ownership.count_commit",
-    template: "SELECT {schema}.count_commit($1, $2, $3, $4, $5)",
-    types: &[Type::INT8, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA],
-};
+pub(crate) static COUNT_COMMIT: Sql = Sql::new(
+    "ownership.count_commit",
+    "SELECT {schema}.count_commit($1, $2, $3, $4, $5)",
+    &[Type::INT8, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA],
+);
 
 pub(crate) const STATEMENTS: &[&Sql] =
     &[&GUARD, &COUNT_COMMIT, &lane::FENCE, &OWNER, &claim::CLAIM];

@@ -10,9 +10,9 @@ use crate::{
     postgres::{database::Database, statement::Sql},
 };
 
-pub(crate) static OWNER: Sql = Sql {
-    name: "account_owners.get",
-    template: "
+pub(crate) static OWNER: Sql = Sql::new(
+    "account_owners.get",
+    "
 SELECT o.token, o.name, o.since,
     EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
             WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()),
@@ -21,8 +21,8 @@ FROM {schema}.accounts a
 LEFT JOIN {schema}.account_owners o ON o.account_id = $1
 LEFT JOIN {schema}.account_lanes l ON l.account_id = $1
 WHERE a.id = $1",
-    types: &[Type::INT8],
-};
+    &[Type::INT8],
+);
 
 #[derive(Debug, Clone)]
 pub(crate) struct OwnerRow {

@@ -16,40 +16,29 @@ use super::OpenAccount;
 use crate::{
     Error,
     account::{
-        cache::{Answer, Changed, Neighbours, Place, Rows, Stored, Ticket},
-        cipher::{Key, column},
+        cache::{CacheKey, CacheMiss, Lookup, Overlaid, Rows},
+        cipher::column,
         write::atomically::Scope,
     },
     postgres::{
+        cell::Cells,
         database::{Database, Param},
-        statement::Sql,
+        statement::{CacheIndex, Sql},
     },
 };
 
-/// A table whose rows, or whose keys, the cache keeps.
-pub(crate) struct Group {
-    pub(crate) table: &'static str,
-    /// Reads the rows of a place, whose keys are its parameters: what tells each from the others,
-    /// its value, and the flag.
-    pub(crate) rows: &'static Sql,
-    /// Reads the fingerprints of all places that have rows.
-    pub(crate) keys: Option<&'static Sql>,
-    /// Reads the rows of the places that follow one: its keys, then as `rows`.
-    pub(crate) neighbours: Option<&'static Sql>,
-}
-
 /// Statements that are sent together, with their parameters.
-type Asks<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
+type Queries<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
 
-/// Their rows, and whether it is sure that these are committed.
+/// Their rows, and whether it is certain that these are committed.
 type Answers = (Vec<Vec<Row>>, bool);
 
-/// What is known of a place without a question.
+/// What is known of a group without a query.
 enum Known {
-    Here(Arc<Rows>),
+    Rows(Arc<Rows>),
     /// The scope has changed it; how often at that time.
     Changed(Arc<Scope>, u64),
-    Ask(Ticket),
+    Miss(CacheMiss),
     /// There is no cache.
     Nothing,
 }
@@ -84,195 +73,179 @@ impl OpenAccount {
     ) -> Result<Vec<T>, Error> {
         self.lane.check()?;
         let params = self.with_id(params);
-        let asks = vec![(sql, params.clone())];
+        let queries = vec![(sql, params.clone())];
         let outside = |database: Database| {
             let (params, decode) = (&params, &decode);
             async move { database.read_all(sql, params, decode).await }
         };
         // On the scope's connection nothing may be left unread.
         let within = |_: &Scope, rows: Vec<Vec<Row>>| rows.iter().flatten().map(&decode).collect();
-        self.fail_on_error(self.ask_somewhere(&asks, true, outside, within).await)
+        self.fail_on_error(self.query_wherever(&queries, true, outside, within).await)
     }
 
-    /// Reads the rows of a place.
+    /// Reads the rows of a group.
     pub(crate) async fn rows(
         &self,
-        group: &Group,
-        place: &Place,
-        params: &[Param<'_>],
+        index: &'static CacheIndex,
+        key: impl Into<Cells>,
     ) -> Result<Arc<Rows>, Error> {
+        let group = CacheKey::new(index, key);
         loop {
-            let found = match self.look(place)? {
-                Known::Here(rows) => return Ok(rows),
-                Known::Ask(ticket) => return self.fetch(group, &ticket, params).await,
-                Known::Nothing => self.query(group.rows, params).await?,
+            let found = match self.look_up(&group)? {
+                Known::Rows(rows) => return Ok(rows),
+                Known::Miss(miss) => return self.fetch(&miss).await,
+                Known::Nothing => self.query(index.group, &params(&group.cells)).await?,
                 Known::Changed(scope, seen) => {
-                    let asks = vec![(group.rows, self.with_id(params))];
-                    let found = self.fail_on_error(self.ask_within(&scope, &asks).await)?;
+                    let queries = vec![(index.group, self.with_id(&params(&group.cells)))];
+                    let found = self.fail_on_error(self.query_within(&scope, &queries).await)?;
                     let Some(mut found) = found else { continue };
-                    let found = found.pop().unwrap_or_default();
-                    let rows = Arc::new(parse(group.table, &found)?);
-                    if let Some(pending) = scope.pending(&self.lane) {
-                        pending.fill(place, seen, rows.clone());
+                    let rows = Arc::new(parse(index, &found.pop().unwrap_or_default())?);
+                    if let Some(overlay) = scope.overlay(&self.lane) {
+                        overlay.fill(&group, seen, rows.clone());
                     }
                     return Ok(rows);
                 }
             };
-            return Ok(Arc::new(parse(group.table, &found)?));
+            return Ok(Arc::new(parse(index, &found)?));
         }
     }
 
-    /// Reads one row of a place, with a statement of its own where it does not pay to read them all:
-    /// where they are not kept, and where somebody else is reading them already.
+    /// Reads one row, by its whole key: with its group, or with a statement of its own where it does
+    /// not pay to read all of that, because it is not kept, or others are reading it already.
     pub(crate) async fn row(
         &self,
-        group: &Group,
-        place: &Place,
-        params: &[Param<'_>],
-        key: &Key,
-        (sql, own_params): (&'static Sql, &[Param<'_>]),
-    ) -> Result<Option<Arc<Stored>>, Error> {
-        let rows = match self.look(place)? {
-            Known::Here(rows) => rows,
-            Known::Ask(ticket) if !ticket.question.is_busy => {
-                self.fetch(group, &ticket, params).await?
-            }
-            Known::Ask(ticket) => {
-                let (found, _) = self.ask(group, &ticket, Some((sql, own_params))).await?;
-                Arc::new(parse(group.table, &found)?)
-            }
-            Known::Changed(..) | Known::Nothing => {
-                Arc::new(parse(group.table, &self.query(sql, own_params).await?)?)
-            }
+        index: &'static CacheIndex,
+        key: impl Into<Cells>,
+    ) -> Result<Option<Cells>, Error> {
+        let key = key.into();
+        let (group, row_key) = CacheKey::of_row(index, &key);
+        let Some(sql) = index.row else {
+            return Ok(self.rows(index, group.cells).await?.get(&row_key).cloned());
         };
-        Ok(rows.get(key.as_bytes()).cloned())
+        let found = match self.look_up(&group)? {
+            Known::Rows(rows) => return Ok(rows.get(&row_key).cloned()),
+            Known::Miss(miss) if !miss.plan.is_busy => {
+                return Ok(self.fetch(&miss).await?.get(&row_key).cloned());
+            }
+            Known::Miss(miss) => self.load(&miss, Some((sql, &params(&key)))).await?.0,
+            Known::Changed(..) | Known::Nothing => self.query(sql, &params(&key)).await?,
+        };
+        found.first().map(|row| Cells::of(row, index.table.name)).transpose()
     }
 
-    /// Reads rows with one statement, unless it is known that the place has none.
+    /// Reads rows of a group with its statement, whose further parameters are `others`, unless it is
+    /// known that there are none.
     pub(crate) async fn query_unless_absent(
         &self,
-        group: &Group,
-        place: &Place,
-        params: &[Param<'_>],
+        index: &'static CacheIndex,
+        key: impl Into<Cells>,
+        others: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        match self.look(place)? {
-            Known::Here(rows) if rows.is_empty() => return Ok(Vec::new()),
-            Known::Ask(ticket) => match self.overlay()? {
-                // Not the place, but another table that the statement reads.
-                Some(scope) if scope.changes(group.rows) => {
-                    self.ask(group, &ticket, None).await?;
-                    if self.lane.cache.peek(place).is_some_and(|rows| rows.is_empty()) {
+        let group = CacheKey::new(index, key);
+        let params = [&params(&group.cells), others].concat();
+        match self.look_up(&group)? {
+            Known::Rows(rows) if rows.is_empty() => return Ok(Vec::new()),
+            Known::Miss(miss) => match self.overlay()? {
+                // Not the group, but another table that the statement reads.
+                Some(scope) if scope.changes(index.group) => {
+                    self.load(&miss, None).await?;
+                    if self.lane.cache.peek(&group).is_some_and(|rows| rows.is_empty()) {
                         return Ok(Vec::new());
                     }
                 }
-                _ => {
-                    let (found, _) = self.ask(group, &ticket, Some((group.rows, params))).await?;
-                    return Ok(found);
-                }
+                _ => return Ok(self.load(&miss, Some((index.group, &params))).await?.0),
             },
             _ => {}
         }
-        self.query(group.rows, params).await
+        self.query(index.group, &params).await
     }
 
-    fn look(&self, place: &Place) -> Result<Known, Error> {
+    fn look_up(&self, group: &CacheKey) -> Result<Known, Error> {
         self.lane.check()?;
         if let Some(scope) = self.overlay()?
-            && let Some(changed) = scope.pending(&self.lane).and_then(|seen| seen.look(place))
+            && let Some(overlaid) = scope.overlay(&self.lane).and_then(|seen| seen.look_up(group))
         {
-            return Ok(match changed {
-                Changed::Known(rows) => Known::Here(rows),
-                Changed::Unknown(seen) => Known::Changed(scope, seen),
+            return Ok(match overlaid {
+                Overlaid::Known(rows) => Known::Rows(rows),
+                Overlaid::Unknown(seen) => Known::Changed(scope, seen),
             });
         }
-        Ok(match self.lane.cache.look(place) {
-            Some(Answer::Known(rows)) => Known::Here(rows),
-            Some(Answer::Ask(ticket)) => Known::Ask(ticket),
+        Ok(match self.lane.cache.look_up(group) {
+            Some(Lookup::Hit(rows)) => Known::Rows(rows),
+            Some(Lookup::Miss(miss)) => Known::Miss(miss),
             None => Known::Nothing,
         })
     }
 
-    /// Asks for the rows of a place that no scope has changed, and keeps them.
-    async fn fetch(
-        &self,
-        group: &Group,
-        ticket: &Ticket,
-        params: &[Param<'_>],
-    ) -> Result<Arc<Rows>, Error> {
-        let (found, is_committed) = self.ask(group, ticket, Some((group.rows, params))).await?;
-        let rows = Arc::new(parse(group.table, &found)?);
+    /// Reads the rows of a group that no scope has changed, and keeps them.
+    async fn fetch(&self, miss: &CacheMiss) -> Result<Arc<Rows>, Error> {
+        let CacheKey { index, cells } = &miss.key;
+        let (found, is_committed) = self.load(miss, Some((index.group, &params(cells)))).await?;
+        let rows = Arc::new(parse(index, &found)?);
         if is_committed {
-            ticket.fill(rows.clone());
+            miss.fill(rows.clone());
         }
         Ok(rows)
     }
 
-    /// Sends a statement, and with it what the cache wants to know beside. Also tells whether it is
-    /// sure that the rows are committed.
-    async fn ask(
+    /// Sends a query, and with it the one for the keys that the cache wants. Also tells whether it is
+    /// certain that the rows are committed.
+    async fn load(
         &self,
-        group: &Group,
-        ticket: &Ticket,
-        ask: Option<(&'static Sql, &[Param<'_>])>,
+        miss: &CacheMiss,
+        query: Option<(&'static Sql, &[Param<'_>])>,
     ) -> Result<(Vec<Row>, bool), Error> {
-        let most_keys = ticket.question.wants_keys.unwrap_or(0);
-        let keys = group.keys.filter(|_| ticket.question.wants_keys.is_some());
-        let neighbours = group.neighbours.zip(ticket.question.neighbours.as_ref());
-        let count = neighbours.map_or(0, |(_, neighbours)| neighbours.count as i64);
+        let index = miss.key.index;
+        let max_keys = miss.plan.wants_keys.unwrap_or(0);
+        let keys = index.keys.filter(|_| miss.plan.wants_keys.is_some());
 
-        let mut asks: Asks<'_> = Vec::new();
-        asks.extend(ask.map(|(sql, params)| (sql, self.with_id(params))));
-        asks.extend(keys.map(|keys| (keys, self.with_id(&[&most_keys]))));
-        asks.extend(neighbours.map(|(sql, Neighbours { after: [first, second], .. })| {
-            (sql, self.with_id(&[first, second, &count]))
-        }));
-        let (answers, is_committed) = self.fail_on_error(self.send(ticket, asks).await)?;
+        let mut queries: Queries<'_> = Vec::new();
+        queries.extend(query.map(|(sql, params)| (sql, self.with_id(params))));
+        queries.extend(keys.map(|keys| (keys, self.with_id(&[&max_keys]))));
+        let (answers, is_committed) = self.fail_on_error(self.send(miss, queries).await)?;
         let mut answers = answers.into_iter();
-        let found = ask.and_then(|_| answers.next()).unwrap_or_default();
+        let found = query.and_then(|_| answers.next()).unwrap_or_default();
         if !is_committed {
             return Ok((found, false));
         }
         // None came when they were given up.
         if let Some(answer) = keys.and_then(|_| answers.next()) {
             let fingerprints: Option<&[u8]> = match answer.first() {
-                Some(row) => column(row, 0, group.table)?,
+                Some(row) => column(row, 0, index.table.name)?,
                 None => None,
             };
-            ticket.fill_keys(fingerprints.unwrap_or_default());
-        }
-        if let Some(answer) = neighbours.and_then(|_| answers.next()) {
-            ticket.fill_neighbours(neighbours_of(group.table, &answer)?);
+            miss.fill_keys(fingerprints.unwrap_or_default());
         }
         Ok((found, true))
     }
 
-    /// Sends statements about what no scope has changed, together; when they fail, the first one
-    /// alone, for only that is needed.
-    async fn send(&self, ticket: &Ticket, mut asks: Asks<'_>) -> Result<Answers, Error> {
-        match self.send_once(&asks).await {
-            Err(error) if asks.len() > 1 => {
-                debug!(%error, "asking for less");
-                ticket.ask_for_less();
-                asks.truncate(1);
-                self.send_once(&asks).await
+    /// Sends queries about what no scope has changed, together; when they fail, the first one alone,
+    /// for only that is needed.
+    async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Answers, Error> {
+        match self.send_once(&queries).await {
+            Err(error) if queries.len() > 1 => {
+                debug!(%error, "a key set could not be loaded");
+                miss.give_up_keys();
+                queries.truncate(1);
+                self.send_once(&queries).await
             }
             result => result,
         }
     }
 
-    async fn send_once(&self, asks: &Asks<'_>) -> Result<Answers, Error> {
+    async fn send_once(&self, queries: &Queries<'_>) -> Result<Answers, Error> {
         let outside =
-            |database: Database| async move { Ok((database.query_together(asks).await?, true)) };
+            |database: Database| async move { Ok((database.query_together(queries).await?, true)) };
         // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
         let within = |scope: &Scope, answers| {
-            Ok((answers, !asks.iter().any(|(sql, _)| scope.has_written(sql))))
+            Ok((answers, !queries.iter().any(|(sql, _)| scope.has_written(sql))))
         };
-        self.ask_somewhere(asks, false, outside, within).await
+        self.query_wherever(queries, false, outside, within).await
     }
 
-    /// The SDK swallows a failed read in the middle of a sync and saves its token: without this, the
-    /// message that needed the row would be lost. A damaged row is no failure of the database's. Another
-    /// task's scope that has the lane is left to end before.
+    /// A failed read ends the use of the store: its caller may take the row for absent, and save what
+    /// follows from that. A corrupt row is no failure of the database's. Another task's scope that has
+    /// the lane is left to end before.
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
             match self.overlay() {
@@ -290,20 +263,11 @@ impl OpenAccount {
     }
 }
 
-fn parse(table: &'static str, rows: &[Row]) -> Result<Rows, Error> {
-    rows.iter().map(|row| row_of(table, row, 0)).collect()
+fn params(cells: &Cells) -> Vec<Param<'_>> {
+    cells.iter().map(|cell| cell as Param<'_>).collect()
 }
 
-/// The rows of several places, each of which has one.
-fn neighbours_of(table: &'static str, rows: &[Row]) -> Result<Vec<(Place, Rows)>, Error> {
-    let places = rows.iter().map(|row| {
-        let keys = [&Key::of(row, 0, table)?, &Key::of(row, 1, table)?];
-        Ok((Place::new(table, keys), Rows::from([row_of(table, row, 1)?])))
-    });
-    places.collect()
-}
-
-fn row_of(table: &'static str, row: &Row, first: usize) -> Result<(Vec<u8>, Arc<Stored>), Error> {
-    let (data, flag) = (column(row, first + 1, table)?, column(row, first + 2, table)?);
-    Ok((column(row, first, table)?, Arc::new(Stored { data, flag })))
+fn parse(index: &CacheIndex, rows: &[Row]) -> Result<Rows, Error> {
+    let rows = rows.iter().map(|row| Cells::of(row, index.table.name));
+    rows.map(|cells| cells.map(|cells| cells.split_at(index.row_key))).collect()
 }

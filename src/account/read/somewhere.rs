@@ -5,7 +5,7 @@ use std::future::Future;
 use futures_util::future::join_all;
 use tokio_postgres::Row;
 
-use super::Asks;
+use super::Queries;
 use crate::{
     Error,
     account::{
@@ -25,22 +25,22 @@ impl OpenAccount {
         sql: &'static Sql,
         params: Vec<Param<'_>>,
     ) -> Result<Vec<Row>, Error> {
-        let asks = vec![(sql, params)];
+        let queries = vec![(sql, params)];
         let outside = |database: Database| {
-            let asks = &asks;
-            async move { database.query_together(asks).await }
+            let queries = &queries;
+            async move { database.query_together(queries).await }
         };
         let mut answers =
-            self.ask_somewhere(&asks, true, outside, |_, answers| Ok(answers)).await?;
+            self.query_wherever(&queries, true, outside, |_, answers| Ok(answers)).await?;
         Ok(answers.pop().unwrap_or_default())
     }
 
     /// Asks outside, or on the connection of the scope that has the lane: where it `may_have_changed`
     /// what is asked for, and where no other connection is idle. When the scope ends meanwhile, it is
     /// asked again.
-    pub(super) async fn ask_somewhere<T, F>(
+    pub(super) async fn query_wherever<T, F>(
         &self,
-        asks: &Asks<'_>,
+        queries: &Queries<'_>,
         may_have_changed: bool,
         outside: impl Fn(Database) -> F,
         within: impl Fn(&Scope, Vec<Vec<Row>>) -> Result<T, Error>,
@@ -50,14 +50,14 @@ impl OpenAccount {
     {
         loop {
             let Some(scope) = self.overlay()? else { return outside(self.database.clone()).await };
-            let changed = may_have_changed && asks.iter().any(|(sql, _)| scope.changes(sql));
+            let changed = may_have_changed && queries.iter().any(|(sql, _)| scope.changes(sql));
             if !changed {
                 match outside(self.database.without_waiting()).await {
                     Err(Error::PoolTimeout) => {}
                     result => return result,
                 }
             }
-            if !asks.iter().all(|(sql, _)| scope.shows(sql)) {
+            if !queries.iter().all(|(sql, _)| scope.shows(sql)) {
                 // The pool may have room, or else has when the scope ends.
                 tokio::select! {
                     result = outside(self.database.clone()) => match result {
@@ -66,20 +66,20 @@ impl OpenAccount {
                     },
                     () = scope.ended() => {}
                 }
-            } else if let Some(answers) = self.ask_within(&scope, asks).await? {
+            } else if let Some(answers) = self.query_within(&scope, queries).await? {
                 return within(&scope, answers);
             }
         }
     }
 
     /// Asks on the scope's connection; `None` when it has ended.
-    pub(super) async fn ask_within(
+    pub(super) async fn query_within(
         &self,
         scope: &Scope,
-        asks: &Asks<'_>,
+        queries: &Queries<'_>,
     ) -> Result<Option<Vec<Vec<Row>>>, Error> {
-        let Some((first, _)) = asks.first() else { return Ok(Some(Vec::new())) };
-        let queries = asks.iter().map(|(sql, params)| Query::store(sql, params));
+        let Some((first, _)) = queries.first() else { return Ok(Some(Vec::new())) };
+        let queries = queries.iter().map(|(sql, params)| Query::store(sql, params));
         let queries: Vec<Query> = queries.collect::<Result<_, _>>()?;
         let ask = || {
             let reads: Vec<_> = queries.iter().cloned().map(|query| scope.read(query)).collect();

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -49,6 +49,8 @@ pub(crate) enum Failure {
     RolledBack(Error),
     /// It may or may not have taken effect, or may still do so: only the server knows.
     Unknown(Error),
+    /// It took effect, but not as a whole.
+    Incomplete(Error),
 }
 
 /// What is sent together.
@@ -100,23 +102,24 @@ impl Exchange<'_> {
             [&account_id, &token, &names, &commits, &last],
             [&account_id, &names, &commits, &last, &transaction],
         );
-        let columns: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
+        let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
 
-        let mut statements: Vec<(&'static Sql, Vec<Param<'_>>)> = Vec::new();
+        // Of each the rows that it must report, for those that only write.
+        let mut statements: Vec<(&'static Sql, Vec<Param<'_>>, Option<u64>)> = Vec::new();
         if self.begin.is_some() {
-            statements.push((&GUARD, guard.to_vec()));
+            statements.push((&GUARD, guard.to_vec(), None));
         }
-        for (sql, columns) in &columns {
+        for write in &writes {
             let account = std::iter::once(&account_id as Param<'_>);
-            let columns = columns.iter().map(|column| column as Param<'_>);
-            statements.push((sql, account.chain(columns).collect()));
+            let columns = write.columns.iter().map(|column| column as Param<'_>);
+            statements.push((write.sql, account.chain(columns).collect(), Some(write.min_rows)));
         }
         if self.commit.is_some() {
-            statements.push((&COUNT_COMMIT, count.to_vec()));
+            statements.push((&COUNT_COMMIT, count.to_vec(), None));
         }
         let has_names = database.has_names(connection);
         let mut prepared = Vec::with_capacity(statements.len());
-        for (sql, _) in &statements {
+        for (sql, ..) in &statements {
             // Before anything is sent: who awaited the wire in between would let COMMIT overtake him.
             let statement = database.prepare(connection, has_names, sql).await;
             prepared.push(statement.map_err(|error| Failure::RolledBack(error.into()))?);
@@ -127,15 +130,32 @@ impl Exchange<'_> {
         let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
         // What fails at its first poll was never sent, and COMMIT must not follow it.
         let (unsent, commit_sent) = (AtomicBool::new(false), AtomicBool::new(false));
+        // The first write that reported too few rows.
+        let incomplete = OnceLock::new();
         let note_unsent = |_: &tokio_postgres::Error| unsent.store(true, Ordering::Relaxed);
         let mut answers: Vec<Answer<'_>> = Vec::new();
         for text in begin.iter().chain(&large) {
             let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
             answers.push(Box::pin(answer.inspect_err(note_unsent)));
         }
-        for ((sql, params), statement) in statements.iter().zip(&prepared) {
-            let answer = database.run(connection, sql, statement.as_ref(), params);
-            answers.push(Box::pin(answer.inspect_err(note_unsent)));
+        for ((sql, params, min_rows), statement) in statements.iter().zip(&prepared) {
+            let statement = statement.as_ref();
+            answers.push(match min_rows {
+                None => {
+                    let answer = database.run(connection, sql, statement, params);
+                    Box::pin(answer.inspect_err(note_unsent))
+                }
+                Some(min_rows) => {
+                    let answer = database.execute(connection, sql, statement, params);
+                    let answer = answer.map_ok(|rows| {
+                        if rows < *min_rows {
+                            let _ = incomplete.set(sql.name);
+                        }
+                        Vec::new()
+                    });
+                    Box::pin(answer.inspect_err(note_unsent))
+                }
+            });
         }
         if self.commit.is_some() {
             answers.push(Box::pin(async {
@@ -166,7 +186,18 @@ impl Exchange<'_> {
             }
             self.see_commit(&seen, &rows).map_err(Failure::Unknown)?;
         }
-        Ok(())
+        match (incomplete.into_inner(), self.commit) {
+            (None, _) => Ok(()),
+            // Without its end, a transaction ends with the connection.
+            (Some(name), None) => {
+                let message = format!("{name} did not write all its rows");
+                Err(Failure::RolledBack(DatabaseError::broken(message).into()))
+            }
+            // COMMIT left before the answers came. The error ends the use of the store.
+            (Some(name), Some(_)) => {
+                Err(Failure::Incomplete(DatabaseError::incomplete(name).into()))
+            }
+        }
     }
 
     /// Notes that a commit was counted in each lane, by the answer to [`COUNT_COMMIT`].
@@ -228,14 +259,14 @@ fn committed(mut answers: Answers) -> Result<Vec<Row>, Failure> {
 impl Failure {
     pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::RolledBack(error) | Self::Unknown(error) => error,
+            Self::RolledBack(error) | Self::Unknown(error) | Self::Incomplete(error) => error,
         }
     }
 
     fn spoils_connection(&self) -> bool {
         match self {
             Self::RolledBack(Error::Database(error)) => error.spoils_connection(),
-            Self::RolledBack(_) | Self::Unknown(_) => true,
+            Self::RolledBack(_) | Self::Unknown(_) | Self::Incomplete(_) => true,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::{LaneOwnership, heartbeat::Presence},
         write::{
             atomically::{ScopeJob, run_scope},
@@ -29,7 +29,7 @@ use crate::{
 
 /// What makes a batch of a save, knowing what was saved before it and is not committed yet.
 pub(crate) type Stage =
-    Box<dyn FnOnce(Arc<Pending>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
+    Box<dyn FnOnce(Arc<UncommittedOverlay>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 type Done = oneshot::Sender<Result<(), Error>>;
 
 /// A save so large that it comes in parts. Each is staged on a thread of its own.
@@ -167,12 +167,12 @@ impl Lane {
         queue: &mut mpsc::UnboundedReceiver<Job>,
     ) -> Option<Job> {
         let (mut callers, mut next, mut write) = (Vec::new(), None, Some(first));
-        let pending = Pending::new(self.owner.cache.clone());
+        let overlay = UncommittedOverlay::new(self.owner.cache.clone());
         let mut transaction = self.transaction();
         while let Some((stage, done)) = write.take() {
             // Seen by those behind it only: most saves are alone.
-            transaction.show_last(&pending);
-            let staged = self::stage(&self.owner, stage, pending.clone()).await;
+            transaction.show_last(&overlay);
+            let staged = self::stage(&self.owner, stage, overlay.clone()).await;
             match staged.and_then(|batch| transaction.stage(0, batch)) {
                 Ok(()) => callers.push(done),
                 // The callers may be gone; what they asked for is finished all the same.
@@ -224,10 +224,10 @@ impl Lane {
 pub(crate) async fn stage(
     owner: &LaneOwnership,
     stage: Stage,
-    pending: Arc<Pending>,
+    overlay: Arc<UncommittedOverlay>,
 ) -> Result<Batch, Error> {
     owner.check_write()?;
-    let batch = stage(pending).await.inspect_err(|_| owner.fail())?;
+    let batch = stage(overlay).await.inspect_err(|_| owner.fail())?;
     // A failure meanwhile has dropped deferred saves that this one was to take along.
     owner.check_write()?;
     Ok(batch)

@@ -32,14 +32,10 @@ use super::{devices, key_requests, olm_sessions};
 use crate::{
     Error,
     account::{
-        OpenAccount,
-        cache::{Rows, Stored},
-        caller::Caller,
-        cipher::Key,
-        ownership::LaneOwnership,
-        store::Lifecycle,
-        write::batch::Batch,
+        OpenAccount, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
+        store::Lifecycle, write::batch::Batch,
     },
+    postgres::cell::Cells,
 };
 
 /// Where a row is that may be deferred: its table, and the key that rows read together have in common.
@@ -57,7 +53,7 @@ pub(super) type RowKey = (Group, Key);
 
 struct Row {
     /// `None` when it is deleted.
-    stored: Option<Arc<Stored>>,
+    stored: Option<Cells>,
     /// Tells it from what replaces it.
     number: u64,
     taken: Option<Taken>,
@@ -220,7 +216,7 @@ impl Saves {
     pub(super) fn defer(
         &self,
         caller: &Caller,
-        rows: impl IntoIterator<Item = (RowKey, Option<Arc<Stored>>)>,
+        rows: impl IntoIterator<Item = (RowKey, Option<Cells>)>,
     ) -> Result<bool, Error> {
         if caller.is_gone() {
             return Err(Error::ReopenRequired);
@@ -236,7 +232,7 @@ impl Saves {
     }
 
     /// A row that is deferred, or `None` within when it is deferred that it is deleted.
-    pub(super) fn row(&self, (group, key): &RowKey) -> Option<Option<Arc<Stored>>> {
+    pub(super) fn row(&self, (group, key): &RowKey) -> Option<Option<Cells>> {
         self.with(|state| {
             let row = state.rows.get(group)?.get(key)?;
             row.is_seen().then(|| row.stored.clone())
@@ -245,7 +241,7 @@ impl Saves {
 
     /// The deferred rows of a group. They are to be looked for before the database is asked: what is
     /// committed in between is in its answer.
-    pub(super) fn rows(&self, group: &Group) -> BTreeMap<Key, Option<Arc<Stored>>> {
+    pub(super) fn rows(&self, group: &Group) -> BTreeMap<Key, Option<Cells>> {
         let rows = self.with(|state| {
             let rows = state.rows.get(group).into_iter().flatten();
             let seen = rows.filter(|(_, row)| row.is_seen());
@@ -326,10 +322,10 @@ impl Saves {
     }
 }
 
-fn stage(batch: &mut Batch, group: &Group, key: &Key, stored: Option<&Arc<Stored>>) {
+fn stage(batch: &mut Batch, group: &Group, key: &Key, stored: Option<&Cells>) {
     match (group, stored) {
         (Group::OlmSessions(sender), Some(row)) => {
-            olm_sessions::stage(batch, sender, key, row.clone());
+            olm_sessions::stage(batch, [sender, key], row.clone());
         }
         (Group::Devices(user), Some(row)) => devices::stage(batch, [user, key], row.clone()),
         (Group::KeyRequests, None) => key_requests::stage_delete(batch, key),
@@ -339,15 +335,15 @@ fn stage(batch: &mut Batch, group: &Group, key: &Key, stored: Option<&Arc<Stored
 }
 
 /// Rows as they are read, with those that are deferred.
-pub(super) fn over(rows: Arc<Rows>, deferred: BTreeMap<Key, Option<Arc<Stored>>>) -> Arc<Rows> {
+pub(super) fn over(rows: Arc<Rows>, deferred: BTreeMap<Key, Option<Cells>>) -> Arc<Rows> {
     if deferred.is_empty() {
         return rows;
     }
     let mut rows = Rows::clone(&rows);
     for (key, row) in deferred {
         match row {
-            Some(row) => rows.insert(key.into_bytes(), row),
-            None => rows.remove(key.as_bytes()),
+            Some(row) => rows.insert([key].into(), row),
+            None => rows.remove(&[key].into()),
         };
     }
     Arc::new(rows)

@@ -1,8 +1,7 @@
 //! Inbound Megolm sessions ("room keys"): the keys that decrypt rooms.
 
+mod compact;
 mod statements;
-
-use std::sync::Arc;
 
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::{
@@ -12,28 +11,26 @@ use matrix_sdk_crypto::{
 };
 use tokio_postgres::Row;
 
-pub(super) use self::statements::STATEMENTS;
 use self::statements::{
-    ALL, BY_ROOM, COUNTS, FOR_BACKUP, GROUP, MARK_BACKED_UP, SENDER_GROUP, UPSERT,
+    ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
+pub(super) use self::statements::{BY_KEY, STATEMENTS};
 use super::backups;
 use crate::{
     Error,
     account::{
         OpenAccount,
-        cache::{Effect, Place, Stored},
+        cache::{CacheKey, CacheUpdate},
         cipher::{Codec, Key, column},
-        write::batch::{Batch, Cell},
+        write::batch::Batch,
     },
-    postgres::database::Param,
+    postgres::cell::{Cell, Cells},
 };
 
-pub(super) const TABLE: &str = "megolm_inbound_sessions";
-
-/// The values of `otherwise`: a session that is not backed up must be uploaded (again), one that is
-/// in a version nobody names keeps what the table knows of it.
-const NOT_BACKED_UP: i32 = 0;
-const KEEP: i32 = -1;
+/// The generation where no version is given: of a session that needs a backup, and of one that keeps
+/// the stored one.
+const NOT_BACKED_UP: i64 = 0;
+const KEEP: i64 = -1;
 
 pub(super) async fn get(
     account: &OpenAccount,
@@ -41,10 +38,10 @@ pub(super) async fn get(
     session_id: &str,
 ) -> Result<Option<InboundGroupSession>, Error> {
     let [room_id, session_id] = key(&account.codec, room_id, session_id);
-    let place = Place::new(TABLE, [&room_id, &session_id]);
-    let rows = account.rows(&GROUP, &place, &[&room_id, &session_id]).await?;
-    let Some(row) = rows.values().next() else { return Ok(None) };
-    open(&account.codec, [&room_id, &session_id], &row.data, row.flag).map(Some)
+    let row = account.row(&BY_KEY, [&room_id, &session_id]).await?;
+    let Some(row) = row else { return Ok(None) };
+    let (data, backed_up) = (row.bytes(0, TABLE)?, row.bool(1, TABLE)?);
+    open(&account.codec, [&room_id, &session_id], data, backed_up).map(Some)
 }
 
 pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
@@ -68,14 +65,11 @@ pub(super) async fn by_sender(
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let codec = &account.codec;
     let sender_key = codec.key(TABLE, sender_key.to_base64());
-    let place = sender(&sender_key, sender_data_type);
-    let sender_data_type = sender_data_type as i16;
     // Sorts before every id.
     let start = || Codec::Plain.key(TABLE, []);
     let after = after_session_id.map_or_else(start, |id| codec.key(TABLE, id));
-    let limit = as_limit(limit);
-    let params: [Param<'_>; 4] = [&sender_key, &sender_data_type, &after, &limit];
-    let rows = account.query_unless_absent(&SENDER_GROUP, &place, &params).await?;
+    let sender = sender(&sender_key, sender_data_type);
+    let rows = account.query_unless_absent(&BY_SENDER, sender, &[&after, &as_limit(limit)]).await?;
     open_all(account, rows)
 }
 
@@ -109,31 +103,32 @@ pub(super) async fn stage(
 ) -> Result<(), Error> {
     let [room_id, session_id] = key(codec, session.room_id(), session.session_id());
     let pickle = session.pickle().await;
-    let data = codec.seal_compact(TABLE, &[&room_id, &session_id], &pickle)?;
-    let row = Arc::new(Stored { data, flag: version.is_some() });
-    let place = Place::new(TABLE, [&room_id, &session_id]);
+    let bytes = compact::encode(&pickle).ok_or(Error::Encode { table: TABLE })?;
+    let data = Cell::from(codec.seal_bytes(TABLE, &[&room_id, &session_id], bytes)?);
     let sender_key = codec.key(TABLE, session.sender_key().to_base64());
     let sender_data_type = pickle.sender_data.to_type();
-    batch.note(Effect::Touch(sender(&sender_key, sender_data_type)));
-    // What "keeps" comes to, only the table knows.
-    batch.note(if version.is_none() && session.backed_up() {
-        Effect::Touch(place)
+
+    let key = Cells::from([&room_id, &session_id]);
+    let group = CacheKey::new(&BY_KEY, key.clone());
+    let update = if version.is_none() && session.backed_up() {
+        // Whether a backup holds it depends on the stored row.
+        CacheUpdate::InvalidateGroup(group)
     } else {
-        Effect::Set(place, session_id.as_bytes().to_vec(), row.clone())
-    });
+        let row = [data.clone(), Cell::Bool(version.is_some())];
+        CacheUpdate::ReplaceGroup(group, Cells::default(), row.into())
+    };
+    let sender = CacheKey::new(&BY_SENDER, sender(&sender_key, sender_data_type));
+
     let version = version.map(|version| backups::stage_version(batch, codec, version));
     let otherwise = if session.backed_up() { KEEP } else { NOT_BACKED_UP };
-    batch.put(
-        &UPSERT,
-        [room_id.into(), session_id.into()],
-        [
-            sender_key.into(),
-            Cell::Int(sender_data_type as i32),
-            version.map_or(Cell::Null, Cell::from),
-            Cell::Int(otherwise),
-            row.into(),
-        ],
-    );
+    let values = [
+        sender_key.into(),
+        Cell::Int(sender_data_type as i64),
+        version.into(),
+        Cell::Int(otherwise),
+        data,
+    ];
+    batch.write(&UPSERT, key, values, [update, CacheUpdate::InvalidateGroup(sender)]);
     Ok(())
 }
 
@@ -152,8 +147,9 @@ pub(super) async fn mark_backed_up(
             let mut batch = Batch::default();
             for key in keys {
                 let version = backups::stage_version(&mut batch, &staging.codec, &version);
-                batch.note(Effect::Touch(Place::new(TABLE, [&key[0], &key[1]])));
-                batch.put(&MARK_BACKED_UP, key.map(Cell::from), [version.into()]);
+                let key = Cells::from(key);
+                let update = CacheUpdate::InvalidateGroup(CacheKey::new(&BY_KEY, key.clone()));
+                batch.write(&MARK_BACKED_UP, key, [version], [update]);
             }
             Ok(batch)
         })
@@ -179,16 +175,17 @@ fn open(
     data: &[u8],
     backed_up: bool,
 ) -> Result<InboundGroupSession, Error> {
-    let mut pickle: PickledInboundGroupSession = codec.open_compact(TABLE, &key, data)?;
+    let bytes = codec.open_bytes(TABLE, &key, data)?;
+    let mut pickle: PickledInboundGroupSession =
+        compact::decode(&bytes).map_err(|reason| Error::BadRow { table: TABLE, reason })?;
     // The columns know better: a mark and a reset do not touch the data.
     pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)
         .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
 }
 
-fn sender(sender_key: &Key, sender_data_type: SenderDataType) -> Place {
-    let sender_data_type = Key::stored(&(sender_data_type as i16).to_be_bytes());
-    Place::new(SENDER_GROUP.table, [sender_key, &sender_data_type])
+fn sender(sender_key: &Key, sender_data_type: SenderDataType) -> Cells {
+    [sender_key.into(), Cell::Int(sender_data_type as i64)].into()
 }
 
 fn as_limit(limit: usize) -> i64 {

@@ -30,7 +30,7 @@ use crate::{
         connect::{self, Connector},
         pool::pool_error,
         shared_connection::{self, Readers},
-        statement::{Sql, Statements},
+        statement::{Rendered, Sql, Statements},
     },
 };
 
@@ -205,7 +205,7 @@ impl Database {
         };
         let statements = self.statements.iter();
         let prepared = join_all(
-            statements.map(|(sql, text)| connection.prepare_typed_cached(text, sql.types)),
+            statements.map(|(_, sql)| connection.prepare_typed_cached(&sql.text, &sql.types)),
         );
         // Polled first, so that they are not prepared within a transaction, which would keep locks.
         let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
@@ -231,7 +231,8 @@ impl Database {
         if !has_names {
             return Ok(None);
         }
-        connection.prepare_typed_cached(self.statements.text(sql), sql.types).await.map(Some)
+        let sql = self.statements.get(sql);
+        connection.prepare_typed_cached(&sql.text, &sql.types).await.map(Some)
     }
 
     /// Sends a statement at the first poll: prepared, or else typed and unnamed.
@@ -244,11 +245,31 @@ impl Database {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         match statement {
             Some(statement) => client.query(statement, params).await,
-            None => client.query_typed(self.statements.text(sql), &typed(sql, params)).await,
+            None => {
+                let sql = self.statements.get(sql);
+                client.query_typed(&sql.text, &typed(sql, params)).await
+            }
+        }
+    }
+
+    /// The same for a write that returns no rows: how many it reports.
+    pub(crate) async fn execute(
+        &self,
+        client: &Client,
+        sql: &'static Sql,
+        statement: Option<&Statement>,
+        params: &[Param<'_>],
+    ) -> Result<u64, tokio_postgres::Error> {
+        match statement {
+            Some(statement) => client.execute(statement, params).await,
+            None => {
+                let sql = self.statements.get(sql);
+                client.execute_typed(&sql.text, &typed(sql, params)).await
+            }
         }
     }
 }
 
-fn typed<'a>(sql: &Sql, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
+fn typed<'a>(sql: &Rendered, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
     params.iter().copied().zip(sql.types.iter().cloned()).collect()
 }

@@ -65,7 +65,10 @@ impl Database {
     ) -> Result<RowStream, tokio_postgres::Error> {
         match self.prepare(connection, has_names, sql).await? {
             Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
-            None => connection.query_typed_raw(self.statements.text(sql), typed(sql, params)).await,
+            None => {
+                let sql = self.statements.get(sql);
+                connection.query_typed_raw(&sql.text, typed(sql, params)).await
+            }
         }
     }
 }

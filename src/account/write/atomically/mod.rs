@@ -33,7 +33,7 @@ pub(crate) use self::{
 use crate::{
     Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::LaneOwnership,
         write::lane::{Stage, Writer},
     },
@@ -67,7 +67,7 @@ pub(crate) struct ScopeLane {
     owner: Arc<LaneOwnership>,
     running: Arc<Running>,
     /// What was saved in it, for reads that need not ask.
-    pending: Arc<Pending>,
+    overlay: Arc<UncommittedOverlay>,
     /// Tables of which other tasks see rows only when they are committed.
     seen_when_committed: &'static [&'static str],
 }
@@ -78,8 +78,8 @@ impl ScopeLane {
         running: Arc<Running>,
         seen_when_committed: &'static [&'static str],
     ) -> Self {
-        let pending = Pending::new(owner.cache.clone());
-        Self { owner, running, pending, seen_when_committed }
+        let overlay = UncommittedOverlay::new(owner.cache.clone());
+        Self { owner, running, overlay, seen_when_committed }
     }
 }
 
@@ -124,8 +124,8 @@ impl Scope {
     }
 
     /// What was saved within, in a lane.
-    pub(crate) fn pending(&self, owner: &Arc<LaneOwnership>) -> Option<&Arc<Pending>> {
-        self.place(owner).map(|place| &self.lanes[place].pending)
+    pub(crate) fn overlay(&self, owner: &Arc<LaneOwnership>) -> Option<&UncommittedOverlay> {
+        self.place(owner).map(|place| &*self.lanes[place].overlay)
     }
 
     /// Whether the caller must see a change of the scope's in what the statement reads.
@@ -135,14 +135,15 @@ impl Scope {
 
     /// Whether one of the tables that the statement names was written to.
     pub(crate) fn has_written(&self, sql: &Sql) -> bool {
-        self.lanes.iter().any(|lane| lane.pending.has_written(sql.tables()))
+        let tables = sql.tables();
+        self.lanes.iter().any(|lane| lane.overlay.has_written(&tables))
     }
 
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
         let is_hidden =
-            |table| self.lanes.iter().any(|lane| lane.seen_when_committed.contains(&table));
-        self.is_current() || !sql.tables().any(is_hidden)
+            |table| self.lanes.iter().any(|lane| lane.seen_when_committed.contains(table));
+        self.is_current() || !sql.tables().iter().any(is_hidden)
     }
 
     /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.

@@ -43,7 +43,7 @@ pub(crate) enum Text {
 
 impl Query {
     pub(crate) fn store(sql: &'static Sql, params: &[Param<'_>]) -> Result<Self, Error> {
-        let params = params.iter().zip(sql.types).map(|(param, ty)| Encoded::new(*param, ty));
+        let params = params.iter().zip(sql.types()).map(|(param, ty)| Encoded::new(*param, &ty));
         Ok(Self { text: Text::Store(sql), params: params.collect::<Result<_, _>>()? })
     }
 

@@ -154,9 +154,9 @@ async fn save(
         .lanes
         .get(place)
         .ok_or(Error::Internal("a save in a lane that is not the scope's"))?;
-    let batch = lane::stage(&lane.owner, stage, lane.pending.clone()).await?;
+    let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
     transaction.stage(place, batch)?;
-    transaction.show_last(&lane.pending);
+    transaction.show_last(&lane.overlay);
     Ok(())
 }
 

@@ -111,7 +111,7 @@ impl OpenTransaction {
         // Perhaps another server answers now: what readers were told may be older than what it has.
         self.lanes.iter().for_each(|lane| lane.cache.clear());
         let error = match failure {
-            Failure::RolledBack(error) => return Err(error),
+            Failure::RolledBack(error) | Failure::Incomplete(error) => return Err(error),
             Failure::Unknown(error) => error,
         };
         warn!(%error, "a commit has an unknown outcome: asking the server");

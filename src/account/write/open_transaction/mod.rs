@@ -23,7 +23,7 @@ use self::wire::{Answered, Asked};
 use crate::{
     Error,
     account::{
-        cache::Pending,
+        cache::UncommittedOverlay,
         ownership::{LaneOwnership, random_id},
         write::{
             atomically::request::{Query, Text},
@@ -72,9 +72,9 @@ impl OpenTransaction {
     }
 
     /// Shows the newest save to those who are to see it before it is committed.
-    pub(crate) fn show_last(&self, pending: &Pending) {
+    pub(crate) fn show_last(&self, overlay: &UncommittedOverlay) {
         if let Some((_, batch)) = self.saved.last() {
-            batch.show(pending);
+            batch.show(overlay);
         }
     }
 

@@ -1,0 +1,61 @@
+//! Which keys of a table exist, as fingerprints.
+
+use std::collections::HashSet;
+
+use super::CacheKey;
+
+/// The bytes of a fingerprint.
+const WIDTH: usize = 8;
+
+/// What is known of the keys of one table.
+#[derive(Default)]
+pub(super) enum KeySet {
+    #[default]
+    Unknown,
+    /// A query for them is on its way; these were committed meanwhile.
+    Loading(HashSet<u64>),
+    Known(HashSet<u64>),
+    /// More than are kept.
+    TooMany,
+}
+
+impl KeySet {
+    /// Reads what the server sent: the fingerprints one after the other.
+    pub(super) fn parse(bytes: &[u8], max: usize) -> Self {
+        if bytes.len() / WIDTH > max {
+            return Self::TooMany;
+        }
+        let fingerprints = bytes
+            .chunks_exact(WIDTH)
+            .map(|chunk| chunk.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        Self::Known(fingerprints.collect())
+    }
+
+    /// Whether the table certainly has no row under this key.
+    pub(super) fn lacks(&self, key: &CacheKey) -> bool {
+        matches!(self, Self::Known(keys) if !keys.contains(&key.fingerprint()))
+    }
+
+    /// Adds a committed key. Deletions are not tracked: a stale key costs one query.
+    pub(super) fn add(&mut self, key: &CacheKey, max: usize) {
+        if let Self::Known(keys) | Self::Loading(keys) = self {
+            keys.insert(key.fingerprint());
+            if keys.len() > max {
+                *self = Self::TooMany;
+            }
+        }
+    }
+
+    /// Takes the loaded keys, unless they are no longer waited for.
+    pub(super) fn loaded(&mut self, mut keys: Self, max: usize) {
+        if let Self::Loading(committed) = self {
+            if let Self::Known(known) = &mut keys {
+                known.extend(committed.drain());
+                if known.len() > max {
+                    keys = Self::TooMany;
+                }
+            }
+            *self = keys;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What the cache holds, within its limits.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use lru::LruCache;
+
+use super::{CacheKey, CacheMiss, CacheUpdate, OVERHEAD_BYTES, Rows, key_set::KeySet};
+use crate::postgres::{cell::Cells, statement::CacheIndex};
+
+struct Group {
+    rows: Arc<Rows>,
+    bytes: usize,
+}
+
+/// What is known of an index as a whole.
+#[derive(Default)]
+struct Index {
+    /// Rises with every change.
+    epoch: u64,
+    keys: KeySet,
+}
+
+/// What to ask the database for after a miss.
+pub(crate) struct MissPlan {
+    /// When the cache, and when the index last changed.
+    epochs: (u64, u64),
+    /// How many of the index's keys are to be read as well, if any.
+    pub(crate) wants_keys: Option<i64>,
+    /// Whether others are reading the group already, or it is too large to be kept.
+    pub(crate) is_busy: bool,
+}
+
+/// How many groups are remembered as too large.
+const MAX_LARGE: usize = 1_000;
+
+pub(super) struct CachedRows {
+    groups: LruCache<CacheKey, Group>,
+    bytes: usize,
+    max_bytes: usize,
+    max_keys: usize,
+    indexes: HashMap<&'static CacheIndex, Index>,
+    /// Groups that are being read.
+    loading: HashSet<CacheKey>,
+    /// Groups too large to be kept.
+    large: HashSet<CacheKey>,
+    /// Rises when everything is dropped.
+    epoch: u64,
+    maintenance: Option<i64>,
+}
+
+impl CachedRows {
+    pub(super) fn new(max_bytes: usize, max_keys: usize) -> Self {
+        Self {
+            groups: LruCache::unbounded(),
+            bytes: 0,
+            max_bytes,
+            max_keys,
+            indexes: HashMap::new(),
+            loading: HashSet::new(),
+            large: HashSet::new(),
+            epoch: 0,
+            maintenance: None,
+        }
+    }
+
+    pub(super) fn look_up(&mut self, key: &CacheKey) -> Result<Arc<Rows>, MissPlan> {
+        if let Some(group) = self.groups.get(key) {
+            return Ok(group.rows.clone());
+        }
+        let index = self.indexes.entry(key.index).or_default();
+        if index.keys.lacks(key) {
+            return Ok(Arc::default());
+        }
+        // One more than are kept, to see that they are too many.
+        let may_load = self.max_keys > 0 && matches!(index.keys, KeySet::Unknown);
+        let wants_keys = (may_load && key.index.keys.is_some())
+            .then(|| i64::try_from(self.max_keys).unwrap_or(i64::MAX).saturating_add(1));
+        if wants_keys.is_some() {
+            index.keys = KeySet::Loading(HashSet::new());
+        }
+        let epochs = (self.epoch, index.epoch);
+        let is_busy = self.large.contains(key) || !self.loading.insert(key.clone());
+        Err(MissPlan { epochs, wants_keys, is_busy })
+    }
+
+    pub(super) fn peek(&self, key: &CacheKey) -> Option<Arc<Rows>> {
+        if let Some(group) = self.groups.peek(key) {
+            return Some(group.rows.clone());
+        }
+        self.indexes.get(key.index)?.keys.lacks(key).then(Arc::default)
+    }
+
+    pub(super) fn is_current(&self, miss: &CacheMiss) -> bool {
+        let index = self.indexes.get(miss.key.index).map_or(0, |index| index.epoch);
+        miss.plan.epochs == (self.epoch, index)
+    }
+
+    /// Keeps the rows of a group, and drops the groups that were not looked up for the longest time.
+    pub(super) fn keep(&mut self, key: CacheKey, rows: Arc<Rows>) {
+        let bytes = key.size() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
+        self.forget(&key);
+        self.push(key, Group { rows, bytes });
+    }
+
+    fn push(&mut self, key: CacheKey, group: Group) {
+        // Groups above half the budget are not cached: they would evict everything else.
+        if group.bytes > self.max_bytes / 2 {
+            if self.large.len() < MAX_LARGE {
+                self.large.insert(key);
+            }
+            return;
+        }
+        self.large.remove(&key);
+        self.bytes += group.bytes;
+        self.groups.push(key, group);
+        while self.bytes > self.max_bytes {
+            let Some((_, group)) = self.groups.pop_lru() else { break };
+            self.bytes -= group.bytes;
+        }
+    }
+
+    fn forget(&mut self, key: &CacheKey) {
+        if let Some(group) = self.groups.pop(key) {
+            self.bytes -= group.bytes;
+        }
+    }
+
+    pub(super) fn fill_keys(&mut self, miss: &CacheMiss, keys: KeySet) {
+        if miss.plan.wants_keys.is_some() && miss.plan.epochs.0 == self.epoch {
+            let max = self.max_keys;
+            self.indexes.entry(miss.key.index).or_default().keys.loaded(keys, max);
+        }
+    }
+
+    /// Ends a miss, whether or not it filled the cache.
+    pub(super) fn end(&mut self, miss: &CacheMiss) {
+        if !miss.plan.is_busy {
+            self.loading.remove(&miss.key);
+        }
+        self.fill_keys(miss, KeySet::Unknown);
+    }
+
+    pub(super) fn apply(&mut self, update: CacheUpdate) {
+        match update {
+            CacheUpdate::UpsertRow(group, key, row) => {
+                self.change(&group, key, Some(row));
+                self.has(&group);
+            }
+            CacheUpdate::DeleteRow(group, key) => {
+                self.change(&group, key, None);
+                self.indexes.entry(group.index).or_default().epoch += 1;
+            }
+            CacheUpdate::ReplaceGroup(group, key, row) => {
+                self.has(&group);
+                self.keep(group, Arc::new(Rows::from([(key, row)])));
+            }
+            CacheUpdate::InvalidateGroup(group) => {
+                self.forget(&group);
+                self.has(&group);
+            }
+            CacheUpdate::InvalidateTable(index) => {
+                self.indexes.entry(index).or_default().epoch += 1;
+                let keys = self.groups.iter().map(|(key, _)| key);
+                let keys: Vec<CacheKey> = keys.filter(|key| key.index == index).cloned().collect();
+                keys.iter().for_each(|key| self.forget(key));
+            }
+        }
+    }
+
+    /// Changes one row of a group whose rows are known.
+    fn change(&mut self, group_key: &CacheKey, key: Cells, row: Option<Cells>) {
+        let mut group = match self.groups.pop(group_key) {
+            Some(group) => {
+                self.bytes -= group.bytes;
+                group
+            }
+            None => match self.peek(group_key) {
+                Some(rows) => Group { rows, bytes: group_key.size() },
+                None => return,
+            },
+        };
+        let added = row.as_ref().map_or(0, |row| row_bytes(&key, row));
+        let rows = Arc::make_mut(&mut group.rows);
+        let before = match row {
+            Some(row) => rows.insert(key.clone(), row),
+            None => rows.remove(&key),
+        };
+        let removed = before.map_or(0, |row| row_bytes(&key, &row));
+        group.bytes = (group.bytes + added).saturating_sub(removed);
+        self.push(group_key.clone(), group);
+    }
+
+    /// Notes that the group has rows.
+    fn has(&mut self, key: &CacheKey) {
+        let index = self.indexes.entry(key.index).or_default();
+        index.epoch += 1;
+        index.keys.add(key, self.max_keys);
+    }
+
+    pub(super) fn see_maintenance(&mut self, generation: i64) {
+        if self.maintenance.replace(generation).is_some_and(|before| before != generation) {
+            self.clear();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.groups.clear();
+        self.bytes = 0;
+        self.indexes.clear();
+        self.loading.clear();
+        self.large.clear();
+        self.epoch += 1;
+    }
+}
+
+fn row_bytes(key: &Cells, row: &Cells) -> usize {
+    key.size() + row.size() + OVERHEAD_BYTES
+}

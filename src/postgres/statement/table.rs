@@ -1,0 +1,264 @@
+//! Tables, from which the usual statements follow.
+
+use tokio_postgres::types::Type;
+
+use super::{Action, Sql};
+
+/// A table of a store. Its statements follow from it, the keys of its rows in the cache, and what its
+/// writes change there.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    /// The primary key behind `account_id`.
+    pub(crate) key: &'static [Column],
+    /// What is read and written beside the key.
+    pub(crate) values: &'static [Column],
+    /// How its rows are cached, if they are.
+    pub(crate) cache: Option<&'static CacheIndex>,
+}
+
+/// A column of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Column(pub(crate) &'static str, pub(crate) ColumnType);
+
+pub(crate) const fn bytea(name: &'static str) -> Column {
+    Column(name, ColumnType::Bytea)
+}
+
+#[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "a store may have columns of these types")]
+pub(crate) enum ColumnType {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Text,
+    Timestamptz,
+    Bytea,
+}
+
+impl ColumnType {
+    fn scalar(self) -> Type {
+        match self {
+            Self::Bool => Type::BOOL,
+            Self::Int2 => Type::INT2,
+            Self::Int4 => Type::INT4,
+            Self::Int8 => Type::INT8,
+            Self::Text => Type::TEXT,
+            Self::Timestamptz => Type::TIMESTAMPTZ,
+            Self::Bytea => Type::BYTEA,
+        }
+    }
+
+    fn array(self) -> Type {
+        match self {
+            Self::Bool => Type::BOOL_ARRAY,
+            Self::Int2 => Type::INT2_ARRAY,
+            Self::Int4 => Type::INT4_ARRAY,
+            Self::Int8 => Type::INT8_ARRAY,
+            Self::Text => Type::TEXT_ARRAY,
+            Self::Timestamptz => Type::TIMESTAMPTZ_ARRAY,
+            Self::Bytea => Type::BYTEA_ARRAY,
+        }
+    }
+
+    /// SQL for the bytes that key sets hash: what `Cell::key_bytes` makes of the value.
+    pub(crate) fn key_bytes(self, column: &str) -> String {
+        match self {
+            Self::Bytea => column.to_owned(),
+            Self::Bool => format!("boolsend({column})"),
+            Self::Int2 | Self::Int4 | Self::Int8 => format!("int8send({column})"),
+            Self::Text => format!("convert_to({column}, 'UTF8')"),
+            Self::Timestamptz => format!("timestamptz_send({column})"),
+        }
+    }
+}
+
+/// Which rows of a table are cached together: those that share a key are a group, which is read,
+/// kept and dropped as one.
+#[derive(Debug)]
+pub(crate) struct CacheIndex {
+    pub(crate) table: &'static Table,
+    /// Reads the rows of a group, whose key is the first parameters: of each row the key within the
+    /// group, then what is kept of it. The index has this statement's name.
+    pub(crate) group: &'static Sql,
+    /// Reads one row of a group, for when it does not pay to read all: what is kept of it.
+    pub(crate) row: Option<&'static Sql>,
+    /// Reads the fingerprints of the keys of all groups.
+    pub(crate) keys: Option<&'static Sql>,
+    /// How many columns tell a row from the others of its group.
+    pub(crate) row_key: usize,
+    /// Whether rows are kept, and not only which groups have any.
+    pub(crate) keeps_rows: bool,
+}
+
+impl PartialEq for CacheIndex {
+    fn eq(&self, other: &Self) -> bool {
+        self.group.name == other.group.name
+    }
+}
+
+impl Eq for CacheIndex {}
+
+impl std::hash::Hash for CacheIndex {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.group.name.hash(state);
+    }
+}
+
+/// How many rows the server must report of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reports {
+    /// One for each that was staged; fewer is an error.
+    Each,
+    /// Any number: a deletion or a mark finds what there is, an insertion may find its row.
+    Any,
+}
+
+/// A write of staged rows: its parameters behind `$1` are arrays, one for each cell of a row.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) sql: Sql,
+    pub(crate) table: &'static Table,
+    pub(crate) reports: Reports,
+}
+
+/// Writes rows of a table; the newest wins.
+#[derive(Debug)]
+pub(crate) struct Upsert(pub(crate) Write);
+
+impl Upsert {
+    pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
+        let sql = Sql { name, text: super::Text::Of(table, Action::Upsert) };
+        Self(Write {
+            sql,
+            table,
+            reports: if table.values.is_empty() { Reports::Any } else { Reports::Each },
+        })
+    }
+
+    pub(crate) const fn sql(&'static self) -> &'static Sql {
+        &self.0.sql
+    }
+}
+
+/// Deletes rows of a table by their keys.
+#[derive(Debug)]
+pub(crate) struct Delete(pub(crate) Write);
+
+impl Delete {
+    pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
+        let sql = Sql { name, text: super::Text::Of(table, Action::Delete) };
+        Self(Write { sql, table, reports: Reports::Any })
+    }
+
+    pub(crate) const fn sql(&'static self) -> &'static Sql {
+        &self.0.sql
+    }
+}
+
+impl Table {
+    /// The columns by which the cache groups the rows: all of the key without a cache.
+    fn group(&self) -> &[Column] {
+        let others = self.cache.map_or(0, |index| index.row_key);
+        &self.key[..self.key.len().saturating_sub(others)]
+    }
+
+    pub(super) fn types(&self, action: Action) -> Vec<Type> {
+        let scalars = |columns: &[Column]| columns.iter().map(|column| column.1.scalar()).collect();
+        let arrays = |columns: &[Column]| columns.iter().map(|column| column.1.array()).collect();
+        let params: Vec<Type> = match action {
+            Action::Get => scalars(self.key),
+            Action::GetGroup => scalars(self.group()),
+            Action::KeySet => vec![Type::INT8],
+            Action::Upsert => arrays(&[self.key, self.values].concat()),
+            Action::Delete => arrays(self.key),
+        };
+        std::iter::once(Type::INT8).chain(params).collect()
+    }
+
+    pub(super) fn template(&self, action: Action) -> String {
+        let name = self.name;
+        match action {
+            Action::Get => {
+                let values =
+                    if self.values.is_empty() { "1".to_owned() } else { list("", self.values) };
+                format!("SELECT {values} FROM {{schema}}.{name}\nWHERE {}", found_by(self.key))
+            }
+            Action::GetGroup => {
+                let group = self.group();
+                let columns = [&self.key[group.len()..], self.values].concat();
+                let columns = list("", &columns);
+                format!("SELECT {columns} FROM {{schema}}.{name}\nWHERE {}", found_by(group))
+            }
+            Action::KeySet => {
+                let bytes = self.group().iter().map(|Column(name, ty)| ty.key_bytes(name));
+                let bytes = bytes.collect::<Vec<_>>().join(" || ");
+                format!(
+                    "SELECT string_agg(substring(sha256(k.key) FOR 8), ''::bytea)\n\
+                     FROM (SELECT {bytes} AS key FROM {{schema}}.{name} WHERE account_id = $1 LIMIT $2) k"
+                )
+            }
+            Action::Upsert => self.upsert(),
+            Action::Delete => self.delete(),
+        }
+    }
+
+    /// The rows come through the owner's row: a database that is distributed by account then runs the
+    /// whole statement where the account is.
+    fn upsert(&self) -> String {
+        let name = self.name;
+        let columns = [self.key, self.values].concat();
+        let (all, ours, params) = (list("", &columns), list("u.", &columns), params(&columns));
+        let conflict = std::iter::once("account_id").chain(self.key.iter().map(|column| column.0));
+        let conflict = conflict.collect::<Vec<_>>().join(", ");
+        let update = match self.values {
+            [] => "DO NOTHING".to_owned(),
+            values => {
+                let set = values.iter().map(|Column(name, _)| format!("{name} = excluded.{name}"));
+                format!("DO UPDATE SET {}", set.collect::<Vec<_>>().join(", "))
+            }
+        };
+        format!(
+            "INSERT INTO {{schema}}.{name} (account_id, {all})\n\
+             SELECT o.account_id, {ours}\n\
+             FROM {{schema}}.account_owners o CROSS JOIN unnest({params}) AS u ({all})\n\
+             WHERE o.account_id = $1 AND {{guarded}}\n\
+             ON CONFLICT ({conflict}) {update}"
+        )
+    }
+
+    fn delete(&self) -> String {
+        let name = self.name;
+        if let [Column(key, _)] = self.key {
+            return format!(
+                "DELETE FROM {{schema}}.{name}\n\
+                 WHERE account_id = $1 AND {{guarded}} AND {key} = ANY ($2)"
+            );
+        }
+        let (columns, params) = (list("", self.key), params(self.key));
+        let equal = self.key.iter().map(|Column(key, _)| format!(" AND d.{key} = u.{key}"));
+        let equal = equal.collect::<String>();
+        format!(
+            "DELETE FROM {{schema}}.{name} d USING unnest({params}) AS u ({columns})\n\
+             WHERE d.account_id = $1 AND {{guarded}}{equal}"
+        )
+    }
+}
+
+fn list(prefix: &str, columns: &[Column]) -> String {
+    let columns = columns.iter().map(|Column(name, _)| format!("{prefix}{name}"));
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// The parameters behind the account's id.
+fn params(columns: &[Column]) -> String {
+    let params = (2..).take(columns.len()).map(|number| format!("${number}"));
+    params.collect::<Vec<_>>().join(", ")
+}
+
+fn found_by(key: &[Column]) -> String {
+    let conditions =
+        key.iter().zip(2..).map(|(Column(name, _), number)| format!(" AND {name} = ${number}"));
+    format!("account_id = $1{}", conditions.collect::<String>())
+}
