@@ -85,7 +85,7 @@ impl OpenAccount {
         config: &PostgresStoreConfig,
         maintenance: i64,
     ) -> Self {
-        let (codec, database) = (account.codec.clone(), account.database.clone());
+        let (codec, database) = (account.cipher.codec.clone(), account.database.clone());
         let running = Arc::<Running>::default();
         let cache = match &config.access {
             Access::Exclusive(settings) => {

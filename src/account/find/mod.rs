@@ -9,7 +9,7 @@ use tracing::info;
 use self::probe::probe;
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
-    account::cipher::{Codec, Key, SealedCipher},
+    account::cipher::{Key, OpenedCipher, SealedCipher},
     postgres::{
         database::{Database, Param},
         migrations::Migrations,
@@ -39,14 +39,16 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
 
 pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 
-/// Brings the schema up to date, finds or creates the account, and opens its cipher.
+/// Brings the schema up to date, finds or creates the account, and opens its cipher. One that was open
+/// `before` is not created again, and its cipher needs no secret.
 pub(super) async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<(i64, Codec), OpenStoreError> {
+    before: Option<&OpenedCipher>,
+) -> Result<(i64, OpenedCipher), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config, parts))
+    (|| find_once(database, config, parts, before))
         .retry(database.backoff())
         .when(OpenStoreError::is_retryable)
         .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
@@ -57,11 +59,12 @@ async fn find_once(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<(i64, Codec), OpenStoreError> {
+    before: Option<&OpenedCipher>,
+) -> Result<(i64, OpenedCipher), OpenStoreError> {
     let name = &config.account;
     let (id, cipher) = match look_up(database, config, parts).await? {
         Some(found) => found,
-        None if config.access == Access::ReadOnly => {
+        None if config.access == Access::ReadOnly || before.is_some() => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
         None => {
@@ -77,7 +80,11 @@ async fn find_once(
             })?
         }
     };
-    Ok((id, cipher.open(name, config.secret.clone()).await?))
+    let cipher = match before {
+        Some(before) => before.again(&cipher, name)?,
+        None => OpenedCipher::open(cipher, name, config.secret.clone()).await?,
+    };
+    Ok((id, cipher))
 }
 
 async fn look_up(
