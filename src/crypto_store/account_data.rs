@@ -24,7 +24,7 @@ use crate::{
 
 const TABLE: &str = ACCOUNT_DATA.name;
 
-static ACCOUNT_DATA: Table = Table {
+pub(super) static ACCOUNT_DATA: Table = Table {
     name: "account_data",
     key: &[Column("item", ColumnType::Int2)],
     values: &[bytea("data")],

@@ -19,7 +19,7 @@ use crate::{
 
 const TABLE: &str = BACKUP_VERSIONS.name;
 
-static BACKUP_VERSIONS: Table =
+pub(super) static BACKUP_VERSIONS: Table =
     Table { name: "backup_versions", key: &[bytea("version")], values: &[], cache: None };
 
 // A generation is never used twice, retired or not: an old session must not count for a new version.

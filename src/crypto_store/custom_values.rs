@@ -8,7 +8,7 @@ use crate::{
 
 const TABLE: &str = CUSTOM_VALUES.name;
 
-static CUSTOM_VALUES: Table =
+pub(super) static CUSTOM_VALUES: Table =
     Table { name: "custom_values", key: &[bytea("key")], values: &[bytea("data")], cache: None };
 
 static GET: Sql = Sql::get("custom_values.get", &CUSTOM_VALUES);

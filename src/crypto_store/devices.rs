@@ -21,7 +21,7 @@ use crate::{
 
 const TABLE: &str = DEVICES.name;
 
-static DEVICES: Table = Table {
+pub(super) static DEVICES: Table = Table {
     name: "devices",
     key: &[bytea("user_id"), bytea("device_id")],
     values: &[bytea("data")],

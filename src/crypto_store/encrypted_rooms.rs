@@ -15,7 +15,7 @@ use crate::{
 
 const TABLE: &str = ENCRYPTED_ROOMS.name;
 
-static ENCRYPTED_ROOMS: Table = Table {
+pub(super) static ENCRYPTED_ROOMS: Table = Table {
     name: "encrypted_rooms",
     key: &[bytea("room_id")],
     values: &[bytea("data")],

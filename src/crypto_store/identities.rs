@@ -11,7 +11,7 @@ use crate::{
 
 const TABLE: &str = USER_IDENTITIES.name;
 
-static USER_IDENTITIES: Table = Table {
+pub(super) static USER_IDENTITIES: Table = Table {
     name: "user_identities",
     key: &[bytea("user_id")],
     values: &[bytea("data")],

@@ -24,7 +24,7 @@ use crate::{
 
 const TABLE: &str = KEY_REQUESTS.name;
 
-static KEY_REQUESTS: Table =
+pub(super) static KEY_REQUESTS: Table =
     Table { name: "key_requests", key: &[bytea("request_id")], values: &[], cache: Some(&UNSENT) };
 
 // The unsent requests are read at once; there are few.

@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = MESSAGE_HASHES.name;
 
-static MESSAGE_HASHES: Table =
+pub(super) static MESSAGE_HASHES: Table =
     Table { name: "message_hashes", key: &[bytea("hash")], values: &[], cache: Some(&BY_HASH) };
 
 // Only which there are is known: there is nothing to keep beside.

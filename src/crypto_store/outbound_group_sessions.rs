@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = OUTBOUND_SESSIONS.name;
 
-static OUTBOUND_SESSIONS: Table = Table {
+pub(super) static OUTBOUND_SESSIONS: Table = Table {
     name: "megolm_outbound_sessions",
     key: &[bytea("room_id")],
     values: &[bytea("data")],

@@ -22,7 +22,7 @@ const RECEIVED: &str = ROOM_KEY_BUNDLES.name;
 const PENDING: &str = PENDING_KEY_BUNDLES.name;
 const BACKED_UP: &str = BACKED_UP_ROOMS.name;
 
-static ROOM_KEY_BUNDLES: Table = Table {
+pub(super) static ROOM_KEY_BUNDLES: Table = Table {
     name: "room_key_bundles",
     key: &[bytea("room_id"), bytea("sender_user")],
     values: &[bytea("data")],
@@ -32,7 +32,7 @@ static ROOM_KEY_BUNDLES: Table = Table {
 static GET_RECEIVED: Sql = Sql::get("room_key_bundles.get", &ROOM_KEY_BUNDLES);
 static UPSERT_RECEIVED: Upsert = Upsert::new("room_key_bundles.upsert", &ROOM_KEY_BUNDLES);
 
-static PENDING_KEY_BUNDLES: Table = Table {
+pub(super) static PENDING_KEY_BUNDLES: Table = Table {
     name: "pending_key_bundles",
     key: &[bytea("room_id")],
     values: &[bytea("data")],
@@ -49,7 +49,7 @@ static ALL_PENDING: Sql = Sql::new(
     &[Type::INT8],
 );
 
-static BACKED_UP_ROOMS: Table =
+pub(super) static BACKED_UP_ROOMS: Table =
     Table { name: "backed_up_rooms", key: &[bytea("room_id")], values: &[], cache: None };
 
 static GET_BACKED_UP: Sql = Sql::get("backed_up_rooms.get", &BACKED_UP_ROOMS);

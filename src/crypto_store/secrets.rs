@@ -18,7 +18,7 @@ use crate::{
 const TABLE: &str = SECRETS_INBOX.name;
 
 // Keyed by a hash of the secret: the same one twice is one entry, however it is sealed.
-static SECRETS_INBOX: Table = Table {
+pub(super) static SECRETS_INBOX: Table = Table {
     name: "secrets_inbox",
     key: &[bytea("secret_name"), bytea("secret_hash")],
     values: &[bytea("data")],

@@ -1,12 +1,39 @@
-//! How much of the database an account takes, estimated without reading it.
+//! How much of the database the store takes for an account, estimated without reading it.
 
 use tokio_postgres::types::Type;
 
+use super::{
+    account_data, backups, custom_values, devices, encrypted_rooms, identities,
+    inbound_group_sessions, key_requests, message_hashes, olm_sessions, outbound_group_sessions,
+    room_key_bundles, secrets, sync_tokens, tracked_users, withheld,
+};
 use crate::{
     Error,
     account::{OpenAccount, cipher::column},
-    postgres::statement::Sql,
+    postgres::statement::{Sql, Table},
 };
+
+/// The store's own tables.
+pub(super) static TABLES: [&Table; 18] = [
+    &account_data::ACCOUNT_DATA,
+    &backups::BACKUP_VERSIONS,
+    &custom_values::CUSTOM_VALUES,
+    &devices::DEVICES,
+    &encrypted_rooms::ENCRYPTED_ROOMS,
+    &identities::USER_IDENTITIES,
+    &inbound_group_sessions::INBOUND_SESSIONS,
+    &key_requests::KEY_REQUESTS,
+    &message_hashes::MESSAGE_HASHES,
+    &olm_sessions::OLM_SESSIONS,
+    &outbound_group_sessions::OUTBOUND_SESSIONS,
+    &room_key_bundles::ROOM_KEY_BUNDLES,
+    &room_key_bundles::PENDING_KEY_BUNDLES,
+    &room_key_bundles::BACKED_UP_ROOMS,
+    &secrets::SECRETS_INBOX,
+    &sync_tokens::SYNC_TOKENS,
+    &tracked_users::TRACKED_USERS,
+    &withheld::WITHHELD_SESSIONS,
+];
 
 // Each table's size, times the account's share of its rows as ANALYZE last estimated it: the
 // frequency among the most common accounts, else an even share of what those leave over. A table
@@ -20,7 +47,6 @@ SELECT coalesce(sum(pg_total_relation_size(c.oid) * coalesce(
         / nullif(greatest(s.accounts - coalesce(cardinality(s.vals), 0), 1), 0),
     1 / (SELECT greatest(count(*), 1) FROM {schema}.accounts)::float8)), 0)::int8
 FROM pg_class c
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'account_id' AND NOT a.attisdropped
 LEFT JOIN LATERAL (
     SELECT most_common_vals::text::int8[] AS vals, most_common_freqs::float8[] AS freqs,
            CASE WHEN n_distinct < 0 THEN -n_distinct * c.reltuples ELSE n_distinct END AS accounts
@@ -28,16 +54,19 @@ LEFT JOIN LATERAL (
     WHERE schemaname = c.relnamespace::regnamespace::text AND tablename = c.relname
       AND attname = 'account_id'
 ) s ON true
-WHERE c.relkind = 'r' AND c.relnamespace = (
+WHERE c.relkind = 'r' AND c.relname = ANY ($2) AND c.relnamespace = (
     SELECT t.relnamespace FROM pg_class t JOIN {schema}.accounts a ON a.tableoid = t.oid
     WHERE a.id = $1)",
-    &[Type::INT8],
+    &[Type::INT8, Type::TEXT_ARRAY],
 );
 
 pub(super) const STATEMENTS: &[&Sql] = &[&ESTIMATE];
 
 pub(super) async fn estimate(account: &OpenAccount) -> Result<usize, Error> {
-    let Some(row) = account.query_opt(&ESTIMATE, &[]).await? else { return Ok(0) };
-    let bytes: i64 = column(&row, 0, "pg_stats")?;
+    let tables = TABLES.map(|table| table.name);
+    let Some(row) = account.query_opt(&ESTIMATE, &[&tables.as_slice()]).await? else {
+        return Ok(0);
+    };
+    let bytes: i64 = column(&row, 0, "accounts")?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }

@@ -16,7 +16,7 @@ use crate::{
 
 const TABLE: &str = TRACKED_USERS.name;
 
-static TRACKED_USERS: Table = Table {
+pub(super) static TRACKED_USERS: Table = Table {
     name: "tracked_users",
     key: &[bytea("user_id")],
     values: &[bytea("data")],

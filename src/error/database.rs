@@ -22,10 +22,6 @@ pub struct DatabaseError {
     constraint: Option<String>,
 }
 
-/// The server's function that finds a prepared statement's result types changed. Other reasons for
-/// 0A000 stay.
-const STALE_PLAN_ROUTINE: &str = "RevalidateCachedQuery";
-
 /// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -159,7 +155,7 @@ impl From<&tokio_postgres::Error> for DatabaseError {
         // The untranslated severity is asked for; FATAL and PANIC end the session, and poolers use them
         // for what befell their link. Of a routine the C function's name is given.
         let origin = match (answer.parsed_severity(), answer.routine()) {
-            (Some(Severity::Error), Some(STALE_PLAN_ROUTINE)) => Origin::CachedPlan,
+            (Some(Severity::Error), Some("RevalidateCachedQuery")) => Origin::CachedPlan,
             (Some(Severity::Error), _) => Origin::Statement,
             _ => Origin::Connection,
         };

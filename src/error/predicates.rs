@@ -27,8 +27,7 @@ impl DatabaseError {
     /// Whether the connection must not be used again: it broke or was ended, the server is going away
     /// (class 57P), it has become read-only after a failover (25006), it was ended because a transaction
     /// idled (25P03), it has other statements prepared than we think (26000, or a cached plan), or it lost
-    /// a BEGIN: then the crate's functions refuse, and a write that asks for the transaction marker finds
-    /// no such setting (42704).
+    /// a BEGIN: then the crate's functions refuse, and a write finds no transaction marker (42704).
     pub(crate) fn spoils_connection(&self) -> bool {
         self.origin != Origin::Statement
             || self.sqlstate.is_none()

@@ -65,6 +65,7 @@ fn literal(ty: &Type) -> &'static str {
         Type::FLOAT8 => "500::float8",
         Type::BOOL => "true",
         Type::TEXT => "'name'",
+        Type::TEXT_ARRAY => "'{devices,olm_sessions}'::text[]",
         ref other => panic!("no literal for {other}"),
     }
 }

@@ -14,7 +14,7 @@ use tokio_postgres::Row;
 use self::statements::{
     ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
-pub(super) use self::statements::{BY_KEY, STATEMENTS};
+pub(super) use self::statements::{BY_KEY, INBOUND_SESSIONS, STATEMENTS};
 use super::backups;
 use crate::{
     Error,

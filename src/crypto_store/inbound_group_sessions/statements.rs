@@ -6,7 +6,7 @@ use crate::postgres::statement::{CacheIndex, Reports, Sql, Table, Write, bytea};
 
 pub(super) const TABLE: &str = INBOUND_SESSIONS.name;
 
-static INBOUND_SESSIONS: Table = Table {
+pub(in crate::crypto_store) static INBOUND_SESSIONS: Table = Table {
     name: "megolm_inbound_sessions",
     key: &[bytea("room_id"), bytea("session_id")],
     // Read and written by statements of its own.
@@ -43,10 +43,11 @@ macro_rules! select {
         concat!(
             "SELECT ",
             $keys,
-            "s.data, s.backup_generation > 0 AND EXISTS (",
-            "SELECT FROM {schema}.backup_versions v WHERE v.account_id = $1 ",
-            "AND v.generation = s.backup_generation AND NOT v.retired) ",
-            "FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1 ",
+            "s.data, s.backup_generation > 0 AND EXISTS (
+    SELECT FROM {schema}.backup_versions v
+    WHERE v.account_id = $1 AND v.generation = s.backup_generation AND NOT v.retired)
+FROM {schema}.megolm_inbound_sessions s
+WHERE s.account_id = $1 ",
             $condition
         )
     };
@@ -88,18 +89,23 @@ ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
 pub(super) static FOR_BACKUP: Sql = Sql::new(
     "megolm_inbound_sessions.for_backup",
     concat!(
-        "WITH current AS (SELECT coalesce((SELECT generation FROM {schema}.backup_versions ",
-        "WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation) (",
+        "WITH current AS (
+    SELECT coalesce((SELECT generation FROM {schema}.backup_versions
+                     WHERE account_id = $1 AND version = $2 AND NOT retired), 0) AS generation)
+(",
         select!(
             "AND s.backup_generation < greatest(1, (SELECT generation FROM current))
 ORDER BY s.backup_generation LIMIT $3"
         ),
-        ") UNION ALL (",
+        ")
+UNION ALL
+(",
         select!(
             "AND s.backup_generation > (SELECT generation FROM current) AND s.backup_generation > 0
 ORDER BY s.backup_generation LIMIT $3"
         ),
-        ") LIMIT $3"
+        ")
+LIMIT $3"
     ),
     &[Type::INT8, Type::BYTEA, Type::INT8],
 );

@@ -196,7 +196,8 @@ impl Table {
                 let bytes = bytes.collect::<Vec<_>>().join(" || ");
                 format!(
                     "SELECT string_agg(substring(sha256(k.key) FOR 8), ''::bytea)\n\
-                     FROM (SELECT {bytes} AS key FROM {{schema}}.{name} WHERE account_id = $1 LIMIT $2) k"
+                     FROM (SELECT {bytes} AS key\n      \
+                     FROM {{schema}}.{name} WHERE account_id = $1 LIMIT $2) k"
                 )
             }
             Action::Upsert => self.upsert(),
@@ -237,7 +238,7 @@ impl Table {
             );
         }
         let (columns, params) = (list("", self.key), params(self.key));
-        let equal = self.key.iter().map(|Column(key, _)| format!(" AND d.{key} = u.{key}"));
+        let equal = self.key.iter().map(|Column(key, _)| format!("\n  AND d.{key} = u.{key}"));
         let equal = equal.collect::<String>();
         format!(
             "DELETE FROM {{schema}}.{name} d USING unnest({params}) AS u ({columns})\n\
