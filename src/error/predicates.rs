@@ -66,11 +66,6 @@ impl DatabaseError {
         }
     }
 
-    /// The same as [`Self::is_transient`], by the server's word: not for want of a connection.
-    pub(crate) fn is_transient_answer(&self) -> bool {
-        self.sqlstate.is_some() && self.is_transient()
-    }
-
     pub(super) fn refuses_data(&self) -> bool {
         self.sqlstate().is_some_and(refuses_data)
     }

@@ -87,17 +87,21 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_that_fails_late_is_repeated() {
         let mut attempts = 0;
-        let result = Retry::new(LIMIT).run("test", |_: &&str| true, || {
-            attempts += 1;
-            let is_first = attempts == 1;
-            async move {
-                if is_first {
-                    tokio::time::sleep(2 * LIMIT).await;
-                    return Err("late");
+        let result = Retry::new(LIMIT).run(
+            "test",
+            |_: &&str| true,
+            || {
+                attempts += 1;
+                let is_first = attempts == 1;
+                async move {
+                    if is_first {
+                        tokio::time::sleep(2 * LIMIT).await;
+                        return Err("late");
+                    }
+                    Ok(())
                 }
-                Ok(())
-            }
-        });
+            },
+        );
         assert_eq!(result.await, Ok(()));
         assert_eq!(attempts, 2);
     }
@@ -105,18 +109,26 @@ mod tests {
     #[tokio::test]
     async fn attempts_end_with_the_limit_or_with_an_error_that_stays() {
         let mut attempts = 0;
-        let result = Retry::new(LIMIT).run("test", |error: &&str| *error == "passes", || {
-            attempts += 1;
-            std::future::ready(Err::<(), _>("passes"))
-        });
+        let result = Retry::new(LIMIT).run(
+            "test",
+            |error: &&str| *error == "passes",
+            || {
+                attempts += 1;
+                std::future::ready(Err::<(), _>("passes"))
+            },
+        );
         assert_eq!(result.await, Err("passes"));
         assert!(attempts > 1, "{attempts}");
 
         let mut attempts = 0;
-        let result = Retry::new(LIMIT).run("test", |error: &&str| *error == "passes", || {
-            attempts += 1;
-            std::future::ready(Err::<(), _>("stays"))
-        });
+        let result = Retry::new(LIMIT).run(
+            "test",
+            |error: &&str| *error == "passes",
+            || {
+                attempts += 1;
+                std::future::ready(Err::<(), _>("stays"))
+            },
+        );
         assert_eq!(result.await, Err("stays"));
         assert_eq!(attempts, 1);
     }

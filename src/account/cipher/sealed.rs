@@ -174,6 +174,7 @@ fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, Unopened>
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
 

@@ -2,9 +2,7 @@
 
 mod probe;
 
-use backon::Retryable;
 use tokio_postgres::types::Type;
-use tracing::info;
 
 use self::probe::probe;
 use crate::{
@@ -48,11 +46,8 @@ pub(super) async fn find(
     before: Option<&OpenedCipher>,
 ) -> Result<(i64, OpenedCipher), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config, parts, before))
-        .retry(database.backoff())
-        .when(OpenStoreError::is_retryable)
-        .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
-        .await
+    let find = || find_once(database, config, parts, before);
+    database.retry().run("opening", OpenStoreError::is_retryable, find).await
 }
 
 async fn find_once(
@@ -108,6 +103,6 @@ async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
     }
     // Of several that take the same number at once, one gets it.
     let insert = || database.write_autocommit(&INSERT_NEXT, &params);
-    insert.retry(database.backoff()).when(Error::is_unique_violation).await?;
+    database.retry().run(INSERT_NEXT.name, Error::is_unique_violation, insert).await?;
     Ok(())
 }

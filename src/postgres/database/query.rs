@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use backon::Retryable;
 use deadpool_postgres::Object;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -54,13 +53,7 @@ impl Database {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let started = Instant::now();
-        let may_ask_again =
-            |error: &Error| error.is_retryable_or_late() && started.elapsed() < self.limits.retry;
-        ask.retry(self.backoff())
-            .when(may_ask_again)
-            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
-            .await
+        self.retry().run(sql.name, Error::is_retryable_or_late, ask).await
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.
