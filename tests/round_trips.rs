@@ -6,7 +6,7 @@ mod common;
 
 use std::fmt::Write;
 
-use common::{Mode, proxy::Proxy};
+use common::{Mode, proxy::Proxy, without_heartbeats};
 use matrix_sdk_crypto::{
     DeviceData, SecretInfo,
     olm::{Account, OlmMessageHash, SenderDataType},
@@ -36,7 +36,7 @@ async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
         let config = Mode::Key
             .config(&url, name)
             .pool(pool)
-            .access(OwnershipSettings { cache_bytes, ..Default::default() });
+            .access(OwnershipSettings { cache_bytes, ..without_heartbeats() });
         writeln!(report, "{name}").unwrap();
         count(&mut report, &proxy, &config).await;
     }
