@@ -54,6 +54,11 @@ impl Place {
         store
     }
 
+    async fn open_with_cache(&self, cache_bytes: usize) -> PostgresCryptoStore {
+        let settings = OwnershipSettings { cache_bytes, ..without_heartbeats() };
+        self.open(self.config.clone().access(settings)).await
+    }
+
     /// Round trips of an operation.
     async fn trips<T>(&self, operation: impl Future<Output = T>) -> (usize, T) {
         let before = self.proxy.turns();
@@ -106,14 +111,7 @@ async fn what_was_saved_or_read_is_not_asked_for_again() {
     assert_eq!(place.trips(reads(&store)).await.0, 0);
     store.close().await.unwrap();
 
-    let store = place
-        .open(
-            place
-                .config
-                .clone()
-                .access(OwnershipSettings { cache_bytes: 0, ..without_heartbeats() }),
-        )
-        .await;
+    let store = place.open_with_cache(0).await;
     for _ in 0..2 {
         assert_eq!(place.trips(reads(&store)).await.0, 8, "the cache is off");
     }
@@ -199,14 +197,7 @@ async fn the_cache_keeps_to_its_limits() {
     let (some, unknown) = (&saved[..50], sessions(room(), 10));
 
     // A session takes about a kilobyte.
-    let store = place
-        .open(
-            place
-                .config
-                .clone()
-                .access(OwnershipSettings { cache_bytes: 10_000, ..without_heartbeats() }),
-        )
-        .await;
+    let store = place.open_with_cache(10_000).await;
     store.save_inbound_group_sessions(saved.clone(), None).await.unwrap();
     look_all_up(&store, some).await;
     let (trips, found) = place.trips(look_all_up(&store, some)).await;
@@ -215,28 +206,15 @@ async fn the_cache_keeps_to_its_limits() {
     assert_eq!(place.trips(look_all_up(&store, &some[49..])).await.0, 0, "the last one is kept");
     store.close().await.unwrap();
 
-    for (keys, trips) in [(100, 1), (99, 10), (0, 10)] {
-        let store = place
-            .open(
-                place
-                    .config
-                    .clone()
-                    .access(OwnershipSettings { cache_max_keys: keys, ..without_heartbeats() }),
-            )
-            .await;
+    // A key takes 16 bytes of an eighth of it.
+    for (keys, trips) in [(100, 1), (99, 10)] {
+        let store = place.open_with_cache(keys * 16 * 8).await;
         assert_eq!(place.trips(look_all_up(&store, &unknown)).await, (trips, 0), "{keys} keys");
         store.close().await.unwrap();
     }
 
     // One more than are kept.
-    let store = place
-        .open(
-            place
-                .config
-                .clone()
-                .access(OwnershipSettings { cache_max_keys: 100, ..without_heartbeats() }),
-        )
-        .await;
+    let store = place.open_with_cache(100 * 16 * 8).await;
     look_all_up(&store, &unknown).await;
     store.save_inbound_group_sessions(sessions(room(), 1), None).await.unwrap();
     // The first one was asked for with the keys, and is known since.

@@ -156,7 +156,6 @@ async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
         times.pool.max_size = 10_000;
         times.ownership.takeover = Takeover::WaitUntilFree(Duration::MAX);
         times.ownership.cache_bytes = usize::MAX;
-        times.ownership.cache_max_keys = usize::MAX;
         times.ownership.label = label.to_owned();
         times.put_into(PostgresStoreConfig::new(database.url(), account))
     };

@@ -39,6 +39,57 @@ async fn sixteen_openings_of_an_empty_database_make_one_schema_one_account_one_c
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.schema_migrations").await, 2);
 }
 
+/// A store keeps its opened cipher, not the secret: what the account's row holds must still be that.
+#[tokio::test]
+async fn a_store_is_reopened_without_its_secret_unless_its_cipher_was_changed() {
+    let database = testing::database().unwrap();
+    let client = connect(&database.url()).await;
+    let change = async |sql: &str| client.batch_execute(sql).await.unwrap();
+    for mode in [Mode::Plain, Mode::Passphrase, Mode::Key] {
+        let store = mode.open(&database.url(), "bot").await;
+        store.set_custom_value("greeting", b"hello".to_vec()).await.unwrap();
+        store.close().await.unwrap();
+        store.reopen().await.unwrap();
+        assert_eq!(
+            store.get_custom_value("greeting").await.unwrap().unwrap(),
+            b"hello",
+            "{mode:?}"
+        );
+        store.close().await.unwrap();
+
+        let other = if mode == Mode::Key { Mode::Passphrase } else { Mode::Key };
+        other.open(&database.url(), "other").await.close().await.unwrap();
+        change(
+            "CREATE TABLE saved AS SELECT * FROM matrix_sdk.accounts WHERE name = 'bot';
+             UPDATE matrix_sdk.accounts a SET secret_kind = o.secret_kind, cipher = o.cipher
+                 FROM matrix_sdk.accounts o WHERE a.name = 'bot' AND o.name = 'other'",
+        )
+        .await;
+        assert_matches!(store.reopen().await, Err(Error::Reopen(error)) => {
+            assert_matches!(*error, OpenStoreError::CipherChanged { .. }, "{mode:?}");
+            assert!(error.is_permanent());
+        });
+        change("UPDATE matrix_sdk.accounts SET name = 'renamed' WHERE name = 'bot'").await;
+        assert_matches!(store.reopen().await, Err(Error::Reopen(error)) => {
+            assert_matches!(*error, OpenStoreError::AccountNotFound { .. }, "{mode:?}");
+        });
+        change(
+            "UPDATE matrix_sdk.accounts a SET name = 'bot', secret_kind = s.secret_kind, cipher = s.cipher
+                 FROM saved s WHERE a.name = 'renamed';
+             DROP TABLE saved",
+        )
+        .await;
+        store.reopen().await.unwrap();
+        assert_eq!(
+            store.get_custom_value("greeting").await.unwrap().unwrap(),
+            b"hello",
+            "{mode:?}"
+        );
+        store.close().await.unwrap();
+        change("DROP SCHEMA matrix_sdk CASCADE").await;
+    }
+}
+
 /// Rule 16.
 #[tokio::test]
 async fn each_wrong_secret_has_its_own_error_and_nothing_is_written() {

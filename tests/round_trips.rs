@@ -6,7 +6,7 @@ mod common;
 
 use std::{fmt::Write, time::Duration};
 
-use common::{Mode, proxy::Proxy};
+use common::{Mode, proxy::Proxy, without_heartbeats};
 use matrix_sdk_crypto::{
     DeviceData, SecretInfo,
     olm::{Account, OlmMessageHash, SenderDataType},
@@ -36,12 +36,7 @@ async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
         let config = Mode::Key
             .config(&url, name)
             .pool(pool)
-            // No heartbeat comes between, however slow the machine.
-            .access(OwnershipSettings {
-                cache_bytes,
-                heartbeat_interval: Duration::from_secs(3_600),
-                ..Default::default()
-            });
+            .access(OwnershipSettings { cache_bytes, ..without_heartbeats() });
         writeln!(report, "{name}").unwrap();
         count(&mut report, &proxy, &config).await;
     }

@@ -12,7 +12,7 @@ use super::{OpenAccount, find, leases, ownership, store::StoreKind};
 use crate::{
     Access, Error, OpenStoreError, PostgresStoreConfig,
     account::{
-        cipher::Codec,
+        cipher::OpenedCipher,
         ownership::{
             Known, Owner,
             claim::{Claimed, claim},
@@ -40,7 +40,7 @@ const MIGRATIONS: Migrations = Migrations {
 
 /// An account that is open, for all of its stores.
 pub(super) struct Account {
-    pub(super) codec: Arc<Codec>,
+    pub(super) cipher: OpenedCipher,
     pub(super) database: Database,
     pub(super) owner: Arc<Owner>,
     /// `None` when it is read-only.
@@ -54,6 +54,7 @@ pub(super) struct Account {
 pub(crate) struct AccountHandle(Arc<Inner>);
 
 struct Inner {
+    /// Without passphrase or key, which only the first opening needs.
     config: PostgresStoreConfig,
     /// A pool that came from outside: it is neither closed nor rebuilt.
     foreign_pool: Option<Pool>,
@@ -68,7 +69,14 @@ struct Open {
     account: Option<Arc<Account>>,
     stores: usize,
     /// As it was last open: an account that was lost stays so.
+    former: Former,
+}
+
+/// What is kept of an account that was open, for opening it again.
+#[derive(Clone)]
+struct Former {
     owner: Arc<Owner>,
+    cipher: OpenedCipher,
 }
 
 impl AccountHandle {
@@ -79,10 +87,10 @@ impl AccountHandle {
         stores: Vec<&'static StoreKind>,
     ) -> Result<Self, OpenStoreError> {
         let account = Account::open(foreign_pool.as_ref(), config, &stores, None).await?;
-        let owner = account.owner.clone();
-        let open = Open { account: Some(Arc::new(account)), stores: 0, owner };
+        let former = account.former();
+        let open = Open { account: Some(Arc::new(account)), stores: 0, former };
         Ok(Self(Arc::new(Inner {
-            config: config.clone(),
+            config: PostgresStoreConfig { secret: None, ..config.clone() },
             foreign_pool,
             stores,
             open: Mutex::new(open),
@@ -112,7 +120,7 @@ impl AccountHandle {
         let Inner { config, foreign_pool, stores, .. } = &*self.0;
         let (found, former) = {
             let open = self.lock();
-            (open.account.clone(), open.owner.clone())
+            (open.account.clone(), open.former.clone())
         };
         if let Some(account) = found {
             let maintenance = match account.presence {
@@ -133,12 +141,12 @@ impl AccountHandle {
         });
         let account = Arc::new(account.inspect_err(|error| {
             if let Some(loss) = ownership::Loss::of(error) {
-                former.lose(&loss);
+                former.owner.lose(&loss);
             }
         })?);
         let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
         let lane = OpenAccount::new(&account, kind, config, maintenance);
-        *self.lock() = Open { owner: account.owner.clone(), account: Some(account), stores: 1 };
+        *self.lock() = Open { former: account.former(), account: Some(account), stores: 1 };
         Ok(lane)
     }
 
@@ -164,12 +172,12 @@ impl AccountHandle {
 
 impl Account {
     /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
-    /// account over; `former` is who owned it before it was reopened.
+    /// account over; `former` is what is known of it when it is reopened.
     async fn open(
         foreign_pool: Option<&Pool>,
         config: &PostgresStoreConfig,
         stores: &[&'static StoreKind],
-        former: Option<&Owner>,
+        former: Option<&Former>,
     ) -> Result<Self, OpenStoreError> {
         config.validate()?;
         let statements = Statements::new(Schema::new(&config.schema)?, statements(stores));
@@ -180,17 +188,22 @@ impl Account {
         let database = Database::new(pool, Arc::new(statements), &config.timeouts);
         let parts = stores.iter().map(|store| store.migrations());
         let parts: Vec<Migrations> = std::iter::once(MIGRATIONS).chain(parts).collect();
-        let (id, codec) = find::find(&database, config, &parts).await?;
-        let codec = Arc::new(codec);
+        let before = former.map(|former| &former.cipher);
+        let (id, cipher) = find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
             let (owner, maintenance) = (Owner::new(id, Known::default()), BTreeMap::new());
-            return Ok(Self { codec, database, owner, presence: None, maintenance });
+            return Ok(Self { cipher, database, owner, presence: None, maintenance });
         };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();
         lanes.sort_unstable();
-        let claimed = claim(&database, settings, &config.account, id, &lanes, former).await?;
+        let owner = former.map(|former| &*former.owner);
+        let claimed = claim(&database, settings, &config.account, id, &lanes, owner).await?;
         let Claimed { owner, presence, maintenance } = claimed;
-        Ok(Self { codec, database, owner, presence: Some(Arc::new(presence)), maintenance })
+        Ok(Self { cipher, database, owner, presence: Some(Arc::new(presence)), maintenance })
+    }
+
+    fn former(&self) -> Former {
+        Former { owner: self.owner.clone(), cipher: self.cipher.clone() }
     }
 }
 

@@ -85,13 +85,11 @@ impl OpenAccount {
         config: &PostgresStoreConfig,
         maintenance: i64,
     ) -> Self {
-        let (codec, database) = (account.codec.clone(), account.database.clone());
+        let (codec, database) = (account.cipher.codec.clone(), account.database.clone());
         let running = Arc::<Running>::default();
         let cache = match &config.access {
-            Access::Exclusive(settings) => {
-                Cache::new(settings.cache_bytes, settings.cache_max_keys)
-            }
-            Access::ReadOnly => Cache::new(0, 0),
+            Access::Exclusive(settings) => Cache::with_budget(settings.cache_bytes),
+            Access::ReadOnly => Cache::with_budget(0),
         };
         cache.see_maintenance(maintenance);
         let lane = account.owner.lane(kind.name, cache);

@@ -78,13 +78,12 @@ pub struct OwnershipSettings {
     /// room keys, devices, identities of users, tracked users and requests not sent yet are answered
     /// from memory once they were read or saved. They are kept as they are stored, sealed in an
     /// encrypted account, and wiped when they are dropped.
-    pub cache_bytes: usize,
-
-    /// Maximum number of keys remembered per table, 100 000 by default; 0 for none.
     ///
-    /// A lookup of a key outside a complete set returns nothing without a query. The keys are fetched
-    /// once, 8 bytes each, when a table is first read; of a table that has more, none are kept.
-    pub cache_max_keys: usize,
+    /// An eighth of it is for which keys the larger tables have, at 16 bytes a key: 131 072 keys by
+    /// default. A lookup of a key outside a complete set returns nothing without a query. The keys of a
+    /// table are fetched once, when it is first read; of a table whose keys do not fit beside those of the
+    /// others, none are kept.
+    pub cache_bytes: usize,
 }
 
 impl Default for OwnershipSettings {
@@ -94,7 +93,6 @@ impl Default for OwnershipSettings {
             label: "matrix-sdk-postgres".to_owned(),
             heartbeat_interval: Duration::from_secs(2),
             cache_bytes: 16 << 20,
-            cache_max_keys: 100_000,
         }
     }
 }

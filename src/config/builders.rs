@@ -37,7 +37,8 @@ impl PostgresStoreConfig {
     /// Encrypts the account's data with a passphrase, or, with `None`, not at all (the default).
     ///
     /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some tenths of a
-    /// second at each opening; a [`key`](Self::key) spares that. Of `passphrase` and `key`, the
+    /// second when a store is opened; a [`key`](Self::key) spares that. The store keeps neither, and needs
+    /// none to be reopened. Of `passphrase` and `key`, the
     /// later call counts. It is fixed when the account is created: opening with another one fails
     /// with [`OpenStoreError::WrongPassphrase`], and an empty one is
     /// [`OpenStoreError::InvalidConfig`].

@@ -35,9 +35,13 @@ pub struct Timeouts {
     /// that takes over. A write above 64 KiB gets up to 33 s more.
     pub transaction_idle: Duration,
 
-    /// For how long an operation is tried again, 15 seconds by default: enough to outlast a restart of
-    /// the server. The last try may take its own time. At opening, only the pauses between tries count.
-    /// Then its error is returned.
+    /// For how long after its first failure an operation is tried again, 15 seconds by default: enough
+    /// to outlast a restart of the server.
+    ///
+    /// Within it new attempts are begun, with pauses of up to a second, and each may take its own time.
+    /// So a statement that was not answered within [`statement`](Self::statement) is sent once more even
+    /// where `retry` is shorter, and an operation takes at most the time of its first attempt, `retry`,
+    /// and the time of its last attempt. Then the last error is returned.
     ///
     /// A login that is refused, with whatever code, is retried too: servers that start and poolers
     /// that wait for theirs refuse it for some seconds. A refused password (28P01, 28000) is retried

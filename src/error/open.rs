@@ -145,8 +145,9 @@ pub enum OpenStoreError {
         since: SystemTime,
     },
 
-    /// There is no such account, and [`Access::ReadOnly`](crate::Access::ReadOnly) creates none.
-    #[error("there is no account {account:?}, and read-only access creates none")]
+    /// There is no such account. [`Access::ReadOnly`](crate::Access::ReadOnly) creates none, nor does
+    /// `reopen()`.
+    #[error("there is no account {account:?}")]
     AccountNotFound {
         /// The account's name.
         account: String,
@@ -190,6 +191,17 @@ pub enum OpenStoreError {
          or renamed in the database; restore the rows of table accounts from a backup"
     )]
     ForeignCipher {
+        /// The account's name.
+        account: String,
+    },
+
+    /// `reopen()` found another cipher in the account's row than the store was opened with: the account
+    /// was made anew, or its row was restored from a backup. Nothing was read or written. Open a new
+    /// store, with the account's passphrase or key.
+    #[error(
+        "the cipher of account {account:?} is another than when the store was opened: open a new store"
+    )]
+    CipherChanged {
         /// The account's name.
         account: String,
     },

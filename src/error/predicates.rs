@@ -66,11 +66,6 @@ impl DatabaseError {
         }
     }
 
-    /// The same as [`Self::is_transient`], by the server's word: not for want of a connection.
-    pub(crate) fn is_transient_answer(&self) -> bool {
-        self.sqlstate.is_some() && self.is_transient()
-    }
-
     /// Whether a statement was passed over because its transaction had failed before.
     pub(crate) fn is_in_failed_transaction(&self) -> bool {
         self.is(&SqlState::IN_FAILED_SQL_TRANSACTION)

@@ -1,6 +1,5 @@
 //! How migrations are applied: those of the engine, and those of each store.
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::{
     IsolationLevel,
@@ -59,17 +58,10 @@ pub(crate) async fn run(
     schema: &Schema,
     parts: &[Migrations],
 ) -> Result<(), OpenStoreError> {
-    // DDL that waits behind a long reader stalls everybody behind it: give up soon, try again.
-    let mut pauses = ExponentialBuilder::default().with_jitter().with_max_times(6).build();
-    loop {
-        match apply(connection, schema, parts).await {
-            Ok(()) => return Ok(()),
-            Err(error) => match pauses.next() {
-                Some(pause) if error.is_transient_answer() => tokio::time::sleep(pause).await,
-                _ => return Err(OpenStoreError::refused(error, "migrating the schema")),
-            },
-        }
-    }
+    // DDL that waits behind a long reader stalls everybody behind it, so it gives up soon; opening tries
+    // again.
+    let applied = apply(connection, schema, parts).await;
+    applied.map_err(|error| OpenStoreError::refused(error, "migrating the schema"))
 }
 
 async fn apply(

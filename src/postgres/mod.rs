@@ -5,6 +5,7 @@ pub(crate) mod connect;
 pub(crate) mod database;
 pub(crate) mod migrations;
 mod pool;
+pub(crate) mod retry;
 pub(crate) mod schema;
 pub(crate) mod shared_connection;
 pub(crate) mod statement;

@@ -50,11 +50,9 @@ impl Configuration {
         let config = match self.cache {
             Cache::Off => config.access(OwnershipSettings { cache_bytes: 0, ..Default::default() }),
             Cache::On => config,
-            Cache::Small => config.access(OwnershipSettings {
-                cache_bytes: 4_000,
-                cache_max_keys: 2,
-                ..Default::default()
-            }),
+            Cache::Small => {
+                config.access(OwnershipSettings { cache_bytes: 4_000, ..Default::default() })
+            }
         };
         let opened = match self.statements {
             Statements::ForeignPool => {

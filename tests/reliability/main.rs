@@ -25,6 +25,7 @@ mod outcomes;
 mod partition;
 mod pgbouncer;
 mod random_syncs;
+mod retries;
 mod server_errors;
 mod split_brain;
 mod standby;

@@ -20,15 +20,23 @@ pub(super) enum KeySet {
 }
 
 impl KeySet {
-    /// Reads what the server sent: the fingerprints one after the other.
-    pub(super) fn parse(bytes: &[u8], max: usize) -> Self {
-        if bytes.len() / WIDTH > max {
+    /// Reads what the server sent: the fingerprints one after the other, of `limit` rows at most. With
+    /// that many there may be more.
+    pub(super) fn parse(bytes: &[u8], limit: i64) -> Self {
+        if usize::try_from(limit).is_ok_and(|limit| bytes.len() / WIDTH >= limit) {
             return Self::TooMany;
         }
         let fingerprints = bytes
             .chunks_exact(WIDTH)
             .map(|chunk| chunk.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
         Self::Known(fingerprints.collect())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Loading(keys) | Self::Known(keys) => keys.len(),
+            Self::Unknown | Self::TooMany => 0,
+        }
     }
 
     /// Whether the table certainly has no row under this key.

@@ -95,7 +95,8 @@ impl CacheMiss {
 
     /// Keeps the fingerprints of the keys that the database has.
     pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
-        let keys = KeySet::parse(fingerprints, self.cache.max_keys);
+        let Some(limit) = self.plan.wants_keys else { return };
+        let keys = KeySet::parse(fingerprints, limit);
         self.cache.with(|cached| cached.fill_keys(self, keys));
     }
 
@@ -115,14 +116,25 @@ impl Drop for CacheMiss {
 pub(crate) struct Cache {
     /// `None` when it is off, or was closed.
     cached: Mutex<Option<CachedRows>>,
-    max_keys: usize,
 }
 
+/// This part of the budget may be taken by key sets.
+const KEY_SETS_PART: usize = 8;
+
+/// What a remembered key costs: a fingerprint of 8 bytes, and as much again in a hash set that has grown.
+const KEY_BYTES: usize = 16;
+
 impl Cache {
-    /// Keeps about this many bytes of rows, and up to this many keys of each table; none with 0.
+    /// Keeps rows and keys in about this many bytes; nothing with 0.
+    pub(crate) fn with_budget(bytes: usize) -> Self {
+        let key_bytes = bytes / KEY_SETS_PART;
+        Self::new(bytes - key_bytes, key_bytes / KEY_BYTES)
+    }
+
+    /// Keeps about this many bytes of rows, and up to this many keys of all tables.
     pub(crate) fn new(bytes: usize, keys: usize) -> Self {
         let cached = (bytes > 0).then(|| CachedRows::new(bytes, keys));
-        Self { cached: Mutex::new(cached), max_keys: keys }
+        Self { cached: Mutex::new(cached) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<CachedRows>> {

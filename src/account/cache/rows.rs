@@ -70,14 +70,15 @@ impl CachedRows {
         if let Some(group) = self.groups.get(key) {
             return Ok(group.rows.clone());
         }
+        let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
         if index.keys.lacks(key) {
             return Ok(Arc::default());
         }
         // One more than are kept, to see that they are too many.
-        let may_load = self.max_keys > 0 && matches!(index.keys, KeySet::Unknown);
+        let may_load = max_keys > 0 && matches!(index.keys, KeySet::Unknown);
         let wants_keys = (may_load && key.index.keys.is_some())
-            .then(|| i64::try_from(self.max_keys).unwrap_or(i64::MAX).saturating_add(1));
+            .then(|| i64::try_from(max_keys).unwrap_or(i64::MAX).saturating_add(1));
         if wants_keys.is_some() {
             index.keys = KeySet::Loading(HashSet::new());
         }
@@ -130,7 +131,7 @@ impl CachedRows {
 
     pub(super) fn fill_keys(&mut self, miss: &CacheMiss, keys: KeySet) {
         if miss.plan.wants_keys.is_some() && miss.plan.epochs.0 == self.epoch {
-            let max = self.max_keys;
+            let max = self.max_keys_of(miss.key.index);
             self.indexes.entry(miss.key.index).or_default().keys.loaded(keys, max);
         }
     }
@@ -193,11 +194,19 @@ impl CachedRows {
         self.push(group_key.clone(), group);
     }
 
+    /// How many keys of this index may be kept beside those of the others.
+    fn max_keys_of(&self, index: &'static CacheIndex) -> usize {
+        let others = self.indexes.iter().filter(|(other, _)| **other != index);
+        let taken = others.map(|(_, other)| other.keys.len()).sum::<usize>();
+        self.max_keys.saturating_sub(taken)
+    }
+
     /// Notes that the group has rows.
     fn has(&mut self, key: &CacheKey) {
+        let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
         index.epoch += 1;
-        index.keys.add(key, self.max_keys);
+        index.keys.add(key, max_keys);
     }
 
     pub(super) fn see_maintenance(&mut self, generation: i64) {

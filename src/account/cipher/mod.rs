@@ -19,7 +19,7 @@ use tokio_postgres::{
 };
 use zeroize::Zeroizing;
 
-pub(crate) use self::sealed::SealedCipher;
+pub(crate) use self::sealed::{OpenedCipher, SealedCipher};
 use crate::{
     Error,
     postgres::cell::{Cell, Cells},

@@ -1,5 +1,7 @@
 //! An account's cipher at rest: sealed with a passphrase or key, and bound to the account's name.
 
+use std::sync::Arc;
+
 use matrix_sdk_store_encryption::{Error as CipherError, StoreCipher};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,7 @@ struct Envelope {
 }
 
 /// What the account's row holds of the cipher.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct SealedCipher {
     pub(crate) secret_kind: i16,
     /// `None` in a plain account.
@@ -94,6 +97,37 @@ impl SealedCipher {
     }
 }
 
+/// The cipher of an account that was opened. With it the account is opened again: the secret that
+/// unlocked it is not kept.
+#[derive(Clone)]
+pub(crate) struct OpenedCipher {
+    pub(crate) codec: Arc<Codec>,
+    sealed: SealedCipher,
+}
+
+impl OpenedCipher {
+    pub(crate) async fn open(
+        sealed: SealedCipher,
+        account: &str,
+        secret: Option<Secret>,
+    ) -> Result<Self, OpenStoreError> {
+        let codec = Arc::new(sealed.clone().open(account, secret).await?);
+        Ok(Self { codec, sealed })
+    }
+
+    /// The same one, if that is what the account's row still holds.
+    pub(crate) fn again(
+        &self,
+        sealed: &SealedCipher,
+        account: &str,
+    ) -> Result<Self, OpenStoreError> {
+        if self.sealed == *sealed {
+            return Ok(self.clone());
+        }
+        Err(OpenStoreError::CipherChanged { account: account.to_owned() })
+    }
+}
+
 fn seal(account: &str, secret: &Secret) -> Result<(i16, Vec<u8>), Box<dyn std::error::Error>> {
     let cipher = StoreCipher::new()?;
     let (kind, sealed) = match secret {
@@ -137,4 +171,29 @@ fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, Unopened>
     let name = Key::stored(account.as_bytes());
     codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| Unopened::Foreign)?;
     Ok(codec)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{OpenedCipher, SealedCipher};
+    use crate::{OpenStoreError, config::secret::Secret};
+
+    /// It has no secret to derive a key from.
+    #[tokio::test]
+    async fn a_cipher_is_opened_again_without_its_secret_unless_it_was_changed() {
+        let secret = || Some(Secret::Key(Box::new([7; 32])));
+        let sealed = SealedCipher::create("bot", secret()).await.unwrap();
+        let opened = OpenedCipher::open(sealed.clone(), "bot", secret()).await.unwrap();
+        let again = opened.again(&sealed, "bot").unwrap();
+        assert!(Arc::ptr_eq(&again.codec, &opened.codec));
+
+        for other in [secret(), None] {
+            let other = SealedCipher::create("bot", other).await.unwrap();
+            let changed = opened.again(&other, "bot").err();
+            assert!(matches!(changed, Some(OpenStoreError::CipherChanged { .. })));
+        }
+    }
 }

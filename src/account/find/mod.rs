@@ -2,14 +2,12 @@
 
 mod probe;
 
-use backon::Retryable;
 use tokio_postgres::types::Type;
-use tracing::info;
 
 use self::probe::probe;
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
-    account::cipher::{Codec, Key, SealedCipher},
+    account::cipher::{Key, OpenedCipher, SealedCipher},
     postgres::{
         database::{Database, Param},
         migrations::Migrations,
@@ -39,29 +37,29 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
 
 pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 
-/// Brings the schema up to date, finds or creates the account, and opens its cipher.
+/// Brings the schema up to date, finds or creates the account, and opens its cipher. One that was open
+/// `before` is not created again, and its cipher needs no secret.
 pub(super) async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<(i64, Codec), OpenStoreError> {
+    before: Option<&OpenedCipher>,
+) -> Result<(i64, OpenedCipher), OpenStoreError> {
     // Of a shared pool, a connection that has died unnoticed is no reason to fail.
-    (|| find_once(database, config, parts))
-        .retry(database.backoff())
-        .when(OpenStoreError::is_retryable)
-        .notify(|error, pause| info!(%error, ?pause, "the store could not be opened: retrying"))
-        .await
+    let find = || find_once(database, config, parts, before);
+    database.retry().run("opening", OpenStoreError::is_retryable, find).await
 }
 
 async fn find_once(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<(i64, Codec), OpenStoreError> {
+    before: Option<&OpenedCipher>,
+) -> Result<(i64, OpenedCipher), OpenStoreError> {
     let name = &config.account;
     let (id, cipher) = match look_up(database, config, parts).await? {
         Some(found) => found,
-        None if config.access == Access::ReadOnly => {
+        None if config.access == Access::ReadOnly || before.is_some() => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
         None => {
@@ -77,7 +75,11 @@ async fn find_once(
             })?
         }
     };
-    Ok((id, cipher.open(name, config.secret.clone()).await?))
+    let cipher = match before {
+        Some(before) => before.again(&cipher, name)?,
+        None => OpenedCipher::open(cipher, name, config.secret.clone()).await?,
+    };
+    Ok((id, cipher))
 }
 
 async fn look_up(
@@ -101,6 +103,6 @@ async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
     }
     // Of several that take the same number at once, one gets it.
     let insert = || database.write_autocommit(&INSERT_NEXT, &params);
-    insert.retry(database.backoff()).when(Error::is_unique_violation).await?;
+    database.retry().run(INSERT_NEXT.name, Error::is_unique_violation, insert).await?;
     Ok(())
 }

@@ -63,7 +63,7 @@ pub(in crate::account) async fn claim(
         Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
-    let (began, mut first_mismatch) = (Instant::now(), None);
+    let (began, mut races) = (Instant::now(), None);
     loop {
         let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
         let known = former.map(Owner::snapshot).unwrap_or_default();
@@ -72,16 +72,14 @@ pub(in crate::account) async fn claim(
         }
         let in_use = must_be_free && row.is_alive;
         if in_use && began.elapsed() < wait_limit {
-            first_mismatch = None;
+            races = None;
             sleep(POLL_INTERVAL.min(wait_limit)).await;
             continue;
         }
-        // Others that claim at the same time may be faster again and again.
-        let raced_since: Instant = *first_mismatch.get_or_insert_with(Instant::now);
-        if in_use || raced_since.elapsed() > database.retry_timeout() {
-            let OwnerRow { name, since, .. } = row;
-            let account = account.to_owned();
-            return Err(OpenStoreError::OwnerAlive { account, owner: name, since });
+        let OwnerRow { name, since, .. } = row;
+        let taken = OpenStoreError::OwnerAlive { account: account.to_owned(), owner: name, since };
+        if in_use {
+            return Err(taken);
         }
         let wanted = random_id();
         if let Some(former) = former {
@@ -108,6 +106,11 @@ pub(in crate::account) async fn claim(
             let owner = Owner::new(account_id, known);
             let presence = Presence::new(heartbeat, opening, &owner, settings.heartbeat_interval);
             return Ok(Claimed { owner, presence, maintenance });
+        }
+        // Others that claim at the same time may be faster again and again.
+        let races = races.get_or_insert_with(|| database.retry().attempts());
+        if !races.pause(CLAIM.name, &taken).await {
+            return Err(taken);
         }
     }
 }
@@ -215,7 +218,7 @@ impl Claim {
     /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
     /// attempt's end. Takes nothing for a caller that is gone.
     async fn finish(&self, mut granted: Granted, caller: &Caller) -> Result<Answer, Error> {
-        let started = Instant::now();
+        let mut attempts = self.database.retry().attempts();
         loop {
             if caller.is_gone() {
                 return Err(Error::StoreClosed);
@@ -231,10 +234,10 @@ impl Claim {
                 Err(_) => Error::StatementTimeout,
             };
             drop(transaction);
-            if caller.is_gone() || started.elapsed() > self.database.retry_timeout() {
+            warn!(%error, "a claim's COMMIT was not answered: asking again");
+            if caller.is_gone() || !attempts.pause("a claim's COMMIT", &error).await {
                 return Err(error);
             }
-            warn!(%error, "a claim's COMMIT was not answered: asking again");
             granted = match self.ask().await? {
                 Some(granted) => granted,
                 None => return Err(self.superseded().await),

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{
@@ -202,7 +201,7 @@ async fn fence(
     let (token, id) = (token.as_slice(), wanted.as_slice());
     let params: [&(dyn ToSql + Sync); 6] =
         [&owner.account_id, &token, &lane, &seen.commits, &last, &id];
-    let started = Instant::now();
+    let mut attempts = database.retry().attempts();
     // Repeated with the same ids, so that a late or lost answer does no harm.
     loop {
         let unreplicated = database.unreplicated_commits();
@@ -214,8 +213,8 @@ async fn fence(
             let position = Position { commits: row.try_get(0)?, last };
             return Ok(Fence { position, maintenance: row.try_get(2)? });
         }
-        if started.elapsed() > database.retry_timeout() {
-            let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
+        let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
+        if !attempts.pause(FENCE.name, &message).await {
             return Err(DatabaseError::permanent(message).into());
         }
     }

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use backon::ExponentialBuilder;
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, StatementCache, Timeouts};
 use futures_util::future::{join, join_all};
@@ -29,6 +28,7 @@ use crate::{
     postgres::{
         connect::{self, Connector},
         pool::pool_error,
+        retry::Retry,
         shared_connection::{self, Readers},
         statement::{Rendered, Sql, Statements},
     },
@@ -140,22 +140,13 @@ impl Database {
         limit.saturating_add(limit / 4)
     }
 
-    pub(crate) fn retry_timeout(&self) -> Duration {
-        self.limits.retry
+    /// How something that had no effect is tried again.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(self.limits.retry)
     }
 
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.limits.transaction_idle
-    }
-
-    /// How something that had no effect is tried again.
-    pub(crate) fn backoff(&self) -> ExponentialBuilder {
-        ExponentialBuilder::default()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(1))
-            .without_max_times()
-            .with_total_delay(Some(self.limits.retry))
     }
 
     /// A connection that is none of the pool's, so that it waits for nobody.

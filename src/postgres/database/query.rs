@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use backon::Retryable;
 use deadpool_postgres::Object;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout};
@@ -54,14 +53,7 @@ impl Database {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let started = Instant::now();
-        let is_retryable =
-            |error: &Error| error.is_retryable_or_late() && started.elapsed() < self.limits.retry;
-        query
-            .retry(self.backoff())
-            .when(is_retryable)
-            .notify(|error, pause| debug!(statement = sql.name, ?error, ?pause, "trying again"))
-            .await
+        self.retry().run(sql.name, Error::is_retryable_or_late, query).await
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.

@@ -1,6 +1,5 @@
 //! How the transaction commits, and what became of it when that is not known.
 
-use backon::Retryable;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -73,10 +72,7 @@ impl OpenTransaction {
             let connection = TransactionConnection::new(self.database.connection().await?);
             self.commit_on(connection, true, &batches, transaction).await
         };
-        let is_retryable = |error: &Error| {
-            error.is_retryable() && started.elapsed() < self.database.retry_timeout()
-        };
-        let result = commit.retry(self.database.backoff()).when(is_retryable).await;
+        let result = self.database.retry().run("commit", Error::is_retryable, commit).await;
         if let Err(error) = result {
             self.explain_commit(transaction, error).await?;
         }

@@ -15,8 +15,6 @@ mod wire;
 
 use std::sync::Arc;
 
-use backon::BackoffBuilder;
-use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use self::wire::{Answered, Asked};
@@ -134,8 +132,7 @@ impl OpenTransaction {
     /// Sends what has been staged, and what is asked behind it.
     async fn ask(&mut self, asked: Asked<'_>) -> Result<Answered, Error> {
         self.check()?;
-        let started = Instant::now();
-        let mut pauses = self.database.backoff().build();
+        let mut attempts = self.database.retry().attempts();
         loop {
             let error = match self.send(&asked).await {
                 Ok(answers) => return Ok(answers),
@@ -144,17 +141,14 @@ impl OpenTransaction {
             // Also what was not answered in time: nothing of it was committed.
             let is_late = matches!(error, Error::StatementTimeout) && !self.unrepeatable;
             let may_repeat = is_late || self.may_repeat(&error);
-            let is_early = started.elapsed() < self.database.retry_timeout();
-            match pauses.next() {
-                Some(pause) if may_repeat && is_early => sleep(pause).await,
-                _ => {
-                    // Without a connection nothing was sent.
-                    self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
-                    // It was never committed, so an id that no transaction has tells the same.
-                    let explained = self.explain_commit(random_id(), error.clone()).await;
-                    return Err(explained.err().unwrap_or(error));
-                }
+            if may_repeat && attempts.pause("an open transaction", &error).await {
+                continue;
             }
+            // Without a connection nothing was sent.
+            self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
+            // It was never committed, so an id that no transaction has tells the same.
+            let explained = self.explain_commit(random_id(), error.clone()).await;
+            return Err(explained.err().unwrap_or(error));
         }
     }
 
