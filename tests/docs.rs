@@ -264,7 +264,7 @@ fn the_architecture_page_lists_the_invariants_with_their_tests() {
         for file in tests {
             let text = std::fs::read_to_string(root.join(file)).expect(file);
             let named = text.split("Rule").skip(1).flat_map(|text| {
-                let numbers = text.split(|c| c == ':' || c == '.').next().unwrap();
+                let numbers = text.split([':', '.']).next().unwrap();
                 numbers.split(|c: char| !c.is_ascii_digit()).map(ToOwned::to_owned)
             });
             assert!(named.collect::<Vec<_>>().contains(&row[1].to_owned()), "{file}: rule {count}");
