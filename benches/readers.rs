@@ -15,8 +15,8 @@ use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{olm::OlmMessageHash, store::CryptoStore};
 use matrix_sdk_postgres::{
-    OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres,
-    testing,
+    OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, PostgresStores,
+    deadpool_postgres, testing,
 };
 use tokio_postgres::{NoTls, types::Type};
 
@@ -57,7 +57,7 @@ async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, 
         .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let pool = config.build_pool().unwrap();
-    let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
+    let texts = PostgresStores::statement_texts("matrix_sdk").unwrap();
     let (_, text, types) = texts.into_iter().find(|(name, ..)| *name == STATEMENT).unwrap();
     let types: &'static [Type] = types.leak();
     let mut clients = Vec::new();

@@ -18,6 +18,11 @@ mod stores;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Shows that a second store can move in.
+#[cfg(all(test, feature = "testing"))]
+#[path = "../tests/toy_store/mod.rs"]
+mod toy_store;
+
 pub use account::write::atomically::Transaction;
 pub use config::{
     PostgresStoreConfig,

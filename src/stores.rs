@@ -3,12 +3,24 @@
 use std::{fmt, future::Future};
 
 use deadpool_postgres::Pool;
+#[cfg(feature = "testing")]
+use tokio_postgres::types::Type;
+
+#[cfg(feature = "testing")]
+use crate::{
+    account::handle::statements,
+    postgres::{schema::Schema, statement::Statements},
+};
 
 use crate::{
     Error, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, Transaction,
     account::{self, handle::AccountHandle},
     crypto_store::CRYPTO_STORE,
 };
+
+/// A statement's name, its text, and its parameters' types.
+#[cfg(feature = "testing")]
+type StatementText = (&'static str, String, Vec<Type>);
 
 /// One account in PostgreSQL, opened once for all of its stores.
 ///
@@ -117,5 +129,18 @@ impl PostgresStores {
     /// [`Error::DatabaseRolledBack`] and others.
     pub async fn reopen(&self) -> Result<(), Error> {
         self.crypto_store.handle().reopen().await
+    }
+
+    /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
+    #[doc(hidden)]
+    #[cfg(feature = "testing")]
+    pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
+        let statements = Statements::new(Schema::new(schema)?, statements(&[&CRYPTO_STORE]));
+        let texts = statements.iter();
+        Ok(texts.map(|(name, sql)| (*name, sql.text.clone(), sql.types.clone())).collect())
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Mode, connect};
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{PostgresStores, testing};
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
@@ -32,7 +32,7 @@ async fn fill_sessions(client: &Client, accounts: i64, sessions: i64) {
 
 /// Runs one of the store's statements as a prepared one, and returns what it did.
 async fn explain(client: &Client, name: &str, values: &str) -> Value {
-    let statements = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
+    let statements = PostgresStores::statement_texts("matrix_sdk").unwrap();
     let (_, text, types) = statements.iter().find(|(found, ..)| *found == name).unwrap();
     let types: Vec<&str> = types.iter().map(Type::name).collect();
     let prepare = format!("PREPARE explained ({}) AS {text}", types.join(", "));

@@ -1,4 +1,4 @@
-//! What an exclusive owner answers from memory, and when it must not.
+//! Rule 28: what an exclusive owner answers from memory, and when it must not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

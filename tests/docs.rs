@@ -21,6 +21,7 @@ use ruma::{room_id, user_id};
 use tokio_postgres::Client;
 
 const SCHEMA: &str = include_str!("../docs/schema.md");
+const ARCHITECTURE: &str = include_str!("../docs/architecture.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const ERRORS: &str =
     concat!(include_str!("../src/error/mod.rs"), include_str!("../src/error/open.rs"));
@@ -245,4 +246,29 @@ async fn after_an_old_backup_a_new_device_keeps_the_room_keys() {
     assert_ne!(answer["content"]["session_id"], ours["content"]["session_id"]);
     relay.sync(&alice, "s3").await;
     assert_eq!(decrypt(&alice, old_room, &answer).await, "answer");
+}
+
+/// The tests that hold an invariant name it.
+#[test]
+fn the_architecture_page_lists_the_invariants_with_their_tests() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = ARCHITECTURE.split("## Invariants").nth(1).unwrap().lines();
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let mut count = 0;
+    for row in rows.filter(|row| row.get(1).is_some_and(|cell| cell.parse::<u32>().is_ok())) {
+        count += 1;
+        assert_eq!(row[1], count.to_string());
+        let tests: Vec<&str> =
+            row[3].split('`').filter(|part| part.starts_with("tests/")).collect();
+        assert!(!tests.is_empty(), "no test holds rule {count}");
+        for file in tests {
+            let text = std::fs::read_to_string(root.join(file)).expect(file);
+            let named = text.split("Rule").skip(1).flat_map(|text| {
+                let numbers = text.split([':', '.']).next().unwrap();
+                numbers.split(|c: char| !c.is_ascii_digit()).map(ToOwned::to_owned)
+            });
+            assert!(named.collect::<Vec<_>>().contains(&row[1].to_owned()), "{file}: rule {count}");
+        }
+    }
+    assert!(count > 20, "{count}");
 }

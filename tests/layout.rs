@@ -1,4 +1,4 @@
-//! The houses of `src/`, and that data travels one way between them.
+//! The houses of `src/`: data travels one way between them, and the engine knows no store.
 
 #![allow(clippy::unwrap_used)]
 
@@ -128,4 +128,49 @@ fn the_rooms_of_a_house_use_each_other_one_way() {
             }
         }
     }
+}
+
+/// Words of a store, beside its tables.
+const WORDS_OF_STORES: [&str; 9] = [
+    "matrix_sdk_crypto",
+    "matrix_sdk_base",
+    "olm",
+    "olmmachine",
+    "megolm",
+    "ratchet",
+    "ratchets",
+    "room key",
+    "machine",
+];
+
+/// The tables that a file of migrations creates.
+fn tables(sql: &str) -> impl Iterator<Item = &str> {
+    let created = sql.split("CREATE TABLE {schema}.").skip(1);
+    created.filter_map(|rest| rest.split([' ', '(']).next())
+}
+
+/// The engine's code, comments and error texts: what they say is true of every store.
+#[test]
+fn the_engine_does_not_know_the_words_of_a_store() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sql = fs::read_to_string(root.join("migrations/crypto_store/0001_initial.sql")).unwrap();
+    let words: Vec<&str> = tables(&sql).chain(WORDS_OF_STORES).collect();
+    assert!(words.contains(&"devices") && words.len() > 25, "{words:?}");
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for file in
+        ["account", "postgres"].iter().flat_map(|house| sources(&root.join("src").join(house)))
+    {
+        let text = fs::read_to_string(&file).unwrap().to_lowercase();
+        for (number, line) in text.lines().enumerate() {
+            let uses = |word: &&&str| {
+                line.match_indices(**word).any(|(at, _)| {
+                    !line[..at].ends_with(is_word) && !line[at + word.len()..].starts_with(is_word)
+                })
+            };
+            let used = words.iter().filter(uses);
+            found.extend(used.map(|word| format!("{}:{}: {word}", file.display(), number + 1)));
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
 }

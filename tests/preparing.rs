@@ -3,14 +3,21 @@
 
 mod common;
 
+use std::time::Duration;
+
+use assert_matches::assert_matches;
 use common::{Mode, proxy::Proxy};
-use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
+use matrix_sdk_crypto::{
+    olm::OlmMessageHash,
+    store::{CryptoStore, CryptoStoreError, types::Changes},
+};
 use matrix_sdk_postgres::{
-    OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres,
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+    PostgresStores, Timeouts, deadpool_postgres,
     testing::{PostgresServer, TestDatabase},
     tokio_postgres,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 /// A server that logs each message of the extended protocol.
 fn server() -> PostgresServer {
@@ -19,7 +26,7 @@ fn server() -> PostgresServer {
 
 /// So many statements are to be prepared.
 fn all() -> usize {
-    PostgresCryptoStore::statement_texts("matrix_sdk").unwrap().len()
+    PostgresStores::statement_texts("matrix_sdk").unwrap().len()
 }
 
 /// How often the server has prepared a named statement, and executed one, from this place of its log.
@@ -177,4 +184,37 @@ async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
     let (prepared, executed) = named(&server, start);
     assert_eq!(prepared, 0);
     assert!(executed > 0);
+}
+
+/// A plan that became stale is made anew, whatever the language of the server's messages; any other
+/// "feature not supported" stays, and is not tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_stale_plan_is_prepared_again() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let config = Mode::Plain
+        .config(&database.url(), "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() })
+        .timeouts(Timeouts { retry: Duration::from_secs(60), ..Default::default() });
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    for _ in 0..2 {
+        store.get_custom_value("key").await.unwrap();
+    }
+    let client = common::connect(&database.url()).await;
+    let retype = "ALTER TABLE matrix_sdk.custom_values ALTER COLUMN data TYPE text USING 'x'";
+    client.batch_execute(retype).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), None);
+    assert!(server.log().contains("cached plan must not change result type"));
+
+    let refuse = "
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN RAISE EXCEPTION ''no'' USING ERRCODE = ''0A000''; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON matrix_sdk.message_hashes
+            FOR EACH ROW EXECUTE FUNCTION refuse()";
+    client.batch_execute(refuse).await.unwrap();
+    let hash = OlmMessageHash { sender_key: "key".into(), hash: "hash".into() };
+    let changes = Changes { message_hashes: vec![hash], ..Default::default() };
+    let saved = timeout(Duration::from_secs(30), store.save_changes(changes)).await.unwrap();
+    assert_matches!(saved, Err(Error::Database(error)) if error.sqlstate() == Some("0A000"));
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::PostgresStores;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/statements.sql");
 
@@ -26,7 +26,7 @@ const VOLATILE: [&str; 7] = [
 #[test]
 fn every_text_is_in_the_golden_file() {
     let mut listed = String::new();
-    for (name, text, types) in PostgresCryptoStore::statement_texts(SCHEMA).unwrap() {
+    for (name, text, types) in PostgresStores::statement_texts(SCHEMA).unwrap() {
         let types: Vec<_> = types.iter().map(ToString::to_string).collect();
         writeln!(listed, "-- {name} ({})\n{};\n", types.join(", "), text.trim()).unwrap();
     }
@@ -40,7 +40,7 @@ fn every_text_is_in_the_golden_file() {
 /// Begins with the name of its table, as errors and traces have it.
 #[test]
 fn every_statement_has_a_name_of_its_own() {
-    let texts = PostgresCryptoStore::statement_texts(SCHEMA).unwrap();
+    let texts = PostgresStores::statement_texts(SCHEMA).unwrap();
     let mut names: Vec<_> = texts.iter().map(|(name, ..)| *name).collect();
     names.sort_unstable();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
@@ -50,7 +50,7 @@ fn every_statement_has_a_name_of_its_own() {
 #[test]
 fn no_text_does_what_it_must_not() {
     let mut found = Vec::new();
-    for (name, text, _) in PostgresCryptoStore::statement_texts(SCHEMA).unwrap() {
+    for (name, text, _) in PostgresStores::statement_texts(SCHEMA).unwrap() {
         found.extend(faults(name, &text).into_iter().map(|fault| format!("{name}: {fault}")));
     }
     assert!(found.is_empty(), "{found:#?}");

@@ -17,7 +17,7 @@ use matrix_sdk_crypto::{
     },
 };
 use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore,
+    Error, PostgresCryptoStore, Timeouts,
     testing::{self, PostgresServer},
 };
 use ruma::{device_id, user_id};
@@ -284,4 +284,40 @@ async fn an_empty_batch_is_no_transaction() {
     store.mark_inbound_group_sessions_as_backed_up("1", &[]).await.unwrap();
     // Only our own look took a transaction id.
     assert_eq!(number(&client, transactions).await, before + 1);
+}
+
+/// Each write says how many rows it must reach. Alone it is known too late to take COMMIT back, so the
+/// store refuses to go on; within `atomically` nothing is committed.
+#[tokio::test]
+async fn a_write_that_does_not_reach_all_its_rows_is_an_error() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain
+        .config(&url, "bot")
+        .timeouts(Timeouts { retry: Duration::from_millis(200), ..Default::default() });
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let client = connect(&url).await;
+    let skip_devices = "
+        CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER skip BEFORE INSERT ON matrix_sdk.devices
+            FOR EACH ROW EXECUTE FUNCTION skip()";
+    client.batch_execute(skip_devices).await.unwrap();
+
+    let saved = store.save_changes(device_and_token("alone")).await;
+    assert_matches!(saved, Err(Error::Database(error)) if error.to_string().contains("devices.upsert"));
+    assert_matches!(store.save_changes(device_and_token("next")).await, Err(Error::ReopenRequired));
+
+    store.reopen().await.unwrap();
+    let saved: Result<(), CryptoStoreError> = store
+        .atomically(async {
+            store.save_changes(device_and_token("within")).await?;
+            // Sends what was saved.
+            store.get_user_devices(user_id!("@bob:example.org")).await?;
+            store.transaction().await?.query("SELECT 1", &[]).await?;
+            Ok(())
+        })
+        .await;
+    assert!(saved.is_err());
+    store.reopen().await.unwrap();
+    assert_eq!(store.next_batch_token().await.unwrap().as_deref(), Some("alone"));
 }

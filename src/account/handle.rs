@@ -150,17 +150,17 @@ impl AccountHandle {
         Ok(lane)
     }
 
+    /// A store is no longer open: returns the account when it was the last one. Dropped, that is
+    /// released in the background.
+    pub(super) fn forget_store(&self) -> Option<Arc<Account>> {
+        let mut open = self.lock();
+        open.stores = open.stores.saturating_sub(1);
+        if open.stores > 0 { None } else { open.account.take() }
+    }
+
     /// A store was closed. With the last one the account is released.
     pub(super) async fn leave(&self) {
-        let account = {
-            let mut open = self.lock();
-            open.stores = open.stores.saturating_sub(1);
-            if open.stores > 0 {
-                return;
-            }
-            open.account.take()
-        };
-        let Some(account) = account else { return };
+        let Some(account) = self.forget_store() else { return };
         if let Some(presence) = &account.presence {
             presence.release().await;
         }

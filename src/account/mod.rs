@@ -143,7 +143,7 @@ impl OpenAccount {
     /// How many transactions were committed in the account, in all of its lanes.
     pub(crate) async fn commits(&self) -> Result<u64, Error> {
         self.lane.check()?;
-        let rows = self.query_somewhere(&OWNER, self.with_id(&[])).await?;
+        let rows = self.query_routed(&OWNER, self.with_id(&[])).await?;
         Ok(OwnerRow::parse(&rows)?.commits().unsigned_abs())
     }
 

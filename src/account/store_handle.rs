@@ -165,3 +165,11 @@ impl StoreHandle {
         Ok(())
     }
 }
+
+impl Drop for StoreHandle {
+    fn drop(&mut self) {
+        if self.opened().take().is_some() {
+            self.account.forget_store();
+        }
+    }
+}

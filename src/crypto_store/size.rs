@@ -70,3 +70,17 @@ pub(super) async fn estimate(account: &OpenAccount) -> Result<usize, Error> {
     let bytes: i64 = column(&row, 0, "accounts")?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::store::CRYPTO_STORE, TABLES};
+
+    #[test]
+    fn every_table_of_the_store_is_listed() {
+        for sql in CRYPTO_STORE.statements.iter().copied().flatten() {
+            let (table, _) = sql.name.split_once('.').unwrap_or_default();
+            let is_listed = TABLES.iter().any(|listed| listed.name == table);
+            assert!(is_listed || table == "size", "{}", sql.name);
+        }
+    }
+}

@@ -4,8 +4,6 @@ use std::{fmt, sync::Arc};
 
 use deadpool_postgres::Pool;
 use matrix_sdk_crypto::olm::StaticAccountData;
-#[cfg(feature = "testing")]
-use tokio_postgres::types::Type;
 
 use super::{
     account_data, backups, custom_values,
@@ -19,11 +17,11 @@ use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::{
         OpenAccount,
-        handle::{AccountHandle, statements},
+        handle::AccountHandle,
         store::StoreKind,
         store_handle::{Operation, StoreHandle},
     },
-    postgres::{migrations::Migration, schema::Schema, statement::Statements},
+    postgres::migrations::Migration,
 };
 
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
@@ -59,7 +57,7 @@ use crate::{
 ///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
 ///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
 ///   new one is built: the store cannot tell them apart.
-/// - `get_size` estimates the account's share of the tables, indexes included, from what `ANALYZE`
+/// - `get_size` estimates the account's share of the store's tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
 ///   in the version that holds it, and one saved again without being backed up is to be uploaded
@@ -68,10 +66,6 @@ use crate::{
 pub struct PostgresCryptoStore {
     pub(super) inner: Arc<Inner>,
 }
-
-/// A statement's name, its text, and its parameters' types.
-#[cfg(feature = "testing")]
-type StatementText = (&'static str, String, Vec<Type>);
 
 pub(super) struct Inner {
     store: Arc<StoreHandle>,
@@ -234,19 +228,6 @@ impl PostgresCryptoStore {
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
         self.inner.static_account.committed()
-    }
-
-    /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
-    #[doc(hidden)]
-    #[cfg(feature = "testing")]
-    pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {
-        let statements = Statements::new(Schema::new(schema)?, statements(&[&CRYPTO_STORE]));
-        let texts = statements.iter();
-        Ok(texts.map(|(name, sql)| (*name, sql.text.clone(), sql.types.clone())).collect())
     }
 }
 

@@ -93,6 +93,12 @@ impl DatabaseError {
         Self { origin: Origin::Permanent, ..Self::broken(message) }
     }
 
+    /// An answer with severity ERROR.
+    #[cfg(test)]
+    pub(crate) fn of_statement(code: &str) -> Self {
+        Self::answer(code, Origin::Statement)
+    }
+
     #[cfg(test)]
     pub(super) fn answer(code: &str, origin: Origin) -> Self {
         Self { sqlstate: Some(SqlState::from_code(code)), origin, ..Self::broken("an answer") }

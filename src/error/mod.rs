@@ -13,8 +13,7 @@ mod tests;
 use std::time::SystemTime;
 
 pub(crate) use self::predicates::{
-    has_io_cause, is_in_failed_transaction, is_permission_denied_by_driver, refuses_credentials,
-    refuses_entry, refuses_login,
+    has_io_cause, is_permission_denied_by_driver, refuses_credentials, refuses_entry, refuses_login,
 };
 pub use self::{database::DatabaseError, open::OpenStoreError};
 

@@ -66,6 +66,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether a statement was passed over because its transaction had failed before.
+    pub(crate) fn is_in_failed_transaction(&self) -> bool {
+        self.is(&SqlState::IN_FAILED_SQL_TRANSACTION)
+    }
+
     pub(super) fn refuses_data(&self) -> bool {
         self.sqlstate().is_some_and(refuses_data)
     }
@@ -323,11 +328,6 @@ pub(crate) fn refuses_login(code: Option<&SqlState>) -> bool {
 /// No entry in `pg_hba.conf` for a connection of this kind, or another reason to refuse the user.
 pub(crate) fn refuses_entry(code: &SqlState) -> bool {
     *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-}
-
-/// Whether a statement was passed over because its transaction had failed before.
-pub(crate) fn is_in_failed_transaction(error: &tokio_postgres::Error) -> bool {
-    error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
 }
 
 /// Whether the driver's error comes from an I/O error.

@@ -1,4 +1,4 @@
-//! Rules 15 and 20: nothing depends on what a role, a database or a server sets for its sessions.
+//! Rules 15, 20 and 24: nothing depends on what a role, a database or a server sets for its sessions.
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};

@@ -1,4 +1,4 @@
-//! Random histories of calls, reopenings, failures and takeovers: the store must answer as a model
+//! Rule 28: random histories of calls, reopenings, failures and takeovers: the store must answer as a model
 //! does, step by step.
 //!
 //! A failure prints its seed and the shortest history found. `HISTORY_SEED=…` replays one, and

@@ -1,4 +1,4 @@
-//! Who an owner is, and how long it lives: copies of a database, runtimes that end, stores that are
+//! Rule 27: who an owner is, and how long it lives: copies of a database, runtimes that end, stores that are
 //! dropped with work to do.
 
 use std::{sync::Arc, time::Duration};

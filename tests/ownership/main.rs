@@ -14,7 +14,7 @@ use common::{Mode, connect, number, without_heartbeats};
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     Access, Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
-    Takeover, Timeouts,
+    PostgresStores, Takeover, Timeouts,
     deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
     testing,
 };
@@ -229,7 +229,7 @@ async fn writes_are_refused_without_the_guard() {
         number(&client, "SELECT id FROM matrix_sdk.accounts").await
     };
     let mut writes = 0;
-    for (name, text, types) in PostgresCryptoStore::statement_texts("matrix_sdk").unwrap() {
+    for (name, text, types) in PostgresStores::statement_texts("matrix_sdk").unwrap() {
         if !text.contains("matrix_sdk.tx") {
             continue;
         }

@@ -9,7 +9,7 @@ mod fill;
 use std::fmt::Write as _;
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{PostgresStores, testing};
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
@@ -75,7 +75,7 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
     let mode = format!("DISCARD PLANS; SET plan_cache_mode = {mode}");
     client.batch_execute(&mode).await.unwrap();
     let mut plans = Vec::new();
-    for (statement, text, types) in PostgresCryptoStore::statement_texts("matrix_sdk").unwrap() {
+    for (statement, text, types) in PostgresStores::statement_texts("matrix_sdk").unwrap() {
         let names: Vec<&str> = types.iter().map(Type::name).collect();
         // A process's heartbeat is of no account.
         let of_account = types[0] == Type::INT8;

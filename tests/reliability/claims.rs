@@ -1,4 +1,4 @@
-//! A claim that comes late takes nothing, and one that was given up blocks nobody.
+//! Rule 23: a claim that comes late takes nothing, and one that was given up blocks nobody.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Leases stand beside the writer lane: one that is taken while the outcome of a commit is being
+//! Rule 23: leases stand beside the writer lane: one that is taken while the outcome of a commit is being
 //! resolved, which fences the lane, is granted once, and disturbs nothing.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What became of a transaction is the server's to say. A pooler that gives up, or anything else that
+//! Rule 21: what became of a transaction is the server's to say. A pooler that gives up, or anything else that
 //! speaks in the server's name, knows no more than the store does.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a server answers when it cannot: retried, or reported as what it is.
+//! Rule 22: what a server answers when it cannot: retried, or reported as what it is.
 
 use std::time::Duration;
 

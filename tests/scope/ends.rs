@@ -1,4 +1,4 @@
-//! How a scope ends, and what is left of it.
+//! Rules 25 and 26: how a scope ends, and what is left of it.
 
 use std::{pin::pin, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Nothing readable at rest, and nothing readable in logs, errors and `Debug`.
+//! Rule 18: nothing readable at rest, and nothing readable in logs, errors and `Debug`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/mod.rs"]

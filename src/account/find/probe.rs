@@ -185,9 +185,9 @@ impl Server {
         if !self.is_durable && !config.accept_unsafe_durability {
             WARNED.call_once(|| {
                 warn!(
-                    "the server runs with fsync or synchronous_commit off: a crash of it may set \
-                     ratchets back, so that messages are encrypted twice with one key or can no \
-                     longer be read; switch both on, or say accept_unsafe_durability(true)"
+                    "the server runs with fsync or synchronous_commit off: after a crash \
+                     commits may be missing, so that keys are used twice and messages can no longer \
+                     be read; switch both on, or say accept_unsafe_durability(true)"
                 );
             });
         }

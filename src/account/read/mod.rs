@@ -5,7 +5,7 @@
 //! own caller may wait for the reader. Everything else is read outside, so that only committed rows
 //! come into the cache.
 
-mod somewhere;
+mod route;
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl OpenAccount {
     ) -> Result<Vec<Row>, Error> {
         self.lane.check()?;
         let params = self.with_id(params);
-        self.fail_on_error(self.query_somewhere(sql, params).await)
+        self.fail_on_error(self.query_routed(sql, params).await)
     }
 
     /// Reads one row or none.
@@ -80,7 +80,7 @@ impl OpenAccount {
         };
         // On the scope's connection nothing may be left unread.
         let within = |_: &Scope, rows: Vec<Vec<Row>>| rows.iter().flatten().map(&decode).collect();
-        self.fail_on_error(self.query_wherever(&queries, true, outside, within).await)
+        self.fail_on_error(self.route(&queries, true, outside, within).await)
     }
 
     /// Reads the rows of a group.
@@ -240,7 +240,7 @@ impl OpenAccount {
         let within = |scope: &Scope, answers| {
             Ok((answers, !queries.iter().any(|(sql, _)| scope.has_written(sql))))
         };
-        self.query_wherever(queries, false, outside, within).await
+        self.route(queries, false, outside, within).await
     }
 
     /// A failed read ends the use of the store: its caller may take the row for absent, and save what

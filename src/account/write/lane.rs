@@ -1,9 +1,9 @@
-//! The account's one writer lane: a task that takes writes in order, from pickling to commit, and
-//! finishes what it began even when the caller is gone.
+//! The writer lane of a store: a task that takes writes in order, from staging to commit, and finishes
+//! what it began even when the caller is gone.
 //!
-//! Two saves that committed in the other order would make a restart reuse Megolm indices, and a
-//! caller that drops its future must neither tear a write nor let it overtake a later one. Saves that
-//! queued while a commit was on its way share the next one.
+//! Saves that committed in another order than they were asked for would set a store back, and a caller
+//! that drops its future must neither tear a write nor let it overtake a later one. Saves that queued
+//! while a commit was on its way share the next one (group commit).
 
 use std::sync::Arc;
 

@@ -83,7 +83,7 @@ ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
 );
 
 // Two ranges of the index on the generation, beside the one generation that is up to date. An
-// unknown version has generation 0, which is nobody's, so everything needs to be backed up. The
+// unknown version has generation 0, which no session has, so everything needs to be backed up. The
 // planner takes a third of the table for either range; ordered, it must take the index all the same,
 // and not read the whole table for the few sessions that are new.
 pub(super) static FOR_BACKUP: Sql = Sql::new(

@@ -66,7 +66,7 @@ impl Target {
         matches!(self, Self::Tcp { .. })
     }
 
-    /// Whether the way there leaves this machine.
+    /// Whether the way there leaves this host.
     pub(super) fn is_remote(&self) -> bool {
         matches!(self, Self::Tcp { address, .. } if !address.to_canonical().is_loopback())
     }

@@ -19,12 +19,12 @@ impl Database {
     /// failures are tried again.
     pub(crate) async fn query_together(
         &self,
-        asks: &[(&'static Sql, Vec<Param<'_>>)],
+        queries: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let Some((first, _)) = asks.first() else { return Ok(Vec::new()) };
+        let Some((first, _)) = queries.first() else { return Ok(Vec::new()) };
         let started = Instant::now();
-        let answers = self.until_answered(first, || self.query_together_once(asks)).await?;
-        for ((sql, _), rows) in asks.iter().zip(&answers) {
+        let answers = self.until_answered(first, || self.query_together_once(queries)).await?;
+        for ((sql, _), rows) in queries.iter().zip(&answers) {
             debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
         }
         Ok(answers)
@@ -32,12 +32,13 @@ impl Database {
 
     async fn query_together_once(
         &self,
-        asks: &[(&'static Sql, Vec<Param<'_>>)],
+        queries: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
         let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
         let has_names = self.has_names(connection);
-        let answers = asks.iter().map(|(sql, params)| self.ask(connection, has_names, sql, params));
+        let answers =
+            queries.iter().map(|(sql, params)| self.send(connection, has_names, sql, params));
         let answers = try_join_all(answers);
         let answers = self.while_preparing(connection, has_names, answers).await;
         if answers.as_ref().is_err_and(Error::spoils_connection) {
@@ -46,21 +47,21 @@ impl Database {
         answers
     }
 
-    /// Asks again after a failure that may pass. Also what was not answered in time: asked again, it
-    /// does no harm.
+    /// Retries after a transient failure, and after a timeout: what is sent twice does no harm.
     pub(crate) async fn until_answered<T, F>(
         &self,
         sql: &'static Sql,
-        ask: impl FnMut() -> F,
+        query: impl FnMut() -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        trace::query(sql, self.retry().run(sql.name, Error::is_retryable_or_late, ask)).await
+        let retried = self.retry().run(sql.name, Error::is_retryable_or_late, query);
+        trace::query(sql, retried).await
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.
-    async fn ask(
+    async fn send(
         &self,
         connection: &Object,
         has_names: bool,

@@ -11,8 +11,8 @@ pub(crate) use self::table::{
 };
 use crate::postgres::schema::Schema;
 
-/// What every write asks for: that the guard has let its transaction pass. The setting ends with the
-/// transaction. Without `missing_ok`, so that its absence is an error and not a write of no rows.
+/// The condition of every write: the guard has set the transaction marker for this account. Read
+/// without `missing_ok`, so that its absence is an error and not a write of no rows.
 const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
 
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
@@ -49,23 +49,27 @@ impl Sql {
         template: &'static str,
         types: &'static [Type],
     ) -> Self {
-        Self { name, text: Text::Fixed { template, types } }
+        Self::of(name, Text::Fixed { template, types })
     }
 
     /// Reads the values of one row, whose key is its parameters.
     pub(crate) const fn get(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::Get) }
+        Self::of(name, Text::Of(table, Action::Get))
     }
 
     /// Reads the rows that the cache keeps together, of each what is left of its key and its values.
     pub(crate) const fn get_group(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::GetGroup) }
+        Self::of(name, Text::Of(table, Action::GetGroup))
     }
 
     /// Reads the fingerprints of the keys by which the cache groups the table's rows, of `$2` rows at
     /// most: the first 8 bytes of their SHA-256, one after the other.
     pub(crate) const fn key_set(name: &'static str, table: &'static Table) -> Self {
-        Self { name, text: Text::Of(table, Action::KeySet) }
+        Self::of(name, Text::Of(table, Action::KeySet))
+    }
+
+    const fn of(name: &'static str, text: Text) -> Self {
+        Self { name, text }
     }
 
     /// The types of the parameters.

@@ -2,7 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use super::{Action, Sql};
+use super::{Action, Sql, Text};
 
 /// A table of a store. Its statements follow from it, the keys of its rows in the cache, and what its
 /// writes change there.
@@ -129,7 +129,7 @@ pub(crate) struct Upsert(pub(crate) Write);
 
 impl Upsert {
     pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
-        let sql = Sql { name, text: super::Text::Of(table, Action::Upsert) };
+        let sql = Sql::of(name, Text::Of(table, Action::Upsert));
         Self(Write {
             sql,
             table,
@@ -148,7 +148,7 @@ pub(crate) struct Delete(pub(crate) Write);
 
 impl Delete {
     pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
-        let sql = Sql { name, text: super::Text::Of(table, Action::Delete) };
+        let sql = Sql::of(name, Text::Of(table, Action::Delete));
         Self(Write { sql, table, reports: Reports::Any })
     }
 

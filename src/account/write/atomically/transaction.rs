@@ -10,7 +10,7 @@ use tokio_postgres::{
 use super::{Query, Scope};
 use crate::Error;
 
-/// The transaction that [`atomically`](crate::PostgresCryptoStore::atomically) has open, for the
+/// The transaction that [`atomically`](crate::PostgresStores::atomically) has open, for the
 /// application's own rows: they are committed together with the keys, or not at all.
 ///
 /// Tables outside of the crate's schema are found by the connection's `search_path`; the role must
@@ -51,30 +51,20 @@ impl Transaction {
     ///
     /// ```no_run
     /// # async fn example(
-    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
-    /// # ) -> Result<(), matrix_sdk_crypto::CryptoStoreError> {
-    /// use matrix_sdk_postgres::tokio_postgres::types::Type;
+    /// #     stores: matrix_sdk_postgres::PostgresStores,
+    /// # ) -> Result<(), matrix_sdk_postgres::Error> {
+    /// use matrix_sdk_postgres::{Error, tokio_postgres::types::Type};
     ///
-    /// store
+    /// stores
     ///     .atomically(async {
-    ///         store.set_value("position", b"s72595".to_vec()).await?;
+    ///         // Save in the stores, then:
     ///         let message = r#"{"text": "hello"}"#;
-    ///         let transaction = store.transaction().await?;
+    ///         let transaction = stores.transaction().await?;
     ///         let insert = "INSERT INTO outbox (body) VALUES ($1) RETURNING id";
     ///         let ids = transaction.query(insert, &[(&message, Type::TEXT)]).await?;
-    ///         Ok(())
+    ///         Ok::<(), Error>(())
     ///     })
     ///     .await
-    /// # }
-    /// # trait SetValue {
-    /// #     async fn set_value(&self, key: &str, value: Vec<u8>)
-    /// #         -> Result<(), matrix_sdk_postgres::Error>;
-    /// # }
-    /// # impl SetValue for matrix_sdk_postgres::PostgresCryptoStore {
-    /// #     async fn set_value(&self, key: &str, value: Vec<u8>)
-    /// #         -> Result<(), matrix_sdk_postgres::Error> {
-    /// #         matrix_sdk_crypto::store::CryptoStore::set_custom_value(self, key, value).await
-    /// #     }
     /// # }
     /// ```
     pub async fn query(
@@ -94,17 +84,16 @@ impl Transaction {
     ///
     /// ```no_run
     /// # async fn example(
-    /// #     store: matrix_sdk_postgres::PostgresCryptoStore,
-    /// # ) -> Result<(), matrix_sdk_crypto::CryptoStoreError> {
-    /// use matrix_sdk_postgres::tokio_postgres::types::Type;
+    /// #     stores: matrix_sdk_postgres::PostgresStores,
+    /// # ) -> Result<(), matrix_sdk_postgres::Error> {
+    /// use matrix_sdk_postgres::{Error, tokio_postgres::types::Type};
     ///
-    /// let sent = store
+    /// let sent = stores
     ///     .atomically(async {
-    ///         let transaction = store.transaction().await?;
+    ///         let transaction = stores.transaction().await?;
     ///         let sql = "DELETE FROM outbox WHERE id <= $1";
-    ///         Ok::<u64, matrix_sdk_crypto::CryptoStoreError>(
-    ///             transaction.execute(sql, &[(&7_i64, Type::INT8)]).await?,
-    ///         )
+    ///         let deleted = transaction.execute(sql, &[(&7_i64, Type::INT8)]).await?;
+    ///         Ok::<u64, Error>(deleted)
     ///     })
     ///     .await?;
     /// # Ok(()) }

@@ -137,7 +137,7 @@ fn the_cache_learns_of_a_write_when_it_is_committed_and_the_overlay_before() {
     let Some(Overlaid::Known(rows)) = overlay.look_up(&group("room")) else { panic!("not shown") };
     let only = [([bytes("b")].into(), values(2))].into();
     assert_eq!(*rows, only);
-    assert!(overlay.has_written(&["events"]) && !overlay.has_written(&["devices"]));
+    assert!(overlay.has_written(&["events"]) && !overlay.has_written(&["profiles"]));
     assert!(overlay.look_up(&group("another room")).is_none());
     assert_eq!(told.load(Ordering::Relaxed), 1);
     assert!(cache.peek(&group("room")).unwrap().is_empty(), "not committed yet");

@@ -76,7 +76,7 @@ fn system_roots() -> Result<RootCertStore, OpenStoreError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(invalid(
-            "this machine has no trusted certificates: install ca-certificates, or give \
+            "this host has no trusted certificates: install ca-certificates, or give \
              sslrootcert=<the CA's file>",
         ));
     }

@@ -20,7 +20,7 @@ use crate::{
 
 impl OpenAccount {
     /// Reads rows with one statement; a failure is the caller's alone.
-    pub(in crate::account) async fn query_somewhere(
+    pub(in crate::account) async fn query_routed(
         &self,
         sql: &'static Sql,
         params: Vec<Param<'_>>,
@@ -30,15 +30,14 @@ impl OpenAccount {
             let queries = &queries;
             async move { database.query_together(queries).await }
         };
-        let mut answers =
-            self.query_wherever(&queries, true, outside, |_, answers| Ok(answers)).await?;
+        let mut answers = self.route(&queries, true, outside, |_, answers| Ok(answers)).await?;
         Ok(answers.pop().unwrap_or_default())
     }
 
-    /// Asks outside, or on the connection of the scope that has the lane: where it `may_have_changed`
-    /// what is asked for, and where no other connection is idle. When the scope ends meanwhile, it is
-    /// asked again.
-    pub(super) async fn query_wherever<T, F>(
+    /// Sends queries outside, or on the connection of the scope that has the lane: where the scope
+    /// `may_have_changed` what they read, and where no other connection is idle. When the scope ends
+    /// meanwhile, they are sent again.
+    pub(super) async fn route<T, F>(
         &self,
         queries: &Queries<'_>,
         may_have_changed: bool,
@@ -72,7 +71,7 @@ impl OpenAccount {
         }
     }
 
-    /// Asks on the scope's connection; `None` when it has ended.
+    /// Sends queries on the scope's connection; `None` when it has ended.
     pub(super) async fn query_within(
         &self,
         scope: &Scope,
@@ -81,13 +80,13 @@ impl OpenAccount {
         let Some((first, _)) = queries.first() else { return Ok(Some(Vec::new())) };
         let queries = queries.iter().map(|(sql, params)| Query::store(sql, params));
         let queries: Vec<Query> = queries.collect::<Result<_, _>>()?;
-        let ask = || {
+        let send = || {
             let reads: Vec<_> = queries.iter().cloned().map(|query| scope.read(query)).collect();
             async {
                 let answers: Option<Vec<_>> = join_all(reads).await.into_iter().collect();
                 answers.map(|answers| answers.into_iter().collect()).transpose()
             }
         };
-        self.database.until_answered(first, ask).await
+        self.database.until_answered(first, send).await
     }
 }

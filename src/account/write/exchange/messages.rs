@@ -1,0 +1,168 @@
+//! The statements of a transaction, and what is noted while they are sent.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use deadpool_postgres::Object;
+use futures_util::TryFutureExt;
+use tokio_postgres::Statement;
+
+use super::{Answer, Exchange, Failure};
+use crate::{
+    DatabaseError,
+    account::{
+        ownership::{COUNT_COMMIT, GUARD, LaneOwnership, Position},
+        write::batch,
+    },
+    postgres::{
+        database::{Database, Param},
+        statement::Sql,
+    },
+};
+
+/// What the guard and the count of commits are told.
+pub(super) struct OwnershipParams {
+    account_id: i64,
+    token: Vec<u8>,
+    names: Vec<&'static str>,
+    pub(super) seen: Vec<Position>,
+    commits: Vec<i64>,
+    last: Vec<Option<Vec<u8>>>,
+    transaction: Vec<u8>,
+}
+
+impl OwnershipParams {
+    pub(super) fn new(lanes: &[Arc<LaneOwnership>], transaction: Option<[u8; 16]>) -> Self {
+        let owner = lanes.first().map(|lane| &lane.owner);
+        let seen: Vec<Position> = lanes.iter().map(|lane| lane.position()).collect();
+        Self {
+            account_id: owner.map_or(0, |owner| owner.account_id),
+            token: owner.map_or_else(Vec::new, |owner| owner.token().to_vec()),
+            names: lanes.iter().map(|lane| lane.name).collect(),
+            commits: seen.iter().map(|position| position.commits).collect(),
+            last: seen.iter().map(|position| position.last().map(<[u8]>::to_vec)).collect(),
+            seen,
+            transaction: transaction.unwrap_or_default().to_vec(),
+        }
+    }
+
+    fn guard(&self) -> Vec<Param<'_>> {
+        vec![&self.account_id, &self.token, &self.names, &self.commits, &self.last]
+    }
+
+    fn count(&self) -> Vec<Param<'_>> {
+        vec![&self.account_id, &self.names, &self.commits, &self.last, &self.transaction]
+    }
+}
+
+/// A statement to send.
+pub(super) struct Message<'a> {
+    sql: &'static Sql,
+    params: Vec<Param<'a>>,
+    /// How many rows it must report, if it only writes.
+    min_rows: Option<u64>,
+    prepared: Option<Statement>,
+}
+
+/// The statements of a transaction, without `BEGIN` and `COMMIT`.
+pub(super) fn messages<'a>(
+    exchange: &Exchange<'_>,
+    params: &'a OwnershipParams,
+    writes: &'a [batch::Statement<'a>],
+) -> Vec<Message<'a>> {
+    let ours = |sql, params| Message { sql, params, min_rows: None, prepared: None };
+    let guard = exchange.begin.map(|_| ours(&GUARD, params.guard()));
+    let count = exchange.commit.map(|_| ours(&COUNT_COMMIT, params.count()));
+    let writes = writes.iter().map(|write| {
+        let columns = write.columns.iter().map(|column| column as Param<'_>);
+        let params = std::iter::once(&params.account_id as Param<'_>).chain(columns).collect();
+        Message { sql: write.sql, params, min_rows: Some(write.min_rows), prepared: None }
+    });
+    guard.into_iter().chain(writes).chain(count).collect()
+}
+
+pub(super) async fn prepare(
+    messages: &mut [Message<'_>],
+    database: &Database,
+    connection: &Object,
+    has_names: bool,
+) -> Result<(), Failure> {
+    for message in messages {
+        let prepared = database.prepare(connection, has_names, message.sql).await;
+        message.prepared = prepared.map_err(|error| Failure::RolledBack(error.into()))?;
+    }
+    Ok(())
+}
+
+/// What is noted while messages are sent and answered.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// A message failed at its first poll: it was never sent, and COMMIT must not follow it.
+    has_unsent: AtomicBool,
+    has_sent_commit: AtomicBool,
+    /// The first write that reported too few rows.
+    incomplete: OnceLock<&'static str>,
+}
+
+impl Sent {
+    fn note_unsent(&self) {
+        self.has_unsent.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn simple<'a>(&'a self, connection: &'a Object, text: &'a str) -> Answer<'a> {
+        let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
+        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+    }
+
+    pub(super) fn statement<'a>(
+        &'a self,
+        database: &'a Database,
+        connection: &'a Object,
+        message: &'a Message<'a>,
+    ) -> Answer<'a> {
+        let Message { sql, params, min_rows, prepared } = message;
+        let Some(min_rows) = min_rows else {
+            let answer = database.run(connection, sql, prepared.as_ref(), params);
+            return Box::pin(answer.inspect_err(|_| self.note_unsent()));
+        };
+        let answer = database.execute(connection, sql, prepared.as_ref(), params);
+        let answer = answer.map_ok(move |rows| {
+            if rows < *min_rows {
+                let _ = self.incomplete.set(sql.name);
+            }
+            Vec::new()
+        });
+        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+    }
+
+    pub(super) fn commit<'a>(&'a self, connection: &'a Object) -> Answer<'a> {
+        Box::pin(async {
+            let may_commit = !self.has_unsent.load(Ordering::Relaxed);
+            self.has_sent_commit.store(may_commit, Ordering::Relaxed);
+            let end = if may_commit { "COMMIT" } else { "ROLLBACK" };
+            connection.batch_execute(end).await.map(|()| Vec::new())
+        })
+    }
+
+    pub(super) fn has_sent_commit(&self) -> bool {
+        self.has_sent_commit.load(Ordering::Relaxed)
+    }
+
+    /// Fails when a write reported fewer rows than were staged.
+    pub(super) fn check_complete(&self, commits: bool) -> Result<(), Failure> {
+        match self.incomplete.get() {
+            None => Ok(()),
+            // COMMIT left before the answers came. The error ends the use of the store.
+            Some(name) if commits => {
+                Err(Failure::Incomplete(DatabaseError::incomplete(name).into()))
+            }
+            // Without its end, a transaction ends with the connection.
+            Some(name) => {
+                let message = format!("{name} did not write all its rows");
+                Err(Failure::RolledBack(DatabaseError::broken(message).into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Rule 29: the toy store and the crypto store, in one account.
+
+use std::sync::Arc;
+
+use matrix_sdk_crypto::store::CryptoStore;
+use tokio::sync::oneshot;
+use tokio_postgres::{Client, NoTls};
+
+use super::{TOY_STORE, ToyError, ToyStore};
+use crate::{
+    Error, PostgresCryptoStore, PostgresStoreConfig,
+    account::{OpenAccount, atomically, handle::AccountHandle},
+    crypto_store::CRYPTO_STORE,
+    testing::{self, TestDatabase},
+};
+
+const NAME: [&str; 3] = ["!room", "m.room.name", ""];
+const TOPIC: [&str; 3] = ["!room", "m.room.topic", ""];
+
+struct Stores {
+    crypto: PostgresCryptoStore,
+    toy: ToyStore,
+}
+
+async fn open_stores(url: &str) -> Stores {
+    let config = PostgresStoreConfig::new(url, "bot").key(Some(&[7; 32]));
+    let account = AccountHandle::open(None, &config, vec![&CRYPTO_STORE, &TOY_STORE]).await;
+    let account = account.unwrap();
+    let crypto = PostgresCryptoStore::of(&account).unwrap();
+    Stores { crypto, toy: ToyStore::of(&account).unwrap() }
+}
+
+impl Stores {
+    fn lanes(&self) -> [Arc<OpenAccount>; 2] {
+        let (crypto, toy) = (self.crypto.handle().operation(), self.toy.0.operation());
+        [crypto.unwrap().account(), toy.unwrap().account()]
+    }
+
+    /// One transaction of what the future saves in both stores.
+    async fn atomically<T>(
+        &self,
+        future: impl Future<Output = Result<T, ToyError>>,
+    ) -> Result<T, ToyError> {
+        let [crypto, toy] = self.lanes();
+        atomically(&[&toy, &crypto], future, ToyError::from).await
+    }
+
+    async fn set_value(&self, value: &str) -> Result<(), Error> {
+        self.crypto.set_custom_value("key", value.as_bytes().to_vec()).await
+    }
+
+    async fn value(&self) -> Option<Vec<u8>> {
+        self.crypto.get_custom_value("key").await.unwrap()
+    }
+
+    async fn close(&self) {
+        self.crypto.close().await.unwrap();
+        self.toy.0.close().await.unwrap();
+    }
+}
+
+async fn connect(database: &TestDatabase) -> Client {
+    let (client, connection) = tokio_postgres::connect(&database.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+async fn number(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+const HANDLES: &str = "SELECT count(*) FROM matrix_sdk.account_handles";
+
+#[tokio::test]
+async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
+    let database = testing::database().unwrap();
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
+    assert_eq!(number(&client, HANDLES).await, 1);
+    stores.set_value("value").await.unwrap();
+    for (key, data) in [(NAME, "a"), (TOPIC, "b"), (["!room", "m.room.name", "other"], "c")] {
+        stores.toy.set_state(key, data).await.unwrap();
+    }
+    stores.toy.set_profile("@alice", b"Alice").await.unwrap();
+    stores.toy.delete_state(TOPIC).await.unwrap();
+    let count = "SELECT commits FROM matrix_sdk.account_lanes WHERE lane = ";
+    assert_eq!(number(&client, &format!("{count}'crypto_store'")).await, 1);
+    assert_eq!(number(&client, &format!("{count}'toy_store'")).await, 5);
+    assert_eq!(stores.crypto.commit_count().await.unwrap(), 6);
+
+    stores.close().await;
+    let stores = open_stores(&database.url()).await;
+    assert_eq!(stores.value().await.as_deref(), Some(b"value".as_slice()));
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("a"));
+    assert_eq!(stores.toy.state(TOPIC).await.unwrap(), None);
+    assert_eq!(stores.toy.profile("@alice").await.unwrap().as_deref(), Some("Alice"));
+    assert!(matches!(stores.toy.set_profile("@bob", &[0xff]).await, Err(ToyError::NotText)));
+    // Changed, it is read as it is now, from memory or not.
+    stores.toy.set_state(NAME, "d").await.unwrap();
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("d"));
+    let open = number(&client, HANDLES).await;
+    stores.crypto.close().await.unwrap();
+    assert_eq!(number(&client, HANDLES).await, open, "the account was released too soon");
+    stores.toy.0.close().await.unwrap();
+    assert_eq!(number(&client, HANDLES).await, 0);
+
+    // A store that is dropped holds nothing either.
+    let Stores { crypto, toy } = open_stores(&database.url()).await;
+    drop(crypto);
+    toy.set_state(NAME, "alone").await.unwrap();
+    toy.0.close().await.unwrap();
+    assert_eq!(number(&client, HANDLES).await, 0);
+}
+
+#[tokio::test]
+async fn one_transaction_writes_in_both_stores_or_in_none() {
+    let database = testing::database().unwrap();
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
+    let saved = stores.atomically(async {
+        stores.set_value("together").await?;
+        stores.toy.set_state(NAME, "together").await?;
+        // Within, both are seen.
+        assert_eq!(stores.value().await.as_deref(), Some(b"together".as_slice()));
+        assert_eq!(stores.toy.state(NAME).await?.as_deref(), Some("together"));
+        Ok(())
+    });
+    saved.await.unwrap();
+    let transactions =
+        "SELECT count(DISTINCT x) FROM (SELECT xmin::text x FROM matrix_sdk.toy_state
+        UNION SELECT xmin::text FROM matrix_sdk.custom_values
+        UNION SELECT xmin::text FROM matrix_sdk.account_lanes) rows";
+    assert_eq!(number(&client, transactions).await, 1);
+    assert_eq!(stores.crypto.commit_count().await.unwrap(), 2);
+
+    let failed = stores.atomically(async {
+        stores.set_value("half").await?;
+        stores.toy.set_state(NAME, "half").await?;
+        Err::<(), _>(ToyError::NotText)
+    });
+    assert!(matches!(failed.await, Err(ToyError::NotText)));
+    assert!(matches!(stores.set_value("later").await, Err(Error::ReopenRequired)));
+    stores.crypto.reopen().await.unwrap();
+    stores.toy.0.reopen().await.unwrap();
+    assert_eq!(stores.value().await.as_deref(), Some(b"together".as_slice()));
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("together"));
+    stores.set_value("later").await.unwrap();
+    stores.toy.set_state(NAME, "later").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_other() {
+    let database = testing::database().unwrap();
+    let stores = open_stores(&database.url()).await;
+    let (latch, released) = oneshot::channel::<()>();
+    let (reached, standing) = oneshot::channel::<()>();
+    let toy = stores.toy.clone();
+    let standing_still = tokio::spawn(async move {
+        let lane = toy.0.operation().unwrap().account();
+        let future = async {
+            toy.set_state(NAME, "slow").await?;
+            // A table that the scope has changed: the read sends the save, and BEGIN before it.
+            toy.set_profile("@alice", b"Alice").await?;
+            assert_eq!(toy.profile("@alice").await?.as_deref(), Some("Alice"));
+            let _ = reached.send(());
+            let _ = released.await;
+            Ok(())
+        };
+        lane.atomically(future, ToyError::from).await
+    });
+    standing.await.unwrap();
+    // Else it would wait for the latch, which is opened behind it.
+    stores.set_value("fast").await.unwrap();
+    assert_eq!(stores.value().await.as_deref(), Some(b"fast".as_slice()));
+    latch.send(()).unwrap();
+    standing_still.await.unwrap().unwrap();
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("slow"));
+    // Within one store's transaction another store's saves have no place.
+    let [crypto, _] = stores.lanes();
+    let foreign = crypto.atomically(async { stores.toy.set_state(NAME, "no").await }, Into::into);
+    assert!(matches!(foreign.await, Err(ToyError::Engine(Error::OtherStoreInAtomically))));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_reopened_beside_one_that_goes_on() {
+    let database = testing::database().unwrap();
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
+    stores.toy.set_state(NAME, "before").await.unwrap();
+    client.batch_execute("ALTER TABLE matrix_sdk.toy_state RENAME TO away").await.unwrap();
+    stores.toy.set_state(NAME, "lost").await.unwrap_err();
+    client.batch_execute("ALTER TABLE matrix_sdk.away RENAME TO toy_state").await.unwrap();
+    let refused = stores.toy.set_state(NAME, "refused").await;
+    assert!(matches!(refused, Err(ToyError::Engine(Error::ReopenRequired))));
+    stores.set_value("goes on").await.unwrap();
+    let token = "SELECT encode(token, 'hex') FROM matrix_sdk.account_owners";
+    let token = async || client.query_one(token, &[]).await.unwrap().get::<_, String>(0);
+    let before = token().await;
+    stores.toy.0.reopen().await.unwrap();
+    assert_eq!(token().await, before, "the account was taken over for one of its stores");
+    stores.toy.set_state(NAME, "after").await.unwrap();
+    stores.set_value("still").await.unwrap();
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("after"));
+}
+
+#[tokio::test]
+async fn a_takeover_ends_all_stores_of_the_former_owner() {
+    let database = testing::database().unwrap();
+    let former = open_stores(&database.url()).await;
+    former.set_value("former").await.unwrap();
+    let newer = open_stores(&database.url()).await;
+    newer.toy.set_state(NAME, "newer").await.unwrap();
+    assert!(matches!(former.set_value("late").await, Err(Error::Superseded { .. })));
+    let late = former.toy.set_state(NAME, "late").await;
+    assert!(matches!(late, Err(ToyError::Engine(Error::Superseded { .. }))));
+    assert!(matches!(former.toy.0.reopen().await, Err(Error::Superseded { .. })));
+    assert_eq!(newer.toy.state(NAME).await.unwrap().as_deref(), Some("newer"));
+    newer.set_value("newer").await.unwrap();
+}
+
+#[tokio::test]
+async fn leases_of_two_stores_have_nothing_in_common() {
+    let database = testing::database().unwrap();
+    let stores = open_stores(&database.url()).await;
+    for (lane, holder) in stores.lanes().iter().zip(["one", "other"]) {
+        assert_eq!(lane.take_lease(60_000, "lock", holder).await.unwrap(), Some(1));
+    }
+    let [crypto, _] = stores.lanes();
+    assert_eq!(crypto.take_lease(60_000, "lock", "other").await.unwrap(), None);
+}
