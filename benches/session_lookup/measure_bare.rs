@@ -14,14 +14,14 @@ use crate::{
     shelf::{Key, Shelf, name},
 };
 use matrix_sdk_crypto::store::DynCryptoStore;
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::PostgresStores;
 
 pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let unix = Contender::Postgres { distance: Distance::Unix, encrypted: false };
     let store = shelf.reader(place, unix).await;
     let memory = shelf.reader(place, Contender::Memory).await;
     let client = connect(&place.url(Distance::Unix)).await;
-    let texts = PostgresCryptoStore::statement_texts("matrix_sdk").unwrap();
+    let texts = PostgresStores::statement_texts("matrix_sdk").unwrap();
     let (_, sql, types) =
         texts.into_iter().find(|(name, ..)| *name == "megolm_inbound_sessions.get").unwrap();
     let statement = client.prepare_typed(&sql, &types).await.unwrap();
