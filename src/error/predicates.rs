@@ -174,6 +174,25 @@ impl Error {
         }
     }
 
+    pub(crate) fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Database(error) => error.sqlstate(),
+            _ => None,
+        }
+    }
+
+    /// A name for statistics: the SQLSTATE, or one of a few words.
+    pub(crate) fn type_name(&self) -> &str {
+        match self {
+            Self::Database(error) => error.sqlstate().unwrap_or("connection"),
+            Self::PoolTimeout | Self::StatementTimeout | Self::AtomicallyTimeout => "timeout",
+            Self::Superseded { .. } => "superseded",
+            Self::DatabaseRolledBack => "database_rolled_back",
+            Self::BadRow { .. } => "bad_row",
+            _ => "_OTHER",
+        }
+    }
+
     /// Whether an operation that is known to have had no effect may succeed when it is repeated.
     pub(crate) fn is_retryable(&self) -> bool {
         matches!(self, Self::Database(error) if error.is_transient())

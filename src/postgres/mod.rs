@@ -9,4 +9,5 @@ pub(crate) mod retry;
 pub(crate) mod schema;
 pub(crate) mod shared_connection;
 pub(crate) mod statement;
+pub(crate) mod trace;
 pub(crate) mod transaction_connection;

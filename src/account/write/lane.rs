@@ -24,7 +24,7 @@ use crate::{
             open_transaction::OpenTransaction,
         },
     },
-    postgres::database::Database,
+    postgres::{database::Database, trace},
 };
 
 /// What makes a batch of a save, knowing what was saved before it and is not committed yet.
@@ -88,11 +88,14 @@ impl Writer {
     async fn queue(&self, job: impl FnOnce(Done) -> Job) -> Result<(), Error> {
         let (answer, done) = oneshot::channel();
         self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
-        // The lane is gone without an answer only when its runtime is shut down.
-        done.await.unwrap_or_else(|_| {
-            self.owner.fail();
-            Err(Error::StoreClosed)
-        })
+        let committed = async {
+            // The lane is gone without an answer only when its runtime is shut down.
+            done.await.unwrap_or_else(|_| {
+                self.owner.fail();
+                Err(Error::StoreClosed)
+            })
+        };
+        trace::operation("COMMIT", committed).await
     }
 
     /// Queues a scope. In its turn the lane works off its requests, and nothing else, until it ends.

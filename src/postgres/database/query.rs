@@ -9,7 +9,10 @@ use tokio_postgres::Row;
 use tracing::debug;
 
 use super::{Database, Param};
-use crate::{Error, postgres::statement::Sql};
+use crate::{
+    Error,
+    postgres::{statement::Sql, trace},
+};
 
 impl Database {
     /// Runs short reads in one round trip, on a connection that other readers use as well; transient
@@ -53,7 +56,8 @@ impl Database {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.retry().run(sql.name, Error::is_retryable_or_late, query).await
+        let retried = self.retry().run(sql.name, Error::is_retryable_or_late, query);
+        trace::query(sql, retried).await
     }
 
     /// Sends one statement and awaits its answer, as long as that may take.

@@ -87,6 +87,22 @@ impl Sql {
         }
     }
 
+    /// What it does, as SQL calls it.
+    pub(crate) fn operation(&self) -> &'static str {
+        match self.text {
+            Text::Fixed { template, .. } => template.split_whitespace().next().unwrap_or("SELECT"),
+            Text::Of(_, Action::Get | Action::GetGroup | Action::KeySet) => "SELECT",
+            Text::Of(_, Action::Upsert) => "INSERT",
+            Text::Of(_, Action::Delete) => "DELETE",
+        }
+    }
+
+    /// The table that it is named after, if that is one.
+    pub(crate) fn own_table(&self) -> Option<&'static str> {
+        let (table, _) = self.name.split_once('.')?;
+        self.tables().contains(&table).then_some(table)
+    }
+
     /// The tables that the statement names.
     pub(crate) fn tables(&self) -> Vec<&'static str> {
         match self.text {

@@ -37,7 +37,7 @@ use crate::{
         ownership::LaneOwnership,
         write::lane::{Stage, Writer},
     },
-    postgres::statement::Sql,
+    postgres::{statement::Sql, trace},
 };
 
 tokio::task_local! {
@@ -202,7 +202,8 @@ impl Scope {
     /// Runs a statement of the application; also tells how many rows it returned or changed.
     async fn run_application(self: &Arc<Self>, query: Query) -> Result<(Vec<Row>, u64), Error> {
         self.has_saved.store(true, Ordering::Release);
-        self.ask(|answer| Request::Application(query, answer)).await
+        let answer = self.ask(|answer| Request::Application(query, answer));
+        trace::operation("EXECUTE", answer).await
     }
 
     async fn commit(self: &Arc<Self>) -> Result<(), Error> {
@@ -216,7 +217,7 @@ impl Scope {
             self.end(Phase::Committed);
             return Ok(());
         }
-        let result = self.ask(Request::Commit).await;
+        let result = trace::operation("COMMIT", self.ask(Request::Commit)).await;
         if !self.is_over() {
             // The lane is gone.
             self.end(Phase::RolledBack);
