@@ -65,6 +65,33 @@ async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
     set(&second, b"third").await.unwrap();
 }
 
+/// The guard waits for a takeover that is being committed, and then judges by what that has written.
+#[tokio::test]
+async fn a_write_that_waited_for_a_takeover_is_refused() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
+    let store = open(config).await.unwrap();
+    set(&store, b"before").await.unwrap();
+    let (mut other, watcher) = (connect(&url).await, connect(&url).await);
+    let takeover = other.transaction().await.unwrap();
+    let sql = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'other'";
+    takeover.batch_execute(sql).await.unwrap();
+    let write = tokio::spawn({
+        let store = store.clone();
+        async move { set(&store, b"after").await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(&watcher, waiting).await == 0 {
+        assert!(!write.is_finished(), "the guard did not wait");
+    }
+    takeover.commit().await.unwrap();
+    assert_matches!(write.await.unwrap(), Err(Error::Superseded { by, .. }) if by == "other");
+    let stored = "SELECT count(*) FROM matrix_sdk.custom_values WHERE data = 'after'";
+    assert_eq!(number(&watcher, stored).await, 0);
+}
+
 #[tokio::test]
 async fn a_lease_is_fenced_as_well() {
     let database = testing::database().unwrap();

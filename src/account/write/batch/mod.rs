@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use tokio_postgres::types::{IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use crate::{
+    Error,
     account::cache::{Cache, CacheUpdate, UncommittedOverlay},
     postgres::{
         cell::{Cell, Cells},
@@ -43,6 +44,8 @@ pub(crate) struct Batch {
     on_commit: Vec<OnCommit>,
     on_show: Vec<Box<dyn Fn() + Send + Sync>>,
     skipped: bool,
+    /// A write of a cached table named no cache update.
+    lacks_update: bool,
 }
 
 /// A statement to send.
@@ -81,7 +84,9 @@ impl Batch {
         values: impl Into<Cells>,
         updates: impl IntoIterator<Item = CacheUpdate>,
     ) {
+        let before = self.updates.len();
         self.updates.extend(updates);
+        self.lacks_update |= write.table.cache.is_some() && self.updates.len() == before;
         self.stage(write, key.into(), values.into());
     }
 
@@ -93,6 +98,14 @@ impl Batch {
                 staged.rows.insert(key, values);
             }
             None => self.staged.push(Staged { write, rows: BTreeMap::from([(key, values)]) }),
+        }
+    }
+
+    /// Fails when the cache would not learn of a write.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.lacks_update {
+            true => Err(Error::Internal("a write of a cached table names no cache update")),
+            false => Ok(()),
         }
     }
 

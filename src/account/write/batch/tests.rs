@@ -172,3 +172,12 @@ fn nothing_is_printed_of_what_is_staged() {
         "[1 cells] Cells([_, _, _])"
     );
 }
+
+#[test]
+fn a_write_of_a_cached_table_that_names_no_update_is_refused() {
+    let mut batch = Batch::default();
+    batch.upsert(&UPSERT, key("room", "a"), values(1));
+    assert!(batch.check().is_ok());
+    batch.write(&FORGET, [bytes("room")], Cells::default(), []);
+    assert!(batch.check().is_err());
+}

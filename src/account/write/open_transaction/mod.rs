@@ -65,6 +65,7 @@ impl OpenTransaction {
     /// Takes a save in the lane at this place: nothing is sent.
     pub(crate) fn stage(&mut self, lane: usize, batch: Batch) -> Result<(), Error> {
         self.check()?;
+        batch.check()?;
         self.saved.push((lane, batch));
         Ok(())
     }
