@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fmt::Write, time::Duration};
+use std::fmt::Write;
 
 use common::{Mode, proxy::Proxy, without_heartbeats};
 use matrix_sdk_crypto::{
