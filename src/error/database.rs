@@ -27,8 +27,9 @@ pub struct DatabaseError {
 pub(super) enum Origin {
     /// The server failed the statement, not the session.
     Statement,
-    /// The same, because of a plan that it had kept: prepared again, the statement passes.
-    CachedPlan,
+    /// The same, for a reason that ends with the connection: a plan that the server had kept, or a server
+    /// that is in recovery now.
+    ThisConnection,
     /// The connection broke, or was ended.
     Connection,
     /// It comes again however often it is tried: a statement cannot be sent, or its row is gone.
@@ -161,7 +162,13 @@ impl From<&tokio_postgres::Error> for DatabaseError {
         // The untranslated severity is asked for; FATAL and PANIC end the session, and poolers use them
         // for what befell their link. Of a routine the C function's name is given.
         let origin = match (answer.parsed_severity(), answer.routine()) {
-            (Some(Severity::Error), Some("RevalidateCachedQuery")) => Origin::CachedPlan,
+            (Some(Severity::Error), Some("RevalidateCachedQuery")) => Origin::ThisConnection,
+            // BEGIN READ WRITE on a standby.
+            (Some(Severity::Error), Some("call_bool_check_hook"))
+                if code == SqlState::FEATURE_NOT_SUPPORTED =>
+            {
+                Origin::ThisConnection
+            }
             (Some(Severity::Error), _) => Origin::Statement,
             _ => Origin::Connection,
         };

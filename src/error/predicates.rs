@@ -16,7 +16,7 @@ const NOT_BEGUN: &str = "MX003";
 impl DatabaseError {
     /// Whether it is an answer with severity ERROR: the session goes on.
     pub(crate) fn is_statement_error(&self) -> bool {
-        matches!(self.origin, Origin::Statement | Origin::CachedPlan)
+        matches!(self.origin, Origin::Statement | Origin::ThisConnection)
     }
 
     /// Whether one of the crate's own functions refused to go on.
@@ -45,7 +45,7 @@ impl DatabaseError {
             // Whatever the code: poolers refuse logins with codes that are final elsewhere.
             Origin::Login { is_permanent } => !is_permanent,
             _ if self.has_code(&["57P04"]) => false,
-            Origin::Statement | Origin::CachedPlan | Origin::Connection => {
+            Origin::Statement | Origin::ThisConnection | Origin::Connection => {
                 self.spoils_connection()
                     || self.has_code(&["40001", "40P01", "55P03", "53300", "53400"])
             }
@@ -59,7 +59,7 @@ impl DatabaseError {
             Origin::Login { is_permanent } => is_permanent,
             _ if self.is_transient() => false,
             // Features, data, integrity, credentials, databases, schemas, syntax and grants.
-            Origin::Statement | Origin::CachedPlan | Origin::Connection => {
+            Origin::Statement | Origin::ThisConnection | Origin::Connection => {
                 self.refuses_data()
                     || ["0A", "28", "3D", "3F", "42"].iter().any(|class| self.has_class(class))
             }

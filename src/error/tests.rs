@@ -18,7 +18,7 @@ fn what_passes_by_itself_is_transient_and_what_a_restart_does_not_mend_is_perman
         statement("57P01"),
         statement("25006"),
         DatabaseError::answer("XX000", Origin::Connection).into(),
-        DatabaseError::answer("0A000", Origin::CachedPlan).into(),
+        DatabaseError::answer("0A000", Origin::ThisConnection).into(),
         DatabaseError::broken("cut").into(),
         login(false),
         Error::PoolTimeout,
@@ -69,6 +69,6 @@ fn a_late_statement_is_not_known_to_have_had_no_effect() {
 #[test]
 fn only_a_cached_plan_spoils_the_connection_with_0a000() {
     assert!(!statement("0A000").spoils_connection());
-    let outdated = Error::from(DatabaseError::answer("0A000", Origin::CachedPlan));
+    let outdated = Error::from(DatabaseError::answer("0A000", Origin::ThisConnection));
     assert!(outdated.spoils_connection() && outdated.is_retryable());
 }

@@ -29,7 +29,7 @@ const ACCOUNTS: [&str; 3] = ["first", "second", "third"];
 
 /// The statement that asks for an account's owner, and for what its last transaction was.
 fn asks_for_owner(message: &Message<'_>) -> bool {
-    message.tag == b'P' && message.body.windows(18).any(|bytes| bytes == b"t.last_transaction")
+    message.tag == b'P' && message.body.windows(18).any(|bytes| bytes == b"l.last_transaction")
 }
 
 /// The parameter that says of which account.
