@@ -86,13 +86,35 @@ impl PostgresStores {
     }
 
     /// Makes one transaction of everything that the future saves in any store of the account. What
-    /// [`PostgresCryptoStore::atomically`] says of one store is true of all of them.
+    /// [`PostgresCryptoStore::atomically`] says of one store is true of all of them, but for the error:
+    /// here it can be any that an [`Error`] can be made into.
     ///
     /// # Errors
     ///
     /// The future's own; else what kept the transaction from being begun or committed:
     /// [`Error::AtomicallyTimeout`], [`Error::NestedAtomically`], [`Error::TransactionControl`],
     /// [`Error::ReopenRequired`], [`Error::StoreClosed`], [`Error::Database`] and others.
+    ///
+    /// ```no_run
+    /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmMachine};
+    /// # use matrix_sdk_postgres::PostgresStores;
+    /// # async fn example(
+    /// #     stores: PostgresStores,
+    /// #     machine: OlmMachine,
+    /// #     changes: EncryptionSyncChanges<'_>,
+    /// #     settings: DecryptionSettings,
+    /// # ) -> Result<(), BoxedError> {
+    /// type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+    ///
+    /// let (to_device_events, room_keys) = stores
+    ///     .atomically(async {
+    ///         let processed = machine.receive_sync_changes(changes, &settings).await?;
+    ///         stores.transaction().await?.query("UPDATE bots SET syncs = syncs + 1", &[]).await?;
+    ///         Ok::<_, BoxedError>(processed)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn atomically<T, E: From<Error>>(
         &self,
         future: impl Future<Output = Result<T, E>>,
@@ -110,6 +132,16 @@ impl PostgresStores {
     /// [`Error::NotInAtomically`] outside of one.
     pub async fn transaction(&self) -> Result<Transaction, Error> {
         self.crypto_store.transaction().await
+    }
+
+    /// How many commits the account's lanes have, all together; a transaction over several stores counts
+    /// in each of them. See [`PostgresCryptoStore::commit_count`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`], [`Error::Superseded`] and others.
+    pub async fn commit_count(&self) -> Result<u64, Error> {
+        self.crypto_store.commit_count().await
     }
 
     /// Closes all stores, and releases the account.

@@ -96,30 +96,28 @@ END
 -- First statement of a write transaction: fails it unless `owner` is the account's token and, where
 -- `lanes` is not null, each of them is at the position that its owner knows. The positions are only
 -- an early look: count_commit() decides. Sets the transaction marker that each write asks for, and
--- that ends with the transaction. One query, which reads the owner's row again after it has waited
--- for a takeover.
+-- that ends with the transaction. The owner is one query, which reads the row again after it has waited
+-- for a takeover; the positions are read after that.
 CREATE FUNCTION {schema}.guard(
     account bigint, owner bytea, lanes text[], seen bigint[], last bytea[]
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
-DECLARE
-    is_owner boolean;
-    is_current boolean;
 BEGIN
     PERFORM {schema}.require_begun();
-    SELECT o.token = owner, NOT EXISTS (
-            SELECT FROM unnest(lanes, seen, last) AS u (lane, commits, last_transaction)
-            LEFT JOIN {schema}.account_lanes l ON l.account_id = account AND l.lane = u.lane
-            WHERE l.commits IS DISTINCT FROM u.commits
-                OR l.last_transaction IS DISTINCT FROM u.last_transaction)
-        INTO is_owner, is_current
-        FROM {schema}.account_owners o WHERE o.account_id = account FOR SHARE OF o;
-    IF is_owner IS NOT TRUE THEN
+    PERFORM FROM {schema}.account_owners o
+        WHERE o.account_id = account AND o.token = owner FOR SHARE;
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'the account has another owner' USING ERRCODE = 'MX001';
     END IF;
-    IF NOT is_current THEN
-        RAISE EXCEPTION 'a lane is not at the position its owner has seen' USING ERRCODE = 'MX002';
-    END IF;
+    FOR i IN 1 .. coalesce(cardinality(lanes), 0) LOOP
+        PERFORM FROM {schema}.account_lanes l
+            WHERE l.account_id = account AND l.lane = lanes[i] AND l.commits = seen[i]
+                AND l.last_transaction IS NOT DISTINCT FROM last[i];
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'a lane is not at the position its owner has seen'
+                USING ERRCODE = 'MX002';
+        END IF;
+    END LOOP;
     PERFORM set_config('matrix_sdk.tx', account::text, true);
 END
 {body};
@@ -238,7 +236,7 @@ END
 
 -- Renews a heartbeat, and tells its accounts' owners what is stored of them. A heartbeat lost in a
 -- crash is harmless, so it does not wait for the disk.
-CREATE FUNCTION {schema}.beat(heartbeat bytea, lifetime double precision, accounts bigint[])
+CREATE FUNCTION {schema}.renew_heartbeat(heartbeat bytea, lifetime double precision, accounts bigint[])
 RETURNS TABLE (account_id bigint, token bytea, lane text, commits bigint, maintenance bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 DECLARE

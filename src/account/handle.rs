@@ -8,7 +8,7 @@ use std::{
 
 use deadpool_postgres::Pool;
 
-use super::{OpenAccount, find, leases, ownership, store::StoreKind};
+use super::{StoreLane, find, leases, ownership, store::StoreKind};
 use crate::{
     Access, Error, OpenStoreError, PostgresStoreConfig,
     account::{
@@ -39,7 +39,7 @@ const MIGRATIONS: Migrations = Migrations {
 };
 
 /// An account that is open, for all of its stores.
-pub(super) struct Account {
+pub(super) struct OpenAccount {
     pub(super) cipher: OpenedCipher,
     pub(super) database: Database,
     pub(super) owner: Arc<Owner>,
@@ -66,7 +66,7 @@ struct Inner {
 
 struct Open {
     /// `None` while no store of it is open.
-    account: Option<Arc<Account>>,
+    account: Option<Arc<OpenAccount>>,
     stores: usize,
     /// As it was last open: an account that was lost stays so.
     former: Former,
@@ -86,7 +86,7 @@ impl AccountHandle {
         config: &PostgresStoreConfig,
         stores: Vec<&'static StoreKind>,
     ) -> Result<Self, OpenStoreError> {
-        let account = Account::open(foreign_pool.as_ref(), config, &stores, None).await?;
+        let account = OpenAccount::open(foreign_pool.as_ref(), config, &stores, None).await?;
         let former = account.former();
         let open = Open { account: Some(Arc::new(account)), stores: 0, former };
         Ok(Self(Arc::new(Inner {
@@ -107,32 +107,30 @@ impl AccountHandle {
     }
 
     /// A store's lane, when the account has just been opened.
-    pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
+    pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<StoreLane, Error> {
         let mut open = self.lock();
         let account = open.account.clone().ok_or(Error::Internal("an account is not open"))?;
         open.stores += 1;
         let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
-        Ok(OpenAccount::new(&account, kind, &self.0.config, maintenance))
+        Ok(StoreLane::new(&account, kind, &self.0.config, maintenance))
     }
 
     /// A store's lane, when it is opened again. The account is claimed again if no store of it is open.
-    pub(super) async fn lane_again(&self, kind: &'static StoreKind) -> Result<OpenAccount, Error> {
+    pub(super) async fn lane_again(&self, kind: &'static StoreKind) -> Result<StoreLane, Error> {
         let Inner { config, foreign_pool, stores, .. } = &*self.0;
         let (found, former) = {
-            let open = self.lock();
+            let mut open = self.lock();
+            // Counted before anything is awaited: the other stores may be dropped meanwhile.
+            open.stores += usize::from(open.account.is_some());
             (open.account.clone(), open.former.clone())
         };
         if let Some(account) = found {
-            let maintenance = match account.presence {
-                Some(_) => {
-                    account.owner.reopen_lane(kind.name, &account.database).await?.maintenance
-                }
-                None => 0,
-            };
-            self.lock().stores += 1;
-            return Ok(OpenAccount::new(&account, kind, config, maintenance));
+            let maintenance = account.reopen_lane(kind).await.inspect_err(|_| {
+                self.forget_store();
+            })?;
+            return Ok(StoreLane::new(&account, kind, config, maintenance));
         }
-        let account = Account::open(foreign_pool.as_ref(), config, stores, Some(&former)).await;
+        let account = OpenAccount::open(foreign_pool.as_ref(), config, stores, Some(&former)).await;
         let account = account.map_err(|error| match error {
             OpenStoreError::Store(
                 error @ (Error::Superseded { .. } | Error::DatabaseRolledBack),
@@ -145,14 +143,14 @@ impl AccountHandle {
             }
         })?);
         let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
-        let lane = OpenAccount::new(&account, kind, config, maintenance);
+        let lane = StoreLane::new(&account, kind, config, maintenance);
         *self.lock() = Open { former: account.former(), account: Some(account), stores: 1 };
         Ok(lane)
     }
 
     /// A store is no longer open: returns the account when it was the last one. Dropped, that is
     /// released in the background.
-    pub(super) fn forget_store(&self) -> Option<Arc<Account>> {
+    pub(super) fn forget_store(&self) -> Option<Arc<OpenAccount>> {
         let mut open = self.lock();
         open.stores = open.stores.saturating_sub(1);
         if open.stores > 0 { None } else { open.account.take() }
@@ -170,7 +168,7 @@ impl AccountHandle {
     }
 }
 
-impl Account {
+impl OpenAccount {
     /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
     /// account over; `former` is what is known of it when it is reopened.
     async fn open(
@@ -204,6 +202,15 @@ impl Account {
 
     fn former(&self) -> Former {
         Former { owner: self.owner.clone(), cipher: self.cipher.clone() }
+    }
+
+    /// Fences off what is still on its way in a lane that is to be opened again, and returns its
+    /// maintenance counter.
+    async fn reopen_lane(&self, kind: &StoreKind) -> Result<i64, Error> {
+        match self.presence {
+            Some(_) => Ok(self.owner.reopen_lane(kind.name, &self.database).await?.maintenance),
+            None => Ok(0),
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use tokio_postgres::types::Type;
 
-use super::OpenAccount;
+use super::StoreLane;
 use crate::{Error, account::cipher::column, postgres::statement::Sql};
 
 const TABLE: &str = "lease_locks";
 
-// Complete in itself, neither queued behind saves nor part of a transaction: the SDK renews a lease of
-// half a second every fifty milliseconds.
+// Complete in itself, neither queued behind saves nor part of a transaction: a lease of half a second
+// may be renewed every fifty milliseconds.
 static TAKE: Sql = Sql::new(
     "lease_locks.take",
     "SELECT {schema}.take_lease($1, $2, $3, $4, $5, $6)",
@@ -17,7 +17,7 @@ static TAKE: Sql = Sql::new(
 
 pub(super) const STATEMENTS: &[&Sql] = &[&TAKE];
 
-impl OpenAccount {
+impl StoreLane {
     /// Takes or extends a lease, and returns its generation; `None` when another holder has it. A
     /// duration of 0 releases it.
     pub(crate) async fn take_lease(

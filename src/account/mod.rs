@@ -22,7 +22,7 @@ use crate::{
     account::{
         cache::{Cache, CacheKey, CacheUpdate, UncommittedOverlay},
         cipher::Codec,
-        handle::Account,
+        handle::OpenAccount,
         ownership::{LaneOwnership, OWNER, OwnerRow},
         store::StoreKind,
         write::{
@@ -40,7 +40,7 @@ use crate::{
 
 /// A store's lane in an account that is open: where its rows are, how they are sealed, and what writes
 /// them.
-pub(crate) struct OpenAccount {
+pub(crate) struct StoreLane {
     pub(crate) codec: Arc<Codec>,
     database: Database,
     lane: Arc<LaneOwnership>,
@@ -77,10 +77,10 @@ impl Staging {
     }
 }
 
-impl OpenAccount {
+impl StoreLane {
     /// The lane of a store, in an account that is open.
     fn new(
-        account: &Account,
+        account: &OpenAccount,
         kind: &'static StoreKind,
         config: &PostgresStoreConfig,
         maintenance: i64,
@@ -140,7 +140,7 @@ impl OpenAccount {
         self.writer.as_ref().ok_or(Error::ReadOnly)
     }
 
-    /// How many transactions were committed in the account, in all of its lanes.
+    /// How many commits the account has: the sum over its lanes.
     pub(crate) async fn commits(&self) -> Result<u64, Error> {
         self.lane.check()?;
         let rows = self.query_routed(&OWNER, self.with_id(&[])).await?;
@@ -278,7 +278,7 @@ impl OpenAccount {
 
 /// Runs a future all of whose writes in these stores of one account become one transaction.
 pub(crate) async fn atomically<T, E>(
-    stores: &[&OpenAccount],
+    stores: &[&StoreLane],
     future: impl Future<Output = Result<T, E>>,
     wrap: impl Fn(Error) -> E,
 ) -> Result<T, E> {

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    OpenAccount,
+    StoreLane,
     handle::AccountHandle,
     store::{Lifecycle, StoreKind},
 };
@@ -34,34 +34,34 @@ pub(crate) struct StoreHandle {
 
 /// A lane that is open.
 struct Opened {
-    account: Arc<OpenAccount>,
+    account: Arc<StoreLane>,
     /// Operations hold it for reading, so that closing can wait for them.
     operations: Arc<RwLock<()>>,
 }
 
 /// An operation in an open lane.
 pub(crate) struct Operation {
-    account: Arc<OpenAccount>,
+    account: Arc<StoreLane>,
     _running: OwnedRwLockReadGuard<()>,
 }
 
 impl Operation {
     /// The lane, for what closing need not wait for.
-    pub(crate) fn account(&self) -> Arc<OpenAccount> {
+    pub(crate) fn account(&self) -> Arc<StoreLane> {
         self.account.clone()
     }
 }
 
 impl Deref for Operation {
-    type Target = OpenAccount;
+    type Target = StoreLane;
 
-    fn deref(&self) -> &OpenAccount {
+    fn deref(&self) -> &StoreLane {
         &self.account
     }
 }
 
 impl Opened {
-    fn new(account: OpenAccount) -> Self {
+    fn new(account: StoreLane) -> Self {
         Self { account: Arc::new(account), operations: Arc::default() }
     }
 

@@ -12,7 +12,7 @@ use super::{deferred::Saves, static_account::StaticAccount};
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -76,7 +76,7 @@ impl Item {
 }
 
 pub(super) async fn load_account(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
@@ -94,7 +94,7 @@ pub(super) async fn load_account(
 }
 
 pub(super) async fn save_pending_changes(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: Saves,
     changes: PendingChanges,
     static_account: StaticAccount,
@@ -133,7 +133,7 @@ pub(super) async fn save_pending_changes(
 }
 
 pub(super) async fn load_identity(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
 ) -> Result<Option<PrivateCrossSigningIdentity>, Error> {
     let pickle = get(account, Item::PrivateIdentity).await?;
@@ -151,7 +151,7 @@ pub(super) async fn stage_identity(
     stage(batch, codec, Item::PrivateIdentity, &identity.pickle().await)
 }
 
-pub(super) async fn load_backup_keys(account: &OpenAccount) -> Result<BackupKeys, Error> {
+pub(super) async fn load_backup_keys(account: &StoreLane) -> Result<BackupKeys, Error> {
     let items = [Item::BackupDecryptionKey as i16, Item::BackupVersion as i16];
     let mut keys = BackupKeys::default();
     for row in account.query(&GET, &[&items.as_slice()]).await? {
@@ -182,7 +182,7 @@ pub(super) fn stage_backup_keys(
 }
 
 pub(super) async fn load_dehydrated_device_key(
-    account: &OpenAccount,
+    account: &StoreLane,
 ) -> Result<Option<DehydratedDeviceKey>, Error> {
     get(account, Item::DehydratedDeviceKey).await
 }
@@ -195,11 +195,11 @@ pub(super) fn stage_dehydrated_device_key(
     stage(batch, codec, Item::DehydratedDeviceKey, key)
 }
 
-pub(super) async fn delete_dehydrated_device_key(account: &OpenAccount) -> Result<(), Error> {
+pub(super) async fn delete_dehydrated_device_key(account: &StoreLane) -> Result<(), Error> {
     account.delete(&DELETE, Item::DehydratedDeviceKey.cells()).await
 }
 
-async fn get<T: DeserializeOwned>(account: &OpenAccount, item: Item) -> Result<Option<T>, Error> {
+async fn get<T: DeserializeOwned>(account: &StoreLane, item: Item) -> Result<Option<T>, Error> {
     let row = account.row(&BY_ITEM, item.cells()).await?;
     row.map(|row| open(&account.codec, item, row.bytes(0, TABLE)?)).transpose()
 }
@@ -219,5 +219,5 @@ fn stage(
 }
 
 fn unpickle() -> Error {
-    Error::BadRow { table: TABLE, reason: "the pickle is invalid" }
+    Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" }
 }

@@ -6,7 +6,7 @@ use super::inbound_group_sessions;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cache::CacheUpdate,
         cipher::{Codec, Key},
         write::batch::Batch,
@@ -69,7 +69,7 @@ pub(super) fn stage_version(batch: &mut Batch, codec: &Codec, version: &str) -> 
 }
 
 /// Makes all sessions need a backup, whatever their number.
-pub(super) async fn reset(account: &OpenAccount) -> Result<(), Error> {
+pub(super) async fn reset(account: &StoreLane) -> Result<(), Error> {
     // Of each session the cache keeps whether a backup holds it.
     let update = CacheUpdate::InvalidateTable(&inbound_group_sessions::BY_KEY);
     account.apply(&RETIRE, Cells::default(), [update]).await

@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    account::{OpenAccount, cipher::column, write::batch::Batch},
+    account::{StoreLane, cipher::column, write::batch::Batch},
     postgres::statement::{Delete, Sql, Table, Upsert, bytea},
 };
 
@@ -17,14 +17,14 @@ static DELETE: Delete = Delete::new("custom_values.delete", &CUSTOM_VALUES);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql(), DELETE.sql()];
 
-pub(super) async fn get(account: &OpenAccount, key: &str) -> Result<Option<Vec<u8>>, Error> {
+pub(super) async fn get(account: &StoreLane, key: &str) -> Result<Option<Vec<u8>>, Error> {
     let key = account.codec.key(TABLE, key);
     let Some(row) = account.query_opt(&GET, &[&key]).await? else { return Ok(None) };
     let mut value = account.codec.open_bytes(TABLE, &[&key], column(&row, 0, TABLE)?)?;
     Ok(Some(std::mem::take(&mut *value)))
 }
 
-pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Result<(), Error> {
+pub(super) async fn set(account: &StoreLane, key: &str, value: Vec<u8>) -> Result<(), Error> {
     let key = account.codec.key(TABLE, key);
     account
         .write(|staging| async move {
@@ -36,7 +36,7 @@ pub(super) async fn set(account: &OpenAccount, key: &str, value: Vec<u8>) -> Res
         .await
 }
 
-pub(super) async fn remove(account: &OpenAccount, key: &str) -> Result<(), Error> {
+pub(super) async fn remove(account: &StoreLane, key: &str) -> Result<(), Error> {
     let key = account.codec.key(TABLE, key);
     account.delete(&DELETE, [key]).await
 }

@@ -9,7 +9,7 @@ use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key},
         write::batch::Batch,
     },
@@ -46,7 +46,7 @@ static DELETE: Delete = Delete::new("devices.delete", &DEVICES);
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &GET_BY_USER, &KEYS, UPSERT.sql(), DELETE.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     user_id: &UserId,
     device_id: &DeviceId,
@@ -60,7 +60,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn own(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     own: Option<StaticAccountData>,
 ) -> Result<DeviceData, Error> {
@@ -69,11 +69,11 @@ pub(super) async fn own(
 }
 
 pub(super) fn own_device_missing() -> Error {
-    Error::BadRow { table: TABLE, reason: "our own device is missing" }
+    Error::CorruptRow { table: TABLE, reason: "our own device is missing" }
 }
 
 pub(super) async fn by_user(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     user_id: &UserId,
 ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Error> {

@@ -6,7 +6,7 @@ use matrix_sdk_crypto::store::types::RoomSettings;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, column},
         write::batch::Batch,
     },
@@ -28,7 +28,7 @@ static UPSERT: Upsert = Upsert::new("encrypted_rooms.upsert", &ENCRYPTED_ROOMS);
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
 ) -> Result<Option<RoomSettings>, Error> {
     let room_id = account.codec.key(TABLE, room_id);

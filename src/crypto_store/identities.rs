@@ -5,7 +5,7 @@ use matrix_sdk_crypto::UserIdentityData;
 
 use crate::{
     Error,
-    account::{OpenAccount, cipher::Codec, write::batch::Batch},
+    account::{StoreLane, cipher::Codec, write::batch::Batch},
     postgres::statement::{CacheIndex, Sql, Table, Upsert, bytea},
 };
 
@@ -34,7 +34,7 @@ static UPSERT: Upsert = Upsert::new("user_identities.upsert", &USER_IDENTITIES);
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     user_id: &UserId,
 ) -> Result<Option<UserIdentityData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);

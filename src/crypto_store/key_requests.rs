@@ -10,7 +10,7 @@ use super::deferred::{self, Group as Deferred, RowKey, Saves};
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cache::{CacheKey, CacheUpdate},
         caller::Caller,
         cipher::{Codec, Key, column},
@@ -90,7 +90,7 @@ pub(super) const STATEMENTS: &[&Sql] =
     &[&GET, &BY_INFO, &GET_UNSENT, &DELETE_OLDER.sql, &INSERT.sql, DELETE.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     request_id: &TransactionId,
 ) -> Result<Option<GossipRequest>, Error> {
@@ -103,7 +103,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn by_info(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     info: &SecretInfo,
 ) -> Result<Option<GossipRequest>, Error> {
@@ -117,7 +117,7 @@ pub(super) async fn by_info(
 }
 
 pub(super) async fn unsent(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
 ) -> Result<Vec<GossipRequest>, Error> {
     let deleted = saves.rows(&Deferred::KeyRequests);
@@ -131,7 +131,7 @@ pub(super) async fn unsent(
 
 /// Deletes a request that was answered. Without what the answer brought, it must stay.
 pub(super) async fn delete(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: Saves,
     request_id: &TransactionId,
 ) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use matrix_sdk_crypto::olm::OlmMessageHash;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key},
         write::batch::Batch,
     },
@@ -36,7 +36,7 @@ static INSERT: Upsert = Upsert::new("message_hashes.insert", &MESSAGE_HASHES);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, INSERT.sql()];
 
-pub(super) async fn is_known(account: &OpenAccount, hash: &OlmMessageHash) -> Result<bool, Error> {
+pub(super) async fn is_known(account: &StoreLane, hash: &OlmMessageHash) -> Result<bool, Error> {
     let hash = key(&account.codec, hash);
     Ok(!account.query_unless_absent(&BY_HASH, [&hash], &[]).await?.is_empty())
 }

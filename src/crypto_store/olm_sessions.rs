@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -58,7 +58,7 @@ static UPSERT: Upsert = Upsert::new("olm_sessions.upsert", &OLM_SESSIONS);
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     saves: &Saves,
     own: Option<StaticAccountData>,
     sender_key: &str,
@@ -102,7 +102,7 @@ pub(super) async fn get(
     let sessions = pickles.into_iter().map(|pickle| {
         let sending = Sending::of(&pickle);
         let session = Session::from_pickle(own_device.as_device_keys().clone(), pickle)
-            .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })?;
+            .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })?;
         saves.see_read(session.session_id(), &sending);
         Ok(session)
     });

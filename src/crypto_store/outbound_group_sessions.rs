@@ -8,7 +8,7 @@ use matrix_sdk_crypto::olm::{
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, column},
         write::batch::Batch,
     },
@@ -30,7 +30,7 @@ static UPSERT: Upsert = Upsert::new("megolm_outbound_sessions.upsert", &OUTBOUND
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     own: Option<StaticAccountData>,
     room_id: &RoomId,
 ) -> Result<Option<OutboundGroupSession>, Error> {
@@ -42,7 +42,7 @@ pub(super) async fn get(
         account.codec.open_json(TABLE, &[&room_id], column(&row, 0, TABLE)?)?;
     OutboundGroupSession::from_pickle(own.device_id, own.identity_keys, pickle)
         .map(Some)
-        .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+        .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })
 }
 
 pub(super) async fn stage(

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -67,7 +67,7 @@ pub(super) const STATEMENTS: &[&Sql] = &[
 ];
 
 pub(super) async fn received(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
     sender: &UserId,
 ) -> Result<Option<StoredRoomKeyBundleData>, Error> {
@@ -92,7 +92,7 @@ pub(super) fn stage_received(
 }
 
 pub(super) async fn pending(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
 ) -> Result<Option<RoomPendingKeyBundleDetails>, Error> {
     let room_id = account.codec.key(PENDING, room_id);
@@ -101,7 +101,7 @@ pub(super) async fn pending(
 }
 
 pub(super) async fn all_pending(
-    account: &OpenAccount,
+    account: &StoreLane,
 ) -> Result<Vec<RoomPendingKeyBundleDetails>, Error> {
     let rows = account.query(&ALL_PENDING, &[]).await?;
     let details = rows.iter().map(|row| {
@@ -129,7 +129,7 @@ pub(super) fn stage_pending(
     Ok(())
 }
 
-pub(super) async fn is_backed_up(account: &OpenAccount, room_id: &RoomId) -> Result<bool, Error> {
+pub(super) async fn is_backed_up(account: &StoreLane, room_id: &RoomId) -> Result<bool, Error> {
     let room_id = account.codec.key(BACKED_UP, room_id);
     Ok(account.query_opt(&GET_BACKED_UP, &[&room_id]).await?.is_some())
 }

@@ -18,20 +18,16 @@ use super::{
 };
 use crate::{
     Error,
-    account::{OpenAccount, Staging, caller::Caller, cipher::Codec, write::batch::Batch},
+    account::{Staging, StoreLane, caller::Caller, cipher::Codec, write::batch::Batch},
 };
 
 /// So many room keys take more than the 4 MB of one statement, whatever is in them.
-const LARGE: usize = 10_000;
+const CHUNKED_FROM: usize = 10_000;
 
 /// Of a large save, so many are sealed while the server takes as many.
-const PART: usize = 1_000;
+const CHUNK_SESSIONS: usize = 1_000;
 
-pub(super) async fn save(
-    account: &OpenAccount,
-    saves: Saves,
-    changes: Changes,
-) -> Result<(), Error> {
+pub(super) async fn save(account: &StoreLane, saves: Saves, changes: Changes) -> Result<(), Error> {
     let (_caller, caller) = Caller::new();
     let stage = |staging: Staging| async move {
         if saves.may_defer() && defer(&staging.codec, &saves, &caller, &changes).await? {
@@ -153,7 +149,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
 
 /// Saves room keys, which the backup of the given version holds.
 pub(super) async fn save_inbound_group_sessions(
-    account: &OpenAccount,
+    account: &StoreLane,
     sessions: Vec<InboundGroupSession>,
     version: Option<&str>,
 ) -> Result<(), Error> {
@@ -163,7 +159,7 @@ pub(super) async fn save_inbound_group_sessions(
     if mismatched > 0 {
         warn!(mismatched, "sessions whose backed-up flag does not match the backup version given");
     }
-    if sessions.len() < LARGE {
+    if sessions.len() < CHUNKED_FROM {
         return account
             .write(|staging| async move {
                 stage_sessions(&staging.codec, &sessions, version.as_deref()).await
@@ -171,10 +167,10 @@ pub(super) async fn save_inbound_group_sessions(
             .await;
     }
     let (sessions, codec) = (Arc::new(sessions), account.codec.clone());
-    let parts = (0..sessions.len()).step_by(PART).map(move |start| {
+    let parts = (0..sessions.len()).step_by(CHUNK_SESSIONS).map(move |start| {
         let (sessions, codec, version) = (sessions.clone(), codec.clone(), version.clone());
         move || {
-            let part = &sessions[start..sessions.len().min(start + PART)];
+            let part = &sessions[start..sessions.len().min(start + CHUNK_SESSIONS)];
             Handle::current().block_on(stage_sessions(&codec, part, version.as_deref()))
         }
     });

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -49,7 +49,7 @@ WHERE account_id = $1 AND {guarded} AND secret_name = ANY ($2)",
 pub(super) const STATEMENTS: &[&Sql] = &[&BY_NAME, UPSERT.sql(), &DELETE.sql];
 
 pub(super) async fn by_name(
-    account: &OpenAccount,
+    account: &StoreLane,
     name: &SecretName,
 ) -> Result<Vec<Zeroizing<String>>, Error> {
     let name = account.codec.key(TABLE, name.as_str());
@@ -61,7 +61,7 @@ pub(super) async fn by_name(
     secrets.map(|secret| secret.map(Zeroizing::new)).collect()
 }
 
-pub(super) async fn delete(account: &OpenAccount, name: &SecretName) -> Result<(), Error> {
+pub(super) async fn delete(account: &StoreLane, name: &SecretName) -> Result<(), Error> {
     let name = account.codec.key(TABLE, name.as_str());
     account.apply(&DELETE, [name], []).await
 }

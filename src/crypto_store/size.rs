@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error,
-    account::{OpenAccount, cipher::column},
+    account::{StoreLane, cipher::column},
     postgres::statement::{Sql, Table},
 };
 
@@ -62,7 +62,7 @@ WHERE c.relkind = 'r' AND c.relname = ANY ($2) AND c.relnamespace = (
 
 pub(super) const STATEMENTS: &[&Sql] = &[&ESTIMATE];
 
-pub(super) async fn estimate(account: &OpenAccount) -> Result<usize, Error> {
+pub(super) async fn estimate(account: &StoreLane) -> Result<usize, Error> {
     let tables = TABLES.map(|table| table.name);
     let Some(row) = account.query_opt(&ESTIMATE, &[&tables.as_slice()]).await? else {
         return Ok(0);

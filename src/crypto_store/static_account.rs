@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock, Weak};
 
 use matrix_sdk_crypto::olm::StaticAccountData;
 
-use crate::{Error, account::OpenAccount, account::write::atomically::Scope};
+use crate::{Error, account::StoreLane, account::write::atomically::Scope};
 
 /// Known from the account's last load or save. Cheap to clone.
 #[derive(Clone, Default)]
@@ -44,7 +44,7 @@ impl StaticAccount {
     }
 
     /// What a transaction has saved, that reads of the account see now.
-    pub(super) fn within(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+    pub(super) fn within(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
         let Some(scope) = account.overlay()? else { return Ok(None) };
         Ok(self.read(|known| {
             let (of, data) = known.uncommitted.as_ref()?;
@@ -53,7 +53,7 @@ impl StaticAccount {
     }
 
     /// What reads of the account see.
-    pub(super) fn seen(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+    pub(super) fn seen(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
         account.lane().check()?;
         Ok(self.within(account)?.or_else(|| self.committed()))
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::{
-        OpenAccount,
+        StoreLane,
         handle::AccountHandle,
         store::StoreKind,
         store_handle::{Operation, StoreHandle},
@@ -34,7 +34,7 @@ use crate::{
 /// # When an operation fails
 ///
 /// Transient failures (a restarting server, a deadlock) are tried again inside the store for some
-/// seconds. Once an error has been handed up, the SDK's memory and the database may differ, and the
+/// seconds. Once an error has been returned, the SDK's memory and the database may differ, and the
 /// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
 /// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
@@ -214,12 +214,12 @@ impl PostgresCryptoStore {
     }
 
     /// What never changes of our own account, once it is known.
-    pub(super) fn own(&self, account: &OpenAccount) -> Result<Option<StaticAccountData>, Error> {
+    pub(super) fn own(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
         self.inner.static_account.seen(account)
     }
 
     /// The saves that are deferred.
-    pub(super) fn saves(&self, account: &OpenAccount) -> Result<Saves, Error> {
+    pub(super) fn saves(&self, account: &StoreLane) -> Result<Saves, Error> {
         Saves::of(&self.inner.deferred, account)
     }
 

@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, column},
         write::batch::Batch,
     },
@@ -43,7 +43,7 @@ ON CONFLICT (account_id) DO UPDATE SET data = excluded.data, updated_at = exclud
 
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &UPSERT.sql];
 
-pub(super) async fn get(account: &OpenAccount) -> Result<Option<String>, Error> {
+pub(super) async fn get(account: &StoreLane) -> Result<Option<String>, Error> {
     let Some(row) = account.query_opt(&GET, &[]).await? else { return Ok(None) };
     account.codec.open(TABLE, &[], column(&row, 0, TABLE)?).map(Some)
 }

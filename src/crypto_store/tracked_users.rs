@@ -7,7 +7,7 @@ use matrix_sdk_crypto::TrackedUser;
 
 use crate::{
     Error,
-    account::{OpenAccount, Staging, cipher::Key, write::batch::Batch},
+    account::{Staging, StoreLane, cipher::Key, write::batch::Batch},
     postgres::{
         cell::Cells,
         statement::{CacheIndex, Sql, Table, Upsert, bytea},
@@ -38,7 +38,7 @@ static UPSERT: Upsert = Upsert::new("tracked_users.upsert", &TRACKED_USERS);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&GET_ALL, UPSERT.sql()];
 
-pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error> {
+pub(super) async fn all(account: &StoreLane) -> Result<Vec<TrackedUser>, Error> {
     let rows = account.rows(&ALL, Cells::default()).await?;
     let users = rows.iter().map(|(key, row)| {
         let key = Key::of_cell(key, 0, TABLE)?;
@@ -47,7 +47,7 @@ pub(super) async fn all(account: &OpenAccount) -> Result<Vec<TrackedUser>, Error
     users.collect()
 }
 
-pub(super) async fn save(account: &OpenAccount, users: &[(&UserId, bool)]) -> Result<(), Error> {
+pub(super) async fn save(account: &StoreLane, users: &[(&UserId, bool)]) -> Result<(), Error> {
     // Of a user named twice the last one counts.
     let users: BTreeMap<OwnedUserId, bool> =
         users.iter().map(|(user_id, dirty)| ((*user_id).to_owned(), *dirty)).collect();

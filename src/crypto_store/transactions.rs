@@ -87,7 +87,7 @@ impl PostgresCryptoStore {
         scope.map(Transaction::new).ok_or(Error::NotInAtomically)
     }
 
-    /// How many transactions were committed in the account, by any of its owners.
+    /// How many commits the account has, by any of its owners: the sum over its stores' lanes.
     ///
     /// It only rises, unless an old backup is restored. A bot that keeps the number elsewhere, and
     /// finds a smaller one in the database, holds ratchets that have gone back: it must not go on

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -37,7 +37,7 @@ static UPSERT: Upsert = Upsert::new("withheld_sessions.upsert", &WITHHELD_SESSIO
 pub(super) const STATEMENTS: &[&Sql] = &[&GET, &BY_ROOM, UPSERT.sql()];
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
     session_id: &str,
 ) -> Result<Option<RoomKeyWithheldEntry>, Error> {
@@ -50,7 +50,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn by_room(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
 ) -> Result<Vec<RoomKeyWithheldEntry>, Error> {
     let room_id = account.codec.key(TABLE, room_id);

@@ -85,7 +85,7 @@ pub enum Error {
     /// version. Nothing was changed. Restore the row from a backup, or delete it if its loss is
     /// acceptable.
     #[error("a row of table {table} cannot be read ({reason}): restore it from a backup")]
-    BadRow {
+    CorruptRow {
         /// The table that holds the row.
         table: &'static str,
         /// Which step failed; never data.

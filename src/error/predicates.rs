@@ -156,7 +156,7 @@ impl Error {
             | Self::DatabaseRolledBack
             | Self::ReadOnly
             | Self::AccountUnset
-            | Self::BadRow { .. }
+            | Self::CorruptRow { .. }
             | Self::Encode { .. }
             | Self::NestedAtomically
             | Self::NotInAtomically
@@ -188,7 +188,7 @@ impl Error {
             Self::PoolTimeout | Self::StatementTimeout | Self::AtomicallyTimeout => "timeout",
             Self::Superseded { .. } => "superseded",
             Self::DatabaseRolledBack => "database_rolled_back",
-            Self::BadRow { .. } => "bad_row",
+            Self::CorruptRow { .. } => "bad_row",
             _ => "_OTHER",
         }
     }

@@ -144,7 +144,7 @@ impl Cells {
     ///
     /// # Errors
     ///
-    /// [`Error::BadRow`], which names the table, for a column of a type that no cell has.
+    /// [`Error::CorruptRow`], which names the table, for a column of a type that no cell has.
     pub(crate) fn of(row: &Row, table: &'static str) -> Result<Self, Error> {
         let cells = (0..row.len()).map(|index| Cell::of(row, index));
         cells.collect::<Option<_>>().map(Self).ok_or_else(|| wrong_type(table))
@@ -176,7 +176,7 @@ impl Cells {
     ///
     /// # Errors
     ///
-    /// [`Error::BadRow`], which names the table, when the column holds no bytes.
+    /// [`Error::CorruptRow`], which names the table, when the column holds no bytes.
     pub(crate) fn bytes(&self, index: usize, table: &'static str) -> Result<&[u8], Error> {
         match self.0.get(index) {
             Some(Cell::Bytes(bytes)) => Ok(&bytes.0),
@@ -188,7 +188,7 @@ impl Cells {
     ///
     /// # Errors
     ///
-    /// [`Error::BadRow`], which names the table, when the column holds none.
+    /// [`Error::CorruptRow`], which names the table, when the column holds none.
     pub(crate) fn bool(&self, index: usize, table: &'static str) -> Result<bool, Error> {
         match self.0.get(index) {
             Some(Cell::Bool(value)) => Ok(*value),
@@ -198,7 +198,7 @@ impl Cells {
 }
 
 fn wrong_type(table: &'static str) -> Error {
-    Error::BadRow { table, reason: "unexpected column type" }
+    Error::CorruptRow { table, reason: "unexpected column type" }
 }
 
 impl<T: Into<Cell>, const N: usize> From<[T; N]> for Cells {

@@ -11,7 +11,7 @@ use crate::{
 
 impl PostgresStoreConfig {
     /// Builds a pool of connections, to be shared by many stores with
-    /// [`PostgresCryptoStore::open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or by
+    /// [`PostgresStores::open_with_pool`](crate::PostgresStores::open_with_pool), or by
     /// the application's own queries. No connection is made yet.
     ///
     /// # Errors
@@ -20,13 +20,13 @@ impl PostgresStoreConfig {
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+    /// use matrix_sdk_postgres::{PostgresStoreConfig, PostgresStores};
     ///
     /// let alice = PostgresStoreConfig::new("postgres://localhost/bots", "alice-bot");
     /// let bob = alice.clone().account("bob-bot");
     /// let pool = alice.build_pool()?;
-    /// let alice_store = PostgresCryptoStore::open_with_pool(pool.clone(), &alice).await?;
-    /// let bob_store = PostgresCryptoStore::open_with_pool(pool, &bob).await?;
+    /// let alice_stores = PostgresStores::open_with_pool(pool.clone(), &alice).await?;
+    /// let bob_stores = PostgresStores::open_with_pool(pool, &bob).await?;
     /// # Ok(()) }
     /// ```
     pub fn build_pool(&self) -> Result<Pool, OpenStoreError> {

@@ -25,7 +25,7 @@ pub(super) struct Home {
     pub(super) path: PathBuf,
     /// For the socket; a throwaway server's home is in it too.
     pub(super) scratch: Scratch,
-    /// TransactionConnection while the value lives. The system lets go of it when the process ends.
+    /// Held while the value lives. The system lets go of it when the process ends.
     _lock: Option<fs::File>,
 }
 

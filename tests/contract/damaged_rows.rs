@@ -58,7 +58,7 @@ async fn a_damaged_row_is_an_error_that_names_its_table() {
                 for read in reads {
                     let place = format!("{mode:?} {table} {kind} {}", read.method);
                     match read.found {
-                        Err(Error::BadRow { table: named, reason }) => {
+                        Err(Error::CorruptRow { table: named, reason }) => {
                             assert_eq!(named, table, "{place}");
                             // Fixed words: nothing of the row can be in them.
                             assert!(reason.len() < 40, "{place}: {reason}");
@@ -119,7 +119,7 @@ async fn a_failed_unpickle_is_an_error_that_names_its_table() {
         let sender = fixture.olm_session.sender_key().to_base64();
         assert_matches!(
             store.get_sessions(&sender).await,
-            Err(Error::BadRow { table: "olm_sessions", reason: "the pickle is invalid" })
+            Err(Error::CorruptRow { table: "olm_sessions", reason: "the pickle is invalid" })
         );
     }
 }
@@ -138,10 +138,13 @@ async fn a_missing_own_device_is_an_error_that_names_its_table() {
         store.save_changes(Changes { devices, ..Default::default() }).await.unwrap();
         assert!(store.get_device(own_user(), own_device()).await.unwrap().is_none());
         let sender = fixture.olm_session.sender_key().to_base64();
-        assert_matches!(store.get_own_device().await, Err(Error::BadRow { table: "devices", .. }));
+        assert_matches!(
+            store.get_own_device().await,
+            Err(Error::CorruptRow { table: "devices", .. })
+        );
         assert_matches!(
             store.get_sessions(&sender).await,
-            Err(Error::BadRow { table: "devices", .. })
+            Err(Error::CorruptRow { table: "devices", .. })
         );
         // Without sessions there is nothing to unpickle.
         assert_matches!(store.get_sessions("somebody else").await, Ok(None));
@@ -196,7 +199,7 @@ async fn a_damaged_row_ends_the_read_and_not_the_store() {
         client.batch_execute(damage).await.unwrap();
         assert_matches!(
             store.get_inbound_group_sessions().await,
-            Err(Error::BadRow { table: "megolm_inbound_sessions", .. })
+            Err(Error::CorruptRow { table: "megolm_inbound_sessions", .. })
         );
         store.set_custom_value("key", b"value".to_vec()).await.unwrap();
         assert_eq!(store.get_custom_value("key").await.unwrap().unwrap(), b"value", "{mode:?}");

@@ -74,7 +74,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
             );
             assert_eq!(client.execute(&swap, &[]).await.unwrap(), 2, "{table}");
             let error = |read: &crate::common::reads::Read| match &read.found {
-                Err(Error::BadRow { table, reason }) => Some((*table, *reason)),
+                Err(Error::CorruptRow { table, reason }) => Some((*table, *reason)),
                 _ => None,
             };
             for read in read_all(&store, &fixture).await {
@@ -106,7 +106,7 @@ async fn a_sealed_value_of_another_table_is_an_error_that_names_the_table() {
         let mut reads = reads.into_iter().filter(|read| read.table == table);
         assert!(
             reads.all(
-                |read| matches!(read.found, Err(Error::BadRow { table: t, .. }) if t == table)
+                |read| matches!(read.found, Err(Error::CorruptRow { table: t, .. }) if t == table)
             ),
             "{table}"
         );
@@ -131,7 +131,7 @@ async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
     assert_eq!(client.execute(copy, &[]).await.unwrap(), 1);
     assert_matches!(
         ours.get_room_settings(room()).await,
-        Err(Error::BadRow { table: "encrypted_rooms", .. })
+        Err(Error::CorruptRow { table: "encrypted_rooms", .. })
     );
     theirs.get_room_settings(room()).await.unwrap().unwrap();
 }
@@ -180,7 +180,7 @@ async fn two_accounts_of_one_secret_exchanged_are_noticed() {
         exchange("cipher, name").await;
         for name in ["alice", "bob"] {
             let error = open(name).await.unwrap().load_account().await.unwrap_err();
-            assert_matches!(error, Error::BadRow { .. }, "{mode:?}");
+            assert_matches!(error, Error::CorruptRow { .. }, "{mode:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ impl From<Error> for Failure {
             Error::StoreClosed => Self::Closed,
             Error::ReopenRequired => Self::ReopenRequired,
             Error::Superseded { .. } => Self::Superseded,
-            Error::BadRow { table: "devices", reason: "our own device is missing" } => {
+            Error::CorruptRow { table: "devices", reason: "our own device is missing" } => {
                 Self::OwnDeviceMissing
             }
             other => Self::Other(format!("{other:?}")),

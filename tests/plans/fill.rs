@@ -18,7 +18,11 @@ const TABLES: [(&str, &str, &str); 17] = [
     ("encrypted_rooms", "room_id, data", "one, data"),
     // One request in a thousand waits to be sent.
     ("key_requests", "request_id, info, sent_out, data", "one, one, i % 1000 > 0, data"),
-    ("lease_locks", "lane, key, holder, expires_at, generation", "'crypto_store', one, few, now(), 1"),
+    (
+        "lease_locks",
+        "lane, key, holder, expires_at, generation",
+        "'crypto_store', one, few, now(), 1",
+    ),
     // Nearly all are in the backup of the current version.
     (
         "megolm_inbound_sessions",

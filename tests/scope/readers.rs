@@ -203,7 +203,7 @@ async fn a_reader_that_finds_a_corrupt_row_harms_no_scope() {
         let of_room = changes.withheld_session_info.remove(room()).unwrap();
         changes.withheld_session_info.insert(other_room, of_room);
         store.save_changes(changes).await?;
-        assert_matches!(read_withheld(&store).await.unwrap(), Err(Error::BadRow { .. }));
+        assert_matches!(read_withheld(&store).await.unwrap(), Err(Error::CorruptRow { .. }));
         set(&store, "key").await
     });
     scope.await.unwrap();

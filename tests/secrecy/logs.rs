@@ -105,7 +105,7 @@ async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture:
         record.add_error(&error);
     }
     let error = store.get_outbound_group_session(room()).await.unwrap_err();
-    assert_matches!(error, Error::BadRow { .. });
+    assert_matches!(error, Error::CorruptRow { .. });
     record.add_error(&error);
 
     // A statement that fails: the server's DETAIL would quote the row.

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{TOY_STORE, ToyError, ToyStore};
 use crate::{
     Error, PostgresCryptoStore, PostgresStoreConfig,
-    account::{OpenAccount, atomically, handle::AccountHandle},
+    account::{StoreLane, atomically, handle::AccountHandle},
     crypto_store::CRYPTO_STORE,
     testing::{self, TestDatabase},
 };
@@ -31,7 +31,7 @@ async fn open_stores(url: &str) -> Stores {
 }
 
 impl Stores {
-    fn lanes(&self) -> [Arc<OpenAccount>; 2] {
+    fn lanes(&self) -> [Arc<StoreLane>; 2] {
         let (crypto, toy) = (self.crypto.handle().operation(), self.toy.0.operation());
         [crypto.unwrap().account(), toy.unwrap().account()]
     }
@@ -198,6 +198,47 @@ async fn a_store_that_fails_is_reopened_beside_one_that_goes_on() {
     stores.toy.set_state(NAME, "after").await.unwrap();
     stores.set_value("still").await.unwrap();
     assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("after"));
+}
+
+/// The server ends the connection of the first commit in the toy store's table.
+const END_FIRST_COMMIT: &str = "
+CREATE SEQUENCE public.commits;
+CREATE FUNCTION public.end_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('public.commits') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+    RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER end_first AFTER INSERT OR UPDATE ON matrix_sdk.toy_state
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.end_first()";
+
+#[tokio::test]
+async fn an_unknown_outcome_in_one_lane_is_resolved_beside_an_open_transaction_of_the_other() {
+    let database = testing::database().unwrap();
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
+    client.batch_execute(END_FIRST_COMMIT).await.unwrap();
+    let [crypto, _] = stores.lanes();
+    let (latch, released) = oneshot::channel::<()>();
+    let (reached, open) = oneshot::channel::<()>();
+    let holding = tokio::spawn({
+        let (crypto, store) = (crypto.clone(), stores.crypto.clone());
+        async move {
+            let future = async {
+                store.set_custom_value("key", b"held".to_vec()).await?;
+                store.get_custom_value("key").await?;
+                let _ = reached.send(());
+                let _ = released.await;
+                Ok::<_, Error>(())
+            };
+            crypto.atomically(future, Error::from).await
+        }
+    });
+    open.await.unwrap();
+    stores.toy.set_state(NAME, "twice sent").await.unwrap();
+    assert_eq!(number(&client, "SELECT last_value FROM public.commits").await, 2);
+    latch.send(()).unwrap();
+    holding.await.unwrap().unwrap();
+    assert_eq!(stores.value().await.as_deref(), Some(b"held".as_slice()));
+    assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("twice sent"));
+    let commits = "SELECT commits FROM matrix_sdk.account_lanes WHERE lane = 'toy_store'";
+    assert_eq!(number(&client, commits).await, 1);
 }
 
 #[tokio::test]

@@ -176,7 +176,7 @@ fn or_nothing<T: Default>(result: Result<T, CryptoStoreError>) -> Result<T, Brid
 fn corrupt(error: &CryptoStoreError) -> Option<String> {
     match error {
         CryptoStoreError::Backend(backend) => match backend.downcast_ref::<StoreError>() {
-            Some(error @ StoreError::BadRow { .. }) => Some(error.to_string()),
+            Some(error @ StoreError::CorruptRow { .. }) => Some(error.to_string()),
             _ => None,
         },
         CryptoStoreError::UnpicklingError

@@ -92,7 +92,7 @@ pub(crate) fn column<'a, T: FromSql<'a>>(
     index: usize,
     table: &'static str,
 ) -> Result<T, Error> {
-    row.try_get(index).map_err(|_| Error::BadRow { table, reason: "unexpected column type" })
+    row.try_get(index).map_err(|_| Error::CorruptRow { table, reason: "unexpected column type" })
 }
 
 /// Seals and opens what one account stores.
@@ -190,7 +190,7 @@ impl Codec {
         data: &[u8],
     ) -> Result<T, Error> {
         rmp_serde::from_slice(&self.open_bytes(table, key, data)?)
-            .map_err(|_| Error::BadRow { table, reason: "undecodable MessagePack" })
+            .map_err(|_| Error::CorruptRow { table, reason: "undecodable MessagePack" })
     }
 
     /// Opens what [`Self::seal_json`] sealed.
@@ -201,7 +201,7 @@ impl Codec {
         data: &[u8],
     ) -> Result<T, Error> {
         serde_json::from_slice(&self.open_bytes(table, key, data)?)
-            .map_err(|_| Error::BadRow { table, reason: "undecodable JSON" })
+            .map_err(|_| Error::CorruptRow { table, reason: "undecodable JSON" })
     }
 
     /// Opens what [`Self::seal_bytes`] sealed.
@@ -212,7 +212,7 @@ impl Codec {
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let Self::Sealed(cipher) = self else { return Ok(Zeroizing::new(data.to_vec())) };
-        let bad = |reason| Error::BadRow { table, reason };
+        let bad = |reason| Error::CorruptRow { table, reason };
         let sealed: EncryptedValue =
             postcard::from_bytes(data).map_err(|_| bad("not a sealed value"))?;
         let mut bytes = Zeroizing::new(

@@ -19,7 +19,7 @@ use crate::{
         caller::Caller,
         ownership::{
             Known, Owner, OwnerRow, Position,
-            heartbeat::{Heartbeat, Opening, Presence},
+            heartbeat::{HandleRow, Heartbeat, Presence},
             owner_row::transaction_id,
             random_id,
         },
@@ -96,15 +96,16 @@ pub(in crate::account) async fn claim(
             seen: lanes.iter().map(|lane| known.position(lane).commits).collect(),
             must_be_free,
             owner_name: owner_name(settings),
-            opening: random_id(),
+            handle_row: random_id(),
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
         };
-        if let Some((answer, opening)) = claim.run().await.map_err(refused)? {
+        if let Some((answer, handle_row)) = claim.run().await.map_err(refused)? {
             info!(account, "the account is ours");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
             let owner = Owner::new(account_id, known);
-            let presence = Presence::new(heartbeat, opening, &owner, settings.heartbeat_interval);
+            let presence =
+                Presence::new(heartbeat, handle_row, &owner, settings.heartbeat_interval);
             return Ok(Claimed { owner, presence, maintenance });
         }
         // Others that claim at the same time may be faster again and again.
@@ -137,7 +138,7 @@ struct Claim {
     seen: Vec<i64>,
     must_be_free: bool,
     owner_name: String,
-    opening: [u8; 16],
+    handle_row: [u8; 16],
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
 }
@@ -156,13 +157,13 @@ struct Granted {
 
 impl Claim {
     /// `None` when the account has another token than the expected one, or is in use.
-    async fn run(self) -> Result<Option<(Answer, Opening)>, Error> {
+    async fn run(self) -> Result<Option<(Answer, HandleRow)>, Error> {
         let Some(granted) = self.ask().await? else { return Ok(None) };
         // From here on the account may be ours, so somebody must let go of it when we are dropped:
-        // the task, which is not, and gives up the opening when its result is not taken.
-        let opening = Opening::new(&self.database, self.account_id, self.opening);
+        // the task, which is not, and gives up the row when its result is not taken.
+        let handle_row = HandleRow::new(&self.database, self.account_id, self.handle_row);
         let (_waits, caller) = Caller::new();
-        let finish = async move { Ok((self.finish(granted, &caller).await?, opening)) };
+        let finish = async move { Ok((self.finish(granted, &caller).await?, handle_row)) };
         let task = tokio::spawn(finish);
         task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
@@ -187,7 +188,7 @@ impl Claim {
             &self.seen,
             &self.must_be_free,
             &self.owner_name,
-            &self.opening.as_slice(),
+            &self.handle_row.as_slice(),
             &heartbeat.as_slice(),
             &lifetime,
         ];

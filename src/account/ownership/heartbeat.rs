@@ -35,10 +35,10 @@ const LIFETIME: u32 = 3;
 /// How many other owners' credentials a heartbeat tries when its own are refused.
 const OTHER_LOGINS: usize = 8;
 
-static BEAT: Sql = Sql::new(
-    "heartbeats.beat",
+static RENEW: Sql = Sql::new(
+    "heartbeats.renew",
     "
-SELECT account_id, token, lane, commits, maintenance FROM {schema}.beat($1, $2, $3)",
+SELECT account_id, token, lane, commits, maintenance FROM {schema}.renew_heartbeat($1, $2, $3)",
     &[Type::BYTEA, Type::FLOAT8, Type::INT8_ARRAY],
 );
 
@@ -48,7 +48,7 @@ static RELEASE: Sql = Sql::new(
     &[Type::INT8, Type::BYTEA],
 );
 
-pub(crate) const STATEMENTS: &[&Sql] = &[&BEAT, &RELEASE];
+pub(crate) const STATEMENTS: &[&Sql] = &[&RENEW, &RELEASE];
 
 /// What tells one heartbeat from another. A copy of a database copies all that is in it, so it is the
 /// way to the server that counts; and a task ends with its runtime.
@@ -76,7 +76,7 @@ struct Member {
 
 /// An account's row among those that are open; when it is dropped, its owner no longer counts as
 /// alive.
-pub(crate) struct Opening {
+pub(crate) struct HandleRow {
     database: Database,
     account_id: i64,
     id: [u8; 16],
@@ -87,37 +87,37 @@ pub(crate) struct Opening {
 /// An account that is open in this process, and the heartbeat that shows it.
 pub(crate) struct Presence {
     _heartbeat: Arc<Heartbeat>,
-    opening: Opening,
+    handle_row: HandleRow,
 }
 
 impl Presence {
     pub(crate) fn new(
         heartbeat: Arc<Heartbeat>,
-        opening: Opening,
+        handle_row: HandleRow,
         owner: &Arc<Owner>,
         interval: Duration,
     ) -> Self {
-        heartbeat.join(owner, &opening.database, interval);
-        Self { _heartbeat: heartbeat, opening }
+        heartbeat.join(owner, &handle_row.database, interval);
+        Self { _heartbeat: heartbeat, handle_row }
     }
 
     /// Lets the next opener have the account without waiting.
     pub(crate) async fn release(&self) {
-        if !self.opening.released.swap(true, Ordering::AcqRel) {
-            let Opening { database, account_id, id, .. } = &self.opening;
+        if !self.handle_row.released.swap(true, Ordering::AcqRel) {
+            let HandleRow { database, account_id, id, .. } = &self.handle_row;
             release(database, *account_id, *id).await;
         }
     }
 }
 
-impl Opening {
+impl HandleRow {
     pub(crate) fn new(database: &Database, account_id: i64, id: [u8; 16]) -> Self {
         let (database, released) = (database.clone(), AtomicBool::new(false));
         Self { database, account_id, id, released, runtime: Handle::current() }
     }
 }
 
-impl Drop for Opening {
+impl Drop for HandleRow {
     fn drop(&mut self) {
         if !self.released.swap(true, Ordering::AcqRel) {
             let (database, account_id, id) = (self.database.clone(), self.account_id, self.id);
@@ -191,11 +191,11 @@ impl Heartbeat {
     /// Connects; when the credentials are refused, as the newest owners do: a store that was opened before
     /// the password changed may know an old one.
     async fn connect(&self) -> Result<ClientWrapper, Error> {
-        let mut result = self.database.connect_apart().await;
+        let mut result = self.database.connect_unpooled().await;
         for (_, database) in self.owners().iter().rev().take(OTHER_LOGINS) {
             match &result {
                 Err(Error::Database(error)) if error.refuses_credentials() => {
-                    result = database.connect_apart().await;
+                    result = database.connect_unpooled().await;
                 }
                 _ => break,
             }
@@ -203,7 +203,7 @@ impl Heartbeat {
         result
     }
 
-    async fn beat(&self, connection: &mut Option<ClientWrapper>) -> Result<(), Error> {
+    async fn renew(&self, connection: &mut Option<ClientWrapper>) -> Result<(), Error> {
         let client = match connection.take() {
             Some(client) if !client.is_closed() => client,
             _ => self.connect().await?,
@@ -214,7 +214,7 @@ impl Heartbeat {
         let seen: Vec<Known> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
         let lifetime = self.lifetime(Duration::MAX);
         let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
-        let rows = self.database.autocommit(&client, &BEAT, None, &params).await?;
+        let rows = self.database.autocommit(&client, &RENEW, None, &params).await?;
         *connection = Some(client);
         for row in &rows {
             let account_id: i64 = row.try_get(0)?;
@@ -257,7 +257,7 @@ async fn run(heartbeat: Weak<Heartbeat>) {
         }
         let Some(heartbeat) = heartbeat.upgrade() else { return };
         let limit = interval.saturating_mul(LIFETIME);
-        match timeout(limit, heartbeat.beat(&mut connection)).await {
+        match timeout(limit, heartbeat.renew(&mut connection)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "a heartbeat failed"),
             Err(_) => debug!("a heartbeat was not answered"),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use tracing::debug;
 
-use super::OpenAccount;
+use super::StoreLane;
 use crate::{
     Error,
     account::{
@@ -43,7 +43,7 @@ enum Known {
     Nothing,
 }
 
-impl OpenAccount {
+impl StoreLane {
     /// Reads rows with one statement, whose `$1` is the account.
     pub(crate) async fn query(
         &self,
@@ -247,7 +247,7 @@ impl OpenAccount {
     /// follows from that. A corrupt row is no failure of the database's. Another task's scope that has
     /// the lane is left to end before.
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(|error| !matches!(error, Error::BadRow { .. })) {
+        if result.as_ref().is_err_and(|error| !matches!(error, Error::CorruptRow { .. })) {
             match self.overlay() {
                 Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(),
                 _ => self.lane.fail(),

@@ -9,7 +9,7 @@ use super::Queries;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         write::atomically::{Query, Scope},
     },
     postgres::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-impl OpenAccount {
+impl StoreLane {
     /// Reads rows with one statement; a failure is the caller's alone.
     pub(in crate::account) async fn query_routed(
         &self,

@@ -45,7 +45,9 @@ enum Job {
 }
 
 /// A lane that does nothing else until this is dropped.
-pub(crate) struct Loan(#[allow(dead_code)] oneshot::Sender<()>);
+pub(crate) struct Loan {
+    _returned: oneshot::Sender<()>,
+}
 
 /// The sending end of the lane. The task ends when the last one is dropped, or on [`Self::close`].
 #[derive(Clone, Debug)]
@@ -142,7 +144,7 @@ async fn run(
             Job::Scope(job) => run_scope(&lane.database, job).await,
             Job::Lend(borrower) => {
                 let (loan, returned) = oneshot::channel();
-                if borrower.send(Loan(loan)).is_ok() {
+                if borrower.send(Loan { _returned: loan }).is_ok() {
                     let _ = returned.await;
                 }
             }

@@ -32,7 +32,7 @@ use super::{devices, key_requests, olm_sessions};
 use crate::{
     Error,
     account::{
-        OpenAccount, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
+        StoreLane, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
         store::Lifecycle, write::batch::Batch,
     },
     postgres::cell::Cells,
@@ -150,7 +150,7 @@ pub(super) struct Saves {
 }
 
 impl Saves {
-    pub(super) fn of(deferred: &Arc<Deferred>, account: &OpenAccount) -> Result<Self, Error> {
+    pub(super) fn of(deferred: &Arc<Deferred>, account: &StoreLane) -> Result<Self, Error> {
         let within = account.scope()?.is_some();
         Ok(Self { deferred: deferred.clone(), opening: account.lane().clone(), within })
     }

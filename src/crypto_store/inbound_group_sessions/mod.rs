@@ -19,7 +19,7 @@ use super::backups;
 use crate::{
     Error,
     account::{
-        OpenAccount,
+        StoreLane,
         cache::{CacheKey, CacheUpdate},
         cipher::{Codec, Key, column},
         write::batch::Batch,
@@ -33,7 +33,7 @@ const NOT_BACKED_UP: i64 = 0;
 const KEEP: i64 = -1;
 
 pub(super) async fn get(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
     session_id: &str,
 ) -> Result<Option<InboundGroupSession>, Error> {
@@ -44,12 +44,12 @@ pub(super) async fn get(
     open(&account.codec, [&room_id, &session_id], data, backed_up).map(Some)
 }
 
-pub(super) async fn all(account: &OpenAccount) -> Result<Vec<InboundGroupSession>, Error> {
+pub(super) async fn all(account: &StoreLane) -> Result<Vec<InboundGroupSession>, Error> {
     account.read_all(&ALL, &[], |row| open_row(&account.codec, row)).await
 }
 
 pub(super) async fn by_room(
-    account: &OpenAccount,
+    account: &StoreLane,
     room_id: &RoomId,
 ) -> Result<Vec<InboundGroupSession>, Error> {
     let room_id = account.codec.key(TABLE, room_id);
@@ -57,7 +57,7 @@ pub(super) async fn by_room(
 }
 
 pub(super) async fn by_sender(
-    account: &OpenAccount,
+    account: &StoreLane,
     sender_key: Curve25519PublicKey,
     sender_data_type: SenderDataType,
     after_session_id: Option<String>,
@@ -74,7 +74,7 @@ pub(super) async fn by_sender(
 }
 
 pub(super) async fn for_backup(
-    account: &OpenAccount,
+    account: &StoreLane,
     version: &str,
     limit: usize,
 ) -> Result<Vec<InboundGroupSession>, Error> {
@@ -83,7 +83,7 @@ pub(super) async fn for_backup(
 }
 
 pub(super) async fn counts(
-    account: &OpenAccount,
+    account: &StoreLane,
     version: Option<&str>,
 ) -> Result<RoomKeyCounts, Error> {
     let version = version.map(|version| backups::key(&account.codec, version));
@@ -134,7 +134,7 @@ pub(super) async fn stage(
 
 /// Marks sessions as held by the backup of this version; those that are unknown are passed over.
 pub(super) async fn mark_backed_up(
-    account: &OpenAccount,
+    account: &StoreLane,
     version: &str,
     ids: &[(&RoomId, &str)],
 ) -> Result<(), Error> {
@@ -160,7 +160,7 @@ fn key(codec: &Codec, room_id: &RoomId, session_id: &str) -> [Key; 2] {
     [codec.key(TABLE, room_id), codec.key(TABLE, session_id)]
 }
 
-fn open_all(account: &OpenAccount, rows: Vec<Row>) -> Result<Vec<InboundGroupSession>, Error> {
+fn open_all(account: &StoreLane, rows: Vec<Row>) -> Result<Vec<InboundGroupSession>, Error> {
     rows.iter().map(|row| open_row(&account.codec, row)).collect()
 }
 
@@ -177,11 +177,11 @@ fn open(
 ) -> Result<InboundGroupSession, Error> {
     let bytes = codec.open_bytes(TABLE, &key, data)?;
     let mut pickle: PickledInboundGroupSession =
-        compact::decode(&bytes).map_err(|reason| Error::BadRow { table: TABLE, reason })?;
+        compact::decode(&bytes).map_err(|reason| Error::CorruptRow { table: TABLE, reason })?;
     // The columns know better: a mark and a reset do not touch the data.
     pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)
-        .map_err(|_| Error::BadRow { table: TABLE, reason: "the pickle is invalid" })
+        .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })
 }
 
 fn sender(sender_key: &Key, sender_data_type: SenderDataType) -> Cells {

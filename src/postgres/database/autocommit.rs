@@ -50,10 +50,10 @@ impl Database {
     ) -> Result<Vec<Row>, Error> {
         let held = TransactionConnection::new(self.connection().await?);
         let connection = held.get()?;
-        let has_names = self.has_names(connection);
-        let statement = self.prepare(connection, has_names, sql).await?;
+        let is_prepared = self.is_prepared(connection);
+        let statement = self.prepare(connection, is_prepared, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
-        let answer = self.while_preparing(connection, has_names, answer).await;
+        let answer = self.join_with_prepare(connection, is_prepared, answer).await;
         held.release_unless_spoiled(&answer);
         answer
     }
@@ -80,7 +80,7 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let connection = self.connect_apart().await?;
+        let connection = self.connect_unpooled().await?;
         self.autocommit(&connection, sql, None, params).await
     }
 

@@ -150,7 +150,7 @@ impl Database {
     }
 
     /// A connection that is none of the pool's, so that it waits for nobody.
-    pub(crate) async fn connect_apart(&self) -> Result<ClientWrapper, Error> {
+    pub(crate) async fn connect_unpooled(&self) -> Result<ClientWrapper, Error> {
         self.pool.manager().create().await.map_err(|error| connect::login_error(&error).into())
     }
 
@@ -179,19 +179,19 @@ impl Database {
     }
 
     /// Whether statements have names on this connection: they are to be prepared, and all are.
-    pub(crate) fn has_names(&self, connection: &Object) -> bool {
+    pub(crate) fn is_prepared(&self, connection: &Object) -> bool {
         self.prepared.as_ref().is_some_and(|prepared| prepared.has(connection))
     }
 
     /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
     /// the same round trip: once, however many ask on it.
-    pub(crate) async fn while_preparing<T>(
+    pub(crate) async fn join_with_prepare<T>(
         &self,
         connection: &Object,
-        has_names: bool,
+        is_prepared: bool,
         answer: impl Future<Output = T>,
     ) -> T {
-        let Some(all_prepared) = self.prepared.as_ref().filter(|_| !has_names) else {
+        let Some(all_prepared) = self.prepared.as_ref().filter(|_| !is_prepared) else {
             return answer.await;
         };
         let statements = self.statements.iter();
@@ -216,10 +216,10 @@ impl Database {
     pub(crate) async fn prepare(
         &self,
         connection: &Object,
-        has_names: bool,
+        is_prepared: bool,
         sql: &'static Sql,
     ) -> Result<Option<Statement>, tokio_postgres::Error> {
-        if !has_names {
+        if !is_prepared {
             return Ok(None);
         }
         let sql = self.statements.get(sql);

@@ -36,11 +36,11 @@ impl Database {
     ) -> Result<Vec<Vec<Row>>, Error> {
         let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
-        let has_names = self.has_names(connection);
+        let is_prepared = self.is_prepared(connection);
         let answers =
-            queries.iter().map(|(sql, params)| self.send(connection, has_names, sql, params));
+            queries.iter().map(|(sql, params)| self.send(connection, is_prepared, sql, params));
         let answers = try_join_all(answers);
-        let answers = self.while_preparing(connection, has_names, answers).await;
+        let answers = self.join_with_prepare(connection, is_prepared, answers).await;
         if answers.as_ref().is_err_and(Error::spoils_connection) {
             shared.spoil();
         }
@@ -64,12 +64,12 @@ impl Database {
     async fn send(
         &self,
         connection: &Object,
-        has_names: bool,
+        is_prepared: bool,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let answer = timeout(self.limits.statement, async {
-            let statement = self.prepare(connection, has_names, sql).await?;
+            let statement = self.prepare(connection, is_prepared, sql).await?;
             self.run(connection, sql, statement.as_ref(), params).await
         });
         Ok(answer.await.map_err(|_| Error::StatementTimeout)??)

@@ -40,9 +40,9 @@ impl Database {
         // Closed unless it is read to the end: what is left would delay whoever uses it next.
         let connection = TransactionConnection::new(self.connection().await?);
         let object = connection.get()?;
-        let has_names = self.has_names(object);
-        let rows = timeout(self.limits.statement, self.stream(object, has_names, sql, params));
-        let rows = self.while_preparing(object, has_names, rows).await;
+        let is_prepared = self.is_prepared(object);
+        let rows = timeout(self.limits.statement, self.stream(object, is_prepared, sql, params));
+        let rows = self.join_with_prepare(object, is_prepared, rows).await;
         let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();
         loop {
@@ -59,11 +59,11 @@ impl Database {
     async fn stream(
         &self,
         connection: &Object,
-        has_names: bool,
+        is_prepared: bool,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<RowStream, tokio_postgres::Error> {
-        match self.prepare(connection, has_names, sql).await? {
+        match self.prepare(connection, is_prepared, sql).await? {
             Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
             None => {
                 let sql = self.statements.get(sql);

@@ -30,7 +30,6 @@ pub(crate) const fn bytea(name: &'static str) -> Column {
 pub(crate) enum ColumnType {
     Bool,
     Int2,
-    Int4,
     Int8,
     Text,
     Timestamptz,
@@ -42,7 +41,6 @@ impl ColumnType {
         match self {
             Self::Bool => Type::BOOL,
             Self::Int2 => Type::INT2,
-            Self::Int4 => Type::INT4,
             Self::Int8 => Type::INT8,
             Self::Text => Type::TEXT,
             Self::Timestamptz => Type::TIMESTAMPTZ,
@@ -54,7 +52,6 @@ impl ColumnType {
         match self {
             Self::Bool => Type::BOOL_ARRAY,
             Self::Int2 => Type::INT2_ARRAY,
-            Self::Int4 => Type::INT4_ARRAY,
             Self::Int8 => Type::INT8_ARRAY,
             Self::Text => Type::TEXT_ARRAY,
             Self::Timestamptz => Type::TIMESTAMPTZ_ARRAY,
@@ -67,7 +64,7 @@ impl ColumnType {
         match self {
             Self::Bytea => column.to_owned(),
             Self::Bool => format!("boolsend({column})"),
-            Self::Int2 | Self::Int4 | Self::Int8 => format!("int8send({column})"),
+            Self::Int2 | Self::Int8 => format!("int8send({column})"),
             Self::Text => format!("convert_to({column}, 'UTF8')"),
             Self::Timestamptz => format!("timestamptz_send({column})"),
         }

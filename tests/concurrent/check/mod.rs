@@ -89,7 +89,7 @@ pub fn check(history: &History) -> Report {
 /// No database was rolled back, and no row is corrupt: no store may be told so.
 fn damage(account: &Account, findings: &mut Findings<'_>) {
     for (at, opening, outcome) in outcomes(account) {
-        if ["DatabaseRolledBack", "BadRow", "CorruptRow", "Wrong"]
+        if ["DatabaseRolledBack", "CorruptRow", "CorruptRow", "Wrong"]
             .iter()
             .any(|name| outcome.is(name))
         {

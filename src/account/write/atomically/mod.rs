@@ -207,7 +207,7 @@ impl Scope {
     }
 
     async fn commit(self: &Arc<Self>) -> Result<(), Error> {
-        // Also after a read that failed, for the SDK may have taken it for an undecryptable message.
+        // Also after a read that failed: what its caller has made of that must not be stored.
         self.lanes.iter().try_for_each(|lane| lane.owner.check_write())?;
         if !self.advance(Phase::Committing) {
             return Err(self.why_over());
@@ -298,7 +298,7 @@ impl Scope {
         });
     }
 
-    /// What was saved and not committed makes the SDK's memory be ahead of the database. It is noted
+    /// What was saved and not committed makes the caller's memory be ahead of the database. It is noted
     /// before the scope is over: the lane goes on at once.
     fn fail_without_commit(&self, phase: Phase) {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)

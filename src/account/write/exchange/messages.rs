@@ -87,10 +87,10 @@ pub(super) async fn prepare(
     messages: &mut [Message<'_>],
     database: &Database,
     connection: &Object,
-    has_names: bool,
+    is_prepared: bool,
 ) -> Result<(), Failure> {
     for message in messages {
-        let prepared = database.prepare(connection, has_names, message.sql).await;
+        let prepared = database.prepare(connection, is_prepared, message.sql).await;
         message.prepared = prepared.map_err(|error| Failure::RolledBack(error.into()))?;
     }
     Ok(())

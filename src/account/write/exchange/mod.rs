@@ -74,12 +74,12 @@ impl Exchange<'_> {
         database: &Database,
         connection: &Object,
     ) -> Result<(), Failure> {
-        let has_names = database.has_names(connection);
+        let is_prepared = database.is_prepared(connection);
         let params = OwnershipParams::new(self.lanes, self.commit);
         let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
         let mut messages = messages(self, &params, &writes);
         // Before anything is sent: an await in between would let COMMIT be sent ahead of the writes.
-        prepare(&mut messages, database, connection, has_names).await?;
+        prepare(&mut messages, database, connection, is_prepared).await?;
         let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
         let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
         let begin = self.begin.map(|idle| database.begin(idle));
@@ -92,7 +92,7 @@ impl Exchange<'_> {
         answers.extend(statements.map(|message| sent.statement(database, connection, message)));
         answers.extend(self.commit.map(|_| sent.commit(connection)));
         let answers = timeout(database.time_for(self.parts()), in_order(answers));
-        let answers = database.while_preparing(connection, has_names, answers).await;
+        let answers = database.join_with_prepare(connection, is_prepared, answers).await;
 
         let answers = answers.map_err(|_| match self.commit {
             Some(_) => Failure::Unknown(Error::StatementTimeout),

@@ -138,8 +138,8 @@ async fn answer<'a>(
     Ok(match &query.text {
         Text::Store(sql) => {
             // Ready at once.
-            let has_names = database.has_names(connection);
-            let statement = database.prepare(connection, has_names, sql).await?;
+            let is_prepared = database.is_prepared(connection);
+            let statement = database.prepare(connection, is_prepared, sql).await?;
             Box::pin(async move { database.run(connection, sql, statement.as_ref(), params).await })
         }
         Text::Application(sql, types) => Box::pin(async move {
