@@ -77,7 +77,7 @@ impl PostgresStores {
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
         let account = AccountHandle::open(pool, config, vec![&CRYPTO_STORE]).await?;
-        Ok(Self { crypto_store: PostgresCryptoStore::of(&account)? })
+        Ok(Self { crypto_store: PostgresCryptoStore::of(&account) })
     }
 
     /// The crypto store: always the same one.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use deadpool_postgres::Pool;
@@ -65,9 +65,8 @@ struct Inner {
 }
 
 struct Open {
-    /// `None` while no store of it is open.
-    account: Option<Arc<OpenAccount>>,
-    stores: usize,
+    /// Kept by the stores of it that are open.
+    account: Weak<OpenAccount>,
     /// As it was last open: an account that was lost stays so.
     former: Former,
 }
@@ -79,23 +78,37 @@ struct Former {
     cipher: OpenedCipher,
 }
 
+/// An account that has just been opened, until its stores are made.
+pub(crate) struct Opening {
+    pub(super) handle: AccountHandle,
+    account: Arc<OpenAccount>,
+}
+
+impl Opening {
+    /// A store's lane, and its share of the account.
+    pub(super) fn lane(&self, kind: &'static StoreKind) -> (StoreLane, Arc<OpenAccount>) {
+        (self.account.lane(kind, &self.handle.0.config), self.account.clone())
+    }
+}
+
 impl AccountHandle {
     /// Opens the account for stores of these kinds.
     pub(crate) async fn open(
         foreign_pool: Option<Pool>,
         config: &PostgresStoreConfig,
         stores: Vec<&'static StoreKind>,
-    ) -> Result<Self, OpenStoreError> {
+    ) -> Result<Opening, OpenStoreError> {
         let account = OpenAccount::open(foreign_pool.as_ref(), config, &stores, None).await?;
-        let former = account.former();
-        let open = Open { account: Some(Arc::new(account)), stores: 0, former };
-        Ok(Self(Arc::new(Inner {
+        let account = Arc::new(account);
+        let open = Open { former: account.former(), account: Arc::downgrade(&account) };
+        let handle = Self(Arc::new(Inner {
             config: PostgresStoreConfig { secret: None, ..config.clone() },
             foreign_pool,
             stores,
             open: Mutex::new(open),
             turn: tokio::sync::Mutex::default(),
-        })))
+        }));
+        Ok(Opening { handle, account })
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -106,35 +119,29 @@ impl AccountHandle {
         self.0.turn.lock().await
     }
 
-    /// A store's lane, when the account has just been opened.
-    pub(super) fn first_lane(&self, kind: &'static StoreKind) -> Result<StoreLane, Error> {
-        let mut open = self.lock();
-        let account = open.account.clone().ok_or(Error::Internal("an account is not open"))?;
-        open.stores += 1;
-        let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
-        Ok(StoreLane::new(&account, kind, &self.0.config, maintenance))
+    /// Whether the account was lost, in whatever opening was the last.
+    pub(super) fn check_lost(&self) -> Result<(), Error> {
+        self.lock().former.owner.check_lost()
     }
 
-    /// A store's lane, when it is opened again. The account is claimed again if no store of it is open.
-    pub(super) async fn lane_again(&self, kind: &'static StoreKind) -> Result<StoreLane, Error> {
+    /// A store's lane, when it is opened again, and its share of the account. That is claimed again if no
+    /// store of it is open, or if the runtime has ended on which it was.
+    pub(super) async fn lane_again(
+        &self,
+        kind: &'static StoreKind,
+    ) -> Result<(StoreLane, Arc<OpenAccount>), Error> {
         let Inner { config, foreign_pool, stores, .. } = &*self.0;
         let (found, former) = {
-            let mut open = self.lock();
-            // Counted before anything is awaited: the other stores may be dropped meanwhile.
-            open.stores += usize::from(open.account.is_some());
-            (open.account.clone(), open.former.clone())
+            let open = self.lock();
+            (open.account.upgrade(), open.former.clone())
         };
-        if let Some(account) = found {
-            let maintenance = account.reopen_lane(kind).await.inspect_err(|_| {
-                self.forget_store();
-            })?;
-            return Ok(StoreLane::new(&account, kind, config, maintenance));
+        if let Some(account) = found.filter(|account| account.is_beating()) {
+            let maintenance = account.reopen_lane(kind).await.map_err(reopen_error)?;
+            return Ok((StoreLane::new(&account, kind, config, maintenance), account));
         }
         let account = OpenAccount::open(foreign_pool.as_ref(), config, stores, Some(&former)).await;
         let account = account.map_err(|error| match error {
-            OpenStoreError::Store(
-                error @ (Error::Superseded { .. } | Error::DatabaseRolledBack),
-            ) => error,
+            OpenStoreError::Store(error) => reopen_error(error),
             error => Error::Reopen(Box::new(error)),
         });
         let account = Arc::new(account.inspect_err(|error| {
@@ -142,29 +149,36 @@ impl AccountHandle {
                 former.owner.lose(&loss);
             }
         })?);
-        let maintenance = account.maintenance.get(kind.name).copied().unwrap_or_default();
-        let lane = StoreLane::new(&account, kind, config, maintenance);
-        *self.lock() = Open { former: account.former(), account: Some(account), stores: 1 };
-        Ok(lane)
+        *self.lock() = Open { former: account.former(), account: Arc::downgrade(&account) };
+        Ok((account.lane(kind, config), account))
     }
 
-    /// A store is no longer open: returns the account when it was the last one. Dropped, that is
-    /// released in the background.
-    pub(super) fn forget_store(&self) -> Option<Arc<OpenAccount>> {
-        let mut open = self.lock();
-        open.stores = open.stores.saturating_sub(1);
-        if open.stores > 0 { None } else { open.account.take() }
-    }
-
-    /// A store was closed. With the last one the account is released.
-    pub(super) async fn leave(&self) {
-        let Some(account) = self.forget_store() else { return };
-        if let Some(presence) = &account.presence {
+    /// A store was closed. With the last one the account is released: now, or when the lanes of stores
+    /// that were dropped have ended.
+    pub(super) async fn leave(&self, account: Arc<OpenAccount>) {
+        let Some(mut account) = Arc::into_inner(account) else { return };
+        if let Some(presence) = account.presence.take() {
+            let Some(presence) = Arc::into_inner(presence) else { return };
             presence.release().await;
         }
         if self.0.foreign_pool.is_none() {
             account.database.close_pool();
         }
+    }
+}
+
+/// A loss stays what it is.
+fn reopen_error(error: Error) -> Error {
+    match ownership::Loss::of(&error) {
+        Some(_) => error,
+        None => Error::Reopen(Box::new(OpenStoreError::Store(error))),
+    }
+}
+
+/// Its owner is no longer looked after by the heartbeat, whatever still holds it.
+impl Drop for OpenAccount {
+    fn drop(&mut self) {
+        self.owner.end();
     }
 }
 
@@ -202,6 +216,17 @@ impl OpenAccount {
 
     fn former(&self) -> Former {
         Former { owner: self.owner.clone(), cipher: self.cipher.clone() }
+    }
+
+    /// The lane of a store, as the claim has found it.
+    fn lane(&self, kind: &'static StoreKind, config: &PostgresStoreConfig) -> StoreLane {
+        let maintenance = self.maintenance.get(kind.name).copied().unwrap_or_default();
+        StoreLane::new(self, kind, config, maintenance)
+    }
+
+    /// Whether the heartbeat goes on: it ends with its runtime.
+    fn is_beating(&self) -> bool {
+        self.presence.as_ref().is_none_or(|presence| presence.is_beating())
     }
 
     /// Fences off what is still on its way in a lane that is to be opened again, and returns its

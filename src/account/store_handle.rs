@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     StoreLane,
-    handle::AccountHandle,
+    handle::{AccountHandle, OpenAccount, Opening},
     store::{Lifecycle, StoreKind},
 };
 use crate::{Error, account::ownership::LaneOwnership};
@@ -34,7 +34,9 @@ pub(crate) struct StoreHandle {
 
 /// A lane that is open.
 struct Opened {
-    account: Arc<StoreLane>,
+    lane: Arc<StoreLane>,
+    /// The store's share of the account.
+    account: Arc<OpenAccount>,
     /// Operations hold it for reading, so that closing can wait for them.
     operations: Arc<RwLock<()>>,
 }
@@ -61,34 +63,34 @@ impl Deref for Operation {
 }
 
 impl Opened {
-    fn new(account: StoreLane) -> Self {
-        Self { account: Arc::new(account), operations: Arc::default() }
+    fn new(lane: StoreLane, account: Arc<OpenAccount>) -> Self {
+        Self { lane: Arc::new(lane), account, operations: Arc::default() }
     }
 
     fn begin(&self) -> Option<Operation> {
         let running = self.operations.clone().try_read_owned().ok()?;
-        Some(Operation { account: self.account.clone(), _running: running })
+        Some(Operation { account: self.lane.clone(), _running: running })
     }
 }
 
 impl StoreHandle {
     /// The store of this kind in an account that has just been opened.
     pub(crate) fn new<L: Lifecycle>(
-        account: &AccountHandle,
+        opening: &Opening,
         kind: &'static StoreKind,
         lifecycle: impl FnOnce(&Arc<LaneOwnership>) -> Arc<L>,
-    ) -> Result<(Arc<Self>, Arc<L>), Error> {
-        let open = account.first_lane(kind)?;
+    ) -> (Arc<Self>, Arc<L>) {
+        let (open, account) = opening.lane(kind);
         let lane = open.lane().clone();
         let lifecycle = lifecycle(&lane);
         let store = Self {
-            account: account.clone(),
+            account: opening.handle.clone(),
             kind,
             lifecycle: lifecycle.clone(),
-            opened: Mutex::new(Some(Opened::new(open))),
+            opened: Mutex::new(Some(Opened::new(open, account))),
             lane: Mutex::new(lane),
         };
-        Ok((Arc::new(store), lifecycle))
+        (Arc::new(store), lifecycle)
     }
 
     /// The open lane, for one operation.
@@ -141,35 +143,27 @@ impl StoreHandle {
         let Ok(account) = self.operation().map(|operation| operation.account()) else { return };
         // Also writes whose caller is gone. What they read meanwhile must not wait for us.
         account.finish_writes().await;
-        let Some(Opened { operations, .. }) = self.opened().take() else { return };
+        let Some(Opened { operations, account: share, .. }) = self.opened().take() else { return };
         // Futures that are not polled do not end.
         let have_ended = timeout(CLOSE_LIMIT, operations.write()).await.is_ok();
         let has_failed = account.lane().has_failed();
         account.close().await;
         self.lifecycle.closed(account.lane(), have_ended && !has_failed);
-        self.account.leave().await;
+        self.account.leave(share).await;
     }
 
     async fn open_again(&self) -> Result<(), Error> {
-        self.lane().check_lost()?;
+        self.account.check_lost()?;
         let is_in_order = self.operation().is_ok_and(|account| account.can_write());
         if is_in_order && self.lifecycle.is_in_order() {
             return Ok(());
         }
         self.shut().await;
-        let account = self.account.lane_again(self.kind).await?;
-        let lane = account.lane().clone();
+        let (open, account) = self.account.lane_again(self.kind).await?;
+        let lane = open.lane().clone();
         self.lifecycle.reopened(&lane);
         *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = lane;
-        *self.opened() = Some(Opened::new(account));
+        *self.opened() = Some(Opened::new(open, account));
         Ok(())
-    }
-}
-
-impl Drop for StoreHandle {
-    fn drop(&mut self) {
-        if self.opened().take().is_some() {
-            self.account.forget_store();
-        }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     Error, OpenStoreError, PostgresStoreConfig,
     account::{
         StoreLane,
-        handle::AccountHandle,
+        handle::{AccountHandle, Opening},
         store::StoreKind,
         store_handle::{Operation, StoreHandle},
     },
@@ -185,14 +185,14 @@ impl PostgresCryptoStore {
         config: &PostgresStoreConfig,
     ) -> Result<Self, OpenStoreError> {
         let account = AccountHandle::open(foreign_pool, config, vec![&CRYPTO_STORE]).await?;
-        Ok(Self::of(&account)?)
+        Ok(Self::of(&account))
     }
 
     /// The crypto store of an account that has just been opened.
-    pub(crate) fn of(account: &AccountHandle) -> Result<Self, Error> {
-        let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new)?;
+    pub(crate) fn of(account: &Opening) -> Self {
+        let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new);
         let static_account = StaticAccount::default();
-        Ok(Self { inner: Arc::new(Inner { store, static_account, deferred }) })
+        Self { inner: Arc::new(Inner { store, static_account, deferred }) }
     }
 
     pub(crate) fn handle(&self) -> &Arc<StoreHandle> {

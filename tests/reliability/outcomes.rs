@@ -10,7 +10,9 @@ use std::{
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore, Timeouts, testing::PostgresServer};
+use matrix_sdk_postgres::{
+    Error, PoolSettings, PostgresCryptoStore, Timeouts, testing::PostgresServer,
+};
 
 use crate::{
     commit::{Harmed, is_begin, is_commit},
@@ -243,4 +245,50 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
 async fn commits_of(harmed: &Harmed) -> i64 {
     let client = connect(&harmed.database.url()).await;
     number(&client, "SELECT max(commits) FROM matrix_sdk.account_lanes").await
+}
+
+/// A fence takes effect, and its answer never comes. The store must not take it for a copy's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_was_given_up_is_known_as_the_stores_own() {
+    for pause in [900, 1100, 1300, 1700].map(Duration::from_millis) {
+        let harmed = Harmed::new().await;
+        let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+        let timeouts = Timeouts {
+            statement: Duration::from_secs(1),
+            retry: Duration::from_millis(800),
+            ..Default::default()
+        };
+        let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
+        let store =
+            PostgresCryptoStore::open_with_config(&config.timeouts(timeouts)).await.unwrap();
+        store.set_custom_value("key", b"before".to_vec()).await.unwrap();
+        let (mut commits, mut away_since) = (0, None::<std::time::Instant>);
+        harmed.proxy.rule(move |message| {
+            if away_since.is_some_and(|since| since.elapsed() < pause) {
+                return Action::CutBefore;
+            }
+            if !is_commit(message) {
+                return Action::Pass;
+            }
+            commits += 1;
+            match commits {
+                1 => Action::CutBefore,
+                2 => {
+                    away_since = Some(std::time::Instant::now());
+                    Action::CutAfter
+                }
+                _ => Action::Pass,
+            }
+        });
+        let saved = store.set_custom_value("key", b"saved".to_vec()).await;
+        let is_lost =
+            |error: &Error| matches!(error, Error::Superseded { .. } | Error::DatabaseRolledBack);
+        assert!(!saved.as_ref().is_err_and(is_lost), "{pause:?}: {saved:?}");
+        if saved.is_err() {
+            tokio::time::sleep(pause).await;
+            store.reopen().await.unwrap();
+        }
+        store.set_custom_value("key", b"later".to_vec()).await.unwrap();
+        assert_eq!(harmed.value("key").await.unwrap(), b"later", "{pause:?}");
+    }
 }

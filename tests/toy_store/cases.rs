@@ -1,6 +1,8 @@
 //! Rule 29: the toy store and the crypto store, in one account.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
 
 use matrix_sdk_crypto::store::CryptoStore;
 use tokio::sync::oneshot;
@@ -8,7 +10,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::{TOY_STORE, ToyError, ToyStore};
 use crate::{
-    Error, PostgresCryptoStore, PostgresStoreConfig,
+    Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Takeover,
     account::{StoreLane, atomically, handle::AccountHandle},
     crypto_store::CRYPTO_STORE,
     testing::{self, TestDatabase},
@@ -23,11 +25,14 @@ struct Stores {
 }
 
 async fn open_stores(url: &str) -> Stores {
-    let config = PostgresStoreConfig::new(url, "bot").key(Some(&[7; 32]));
-    let account = AccountHandle::open(None, &config, vec![&CRYPTO_STORE, &TOY_STORE]).await;
+    open_with(&PostgresStoreConfig::new(url, "bot").key(Some(&[7; 32]))).await
+}
+
+async fn open_with(config: &PostgresStoreConfig) -> Stores {
+    let account = AccountHandle::open(None, config, vec![&CRYPTO_STORE, &TOY_STORE]).await;
     let account = account.unwrap();
-    let crypto = PostgresCryptoStore::of(&account).unwrap();
-    Stores { crypto, toy: ToyStore::of(&account).unwrap() }
+    let crypto = PostgresCryptoStore::of(&account);
+    Stores { crypto, toy: ToyStore::of(&account) }
 }
 
 impl Stores {
@@ -265,4 +270,56 @@ async fn leases_of_two_stores_have_nothing_in_common() {
     }
     let [crypto, _] = stores.lanes();
     assert_eq!(crypto.take_lease(60_000, "lock", "other").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written() {
+    let database = testing::database().unwrap();
+    let (stores, mut client) = (open_stores(&database.url()).await, connect(&database).await);
+    let watcher = connect(&database).await;
+    let locking = client.transaction().await.unwrap();
+    locking.batch_execute("LOCK TABLE matrix_sdk.custom_values").await.unwrap();
+    for number in 0..20 {
+        let save = stores.crypto.set_custom_value("key", vec![number]);
+        assert!(save.now_or_never().is_none(), "nothing held the save up");
+    }
+    let Stores { crypto, toy } = stores;
+    drop(crypto);
+    toy.0.close().await.unwrap();
+    assert_eq!(number(&watcher, HANDLES).await, 1, "the account was released beside its writes");
+    locking.commit().await.unwrap();
+    while number(&watcher, HANDLES).await > 0 {
+        tokio::task::yield_now().await;
+    }
+    let last = "SELECT count(*) FROM matrix_sdk.custom_values";
+    assert_eq!(number(&watcher, last).await, 1);
+    let observer = open_stores(&database.url()).await;
+    assert_eq!(observer.value().await, Some(vec![19]));
+}
+
+#[test]
+fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let database = testing::database().unwrap();
+    let settings = OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(50),
+        takeover: Takeover::RefuseIfAlive,
+        ..Default::default()
+    };
+    let config = || PostgresStoreConfig::new(database.url(), "bot").access(settings.clone());
+    let first = runtime();
+    let stores = first.block_on(open_with(&config()));
+    first.block_on(stores.set_value("first")).unwrap();
+    drop(first);
+    runtime().block_on(async {
+        stores.crypto.reopen().await.unwrap();
+        stores.toy.0.reopen().await.unwrap();
+        stores.set_value("second").await.unwrap();
+        stores.toy.set_state(NAME, "second").await.unwrap();
+        // Longer than a heartbeat lives.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let other = AccountHandle::open(None, &config(), vec![&CRYPTO_STORE, &TOY_STORE]).await;
+        assert!(matches!(other.err(), Some(OpenStoreError::OwnerAlive { .. })));
+        stores.close().await;
+    });
 }

@@ -13,7 +13,7 @@ use crate::{
     Error,
     account::{
         cipher::{Codec, column},
-        handle::AccountHandle,
+        handle::Opening,
         store::{Lifecycle, StoreKind},
         store_handle::StoreHandle,
         write::batch::Batch,
@@ -102,9 +102,9 @@ fn cells(codec: &Codec, [room, kind, key]: StateKey<'_>) -> [Cell; 3] {
 }
 
 impl ToyStore {
-    fn of(account: &AccountHandle) -> Result<Self, ToyError> {
-        let (store, _) = StoreHandle::new(account, &TOY_STORE, |_| Arc::new(Toy))?;
-        Ok(Self(store))
+    fn of(account: &Opening) -> Self {
+        let (store, _) = StoreHandle::new(account, &TOY_STORE, |_| Arc::new(Toy));
+        Self(store)
     }
 
     async fn set_state(&self, key: StateKey<'_>, data: &str) -> Result<(), ToyError> {

@@ -86,7 +86,7 @@ pub(crate) struct HandleRow {
 
 /// An account that is open in this process, and the heartbeat that shows it.
 pub(crate) struct Presence {
-    _heartbeat: Arc<Heartbeat>,
+    heartbeat: Arc<Heartbeat>,
     handle_row: HandleRow,
 }
 
@@ -98,7 +98,12 @@ impl Presence {
         interval: Duration,
     ) -> Self {
         heartbeat.join(owner, &handle_row.database, interval);
-        Self { _heartbeat: heartbeat, handle_row }
+        Self { heartbeat, handle_row }
+    }
+
+    /// Whether the heartbeat's task is there: it ends with its runtime.
+    pub(crate) fn is_beating(&self) -> bool {
+        lock(&self.heartbeat.task).as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// Lets the next opener have the account without waiting.
@@ -181,6 +186,7 @@ impl Heartbeat {
     fn owners(&self) -> Vec<(Arc<Owner>, Database)> {
         let owners = lock(&self.owners);
         let owners = owners.iter().filter_map(|owner| Some((owner.owner.upgrade()?, owner)));
+        let owners = owners.filter(|(ownership, _)| !ownership.has_ended());
         owners.map(|(ownership, owner)| (ownership, owner.database.clone())).collect()
     }
 

@@ -83,14 +83,6 @@ impl LaneOwnership {
         self.leave_open(State::Lost(loss));
     }
 
-    /// Whether the account may be opened again.
-    pub(crate) fn check_lost(&self) -> Result<(), Error> {
-        match &*self.state() {
-            State::Lost(loss) => Err(loss.clone().into()),
-            State::Open | State::ReopenRequired | State::Closed => Ok(()),
-        }
-    }
-
     /// Whether anything may still be asked of the lane.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match &*self.state() {
@@ -118,7 +110,10 @@ impl LaneOwnership {
     /// Asks whether the lane is still ours, where a write finds what it would write.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
         let row = self.owner.look(database).await?;
-        self.settle(row.position(self.name), [0; 16]).map(drop)
+        match self.judge(row.position(self.name), [0; 16])? {
+            Judgement::Fenced => self.resolve(database, [0; 16]).await.map(drop),
+            Judgement::Committed | Judgement::Unmoved => Ok(()),
+        }
     }
 
     /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
@@ -141,18 +136,35 @@ impl LaneOwnership {
             return Err(self.explain(database, error).await);
         }
         let row = self.owner.look(database).await?;
-        if self.settle(row.position(self.name), transaction)? { Ok(()) } else { Err(error) }
+        match self.judge(row.position(self.name), transaction)? {
+            Judgement::Committed => Ok(()),
+            Judgement::Fenced | Judgement::Unmoved => Err(error),
+        }
     }
 
-    /// Whether a transaction was committed, by the position that the database has.
-    fn settle(&self, found: Position, transaction: [u8; 16]) -> Result<bool, Error> {
+    /// After a refusal because of the lane's position: finds out whether a fence of ours has moved it, and
+    /// then fences anew, so that its position is known.
+    pub(crate) async fn follow_fence(&self, database: &Database) -> Result<bool, Error> {
+        let row = self.owner.look(database).await?;
+        let is_fenced = self.owner.known().may_be_at(self.name, row.position(self.name));
+        if is_fenced {
+            self.resolve(database, [0; 16]).await?;
+        }
+        Ok(is_fenced)
+    }
+
+    /// What a position that the database has tells of a transaction.
+    fn judge(&self, found: Position, transaction: [u8; 16]) -> Result<Judgement, Error> {
         let seen = self.position();
         if found == seen {
-            return Ok(false);
+            return Ok(Judgement::Unmoved);
         }
         if found.commits == seen.commits + 1 && found.last == Some(transaction) {
             self.move_to(found);
-            return Ok(true);
+            return Ok(Judgement::Committed);
+        }
+        if self.owner.known().may_be_at(self.name, found) {
+            return Ok(Judgement::Fenced);
         }
         let loss = match found.commits < seen.commits {
             true => Loss::DatabaseRolledBack,
@@ -169,17 +181,37 @@ impl LaneOwnership {
         database: &Database,
         transaction: [u8; 16],
     ) -> Result<bool, Error> {
-        let (seen, wanted) = (self.position(), random_id());
-        let fence = match fence(&self.owner, self.name, database, seen, wanted).await {
-            Ok(fence) => fence,
-            Err(error) => return Err(self.explain(database, error).await),
-        };
-        if fence.position == seen.behind_fence(wanted) {
-            self.move_to(fence.position);
-            return Ok(false);
+        let mut seen = self.position();
+        loop {
+            let wanted = random_id();
+            // Should its answer stay away, the lane may be there.
+            self.owner.known().request_id(self.name, wanted);
+            let fence = match fence(&self.owner, self.name, database, seen, wanted).await {
+                Ok(fence) => fence,
+                Err(error) => return Err(self.explain(database, error).await),
+            };
+            if fence.position == seen.behind_fence(wanted) {
+                self.move_to(fence.position);
+                return Ok(false);
+            }
+            match self.judge(fence.position, transaction)? {
+                Judgement::Committed => return Ok(true),
+                // Where an earlier fence of ours has put it: a transaction that was begun there is fenced
+                // off only by another one.
+                Judgement::Fenced | Judgement::Unmoved => seen = fence.position,
+            }
         }
-        self.settle(fence.position, transaction)
     }
+}
+
+/// What a lane's position tells of a transaction.
+enum Judgement {
+    /// It is the last one that was counted.
+    Committed,
+    /// It was not counted, and a fence of ours has moved the lane.
+    Fenced,
+    /// It was not counted, and may still be.
+    Unmoved,
 }
 
 /// Where a lane is after a fence was asked for.
@@ -230,6 +262,7 @@ impl Owner {
         let mut seen = self.look(database).await?.position(lane);
         loop {
             let wanted = random_id();
+            self.known().request_id(lane, wanted);
             let fence = fence(self, lane, database, seen, wanted).await?;
             if fence.position == seen.behind_fence(wanted) {
                 self.known().set_position(lane, fence.position);

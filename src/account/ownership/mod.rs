@@ -9,7 +9,10 @@ mod owner_row;
 mod tokens;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -86,6 +89,9 @@ pub(crate) struct Owner {
     pub(crate) account_id: i64,
     known: Mutex<Known>,
     lanes: Mutex<Vec<Weak<LaneOwnership>>>,
+    loss: OnceLock<Loss>,
+    /// No store of the account is open any more.
+    has_ended: AtomicBool,
     /// Held while the heartbeat has the account verified: each question takes a connection, and may
     /// stay without an answer.
     verifying: tokio::sync::Mutex<()>,
@@ -95,7 +101,8 @@ impl Owner {
     pub(crate) fn new(account_id: i64, known: Known) -> Arc<Self> {
         let known = Mutex::new(known);
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { account_id, known, lanes, verifying })
+        let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { account_id, known, lanes, loss, has_ended, verifying })
     }
 
     /// The part of one lane, from now on.
@@ -104,7 +111,24 @@ impl Owner {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| lane.strong_count() > 0);
         lanes.push(Arc::downgrade(&lane));
+        drop(lanes);
+        if let Some(loss) = self.loss.get() {
+            lane.lose(loss.clone());
+        }
         lane
+    }
+
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Whether the account may be opened again.
+    pub(crate) fn check_lost(&self) -> Result<(), Error> {
+        self.loss.get().map_or(Ok(()), |loss| Err(loss.clone().into()))
     }
 
     pub(crate) fn lanes(&self) -> Vec<Arc<LaneOwnership>> {
@@ -131,6 +155,7 @@ impl Owner {
 
     /// Ends the account for all of its lanes.
     pub(crate) fn lose(&self, loss: &Loss) {
+        let _ = self.loss.set(loss.clone());
         self.lanes().iter().for_each(|lane| lane.lose(loss.clone()));
     }
 

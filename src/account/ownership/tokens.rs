@@ -32,20 +32,47 @@ impl Position {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub(crate) tokens: Tokens,
-    lanes: BTreeMap<&'static str, Position>,
+    lanes: BTreeMap<&'static str, LaneIds>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct LaneIds {
+    position: Position,
+    /// Other ids that the lane may have at this count: it had them before, or a fence was asked for and
+    /// not answered.
+    others: Vec<Option<[u8; 16]>>,
 }
 
 impl Known {
     pub(crate) fn position(&self, lane: &str) -> Position {
-        self.lanes.get(lane).copied().unwrap_or_default()
+        self.lanes.get(lane).map(|ids| ids.position).unwrap_or_default()
+    }
+
+    /// Notes an id that the lane may have from now on.
+    pub(crate) fn request_id(&mut self, lane: &'static str, id: [u8; 16]) {
+        self.lanes.entry(lane).or_default().others.push(Some(id));
+    }
+
+    /// Whether the lane may be there although no commit was counted: by a fence of ours that went
+    /// unanswered, or where a failover has lost one.
+    pub(crate) fn may_be_at(&self, lane: &str, found: Position) -> bool {
+        self.lanes.get(lane).is_some_and(|ids| {
+            found.commits == ids.position.commits && ids.others.contains(&found.last)
+        })
     }
 
     pub(crate) fn set_position(&mut self, lane: &'static str, position: Position) {
-        self.lanes.insert(lane, position);
+        let ids = self.lanes.entry(lane).or_default();
+        if ids.position.commits == position.commits {
+            ids.others.push(ids.position.last);
+        } else {
+            ids.others.clear();
+        }
+        ids.position = position;
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = (&'static str, Position)> + '_ {
-        self.lanes.iter().map(|(lane, position)| (*lane, *position))
+        self.lanes.iter().map(|(lane, ids)| (*lane, ids.position))
     }
 }
 
@@ -93,7 +120,7 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use super::Tokens;
+    use super::{Known, Position, Tokens};
 
     const TOKENS: [[u8; 16]; 3] = [[1; 16], [2; 16], [3; 16]];
 
@@ -108,6 +135,21 @@ mod tests {
         assert!(tokens.is_former(&TOKENS[0]) && !tokens.may_be_current(&TOKENS[0]));
         assert!(tokens.may_be_current(&TOKENS[1]) && tokens.may_be_current(&TOKENS[2]));
         assert!(!tokens.contains(&[4; 16]) && !tokens.is_former(&[4; 16]));
+    }
+
+    #[test]
+    fn a_lane_may_have_the_ids_of_its_own_fences_until_a_commit_is_counted() {
+        let at = |commits, last: u8| Position { commits, last: Some([last; 16]) };
+        let mut known = Known::default();
+        known.set_position("lane", at(3, 1));
+        known.request_id("lane", [2; 16]);
+        assert!(known.may_be_at("lane", at(3, 2)) && !known.may_be_at("lane", at(4, 2)));
+        known.set_position("lane", at(3, 5));
+        // Asked for, and had before.
+        assert!(known.may_be_at("lane", at(3, 2)) && known.may_be_at("lane", at(3, 1)));
+        assert!(!known.may_be_at("lane", at(3, 9)) && !known.may_be_at("other", at(3, 2)));
+        known.set_position("lane", at(4, 6));
+        assert!(!known.may_be_at("lane", at(4, 2)) && !known.may_be_at("lane", at(3, 5)));
     }
 
     #[test]

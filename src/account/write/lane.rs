@@ -5,7 +5,10 @@
 //! that drops its future must neither tear a write nor let it overtake a later one. Saves that queued
 //! while a commit was on its way share the next one (group commit).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -54,22 +57,25 @@ pub(crate) struct Loan {
 pub(crate) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
     owner: Arc<LaneOwnership>,
+    /// Set when the lane ends as it was told to.
+    is_closing: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// Starts a lane, which stays open until everything queued is written.
     pub(crate) fn start(lane: Lane, presence: Arc<Presence>) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        let owner = lane.owner.clone();
+        let (owner, is_closing) = (lane.owner.clone(), Arc::<AtomicBool>::default());
+        let is_closed = is_closing.clone();
         tokio::spawn(async move {
-            let closing = run(Arc::new(lane), queue).await;
+            let closing = run(Arc::new(lane), queue, &is_closed).await;
             // The account stays ours until its last lane has ended.
             drop(presence);
             if let Some(closed) = closing {
                 let _ = closed.send(());
             }
         });
-        Self { jobs, owner }
+        Self { jobs, owner, is_closing }
     }
 
     /// Whether the lane's task is there: it ends with its runtime.
@@ -91,9 +97,11 @@ impl Writer {
         let (answer, done) = oneshot::channel();
         self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
         let committed = async {
-            // The lane is gone without an answer only when its runtime is shut down.
             done.await.unwrap_or_else(|_| {
-                self.owner.fail();
+                // Else its runtime was shut down, perhaps in the middle of the write.
+                if !self.is_closing.load(Ordering::Acquire) {
+                    self.owner.fail();
+                }
                 Err(Error::StoreClosed)
             })
         };
@@ -126,6 +134,7 @@ impl Writer {
 async fn run(
     lane: Arc<Lane>,
     mut queue: mpsc::UnboundedReceiver<Job>,
+    is_closing: &AtomicBool,
 ) -> Option<oneshot::Sender<()>> {
     let mut next = None;
     loop {
@@ -148,7 +157,10 @@ async fn run(
                     let _ = returned.await;
                 }
             }
-            Job::Close(closed) => return Some(closed),
+            Job::Close(closed) => {
+                is_closing.store(true, Ordering::Release);
+                return Some(closed);
+            }
         }
     }
 }

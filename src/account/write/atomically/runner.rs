@@ -65,6 +65,18 @@ impl Drop for Shown<'_> {
     }
 }
 
+/// A scope that is left without an end, by a lane that is closed or a task that is ended, is rolled back
+/// before its lanes go on.
+struct EndedWhenDropped<'a>(&'a Scope);
+
+impl Drop for EndedWhenDropped<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_over() {
+            self.0.end(Phase::RolledBack);
+        }
+    }
+}
+
 /// Works off a scope's requests, and commits it or rolls it back.
 pub(crate) async fn run(database: &Database, job: ScopeJob) {
     let ScopeJob { scope, others, mut requests, limit } = job;
@@ -74,6 +86,7 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
     let owners = scope.lanes.iter().map(|lane| lane.owner.clone()).collect();
     let mut transaction = OpenTransaction::new(database.clone(), owners);
     let (mut loans, mut shown) = (Vec::new(), None);
+    let _ended = EndedWhenDropped(&scope);
     let committing = tokio::select! {
         biased;
         () = scope.given_up(limit) => None,

@@ -1,5 +1,7 @@
 //! How the transaction commits, and what became of it when that is not known.
 
+use std::fmt;
+
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -56,8 +58,11 @@ impl OpenTransaction {
         transaction: [u8; 16],
     ) -> Result<(), Error> {
         match self.commit_on(connection, false, &self.unsent(), transaction).await {
-            Err(error) if self.may_repeat(&error) => self.commit_all(transaction).await,
-            Err(error) => self.explain_commit(transaction, error).await,
+            Err(Uncommitted::Surely(error)) if self.may_repeat(&error) => {
+                self.commit_all(transaction).await
+            }
+            Err(Uncommitted::Surely(error)) => self.explain_commit(transaction, error).await,
+            Err(Uncommitted::Unresolved(error)) => Err(error),
             Ok(()) => Ok(()),
         }
     }
@@ -69,12 +74,14 @@ impl OpenTransaction {
         let started = Instant::now();
         let batches: Vec<&Batch> = self.saved.iter().map(|(_, batch)| batch).collect();
         let commit = || async {
-            let connection = TransactionConnection::new(self.database.connection().await?);
+            let connection = self.database.connection().await.map_err(Uncommitted::Surely)?;
+            let connection = TransactionConnection::new(connection);
             self.commit_on(connection, true, &batches, transaction).await
         };
-        let result = self.database.retry().run("commit", Error::is_retryable, commit).await;
-        if let Err(error) = result {
-            self.explain_commit(transaction, error).await?;
+        match self.database.retry().run("commit", Uncommitted::is_retryable, commit).await {
+            Ok(()) => {}
+            Err(Uncommitted::Surely(error)) => self.explain_commit(transaction, error).await?,
+            Err(Uncommitted::Unresolved(error)) => return Err(error),
         }
         debug!(
             batches = batches.len(),
@@ -92,7 +99,7 @@ impl OpenTransaction {
         begins: bool,
         batches: &[&Batch],
         transaction: [u8; 16],
-    ) -> Result<(), Error> {
+    ) -> Result<(), Uncommitted> {
         let begin = begins.then(|| self.database.idle_timeout());
         let exchange = Exchange { lanes: &self.lanes, begin, batches, commit: Some(transaction) };
         match exchange.send(&self.database, connection).await {
@@ -101,21 +108,39 @@ impl OpenTransaction {
         }
     }
 
-    /// What became of a failed transaction: `Ok` when it was committed all the same, an error when it
-    /// was not and never will be.
-    async fn resolve(&self, failure: Failure, transaction: [u8; 16]) -> Result<(), Error> {
+    /// What became of a failed transaction: `Ok` when it was committed all the same.
+    async fn resolve(&self, failure: Failure, transaction: [u8; 16]) -> Result<(), Uncommitted> {
         // Perhaps another server answers now: what readers were told may be older than what it has.
         self.lanes.iter().for_each(|lane| lane.cache.clear());
         let error = match failure {
-            Failure::RolledBack(error) | Failure::Incomplete(error) => return Err(error),
+            Failure::RolledBack(error) if error.is_other_position() => {
+                return Err(self.follow_fences(error).await);
+            }
+            Failure::RolledBack(error) | Failure::Incomplete(error) => {
+                return Err(Uncommitted::Surely(error));
+            }
             Failure::Unknown(error) => error,
         };
         warn!(%error, "a commit has an unknown outcome: asking the server");
         let mut is_committed = false;
         for lane in &self.lanes {
-            is_committed = lane.resolve(&self.database, transaction).await?;
+            let resolved = lane.resolve(&self.database, transaction).await;
+            is_committed = resolved.map_err(Uncommitted::Unresolved)?;
         }
-        if is_committed { Ok(()) } else { Err(as_transient(error)) }
+        if is_committed { Ok(()) } else { Err(Uncommitted::Surely(as_transient(error))) }
+    }
+
+    /// After a refusal because of a position: a fence of our own that went unanswered may have moved a
+    /// lane. Then the transaction is sent again, from where the lane is now.
+    async fn follow_fences(&self, error: Error) -> Uncommitted {
+        let mut has_moved = false;
+        for lane in &self.lanes {
+            match lane.follow_fence(&self.database).await {
+                Ok(is_fenced) => has_moved |= is_fenced,
+                Err(error) => return Uncommitted::Unresolved(error),
+            }
+        }
+        Uncommitted::Surely(if has_moved { as_transient(error) } else { error })
     }
 
     /// Explains why `transaction` was refused; `Ok` when it turns out to have been committed.
@@ -132,7 +157,33 @@ impl OpenTransaction {
                 Err(error) => explained = error,
             }
         }
-        if is_committed { Ok(()) } else { Err(explained) }
+        if is_committed {
+            return Ok(());
+        }
+        // A loss that one lane has found is the account's.
+        self.lanes.iter().try_for_each(|lane| lane.check())?;
+        Err(explained)
+    }
+}
+
+/// Why a transaction was not committed, as far as that is known.
+enum Uncommitted {
+    /// It had no effect, and never will have.
+    Surely(Error),
+    /// The question what became of it was not answered: it must not be sent again.
+    Unresolved(Error),
+}
+
+impl Uncommitted {
+    fn is_retryable(&self) -> bool {
+        matches!(self, Self::Surely(error) if error.is_retryable())
+    }
+}
+
+impl fmt::Display for Uncommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Surely(error) | Self::Unresolved(error)) = self;
+        error.fmt(f)
     }
 }
 
