@@ -64,8 +64,8 @@ pub struct OwnershipSettings {
 
     /// How often the process shows that it is alive, every 2 seconds by default.
     ///
-    /// Three intervals after the last time its accounts count as free: a standby takes over, and a
-    /// refusal ends. It is one small write a process, not an account, on a connection of its own and
+    /// Three intervals after the last time, its accounts count as free: an opener that waits for one takes
+    /// it over, and one that refuses no longer does. It is one small write a process, not an account, on a connection of its own and
     /// without waiting for the disk. Of several stores in a process the shortest interval counts.
     /// Make it longer for a server that sleeps when it is idle.
     ///
@@ -74,7 +74,7 @@ pub struct OwnershipSettings {
 
     /// How many bytes the cache may take, 16 MiB by default; 0 for no cache.
     ///
-    /// What an account's owner has read or saved no other process changes, so it need not ask twice:
+    /// No other process changes what the owner has read or saved, so the owner need not ask twice:
     /// room keys, devices, identities of users, tracked users and requests not sent yet are answered
     /// from memory once they were read or saved. They are kept as they are stored, sealed in an
     /// encrypted account, and wiped when they are dropped.

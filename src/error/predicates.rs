@@ -26,8 +26,8 @@ impl DatabaseError {
 
     /// Whether the connection must not be used again: it broke or was ended, the server is going away
     /// (class 57P), it has become read-only after a failover (25006), it was ended because a transaction
-    /// idled (25P03), it has other statements prepared than we think (26000, or a cached plan), or it lost
-    /// a BEGIN: then the crate's functions refuse, and a write finds no transaction marker (42704).
+    /// idled (25P03), it has other statements prepared than we think (26000, or a cached plan), its server
+    /// is in recovery, or it lost a BEGIN: then the crate's functions refuse, and a write finds no transaction marker (42704).
     pub(crate) fn spoils_connection(&self) -> bool {
         self.origin != Origin::Statement
             || self.sqlstate.is_none()
@@ -131,8 +131,8 @@ impl Error {
         }
     }
 
-    /// Whether reopening the store or restarting the process does not help, or does harm: end the bot,
-    /// and have an operator look at it.
+    /// Whether reopening the store or restarting the process does not help, or does harm: something has to
+    /// be changed first, or the bot has lost its account for good.
     ///
     /// These are the loss of the account ([`Superseded`](Self::Superseded),
     /// [`DatabaseRolledBack`](Self::DatabaseRolledBack)), what the server refuses until its data, schema,

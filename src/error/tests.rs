@@ -65,9 +65,9 @@ fn a_late_statement_is_not_known_to_have_had_no_effect() {
     assert!(!Error::PoolTimeout.is_retryable_or_late());
 }
 
-/// The plan that a connection had kept is the one reason for 0A000 that passes with the connection.
+/// 0A000 passes with the connection when a plan was kept on it, or its server is in recovery.
 #[test]
-fn only_a_cached_plan_spoils_the_connection_with_0a000() {
+fn a_feature_that_is_not_supported_stays_so_unless_it_is_the_connections_fault() {
     assert!(!statement("0A000").spoils_connection());
     let outdated = Error::from(DatabaseError::answer("0A000", Origin::ThisConnection));
     assert!(outdated.spoils_connection() && outdated.is_retryable());
