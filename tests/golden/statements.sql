@@ -20,8 +20,8 @@ WHERE a.id = $1;
 -- ownership.claim (int8, bytea, bytea, _text, _int8, bool, text, bytea, bytea, float8)
 SELECT granted, commits, last, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
--- heartbeats.beat (bytea, float8, _int8)
-SELECT account_id, token, lane, commits, maintenance FROM "bots".beat($1, $2, $3);
+-- heartbeats.renew (bytea, float8, _int8)
+SELECT account_id, token, lane, commits, maintenance FROM "bots".renew_heartbeat($1, $2, $3);
 
 -- account_handles.release (int8, bytea)
 SELECT "bots".release($1, $2);
