@@ -19,7 +19,7 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 
 /// An error of an open store.
 ///
-/// A [`CryptoStoreError::Backend`] that comes out of an `OlmMachine` can be downcast to it:
+/// A [`CryptoStoreError::Backend`](matrix_sdk_crypto::CryptoStoreError::Backend) that comes out of an `OlmMachine` can be downcast to it:
 ///
 /// ```
 /// use matrix_sdk_crypto::CryptoStoreError;
