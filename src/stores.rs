@@ -98,14 +98,14 @@ impl PostgresStores {
     /// ```no_run
     /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmMachine};
     /// # use matrix_sdk_postgres::PostgresStores;
+    /// type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+    ///
     /// # async fn example(
     /// #     stores: PostgresStores,
     /// #     machine: OlmMachine,
     /// #     changes: EncryptionSyncChanges<'_>,
     /// #     settings: DecryptionSettings,
     /// # ) -> Result<(), BoxedError> {
-    /// type BoxedError = Box<dyn std::error::Error + Send + Sync>;
-    ///
     /// let (to_device_events, room_keys) = stores
     ///     .atomically(async {
     ///         let processed = machine.receive_sync_changes(changes, &settings).await?;
