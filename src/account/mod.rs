@@ -247,7 +247,7 @@ impl StoreLane {
     /// the runtime on which it was opened has not ended.
     pub(crate) fn can_write(&self) -> bool {
         self.lane.check_write().is_ok()
-            && self.running.get().is_none_or(|scope| !scope.fails_at_end())
+            && self.running.get().is_none_or(|scope| !scope.fails_at_end(&self.lane))
             && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 

@@ -323,3 +323,32 @@ fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
         stores.close().await;
     });
 }
+
+/// The one store's reader may have missed a row; what the other one holds is in order.
+#[tokio::test]
+async fn a_read_that_fails_beside_a_transaction_of_both_stores_fails_its_own_store() {
+    let database = testing::database().unwrap();
+    let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
+    stores.toy.profile("@alice").await.unwrap();
+    let (latch, released) = oneshot::channel::<()>();
+    let (reached, open) = oneshot::channel::<()>();
+    let both = stores.atomically(async {
+        stores.set_value("kept").await?;
+        let _ = reached.send(());
+        let _ = released.await;
+        Ok(())
+    });
+    let beside = async {
+        open.await.unwrap();
+        client.batch_execute("ALTER TABLE matrix_sdk.toy_profiles RENAME TO away").await.unwrap();
+        stores.toy.profile("@alice").await.unwrap_err();
+        client.batch_execute("ALTER TABLE matrix_sdk.away RENAME TO toy_profiles").await.unwrap();
+        latch.send(()).unwrap();
+    };
+    let (saved, ()) = tokio::join!(both, beside);
+    saved.unwrap();
+    let refused = stores.toy.set_state(NAME, "refused").await;
+    assert!(matches!(refused, Err(ToyError::Engine(Error::ReopenRequired))));
+    stores.set_value("goes on").await.unwrap();
+    assert_eq!(stores.value().await.as_deref(), Some(b"goes on".as_slice()));
+}

@@ -249,7 +249,7 @@ impl StoreLane {
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::CorruptRow { .. })) {
             match self.overlay() {
-                Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(),
+                Ok(Some(scope)) if !scope.is_current() => scope.fail_at_end(&self.lane),
                 _ => self.lane.fail(),
             }
         }

@@ -70,6 +70,8 @@ pub(crate) struct ScopeLane {
     overlay: Arc<UncommittedOverlay>,
     /// Tables of which other tasks see rows only when they are committed.
     seen_when_committed: &'static [&'static str],
+    /// Something outside of the scope has failed in the lane meanwhile.
+    fails_at_end: AtomicBool,
 }
 
 impl ScopeLane {
@@ -79,7 +81,8 @@ impl ScopeLane {
         seen_when_committed: &'static [&'static str],
     ) -> Self {
         let overlay = UncommittedOverlay::new(owner.cache.clone());
-        Self { owner, running, overlay, seen_when_committed }
+        let fails_at_end = AtomicBool::new(false);
+        Self { owner, running, overlay, seen_when_committed, fails_at_end }
     }
 }
 
@@ -92,8 +95,6 @@ pub(crate) struct Scope {
     start: Mutex<Option<Start>>,
     phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
-    /// Something outside has failed meanwhile.
-    fails_at_end: AtomicBool,
 }
 
 struct Start {
@@ -125,7 +126,7 @@ impl Scope {
 
     /// What was saved within, in a lane.
     pub(crate) fn overlay(&self, owner: &Arc<LaneOwnership>) -> Option<&UncommittedOverlay> {
-        self.place(owner).map(|place| &*self.lanes[place].overlay)
+        self.lane(owner).map(|lane| &*lane.overlay)
     }
 
     /// Whether the caller must see a change of the scope's in what the statement reads.
@@ -163,7 +164,6 @@ impl Scope {
             start: Mutex::new(Some(Start { writers, requests, limit })),
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
-            fails_at_end: AtomicBool::new(false),
         });
         let _rolled_back_when_dropped = Caller(scope.clone());
         let mut future = pin!(CURRENT.scope(scope.clone(), future));
@@ -282,17 +282,21 @@ impl Scope {
         });
     }
 
-    /// Whether the store will have failed when the scope ends.
-    pub(crate) fn fails_at_end(&self) -> bool {
-        self.fails_at_end.load(Ordering::Acquire)
+    fn lane(&self, owner: &Arc<LaneOwnership>) -> Option<&ScopeLane> {
+        self.lanes.iter().find(|lane| Arc::ptr_eq(&lane.owner, owner))
     }
 
-    /// Something outside of the scope failed, so that nothing may be written behind the scope.
-    pub(crate) fn fail_at_end(&self) {
+    /// Whether the store will have failed when the scope ends.
+    pub(crate) fn fails_at_end(&self, owner: &Arc<LaneOwnership>) -> bool {
+        self.lane(owner).is_some_and(|lane| lane.fails_at_end.load(Ordering::Acquire))
+    }
+
+    /// Something outside of the scope failed in a lane, so that nothing may be written there behind it.
+    pub(crate) fn fail_at_end(&self, owner: &Arc<LaneOwnership>) {
         self.phase.send_if_modified(|phase| {
-            match phase.is_over() {
-                false => self.fails_at_end.store(true, Ordering::Release),
-                true => self.fail(),
+            match self.lane(owner).filter(|_| !phase.is_over()) {
+                Some(lane) => lane.fails_at_end.store(true, Ordering::Release),
+                None => owner.fail(),
             }
             false
         });
@@ -303,13 +307,11 @@ impl Scope {
     fn fail_without_commit(&self, phase: Phase) {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
             && self.has_saved.load(Ordering::Acquire);
-        if is_lost || (phase.is_over() && self.fails_at_end()) {
-            self.fail();
+        for lane in &self.lanes {
+            if is_lost || (phase.is_over() && lane.fails_at_end.load(Ordering::Acquire)) {
+                lane.owner.fail();
+            }
         }
-    }
-
-    fn fail(&self) {
-        self.lanes.iter().for_each(|lane| lane.owner.fail());
     }
 
     /// Returns when it can no longer be asked.
