@@ -263,12 +263,6 @@ impl StoreLane {
         }
     }
 
-    /// Ends the lane.
-    pub(crate) async fn close(&self) {
-        self.finish_writes().await;
-        self.lane.close();
-    }
-
     fn scope_lane(&self) -> Result<(ScopeLane, Writer), Error> {
         let writer = self.writer()?.clone();
         let hidden = self.kind.seen_when_committed;

@@ -147,7 +147,7 @@ impl StoreHandle {
         // Futures that are not polled do not end.
         let have_ended = timeout(CLOSE_LIMIT, operations.write()).await.is_ok();
         let has_failed = account.lane().has_failed();
-        account.close().await;
+        account.lane().close();
         self.lifecycle.closed(account.lane(), have_ended && !has_failed);
         self.account.leave(share).await;
     }

@@ -68,7 +68,8 @@ pub(in crate::account) async fn claim(
         let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
         let known = former.map(Owner::snapshot).unwrap_or_default();
         if former.is_some() {
-            check_former(&known, &row)?;
+            let loss = row.loss(&known, |token| known.tokens.may_be_current(token));
+            loss.map_or(Ok(()), |loss| Err(Error::from(loss)))?;
         }
         let in_use = must_be_free && row.is_alive;
         if in_use && began.elapsed() < wait_limit {
@@ -93,7 +94,6 @@ pub(in crate::account) async fn claim(
             wanted,
             lanes: lanes.to_vec(),
             known: known.clone(),
-            seen: lanes.iter().map(|lane| known.position(lane).commits).collect(),
             must_be_free,
             owner_name: owner_name(settings),
             handle_row: random_id(),
@@ -134,8 +134,6 @@ struct Claim {
     lanes: Vec<&'static str>,
     /// What is known of the account from before.
     known: Known,
-    /// How many commits each lane is known to have.
-    seen: Vec<i64>,
     must_be_free: bool,
     owner_name: String,
     handle_row: [u8; 16],
@@ -180,12 +178,14 @@ impl Claim {
         let begin = self.database.begin(self.database.idle_timeout());
         let lifetime = self.heartbeat.lifetime(self.interval);
         let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
+        let commits = |lane: &&'static str| self.known.position(lane).commits;
+        let seen: Vec<i64> = self.lanes.iter().map(commits).collect();
         let params: [&(dyn ToSql + Sync); 10] = [
             &self.account_id,
             &expected,
             &self.wanted.as_slice(),
             &self.lanes,
-            &self.seen,
+            &seen,
             &self.must_be_free,
             &self.owner_name,
             &self.handle_row.as_slice(),
@@ -280,18 +280,6 @@ impl Answer {
         }
         (known, lanes.iter().copied().zip(self.maintenance).collect())
     }
-}
-
-/// Whether a store that is reopened still has its account.
-fn check_former(former: &Known, row: &OwnerRow) -> Result<(), Error> {
-    let token = row.token.as_deref().unwrap_or_default();
-    if row.is_behind(former) || former.tokens.is_former(token) {
-        return Err(Error::DatabaseRolledBack);
-    }
-    if former.tokens.may_be_current(token) {
-        return Ok(());
-    }
-    Err(Error::Superseded { by: row.name.clone(), since: row.since })
 }
 
 fn refused(error: Error) -> OpenStoreError {

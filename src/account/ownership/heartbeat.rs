@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, LazyLock, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     Error,
-    account::ownership::{Known, Owner, random_id},
+    account::ownership::{Known, Owner, lock, random_id},
     postgres::{
         database::{Database, Param, Target},
         statement::Sql,
@@ -269,8 +269,4 @@ async fn run(heartbeat: Weak<Heartbeat>) {
             Err(_) => debug!("a heartbeat was not answered"),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -143,7 +143,7 @@ impl LaneOwnership {
     }
 
     /// After a refusal because of the lane's position: finds out whether a fence of ours has moved it, and
-    /// then fences anew, so that its position is known.
+    /// then fences again, so that its position is known.
     pub(crate) async fn follow_fence(&self, database: &Database) -> Result<bool, Error> {
         let row = self.owner.look(database).await?;
         let is_fenced = self.owner.known().may_be_at(self.name, row.position(self.name));

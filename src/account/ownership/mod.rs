@@ -182,24 +182,14 @@ impl Owner {
     async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
         let row = OwnerRow::read(database, self.account_id).await?;
-        match self.judge(&row, &before) {
+        // A token that was replaced meanwhile is only a late answer.
+        match row.loss(&before, |token| self.known().tokens.contains(token)) {
             Some(loss) => {
                 self.lose(&loss);
                 Err(loss.into())
             }
             None => Ok(row),
         }
-    }
-
-    /// The loss that the account's row shows to its owner, who knew this before it was read: a token
-    /// that was replaced meanwhile is only a late answer.
-    fn judge(&self, row: &OwnerRow, before: &Known) -> Option<Loss> {
-        let token = row.token.as_deref().unwrap_or_default();
-        if row.is_behind(before) || before.tokens.is_former(token) {
-            return Some(Loss::DatabaseRolledBack);
-        }
-        let is_ours = self.known().tokens.contains(token);
-        (!is_ours).then(|| Loss::Superseded { by: row.name.clone(), since: row.since })
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use tokio_postgres::{Row, types::Type};
 
-use super::tokens::{Known, Position};
+use super::{
+    Loss,
+    tokens::{Known, Position},
+};
 use crate::{
     DatabaseError, Error,
     postgres::{database::Database, statement::Sql},
@@ -61,6 +64,16 @@ impl OwnerRow {
     /// How many commits the account has, in all of its lanes.
     pub(crate) fn commits(&self) -> i64 {
         self.lanes.iter().map(|(_, position)| position.commits).sum()
+    }
+
+    /// The loss that the row shows to an owner that knew this; `is_ours` tells which tokens the account may
+    /// have.
+    pub(crate) fn loss(&self, known: &Known, is_ours: impl FnOnce(&[u8]) -> bool) -> Option<Loss> {
+        let token = self.token.as_deref().unwrap_or_default();
+        if self.is_behind(known) || known.tokens.is_former(token) {
+            return Some(Loss::DatabaseRolledBack);
+        }
+        (!is_ours(token)).then(|| Loss::Superseded { by: self.name.clone(), since: self.since })
     }
 
     /// Whether a lane has fewer commits than its owner knew of.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl OpenTransaction {
-    /// Commits, unless there is nothing to write, and tells the caches and whoever waits for it.
+    /// Commits, unless there is nothing to write, and tells the caches and what waits for the commit.
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
         // Also after a read that failed: what its caller has made of that must not be stored.
         self.lanes.iter().try_for_each(|lane| lane.check_write())?;

@@ -39,6 +39,7 @@ pub(crate) struct OpenTransaction {
     connection: Option<TransactionConnection>,
     /// All saves, in order, with the place of their lane; the first `sent` are within the transaction.
     saved: Vec<(usize, Batch)>,
+    bytes: usize,
     sent: usize,
     /// What the savepoints' witness in the transaction is expected to say.
     witness: Option<usize>,
@@ -55,6 +56,7 @@ impl OpenTransaction {
             lanes,
             connection: None,
             saved: Vec::new(),
+            bytes: 0,
             sent: 0,
             witness: None,
             unrepeatable: false,
@@ -66,6 +68,7 @@ impl OpenTransaction {
     pub(crate) fn stage(&mut self, lane: usize, batch: Batch) -> Result<(), Error> {
         self.check()?;
         batch.check()?;
+        self.bytes += batch.bytes();
         self.saved.push((lane, batch));
         Ok(())
     }
@@ -79,7 +82,7 @@ impl OpenTransaction {
 
     /// How much has been staged.
     pub(crate) fn bytes(&self) -> usize {
-        self.saved.iter().map(|(_, batch)| batch.bytes()).sum()
+        self.bytes
     }
 
     /// Sends what has been staged.
