@@ -19,7 +19,7 @@ pub(crate) enum Roots {
     File(PathBuf),
 }
 
-/// The TLS words of a connection string.
+/// The TLS parameters of a connection string.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "rustls"), allow(dead_code))]
 pub(crate) struct TlsSettings {
@@ -35,16 +35,18 @@ pub(crate) struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// Reads the words; an unknown value is an error that lists the known ones.
-    pub(crate) fn from_words<'a>(word: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
-        let roots = match word("sslrootcert") {
+    /// Reads the parameters; an unknown value is an error that lists the known ones.
+    pub(crate) fn from_parameters<'a>(
+        parameter: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self, String> {
+        let roots = match parameter("sslrootcert") {
             None => Roots::Unset,
             Some("system") => Roots::System,
             Some(path) => Roots::File(path.into()),
         };
-        let given = word("sslmode").map(parse_mode).transpose()?;
+        let given = parameter("sslmode").map(parse_mode).transpose()?;
         let mode = check_mode(given, &roots)?;
-        let direct = match word("sslnegotiation") {
+        let direct = match parameter("sslnegotiation") {
             None | Some("postgres") => false,
             Some("direct") if mode >= Mode::Require => true,
             Some("direct") => {
@@ -55,7 +57,7 @@ impl TlsSettings {
             }
             Some(_) => return Err("sslnegotiation must be postgres or direct".to_owned()),
         };
-        let only_tls13 = match word("ssl_min_protocol_version") {
+        let only_tls13 = match parameter("ssl_min_protocol_version") {
             None | Some("TLSv1" | "TLSv1.1" | "TLSv1.2") => false,
             Some("TLSv1.3") => true,
             Some(_) => {
@@ -65,9 +67,9 @@ impl TlsSettings {
         Ok(Self {
             mode,
             roots,
-            cert: word("sslcert").map(PathBuf::from),
-            key: word("sslkey").map(PathBuf::from),
-            sni: word("sslsni") != Some("0"),
+            cert: parameter("sslcert").map(PathBuf::from),
+            key: parameter("sslkey").map(PathBuf::from),
+            sni: parameter("sslsni") != Some("0"),
             only_tls13,
             direct,
         })

@@ -84,7 +84,7 @@ pub(super) async fn load_account(
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };
-    saves.see_account_loaded();
+    saves.record_account_load();
     let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
     // What is not committed yet, others learn with the commit.
     if static_account.within(account)?.is_none() {
@@ -139,7 +139,7 @@ pub(super) async fn load_identity(
     let pickle = get(account, Item::PrivateIdentity).await?;
     let identity = pickle.map(PrivateCrossSigningIdentity::from_pickle).transpose();
     let identity = identity.map_err(|_| unpickle())?;
-    saves.see_identity_loaded();
+    saves.record_identity_load();
     Ok(identity)
 }
 

@@ -12,7 +12,7 @@ use crate::{
     account::{
         StoreLane,
         cache::{CacheKey, CacheUpdate},
-        caller::Caller,
+        cancellation::Cancellation,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -136,11 +136,11 @@ pub(super) async fn delete(
     request_id: &TransactionId,
 ) -> Result<(), Error> {
     let request_id = key(&account.codec, request_id);
-    let (_caller, caller) = Caller::new();
+    let (_guard, cancellation) = Cancellation::new();
     let stage = |_| async move {
         let deleted = row_key(&request_id);
         let mut batch = Batch::default();
-        if !saves.may_defer() || !saves.defer(&caller, [(deleted.clone(), None)])? {
+        if !saves.may_defer() || !saves.defer(&cancellation, [(deleted.clone(), None)])? {
             stage_delete(&mut batch, &request_id);
             saves.complete(&mut batch, vec![deleted], false)?;
         }

@@ -103,7 +103,7 @@ pub(super) async fn get(
         let sending = Sending::of(&pickle);
         let session = Session::from_pickle(own_device.as_device_keys().clone(), pickle)
             .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })?;
-        saves.see_read(session.session_id(), &sending);
+        saves.record_read(session.session_id(), &sending);
         Ok(session)
     });
     sessions.collect::<Result<_, _>>().map(Some)

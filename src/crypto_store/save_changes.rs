@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error,
-    account::{Staging, StoreLane, caller::Caller, cipher::Codec, write::batch::Batch},
+    account::{Staging, StoreLane, cancellation::Cancellation, cipher::Codec, write::batch::Batch},
 };
 
 /// So many room keys take more than the 4 MB of one statement, whatever is in them.
@@ -28,9 +28,9 @@ const CHUNKED_FROM: usize = 10_000;
 const CHUNK_SESSIONS: usize = 1_000;
 
 pub(super) async fn save(account: &StoreLane, saves: Saves, changes: Changes) -> Result<(), Error> {
-    let (_caller, caller) = Caller::new();
+    let (_guard, cancellation) = Cancellation::new();
     let stage = |staging: Staging| async move {
-        if saves.may_defer() && defer(&staging.codec, &saves, &caller, &changes).await? {
+        if saves.may_defer() && defer(&staging.codec, &saves, &cancellation, &changes).await? {
             return Ok(Batch::default());
         }
         stage(&staging.codec, &saves, changes).await
@@ -42,7 +42,7 @@ pub(super) async fn save(account: &StoreLane, saves: Saves, changes: Changes) ->
 async fn defer(
     codec: &Codec,
     saves: &Saves,
-    caller: &Caller,
+    cancellation: &Cancellation,
     changes: &Changes,
 ) -> Result<bool, Error> {
     let Some((session, device)) = received(changes) else { return Ok(false) };
@@ -50,11 +50,11 @@ async fn defer(
     if !saves.has_only_received(session.session_id(), &row.sending) {
         return Ok(false);
     }
-    saves.see(session.session_id(), row.sending);
+    saves.record(session.session_id(), row.sending);
     let session = ((Group::OlmSessions(row.sender_key), row.session_id), Some(row.row));
     let device = device.map(|device| devices::row(codec, device)).transpose()?;
     let device = device.map(|(key, row)| (devices::row_key(&key), Some(row)));
-    saves.defer(caller, std::iter::once(session).chain(device))
+    saves.defer(cancellation, std::iter::once(session).chain(device))
 }
 
 /// Pickling happens here, in the writer's lane, so that no later state is overwritten by an earlier.
@@ -109,7 +109,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
     for session in &sessions {
         let SessionRow { sender_key, session_id, row, sending } =
             SessionRow::of(codec, session).await?;
-        saves.see(session.session_id(), sending);
+        saves.record(session.session_id(), sending);
         olm_sessions::stage(batch, [&sender_key, &session_id], row);
         rows.push((Group::OlmSessions(sender_key), session_id));
     }

@@ -6,23 +6,23 @@ use matrix_sdk_crypto::olm::StaticAccountData;
 
 use crate::{Error, account::StoreLane, account::write::atomically::Scope};
 
-/// Known from the account's last load or save. Cheap to clone.
+/// Versions from the account's last load or save. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct StaticAccount(Arc<RwLock<Known>>);
+pub(super) struct StaticAccount(Arc<RwLock<Versions>>);
 
 #[derive(Default)]
-struct Known {
+struct Versions {
     committed: Option<StaticAccountData>,
     /// Saved in a transaction that has not committed: only its reads may see it.
     uncommitted: Option<(Weak<Scope>, StaticAccountData)>,
 }
 
 impl StaticAccount {
-    fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&Versions) -> T) -> T {
         read(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    fn write(&self, write: impl FnOnce(&mut Known)) {
+    fn write(&self, write: impl FnOnce(&mut Versions)) {
         write(&mut self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 

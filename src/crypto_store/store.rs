@@ -206,7 +206,7 @@ impl PostgresCryptoStore {
 
     /// The same for a read of which the SDK swallows a failure in the middle of a sync.
     pub(super) fn operation_of_sync(&self) -> Result<Operation, Error> {
-        self.operation().inspect_err(|_| self.inner.deferred.see_torn())
+        self.operation().inspect_err(|_| self.inner.deferred.record_torn_sync())
     }
 
     pub(super) fn static_account(&self) -> &StaticAccount {

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::{PostgresServer, TestingError, binaries::Binaries, directory::Home};
+use super::{PostgresServer, TestingError, binaries::Binaries, directory::ServerDirectory};
 
 /// Settings of a [`PostgresServer`].
 ///
@@ -101,11 +101,11 @@ impl PostgresServerBuilder {
     pub fn start(self) -> Result<PostgresServer, TestingError> {
         let cluster = self.data_directory.as_ref().map(|path| path.join("data"));
         let binaries = Binaries::find(self.bin_directory.as_deref(), cluster.as_deref())?;
-        let home = match &self.data_directory {
-            Some(path) => Home::lasting(path, &binaries)?,
-            None => Home::temporary(&binaries)?,
+        let directory = match &self.data_directory {
+            Some(path) => ServerDirectory::lasting(path, &binaries)?,
+            None => ServerDirectory::temporary(&binaries)?,
         };
-        PostgresServer::new(binaries, home, self.arguments())
+        PostgresServer::new(binaries, directory, self.arguments())
     }
 
     /// The settings as arguments, so that the files of a lasting cluster stay as they are.

@@ -21,15 +21,15 @@ const LONGEST_TEMPORARY: usize = 60;
 
 /// A directory with `data/` (the cluster), `password` (of the superuser, for TCP) and `log`.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(super) struct ServerDirectory {
     pub(super) path: PathBuf,
-    /// For the socket; a throwaway server's home is in it too.
+    /// For the socket; a throwaway server's directory is in it too.
     pub(super) scratch: Scratch,
     /// Held while the value lives. The system lets go of it when the process ends.
     _lock: Option<fs::File>,
 }
 
-impl Home {
+impl ServerDirectory {
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -66,7 +66,7 @@ impl Home {
         let data = path.join("data");
         if !data.exists() {
             check_unused(&path)?;
-            give(&path, binaries)?;
+            chown_to_server(&path, binaries)?;
         }
         let mut scratch = Scratch::new(&short_temporary(), binaries, false)?;
         check_enterable(&path, binaries)?;
@@ -124,7 +124,7 @@ fn check_enterable(path: &Path, binaries: &Binaries) -> Result<(), TestingError>
     binaries.run(&mut test).map(drop).map_err(|_| TestingError::Directory {
         path: path.to_owned(),
         problem: "PostgreSQL does not run as root, and the user it runs as cannot enter this \
-                  directory: choose one outside of root's home"
+                  directory: choose one outside of root's directory"
             .to_owned(),
     })
 }
@@ -142,7 +142,7 @@ impl Scratch {
         let path = parent.join(format!("mxsp-{}", random_hex(8)?));
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| problem(&path, &error))?;
         let watchdog = Watchdog::start(&path, throwaway)?;
-        give(&path, binaries)?;
+        chown_to_server(&path, binaries)?;
         Ok(Self { path, watchdog })
     }
 }
@@ -201,8 +201,8 @@ fn is_ours(template: &Path, uid: u32) -> bool {
 
 /// Removes what interrupted creations left, as far as that goes: the `initdb` of an owner that was
 /// killed goes on for the moment that its watchdog needs.
-fn clear_unfinished(home: &Path) {
-    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+fn clear_unfinished(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -213,15 +213,15 @@ fn clear_unfinished(home: &Path) {
 ///
 /// `data` appears when it is complete: an interrupted `initdb` leaves what no server can open.
 fn initialise(
-    home: &Path,
+    directory: &Path,
     binaries: &Binaries,
     watchdog: &mut Watchdog,
     lasting: bool,
 ) -> Result<(), TestingError> {
-    clear_unfinished(home);
+    clear_unfinished(directory);
     // A name of its own, so that an `initdb` that is still being stopped cannot meddle.
-    let fresh = home.join(format!("{UNFINISHED}{}", random_hex(4)?));
-    let (data, password) = (home.join("data"), home.join("password"));
+    let fresh = directory.join(format!("{UNFINISHED}{}", random_hex(4)?));
+    let (data, password) = (directory.join("data"), directory.join("password"));
     fs::remove_file(&password)
         .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
         .map_err(|error| problem(&password, &error))?;
@@ -235,7 +235,7 @@ fn initialise(
             if lasting { file.sync_all() } else { Ok(()) }
         })
         .map_err(|error| problem(&password, &error))?;
-    give(&password, binaries)?;
+    chown_to_server(&password, binaries)?;
     let mut initdb = binaries.command("initdb");
     initdb
         .arg("--pgdata")
@@ -251,7 +251,7 @@ fn initialise(
     fs::rename(&fresh, &data).map_err(|error| problem(&data, &error))
 }
 
-fn give(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
+fn chown_to_server(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
     match binaries.user {
         Some((uid, gid)) => {
             chown(path, Some(uid), Some(gid)).map_err(|error| problem(path, &error))

@@ -22,7 +22,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(5);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the watchdog knows the process, which keeps its id when it becomes the program.
-const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
+const WAIT_FOR_START: &str = r#"read -r go && exec "$@" </dev/null"#;
 
 /// Starts a program, once the watchdog knows its id: there is no moment in which nobody would stop
 /// it if this process were killed.
@@ -35,7 +35,7 @@ fn spawn(
     let mut command = Command::new("sh");
     binaries.as_user(&mut command);
     let spawned = command
-        .args(["-c", GATE, "gate"])
+        .args(["-c", WAIT_FOR_START, "gate"])
         .arg(program.get_program())
         .args(program.get_args())
         .stdin(Stdio::piped())

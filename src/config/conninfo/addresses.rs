@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use super::words::Words;
+use super::parameters::Parameters;
 
 /// One server of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +23,10 @@ pub(crate) enum Host {
 }
 
 /// Reads `host`, `hostaddr` and `port`: lists that are as long as each other.
-pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
-    let split =
-        |word| words.get(word).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>());
+pub(super) fn addresses(parameters: &Parameters) -> Result<Vec<Address>, String> {
+    let split = |parameter| {
+        parameters.get(parameter).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>())
+    };
     let (hosts, hostaddrs) = (split("host"), split("hostaddr"));
     let ports = split("port").unwrap_or_default();
     let count = hosts.as_ref().or(hostaddrs.as_ref()).map_or(1, Vec::len);

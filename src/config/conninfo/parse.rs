@@ -4,9 +4,9 @@
 
 use zeroize::Zeroizing;
 
-use super::words::Words;
+use super::parameters::Parameters;
 
-pub(super) fn parse(text: &str) -> Result<Words, String> {
+pub(super) fn parse(text: &str) -> Result<Parameters, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("the connection string is empty".to_owned());
@@ -29,15 +29,15 @@ pub(super) fn parse(text: &str) -> Result<Words, String> {
 const ESCAPE_IT: &str = "an '@', '/' or '%' in user, password or database name must be written \
                          as %40, %2F or %25";
 
-fn parse_url(rest: &str) -> Result<Words, String> {
-    let mut words = Words::default();
+fn parse_url(rest: &str) -> Result<Parameters, String> {
+    let mut parameters = Parameters::default();
     let rest = match rest.find(['@', '/']) {
         Some(end) if rest[end..].starts_with('@') => {
             let (user, password) =
                 rest[..end].split_once(':').map_or((&rest[..end], None), |(u, p)| (u, Some(p)));
-            words.insert("user", decode(user)?)?;
+            parameters.insert("user", decode(user)?)?;
             if let Some(password) = password {
-                words.insert("password", decode(password)?)?;
+                parameters.insert("password", decode(password)?)?;
             }
             &rest[end + 1..]
         }
@@ -49,16 +49,16 @@ fn parse_url(rest: &str) -> Result<Words, String> {
     if hosts.contains('@') || database.contains('@') {
         return Err(format!("a misplaced '@': {ESCAPE_IT}"));
     }
-    parse_hosts(hosts, &mut words)?;
-    words.insert("dbname", decode(database)?)?;
+    parse_hosts(hosts, &mut parameters)?;
+    parameters.insert("dbname", decode(database)?)?;
     for (at, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        parse_query(pair, &mut words)
+        parse_query(pair, &mut parameters)
             .map_err(|error| format!("{error} (number {} after the '?')", at + 1))?;
     }
-    Ok(words)
+    Ok(parameters)
 }
 
-fn parse_hosts(hosts: &str, words: &mut Words) -> Result<(), String> {
+fn parse_hosts(hosts: &str, parameters: &mut Parameters) -> Result<(), String> {
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in hosts.split(',') {
         let (name, port) = match host.strip_prefix('[') {
@@ -83,21 +83,21 @@ fn parse_hosts(hosts: &str, words: &mut Words) -> Result<(), String> {
         names.push(decode(name)?.to_string());
         ports.push(port);
     }
-    words.insert("host", names.join(",").into())?;
+    parameters.insert("host", names.join(",").into())?;
     if ports.iter().any(|port| !port.is_empty()) {
-        words.insert("port", ports.join(",").into())?;
+        parameters.insert("port", ports.join(",").into())?;
     }
     Ok(())
 }
 
-fn parse_query(pair: &str, words: &mut Words) -> Result<(), String> {
+fn parse_query(pair: &str, parameters: &mut Parameters) -> Result<(), String> {
     let (name, value) = pair.split_once('=').ok_or("a parameter without '='")?;
     let (name, value) = (decode(name)?, decode(value)?);
     // JDBC's notation, which libpq understands too.
     if name.as_str() == "ssl" && value.as_str() == "true" {
-        return words.insert("sslmode", "require".to_owned().into());
+        return parameters.insert("sslmode", "require".to_owned().into());
     }
-    words.insert(&name, value)
+    parameters.insert(&name, value)
 }
 
 fn decode(text: &str) -> Result<Zeroizing<String>, String> {
@@ -126,8 +126,8 @@ fn decode(text: &str) -> Result<Zeroizing<String>, String> {
     }
 }
 
-fn parse_pairs(text: &str) -> Result<Words, String> {
-    let mut words = Words::default();
+fn parse_pairs(text: &str) -> Result<Parameters, String> {
+    let mut parameters = Parameters::default();
     let mut rest = text.trim_start();
     for number in 1.. {
         if rest.is_empty() {
@@ -142,10 +142,10 @@ fn parse_pairs(text: &str) -> Result<Words, String> {
             ));
         };
         let (value, after) = take_value(after.trim_start(), number)?;
-        words.insert(name, value).map_err(|error| format!("{error} (pair {number})"))?;
+        parameters.insert(name, value).map_err(|error| format!("{error} (pair {number})"))?;
         rest = after.trim_start();
     }
-    Ok(words)
+    Ok(parameters)
 }
 
 /// Reads a value up to its closing quote or the next blank; a backslash takes the next character

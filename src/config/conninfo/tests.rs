@@ -46,7 +46,7 @@ fn addresses() {
         ("postgres://%2ftmp:6432/bots", vec![socket("/tmp", 6432)]),
         ("postgres:///bots?host=/run/my%20db&port=6432", vec![socket("/run/my db", 6432)]),
         ("host='/run/my db'", vec![socket("/run/my db", 5432)]),
-        // The later word counts.
+        // The later parameter counts.
         ("postgres://db1:1/bots?host=db2&port=2", vec![name("db2", 2)]),
         (
             "postgres://db1,db2:6432,[::1]/bots",
@@ -99,7 +99,7 @@ fn malformed_strings_say_what_is_wrong() {
         ("db.example", "no '='"),
         ("user=u\\ password=p", "swallowed another parameter"),
         ("host=db dbname", "no '=' after the name of pair 2"),
-        ("host=db password=two words", "no '=' after the name of pair 3"),
+        ("host=db password=two parameters", "no '=' after the name of pair 3"),
         ("password='open", "no closing quote in the value of pair 1"),
         ("host=db sslmoode=x", "did you mean sslmode?) (pair 2)"),
         ("hosst=db", "an unknown parameter (did you mean host"),
@@ -146,7 +146,7 @@ fn malformed_strings_say_what_is_wrong() {
 }
 
 #[test]
-fn harmless_words_are_accepted() {
+fn harmless_parameters_are_accepted() {
     parse(
         "host=db gssencmode=prefer sslcompression=0 krbsrvname=postgres client_encoding='utf-8' \
          gssdelegation=0 options='' service='' keepalives_count=3 keepalives_retries=3",
@@ -187,7 +187,7 @@ fn session_settings() {
 }
 
 #[test]
-fn tls_words() {
+fn tls_parameters() {
     let mode = |text: &str| parse(&format!("host=db {text}")).tls.mode;
     for (text, expected) in [
         ("", Mode::Prefer),

@@ -32,7 +32,7 @@ use super::{devices, key_requests, olm_sessions};
 use crate::{
     Error,
     account::{
-        StoreLane, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
+        StoreLane, cache::Rows, cancellation::Cancellation, cipher::Key, ownership::LaneOwnership,
         store::Lifecycle, write::batch::Batch,
     },
     postgres::cell::Cells,
@@ -110,7 +110,7 @@ impl Lifecycle for Deferred {
     fn closed(&self, opening: &Arc<LaneOwnership>, is_whole: bool) {
         let is_current = |state: &State| Arc::ptr_eq(&state.opening, opening);
         if !is_whole || self.lock().rows.values().any(|rows| !rows.is_empty()) {
-            self.see_torn();
+            self.record_torn_sync();
         }
         let mut state = self.lock();
         if is_current(&state) {
@@ -168,7 +168,7 @@ impl Saves {
 
     /// Notes how a session was read. An owner that finds another ratchet than it has seen before is not
     /// the only one: it may hold, and encrypt with, what another owner has encrypted with.
-    pub(super) fn see_read(&self, session_id: &str, sending: &Sending) {
+    pub(super) fn record_read(&self, session_id: &str, sending: &Sending) {
         let ratchets = &mut self.deferred.lock().ratchets;
         let read = match sending {
             Sending::Used(fingerprint) => Some(*fingerprint),
@@ -185,7 +185,7 @@ impl Saves {
     }
 
     /// Notes how a session is deferred or stored.
-    pub(super) fn see(&self, session_id: &str, sending: Sending) {
+    pub(super) fn record(&self, session_id: &str, sending: Sending) {
         let ratchets = &mut self.deferred.lock().ratchets;
         match sending {
             Sending::Used(fingerprint) => {
@@ -215,10 +215,10 @@ impl Saves {
     /// [`Error::ReopenRequired`] when the caller is gone: it has torn its sync.
     pub(super) fn defer(
         &self,
-        caller: &Caller,
+        cancellation: &Cancellation,
         rows: impl IntoIterator<Item = (RowKey, Option<Cells>)>,
     ) -> Result<bool, Error> {
-        if caller.is_gone() {
+        if cancellation.is_cancelled() {
             return Err(Error::ReopenRequired);
         }
         let deferred = self.with(|state| {
@@ -288,7 +288,7 @@ impl Saves {
         let taken: Arc<[_]> = taken.into();
         if self.within {
             let (saves, taken) = (self.clone(), taken.clone());
-            batch.on_show(move || saves.hide(&taken));
+            batch.on_overlay(move || saves.hide(&taken));
         }
         let saves = self.clone();
         batch.on_commit(move || saves.forget(&taken));

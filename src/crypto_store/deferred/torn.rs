@@ -26,7 +26,7 @@ pub(super) enum Loaded {
 
 impl Deferred {
     /// A sync may have been in its middle when the store was closed: the machine ends no sync any more.
-    pub(in crate::crypto_store) fn see_torn(&self) {
+    pub(in crate::crypto_store) fn record_torn_sync(&self) {
         let mut state = self.lock();
         if state.loaded == Loaded::Account {
             state.loaded = Loaded::AccountAgain;
@@ -51,7 +51,7 @@ impl Saves {
     }
 
     /// Called when the account was loaded, and there is one.
-    pub(in crate::crypto_store) fn see_account_loaded(&self) {
+    pub(in crate::crypto_store) fn record_account_load(&self) {
         let mut state = self.deferred.lock();
         state.loaded = match state.loaded {
             Loaded::Nothing => Loaded::Account,
@@ -60,7 +60,7 @@ impl Saves {
     }
 
     /// Called when the identity was loaded: a new machine is being built.
-    pub(in crate::crypto_store) fn see_identity_loaded(&self) {
+    pub(in crate::crypto_store) fn record_identity_load(&self) {
         self.deferred.lock().loaded = Loaded::Nothing;
     }
 

@@ -9,7 +9,7 @@ use super::{
     PostgresServerBuilder, TestDatabase, TestingError,
     binaries::Binaries,
     database::encode,
-    directory::{Home, problem},
+    directory::{ServerDirectory, problem},
     process::Postmaster,
 };
 
@@ -35,7 +35,7 @@ pub struct PostgresServer {
     password: String,
     port: u16,
     postmaster: Option<Postmaster>,
-    home: Home,
+    directory: ServerDirectory,
 }
 
 impl fmt::Debug for PostgresServer {
@@ -82,12 +82,13 @@ impl PostgresServer {
 
     pub(super) fn new(
         binaries: Binaries,
-        home: Home,
+        directory: ServerDirectory,
         arguments: Vec<String>,
     ) -> Result<Self, TestingError> {
-        let password = home.password()?;
-        fs::write(home.log(), "").map_err(|error| problem(&home.log(), &error))?;
-        let mut server = Self { binaries, arguments, password, port: 0, postmaster: None, home };
+        let password = directory.password()?;
+        fs::write(directory.log(), "").map_err(|error| problem(&directory.log(), &error))?;
+        let mut server =
+            Self { binaries, arguments, password, port: 0, postmaster: None, directory };
         server.start_again()?;
         Ok(server)
     }
@@ -143,7 +144,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn socket_directory(&self) -> &Path {
-        &self.home.scratch.path
+        &self.directory.scratch.path
     }
 
     /// The cluster's data directory.
@@ -156,7 +157,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn data_directory(&self) -> PathBuf {
-        self.home.data()
+        self.directory.data()
     }
 
     /// The postmaster's process id, or `None` while the server is stopped.
@@ -195,7 +196,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn log(&self) -> String {
-        fs::read(self.home.log())
+        fs::read(self.directory.log())
             .map(|log| String::from_utf8_lossy(&log).into_owned())
             .unwrap_or_default()
     }

@@ -22,12 +22,12 @@ pub(crate) enum TlsPhase {
 
 /// Makes TLS connections, and notes how far they come.
 #[derive(Clone)]
-pub(crate) struct Watched<T> {
+pub(crate) struct PhaseTracker<T> {
     inner: T,
     phase: Arc<AtomicU8>,
 }
 
-impl<T> Watched<T> {
+impl<T> PhaseTracker<T> {
     pub(crate) fn new(inner: T) -> Self {
         Self { inner, phase: Arc::new(AtomicU8::new(TlsPhase::NotBegun as u8)) }
     }
@@ -41,22 +41,22 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T> MakeTlsConnect<Socket> for Watched<T>
+impl<T> MakeTlsConnect<Socket> for PhaseTracker<T>
 where
     T: MakeTlsConnect<Socket>,
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send + 'static,
 {
     type Stream = T::Stream;
-    type TlsConnect = Watched<T::TlsConnect>;
+    type TlsConnect = PhaseTracker<T::TlsConnect>;
     type Error = T::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, T::Error> {
         let inner = self.inner.make_tls_connect(domain)?;
-        Ok(Watched { inner, phase: self.phase.clone() })
+        Ok(PhaseTracker { inner, phase: self.phase.clone() })
     }
 }
 
-impl<T> TlsConnect<Socket> for Watched<T>
+impl<T> TlsConnect<Socket> for PhaseTracker<T>
 where
     T: TlsConnect<Socket>,
     T::Future: Send + 'static,

@@ -1,6 +1,6 @@
-//! The words a connection string may hold, and what becomes of each.
+//! The parameters a connection string may hold, and what becomes of each.
 //!
-//! The list is libpq's: PostgreSQL manual, "Parameter Key Words".
+//! The list is libpq's: PostgreSQL manual, "Parameter Key Parameters".
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use super::foreign::{advice, advice_on_options, is_spelling_of};
 
-/// What is done with a word.
-enum Fate {
+/// What is done with a parameter.
+enum Support {
     Used,
     /// Without effect on us, whatever its value.
     Ignored,
@@ -19,9 +19,9 @@ enum Fate {
     /// The reason depends on the value.
     RefusedFor(fn(&str) -> &'static str),
 }
-use Fate::{Ignored, Refused, RefusedFor, Used};
+use Support::{Ignored, Refused, RefusedFor, Used};
 
-const KNOWN: &[(&str, Fate)] = &[
+const PARAMETERS: &[(&str, Support)] = &[
     ("application_name", Used),
     ("channel_binding", Used),
     ("client_encoding", Used),
@@ -69,16 +69,16 @@ const KNOWN: &[(&str, Fate)] = &[
     ("user", Used),
 ];
 
-/// The words of one connection string; never printed, as one of them is the password.
+/// The parameters of one connection string; never printed, as one of them is the password.
 #[derive(Default)]
-pub(super) struct Words(BTreeMap<&'static str, Zeroizing<String>>);
+pub(super) struct Parameters(BTreeMap<&'static str, Zeroizing<String>>);
 
-impl Words {
-    /// Takes a word in; the later of two equal words counts, as in libpq.
+impl Parameters {
+    /// Takes a parameter in; the later of two equal parameters counts, as in libpq.
     ///
     /// An unknown name is not quoted: in a mangled string it may be a piece of the password.
     pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
-        let Some((name, fate)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+        let Some((name, fate)) = PARAMETERS.iter().find(|(known, _)| *known == name) else {
             return Err(unknown(name));
         };
         match fate {
@@ -99,17 +99,17 @@ impl Words {
         Ok(())
     }
 
-    /// Takes a word in unless it is there already.
+    /// Takes a parameter in unless it is there already.
     pub(super) fn fill(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
         if self.get(name).is_some() { Ok(()) } else { self.insert(name, value) }
     }
 
-    /// The value of a word; an empty one is as good as none, as in libpq.
+    /// The value of a parameter; an empty one is as good as none, as in libpq.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// The value of a word, read by `parse`, which says what it expects.
+    /// The value of a parameter, read by `parse`, which says what it expects.
     pub(super) fn parse<T>(
         &self,
         name: &str,
@@ -126,7 +126,7 @@ impl Words {
 
 /// What is wrong with a name that is not libpq's.
 fn unknown(name: &str) -> String {
-    if let Some((known, _)) = KNOWN.iter().find(|(known, _)| is_spelling_of(name, known)) {
+    if let Some((known, _)) = PARAMETERS.iter().find(|(known, _)| is_spelling_of(name, known)) {
         return format!("an unknown parameter (did you mean {known}?)");
     }
     match (advice(name), similar(name)) {
@@ -136,9 +136,9 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// The known word that begins most like a mistyped one.
+/// The known parameter that begins most like a mistyped one.
 fn similar(name: &str) -> Option<&'static str> {
     let common = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
-    let (known, _) = KNOWN.iter().max_by_key(|(known, _)| common(known))?;
+    let (known, _) = PARAMETERS.iter().max_by_key(|(known, _)| common(known))?;
     (common(known) >= 3).then_some(known)
 }
