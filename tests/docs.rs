@@ -79,7 +79,7 @@ async fn the_schema_page_names_every_table_and_column() {
 
     let queries = sql(SCHEMA, "Questions that operators ask");
     assert!(queries.len() > 3);
-    for sql in queries.into_iter().chain(sql(OPERATIONS, "Watching it")) {
+    for sql in queries.into_iter().chain(sql(OPERATIONS, "Monitoring")) {
         client.query(&sql, &[]).await.expect(&sql);
     }
     for sql in sql(OPERATIONS, "Vacuum") {
@@ -225,7 +225,7 @@ async fn after_an_old_backup_a_new_device_keeps_the_room_keys() {
     drop(bot);
     store.close().await.unwrap();
 
-    let [new_device] = sql(OPERATIONS, "An old backup").try_into().unwrap();
+    let [new_device] = sql(OPERATIONS, "Rollback detection").try_into().unwrap();
     connect(&database.url()).await.batch_execute(&new_device).await.unwrap();
 
     let store = Mode::Passphrase.open(&database.url(), "alerts-bot").await;
