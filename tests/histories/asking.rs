@@ -129,7 +129,7 @@ async fn ask_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String
             value.map(|value| String::from_utf8(value).unwrap()).into_iter().collect()
         }
         Read::SyncToken => store.next_batch_token().await?.into_iter().collect(),
-        Read::Pages { .. } => unreachable!("asked in pages"),
+        Read::Pages { .. } => panic!("asked in pages"),
     };
     Ok(found)
 }
