@@ -77,7 +77,7 @@ fn committed<T: Default>(mut answers: Responses<T>) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use super::{Failure, committed};
     use crate::DatabaseError;
