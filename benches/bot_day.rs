@@ -1,11 +1,9 @@
-//! A bot's day on every store: `tests/common/bot_day` tells it, `tests/bot_day.rs` counts it. Here it
+//! A bot's day on every store: `tests/support/src/bot_day` tells it, `tests/it/bot_day.rs` counts it. Here it
 //! is timed. A day changes the store it is lived on, and each step counts by itself, so this is a loop
 //! of our own and not criterion's: each round, every contender lives one day.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::collections::BTreeMap;
 
@@ -15,11 +13,11 @@ use bench::{
     results, runtime,
     statistics::median,
 };
-use common::{
-    bot_day::{BigRoom, Meter, Step, Subject, live},
-    proxy::Proxy,
-};
 use serde::Serialize;
+use test_support::{
+    bot_day::{BigRoom, Meter, Step, Subject, live},
+    counting_proxy::Proxy,
+};
 
 /// What the report reads.
 #[derive(Default, Serialize)]

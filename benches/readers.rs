@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::{future::Future, time::Instant};
 

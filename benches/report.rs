@@ -4,8 +4,6 @@
 mod bench;
 #[path = "report/chart.rs"]
 mod chart;
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[path = "report/page.rs"]
 mod page;
 #[path = "report/readings.rs"]

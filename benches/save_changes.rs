@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[path = "save_changes/supply.rs"]
 mod supply;
 

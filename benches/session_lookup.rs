@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[path = "session_lookup/measure_bare.rs"]
 mod measure_bare;
 #[path = "session_lookup/shelf.rs"]

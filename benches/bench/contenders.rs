@@ -17,7 +17,7 @@ use matrix_sdk_postgres::{
 use matrix_sdk_sqlite::SqliteCryptoStore;
 
 use super::delay;
-use crate::common::{PASSPHRASE, bot_day::Subject, directory::Directory};
+use test_support::{PASSPHRASE, bot_day::Subject, directory::Directory};
 
 /// How far away PostgreSQL is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl Place {
 
     /// Runs SQL as superuser.
     pub async fn execute(&self, sql: &str) {
-        crate::common::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
+        test_support::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
     }
 }
 

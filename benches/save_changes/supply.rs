@@ -8,8 +8,7 @@ use matrix_sdk_crypto::{
     store::types::{Changes, DeviceChanges},
 };
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId};
-
-use crate::common::fixture::inbound_session;
+use test_support::fixture::inbound_session;
 
 /// So many friends write in a busy sync.
 const FRIENDS: usize = 20;

@@ -1,6 +1,7 @@
 //! Measures [`Comparison`], and how far away each distance is.
 
 use std::{collections::BTreeMap, time::Instant};
+use test_support::connect;
 
 use crate::{
     bench::{
@@ -10,7 +11,6 @@ use crate::{
         results,
         statistics::median,
     },
-    common::connect,
     shelf::{Key, Shelf, name},
 };
 use matrix_sdk_crypto::store::DynCryptoStore;

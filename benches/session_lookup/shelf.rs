@@ -7,11 +7,9 @@ use matrix_sdk_crypto::{
     store::DynCryptoStore,
 };
 use ruma::{OwnedRoomId, device_id, user_id};
+use test_support::{bot_day::Subject, fixture::inbound_session};
 
-use crate::{
-    bench::contenders::{Contender, Distance, Place},
-    common::{bot_day::Subject, fixture::inbound_session},
-};
+use crate::bench::contenders::{Contender, Distance, Place};
 
 const SESSIONS_A_ROOM: usize = 50;
 const BATCH: usize = 10_000;
