@@ -1,9 +1,10 @@
-//! Whether an `OlmMachine` goes on after a sync that it did not finish.
+//! Detects an `OlmMachine` that continues after a sync that it did not finish.
 //!
-//! Such a machine holds sessions that have seen messages whose content is lost, and would refuse these
-//! messages when they come again. The SDK loads the account when a machine is built, before it loads the
-//! identity; then once when the machine first needs it; and again only when it has lost it: in a sync
-//! whose future was dropped or that failed, or when it saved the account and was dropped meanwhile
+//! Such a machine holds sessions that have decrypted messages whose content is lost, and would refuse
+//! these messages when the homeserver sends them again. It is detected by its loads of the account. The
+//! SDK loads the account when a machine is built, before it loads the identity; then once when the
+//! machine first needs it; and again only when the machine has lost it: in a sync whose future was
+//! dropped or that failed, or when the future that saved the account was dropped
 //! (`OlmMachine::with_store`, `StoreTransaction::account` and `commit`).
 
 use std::sync::Arc;
@@ -13,44 +14,46 @@ use tracing::warn;
 use super::{Deferred, Saves};
 use crate::{Error, account::ownership::LaneOwnership};
 
-/// What the machine has loaded.
+/// The loads of the account by the current machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Loaded {
-    /// No account since the identity, or none that it has lost.
+    /// None since the identity was loaded, or the machine has lost the account without harm.
     #[default]
     Nothing,
     Account,
-    /// A second time, by a machine that lost it or by one that is being built; or it will have to be.
+    /// A second load, by a machine that lost the account or by one that is being built. Also set when a
+    /// second load must follow.
     AccountAgain,
 }
 
 impl Deferred {
-    /// A sync may have been in its middle when the store was closed: the machine ends no sync any more.
-    pub(in crate::crypto_store) fn record_torn_sync(&self) {
+    /// Called when the store was closed while a sync may have been in progress: the machine must not end
+    /// another sync.
+    pub(in crate::crypto_store) fn record_interrupted_sync(&self) {
         let mut state = self.lock();
         if state.loaded == Loaded::Account {
             state.loaded = Loaded::AccountAgain;
         }
     }
 
-    /// Drops what is deferred in this opening.
-    pub(in crate::crypto_store) fn clear(&self, opening: &Arc<LaneOwnership>) {
+    /// Drops the rows that were deferred under this lane ownership.
+    pub(in crate::crypto_store) fn clear(&self, lane: &Arc<LaneOwnership>) {
         let mut state = self.lock();
-        if Arc::ptr_eq(&state.opening, opening) {
+        if Arc::ptr_eq(&state.lane, lane) {
             state.rows.clear();
         }
     }
 }
 
 impl Saves {
-    /// Called before the account is loaded. If a sync is in its middle, nothing may be stored any more.
-    pub(in crate::crypto_store) fn end_sync_in_its_middle(&self) {
+    /// Called before the account is loaded: if a sync is unfinished then, writes are refused.
+    pub(in crate::crypto_store) fn refuse_unfinished_sync(&self) {
         if self.with(|state| !state.rows.is_empty()) == Some(true) {
-            self.refuse_torn_sync();
+            self.refuse_interrupted_sync();
         }
     }
 
-    /// Called when the account was loaded, and there is one.
+    /// Called when an account was loaded.
     pub(in crate::crypto_store) fn record_account_load(&self) {
         let mut state = self.deferred.lock();
         state.loaded = match state.loaded {
@@ -64,40 +67,41 @@ impl Saves {
         self.deferred.lock().loaded = Loaded::Nothing;
     }
 
-    /// To be held while the account is saved: that ends a transaction of the SDK's, of which all else has
-    /// been stored. Dropped meanwhile, it has torn nothing, and has lost the account. (Within `atomically`
-    /// nothing has been stored.)
-    pub(in crate::crypto_store) fn saving_account(&self) -> SavingAccount {
-        SavingAccount((!self.within).then(|| self.deferred.clone()))
+    /// Returns a guard to hold while the account is saved. This is the last save of an SDK transaction,
+    /// and its other saves are stored. If the future is dropped now, the machine loses the account, but
+    /// no sync is interrupted. (Within `atomically` nothing is stored yet, and the guard does nothing.)
+    pub(in crate::crypto_store) fn guard_account_save(&self) -> AccountSaveGuard {
+        AccountSaveGuard((!self.in_scope).then(|| self.deferred.clone()))
     }
 
-    /// Refuses the save that ends a sync of a machine that has torn another.
+    /// Fails the save that ends a sync if the machine's former sync was interrupted.
     pub(super) fn check_machine(&self) -> Result<(), Error> {
         if self.deferred.lock().loaded != Loaded::AccountAgain {
             return Ok(());
         }
-        self.refuse_torn_sync();
+        self.refuse_interrupted_sync();
         Err(Error::ReopenRequired)
     }
 
-    fn refuse_torn_sync(&self) {
-        warn!("a sync was dropped in its middle: reopen the store and build a new OlmMachine");
-        self.opening.fail();
-        self.deferred.clear(&self.opening);
+    fn refuse_interrupted_sync(&self) {
+        warn!("a sync was interrupted: reopen the store and build a new OlmMachine");
+        self.lane.fail();
+        self.deferred.clear(&self.lane);
     }
 }
 
-/// The account is being saved.
-pub(in crate::crypto_store) struct SavingAccount(Option<Arc<Deferred>>);
+/// Held while the account is saved. If it is dropped unfinished, the next load of the account is
+/// expected.
+pub(in crate::crypto_store) struct AccountSaveGuard(Option<Arc<Deferred>>);
 
-impl SavingAccount {
-    /// The caller learns of it, and keeps the account.
-    pub(in crate::crypto_store) fn end(mut self) {
+impl AccountSaveGuard {
+    /// The save returns to the caller, which keeps the account.
+    pub(in crate::crypto_store) fn finish(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for SavingAccount {
+impl Drop for AccountSaveGuard {
     fn drop(&mut self) {
         let Some(deferred) = &self.0 else { return };
         let mut state = deferred.lock();
