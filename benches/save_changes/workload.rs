@@ -1,4 +1,4 @@
-//! What is saved: new each time, as in life.
+//! The data that is saved: new each time, as in real use.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,17 +10,17 @@ use matrix_sdk_crypto::{
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId};
 use test_support::fixture::inbound_session;
 
-/// So many friends write in a busy sync.
+/// Number of friends that write in a busy sync.
 const FRIENDS: usize = 20;
 
-pub struct Supply {
+pub struct Workload {
     friends: Vec<Account>,
-    /// With each friend, changed by every message.
+    /// One session with each friend, changed by every message.
     olm_sessions: Vec<Session>,
     count: AtomicUsize,
 }
 
-impl Supply {
+impl Workload {
     pub fn new() -> Self {
         let bot = account("@bot:example.org");
         let mut friends: Vec<Account> =
@@ -46,7 +46,7 @@ impl Supply {
         }
     }
 
-    /// A new room key from each friend, and what comes with it.
+    /// A new room key from each friend, with the other data of its message.
     pub fn busy_sync(&self) -> Changes {
         let hash = |friend: &Account| OlmMessageHash {
             sender_key: friend.identity_keys().curve25519.to_base64(),
@@ -70,13 +70,13 @@ impl Supply {
     }
 }
 
-/// So many room keys of one sender.
+/// `count` room keys of one sender.
 pub fn sessions(count: usize) -> Vec<InboundGroupSession> {
     let sender = account("@sender:example.org");
     (0..count).map(|number| room_key(&sender, number)).collect()
 }
 
-/// In one of a hundred rooms.
+/// A room key in one of a hundred rooms.
 fn room_key(sender: &Account, number: usize) -> InboundGroupSession {
     let room_id = OwnedRoomId::try_from(format!("!room{}:example.org", number % 100)).unwrap();
     inbound_session(sender, &room_id, SenderDataType::DeviceInfo)

@@ -9,11 +9,11 @@ use matrix_sdk_crypto::{
 use ruma::{OwnedRoomId, device_id, user_id};
 use test_support::{bot_day::Subject, fixture::inbound_session};
 
-use crate::bench::contenders::{Contender, Distance, Place};
+use crate::bench::contenders::{Contender, Distance, Environment};
 
 const SESSIONS_A_ROOM: usize = 50;
 const BATCH: usize = 10_000;
-/// So many keys are looked up at most: enough to reach beyond what a cache holds.
+/// Maximum number of keys that are looked up: more than a cache holds.
 const KEYS: usize = 20_000;
 
 #[derive(Clone)]
@@ -22,13 +22,13 @@ pub struct Key {
     pub session_id: String,
 }
 
-/// Five stores that grow together: in memory, and a plain and an encrypted one of each other kind.
-/// All distances read the same PostgreSQL.
-pub struct Shelf {
+/// Five stores with the same, growing data: a memory store, and a plain and an encrypted one of each other
+/// kind. All distances read the same PostgreSQL.
+pub struct Dataset {
     memory: Subject,
     account: Account,
     size: usize,
-    /// What can be looked up.
+    /// The keys to look up.
     pub keys: Vec<Key>,
 }
 
@@ -39,21 +39,21 @@ const STORED: [Contender; 4] = [
     Contender::Postgres { distance: Distance::Unix, encrypted: true },
 ];
 
-impl Shelf {
-    pub async fn new(place: &Place) -> Self {
+impl Dataset {
+    pub async fn new(environment: &Environment) -> Self {
         Self {
-            memory: place.open(Contender::Memory, "").await,
+            memory: environment.open(Contender::Memory, "").await,
             account: Account::with_device_id(user_id!("@sender:example.org"), device_id!("DEVICE")),
             size: 0,
             keys: Vec::new(),
         }
     }
 
-    /// Adds room keys until there are so many.
-    pub async fn fill(&mut self, place: &Place, size: usize) {
+    /// Adds room keys until there are `size`.
+    pub async fn fill(&mut self, environment: &Environment, size: usize) {
         let mut stores = vec![self.memory.store()];
         for contender in STORED {
-            stores.push(place.open(contender, name(contender)).await.store());
+            stores.push(environment.open(contender, name(contender)).await.store());
         }
         let step = size.div_ceil(KEYS);
         while self.size < size {
@@ -78,20 +78,24 @@ impl Shelf {
             store.close().await.unwrap();
         }
         for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
-            place.execute(sql).await;
+            environment.execute(sql).await;
         }
     }
 
-    /// A store to look keys up with.
-    pub async fn reader(&self, place: &Place, contender: Contender) -> Arc<DynCryptoStore> {
+    /// A store to look up keys in.
+    pub async fn reader(
+        &self,
+        environment: &Environment,
+        contender: Contender,
+    ) -> Arc<DynCryptoStore> {
         match contender {
             Contender::Memory => self.memory.store(),
-            _ => place.observe(contender, name(contender)).await.store(),
+            _ => environment.open_read_only(contender, name(contender)).await.store(),
         }
     }
 }
 
-/// Of the account, and of SQLite's directory.
+/// The name of the account, and of SQLite's directory.
 pub fn name(contender: Contender) -> &'static str {
     if contender.encrypted() { "encrypted" } else { "plain" }
 }
