@@ -32,8 +32,9 @@ use crate::{
 ///
 /// # When an operation fails
 ///
-/// Transient failures (a restarting server, a deadlock) are retried inside the store for some seconds. Once an error has been returned, the SDK's memory and the database may differ, and the
-/// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
+/// Transient failures (a restarting server, a deadlock) are retried inside the store for some seconds.
+/// Once an error has been returned, the SDK's memory and the database may differ, and the SDK does not
+/// always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
 /// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
 ///
@@ -54,7 +55,7 @@ use crate::{
 /// - Calls of `close` and `reopen` run one after the other, and are completed even when their futures are
 ///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
 ///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
-///   new one is built: the store cannot tell them apart.
+///   new one is built: the store cannot distinguish them.
 /// - `get_size` estimates the account's share of the store's tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are distinguished, as in upstream's `MemoryStore`: a session counts as backed up
