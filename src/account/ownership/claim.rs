@@ -169,7 +169,7 @@ impl Claim {
     /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
     /// no effect.
     async fn request(&self) -> Result<Option<Granted>, Error> {
-        self.database.until_answered(&CLAIM, || self.request_once()).await
+        self.database.with_retry(&CLAIM, || self.request_once()).await
     }
 
     async fn request_once(&self) -> Result<Option<Granted>, Error> {

@@ -236,8 +236,9 @@ impl StoreLane {
     }
 
     async fn send_once(&self, queries: &Queries<'_>) -> Result<Fetched, Error> {
-        let outside =
-            |database: Database| async move { Ok((database.query_together(queries).await?, true)) };
+        let outside = |database: Database| async move {
+            Ok((database.query_pipelined(queries).await?, true))
+        };
         // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
         let within = |scope: &Scope, answers| {
             Ok((answers, !queries.iter().any(|(sql, _)| scope.has_written(sql))))

@@ -28,7 +28,7 @@ impl StoreLane {
         let queries = vec![(sql, params)];
         let outside = |database: Database| {
             let queries = &queries;
-            async move { database.query_together(queries).await }
+            async move { database.query_pipelined(queries).await }
         };
         let mut answers = self.route(&queries, true, outside, |_, answers| Ok(answers)).await?;
         Ok(answers.pop().unwrap_or_default())
@@ -87,6 +87,6 @@ impl StoreLane {
                 answers.map(|answers| answers.into_iter().collect()).transpose()
             }
         };
-        self.database.until_answered(first, send).await
+        self.database.with_retry(first, send).await
     }
 }

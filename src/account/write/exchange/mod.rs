@@ -91,7 +91,7 @@ impl Exchange<'_> {
         let statements = messages.iter();
         answers.extend(statements.map(|message| sent.statement(database, connection, message)));
         answers.extend(self.commit.map(|_| sent.commit(connection)));
-        let answers = timeout(database.time_for(self.parts()), in_order(answers));
+        let answers = timeout(database.response_timeout(self.parts()), in_order(answers));
         let answers = database.join_with_prepare(connection, is_prepared, answers).await;
 
         let answers = answers.map_err(|_| match self.commit {

@@ -121,7 +121,7 @@ impl OpenTransaction {
     /// Shows the server that we are here.
     pub(crate) fn keep_alive(&self) {
         if let Some(connection) = &self.connection {
-            connection.ping();
+            connection.send_keep_alive();
         }
     }
 

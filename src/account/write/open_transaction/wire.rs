@@ -103,7 +103,7 @@ pub(super) async fn send(
     let (is_query, answers): (Vec<_>, Vec<_>) =
         messages.into_iter().map(|message| (message.is_query, message.answer)).unzip();
     let parts = saves.parts().saturating_add(u32::try_from(answers.len()).unwrap_or(u32::MAX));
-    let answers = timeout(database.time_for(parts), in_order(answers));
+    let answers = timeout(database.response_timeout(parts), in_order(answers));
     // Polled in this order, so that the saves leave first.
     let (saved, answers) = join(saves.exchange(database, connection), answers).await;
     saved.map_err(Failure::into_error)?;
