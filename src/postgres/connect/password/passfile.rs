@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::Server;
 
-/// `PGPASSFILE`, else `~/.pgpass`.
+/// `PGPASSFILE`, or `~/.pgpass`.
 pub(super) fn default_path() -> Option<PathBuf> {
     match std::env::var_os("PGPASSFILE").filter(|path| !path.is_empty()) {
         Some(path) => Some(path.into()),
@@ -15,8 +15,8 @@ pub(super) fn default_path() -> Option<PathBuf> {
     }
 }
 
-/// Reads the file; as in libpq, one that is missing counts for nothing, and one that others may
-/// read is passed over with a warning.
+/// Reads the file; as in libpq, a missing file is ignored, and one with group or world access is
+/// ignored with a warning.
 pub(super) fn read(path: &Path) -> Option<Zeroizing<String>> {
     let metadata = std::fs::metadata(path).ok()?;
     if !metadata.is_file() {
@@ -57,7 +57,7 @@ pub(super) fn look_up(text: &str, server: &Server<'_>) -> Option<Zeroizing<Strin
     })
 }
 
-/// Reads up to the next bare colon; a backslash takes the next character as it is.
+/// Reads up to the next unescaped colon; a backslash escapes the next character.
 fn take_field(text: &str) -> (Zeroizing<String>, Option<&str>) {
     let mut field = Zeroizing::new(String::with_capacity(text.len()));
     let mut characters = text.char_indices();
