@@ -9,11 +9,11 @@ import time
 
 from . import show
 from .bridge import ROOT
+from .harness import Failure, Harness
 from .processes import Scratch, Timeout, until
 from .sender import Sender
 from .sink import Delivery
 from .synapse import Synapse
-from .harness import Failure, Harness
 
 LOGS = ROOT / "target" / "e2e" / "demo"
 

@@ -3,8 +3,8 @@
 import statistics
 import time
 
-from .processes import until
 from .harness import Harness
+from .processes import until
 
 MESSAGES = 100
 

@@ -8,13 +8,13 @@ import sys
 import time
 import traceback
 
-from .bridge import ROOT
 from . import latency
+from .bridge import ROOT
 from .cases import CASES, Case
+from .harness import Failure, Harness
 from .postgres import Postgres
 from .processes import Scratch, Timeout
 from .synapse import Synapse
-from .harness import Failure, Harness
 
 LOGS = ROOT / "target" / "e2e" / "logs"
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from ..processes import until
 from ..harness import Harness, expect
+from ..processes import until
 from . import case
 
 

@@ -4,9 +4,9 @@ import asyncio
 import os
 import signal
 
+from ..harness import Harness, expect
 from ..postgres import Postgres
 from ..processes import until
-from ..harness import Harness, expect
 from . import case
 
 

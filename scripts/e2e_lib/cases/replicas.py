@@ -6,9 +6,9 @@ import subprocess
 from contextlib import asynccontextmanager
 
 from ..bridge import Bridge
+from ..harness import Harness, expect
 from ..postgres import Postgres
 from ..processes import until
-from ..harness import Harness, expect
 from . import case
 
 SUPERSEDED, IN_USE, ROLLED_BACK = 7, 8, 9

@@ -5,8 +5,8 @@ import re
 import secrets
 import signal
 
-from ..processes import Timeout, until
 from ..harness import Harness, expect
+from ..processes import Timeout, until
 from . import case
 
 
