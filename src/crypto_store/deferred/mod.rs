@@ -26,7 +26,7 @@ use std::{
 use self::torn::Loaded;
 pub(super) use self::{
     ratchet::{Fingerprint, Sending},
-    receive::received,
+    receive::{received, sent},
 };
 use super::{devices, key_requests, olm_sessions};
 use crate::{
