@@ -1,11 +1,10 @@
-//! The application's own source of passwords.
+//! The application's password callback.
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
 type PasswordFuture =
     Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
 
-/// The application's own source of passwords.
 #[derive(Clone)]
 pub(crate) struct PasswordCallback(Arc<dyn Fn() -> PasswordFuture + Send + Sync>);
 

@@ -27,10 +27,10 @@ pub(crate) struct TlsSettings {
     pub(crate) roots: Roots,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
-    /// Whether the server is told the name it is wanted under.
+    /// Whether the handshake carries the host's name (SNI).
     pub(crate) sni: bool,
     pub(crate) only_tls13: bool,
-    /// The handshake comes first, without PostgreSQL's own request for it.
+    /// Starts with the TLS handshake, without PostgreSQL's `SSLRequest` before it.
     pub(crate) direct: bool,
 }
 
@@ -79,7 +79,7 @@ impl TlsSettings {
 fn parse_mode(text: &str) -> Result<Mode, String> {
     match text {
         "disable" => Ok(Mode::Disable),
-        // `allow` would try without TLS first: with TLS first is never worse.
+        // libpq's `allow` tries without TLS first; trying with TLS first is never worse.
         "allow" | "prefer" => Ok(Mode::Prefer),
         "require" => Ok(Mode::Require),
         "verify-ca" => Ok(Mode::VerifyCa),
@@ -88,7 +88,7 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
-/// Who names an authority wants it checked: a mode that does not is a mistake.
+/// `sslrootcert` with a mode that verifies nothing is an error: the caller expects a verified server.
 fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
     match (given, roots) {
         (None, Roots::System) => Ok(Mode::VerifyFull),
@@ -97,7 +97,7 @@ fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
             Err("sslrootcert=system needs sslmode=verify-full, or no sslmode".to_owned())
         }
         (None | Some(Mode::Prefer), Roots::File(_)) => {
-            Err("sslrootcert is given, but nothing is verified: add sslmode=verify-full (or \
+            Err("sslrootcert is given, but sslmode verifies nothing: add sslmode=verify-full (or \
                  verify-ca, without the host's name)"
                 .to_owned())
         }

@@ -1,6 +1,6 @@
-//! What a connection string says, with libpq's meaning.
+//! Parses connection strings, with libpq's meaning.
 //!
-//! `tokio-postgres` parses connection strings too, but knows neither `sslrootcert` nor the
+//! `tokio-postgres` parses connection strings too, but supports neither `sslrootcert` nor the
 //! `verify-…` modes, and reads `tcp_user_timeout` in seconds where libpq has milliseconds.
 
 mod addresses;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::addresses::{Address, Host};
 use self::{addresses::addresses, parameters::Parameters, template::template};
-use crate::config::{limits::LONGEST_TIMEOUT, tls::TlsSettings};
+use crate::config::{limits::MAX_TIMEOUT, tls::TlsSettings};
 
 /// The variables that `from_env` reads besides `DATABASE_URL`, and the parameters they stand for:
 /// PostgreSQL manual, "Environment Variables".
@@ -47,7 +47,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("PGLOADBALANCEHOSTS", "load_balance_hosts"),
 ];
 
-/// A connection string, understood.
+/// A parsed connection string.
 #[derive(Clone)]
 pub(crate) struct ConnInfo {
     pub(crate) addresses: Vec<Address>,
@@ -58,7 +58,7 @@ pub(crate) struct ConnInfo {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) random_order: bool,
     pub(crate) tls: TlsSettings,
-    /// Everything else, without host, user, database and password.
+    /// The driver's settings, without host, user, database and password.
     pub(crate) template: Config,
 }
 
@@ -81,7 +81,7 @@ impl ConnInfo {
     pub(crate) fn from_variables(
         variable: impl Fn(&str) -> Result<Option<String>, String>,
     ) -> Result<Self, String> {
-        const WHERE: [&str; 4] = ["PGHOST", "PGHOSTADDR", "PGUSER", "PGDATABASE"];
+        const ADDRESS_VARIABLES: [&str; 4] = ["PGHOST", "PGHOSTADDR", "PGUSER", "PGDATABASE"];
         let variable = |name: &str| {
             Ok::<_, String>(variable(name)?.filter(|value| !value.is_empty()).map(Zeroizing::new))
         };
@@ -90,14 +90,14 @@ impl ConnInfo {
             Some(url) => parse::parse(url).map_err(|error| format!("in DATABASE_URL, {error}"))?,
             None => Parameters::default(),
         };
-        // An address is taken from one place: a foreign `hostaddr` would redirect the URL's host.
+        // Host and hostaddr must come from one source: PGHOSTADDR would redirect the URL's host.
         let has_address = parameters.get("host").or(parameters.get("hostaddr")).is_some();
         let mut found = url.is_some();
         for (name, parameter) in VARIABLES {
             let Some(value) = variable(name)? else {
                 continue;
             };
-            found |= WHERE.contains(name);
+            found |= ADDRESS_VARIABLES.contains(name);
             if !(has_address && matches!(*parameter, "host" | "hostaddr")) {
                 parameters.fill(parameter, value).map_err(|error| format!("in {name}, {error}"))?;
             }
@@ -105,7 +105,7 @@ impl ConnInfo {
         if !found {
             return Err(format!(
                 "the environment names no database: set DATABASE_URL, or one of {}",
-                WHERE.join(", ")
+                ADDRESS_VARIABLES.join(", ")
             ));
         }
         Self::from_parameters(&parameters)
@@ -135,7 +135,7 @@ impl ConnInfo {
     }
 }
 
-/// Parameters that may be ignored unless they demand what cannot be had.
+/// Checks the parameters that are ignored: a value that requires something unsupported is an error.
 fn check_harmless(parameters: &Parameters) -> Result<(), String> {
     parameters.parse("gssencmode", "disable or prefer: GSSAPI is not supported", |value| {
         matches!(value, "disable" | "prefer").then_some(())
@@ -147,13 +147,13 @@ fn check_harmless(parameters: &Parameters) -> Result<(), String> {
     Ok(())
 }
 
-/// Zero, or less, is libpq's way to say "without limit"; our longest is close enough.
+/// Zero or less means "no limit" in libpq; the maximum timeout is close enough.
 fn connect_timeout(parameters: &Parameters) -> Result<Option<Duration>, String> {
     parameters.parse("connect_timeout", "a whole number of seconds", |value| {
         let seconds = value.parse::<i64>().ok()?;
         Some(match u64::try_from(seconds) {
-            Ok(0) | Err(_) => LONGEST_TIMEOUT,
-            Ok(seconds) => Duration::from_secs(seconds).min(LONGEST_TIMEOUT),
+            Ok(0) | Err(_) => MAX_TIMEOUT,
+            Ok(seconds) => Duration::from_secs(seconds).min(MAX_TIMEOUT),
         })
     })
 }

@@ -1,4 +1,4 @@
-//! The parameters a connection string may hold, and what becomes of each.
+//! The parameters a connection string may hold, and how each is handled.
 //!
 //! The list is libpq's: PostgreSQL manual, "Parameter Key Parameters".
 
@@ -9,12 +9,12 @@ use zeroize::Zeroizing;
 
 use super::foreign::{advice, advice_on_options, is_spelling_of};
 
-/// What is done with a parameter.
+/// How a parameter is handled.
 enum Support {
     Used,
-    /// Without effect on us, whatever its value.
+    /// Has no effect on the store, whatever its value.
     Ignored,
-    /// Leaving it out silently would do something else than was asked.
+    /// Ignoring it would silently change what the caller requires. With the reason.
     Refused(&'static str),
     /// The reason depends on the value.
     RefusedFor(fn(&str) -> &'static str),
@@ -48,15 +48,15 @@ const PARAMETERS: &[(&str, Support)] = &[
     ("port", Used),
     ("replication", Refused("a store needs an ordinary connection")),
     ("require_auth", Refused("the authentication method cannot be restricted")),
-    ("service", Refused("service files are not read; write the server's address out")),
-    ("servicefile", Refused("service files are not read; write the server's address out")),
+    ("service", Refused("service files are not read; set host, port, dbname and user instead")),
+    ("servicefile", Refused("service files are not read; set host, port, dbname and user instead")),
     ("sslcert", Used),
     ("sslcertmode", Refused("a client certificate is sent when sslcert is given")),
     ("sslcompression", Ignored),
     ("sslcrl", Refused("revocation lists are not checked")),
     ("sslcrldir", Refused("revocation lists are not checked")),
     ("sslkey", Used),
-    ("sslkeylogfile", Refused("session keys are never written down")),
+    ("sslkeylogfile", Refused("TLS session keys are never written to a file")),
     ("ssl_max_protocol_version", Refused("there is no upper limit for the TLS version")),
     ("ssl_min_protocol_version", Used),
     ("sslmode", Used),
@@ -74,17 +74,19 @@ const PARAMETERS: &[(&str, Support)] = &[
 pub(super) struct Parameters(BTreeMap<&'static str, Zeroizing<String>>);
 
 impl Parameters {
-    /// Takes a parameter in; the later of two equal parameters counts, as in libpq.
+    /// Sets a parameter; a later value replaces an earlier one, as in libpq.
     ///
-    /// An unknown name is not quoted: in a mangled string it may be a piece of the password.
+    /// An unknown name is not quoted: in a malformed string it may be a piece of the password.
     pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
-        let Some((name, fate)) = PARAMETERS.iter().find(|(known, _)| *known == name) else {
+        let Some((name, support)) = PARAMETERS.iter().find(|(known, _)| *known == name) else {
             return Err(unknown(name));
         };
-        match fate {
-            // A lost quote, or a stray backslash, and a password is shown as a user's name.
+        match support {
+            // After a missing quote or a stray backslash, `Debug` would show the password as part of it.
             Used if *name != "password" && value.contains("password") && value.contains('=') => {
-                return Err(format!("a value of {name} that swallowed another parameter"));
+                return Err(format!(
+                    "another parameter inside the value of {name}: check its quotes and backslashes"
+                ));
             }
             Used => {
                 self.0.insert(name, value);
@@ -99,17 +101,17 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes a parameter in unless it is there already.
+    /// Sets a parameter unless it is already set.
     pub(super) fn fill(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
         if self.get(name).is_some() { Ok(()) } else { self.insert(name, value) }
     }
 
-    /// The value of a parameter; an empty one is as good as none, as in libpq.
+    /// The value of a parameter; an empty one counts as unset, as in libpq.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// The value of a parameter, read by `parse`, which says what it expects.
+    /// The value of a parameter, parsed; `expected` completes the error "{name} must be …".
     pub(super) fn parse<T>(
         &self,
         name: &str,
@@ -124,19 +126,19 @@ impl Parameters {
     }
 }
 
-/// What is wrong with a name that is not libpq's.
+/// The error for a name that is not libpq's.
 fn unknown(name: &str) -> String {
     if let Some((known, _)) = PARAMETERS.iter().find(|(known, _)| is_spelling_of(name, known)) {
         return format!("an unknown parameter (did you mean {known}?)");
     }
     match (advice(name), similar(name)) {
-        (Some(advice), _) => format!("{name}, a parameter of another driver's: {advice}"),
+        (Some(advice), _) => format!("{name}, a parameter of another driver: {advice}"),
         (None, Some(known)) => format!("an unknown parameter (did you mean {known}?)"),
         (None, None) => "an unknown parameter".to_owned(),
     }
 }
 
-/// The known parameter that begins most like a mistyped one.
+/// The known parameter that shares the longest prefix with a mistyped one.
 fn similar(name: &str) -> Option<&'static str> {
     let common = |known: &str| known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
     let (known, _) = PARAMETERS.iter().max_by_key(|(known, _)| common(known))?;

@@ -19,7 +19,7 @@ pub(super) fn parse(text: &str) -> Result<Parameters, String> {
     {
         return parse_url(rest).map_err(|error| format!("the URL has {error}"));
     }
-    // Without an equals sign before it, `scheme://` is no value of a pair.
+    // After an equals sign, `scheme://` would be part of a pair's value.
     if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('=')) {
         return Err("the URL must begin with postgres:// or postgresql://".to_owned());
     }
@@ -45,7 +45,7 @@ fn parse_url(rest: &str) -> Result<Parameters, String> {
     };
     let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
-    // A password with a bare '@' or '/' ends up here; it must not travel on as a host's name.
+    // A password with a bare '@' or '/' ends up here; it must not be used as a host's name.
     if hosts.contains('@') || database.contains('@') {
         return Err(format!("a misplaced '@': {ESCAPE_IT}"));
     }
@@ -69,7 +69,7 @@ fn parse_hosts(hosts: &str, parameters: &mut Parameters) -> Result<(), String> {
                 let port = match after.strip_prefix(':') {
                     Some(port) => port,
                     None if after.is_empty() => "",
-                    None => return Err("something else than a port after the ']'".to_owned()),
+                    None => return Err("something other than a port after the ']'".to_owned()),
                 };
                 (name, port)
             }
@@ -93,7 +93,7 @@ fn parse_hosts(hosts: &str, parameters: &mut Parameters) -> Result<(), String> {
 fn parse_query(pair: &str, parameters: &mut Parameters) -> Result<(), String> {
     let (name, value) = pair.split_once('=').ok_or("a parameter without '='")?;
     let (name, value) = (decode(name)?, decode(value)?);
-    // JDBC's notation, which libpq understands too.
+    // JDBC's notation, which libpq accepts too.
     if name.as_str() == "ssl" && value.as_str() == "true" {
         return parameters.insert("sslmode", "require".to_owned().into());
     }

@@ -1,4 +1,4 @@
-//! Which saves may say no more than that a message was received, or that one was sent.
+//! Recognises saves that record nothing but a received message, or nothing but a sent one.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -6,8 +6,8 @@ use matrix_sdk_crypto::{
     store::types::{Changes, DeviceChanges, IdentityChanges},
 };
 
-/// The session of a save that has one, at most one changed device, and nothing else.
-pub(crate) fn received(changes: &Changes) -> Option<(&Session, Option<&DeviceData>)> {
+/// The session, and the changed device if any, of a save that holds nothing else.
+pub(crate) fn received_session(changes: &Changes) -> Option<(&Session, Option<&DeviceData>)> {
     match only_sessions(changes)? {
         ([session], [], []) => Some((session, None)),
         ([session], [], [device]) => Some((session, Some(device))),
@@ -15,8 +15,8 @@ pub(crate) fn received(changes: &Changes) -> Option<(&Session, Option<&DeviceDat
     }
 }
 
-/// The outbound sessions of a save that has nothing else.
-pub(crate) fn sent(changes: &Changes) -> Option<&[OutboundGroupSession]> {
+/// The outbound sessions of a save that holds nothing else.
+pub(crate) fn sent_sessions(changes: &Changes) -> Option<&[OutboundGroupSession]> {
     match only_sessions(changes)? {
         ([], [], _) => None,
         ([], sessions, []) => Some(sessions),
@@ -24,7 +24,7 @@ pub(crate) fn sent(changes: &Changes) -> Option<&[OutboundGroupSession]> {
     }
 }
 
-/// The Olm sessions, outbound sessions and changed devices of a save that has nothing else.
+/// The Olm sessions, outbound sessions and changed devices of a save that holds nothing else.
 #[allow(clippy::type_complexity)]
 fn only_sessions(
     changes: &Changes,

@@ -27,7 +27,7 @@ use super::TABLE;
 use crate::{
     Error,
     account::{StoreLane, ownership::LaneOwnership, write::batch::Batch},
-    crypto_store::deferred::sent,
+    crypto_store::deferred::sent_sessions,
 };
 
 /// How many messages ahead of its use a session is stored: at the first save that only its use makes
@@ -124,7 +124,7 @@ impl Reserve {
     /// Whether all that the changes would store is the use of indices that are reserved, by an owner that
     /// has proven its ownership recently.
     pub(in crate::crypto_store) async fn covers(&self, changes: &Changes) -> Result<bool, Error> {
-        let Some(sessions) = sent(changes) else { return Ok(false) };
+        let Some(sessions) = sent_sessions(changes) else { return Ok(false) };
         if self.is_in_scope || self.opening.check_write().is_err() {
             return Ok(false);
         }

@@ -13,8 +13,8 @@ use super::{
     process::Postmaster,
 };
 
-/// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
-/// process ends, however that happens; throwaway data are removed.
+/// A private PostgreSQL server. It is stopped when the value is dropped or the process ends, even by
+/// `kill -9`; throwaway data are removed.
 ///
 /// Everything here blocks, dropping included: from async code, use `spawn_blocking`.
 ///
@@ -107,7 +107,7 @@ impl PostgresServer {
     }
 
     /// The URL of the database `postgres` over the Unix socket, as superuser. Connecting this way
-    /// is faster, for there is no password to check.
+    /// is faster, as there is no password to check.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -186,7 +186,7 @@ impl PostgresServer {
         self.binaries.major
     }
 
-    /// What the server has logged since this value was made.
+    /// The server's log since this value was created.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -219,7 +219,7 @@ impl PostgresServer {
         TestDatabase::create(&self.url(), Some(self.socket_url()))
     }
 
-    /// Stops the server in order, keeping its data. It can be started again.
+    /// Shuts the server down (a fast shutdown), keeping its data. It can be started again.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -247,7 +247,7 @@ impl PostgresServer {
         self.end(Postmaster::kill);
     }
 
-    /// Stops the server in order and starts it again, with the same data at the same address.
+    /// Shuts the server down and starts it again, with the same data at the same address.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! How a server is started and ended, whatever state it is in.
+//! Starting and stopping a server, whatever state it is in.
 
 use std::{
     net::TcpListener,
@@ -14,9 +14,9 @@ use crate::testing::{
     process::{self, PAUSE, Postmaster},
 };
 
-/// A lasting server may have to recover what a crash left.
+/// Throwaway and persistent: the latter may need crash recovery.
 const START_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
-/// How long a port that was ours is waited for, and a former server's end.
+/// How long to wait for the server's port, and for a former server's end.
 const FORMER_SERVER_LIMIT: Duration = Duration::from_secs(10);
 
 impl PostgresServer {
@@ -49,7 +49,7 @@ impl PostgresServer {
             }
             let before = self.log().len();
             let Err(error) = self.launch() else { return Ok(()) };
-            // Others may know our address already: it is kept, and waited for.
+            // The address may be in use by clients already, so the port is kept and waited for.
             let taken = self.log().get(before..).is_some_and(|log| log.contains("could not bind"));
             if !taken || started.elapsed() > FORMER_SERVER_LIMIT {
                 return Err(error);
@@ -74,8 +74,8 @@ impl PostgresServer {
     }
 
     fn wait_until_ready(&mut self) -> Result<(), TestingError> {
-        let (throwaway, lasting) = START_LIMIT;
-        let limit = if self.directory.throwaway() { throwaway } else { lasting };
+        let (throwaway, persistent) = START_LIMIT;
+        let limit = if self.directory.throwaway() { throwaway } else { persistent };
         let started = Instant::now();
         while let Some(postmaster) = &mut self.postmaster {
             if process::is_ready(&self.directory.data(), postmaster.id()) {
@@ -92,7 +92,7 @@ impl PostgresServer {
     pub(super) fn end(&mut self, how: impl FnOnce(&mut Postmaster)) {
         if let Some(mut postmaster) = self.postmaster.take() {
             how(&mut postmaster);
-            // Its process id may soon be somebody else's. A watchdog that is gone stops nobody.
+            // The process id may be reused soon. If the watchdog has ended, it stops nothing anyway.
             let _ = self.directory.scratch.watchdog.watch(None);
         }
     }
@@ -101,7 +101,7 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         if self.directory.throwaway() {
-            // After a crash the lock file is left, and shared memory, which only a new start finds.
+            // A crash leaves the lock file and shared memory, which only a new start removes.
             if process::pid_in(&self.directory.data()).is_some() {
                 let _ = self.start_again();
             }
@@ -112,8 +112,8 @@ impl Drop for PostgresServer {
     }
 }
 
-/// A free port below those that the system gives to outgoing connections: none of them takes it
-/// while the server is stopped.
+/// A free port below the ephemeral range, so that no outgoing connection takes it while the server is
+/// stopped.
 fn free_port() -> Result<u16, TestingError> {
     const LOWEST: u16 = 10_240;
     const COUNT: u16 = 20_480;
