@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use deadpool_postgres::Pool;
@@ -203,7 +204,8 @@ impl OpenAccount {
         let before = former.map(|former| &former.cipher);
         let (id, cipher) = find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
-            let (owner, maintenance) = (Owner::new(id, OwnershipState::default()), BTreeMap::new());
+            let (owner, maintenance) =
+                (Owner::new(id, OwnershipState::default(), Duration::ZERO), BTreeMap::new());
             return Ok(Self { cipher, database, owner, presence: None, maintenance });
         };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();

@@ -19,6 +19,7 @@ mod machine;
 mod ownership;
 mod preparing;
 mod readers;
+mod reserved;
 mod round_trips;
 mod scope;
 mod secrecy;

@@ -49,6 +49,9 @@ pub(crate) static CLAIM: Sql = Sql::new(
 /// How often a waiting opener checks whether the owner is still alive.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a proof of ownership counts at most, whatever the heartbeat's interval.
+const MAX_LEASE: Duration = Duration::from_secs(10);
+
 /// Takes the account over according to the settings; reopening a store never takes it back from
 /// another owner.
 pub(in crate::account) async fn claim(
@@ -102,10 +105,12 @@ pub(in crate::account) async fn claim(
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
         };
+        let sent = std::time::Instant::now();
         if let Some((answer, handle_row)) = claim.run().await.map_err(refused)? {
             info!(account, "the account was claimed");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
-            let owner = Owner::new(account_id, known);
+            let owner = Owner::new(account_id, known, lease(settings.heartbeat_interval));
+            owner.prove(sent);
             let presence =
                 Presence::new(heartbeat, handle_row, &owner, settings.heartbeat_interval);
             return Ok(Claimed { owner, presence, maintenance });
@@ -116,6 +121,11 @@ pub(in crate::account) async fn claim(
             return Err(taken);
         }
     }
+}
+
+/// A missed heartbeat is no reason for a commit; a long interval is no reason to go without one.
+fn lease(heartbeat_interval: Duration) -> Duration {
+    heartbeat_interval.saturating_mul(2).min(MAX_LEASE)
 }
 
 /// A claimed account.

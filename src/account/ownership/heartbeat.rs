@@ -7,7 +7,7 @@ use std::{
         Arc, LazyLock, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::ClientWrapper;
@@ -219,7 +219,7 @@ impl Heartbeat {
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
         // Taken before the query: a commit meanwhile would make its result look behind.
         let seen: Vec<OwnershipState> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
-        let lifetime = self.lifetime(Duration::MAX);
+        let (lifetime, sent) = (self.lifetime(Duration::MAX), Instant::now());
         let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
         let rows = self.database.autocommit(&client, &RENEW, None, &params).await?;
         *connection = Some(client);
@@ -227,7 +227,7 @@ impl Heartbeat {
             let account_id: i64 = row.try_get(0)?;
             for ((owner, database), seen) in owners.iter().zip(&seen) {
                 if owner.account_id == account_id {
-                    apply_row(owner, database, row, seen)?;
+                    apply_row(owner, database, row, seen, sent)?;
                 }
             }
         }
@@ -243,10 +243,13 @@ fn apply_row(
     database: &Database,
     row: &Row,
     seen: &OwnershipState,
+    sent: Instant,
 ) -> Result<(), Error> {
     let (token, name, commits): (&[u8], &str, i64) =
         (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    if !owner.is_plausible(token, commits, seen.position(name).commits) {
+    if owner.is_plausible(token, commits, seen.position(name).commits) {
+        owner.prove(sent);
+    } else {
         let (owner, database) = (owner.clone(), database.clone());
         tokio::spawn(async move { owner.verify_once(&database).await });
     }

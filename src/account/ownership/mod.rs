@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio_postgres::types::Type;
@@ -92,17 +92,21 @@ pub(crate) struct Owner {
     loss: OnceLock<Loss>,
     /// No store of the account is open any more.
     has_ended: AtomicBool,
+    /// How long a proof of ownership counts.
+    lease: Duration,
+    /// When the last query was sent whose answer proved that the account is ours.
+    proven: Mutex<Option<Instant>>,
     /// Held while the account is verified for the heartbeat: only one check at a time, because each
     /// takes a connection, and may not be answered.
     verifying: tokio::sync::Mutex<()>,
 }
 
 impl Owner {
-    pub(crate) fn new(account_id: i64, known: OwnershipState) -> Arc<Self> {
-        let known = Mutex::new(known);
+    pub(crate) fn new(account_id: i64, known: OwnershipState, lease: Duration) -> Arc<Self> {
+        let (known, proven) = (Mutex::new(known), Mutex::default());
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
         let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { account_id, known, lanes, loss, has_ended, verifying })
+        Arc::new(Self { account_id, known, lanes, loss, has_ended, lease, proven, verifying })
     }
 
     /// The ownership of one lane, from now on.
@@ -116,6 +120,17 @@ impl Owner {
             lane.record_loss(loss.clone());
         }
         lane
+    }
+
+    /// Records that a query sent at this time found the account to be ours.
+    pub(crate) fn prove(&self, sent: Instant) {
+        let mut proven = lock(&self.proven);
+        *proven = Some(proven.map_or(sent, |proven| proven.max(sent)));
+    }
+
+    /// Whether the last proof of ownership is recent enough to act without another one.
+    pub(crate) fn is_proven(&self) -> bool {
+        lock(&self.proven).is_some_and(|proven| proven.elapsed() < self.lease)
     }
 
     pub(crate) fn end(&self) {

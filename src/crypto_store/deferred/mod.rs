@@ -28,7 +28,7 @@ use std::{
 use self::interrupted::Loaded;
 pub(super) use self::{
     ratchet::{Fingerprint, SendingRatchet},
-    receive::received_session,
+    receive::{received_session, sent_sessions},
 };
 use super::{devices, key_requests, olm_sessions};
 use crate::{

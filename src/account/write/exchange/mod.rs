@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::Object;
@@ -87,6 +87,7 @@ impl Exchange<'_> {
         let first: Vec<String> = begin.into_iter().chain(large).collect();
 
         let (sent, unreplicated) = (Sent::default(), database.unreplicated_commits());
+        let sent_at = Instant::now();
         let mut answers: Vec<Response<'_>> = Vec::new();
         answers.extend(first.iter().map(|text| sent.simple(connection, text)));
         let statements = messages.iter();
@@ -106,17 +107,23 @@ impl Exchange<'_> {
                 let reason = "a COMMIT did not wait for its synchronous standby";
                 return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
-            self.record_commit(&params.seen, &rows).map_err(Failure::Unknown)?;
+            self.record_commit(&params.seen, &rows, sent_at).map_err(Failure::Unknown)?;
         }
         sent.check_complete(self.commit.is_some())
     }
 
     /// Records the new position of each lane, by the answer to `count_commit`.
-    fn record_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
+    fn record_commit(
+        &self,
+        seen: &[Position],
+        rows: &[Row],
+        sent_at: Instant,
+    ) -> Result<(), Error> {
         let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
         let maintenance: Vec<i64> = row.try_get(0)?;
         for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {
             lane.move_to(Position { commits: seen.commits + 1, last: self.commit });
+            lane.owner.prove(sent_at);
             lane.cache.set_maintenance(maintenance);
         }
         Ok(())
