@@ -4,7 +4,6 @@
 mod accounts;
 mod atomically;
 mod bot_day;
-mod buffers;
 mod cache;
 mod config;
 mod connecting;
@@ -23,7 +22,6 @@ mod reserved;
 mod round_trips;
 mod scope;
 mod secrecy;
-mod size;
 mod spans;
 mod statements;
 mod testing_server;
