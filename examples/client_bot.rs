@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
         let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
         let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
         if is_lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) {
-            return Err(error);
+            return Err(error.to_string().into());
         }
         eprintln!("{error}; starting again");
         tokio::time::sleep(Duration::from_secs(2)).await;

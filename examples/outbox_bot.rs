@@ -89,7 +89,7 @@ async fn main() -> Result<()> {
     loop {
         let Err(error) = bot.run().await;
         if is_final(&*error) {
-            return Err(error);
+            return Err(error.to_string().into());
         }
         eprintln!("{error}; starting again");
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -4,11 +4,12 @@ import fcntl
 import os
 import re
 import select
+import subprocess
 from pathlib import Path
 
 from .bridge import Bridge
 from .postgres import Postgres
-from .processes import until
+from .processes import Timeout, until
 
 # What the bots print: room, sender and body, these two as JSON.
 LINE = re.compile(r'^(!\S+) "(@\S+)" "(.*)"$', re.M)
@@ -68,6 +69,23 @@ class Example(Bridge):
             return bodies <= set(self.handled())
 
         await until(all_there, seconds, f"{len(bodies)} messages to be handled", detail=self.tail)
+
+    def sql(self, text: str, database: str = "postgres"):
+        """Runs SQL as a superuser does in psql."""
+        url = self.postgres.url_of("bridge", database)
+        self.shell('psql --quiet --set=ON_ERROR_STOP=1 --command="$SQL" "$URL"', SQL=text, URL=url)
+
+    def shell(self, script: str, fails: bool = False, **variables: str) -> str:
+        """Runs a script in the bot's directory, with PostgreSQL's programs; returns what it said."""
+        path = f"{self.postgres.bin}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euc", script], env={**os.environ, **variables, "PATH": path},
+            cwd=self.directory, capture_output=True, text=True,
+        )
+        said = done.stdout + done.stderr
+        if (done.returncode != 0) != fails:
+            raise Timeout(f"{script.strip()} ended with code {done.returncode}: {said}")
+        return said
 
     async def close(self):
         await super().close()

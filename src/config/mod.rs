@@ -101,13 +101,15 @@ impl PostgresStoreConfig {
     /// - `sslrootcert`: a PEM file, or `system`, which means `verify-full` (a weaker mode is an
     ///   error, as in libpq). Without it `verify-full` uses `~/.postgresql/root.crt`, else the
     ///   system's authorities. With a mode that does not verify it is an error.
+    ///   The system's authorities are those of the operating system, or, where they are set, the PEM files
+    ///   that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as for OpenSSL.
     /// - `sslcert`, `sslkey`: PEM files with a client certificate and its unencrypted key, by
     ///   default `~/.postgresql/postgresql.crt` and `.key`. The key must not be readable by others:
     ///   0600, or 0640 if it belongs to root.
     /// - Sockets never use TLS.
     /// - `password`, else `PGPASSWORD`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be
-    ///   readable by others. These two are the only variables that are read; libpq's others are what
-    ///   [`from_env`](Self::from_env) reads. [`password_callback`](Self::password_callback) and
+    ///   readable by others, else it is not used, and an error about the missing password says so. Of
+    ///   libpq's variables only these two are read; [`from_env`](Self::from_env) reads the others. [`password_callback`](Self::password_callback) and
     ///   [`password_file`](Self::password_file) come before them all.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after

@@ -107,18 +107,24 @@ pub enum Error {
     /// [`wait_timeout`](crate::PoolSettings::wait_timeout), or no new one could be made in time. Raise
     /// [`max_size`](crate::PoolSettings::max_size), or look for what holds the connections.
     #[error(
-        "no database connection became free within the pool's wait timeout: raise its max_size"
+        "no database connection became free within PoolSettings::wait_timeout: raise \
+         PoolSettings::max_size, or look for what holds the connections"
     )]
     PoolTimeout,
 
     /// The database did not answer within [`Timeouts::statement`](crate::Timeouts::statement).
-    #[error("the database did not answer within the statement timeout")]
+    #[error(
+        "the database did not answer within Timeouts::statement: look for locks and load, or raise it"
+    )]
     StatementTimeout,
 
     /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
     /// longer than [`Timeouts::atomically`](crate::Timeouts::atomically), perhaps
     /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
-    #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
+    #[error(
+        "what is done atomically took longer than Timeouts::atomically, and was rolled back: wrap less, \
+         or raise it"
+    )]
     AtomicallyTimeout,
 
     /// `atomically` was called within `atomically`. Nothing was written.

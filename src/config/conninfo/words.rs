@@ -71,15 +71,23 @@ const KNOWN: &[(&str, Fate)] = &[
 
 /// The words of one connection string; never printed, as one of them is the password.
 #[derive(Default)]
-pub(super) struct Words(BTreeMap<&'static str, Zeroizing<String>>);
+pub(super) struct Words {
+    values: BTreeMap<&'static str, Zeroizing<String>>,
+    /// Whether errors quote unknown names: none of them can be a piece of a password.
+    quotes_names: bool,
+}
 
 impl Words {
+    /// Whether an unknown name in this part of a string may be quoted in an error. Where a password is
+    /// given, or an '@' may end one, the name may be a piece of it.
+    pub(super) fn quote_names_of(&mut self, text: &str) {
+        self.quotes_names = !text.contains('@') && !text.to_ascii_lowercase().contains("pass");
+    }
+
     /// Takes a word in; the later of two equal words counts, as in libpq.
-    ///
-    /// An unknown name is not quoted: in a mangled string it may be a piece of the password.
     pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
         let Some((name, fate)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-            return Err(unknown(name));
+            return Err(unknown(name, self.quotes_names));
         };
         match fate {
             // A lost quote, or a stray backslash, and a password is shown as a user's name.
@@ -87,7 +95,7 @@ impl Words {
                 return Err(format!("a value of {name} that swallowed another parameter"));
             }
             Used => {
-                self.0.insert(name, value);
+                self.values.insert(name, value);
             }
             Ignored => debug!(parameter = name, "ignored in the connection string"),
             Refused(_) | RefusedFor(_) if value.is_empty() => {}
@@ -106,7 +114,7 @@ impl Words {
 
     /// The value of a word; an empty one is as good as none, as in libpq.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
+        self.values.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The value of a word, read by `parse`, which says what it expects.
@@ -125,14 +133,17 @@ impl Words {
 }
 
 /// What is wrong with a name that is not libpq's.
-fn unknown(name: &str) -> String {
-    if let Some((known, _)) = KNOWN.iter().find(|(known, _)| is_spelling_of(name, known)) {
-        return format!("an unknown parameter (did you mean {known}?)");
+fn unknown(name: &str, is_quoted: bool) -> String {
+    let spelling = KNOWN.iter().map(|(known, _)| *known).find(|known| is_spelling_of(name, known));
+    if spelling.is_none()
+        && let Some(advice) = advice(name)
+    {
+        return format!("{name}, a parameter of another driver's: {advice}");
     }
-    match (advice(name), similar(name)) {
-        (Some(advice), _) => format!("{name}, a parameter of another driver's: {advice}"),
-        (None, Some(known)) => format!("an unknown parameter (did you mean {known}?)"),
-        (None, None) => "an unknown parameter".to_owned(),
+    let quoted = if is_quoted { format!(" {name:?}") } else { String::new() };
+    match spelling.or_else(|| similar(name)) {
+        Some(known) => format!("an unknown parameter{quoted} (did you mean {known}?)"),
+        None => format!("an unknown parameter{quoted}"),
     }
 }
 

@@ -85,6 +85,14 @@ impl Failure {
         Self::Config(text.into())
     }
 
+    /// The same failure, with the reason why no password was given, if that is what it is about.
+    pub(super) fn without_password(self, reason: Option<String>) -> Self {
+        match (self, reason) {
+            (Self::Login(text), Some(reason)) => Self::Login(format!("{text}; {reason}")),
+            (failure, _) => failure,
+        }
+    }
+
     /// The same failure, where the password is read again for each connection: it may reach us
     /// later than it reached the server.
     pub(super) fn with_password_read_again(self) -> Self {

@@ -75,12 +75,25 @@ fn system_roots() -> Result<RootCertStore, OpenStoreError> {
     // Single certificates that cannot be read are no reason to trust none.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(invalid(
-            "this host has no trusted certificates: install ca-certificates, or give \
-             sslrootcert=<the CA's file>",
-        ));
+        return Err(invalid(no_roots(|name| std::env::var_os(name).is_some())));
     }
     Ok(roots)
+}
+
+/// What to do where no authority is trusted; `is_set` tells of a variable.
+fn no_roots(is_set: impl Fn(&str) -> bool) -> String {
+    let variables: Vec<&str> =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter(|name| is_set(name)).collect();
+    if variables.is_empty() {
+        "this host has no trusted certificates: install ca-certificates, or give \
+         sslrootcert=<the CA's file>"
+            .to_owned()
+    } else {
+        let variables = variables.join(" and ");
+        format!(
+            "{variables} names no file with a PEM certificate that can be read: mend or unset it"
+        )
+    }
 }
 
 /// Accepts what the given authorities have signed, for any name or for the host's only.
