@@ -13,6 +13,6 @@ def blocks(heading: str, language: str) -> list[str]:
 
 def new_device(account: str) -> str:
     """The SQL that removes a device's own state."""
-    (sql,) = blocks("An old backup", "sql")
+    (sql,) = blocks("Rollback detection", "sql")
     assert "'alerts-bot'" in sql
     return sql.replace("'alerts-bot'", f"'{account}'")

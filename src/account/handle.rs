@@ -14,7 +14,7 @@ use crate::{
     account::{
         cipher::OpenedCipher,
         ownership::{
-            Known, Owner,
+            Owner, OwnershipState,
             claim::{Claimed, claim},
             heartbeat::{self, Presence},
         },
@@ -61,7 +61,7 @@ struct Inner {
     stores: Vec<&'static StoreKind>,
     open: Mutex<Open>,
     /// Held while a store is closed or opened again.
-    turn: tokio::sync::Mutex<()>,
+    lifecycle: tokio::sync::Mutex<()>,
 }
 
 struct Open {
@@ -106,7 +106,7 @@ impl AccountHandle {
             foreign_pool,
             stores,
             open: Mutex::new(open),
-            turn: tokio::sync::Mutex::default(),
+            lifecycle: tokio::sync::Mutex::default(),
         }));
         Ok(Opening { handle, account })
     }
@@ -115,8 +115,8 @@ impl AccountHandle {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.0.turn.lock().await
+    pub(super) async fn lifecycle(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.lifecycle.lock().await
     }
 
     /// Whether the account was lost, in whatever opening was the last.
@@ -146,7 +146,7 @@ impl AccountHandle {
         });
         let account = Arc::new(account.inspect_err(|error| {
             if let Some(loss) = ownership::Loss::of(error) {
-                former.owner.lose(&loss);
+                former.owner.record_loss(&loss);
             }
         })?);
         *self.lock() = Open { former: account.former(), account: Arc::downgrade(&account) };
@@ -203,7 +203,7 @@ impl OpenAccount {
         let before = former.map(|former| &former.cipher);
         let (id, cipher) = find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
-            let (owner, maintenance) = (Owner::new(id, Known::default()), BTreeMap::new());
+            let (owner, maintenance) = (Owner::new(id, OwnershipState::default()), BTreeMap::new());
             return Ok(Self { cipher, database, owner, presence: None, maintenance });
         };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();

@@ -28,7 +28,7 @@ impl StoreLane {
     ) -> Result<Option<u64>, Error> {
         let (key, holder) = (self.codec.key(TABLE, key), self.codec.key(TABLE, holder));
         let (lane, duration) = (self.kind().name, f64::from(duration_ms));
-        let row = self.write_apart(&TAKE, &[&lane, &key, &holder, &duration]).await?;
+        let row = self.write_outside_scope(&TAKE, &[&lane, &key, &holder, &duration]).await?;
         let generation: Option<i64> = match &row {
             Some(row) => column(row, 0, TABLE)?,
             None => None,

@@ -1,7 +1,7 @@
 //! A store's lane in an open account: what it consists of, and its writes.
 
 pub(crate) mod cache;
-pub(crate) mod caller;
+pub(crate) mod cancellation;
 pub(crate) mod cipher;
 mod find;
 pub(crate) mod handle;
@@ -91,7 +91,7 @@ impl StoreLane {
             Access::Exclusive(settings) => Cache::with_budget(settings.cache_bytes),
             Access::ReadOnly => Cache::with_budget(0),
         };
-        cache.see_maintenance(maintenance);
+        cache.set_maintenance(maintenance);
         let lane = account.owner.lane(kind.name, cache);
         let writer = account.presence.clone().map(|presence| {
             let lane = Lane { database: database.clone(), owner: lane.clone() };
@@ -112,7 +112,7 @@ impl StoreLane {
 
     /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
     /// for the guard, which it calls: the token alone, for commits are counted in the lane.
-    pub(crate) async fn write_apart(
+    pub(crate) async fn write_outside_scope(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
@@ -125,7 +125,7 @@ impl StoreLane {
         let written = match self.overlay()? {
             // The scope may hold the pool's last connection, and its caller wait for us.
             Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
-                Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
+                Err(Error::PoolTimeout) => self.database.write_unpooled(sql, &params).await,
                 answer => answer,
             },
             None => self.database.write_autocommit(sql, &params).await,

@@ -110,28 +110,28 @@ impl StoreHandle {
     /// Finishes the writes that were begun, and takes no more. With the last store of an account, that
     /// is released.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Error> {
-        self.in_turn(false).await
+        self.change_state(false).await
     }
 
     /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
     /// a store in order. What another owner has taken over it does not take back.
     pub(crate) async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
-        self.in_turn(true).await
+        self.change_state(true).await
     }
 
     /// Closes or opens, one after the other, and also when the caller is gone or not polled any more.
-    async fn in_turn(self: &Arc<Self>, opens: bool) -> Result<(), Error> {
+    async fn change_state(self: &Arc<Self>, opens: bool) -> Result<(), Error> {
         // Closing waits for the end of scopes, so it cannot be asked for within one.
         if let Ok(Some(_)) = self.operation().and_then(|account| account.scope()) {
             return Err(Error::CloseInAtomically);
         }
         let store = self.clone();
         let change = tokio::spawn(async move {
-            let _turn = store.account.turn().await;
+            let _lifecycle = store.account.lifecycle().await;
             match opens {
                 true => store.open_again().await,
                 false => {
-                    store.shut().await;
+                    store.close_lane().await;
                     Ok(())
                 }
             }
@@ -139,7 +139,7 @@ impl StoreHandle {
         change.await.map_err(|error| Error::of_task(&error))?
     }
 
-    async fn shut(&self) {
+    async fn close_lane(&self) {
         let Ok(account) = self.operation().map(|operation| operation.account()) else { return };
         // Also writes whose caller is gone. What they read meanwhile must not wait for us.
         account.finish_writes().await;
@@ -158,7 +158,7 @@ impl StoreHandle {
         if is_in_order && self.lifecycle.is_in_order() {
             return Ok(());
         }
-        self.shut().await;
+        self.close_lane().await;
         let (open, account) = self.account.lane_again(self.kind).await?;
         let lane = open.lane().clone();
         self.lifecycle.reopened(&lane);

@@ -2,7 +2,7 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// What unlocks an account's cipher; wiped from memory on drop, never printed.
+/// The secret that unlocks an account's cipher; wiped from memory on drop, never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) enum Secret {
     Passphrase(String),

@@ -1,4 +1,4 @@
-//! The crypto store: a table of contents. Each noun has a file.
+//! The crypto store: the SDK's trait. Each kind of data has a file.
 
 mod account_data;
 mod backups;

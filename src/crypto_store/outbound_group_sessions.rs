@@ -1,4 +1,4 @@
-//! Outbound Megolm sessions: one a room, to encrypt with.
+//! Outbound Megolm sessions, which encrypt: one for each room.
 
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::olm::{
@@ -37,7 +37,7 @@ pub(super) async fn get(
     let room_id = account.codec.key(TABLE, room_id);
     let Some(row) = account.query_opt(&GET, &[&room_id]).await? else { return Ok(None) };
     let own = own.ok_or(Error::AccountUnset)?;
-    // Holds the raw JSON of to-device requests, so JSON is the only form that reads back.
+    // The pickle holds raw JSON of to-device requests, which only JSON can decode again.
     let pickle: PickledOutboundGroupSession =
         account.codec.open_json(TABLE, &[&room_id], column(&row, 0, TABLE)?)?;
     OutboundGroupSession::from_pickle(own.device_id, own.identity_keys, pickle)

@@ -1,4 +1,4 @@
-//! Readers share a few connections of a pool and pipeline on them.
+//! SharedConnections share a few connections of a pool and pipeline on them.
 //!
 //! A checkout for each read makes every read wait for a connection, and every answer wake the
 //! kernel twice. Here a reader joins a connection that others are reading on; when the last of them
@@ -31,15 +31,16 @@ const MOST_SLOTS: usize = 4;
 /// A slot's readers begin on a new connection while those before finish on the old one.
 const CONNECTIONS_PER_SLOT: usize = 2;
 
-/// How long new readers may join a connection. Readers that overlap without end would otherwise keep
+/// How long new readers may join a connection. SharedConnections that overlap without end would otherwise keep
 /// it from the writer that waits for the pool's only one.
 const JOINABLE: Duration = Duration::from_millis(20);
 
 /// The groups of all pools in use, by the address of the pool.
-static GROUPS: LazyLock<Mutex<HashMap<usize, Weak<Readers>>>> = LazyLock::new(Mutex::default);
+static GROUPS: LazyLock<Mutex<HashMap<usize, Weak<SharedConnections>>>> =
+    LazyLock::new(Mutex::default);
 
 /// The connections that the readers of one pool share.
-pub(crate) struct Readers {
+pub(crate) struct SharedConnections {
     /// Keeps the pool's address from being used for another one.
     pool: Pool,
     slots: Vec<Slot>,
@@ -52,11 +53,11 @@ pub(crate) struct Readers {
 struct Slot {
     /// Locked while a connection is awaited, so that many readers do not each ask for one.
     connection: tokio::sync::Mutex<Weak<SharedConnection>>,
-    /// Readers that use it or wait for it.
+    /// SharedConnections that use it or wait for it.
     readers: Arc<AtomicUsize>,
 }
 
-impl Readers {
+impl SharedConnections {
     /// The group of this pool.
     pub(crate) fn of(pool: &Pool) -> Arc<Self> {
         let mut groups = groups();
@@ -87,7 +88,7 @@ impl Readers {
         // A connection carries many reads at once, but the server answers them one after the other.
         let slot = self.slots.iter().min_by_key(|slot| slot.readers.load(Ordering::Relaxed));
         let slot = slot.ok_or(Error::Internal("a pool has no slots for readers"))?;
-        let reader = Reader::of(slot);
+        let reader = SlotUse::of(slot);
         let mut shared = within(timeouts.wait, slot.connection.lock()).await?;
         if let Some(connection) = shared.upgrade().filter(|connection| connection.is_joinable()) {
             return Ok(Joined { connection, _reader: reader });
@@ -106,7 +107,7 @@ impl Readers {
 /// A reader's share of a connection.
 pub(crate) struct Joined {
     connection: Arc<SharedConnection>,
-    _reader: Reader,
+    _reader: SlotUse,
 }
 
 impl std::ops::Deref for Joined {
@@ -118,16 +119,16 @@ impl std::ops::Deref for Joined {
 }
 
 /// Counts among the readers of a slot until it is dropped.
-struct Reader(Arc<AtomicUsize>);
+struct SlotUse(Arc<AtomicUsize>);
 
-impl Reader {
+impl SlotUse {
     fn of(slot: &Slot) -> Self {
         slot.readers.fetch_add(1, Ordering::Relaxed);
         Self(slot.readers.clone())
     }
 }
 
-impl Drop for Reader {
+impl Drop for SlotUse {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -141,7 +142,7 @@ async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> 
     }
 }
 
-impl Drop for Readers {
+impl Drop for SharedConnections {
     fn drop(&mut self) {
         let mut groups = groups();
         // Another store may have begun a new group meanwhile.
@@ -196,6 +197,6 @@ pub(crate) fn address(pool: &Pool) -> usize {
     std::ptr::from_ref(pool.manager()).addr()
 }
 
-fn groups() -> MutexGuard<'static, HashMap<usize, Weak<Readers>>> {
+fn groups() -> MutexGuard<'static, HashMap<usize, Weak<SharedConnections>>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }

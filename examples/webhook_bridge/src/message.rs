@@ -183,7 +183,7 @@ mod tests {
             Stored::Plain(outline) => {
                 serde_json::to_value(Message::plain("!r:x", outline)).unwrap()
             }
-            Stored::Encrypted(_) => unreachable!("not encrypted"),
+            Stored::Encrypted(_) => panic!("not encrypted"),
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
                 "origin_server_ts": given, "content": {}, "unsigned": 5});
             let Stored::Encrypted(encrypted) = Stored::parse(event.to_string().as_bytes()).unwrap()
             else {
-                unreachable!("it is encrypted")
+                panic!("it is encrypted")
             };
             let sent: u64 = encrypted.event.get_field("origin_server_ts").unwrap().unwrap();
             assert_eq!(sent, (expected.max(0) as u64).min(MAX_TIMESTAMP), "{given}");

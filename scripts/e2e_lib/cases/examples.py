@@ -112,7 +112,7 @@ async def has_keys(w: World, device: str) -> bool:
 
 @case(example="client_bot")
 async def example_old_backup(w: World):
-    """docs/operations.md, "Backup and restore" and "An old backup", with one role."""
+    """docs/operations.md, "Backup and restore" and "Rollback detection", with one role."""
     await old_backup(w, owner="bot", bot="bot", roles="CREATE ROLE bot LOGIN; CREATE DATABASE bots OWNER bot")
 
 

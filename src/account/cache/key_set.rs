@@ -40,7 +40,7 @@ impl KeySet {
     }
 
     /// Whether the table certainly has no row under this key.
-    pub(super) fn lacks(&self, key: &CacheKey) -> bool {
+    pub(super) fn is_absent(&self, key: &CacheKey) -> bool {
         matches!(self, Self::Known(keys) if !keys.contains(&key.fingerprint()))
     }
 

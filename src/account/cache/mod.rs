@@ -101,7 +101,7 @@ impl CacheMiss {
     }
 
     /// Loads no key set of this table any more, after the combined query failed.
-    pub(crate) fn give_up_keys(&self) {
+    pub(crate) fn disable_key_sets(&self) {
         self.cache.with(|cached| cached.fill_keys(self, KeySet::TooMany));
     }
 }
@@ -167,8 +167,8 @@ impl Cache {
 
     /// Notes how often the rows were changed by others than their owner. When that has risen, all
     /// cached rows are dropped.
-    pub(crate) fn see_maintenance(&self, generation: i64) {
-        self.with(|cached| cached.see_maintenance(generation));
+    pub(crate) fn set_maintenance(&self, generation: i64) {
+        self.with(|cached| cached.set_maintenance(generation));
     }
 
     /// Drops everything; what is being read does not fill it.

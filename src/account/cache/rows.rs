@@ -72,7 +72,7 @@ impl CachedRows {
         }
         let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
-        if index.keys.lacks(key) {
+        if index.keys.is_absent(key) {
             return Ok(Arc::default());
         }
         // One more than are kept, to see that they are too many.
@@ -91,7 +91,7 @@ impl CachedRows {
         if let Some(group) = self.groups.peek(key) {
             return Some(group.rows.clone());
         }
-        self.indexes.get(key.index)?.keys.lacks(key).then(Arc::default)
+        self.indexes.get(key.index)?.keys.is_absent(key).then(Arc::default)
     }
 
     pub(super) fn is_current(&self, miss: &CacheMiss) -> bool {
@@ -148,19 +148,19 @@ impl CachedRows {
         match update {
             CacheUpdate::UpsertRow(group, key, row) => {
                 self.change(&group, key, Some(row));
-                self.has(&group);
+                self.insert_key(&group);
             }
             CacheUpdate::DeleteRow(group, key) => {
                 self.change(&group, key, None);
                 self.indexes.entry(group.index).or_default().epoch += 1;
             }
             CacheUpdate::ReplaceGroup(group, key, row) => {
-                self.has(&group);
+                self.insert_key(&group);
                 self.keep(group, Arc::new(Rows::from([(key, row)])));
             }
             CacheUpdate::InvalidateGroup(group) => {
                 self.forget(&group);
-                self.has(&group);
+                self.insert_key(&group);
             }
             CacheUpdate::InvalidateTable(index) => {
                 self.indexes.entry(index).or_default().epoch += 1;
@@ -202,14 +202,14 @@ impl CachedRows {
     }
 
     /// Notes that the group has rows.
-    fn has(&mut self, key: &CacheKey) {
+    fn insert_key(&mut self, key: &CacheKey) {
         let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
         index.epoch += 1;
         index.keys.add(key, max_keys);
     }
 
-    pub(super) fn see_maintenance(&mut self, generation: i64) {
+    pub(super) fn set_maintenance(&mut self, generation: i64) {
         if self.maintenance.replace(generation).is_some_and(|before| before != generation) {
             self.clear();
         }

@@ -134,7 +134,7 @@ impl Write {
 
 /// When the database is asked for what a lookup missed.
 #[derive(Clone, Copy, Debug)]
-enum Asked {
+enum QueryTime {
     AtLookup,
     Now,
 }
@@ -143,11 +143,11 @@ enum Asked {
 enum Step {
     LookUp(Group),
     /// A miss is filled, or given up.
-    Fill(Index, Asked),
+    Fill(Index, QueryTime),
     DropMiss(Index),
     GiveUpKeys(Index),
     /// In the database first: until it is in the cache, misses are filled.
-    Commit(Vec<Write>, Vec<(Index, Asked)>),
+    Commit(Vec<Write>, Vec<(Index, QueryTime)>),
     /// In a transaction that stays open.
     Save(Vec<Write>),
     LookUpInOverlay(Group),
@@ -174,12 +174,12 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let asked = || prop_oneof![Just(Asked::AtLookup), Just(Asked::Now)];
+    let asked = || prop_oneof![Just(QueryTime::AtLookup), Just(QueryTime::Now)];
     let miss = || any::<Index>();
     let writes = || vec(write(), 0..3);
     prop_oneof![
         8 => group().prop_map(Step::LookUp),
-        4 => (miss(), asked()).prop_map(|(miss, asked)| Step::Fill(miss, asked)),
+        4 => (miss(), asked()).prop_map(|(miss, query_time)| Step::Fill(miss, query_time)),
         1 => miss().prop_map(Step::DropMiss),
         1 => miss().prop_map(Step::GiveUpKeys),
         4 => (writes(), vec((miss(), asked()), 0..2)).prop_map(|(writes, fills)| Step::Commit(writes, fills)),
@@ -219,7 +219,7 @@ struct Open {
     unknown: Vec<(Group, u64, Arc<Rows>)>,
 }
 
-struct World {
+struct Harness {
     cache: Arc<Cache>,
     max_keys: usize,
     database: Database,
@@ -232,10 +232,10 @@ fn take<T>(list: &mut Vec<T>, index: Index) -> Option<T> {
     (!list.is_empty()).then(|| list.swap_remove(index.index(list.len())))
 }
 
-impl World {
+impl Harness {
     fn new(bytes: usize, max_keys: usize) -> Self {
         let cache = Arc::new(Cache::new(bytes, max_keys));
-        cache.see_maintenance(0);
+        cache.set_maintenance(0);
         let (database, pending) = Default::default();
         Self { cache, max_keys, database, pending, open: None, maintenance: 0 }
     }
@@ -252,12 +252,12 @@ impl World {
         }
     }
 
-    fn fill(&mut self, index: Index, asked: Asked) {
+    fn fill(&mut self, index: Index, query_time: QueryTime) {
         let Some(pending) = take(&mut self.pending, index) else { return };
         let Pending { miss, group, rows: then, keys } = pending;
-        let (rows, keys) = match asked {
-            Asked::AtLookup => (then, keys),
-            Asked::Now => {
+        let (rows, keys) = match query_time {
+            QueryTime::AtLookup => (then, keys),
+            QueryTime::Now => {
                 let keys = fingerprints(&self.database, group.0, self.max_keys + 1);
                 (Arc::new(rows(&self.database, group)), keys)
             }
@@ -298,17 +298,17 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::LookUp(group) => self.look_up(group),
-            Step::Fill(index, asked) => self.fill(index, asked),
+            Step::Fill(index, query_time) => self.fill(index, query_time),
             Step::DropMiss(index) => drop(take(&mut self.pending, index)),
             Step::GiveUpKeys(index) => {
                 if let Some(pending) = take(&mut self.pending, index) {
-                    pending.miss.give_up_keys();
+                    pending.miss.disable_key_sets();
                 }
             }
             Step::Commit(writes, fills) if self.open.is_none() => {
                 let updates: Vec<_> =
                     writes.iter().map(|write| write.apply(&mut self.database)).collect();
-                fills.into_iter().for_each(|(index, asked)| self.fill(index, asked));
+                fills.into_iter().for_each(|(index, query_time)| self.fill(index, query_time));
                 self.cache.apply(updates);
             }
             Step::Save(writes) => {
@@ -339,7 +339,7 @@ impl World {
                     write.apply(&mut self.database);
                 }
                 self.maintenance += 1;
-                self.cache.see_maintenance(self.maintenance);
+                self.cache.set_maintenance(self.maintenance);
             }
             Step::Commit(..) | Step::Maintain(_) => {}
             Step::Clear => self.cache.clear(),
@@ -356,11 +356,11 @@ proptest! {
         max_keys in prop_oneof![Just(0_usize), Just(2), Just(100)],
         steps in vec(step(), 0..60).prop_map(Steps),
     ) {
-        let mut world = World::new(bytes, max_keys);
-        steps.0.into_iter().for_each(|step| world.step(step));
+        let mut harness = Harness::new(bytes, max_keys);
+        steps.0.into_iter().for_each(|step| harness.step(step));
         // Whatever is left, each group is looked up once more.
         for table in 0..TABLES.len() {
-            (0..3).for_each(|group| world.look_up((table, group)));
+            (0..3).for_each(|group| harness.look_up((table, group)));
         }
     }
 }

@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use crate::{
     Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
-        caller::Caller,
+        cancellation::Cancellation,
         ownership::{
-            Known, Owner, OwnerRow, Position,
+            Owner, OwnerRow, OwnershipState, Position,
             heartbeat::{HandleRow, Heartbeat, Presence},
             owner_row::transaction_id,
             random_id,
@@ -133,7 +133,7 @@ struct Claim {
     wanted: [u8; 16],
     lanes: Vec<&'static str>,
     /// What is known of the account from before.
-    known: Known,
+    known: OwnershipState,
     must_be_free: bool,
     owner_name: String,
     handle_row: [u8; 16],
@@ -142,37 +142,37 @@ struct Claim {
 }
 
 /// Of each lane that was claimed, in their order.
-struct Answer {
+struct ClaimedLanes {
     positions: Vec<Position>,
     maintenance: Vec<i64>,
 }
 
 /// The claim is granted, in a transaction that is still open.
 struct Granted {
-    answer: Answer,
+    answer: ClaimedLanes,
     transaction: TransactionConnection,
 }
 
 impl Claim {
     /// `None` when the account has another token than the expected one, or is in use.
-    async fn run(self) -> Result<Option<(Answer, HandleRow)>, Error> {
-        let Some(granted) = self.ask().await? else { return Ok(None) };
+    async fn run(self) -> Result<Option<(ClaimedLanes, HandleRow)>, Error> {
+        let Some(granted) = self.request().await? else { return Ok(None) };
         // From here on the account may be ours, so somebody must let go of it when we are dropped:
         // the task, which is not, and gives up the row when its result is not taken.
         let handle_row = HandleRow::new(&self.database, self.account_id, self.handle_row);
-        let (_waits, caller) = Caller::new();
-        let finish = async move { Ok((self.finish(granted, &caller).await?, handle_row)) };
+        let (_guard, cancellation) = Cancellation::new();
+        let finish = async move { Ok((self.finish(granted, &cancellation).await?, handle_row)) };
         let task = tokio::spawn(finish);
         task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
 
     /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
     /// no effect.
-    async fn ask(&self) -> Result<Option<Granted>, Error> {
-        self.database.until_answered(&CLAIM, || self.ask_once()).await
+    async fn request(&self) -> Result<Option<Granted>, Error> {
+        self.database.until_answered(&CLAIM, || self.request_once()).await
     }
 
-    async fn ask_once(&self) -> Result<Option<Granted>, Error> {
+    async fn request_once(&self) -> Result<Option<Granted>, Error> {
         let transaction = TransactionConnection::new(self.database.connection().await?);
         let connection = transaction.get()?;
         let begin = self.database.begin(self.database.idle_timeout());
@@ -207,7 +207,7 @@ impl Claim {
         })?;
         let row = rows.first().ok_or(Error::Internal("a claim returned no row"))?;
         if row.try_get(0)? {
-            return Ok(Some(Granted { answer: Answer::of(row)?, transaction }));
+            return Ok(Some(Granted { answer: ClaimedLanes::of(row)?, transaction }));
         }
         let rolled_back = timeout(limit, connection.batch_execute("ROLLBACK")).await;
         if matches!(rolled_back, Ok(Ok(()))) {
@@ -217,11 +217,15 @@ impl Claim {
     }
 
     /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
-    /// attempt's end. Takes nothing for a caller that is gone.
-    async fn finish(&self, mut granted: Granted, caller: &Caller) -> Result<Answer, Error> {
+    /// attempt's end. Takes nothing for a cancellation that is gone.
+    async fn finish(
+        &self,
+        mut granted: Granted,
+        cancellation: &Cancellation,
+    ) -> Result<ClaimedLanes, Error> {
         let mut attempts = self.database.retry().attempts();
         loop {
-            if caller.is_gone() {
+            if cancellation.is_cancelled() {
                 return Err(Error::StoreClosed);
             }
             let Granted { answer, transaction } = granted;
@@ -236,10 +240,10 @@ impl Claim {
             };
             drop(transaction);
             warn!(%error, "a claim's COMMIT was not answered: asking again");
-            if caller.is_gone() || !attempts.pause("a claim's COMMIT", &error).await {
+            if cancellation.is_cancelled() || !attempts.pause("a claim's COMMIT", &error).await {
                 return Err(error);
             }
-            granted = match self.ask().await? {
+            granted = match self.request().await? {
                 Some(granted) => granted,
                 None => return Err(self.superseded().await),
             };
@@ -256,7 +260,7 @@ impl Claim {
     }
 }
 
-impl Answer {
+impl ClaimedLanes {
     fn of(row: &Row) -> Result<Self, Error> {
         let (commits, last): (Vec<i64>, Vec<Option<&[u8]>>) = (row.try_get(1)?, row.try_get(2)?);
         let positions = commits.into_iter().zip(last);
@@ -270,10 +274,10 @@ impl Answer {
     /// What is known from now on, and each lane's maintenance counter.
     fn into_known(
         self,
-        mut known: Known,
+        mut known: OwnershipState,
         lanes: &[&'static str],
         token: [u8; 16],
-    ) -> (Known, BTreeMap<&'static str, i64>) {
+    ) -> (OwnershipState, BTreeMap<&'static str, i64>) {
         known.tokens.confirm(token);
         for (lane, position) in lanes.iter().zip(self.positions) {
             known.set_position(lane, position);

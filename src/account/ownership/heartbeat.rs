@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     Error,
-    account::ownership::{Known, Owner, lock, random_id},
+    account::ownership::{Owner, OwnershipState, lock, random_id},
     postgres::{
         database::{Database, Param, Target},
         statement::Sql,
@@ -217,7 +217,7 @@ impl Heartbeat {
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
         // As it was before the server answered.
-        let seen: Vec<Known> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
+        let seen: Vec<OwnershipState> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
         let lifetime = self.lifetime(Duration::MAX);
         let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
         let rows = self.database.autocommit(&client, &RENEW, None, &params).await?;
@@ -226,7 +226,7 @@ impl Heartbeat {
             let account_id: i64 = row.try_get(0)?;
             for ((owner, database), seen) in owners.iter().zip(&seen) {
                 if owner.account_id == account_id {
-                    tell(owner, database, row, seen)?;
+                    apply_row(owner, database, row, seen)?;
                 }
             }
         }
@@ -237,7 +237,12 @@ impl Heartbeat {
 /// Tells an owner what the heartbeat saw of a lane. That an account is lost is verified on the
 /// account's own connections: the heartbeat's may lead to another server. The other accounts' heartbeat
 /// does not wait for that.
-fn tell(owner: &Arc<Owner>, database: &Database, row: &Row, seen: &Known) -> Result<(), Error> {
+fn apply_row(
+    owner: &Arc<Owner>,
+    database: &Database,
+    row: &Row,
+    seen: &OwnershipState,
+) -> Result<(), Error> {
     let (token, name, commits): (&[u8], &str, i64) =
         (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if !owner.is_plausible(token, commits, seen.position(name).commits) {
@@ -246,7 +251,7 @@ fn tell(owner: &Arc<Owner>, database: &Database, row: &Row, seen: &Known) -> Res
     }
     let maintenance = row.try_get(4)?;
     for lane in owner.lanes().iter().filter(|lane| lane.name == name) {
-        lane.cache.see_maintenance(maintenance);
+        lane.cache.set_maintenance(maintenance);
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ impl LaneOwnership {
         self.leave_open(State::Closed);
     }
 
-    pub(crate) fn lose(&self, loss: Loss) {
+    pub(crate) fn record_loss(&self, loss: Loss) {
         self.leave_open(State::Lost(loss));
     }
 
@@ -109,7 +109,7 @@ impl LaneOwnership {
 
     /// Asks whether the lane is still ours, where a write finds what it would write.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
-        let row = self.owner.look(database).await?;
+        let row = self.owner.read_owner_row(database).await?;
         match self.judge(row.position(self.name), [0; 16])? {
             Judgement::Fenced => self.resolve(database, [0; 16]).await.map(drop),
             Judgement::Committed | Judgement::Unmoved => Ok(()),
@@ -135,7 +135,7 @@ impl LaneOwnership {
         if !error.is_other_position() {
             return Err(self.explain(database, error).await);
         }
-        let row = self.owner.look(database).await?;
+        let row = self.owner.read_owner_row(database).await?;
         match self.judge(row.position(self.name), transaction)? {
             Judgement::Committed => Ok(()),
             Judgement::Fenced | Judgement::Unmoved => Err(error),
@@ -145,7 +145,7 @@ impl LaneOwnership {
     /// After a refusal because of the lane's position: finds out whether a fence of ours has moved it, and
     /// then fences again, so that its position is known.
     pub(crate) async fn follow_fence(&self, database: &Database) -> Result<bool, Error> {
-        let row = self.owner.look(database).await?;
+        let row = self.owner.read_owner_row(database).await?;
         let is_fenced = self.owner.known().may_be_at(self.name, row.position(self.name));
         if is_fenced {
             self.resolve(database, [0; 16]).await?;
@@ -168,9 +168,9 @@ impl LaneOwnership {
         }
         let loss = match found.commits < seen.commits {
             true => Loss::DatabaseRolledBack,
-            false => Loss::to_a_copy(),
+            false => Loss::to_copy(),
         };
-        self.owner.lose(&loss);
+        self.owner.record_loss(&loss);
         Err(loss.into())
     }
 
@@ -259,7 +259,7 @@ impl Owner {
         lane: &'static str,
         database: &Database,
     ) -> Result<Fence, Error> {
-        let mut seen = self.look(database).await?.position(lane);
+        let mut seen = self.read_owner_row(database).await?.position(lane);
         loop {
             let wanted = random_id();
             self.known().request_id(lane, wanted);

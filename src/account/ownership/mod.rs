@@ -22,7 +22,7 @@ use tracing::debug;
 pub(crate) use self::{
     lane::LaneOwnership,
     owner_row::{OWNER, OwnerRow},
-    tokens::{Known, Position, random_id},
+    tokens::{OwnershipState, Position, random_id},
 };
 use crate::{
     Error,
@@ -77,7 +77,7 @@ impl Loss {
     }
 
     /// Our token, and a commit that is not ours.
-    fn to_a_copy() -> Self {
+    fn to_copy() -> Self {
         let by = "a copy of this owner, with the same token".to_owned();
         Self::Superseded { by, since: SystemTime::now() }
     }
@@ -87,7 +87,7 @@ impl Loss {
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) account_id: i64,
-    known: Mutex<Known>,
+    known: Mutex<OwnershipState>,
     lanes: Mutex<Vec<Weak<LaneOwnership>>>,
     loss: OnceLock<Loss>,
     /// No store of the account is open any more.
@@ -98,7 +98,7 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(account_id: i64, known: Known) -> Arc<Self> {
+    pub(crate) fn new(account_id: i64, known: OwnershipState) -> Arc<Self> {
         let known = Mutex::new(known);
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
         let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
@@ -113,7 +113,7 @@ impl Owner {
         lanes.push(Arc::downgrade(&lane));
         drop(lanes);
         if let Some(loss) = self.loss.get() {
-            lane.lose(loss.clone());
+            lane.record_loss(loss.clone());
         }
         lane
     }
@@ -135,12 +135,12 @@ impl Owner {
         lock(&self.lanes).iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, OwnershipState> {
         lock(&self.known)
     }
 
     /// What is known of the account, for a reopening.
-    pub(crate) fn snapshot(&self) -> Known {
+    pub(crate) fn snapshot(&self) -> OwnershipState {
         self.known().clone()
     }
 
@@ -154,9 +154,9 @@ impl Owner {
     }
 
     /// Ends the account for all of its lanes.
-    pub(crate) fn lose(&self, loss: &Loss) {
+    pub(crate) fn record_loss(&self, loss: &Loss) {
         let _ = self.loss.set(loss.clone());
-        self.lanes().iter().for_each(|lane| lane.lose(loss.clone()));
+        self.lanes().iter().for_each(|lane| lane.record_loss(loss.clone()));
     }
 
     /// Whether a token and a count of commits that were read of a lane, when its owner had `seen` so
@@ -173,19 +173,19 @@ impl Owner {
     }
 
     async fn verify(&self, database: &Database) {
-        if let Err(error) = self.look(database).await {
+        if let Err(error) = self.read_owner_row(database).await {
             debug!(%error, "the account is lost, or its owner could not be read");
         }
     }
 
     /// Reads the account's row, and fails when that shows a loss.
-    async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
+    async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
         let row = OwnerRow::read(database, self.account_id).await?;
         // A token that was replaced meanwhile is only a late answer.
         match row.loss(&before, |token| self.known().tokens.contains(token)) {
             Some(loss) => {
-                self.lose(&loss);
+                self.record_loss(&loss);
                 Err(loss.into())
             }
             None => Ok(row),

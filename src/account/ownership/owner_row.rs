@@ -6,7 +6,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Loss,
-    tokens::{Known, Position},
+    tokens::{OwnershipState, Position},
 };
 use crate::{
     DatabaseError, Error,
@@ -68,7 +68,11 @@ impl OwnerRow {
 
     /// The loss that the row shows to an owner that knew this; `is_ours` tells which tokens the account may
     /// have.
-    pub(crate) fn loss(&self, known: &Known, is_ours: impl FnOnce(&[u8]) -> bool) -> Option<Loss> {
+    pub(crate) fn loss(
+        &self,
+        known: &OwnershipState,
+        is_ours: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Loss> {
         let token = self.token.as_deref().unwrap_or_default();
         if self.is_behind(known) || known.tokens.is_former(token) {
             return Some(Loss::DatabaseRolledBack);
@@ -77,7 +81,7 @@ impl OwnerRow {
     }
 
     /// Whether a lane has fewer commits than its owner knew of.
-    pub(crate) fn is_behind(&self, known: &Known) -> bool {
+    pub(crate) fn is_behind(&self, known: &OwnershipState) -> bool {
         known.lanes().any(|(lane, seen)| self.position(lane).commits < seen.commits)
     }
 }

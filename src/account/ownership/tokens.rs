@@ -30,7 +30,7 @@ impl Position {
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
+pub(crate) struct OwnershipState {
     pub(crate) tokens: Tokens,
     lanes: BTreeMap<&'static str, LaneIds>,
 }
@@ -43,7 +43,7 @@ struct LaneIds {
     others: Vec<Option<[u8; 16]>>,
 }
 
-impl Known {
+impl OwnershipState {
     pub(crate) fn position(&self, lane: &str) -> Position {
         self.lanes.get(lane).map(|ids| ids.position).unwrap_or_default()
     }
@@ -120,7 +120,7 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Position, Tokens};
+    use super::{OwnershipState, Position, Tokens};
 
     const TOKENS: [[u8; 16]; 3] = [[1; 16], [2; 16], [3; 16]];
 
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_lane_may_have_the_ids_of_its_own_fences_until_a_commit_is_counted() {
         let at = |commits, last: u8| Position { commits, last: Some([last; 16]) };
-        let mut known = Known::default();
+        let mut known = OwnershipState::default();
         known.set_position("lane", at(3, 1));
         known.request_id("lane", [2; 16]);
         assert!(known.may_be_at("lane", at(3, 2)) && !known.may_be_at("lane", at(4, 2)));

@@ -31,16 +31,16 @@ use crate::{
 type Queries<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
 
 /// Their rows, and whether it is certain that these are committed.
-type Answers = (Vec<Vec<Row>>, bool);
+type Fetched = (Vec<Vec<Row>>, bool);
 
 /// What is known of a group without a query.
-enum Known {
+enum CachedGroup {
     Rows(Arc<Rows>),
     /// The scope has changed it; how often at that time.
     Changed(Arc<Scope>, u64),
     Miss(CacheMiss),
     /// There is no cache.
-    Nothing,
+    Uncached,
 }
 
 impl StoreLane {
@@ -92,10 +92,10 @@ impl StoreLane {
         let group = CacheKey::new(index, key);
         loop {
             let found = match self.look_up(&group)? {
-                Known::Rows(rows) => return Ok(rows),
-                Known::Miss(miss) => return self.fetch(&miss).await,
-                Known::Nothing => self.query(index.group, &params(&group.cells)).await?,
-                Known::Changed(scope, seen) => {
+                CachedGroup::Rows(rows) => return Ok(rows),
+                CachedGroup::Miss(miss) => return self.fetch(&miss).await,
+                CachedGroup::Uncached => self.query(index.group, &params(&group.cells)).await?,
+                CachedGroup::Changed(scope, seen) => {
                     let queries = vec![(index.group, self.with_id(&params(&group.cells)))];
                     let found = self.fail_on_error(self.query_within(&scope, &queries).await)?;
                     let Some(mut found) = found else { continue };
@@ -123,12 +123,14 @@ impl StoreLane {
             return Ok(self.rows(index, group.cells).await?.get(&row_key).cloned());
         };
         let found = match self.look_up(&group)? {
-            Known::Rows(rows) => return Ok(rows.get(&row_key).cloned()),
-            Known::Miss(miss) if !miss.plan.is_busy => {
+            CachedGroup::Rows(rows) => return Ok(rows.get(&row_key).cloned()),
+            CachedGroup::Miss(miss) if !miss.plan.is_busy => {
                 return Ok(self.fetch(&miss).await?.get(&row_key).cloned());
             }
-            Known::Miss(miss) => self.load(&miss, Some((sql, &params(&key)))).await?.0,
-            Known::Changed(..) | Known::Nothing => self.query(sql, &params(&key)).await?,
+            CachedGroup::Miss(miss) => self.load(&miss, Some((sql, &params(&key)))).await?.0,
+            CachedGroup::Changed(..) | CachedGroup::Uncached => {
+                self.query(sql, &params(&key)).await?
+            }
         };
         found.first().map(|row| Cells::of(row, index.table.name)).transpose()
     }
@@ -144,8 +146,8 @@ impl StoreLane {
         let group = CacheKey::new(index, key);
         let params = [&params(&group.cells), others].concat();
         match self.look_up(&group)? {
-            Known::Rows(rows) if rows.is_empty() => return Ok(Vec::new()),
-            Known::Miss(miss) => match self.overlay()? {
+            CachedGroup::Rows(rows) if rows.is_empty() => return Ok(Vec::new()),
+            CachedGroup::Miss(miss) => match self.overlay()? {
                 // Not the group, but another table that the statement reads.
                 Some(scope) if scope.changes(index.group) => {
                     self.load(&miss, None).await?;
@@ -160,20 +162,20 @@ impl StoreLane {
         self.query(index.group, &params).await
     }
 
-    fn look_up(&self, group: &CacheKey) -> Result<Known, Error> {
+    fn look_up(&self, group: &CacheKey) -> Result<CachedGroup, Error> {
         self.lane.check()?;
         if let Some(scope) = self.overlay()?
             && let Some(overlaid) = scope.overlay(&self.lane).and_then(|seen| seen.look_up(group))
         {
             return Ok(match overlaid {
-                Overlaid::Known(rows) => Known::Rows(rows),
-                Overlaid::Unknown(seen) => Known::Changed(scope, seen),
+                Overlaid::Known(rows) => CachedGroup::Rows(rows),
+                Overlaid::Unknown(seen) => CachedGroup::Changed(scope, seen),
             });
         }
         Ok(match self.lane.cache.look_up(group) {
-            Some(Lookup::Hit(rows)) => Known::Rows(rows),
-            Some(Lookup::Miss(miss)) => Known::Miss(miss),
-            None => Known::Nothing,
+            Some(Lookup::Hit(rows)) => CachedGroup::Rows(rows),
+            Some(Lookup::Miss(miss)) => CachedGroup::Miss(miss),
+            None => CachedGroup::Uncached,
         })
     }
 
@@ -221,11 +223,11 @@ impl StoreLane {
 
     /// Sends queries about what no scope has changed, together; when they fail, the first one alone,
     /// for only that is needed.
-    async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Answers, Error> {
+    async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Fetched, Error> {
         match self.send_once(&queries).await {
             Err(error) if queries.len() > 1 => {
                 debug!(%error, "a key set could not be loaded");
-                miss.give_up_keys();
+                miss.disable_key_sets();
                 queries.truncate(1);
                 self.send_once(&queries).await
             }
@@ -233,7 +235,7 @@ impl StoreLane {
         }
     }
 
-    async fn send_once(&self, queries: &Queries<'_>) -> Result<Answers, Error> {
+    async fn send_once(&self, queries: &Queries<'_>) -> Result<Fetched, Error> {
         let outside =
             |database: Database| async move { Ok((database.query_together(queries).await?, true)) };
         // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.

@@ -43,12 +43,12 @@ enum Job {
     Write(Stage, Done),
     WriteParts(Parts, Done),
     Scope(ScopeJob),
-    Lend(oneshot::Sender<Loan>),
+    Reserve(oneshot::Sender<LaneReservation>),
     Close(oneshot::Sender<()>),
 }
 
 /// A lane that does nothing else until this is dropped.
-pub(crate) struct Loan {
+pub(crate) struct LaneReservation {
     _returned: oneshot::Sender<()>,
 }
 
@@ -115,9 +115,9 @@ impl Writer {
     }
 
     /// In its turn, lends the lane to the scope of another one; `None` when it is closed.
-    pub(crate) async fn lend(&self) -> Option<Loan> {
+    pub(crate) async fn reserve(&self) -> Option<LaneReservation> {
         let (lent, loan) = oneshot::channel();
-        self.jobs.send(Job::Lend(lent)).ok()?;
+        self.jobs.send(Job::Reserve(lent)).ok()?;
         loan.await.ok()
     }
 
@@ -151,9 +151,9 @@ async fn run(
                 let _ = done.send(lane.write_parts(parts).await);
             }
             Job::Scope(job) => run_scope(&lane.database, job).await,
-            Job::Lend(borrower) => {
+            Job::Reserve(borrower) => {
                 let (loan, returned) = oneshot::channel();
-                if borrower.send(Loan { _returned: loan }).is_ok() {
+                if borrower.send(LaneReservation { _returned: loan }).is_ok() {
                     let _ = returned.await;
                 }
             }

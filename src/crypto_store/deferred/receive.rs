@@ -1,4 +1,4 @@
-//! Which saves may say no more than that a message was received.
+//! Recognises saves that record nothing but a received message.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -6,8 +6,8 @@ use matrix_sdk_crypto::{
     store::types::{Changes, DeviceChanges, IdentityChanges},
 };
 
-/// The session of a save that has one, at most one changed device, and nothing else.
-pub(crate) fn received(changes: &Changes) -> Option<(&Session, Option<&DeviceData>)> {
+/// The session, and the changed device if any, of a save that holds nothing else.
+pub(crate) fn received_session(changes: &Changes) -> Option<(&Session, Option<&DeviceData>)> {
     // Destructured without `..`: a field that upstream adds breaks the build, not the store.
     let Changes {
         private_identity: None,

@@ -41,7 +41,7 @@ use crate::{
     error,
     postgres::connect::{
         password::{PasswordSource, Passwords},
-        tls::{MakeTls, TlsPhase, Watched},
+        tls::{MakeTls, PhaseTracker, TlsPhase},
     },
 };
 
@@ -133,7 +133,7 @@ impl Connect for Connector {
 impl Inner {
     async fn connect(&self) -> Result<Connected, Failure> {
         let deadline = Instant::now() + self.limit;
-        let passwords = timeout_at(deadline, self.password.ask()).await.map_err(|_| {
+        let passwords = timeout_at(deadline, self.password.fetch()).await.map_err(|_| {
             Failure::connect(format!(
                 "no password was given within the connect timeout, {:?}",
                 self.limit
@@ -188,7 +188,7 @@ impl Inner {
             (None, _) | (_, Mode::Disable) => self.plain(&mut config).await.map(Link::plain),
             (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
             (Some(tls), _) => {
-                let tls = Watched::new(MakeTls::clone(tls));
+                let tls = PhaseTracker::new(MakeTls::clone(tls));
                 let opened = self.open(config.ssl_mode(SslMode::Require), tls.clone()).await;
                 phase = tls.phase();
                 opened.map(Link::encrypted)
@@ -211,7 +211,7 @@ impl Inner {
         tls: &MakeTls,
         target: &Target,
     ) -> Result<Link, tokio_postgres::Error> {
-        let tls = Watched::new(MakeTls::clone(tls));
+        let tls = PhaseTracker::new(MakeTls::clone(tls));
         let error = match self.open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
             Ok(connected) if tls.phase() == TlsPhase::Encrypted => {
                 return Ok(Link::encrypted(connected));

@@ -75,7 +75,7 @@ impl Database {
     }
 
     /// Runs one statement with an effect on a connection that is none of the pool's.
-    pub(crate) async fn write_apart(
+    pub(crate) async fn write_unpooled(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],

@@ -29,7 +29,7 @@ use crate::{
         connect::{self, Connector},
         pool::pool_error,
         retry::Retry,
-        shared_connection::{self, Readers},
+        shared_connection::{self, SharedConnections},
         statement::{Rendered, Sql, Statements},
     },
 };
@@ -43,7 +43,7 @@ pub(crate) struct Database {
     /// Of a pool of our own. Dropped before the pool, which ends with the connector.
     connector: Option<Connector>,
     pool: Pool,
-    readers: Arc<Readers>,
+    readers: Arc<SharedConnections>,
     statements: Arc<Statements>,
     /// `None` when statements are not prepared, as on a foreign pool: a pooler may be behind.
     prepared: Option<Arc<Prepared>>,
@@ -92,7 +92,7 @@ impl Database {
         limits: &timeouts::Timeouts,
     ) -> Self {
         let connector = Connector::of(&pool);
-        let readers = Readers::of(&pool);
+        let readers = SharedConnections::of(&pool);
         let target = match &connector {
             Some(connector) => Target::Server(connector.target()),
             None => Target::Pool(shared_connection::address(&pool)),

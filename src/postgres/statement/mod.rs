@@ -13,7 +13,7 @@ use crate::postgres::schema::Schema;
 
 /// The condition of every write: the guard has set the transaction marker for this account. Read
 /// without `missing_ok`, so that its absence is an error and not a write of no rows.
-const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
+const TRANSACTION_MARKER: &str = "current_setting('matrix_sdk.tx') = $1::text";
 
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
         let render = |sql: &Sql| Rendered {
             // The schema's name comes last, for it may read like a placeholder.
-            text: schema.qualify(&sql.template().replace("{guarded}", GUARDED)),
+            text: schema.qualify(&sql.template().replace("{guarded}", TRANSACTION_MARKER)),
             types: sql.types(),
         };
         let all: Vec<_> = all.into_iter().map(|sql| (sql.name, render(sql))).collect();

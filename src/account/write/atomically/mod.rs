@@ -117,10 +117,10 @@ impl Scope {
 
     /// Whether the scope writes in this lane.
     pub(crate) fn is_of(&self, owner: &Arc<LaneOwnership>) -> bool {
-        self.place(owner).is_some()
+        self.lane_index(owner).is_some()
     }
 
-    fn place(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
+    fn lane_index(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
         self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.owner, owner))
     }
 
@@ -165,7 +165,7 @@ impl Scope {
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
         });
-        let _rolled_back_when_dropped = Caller(scope.clone());
+        let _rolled_back_when_dropped = RollBackUnlessCommitted(scope.clone());
         let mut future = pin!(CURRENT.scope(scope.clone(), future));
         let value = tokio::select! {
             biased;
@@ -185,10 +185,10 @@ impl Scope {
         owner: &Arc<LaneOwnership>,
         stage: Stage,
     ) -> Result<(), Error> {
-        let place = self.place(owner).ok_or(Error::OtherStoreInAtomically)?;
+        let lane_index = self.lane_index(owner).ok_or(Error::OtherStoreInAtomically)?;
         self.has_saved.store(true, Ordering::Release);
         owner.check_write()?;
-        self.ask(|answer| Request::Save(place, stage, answer)).await
+        self.send(|answer| Request::Save(lane_index, stage, answer)).await
     }
 
     /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
@@ -202,7 +202,7 @@ impl Scope {
     /// Runs a statement of the application; also tells how many rows it returned or changed.
     async fn run_application(self: &Arc<Self>, query: Query) -> Result<(Vec<Row>, u64), Error> {
         self.has_saved.store(true, Ordering::Release);
-        let answer = self.ask(|answer| Request::Application(query, answer));
+        let answer = self.send(|answer| Request::Application(query, answer));
         trace::operation("EXECUTE", answer).await
     }
 
@@ -210,14 +210,14 @@ impl Scope {
         // Also after a read that failed: what its caller has made of that must not be stored.
         self.lanes.iter().try_for_each(|lane| lane.owner.check_write())?;
         if !self.advance(Phase::Committing) {
-            return Err(self.why_over());
+            return Err(self.end_reason());
         }
         if self.start().take().is_some() {
             // Nothing was saved.
             self.end(Phase::Committed);
             return Ok(());
         }
-        let result = trace::operation("COMMIT", self.ask(Request::Commit)).await;
+        let result = trace::operation("COMMIT", self.send(Request::Commit)).await;
         if !self.is_over() {
             // The lane is gone.
             self.end(Phase::RolledBack);
@@ -226,7 +226,7 @@ impl Scope {
     }
 
     /// Sends a request to the lane; the first one makes the lane begin with the scope in its turn.
-    async fn ask<T>(
+    async fn send<T>(
         self: &Arc<Self>,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<T, Error> {
@@ -238,7 +238,7 @@ impl Scope {
         }
         let (answer, result) = oneshot::channel();
         let _ = self.requests.send(request(answer));
-        result.await.unwrap_or_else(|_| Err(self.why_over()))
+        result.await.unwrap_or_else(|_| Err(self.end_reason()))
     }
 
     fn start(&self) -> MutexGuard<'_, Option<Start>> {
@@ -254,7 +254,7 @@ impl Scope {
         self.phase().is_over()
     }
 
-    fn why_over(&self) -> Error {
+    fn end_reason(&self) -> Error {
         match self.phase() {
             // The lane is gone.
             Phase::Open | Phase::Committing => Error::StoreClosed,
@@ -325,7 +325,7 @@ impl Scope {
     }
 
     /// Returns when the scope has ended without a commit: by its caller, or by the time limit.
-    async fn given_up(&self, limit: Duration) {
+    async fn abandoned(&self, limit: Duration) {
         let rolled_back = self.reached(|phase| phase == Phase::RolledBack);
         if timeout(limit, rolled_back).await.is_err() && !self.advance(Phase::TimedOut) {
             // It is about to be committed.
@@ -335,9 +335,9 @@ impl Scope {
 }
 
 /// The caller's part in a scope. Dropped before the commit was asked for, it rolls back.
-struct Caller(Arc<Scope>);
+struct RollBackUnlessCommitted(Arc<Scope>);
 
-impl Drop for Caller {
+impl Drop for RollBackUnlessCommitted {
     fn drop(&mut self) {
         self.0.advance(Phase::RolledBack);
         drop(self.0.start().take());

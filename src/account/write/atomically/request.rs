@@ -16,16 +16,16 @@ use crate::{
 };
 
 /// Where the answer goes.
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
+pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(crate) enum Request {
     /// A save in the lane at this place.
-    Save(usize, Stage, Answer<()>),
+    Save(usize, Stage, ReplySender<()>),
     /// A read of the store's.
-    Read(Query, Answer<Vec<Row>>),
+    Read(Query, ReplySender<Vec<Row>>),
     /// A statement of the application.
-    Application(Query, Answer<(Vec<Row>, u64)>),
-    Commit(Answer<()>),
+    Application(Query, ReplySender<(Vec<Row>, u64)>),
+    Commit(ReplySender<()>),
 }
 
 /// A statement with its parameters.

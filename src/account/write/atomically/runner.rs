@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 
 use super::{
     Phase, Scope,
-    request::{Answer, Query, Request},
+    request::{Query, ReplySender, Request},
 };
 use crate::{
     Error,
@@ -50,16 +50,16 @@ impl Running {
 
 /// The scope is seen by the reads of its lanes; also when a lane's task ends with its runtime, no longer
 /// than that.
-struct Shown<'a>(&'a Scope);
+struct VisibleScope<'a>(&'a Scope);
 
-impl<'a> Shown<'a> {
+impl<'a> VisibleScope<'a> {
     fn new(scope: &'a Arc<Scope>) -> Self {
         scope.lanes.iter().for_each(|lane| lane.running.set(Some(scope.clone())));
         Self(scope)
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for VisibleScope<'_> {
     fn drop(&mut self) {
         self.0.lanes.iter().for_each(|lane| lane.running.set(None));
     }
@@ -67,9 +67,9 @@ impl Drop for Shown<'_> {
 
 /// A scope that is left without an end, by a lane that is closed or a task that is ended, is rolled back
 /// before its lanes go on.
-struct EndedWhenDropped<'a>(&'a Scope);
+struct RollBackOnDrop<'a>(&'a Scope);
 
-impl Drop for EndedWhenDropped<'_> {
+impl Drop for RollBackOnDrop<'_> {
     fn drop(&mut self) {
         if !self.0.is_over() {
             self.0.end(Phase::RolledBack);
@@ -86,16 +86,16 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
     let owners = scope.lanes.iter().map(|lane| lane.owner.clone()).collect();
     let mut transaction = OpenTransaction::new(database.clone(), owners);
     let (mut loans, mut shown) = (Vec::new(), None);
-    let _ended = EndedWhenDropped(&scope);
+    let _ended = RollBackOnDrop(&scope);
     let committing = tokio::select! {
         biased;
-        () = scope.given_up(limit) => None,
+        () = scope.abandoned(limit) => None,
         answer = async {
             // In the order of their names: no two scopes wait for each other.
             for writer in &others {
-                loans.push(writer.lend().await?);
+                loans.push(writer.reserve().await?);
             }
-            shown = Some(Shown::new(&scope));
+            shown = Some(VisibleScope::new(&scope));
             Some(serve(database, &scope, &mut transaction, &mut requests).await)
         } => answer,
     };
@@ -114,7 +114,7 @@ async fn serve(
     scope: &Scope,
     transaction: &mut OpenTransaction,
     requests: &mut mpsc::UnboundedReceiver<Request>,
-) -> Answer<()> {
+) -> ReplySender<()> {
     // The server would end the transaction of a client that is silent.
     let mut alive = interval(database.idle_timeout() / 3);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,8 +132,8 @@ async fn serve(
             },
         };
         match request {
-            Request::Save(place, stage, answer) => {
-                let _ = answer.send(save(scope, transaction, place, stage).await);
+            Request::Save(lane_index, stage, answer) => {
+                let _ = answer.send(save(scope, transaction, lane_index, stage).await);
             }
             Request::Read(query, answer) => {
                 let mut reads = vec![(query, answer)];
@@ -160,20 +160,20 @@ async fn serve(
 async fn save(
     scope: &Scope,
     transaction: &mut OpenTransaction,
-    place: usize,
+    lane_index: usize,
     stage: Stage,
 ) -> Result<(), Error> {
     let lane = scope
         .lanes
-        .get(place)
+        .get(lane_index)
         .ok_or(Error::Internal("a save in a lane that is not the scope's"))?;
     let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
-    transaction.stage(place, batch)?;
+    transaction.stage(lane_index, batch)?;
     transaction.show_last(&lane.overlay);
     Ok(())
 }
 
-async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, Answer<Vec<Row>>)>) {
+async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, ReplySender<Vec<Row>>)>) {
     // Who asked may be gone.
     reads.retain(|(_, answer)| !answer.is_closed());
     if reads.is_empty() {

@@ -42,7 +42,7 @@ pub(crate) struct Batch {
     staged: Vec<Staged>,
     updates: Vec<CacheUpdate>,
     on_commit: Vec<OnCommit>,
-    on_show: Vec<Box<dyn Fn() + Send + Sync>>,
+    on_overlay: Vec<Box<dyn Fn() + Send + Sync>>,
     skipped: bool,
     /// A write of a cached table named no cache update.
     lacks_update: bool,
@@ -112,12 +112,12 @@ impl Batch {
     /// Shows the writes to the reads that are to see them before they are committed.
     pub(crate) fn show(&self, overlay: &UncommittedOverlay) {
         overlay.apply(&self.updates, self.staged.iter().map(|staged| staged.write.table.name));
-        self.on_show.iter().for_each(|act| act());
+        self.on_overlay.iter().for_each(|act| act());
     }
 
     /// Runs `act` when reads find in an overlay what the batch writes.
-    pub(crate) fn on_show(&mut self, act: impl Fn() + Send + Sync + 'static) {
-        self.on_show.push(Box::new(act));
+    pub(crate) fn on_overlay(&mut self, act: impl Fn() + Send + Sync + 'static) {
+        self.on_overlay.push(Box::new(act));
     }
 
     /// Runs `act` when the batch has been committed.

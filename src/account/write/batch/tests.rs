@@ -125,7 +125,7 @@ fn the_cache_learns_of_a_write_when_it_is_committed_and_the_overlay_before() {
     batch.delete(&DELETE, key("room", "a"));
     let told = Arc::new(AtomicUsize::new(0));
     let (shown, committed) = (told.clone(), told.clone());
-    batch.on_show(move || {
+    batch.on_overlay(move || {
         shown.fetch_add(1, Ordering::Relaxed);
     });
     batch.on_commit(move || {

@@ -9,7 +9,7 @@ use deadpool_postgres::Object;
 use futures_util::TryFutureExt;
 use tokio_postgres::Statement;
 
-use super::{Answer, Exchange, Failure};
+use super::{Exchange, Failure, Response};
 use crate::{
     DatabaseError,
     account::{
@@ -107,13 +107,13 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    fn note_unsent(&self) {
+    fn record_unsent(&self) {
         self.has_unsent.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn simple<'a>(&'a self, connection: &'a Object, text: &'a str) -> Answer<'a> {
+    pub(super) fn simple<'a>(&'a self, connection: &'a Object, text: &'a str) -> Response<'a> {
         let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
-        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+        Box::pin(answer.inspect_err(|_| self.record_unsent()))
     }
 
     pub(super) fn statement<'a>(
@@ -121,11 +121,11 @@ impl Sent {
         database: &'a Database,
         connection: &'a Object,
         message: &'a Message<'a>,
-    ) -> Answer<'a> {
+    ) -> Response<'a> {
         let Message { sql, params, min_rows, prepared } = message;
         let Some(min_rows) = min_rows else {
             let answer = database.run(connection, sql, prepared.as_ref(), params);
-            return Box::pin(answer.inspect_err(|_| self.note_unsent()));
+            return Box::pin(answer.inspect_err(|_| self.record_unsent()));
         };
         let answer = database.execute(connection, sql, prepared.as_ref(), params);
         let answer = answer.map_ok(move |rows| {
@@ -134,10 +134,10 @@ impl Sent {
             }
             Vec::new()
         });
-        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+        Box::pin(answer.inspect_err(|_| self.record_unsent()))
     }
 
-    pub(super) fn commit<'a>(&'a self, connection: &'a Object) -> Answer<'a> {
+    pub(super) fn commit<'a>(&'a self, connection: &'a Object) -> Response<'a> {
         Box::pin(async {
             let may_commit = !self.has_unsent.load(Ordering::Relaxed);
             self.has_sent_commit.store(may_commit, Ordering::Relaxed);

@@ -49,7 +49,7 @@ pub(crate) struct Exchange<'a> {
 }
 
 /// A message on its way, with the rows that answer it.
-pub(crate) type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+pub(crate) type Response<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
     /// Sends all of it and awaits the answers. The connection goes back to the pool when the
@@ -86,7 +86,7 @@ impl Exchange<'_> {
         let first: Vec<String> = begin.into_iter().chain(large).collect();
 
         let (sent, unreplicated) = (Sent::default(), database.unreplicated_commits());
-        let mut answers: Vec<Answer<'_>> = Vec::new();
+        let mut answers: Vec<Response<'_>> = Vec::new();
         answers.extend(first.iter().map(|text| sent.simple(connection, text)));
         let statements = messages.iter();
         answers.extend(statements.map(|message| sent.statement(database, connection, message)));
@@ -105,18 +105,18 @@ impl Exchange<'_> {
                 let reason = "a COMMIT did not wait for its synchronous standby";
                 return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
-            self.see_commit(&params.seen, &rows).map_err(Failure::Unknown)?;
+            self.record_commit(&params.seen, &rows).map_err(Failure::Unknown)?;
         }
         sent.check_complete(self.commit.is_some())
     }
 
     /// Notes that a commit was counted in each lane, by the answer to the last statement.
-    fn see_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
+    fn record_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
         let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
         let maintenance: Vec<i64> = row.try_get(0)?;
         for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {
             lane.move_to(Position { commits: seen.commits + 1, last: self.commit });
-            lane.cache.see_maintenance(maintenance);
+            lane.cache.set_maintenance(maintenance);
         }
         Ok(())
     }

@@ -30,11 +30,11 @@ impl Failure {
     }
 }
 
-type Answers<T> = Vec<Result<T, DatabaseError>>;
+type Responses<T> = Vec<Result<T, DatabaseError>>;
 
 /// The rows of the last answer, but for COMMIT's if that was sent.
 pub(super) fn last_rows(
-    answers: Answers<Vec<Row>>,
+    answers: Responses<Vec<Row>>,
     has_sent_commit: bool,
 ) -> Result<Vec<Row>, Failure> {
     if has_sent_commit {
@@ -52,7 +52,7 @@ pub(super) fn last_rows(
 /// statement failed because the transaction had, or a refusal by one of our own functions; and when
 /// COMMIT was answered. A pooler speaks in the server's name of what happened to its link, and knows
 /// no more than we do of what the server does next.
-fn committed<T: Default>(mut answers: Answers<T>) -> Result<T, Failure> {
+fn committed<T: Default>(mut answers: Responses<T>) -> Result<T, Failure> {
     let commit = answers.pop();
     let Some(failed) = answers.iter().position(Result::is_err) else {
         return match commit {
@@ -77,7 +77,7 @@ fn committed<T: Default>(mut answers: Answers<T>) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use super::{Failure, committed};
     use crate::DatabaseError;
@@ -120,7 +120,7 @@ mod tests {
             match committed(answers).unwrap_err() {
                 Failure::RolledBack(_) => assert!(is_proven, "{codes}"),
                 Failure::Unknown(_) => assert!(!is_proven, "{codes}"),
-                Failure::Incomplete(_) => unreachable!("no rows were counted"),
+                Failure::Incomplete(_) => panic!("no rows were counted"),
             }
         }
     }

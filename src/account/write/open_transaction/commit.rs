@@ -43,8 +43,8 @@ impl OpenTransaction {
 
     /// Where a save found what it would write, the lane must still be ours.
     async fn check_skipped(&self) -> Result<(), Error> {
-        for (place, lane) in self.lanes.iter().enumerate() {
-            if self.saved.iter().any(|(of, batch)| *of == place && batch.has_skipped()) {
+        for (lane_index, lane) in self.lanes.iter().enumerate() {
+            if self.saved.iter().any(|(of, batch)| *of == lane_index && batch.has_skipped()) {
                 lane.check_current(&self.database).await?;
             }
         }

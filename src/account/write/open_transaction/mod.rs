@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use self::wire::{Answered, Asked};
+use self::wire::{Pipelined, PipelinedRows};
 use crate::{
     Error,
     account::{
@@ -41,8 +41,8 @@ pub(crate) struct OpenTransaction {
     saved: Vec<(usize, Batch)>,
     bytes: usize,
     sent: usize,
-    /// What the savepoints' witness in the transaction is expected to say.
-    witness: Option<usize>,
+    /// What the savepoints' save_count in the transaction is expected to say.
+    save_count: Option<usize>,
     /// The application's own statements have run: the transaction cannot be repeated.
     unrepeatable: bool,
     /// Something failed: the transaction is over.
@@ -58,7 +58,7 @@ impl OpenTransaction {
             saved: Vec::new(),
             bytes: 0,
             sent: 0,
-            witness: None,
+            save_count: None,
             unrepeatable: false,
             broken: false,
         }
@@ -87,7 +87,7 @@ impl OpenTransaction {
 
     /// Sends what has been staged.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        self.ask(Asked::Nothing).await.map(drop)
+        self.ask(Pipelined::Nothing).await.map(drop)
     }
 
     /// Reads, seeing what has been staged, all in one round trip. A read that fails harms neither the
@@ -96,7 +96,7 @@ impl OpenTransaction {
         &mut self,
         queries: &[Query],
     ) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
-        Ok(self.ask(Asked::Reads(queries)).await?.rows)
+        Ok(self.ask(Pipelined::Reads(queries)).await?.rows)
     }
 
     /// Runs a statement of the application; also tells how many rows it returned or changed.
@@ -113,7 +113,7 @@ impl OpenTransaction {
             self.flush().await?;
         }
         self.unrepeatable = true;
-        let Answered { mut rows, row_count } = self.ask(Asked::Application(query)).await?;
+        let PipelinedRows { mut rows, row_count } = self.ask(Pipelined::Application(query)).await?;
         let rows = rows.pop().ok_or(Error::Internal("a statement has no answer"))??;
         Ok((rows, row_count))
     }
@@ -134,11 +134,11 @@ impl OpenTransaction {
     }
 
     /// Sends what has been staged, and what is asked behind it.
-    async fn ask(&mut self, asked: Asked<'_>) -> Result<Answered, Error> {
+    async fn ask(&mut self, pipelined: Pipelined<'_>) -> Result<PipelinedRows, Error> {
         self.check()?;
         let mut attempts = self.database.retry().attempts();
         loop {
-            let error = match self.send(&asked).await {
+            let error = match self.send(&pipelined).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) => error,
             };
@@ -158,22 +158,23 @@ impl OpenTransaction {
 
     /// Sends it once; on a new connection, with everything that was saved, as the begin of the
     /// transaction.
-    async fn send(&mut self, asked: &Asked<'_>) -> Result<Answered, Error> {
+    async fn send(&mut self, pipelined: &Pipelined<'_>) -> Result<PipelinedRows, Error> {
         let (connection, begin) = match self.connection.take() {
             Some(connection) => (connection, None),
             None => {
-                (self.sent, self.witness) = (0, None);
+                (self.sent, self.save_count) = (0, None);
                 let connection = self.database.connection().await?;
                 (TransactionConnection::new(connection), Some(self.database.idle_timeout()))
             }
         };
-        if asked.is_application() {
-            self.witness = Some(self.saved.len());
+        if pipelined.is_application() {
+            self.save_count = Some(self.saved.len());
         }
         let batches = self.unsent();
         let exchange = Exchange { lanes: &self.lanes, begin, batches: &batches, commit: None };
-        let witness = self.witness;
-        let answers = wire::send(&self.database, connection.get()?, &exchange, asked, witness);
+        let save_count = self.save_count;
+        let answers =
+            wire::send(&self.database, connection.get()?, &exchange, pipelined, save_count);
         let answers = answers.await?;
         self.sent = self.saved.len();
         self.connection = Some(connection);

@@ -49,9 +49,9 @@ impl PasswordSource {
     }
 
     /// Asks for the password, or for the file that holds one per server.
-    pub(crate) async fn ask(&self) -> Result<Passwords, Failure> {
+    pub(crate) async fn fetch(&self) -> Result<Passwords, Failure> {
         match self {
-            Self::Callback(callback) => match callback.ask().await {
+            Self::Callback(callback) => match callback.call().await {
                 Ok(password) => Ok(Passwords::One(password.into())),
                 Err(error) => {
                     Err(Failure::connect(format!("the password callback failed: {error}")))

@@ -8,13 +8,13 @@ mod certificate;
 mod explain;
 #[cfg(feature = "rustls")]
 mod files;
+mod phase;
 #[cfg(feature = "rustls")]
 mod verifier;
-mod watched;
 
 pub(crate) use self::{
     explain::{Peer, explain, find},
-    watched::{TlsPhase, Watched},
+    phase::{PhaseTracker, TlsPhase},
 };
 use crate::{
     OpenStoreError,

@@ -1,0 +1,11 @@
+//! The rules learnt from other stores' bugs, seen through `CryptoStore`.
+
+mod backup;
+mod damaged_rows;
+mod hostile_ids;
+mod key_requests;
+mod large_batches;
+mod leases;
+mod paging;
+mod same_key_again;
+mod swapped_rows;

@@ -1,0 +1,6 @@
+//! Tests that take long, for the rows they write or for the servers they start.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod plans;
+mod streaming;
+mod synapse;
