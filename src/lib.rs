@@ -1,12 +1,20 @@
-// The README's relative links do not work on docs.rs. Markdown uses the first of duplicate link definitions.
-#![doc = concat!("[schema]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/schema.md")]
-#![doc = concat!("[threats]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/threat-model.md")]
-#![doc = concat!("[operations]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/operations.md")]
-#![doc = concat!("[reliability]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/reliability.md")]
-#![doc = concat!("[benchmarks]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/benchmarks.md")]
-#![doc = concat!("[architecture]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/docs/architecture.md")]
-#![doc = concat!("[licence]: https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/LICENSE")]
-//! [bridge]: #see-it-work
+// The README's links are relative, which works in the repository and on crates.io, but not on docs.rs. So each
+// is defined here as a URL of this version's tag: Markdown uses the first of duplicate link definitions.
+#![doc = concat!("[webhook_minimal]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/examples/webhook_minimal.rs")]
+#![doc = concat!("[client_bot]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/examples/client_bot.rs")]
+#![doc = concat!("[outbox_bot]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/examples/outbox_bot.rs")]
+#![doc = concat!("[bridge]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/examples/webhook_bridge")]
+#![doc = concat!("[schema]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/schema.md")]
+#![doc = concat!("[threats]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/threat-model.md")]
+#![doc = concat!("[operations]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/operations.md")]
+#![doc = concat!("[monitoring]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/operations.md#monitoring")]
+#![doc = concat!("[rollback]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/operations.md#rollback-detection")]
+#![doc = concat!("[reliability]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/reliability.md")]
+#![doc = concat!("[benchmarks]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/benchmarks.md")]
+#![doc = concat!("[architecture]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/docs/architecture.md")]
+#![doc = concat!("[releasing]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/RELEASING.md")]
+#![doc = concat!("[licence]: ", env!("CARGO_PKG_REPOSITORY"), "/blob/v", env!("CARGO_PKG_VERSION"), "/LICENSE")]
+#![doc = concat!("[bot_day]: ", env!("CARGO_PKG_REPOSITORY"), "/raw/v", env!("CARGO_PKG_VERSION"), "/docs/benchmarks/bot_day.svg")]
 //!
 #![doc = include_str!("../README.md")]
 //! # The model

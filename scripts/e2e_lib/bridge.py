@@ -24,6 +24,7 @@ class Bridge:
 
     def __init__(self, synapse: Synapse, sink: Sink, user_id: str, password: str, directory: Path, logs: Path):
         self.user_id, self.directory, self.logs = user_id, directory, logs
+        self.program = program()
         self.runs = 0
         self.child: Child | None = None
         self.listen = free_port()
@@ -58,7 +59,10 @@ class Bridge:
         self.child.log.unlink(missing_ok=True)
         if os.environ.get("E2E_VERBOSE"):
             arguments += ("--verbose",)
-        await self.child.start(program(), *arguments, env=env, cwd=self.directory)
+        await self._run(*arguments, env=env)
+
+    async def _run(self, *arguments, env):
+        await self.child.start(self.program, *arguments, env=env, cwd=self.directory)
 
     async def kill9(self):
         await self.child.kill9()

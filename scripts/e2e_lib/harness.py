@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 
 from .bridge import Bridge
+from .example import Example
 from .processes import Timeout, until
 from .sender import Sender, Sent
 from .sink import Sink
@@ -37,15 +38,17 @@ class Harness:
         self.room = ""
         self.owners: dict[str, Sender] = {}
 
-    async def open(self, webhook_token: str | None = None):
+    async def open(self, webhook_token: str | None = None, example: str | None = None):
+        """With `example`, that program is in the bridge's place."""
         self.sink.token = webhook_token
         await self.sink.open()
         self.bot = await self.user("bot")
         self.alice_id = await self.user("alice")
-        self.bridge = Bridge(
+        of_bot = (
             self.synapse, self.sink, self.bot, self.passwords[self.bot],
             self.directory / "bridge", self.logs,
         )
+        self.bridge = Example(*of_bot, name=example) if example else Bridge(*of_bot)
         if self.database:
             self.bridge.env["DATABASE_URL"] = self.database
 

@@ -27,7 +27,10 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        return f"postgresql://bridge@127.0.0.1:{self.port}/postgres"
+        return self.url_of("bridge", "postgres")
+
+    def url_of(self, role: str, database: str) -> str:
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
     async def start(self):
         if not self.directory.exists():

@@ -81,7 +81,7 @@ class Child:
         self.name, self.log = name, log
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self, *command, env=None, cwd=None, user=None):
+    async def start(self, *command, env=None, cwd=None, user=None, stdout=None):
         def before_exec():
             os.umask(0o022)
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -94,7 +94,7 @@ class Child:
                 cwd=cwd,
                 user=user,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=out if stdout is None else stdout,
                 stderr=out,
                 start_new_session=True,
                 preexec_fn=before_exec,

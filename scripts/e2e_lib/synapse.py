@@ -161,6 +161,17 @@ class Synapse:
         answer = await self.request("GET", path, token=await self.admin())
         return [device["device_id"] for device in answer["devices"]]
 
+    async def device_keys(self, user_id: str, token: str) -> list[str]:
+        """The user's devices that have uploaded keys."""
+        query = {"device_keys": {user_id: []}}
+        answer = await self.request("POST", "/_matrix/client/v3/keys/query", query, token)
+        return list(answer["device_keys"].get(user_id, {}))
+
+    async def delete_device(self, user_id: str, device: str):
+        """As its user does in another client: its access token and its keys are gone."""
+        path = f"/_synapse/admin/v2/users/{user_id}/devices/{device}"
+        await self.request("DELETE", path, token=await self.admin())
+
     def logins(self, user_id: str) -> list[int]:
         """The ids of the user's access tokens; each login adds one."""
         uri = f"file:{self.directory / 'homeserver.db'}?mode=ro"

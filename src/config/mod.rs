@@ -102,13 +102,16 @@ impl PostgresStoreConfig {
     /// - `sslrootcert`: a PEM file, or `system`, which means `verify-full` (a weaker mode is an
     ///   error, as in libpq). Without it `verify-full` uses `~/.postgresql/root.crt`, else the
     ///   system's authorities. With a mode that does not verify it is an error.
+    ///   The system's authorities are those of the operating system, or, where they are set, the PEM files
+    ///   that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as for OpenSSL.
     /// - `sslcert`, `sslkey`: PEM files with a client certificate and its unencrypted key, by
     ///   default `~/.postgresql/postgresql.crt` and `.key`. The key must not be readable by others:
     ///   0600, or 0640 if it belongs to root.
     /// - Sockets never use TLS.
     /// - The password is `password`, else `PGPASSWORD`, else from `passfile`, `PGPASSFILE` or
-    ///   `~/.pgpass`, which must not be readable by others. No other environment variables are read here;
-    ///   [`from_env`](Self::from_env) reads libpq's. [`password_callback`](Self::password_callback) and
+    ///   `~/.pgpass`. A password file that others may read is not used, and an error about the missing
+    ///   password says so. Of libpq's variables only these two are read here;
+    ///   [`from_env`](Self::from_env) reads the others. [`password_callback`](Self::password_callback) and
     ///   [`password_file`](Self::password_file) take precedence over all of these.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after

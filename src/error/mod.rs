@@ -107,12 +107,15 @@ pub enum Error {
     /// [`wait_timeout`](crate::PoolSettings::wait_timeout), or no new one could be made in time. Raise
     /// [`max_size`](crate::PoolSettings::max_size), or find out what holds the connections.
     #[error(
-        "no database connection became free within the pool's wait timeout: raise its max_size"
+        "no database connection became free within PoolSettings::wait_timeout: raise \
+         PoolSettings::max_size, or look for what holds the connections"
     )]
     PoolTimeout,
 
     /// The database did not answer within [`Timeouts::statement`](crate::Timeouts::statement).
-    #[error("the database did not answer within the statement timeout")]
+    #[error(
+        "the database did not answer within Timeouts::statement: look for locks and load, or raise it"
+    )]
     StatementTimeout,
 
     /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for

@@ -71,15 +71,23 @@ const PARAMETERS: &[(&str, Support)] = &[
 
 /// The parameters of one connection string; never printed, as one of them is the password.
 #[derive(Default)]
-pub(super) struct Parameters(BTreeMap<&'static str, Zeroizing<String>>);
+pub(super) struct Parameters {
+    values: BTreeMap<&'static str, Zeroizing<String>>,
+    /// Whether errors quote unknown names: none of them can be a piece of a password.
+    quotes_names: bool,
+}
 
 impl Parameters {
+    /// Whether an unknown name in this part of a string may be quoted in an error. Where a password is
+    /// given, or an '@' may end one, the name may be a piece of it.
+    pub(super) fn quote_names_of(&mut self, text: &str) {
+        self.quotes_names = !text.contains('@') && !text.to_ascii_lowercase().contains("pass");
+    }
+
     /// Sets a parameter; a later value replaces an earlier one, as in libpq.
-    ///
-    /// An unknown name is not quoted: in a malformed string it may be a piece of the password.
     pub(super) fn insert(&mut self, name: &str, value: Zeroizing<String>) -> Result<(), String> {
         let Some((name, support)) = PARAMETERS.iter().find(|(known, _)| *known == name) else {
-            return Err(unknown(name));
+            return Err(unknown(name, self.quotes_names));
         };
         match support {
             // After a missing quote or a stray backslash, `Debug` would show the password as part of it.
@@ -89,7 +97,7 @@ impl Parameters {
                 ));
             }
             Used => {
-                self.0.insert(name, value);
+                self.values.insert(name, value);
             }
             Ignored => debug!(parameter = name, "ignored in the connection string"),
             Refused(_) | RefusedFor(_) if value.is_empty() => {}
@@ -108,7 +116,7 @@ impl Parameters {
 
     /// The value of a parameter; an empty one counts as unset, as in libpq.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
+        self.values.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The value of a parameter, parsed; `expected` completes the error "{name} must be …".
@@ -127,14 +135,18 @@ impl Parameters {
 }
 
 /// The error for a name that is not libpq's.
-fn unknown(name: &str) -> String {
-    if let Some((known, _)) = PARAMETERS.iter().find(|(known, _)| is_spelling_of(name, known)) {
-        return format!("an unknown parameter (did you mean {known}?)");
+fn unknown(name: &str, is_quoted: bool) -> String {
+    let mut known = PARAMETERS.iter().map(|(known, _)| *known);
+    let spelling = known.find(|known| is_spelling_of(name, known));
+    if spelling.is_none()
+        && let Some(advice) = advice(name)
+    {
+        return format!("{name}, a parameter of another driver: {advice}");
     }
-    match (advice(name), similar(name)) {
-        (Some(advice), _) => format!("{name}, a parameter of another driver: {advice}"),
-        (None, Some(known)) => format!("an unknown parameter (did you mean {known}?)"),
-        (None, None) => "an unknown parameter".to_owned(),
+    let quoted = if is_quoted { format!(" {name:?}") } else { String::new() };
+    match spelling.or_else(|| similar(name)) {
+        Some(known) => format!("an unknown parameter{quoted} (did you mean {known}?)"),
+        None => format!("an unknown parameter{quoted}"),
     }
 }
 

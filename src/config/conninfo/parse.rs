@@ -1,6 +1,6 @@
 //! The two notations of a connection string, libpq's: a URL, and `key=value` pairs.
 //!
-//! No error quotes the text it is about: a malformed string may show a password anywhere.
+//! No error quotes the text it is about, but for names that cannot be a piece of a password.
 
 use zeroize::Zeroizing;
 
@@ -51,6 +51,7 @@ fn parse_url(rest: &str) -> Result<Parameters, String> {
     }
     parse_hosts(hosts, &mut parameters)?;
     parameters.insert("dbname", decode(database)?)?;
+    parameters.quote_names_of(query);
     for (at, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
         parse_query(pair, &mut parameters)
             .map_err(|error| format!("{error} (number {} after the '?')", at + 1))?;
@@ -128,6 +129,7 @@ fn decode(text: &str) -> Result<Zeroizing<String>, String> {
 
 fn parse_pairs(text: &str) -> Result<Parameters, String> {
     let mut parameters = Parameters::default();
+    parameters.quote_names_of(text);
     let mut rest = text.trim_start();
     for number in 1.. {
         if rest.is_empty() {

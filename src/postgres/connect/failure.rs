@@ -86,6 +86,14 @@ impl Failure {
         Self::Config(text.into())
     }
 
+    /// Adds the reason why no password was given to a refused login.
+    pub(super) fn without_password(self, reason: Option<String>) -> Self {
+        match (self, reason) {
+            (Self::Login(text), Some(reason)) => Self::Login(format!("{text}; {reason}")),
+            (failure, _) => failure,
+        }
+    }
+
     /// Marks refused credentials as [`Self::Outdated`], where the password is read again for each
     /// connection: the server may have a new password earlier than its source.
     pub(super) fn mark_outdated_credentials(self) -> Self {

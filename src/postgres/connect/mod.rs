@@ -135,9 +135,12 @@ impl Inner {
     async fn connect(&self) -> Result<Connected, Failure> {
         let deadline = Instant::now() + self.limit;
         let passwords = timeout_at(deadline, self.password.fetch()).await.map_err(|_| {
-            Failure::connect(format!("no password was given within {:?}", self.limit))
+            Failure::connect(format!(
+                "no password was given within the connect timeout, {:?}",
+                self.limit
+            ))
         })??;
-        let targets = targets(&self.server, self.limit / 2).await?;
+        let targets = targets(&self.server, self.limit).await?;
         let mut worst: Option<Failure> = None;
         for (tried, target) in targets.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -146,7 +149,16 @@ impl Inner {
             let failure = match attempt.await {
                 Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::connect(format!("{target} gave no answer within {share:?}")),
+                Err(_) if targets.len() == 1 => Failure::connect(format!(
+                    "{target} gave no answer within the connect timeout, {:?}",
+                    self.limit
+                )),
+                Err(_) => Failure::connect(format!(
+                    "{target} gave no answer within its part of the connect timeout, {:?} for {} \
+                     addresses",
+                    self.limit,
+                    targets.len()
+                )),
             };
             debug!(%target, %failure, "connection attempt failed");
             let last = failure.is_final();
@@ -163,8 +175,12 @@ impl Inner {
     async fn attempt(&self, target: &Target, passwords: &Passwords) -> Result<Connected, Failure> {
         let mut config = self.template.clone();
         target.put_into(&mut config);
-        if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
-            config.password(password.as_bytes());
+        let mut why_no_password = None;
+        match passwords.of(&target.server(&self.dbname, &self.user)) {
+            Some(password) => {
+                config.password(password.as_bytes());
+            }
+            None => why_no_password = passwords.why_none(),
         }
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
@@ -179,7 +195,10 @@ impl Inner {
                 opened.map(Link::encrypted)
             }
         };
-        let failed = |error| Failure::new(error, target, &config, &self.server.tls, phase);
+        let failed = |error| {
+            let failure = Failure::new(error, target, &config, &self.server.tls, phase);
+            failure.without_password(why_no_password)
+        };
         let link = result.map_err(failed)?;
         self.warn_if_unprotected(target, &link);
         Ok(link.connected)

@@ -86,7 +86,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// Resolves all names concurrently; skips those that fail if others succeed.
+/// Resolves all names concurrently, within half of the connect timeout; skips those that fail if others
+/// succeed.
 pub(super) async fn targets(server: &ConnInfo, limit: Duration) -> Result<Vec<Target>, Failure> {
     let mut resolved =
         join_all(server.addresses.iter().map(|address| resolve(address, limit))).await;
@@ -126,8 +127,10 @@ async fn resolve(address: &Address, limit: Duration) -> Result<Vec<Target>, Fail
         },
         (Host::Name(name), None) => name,
     };
-    let found = timeout(limit, lookup_host((name, port))).await.map_err(|_| {
-        Failure::connect(format!("the host name {name:?} was not resolved within {limit:?}"))
+    let found = timeout(limit / 2, lookup_host((name, port))).await.map_err(|_| {
+        Failure::connect(format!(
+            "the host name {name:?} was not resolved within half of the connect timeout, {limit:?}"
+        ))
     })?;
     let found = found.map_err(|error| {
         Failure::connect(format!("the host name {name:?} cannot be resolved: {error}"))

@@ -65,8 +65,12 @@ impl PasswordSource {
             Self::Given(password) => Ok(Passwords::One(password.clone())),
             Self::PassFile(path) => {
                 let path = path.clone();
-                let text = blocking(move || Ok(passfile::read(&path))).await?;
-                Ok(text.map_or(Passwords::None, Passwords::PerServer))
+                let file = blocking(move || Ok((passfile::read(&path), path))).await?;
+                Ok(match file {
+                    (Ok(Some(text)), path) => Passwords::PerServer(text, path),
+                    (Ok(None), _) => Passwords::None,
+                    (Err(reason), _) => Passwords::Unused(reason),
+                })
             }
             Self::None => Ok(Passwords::None),
         }
@@ -76,8 +80,10 @@ impl PasswordSource {
 /// The result of a source.
 pub(crate) enum Passwords {
     One(Zeroizing<String>),
-    /// The text of a `.pgpass`.
-    PerServer(Zeroizing<String>),
+    /// The text of a `.pgpass`, and where it is.
+    PerServer(Zeroizing<String>, PathBuf),
+    /// Why the `.pgpass` is not used.
+    Unused(String),
     None,
 }
 
@@ -85,8 +91,20 @@ impl Passwords {
     pub(crate) fn of(&self, server: &Server<'_>) -> Option<Zeroizing<String>> {
         match self {
             Self::One(password) => Some(password.clone()),
-            Self::PerServer(text) => passfile::look_up(text, server),
-            Self::None => None,
+            Self::PerServer(text, _) => passfile::look_up(text, server),
+            Self::Unused(_) | Self::None => None,
+        }
+    }
+
+    /// Why none of them was for a server, where there is a file that could have held one.
+    pub(crate) fn why_none(&self) -> Option<String> {
+        match self {
+            Self::PerServer(_, path) => Some(format!(
+                "the password file {} has no line for this host, port, database and user",
+                path.display()
+            )),
+            Self::Unused(reason) => Some(reason.clone()),
+            Self::One(_) | Self::None => None,
         }
     }
 }

@@ -76,12 +76,25 @@ fn system_roots() -> Result<RootCertStore, OpenStoreError> {
     // Certificates that cannot be read are skipped: the others are still trusted.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(invalid(
-            "this host has no trusted certificates: install ca-certificates, or give \
-             sslrootcert=<the CA's file>",
-        ));
+        return Err(invalid(no_roots(|name| std::env::var_os(name).is_some())));
     }
     Ok(roots)
+}
+
+/// What to do when there are no trusted authorities. `is_set`: whether a variable is set.
+fn no_roots(is_set: impl Fn(&str) -> bool) -> String {
+    let variables: Vec<&str> =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter(|name| is_set(name)).collect();
+    if variables.is_empty() {
+        "this host has no trusted certificates: install ca-certificates, or give \
+         sslrootcert=<the CA's file>"
+            .to_owned()
+    } else {
+        let variables = variables.join(" and ");
+        format!(
+            "{variables} names no readable file with a PEM certificate: correct or unset it"
+        )
+    }
 }
 
 /// Accepts certificates signed by the given authorities, for any name or for the host's only.
