@@ -1,0 +1,1 @@
+//! `import sqlite`: has no arguments and no entry in `Command` yet.
