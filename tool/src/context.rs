@@ -44,6 +44,15 @@ impl Context {
         })
     }
 
+    /// Whether a secret for the account was given.
+    pub fn has_secret(&self) -> Result<bool, Error> {
+        secrets::is_given(&self.global)
+    }
+
+    pub fn schema(&self) -> &str {
+        &self.global.schema
+    }
+
     fn config_for(&self, account: &str) -> Result<PostgresStoreConfig, Error> {
         let config = secrets::server(account, &self.global)?;
         Ok(config.schema(&self.global.schema).access(Access::ReadOnly).run_migrations(false))

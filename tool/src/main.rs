@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod context;
+mod import_sqlite;
 mod outcome;
 mod progress;
 mod prompt;

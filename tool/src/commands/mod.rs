@@ -20,6 +20,8 @@ use crate::{
 pub enum Command {
     /// Print a shell's completions
     Completions(completions::Args),
+    /// Move a crypto store in from elsewhere
+    Import(import_sqlite::Args),
     /// Print the manual page
     Man(man::Args),
 }
@@ -27,6 +29,7 @@ pub enum Command {
 pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error> {
     match command {
         Command::Completions(args) => completions::run(args, context).await,
+        Command::Import(args) => import_sqlite::run(args, context).await,
         Command::Man(args) => man::run(args, context).await,
     }
 }
