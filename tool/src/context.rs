@@ -37,6 +37,11 @@ impl Context {
         secrets::unlock(config, &self.global)
     }
 
+    /// The account that was named, of commands that concern all of them otherwise.
+    pub fn account_filter(&self) -> Option<&str> {
+        self.global.account.as_deref()
+    }
+
     /// The account that was named.
     pub fn account(&self) -> Result<String, Error> {
         self.global.account.clone().ok_or_else(|| {

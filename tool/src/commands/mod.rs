@@ -2,11 +2,15 @@
 
 mod backup;
 mod completions;
+mod delete_account;
 mod export_keys;
 mod import_keys;
 mod import_sqlite;
 mod man;
+mod migrate;
 mod restore;
+mod self_test;
+mod stats;
 
 use clap::Subcommand;
 
@@ -18,14 +22,20 @@ use crate::{
 /// What there is to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Print a shell's completions
+    SelfTest(self_test::Args),
+    Stats(stats::Args),
+    Migrate(migrate::Args),
+    DeleteAccount(delete_account::Args),
     Completions(completions::Args),
-    /// Print the manual page
     Man(man::Args),
 }
 
 pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error> {
     match command {
+        Command::SelfTest(args) => self_test::run(args, context).await,
+        Command::Stats(args) => stats::run(args, context).await,
+        Command::Migrate(args) => migrate::run(args, context).await,
+        Command::DeleteAccount(args) => delete_account::run(args, context).await,
         Command::Completions(args) => completions::run(args, context).await,
         Command::Man(args) => man::run(args, context).await,
     }
