@@ -147,6 +147,22 @@ impl StoreLane {
         Ok(OwnerRow::parse(&rows)?.commits().unsigned_abs())
     }
 
+    /// Fails unless the server answers, and the lane may still be used: it also looks whether the account
+    /// has another owner, or its database was rolled back.
+    pub(crate) async fn verify(&self) -> Result<(), Error> {
+        self.lane.check()?;
+        if self.writer.is_none() {
+            return self.query_opt(&OWNER, &[]).await.map(drop);
+        }
+        self.lane.owner.look(&self.database).await?;
+        self.lane.check_write()
+    }
+
+    /// How the pool stands.
+    pub(crate) fn pool_status(&self) -> deadpool_postgres::Status {
+        self.database.pool_status()
+    }
+
     /// Queues a write in the account's lane and waits for its commit.
     pub(crate) async fn write<F>(
         &self,

@@ -37,6 +37,11 @@ impl Context {
         secrets::unlock(config, &self.global)
     }
 
+    /// The account that was named, of commands that concern all of them otherwise.
+    pub fn account_filter(&self) -> Option<&str> {
+        self.global.account.as_deref()
+    }
+
     /// The account that was named.
     pub fn account(&self) -> Result<String, Error> {
         self.global.account.clone().ok_or_else(|| {
@@ -47,10 +52,6 @@ impl Context {
     /// Whether a secret for the account was given.
     pub fn has_secret(&self) -> Result<bool, Error> {
         secrets::is_given(&self.global)
-    }
-
-    pub fn schema(&self) -> &str {
-        &self.global.schema
     }
 
     fn config_for(&self, account: &str) -> Result<PostgresStoreConfig, Error> {

@@ -11,6 +11,7 @@ mod outcome;
 mod progress;
 mod prompt;
 mod secrets;
+mod text;
 
 use std::process::ExitCode;
 

@@ -179,7 +179,7 @@ impl Owner {
     }
 
     /// Reads the account's row, and fails when that shows a loss.
-    async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
+    pub(crate) async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
         let row = OwnerRow::read(database, self.account_id).await?;
         // A token that was replaced meanwhile is only a late answer.

@@ -13,6 +13,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// What the server shows of a connection that was given no name.
+pub(crate) const APPLICATION_NAME: &str = "matrix-sdk-postgres";
+
 /// What operating systems accept; with more, no connection could be made.
 const MOST_KEEPALIVE_SECONDS: u32 = 32_767;
 const MOST_KEEPALIVE_RETRIES: u32 = 127;
@@ -21,7 +24,7 @@ const MOST_TCP_MILLISECONDS: u32 = i32::MAX.unsigned_abs();
 pub(super) fn template(words: &Words, servers: usize, direct: bool) -> Result<Config, String> {
     let mut config = Config::new();
     let name = words.get("application_name").or(words.get("fallback_application_name"));
-    config.application_name(name.unwrap_or("matrix-sdk-postgres"));
+    config.application_name(name.unwrap_or(APPLICATION_NAME));
     if direct {
         config.ssl_negotiation(SslNegotiation::Direct);
     }

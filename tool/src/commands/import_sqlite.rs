@@ -102,8 +102,7 @@ impl Sqlite {
         }
         let (user_id, device_id) = opened.device();
         let account = context.account()?;
-        let target =
-            Target::open(context.config()?, account.clone(), context.schema().to_owned()).await?;
+        let target = Target::open(context.config()?, account.clone()).await?;
         opened.import(&target, context).await?;
         let mut text = report.text("came");
         text.push_str(&format!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use matrix_sdk_crypto::{olm::StaticAccountData, store::CryptoStore};
 use matrix_sdk_postgres::{
     Access, Error as StoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
-    PostgresStores, Takeover,
+    PostgresStores, Takeover, admin,
 };
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ use crate::outcome::{Error, Exit};
 /// Marks an import that has not ended.
 const MARK: &str = "matrix-postgres.import-sqlite";
 
-/// The tables of an account whose rows are counted.
-const TABLES: [&str; 17] = [
+/// The tables of what an account keeps; others are about its owner.
+const COUNTED: [&str; 17] = [
     "account_data",
     "sync_tokens",
     "custom_values",
@@ -64,18 +64,13 @@ pub fn table_of(item: &Item) -> &'static str {
 pub struct Target {
     config: PostgresStoreConfig,
     name: String,
-    schema: String,
     stores: PostgresStores,
     store: PostgresCryptoStore,
 }
 
 impl Target {
     /// Opens the account, which is made if it is not there. A live owner is not disturbed.
-    pub async fn open(
-        config: PostgresStoreConfig,
-        name: String,
-        schema: String,
-    ) -> Result<Self, Error> {
+    pub async fn open(config: PostgresStoreConfig, name: String) -> Result<Self, Error> {
         let owner = OwnershipSettings {
             takeover: Takeover::RefuseIfAlive,
             label: "matrix-postgres import".to_owned(),
@@ -86,7 +81,7 @@ impl Target {
         let writing = config.clone().access(owner).run_migrations(true);
         let stores = PostgresStores::open(&writing).await?;
         let store = stores.crypto_store();
-        Ok(Self { config: config.access(Access::ReadOnly), name, schema, stores, store })
+        Ok(Self { config: config.access(Access::ReadOnly), name, stores, store })
     }
 
     pub fn store(&self) -> &PostgresCryptoStore {
@@ -171,8 +166,9 @@ impl Target {
             // The mark.
             *custom_values = custom_values.saturating_sub(1);
         }
-        for (table, found) in found {
-            let wanted = wanted.get(table).copied().unwrap_or(0);
+        for table in COUNTED {
+            let of = |counts: &BTreeMap<_, _>| counts.get(table).copied().unwrap_or(0);
+            let (found, wanted) = (of(&found), of(wanted));
             if found != wanted {
                 return Err(Error::failed(format!(
                     "the table {table} has {found} rows instead of {wanted}, perhaps from an interrupted \
@@ -185,24 +181,11 @@ impl Target {
         Ok(())
     }
 
+    /// Rows by table; those without any are left out.
     async fn counts(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        let pool = self.config.build_pool()?;
-        let unreachable = |error: &dyn std::fmt::Display| {
-            Error { message: format!("cannot count the rows: {error}"), exit: Exit::Unavailable }
-        };
-        let client = pool.get().await.map_err(|error| unreachable(&error))?;
-        let schema = format!("\"{}\"", self.schema.replace('"', "\"\""));
-        let mut counts = BTreeMap::new();
-        for table in TABLES {
-            let sql = format!(
-                "SELECT count(*) FROM {schema}.{table} t JOIN {schema}.accounts a ON a.id = t.account_id \
-                 WHERE a.name = $1"
-            );
-            let row = client.query_one(&sql, &[&self.name]).await;
-            let count: i64 = row.map_err(|error| unreachable(&error))?.get(0);
-            counts.insert(table, u64::try_from(count).unwrap_or(0));
-        }
-        Ok(counts)
+        let counted = admin::count_account(&self.config).await?;
+        let counts = counted.tables.into_iter().filter(|count| COUNTED.contains(&count.table));
+        Ok(counts.map(|count| (count.table, count.rows)).collect())
     }
 }
 
