@@ -91,9 +91,7 @@ fn no_roots(is_set: impl Fn(&str) -> bool) -> String {
             .to_owned()
     } else {
         let variables = variables.join(" and ");
-        format!(
-            "{variables} names no readable file with a PEM certificate: correct or unset it"
-        )
+        format!("{variables} names no readable file with a PEM certificate: correct or unset it")
     }
 }
 
