@@ -16,7 +16,7 @@ use bench::{
 use serde::Serialize;
 use test_support::{
     bot_day::{BigRoom, Meter, Step, Subject, live},
-    counting_proxy::Proxy,
+    proxy::Proxy,
 };
 
 /// What the report reads.
@@ -75,7 +75,7 @@ async fn lived_on(place: &Place, contender: Contender, big_room: BigRoom) -> Vec
 
 /// The same day, its round trips counted.
 async fn counted(place: &Place, big_room: BigRoom) -> Vec<Step> {
-    let proxy = Proxy::start(place.address());
+    let proxy = Proxy::counting(place.address());
     let (url, name) = (place.url_through(proxy.port()), place.new_name());
     let open = async || open_postgres(url.clone(), &name, true).await;
     live(open, Meter::new(Some(&proxy)), big_room).await
