@@ -11,6 +11,7 @@ import traceback
 from .bridge import ROOT
 from . import latency
 from .cases import CASES, Case
+from .example import Example
 from .postgres import Postgres
 from .processes import Scratch, Timeout
 from .synapse import Synapse
@@ -68,6 +69,11 @@ async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, datab
 def figures(world: World) -> str:
     if not world.sent:
         return ""
+    if isinstance(world.bridge, Example) and not world.sink.delivered:
+        handled = world.bridge.handled()
+        again = len(handled) - len(set(handled))
+        of = f"{len(set(handled))} of {len(world.sent)} handled"
+        return of + (f", {again} twice" if again else "")
     arrived = len(world.sent) - len(world.missing())
     twice = world.sink.duplicates
     return f"{arrived} of {len(world.sent)} arrived" + (f", {twice} twice" if twice else "")
