@@ -232,7 +232,7 @@ BEGIN
 END
 {body};
 
--- Renews a heartbeat, and returns the stored owner token and lane positions of its accounts. A heartbeat
+-- Renews a heartbeat, and returns the owner token and the lanes' counters of its accounts. A heartbeat
 -- lost in a crash is harmless, so it does not wait for the disk.
 CREATE FUNCTION {schema}.renew_heartbeat(heartbeat bytea, lifetime double precision, accounts bigint[])
 RETURNS TABLE (account_id bigint, token bytea, lane text, commits bigint, maintenance bigint)
@@ -265,7 +265,7 @@ DECLARE
     taken bigint;
 BEGIN
     PERFORM {schema}.guard(account, owner, NULL, NULL, NULL);
-    -- Locked before the clock is read: the lease may have expired while the lock was awaited.
+    -- Locked before the clock is read: during the wait the lease can change, and time passes.
     PERFORM FROM {schema}.lease_locks l
         WHERE l.account_id = account AND l.lane = of_lane AND l.key = lease_key FOR UPDATE;
     moment := clock_timestamp();

@@ -1,12 +1,12 @@
-//! Whether somebody still waits for what was begun.
+//! Whether a caller still waits for an operation.
 
 use std::sync::{Arc, Weak};
 
-/// Tells what runs elsewhere, or waits for its turn, whether the future that wants it was dropped.
+/// Shows a task whether the future that waits for it was dropped.
 pub(crate) struct Cancellation(Weak<()>);
 
 impl Cancellation {
-    /// The first is for the future to hold.
+    /// The future holds the first value; dropping it cancels.
     pub(crate) fn new() -> (Arc<()>, Self) {
         let guard = Arc::new(());
         let cancellation = Self(Arc::downgrade(&guard));

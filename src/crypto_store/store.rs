@@ -9,7 +9,9 @@ use super::{
     account_data, backups, custom_values,
     deferred::{Deferred, Saves},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
-    olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
+    olm_sessions, outbound_group_sessions,
+    outbound_group_sessions::{Reservations, Reserve},
+    room_key_bundles, secrets, size,
     static_account::StaticAccount,
     sync_tokens, tracked_users, withheld,
 };
@@ -32,8 +34,9 @@ use crate::{
 ///
 /// # When an operation fails
 ///
-/// Transient failures (a restarting server, a deadlock) are retried inside the store for some seconds. Once an error has been returned, the SDK's memory and the database may differ, and the
-/// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
+/// Transient failures (a restarting server, a deadlock) are retried inside the store for some seconds.
+/// Once an error has been returned, the SDK's memory and the database may differ, and the SDK does not
+/// always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
 /// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored position.
 ///
@@ -62,7 +65,7 @@ use crate::{
 /// - Calls of `close` and `reopen` run one after the other, and are completed even when their futures are
 ///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
 ///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
-///   new one is built: the store cannot tell them apart.
+///   new one is built: the store cannot distinguish them.
 /// - `get_size` estimates the account's share of the store's tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
 /// - Backup versions are distinguished, as in upstream's `MemoryStore`: a session counts as backed up
@@ -77,6 +80,7 @@ pub(super) struct Inner {
     store: Arc<StoreHandle>,
     static_account: StaticAccount,
     pub(super) deferred: Arc<Deferred>,
+    reservations: Arc<Reservations>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -197,8 +201,8 @@ impl PostgresCryptoStore {
     /// The crypto store of an account that has just been opened.
     pub(crate) fn of(account: &Opening) -> Self {
         let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new);
-        let static_account = StaticAccount::default();
-        Self { inner: Arc::new(Inner { store, static_account, deferred }) }
+        let (static_account, reservations) = Default::default();
+        Self { inner: Arc::new(Inner { store, static_account, deferred, reservations }) }
     }
 
     pub(crate) fn handle(&self) -> &Arc<StoreHandle> {
@@ -228,6 +232,11 @@ impl PostgresCryptoStore {
     /// The deferred saves.
     pub(super) fn saves(&self, account: &StoreLane) -> Result<Saves, Error> {
         Saves::of(&self.inner.deferred, account)
+    }
+
+    /// The message indices that are reserved.
+    pub(super) fn reserve(&self, account: &StoreLane) -> Result<Reserve, Error> {
+        Reserve::of(&self.inner.reservations, account)
     }
 
     /// Required by upstream's test suite.

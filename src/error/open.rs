@@ -57,7 +57,7 @@ pub enum OpenStoreError {
         part: &'static str,
         /// The newest migration that was applied.
         found: i32,
-        /// The newest migration that this crate knows.
+        /// The newest migration that this crate supports.
         supported: i32,
     },
 

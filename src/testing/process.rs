@@ -21,7 +21,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait after a stop signal before a stronger one is sent.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits for a line, so that the watchdog is told the process id first; `exec` keeps the id.
+/// Waits for a line, so that the watchdog gets the process id first; `exec` keeps the id.
 const WAIT_FOR_START: &str = r#"read -r go && exec "$@" </dev/null"#;
 
 /// Starts a program once the watchdog has its process id, so that the watchdog stops it even if this

@@ -1,5 +1,5 @@
-//! The cache against a map: whatever is read, written, dropped and lost between, it answers what the
-//! database has, or nothing.
+//! The cache against a model: after any sequence of reads, writes, dropped misses and rollbacks, a
+//! hit has the rows of the database.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -32,7 +32,7 @@ static ONE: Table =
 static BY_KEY: CacheIndex = index(&ONE, &GET_ONE, 0, true);
 static GET_ONE: Sql = Sql::get("one.get", &ONE);
 
-/// Only which groups there are is kept.
+/// Caches only which groups exist.
 static KEYS: Table = Table {
     name: "keys",
     key: &[Column("a", INT), Column("b", INT)],
@@ -88,7 +88,7 @@ fn rows(database: &Database, group: Group) -> Rows {
     rows.map(|(row, data)| (row_cells(group, *row), value(*data))).collect()
 }
 
-/// The fingerprints of a table's groups, of so many rows at most.
+/// The fingerprints of a table's groups, of up to `max` rows.
 fn fingerprints(database: &Database, table: usize, max: usize) -> Vec<u8> {
     let groups = database.iter().filter(|((of, _), _)| *of == table);
     let rows = groups.flat_map(|(group, rows)| rows.iter().map(move |_| *group));
@@ -99,7 +99,7 @@ fn fingerprints(database: &Database, table: usize, max: usize) -> Vec<u8> {
 enum Write {
     Upsert(Group, u8, u8),
     Delete(Group, u8),
-    /// By hand: the cache does not learn what became of the group.
+    /// By a hand-written statement, which only invalidates the group.
     Change(Group, u8, u8),
     /// Another value for all rows of a table.
     ChangeAll(usize, u8),
@@ -132,7 +132,7 @@ impl Write {
     }
 }
 
-/// When the database is asked for what a lookup missed.
+/// When the query for a miss reads the database.
 #[derive(Clone, Copy, Debug)]
 enum QueryTime {
     AtLookup,
@@ -142,11 +142,11 @@ enum QueryTime {
 #[derive(Clone, Debug)]
 enum Step {
     LookUp(Group),
-    /// A miss is filled, or given up.
+    /// Fills a miss with the result of its query.
     Fill(Index, QueryTime),
     DropMiss(Index),
-    GiveUpKeys(Index),
-    /// In the database first: until it is in the cache, misses are filled.
+    DisableKeySet(Index),
+    /// Commits in the database, then fills these misses, then updates the cache.
     Commit(Vec<Write>, Vec<(Index, QueryTime)>),
     /// In a transaction that stays open.
     Save(Vec<Write>),
@@ -154,7 +154,7 @@ enum Step {
     FillOverlay(Index),
     CommitSaves,
     RollBack,
-    /// Others change rows beside the owner.
+    /// Others than the owner change rows.
     Maintain(Vec<Write>),
     Clear,
 }
@@ -174,15 +174,15 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let asked = || prop_oneof![Just(QueryTime::AtLookup), Just(QueryTime::Now)];
+    let query_time = || prop_oneof![Just(QueryTime::AtLookup), Just(QueryTime::Now)];
     let miss = || any::<Index>();
     let writes = || vec(write(), 0..3);
     prop_oneof![
         8 => group().prop_map(Step::LookUp),
-        4 => (miss(), asked()).prop_map(|(miss, query_time)| Step::Fill(miss, query_time)),
+        4 => (miss(), query_time()).prop_map(|(miss, query_time)| Step::Fill(miss, query_time)),
         1 => miss().prop_map(Step::DropMiss),
-        1 => miss().prop_map(Step::GiveUpKeys),
-        4 => (writes(), vec((miss(), asked()), 0..2)).prop_map(|(writes, fills)| Step::Commit(writes, fills)),
+        1 => miss().prop_map(Step::DisableKeySet),
+        4 => (writes(), vec((miss(), query_time()), 0..2)).prop_map(|(writes, fills)| Step::Commit(writes, fills)),
         3 => writes().prop_map(Step::Save),
         3 => group().prop_map(Step::LookUpInOverlay),
         2 => miss().prop_map(Step::FillOverlay),
@@ -203,7 +203,7 @@ impl fmt::Debug for Steps {
     }
 }
 
-/// A miss on its way, with what the database had when it was looked up.
+/// A miss whose query is in flight, with the database's rows at the lookup.
 struct Pending {
     miss: CacheMiss,
     group: Group,
@@ -254,9 +254,9 @@ impl Harness {
 
     fn fill(&mut self, index: Index, query_time: QueryTime) {
         let Some(pending) = take(&mut self.pending, index) else { return };
-        let Pending { miss, group, rows: then, keys } = pending;
+        let Pending { miss, group, rows: rows_at_lookup, keys } = pending;
         let (rows, keys) = match query_time {
-            QueryTime::AtLookup => (then, keys),
+            QueryTime::AtLookup => (rows_at_lookup, keys),
             QueryTime::Now => {
                 let keys = fingerprints(&self.database, group.0, self.max_keys + 1);
                 (Arc::new(rows(&self.database, group)), keys)
@@ -287,7 +287,7 @@ impl Harness {
         match open.overlay.look_up(&cache_key(group)) {
             Some(Overlaid::Known(found)) => assert_eq!(*found, expected),
             Some(Overlaid::Unknown(seen)) => open.unknown.push((group, seen, Arc::new(expected))),
-            // Not changed: what is committed.
+            // Not changed by the transaction: the committed rows.
             None => {
                 assert_eq!(expected, rows(&self.database, group));
                 self.look_up(group);
@@ -300,9 +300,9 @@ impl Harness {
             Step::LookUp(group) => self.look_up(group),
             Step::Fill(index, query_time) => self.fill(index, query_time),
             Step::DropMiss(index) => drop(take(&mut self.pending, index)),
-            Step::GiveUpKeys(index) => {
+            Step::DisableKeySet(index) => {
                 if let Some(pending) = take(&mut self.pending, index) {
-                    pending.miss.disable_key_sets();
+                    pending.miss.disable_key_set();
                 }
             }
             Step::Commit(writes, fills) if self.open.is_none() => {
@@ -351,14 +351,14 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_the_cache_answers_is_what_the_database_has(
+    fn a_hit_has_the_rows_of_the_database(
         bytes in prop_oneof![Just(800_usize), Just(1 << 20)],
         max_keys in prop_oneof![Just(0_usize), Just(2), Just(100)],
         steps in vec(step(), 0..60).prop_map(Steps),
     ) {
         let mut harness = Harness::new(bytes, max_keys);
         steps.0.into_iter().for_each(|step| harness.step(step));
-        // Whatever is left, each group is looked up once more.
+        // At the end each group is looked up once more.
         for table in 0..TABLES.len() {
             (0..3).for_each(|group| harness.look_up((table, group)));
         }

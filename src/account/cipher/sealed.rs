@@ -18,12 +18,12 @@ const MINOR: i16 = match i16::from_str_radix(env!("CARGO_PKG_VERSION_MINOR"), 10
     Err(_) => i16::MAX,
 };
 
-/// The cipher's place, for its seal.
+/// The table that the cipher's seal is bound to.
 const TABLE: &str = "accounts";
 const FORM: u8 = 1;
 
-/// The bytes in the account's row. Several accounts may have one secret, so the secret alone does not
-/// tell whose cipher it is.
+/// The bytes in the account's row. Several accounts may have the same secret, so the secret alone
+/// does not prove whose cipher it is.
 #[derive(Serialize, Deserialize)]
 struct Envelope {
     form: u8,
@@ -33,7 +33,7 @@ struct Envelope {
     binding: Vec<u8>,
 }
 
-/// What the account's row holds of the cipher.
+/// The columns of the cipher in the account's row.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct SealedCipher {
     pub(crate) secret_kind: i16,
@@ -43,7 +43,7 @@ pub(crate) struct SealedCipher {
 }
 
 impl SealedCipher {
-    /// Makes a new cipher and seals it. Slow with a passphrase, so off the async threads.
+    /// Makes a new cipher and seals it, off the async threads: slow with a passphrase.
     pub(crate) async fn create(
         account: &str,
         secret: Option<Secret>,
@@ -59,7 +59,7 @@ impl SealedCipher {
         Ok(Self { secret_kind, bytes: Some(bytes), written_by: MINOR })
     }
 
-    /// Opens the cipher, or says why the given secret does not fit.
+    /// Opens the cipher, or returns why the given secret does not fit.
     pub(crate) async fn open(
         self,
         account: &str,
@@ -81,24 +81,23 @@ impl SealedCipher {
         };
         let name = account.clone();
         let opened = tokio::task::spawn_blocking(move || open(&name, &secret, &bytes)).await;
-        match opened.unwrap_or(Err(Unopened::Damaged)) {
+        match opened.unwrap_or(Err(OpenFailure::Corrupt)) {
             Ok(codec) => Ok(codec),
-            // A newer form of the cipher may look like a wrong secret to us.
+            // A newer form of the cipher may look like a wrong secret to this version.
             Err(_) if self.written_by > MINOR => {
                 Err(OpenStoreError::CipherTooNew { account, written_by: self.written_by })
             }
-            Err(Unopened::WrongSecret) if self.secret_kind == KEY => {
+            Err(OpenFailure::WrongSecret) if self.secret_kind == KEY => {
                 Err(OpenStoreError::WrongKey { account })
             }
-            Err(Unopened::WrongSecret) => Err(OpenStoreError::WrongPassphrase { account }),
-            Err(Unopened::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
-            Err(Unopened::Damaged) => Err(OpenStoreError::Cipher { account }),
+            Err(OpenFailure::WrongSecret) => Err(OpenStoreError::WrongPassphrase { account }),
+            Err(OpenFailure::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
+            Err(OpenFailure::Corrupt) => Err(OpenStoreError::Cipher { account }),
         }
     }
 }
 
-/// The cipher of an account that was opened. With it the account is opened again: the secret that
-/// unlocked it is not kept.
+/// The cipher of an account that was opened. Reopening uses it, because the secret is not kept.
 #[derive(Clone)]
 pub(crate) struct OpenedCipher {
     pub(crate) codec: Arc<Codec>,
@@ -115,8 +114,8 @@ impl OpenedCipher {
         Ok(Self { codec, sealed })
     }
 
-    /// The same one, if that is what the account's row still holds.
-    pub(crate) fn again(
+    /// The same cipher, if the account's row still has it.
+    pub(crate) fn reopen(
         &self,
         sealed: &SealedCipher,
         account: &str,
@@ -133,7 +132,7 @@ fn seal(account: &str, secret: &Secret) -> Result<(i16, Vec<u8>), Box<dyn std::e
     let (kind, sealed) = match secret {
         Secret::Passphrase(passphrase) => (PASSPHRASE, cipher.export(passphrase)?),
         Secret::Key(key) => {
-            // An array for 0.18, a slice for 0.19: this is both.
+            // Upstream takes an array in 0.18 and a slice in 0.19: this works as both.
             let key: &[u8; 32] = key;
             (KEY, cipher.export_with_key(key)?)
         }
@@ -144,17 +143,17 @@ fn seal(account: &str, secret: &Secret) -> Result<(i16, Vec<u8>), Box<dyn std::e
     Ok((kind, postcard::to_stdvec(&envelope)?))
 }
 
-enum Unopened {
+enum OpenFailure {
     WrongSecret,
-    /// It is another account's.
+    /// The cipher of another account.
     Foreign,
-    Damaged,
+    Corrupt,
 }
 
-fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, Unopened> {
-    let envelope: Envelope = postcard::from_bytes(bytes).map_err(|_| Unopened::Damaged)?;
+fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, OpenFailure> {
+    let envelope: Envelope = postcard::from_bytes(bytes).map_err(|_| OpenFailure::Corrupt)?;
     if envelope.form != FORM {
-        return Err(Unopened::Damaged);
+        return Err(OpenFailure::Corrupt);
     }
     let cipher = match secret {
         Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &envelope.cipher),
@@ -164,12 +163,12 @@ fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, Unopened>
         }
     };
     let cipher = cipher.map_err(|error| match error {
-        CipherError::Encryption(_) => Unopened::WrongSecret,
-        _ => Unopened::Damaged,
+        CipherError::Encryption(_) => OpenFailure::WrongSecret,
+        _ => OpenFailure::Corrupt,
     })?;
     let codec = Codec::Sealed(Box::new(cipher));
     let name = Key::stored(account.as_bytes());
-    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| Unopened::Foreign)?;
+    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| OpenFailure::Foreign)?;
     Ok(codec)
 }
 
@@ -181,18 +180,18 @@ mod tests {
     use super::{OpenedCipher, SealedCipher};
     use crate::{OpenStoreError, config::secret::Secret};
 
-    /// It has no secret to derive a key from.
+    /// Reopening has no secret to derive a key from.
     #[tokio::test]
-    async fn a_cipher_is_opened_again_without_its_secret_unless_it_was_changed() {
+    async fn a_cipher_is_reopened_without_its_secret_unless_it_was_changed() {
         let secret = || Some(Secret::Key(Box::new([7; 32])));
         let sealed = SealedCipher::create("bot", secret()).await.unwrap();
         let opened = OpenedCipher::open(sealed.clone(), "bot", secret()).await.unwrap();
-        let again = opened.again(&sealed, "bot").unwrap();
-        assert!(Arc::ptr_eq(&again.codec, &opened.codec));
+        let reopened = opened.reopen(&sealed, "bot").unwrap();
+        assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
 
         for other in [secret(), None] {
             let other = SealedCipher::create("bot", other).await.unwrap();
-            let changed = opened.again(&other, "bot").err();
+            let changed = opened.reopen(&other, "bot").err();
             assert!(matches!(changed, Some(OpenStoreError::CipherChanged { .. })));
         }
     }

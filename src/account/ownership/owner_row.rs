@@ -1,4 +1,4 @@
-//! What the database says of an account's owner, and of its lanes.
+//! The rows of an account's owner and lanes in the database.
 
 use std::time::SystemTime;
 
@@ -66,8 +66,8 @@ impl OwnerRow {
         self.lanes.iter().map(|(_, position)| position.commits).sum()
     }
 
-    /// The loss that the row shows to an owner that knew this; `is_ours` tells which tokens the account may
-    /// have.
+    /// The loss that the row shows to an owner with this state; `is_ours` accepts the tokens that
+    /// the account may have.
     pub(crate) fn loss(
         &self,
         known: &OwnershipState,
@@ -80,7 +80,7 @@ impl OwnerRow {
         (!is_ours(token)).then(|| Loss::Superseded { by: self.name.clone(), since: self.since })
     }
 
-    /// Whether a lane has fewer commits than its owner knew of.
+    /// Whether a lane has fewer commits than its owner has seen.
     pub(crate) fn is_behind(&self, known: &OwnershipState) -> bool {
         known.lanes().any(|(lane, seen)| self.position(lane).commits < seen.commits)
     }
@@ -92,7 +92,7 @@ fn lane(row: &Row) -> Result<Option<(String, Position)>, Error> {
     Ok(Some((lane, position)))
 }
 
-/// An id of another length is no id of ours: no commit of ours follows it.
+/// An id of another length is not from this crate: it equals no id of a commit.
 pub(crate) fn transaction_id(bytes: Option<&[u8]>) -> Option<[u8; 16]> {
     bytes.map(|bytes| bytes.try_into().unwrap_or_default())
 }

@@ -1,7 +1,8 @@
 //! Saves of a sync that are harmful alone, deferred to the sync's own save.
 //!
-//! In the middle of a sync the SDK saves each Olm session that a message has created, and deletes each
-//! key request that was answered; it saves the content of the messages at the end, with the sync token.
+//! In the middle of a sync the SDK saves each Olm session that a message has created or used, and deletes
+//! each key request that was answered; it saves the content of the messages at the end, with the sync
+//! token.
 //! After a crash in between, the homeserver sends the messages again and they are refused: the session
 //! has already decrypted them, and the request no longer exists. So these two saves are deferred in
 //! memory to the next save that carries a token or the account, which the SDK saves last: a session that
@@ -27,7 +28,7 @@ use std::{
 use self::interrupted::Loaded;
 pub(super) use self::{
     ratchet::{Fingerprint, SendingRatchet},
-    receive::received_session,
+    receive::{received_session, sent_sessions},
 };
 use super::{devices, key_requests, olm_sessions};
 use crate::{

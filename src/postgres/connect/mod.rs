@@ -1,5 +1,5 @@
-//! How one connection is made: the password asked, the addresses tried in turn, TLS as the mode
-//! says, all of it within one time limit.
+//! Makes one connection, within one time limit: fetches the password, tries the addresses in order,
+//! and negotiates TLS by `sslmode`.
 
 mod failure;
 mod own_pools;
@@ -70,7 +70,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 impl Connector {
     /// Reads the certificates and fills in libpq's defaults; no connection is made.
     ///
-    /// The `Config` is what the pool shows when it is printed: it names no host and no password.
+    /// The `Config` is what the pool's `Debug` prints: it holds no host and no password.
     pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
         config.validate()?;
         let no_url = || {
@@ -84,7 +84,8 @@ impl Connector {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
                 OpenStoreError::InvalidConfig(format!(
-                    "no user is given, and the operating system names none: {error}"
+                    "no user is given, and the operating system reports none ({error}): name one \
+                     in the URL"
                 ))
             })?,
         };
@@ -122,7 +123,7 @@ impl Connect for Connector {
             match self.0.connect().await {
                 Ok(connected) => Ok(connected),
                 Err(failure) if self.0.password.is_read_again() => {
-                    Err(failure.with_password_read_again().into_postgres().await)
+                    Err(failure.mark_outdated_credentials().into_postgres().await)
                 }
                 Err(failure) => Err(failure.into_postgres().await),
             }
@@ -203,8 +204,8 @@ impl Inner {
         Ok(link.connected)
     }
 
-    /// libpq's `prefer`: a handshake that fails, or a `pg_hba.conf` without an entry for TLS, is
-    /// not the end.
+    /// libpq's `prefer`: connects without TLS after a failed handshake, or if `pg_hba.conf` has no
+    /// entry for TLS.
     async fn prefer_tls(
         &self,
         config: &mut Config,
@@ -217,7 +218,7 @@ impl Inner {
                 return Ok(Link::encrypted(connected));
             }
             Ok(connected) => return Ok(Link::plain(connected)),
-            // It was without TLS already.
+            // The failed attempt was without TLS already.
             Err(error) if tls.phase() == TlsPhase::NotBegun => return Err(error),
             Err(error) => error,
         };
@@ -229,7 +230,7 @@ impl Inner {
             Some(_) => None,
         };
         let Some(reason) = reason else { return Err(error) };
-        debug!(%target, reason, "no TLS with this server, trying without");
+        debug!(%target, reason, "TLS failed with this server: connecting without it");
         Ok(Link { fallback: Some(reason), ..Link::plain(self.plain(config).await?) })
     }
 
@@ -258,7 +259,7 @@ impl Inner {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        // Through our own type, which leaves out what the server quotes.
+                        // `DatabaseError` leaves out the values that the server quotes.
                         warn!(error = %DatabaseError::from(error), "the database connection broke");
                         return;
                     }
@@ -268,7 +269,7 @@ impl Inner {
         Ok((client, task))
     }
 
-    /// Warns once that a connection is not what `sslmode` sounds like.
+    /// Warns once about a connection without encryption or without verification.
     fn warn_if_unprotected(&self, target: &Target, link: &Link) {
         let is_at_risk = target.is_remote() || link.fallback.is_some();
         if self.server.tls.mode > Mode::Prefer || !is_at_risk {
@@ -286,23 +287,23 @@ impl Inner {
             ),
             Link { is_encrypted: false, .. } => warn!(
                 %target,
-                "the connection to the database is not encrypted: anyone on the way can read and \
-                 change everything; use sslmode=verify-full"
+                "the connection to the database is not encrypted: anyone on the network path can read \
+                 and change everything; use sslmode=verify-full"
             ),
             Link { is_encrypted: true, .. } => warn!(
                 %target,
-                "the database server is not verified: anyone on the way can read and change \
-                 everything; use sslmode=verify-full"
+                "the database server is not verified: anyone on the network path can read and \
+                 change everything; use sslmode=verify-full"
             ),
         }
     }
 }
 
-/// A connection, and how far it is protected.
+/// A connection and its protection.
 struct Link {
     connected: Connected,
     is_encrypted: bool,
-    /// Why it is in plain text although the server has TLS.
+    /// Why it fell back to plain text.
     fallback: Option<String>,
 }
 

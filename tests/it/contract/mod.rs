@@ -4,7 +4,6 @@ mod backup;
 mod damaged_rows;
 mod hostile_ids;
 mod key_requests;
-mod large_batches;
 mod leases;
 mod paging;
 mod same_key_again;

@@ -1,4 +1,4 @@
-//! What crosses the wire while the transaction is open: always one round trip.
+//! Sends saves and queries while the transaction is open, always in one round trip.
 
 use std::{
     pin::pin,
@@ -19,30 +19,31 @@ use crate::{
     postgres::database::{Database, Param},
 };
 
-/// What is asked behind the saves.
+/// What is sent after the saves.
 pub(super) enum Pipelined<'a> {
     Nothing,
     Reads(&'a [Query]),
     Application(&'a Query),
 }
 
-/// The answers to what was pipelined.
+/// The answers to the queries.
 pub(super) struct PipelinedRows {
     pub(super) rows: Vec<Result<Vec<Row>, Error>>,
     /// How many rows the application's statement returned or changed.
     pub(super) row_count: u64,
 }
 
-/// A read that fails is undone alone; one that succeeds has changed nothing.
+/// A savepoint around reads: a read that fails does not abort the transaction, and one that
+/// succeeds has changed nothing.
 const BEFORE_READS: &str = "SAVEPOINT matrix_sdk_read";
-const BEHIND_READ: &str = "ROLLBACK TO SAVEPOINT matrix_sdk_read";
-const BEHIND_READS: &str = "RELEASE SAVEPOINT matrix_sdk_read";
+const AFTER_READ: &str = "ROLLBACK TO SAVEPOINT matrix_sdk_read";
+const AFTER_READS: &str = "RELEASE SAVEPOINT matrix_sdk_read";
 
-/// Notes, before a statement of the application, how many saves there are. `ROLLBACK TO SAVEPOINT` with
-/// an older savepoint undoes it together with them.
+/// Records, before a statement of the application, the number of saves. `ROLLBACK TO SAVEPOINT`
+/// with an older savepoint reverts it together with the saves.
 const SET_SAVE_COUNT: &str = "SELECT set_config('matrix_sdk.saves', $1, true)";
 
-/// Whether the guard's transaction is still the one that we are in, with all that was saved.
+/// Whether this is still the transaction of the guard, with all saves in it.
 const CHECK_SAVE_COUNT: &str = "
 SELECT coalesce(current_setting('matrix_sdk.tx', true), '') <> ''
    AND coalesce(current_setting('matrix_sdk.saves', true), '') = $1";
@@ -61,8 +62,8 @@ impl Pipelined<'_> {
     }
 }
 
-/// Sends the saves, what is pipelined, and the question whether they are still in the transaction. After
-/// an error that is over.
+/// Sends the saves, the queries, and the check that the saves are still in the transaction. After
+/// an error the transaction is over.
 pub(super) async fn send(
     database: &Database,
     connection: &Object,
@@ -92,29 +93,29 @@ pub(super) async fn send(
         messages
             .push(Message::query(answer(database, connection, query, params, &row_count).await?));
         if !pipelined.is_application() {
-            messages.push(Message::frame(simple(BEHIND_READ)));
+            messages.push(Message::frame(simple(AFTER_READ)));
         }
     }
     if let Pipelined::Reads(_) = pipelined {
-        messages.push(Message::frame(simple(BEHIND_READS)));
+        messages.push(Message::frame(simple(AFTER_READS)));
     }
     messages.push(Message::frame(save_count_query(CHECK_SAVE_COUNT)));
 
     let (is_query, answers): (Vec<_>, Vec<_>) =
         messages.into_iter().map(|message| (message.is_query, message.answer)).unzip();
     let parts = saves.parts().saturating_add(u32::try_from(answers.len()).unwrap_or(u32::MAX));
-    let answers = timeout(database.time_for(parts), in_order(answers));
-    // Polled in this order, so that the saves leave first.
+    let answers = timeout(database.response_timeout(parts), in_order(answers));
+    // Polled in this order, so that the saves are sent first.
     let (saved, answers) = join(saves.exchange(database, connection), answers).await;
     saved.map_err(Failure::into_error)?;
     let answers = answers.map_err(|_| Error::StatementTimeout)?;
-    let rows = judge(pipelined, is_query.into_iter().zip(answers))?;
+    let rows = query_results(pipelined, is_query.into_iter().zip(answers))?;
     Ok(PipelinedRows { rows, row_count: row_count.into_inner() })
 }
 
-/// A message behind the saves.
+/// A message that is sent after the saves.
 struct Message<'a> {
-    /// Whether its failure is its own.
+    /// Whether it is a query: its failure alone does not end the transaction.
     is_query: bool,
     answer: Response<'a>,
 }
@@ -139,7 +140,7 @@ async fn answer<'a>(
 ) -> Result<Response<'a>, Error> {
     Ok(match &query.text {
         Text::Store(sql) => {
-            // Ready at once.
+            // Does not wait: only cached statements are used.
             let is_prepared = database.is_prepared(connection);
             let statement = database.prepare(connection, is_prepared, sql).await?;
             Box::pin(async move { database.run(connection, sql, statement.as_ref(), params).await })
@@ -157,8 +158,8 @@ async fn answer<'a>(
     })
 }
 
-/// The answers to what was pipelined, or why the transaction is over.
-fn judge(
+/// The results of the queries, or the error that ended the transaction.
+fn query_results(
     pipelined: &Pipelined<'_>,
     answers: impl Iterator<Item = (bool, Result<Vec<Row>, tokio_postgres::Error>)>,
 ) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {

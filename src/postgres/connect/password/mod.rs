@@ -1,4 +1,4 @@
-//! Where a connection's password comes from: asked anew for each connection, so that rotated
+//! The source of a connection's password: read again for each connection, so that rotated
 //! credentials are picked up.
 
 mod passfile;
@@ -13,7 +13,7 @@ use crate::{
     postgres::connect::Failure,
 };
 
-/// The one source that counts: callback, file, connection string, `.pgpass`, in this order.
+/// The source in use: callback, file, connection string, `.pgpass`, the first that is set.
 #[derive(Clone)]
 pub(crate) enum PasswordSource {
     Callback(PasswordCallback),
@@ -48,7 +48,7 @@ impl PasswordSource {
         }
     }
 
-    /// Asks for the password, or for the file that holds one per server.
+    /// Fetches the password, or the file that holds one per server.
     pub(crate) async fn fetch(&self) -> Result<Passwords, Failure> {
         match self {
             Self::Callback(callback) => match callback.call().await {
@@ -77,7 +77,7 @@ impl PasswordSource {
     }
 }
 
-/// What a source answered.
+/// The result of a source.
 pub(crate) enum Passwords {
     One(Zeroizing<String>),
     /// The text of a `.pgpass`, and where it is.
@@ -109,9 +109,9 @@ impl Passwords {
     }
 }
 
-/// What a line of `.pgpass` is about.
+/// The server, as a line of `.pgpass` names it.
 pub(crate) struct Server<'a> {
-    /// The name, or a socket's directory; `localhost` for the default one.
+    /// The host name, or a socket's directory; `localhost` for the default directory.
     pub(crate) host: &'a str,
     pub(crate) port: u16,
     pub(crate) dbname: &'a str,
@@ -132,7 +132,7 @@ fn read_password_file(path: PathBuf) -> Result<Zeroizing<String>, Failure> {
     Ok(line.to_owned().into())
 }
 
-/// Files may lie on slow volumes: reading them must not hold up other tasks.
+/// Reads off the async threads, because a file may be on a slow volume.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

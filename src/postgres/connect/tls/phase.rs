@@ -1,5 +1,5 @@
-//! How far the TLS of a connection has come: the driver does not say, neither when it succeeds with
-//! `sslmode=prefer` nor when it fails.
+//! The TLS phase that a connection has reached: the driver does not report it, neither when it
+//! succeeds with `sslmode=prefer` nor when it fails.
 
 use std::sync::{
     Arc,
@@ -14,13 +14,13 @@ use tokio_postgres::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsPhase {
-    /// It was not asked for, or the server has not agreed to it.
+    /// TLS was not requested, or the server has not agreed to it.
     NotBegun,
     Handshake,
     Encrypted,
 }
 
-/// Makes TLS connections, and notes how far they come.
+/// Makes TLS connections, and records the phase that they reach.
 #[derive(Clone)]
 pub(crate) struct PhaseTracker<T> {
     inner: T,

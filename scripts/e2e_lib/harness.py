@@ -1,4 +1,4 @@
-"""What one case plays with: a bot, a sender, a room and a sink of its own on the run's Synapse."""
+"""The harness of one case: a bot, a sender, a room and a sink, on the run's shared Synapse."""
 
 import secrets
 from pathlib import Path
@@ -12,7 +12,7 @@ from .synapse import SERVER_NAME, Synapse
 
 
 class Failure(Exception):
-    """What was promised did not happen."""
+    """An expectation was not met."""
 
 
 def expect(true, what: str):
@@ -24,7 +24,7 @@ def local_part(user_id: str) -> str:
     return user_id[1:].split(":")[0]
 
 
-class World:
+class Harness:
     def __init__(
         self, synapse: Synapse, directory: Path, logs: Path, name: str, database: str | None = None
     ):
@@ -53,7 +53,7 @@ class World:
             self.bridge.env["DATABASE_URL"] = self.database
 
     async def user(self, name: str) -> str:
-        """A new account, named after the case so that cases cannot meet."""
+        """Create an account; its name includes the case's, so that cases are independent."""
         local = f"{name}-{self.name}" if self.name else name
         password = secrets.token_hex(12)
         await self.synapse.register(local, password)
@@ -68,8 +68,8 @@ class World:
         self.senders.append(sender)
         return sender
 
-    async def up(self, **changes):
-        """The bridge runs, and the bot has joined an encrypted room of Alice's."""
+    async def set_up(self, **changes):
+        """Start the bridge, and wait until the bot has joined Alice's encrypted room."""
         await self.bridge.start(**changes)
         self.alice = await self.device(self.alice_id, "phone")
         self.room = await self.new_room(self.alice)
@@ -83,11 +83,11 @@ class World:
         return room
 
     async def joined(self, owner: Sender, room: str) -> bool:
-        self.bridge.alive()
+        self.bridge.check_running()
         return await owner.joined(room, self.bot)
 
     async def send(self, count: int, what: str, sender: Sender | None = None, room: str | None = None):
-        """`count` encrypted messages, one after the other."""
+        """Send `count` encrypted messages, one after the other."""
         sent = []
         for n in range(1, count + 1):
             message = await (sender or self.alice).send(room or self.room, f"{what} {n} of {count}")
@@ -99,14 +99,14 @@ class World:
         first = self.sink.first()
         return [m for m in (self.sent if sent is None else sent) if m.event_id not in first]
 
-    async def arrived(self, seconds: float = 90, sent: list[Sent] | None = None):
-        """Until everything sent has reached the sink."""
-        def there():
-            self.bridge.alive()
+    async def until_delivered(self, seconds: float = 90, sent: list[Sent] | None = None):
+        """Wait until all sent messages have been delivered."""
+        def all_delivered():
+            self.bridge.check_running()
             return not self.missing(sent)
 
         try:
-            await until(there, seconds, "the messages to arrive")
+            await until(all_delivered, seconds, "the messages to arrive")
         except Timeout as late:
             lost = self.missing(sent)
             names = ", ".join(m.body[:40] for m in lost[:5])
@@ -115,11 +115,11 @@ class World:
             raise Failure(f"{len(lost)} of {of} did not arrive ({names}…): {late}{tail}") from None
 
     async def check(self, out_of_order: list[Sent] = ()):
-        """After a case: all that arrived is right, and in order."""
+        """After a case: check that the deliveries are correct and in order."""
         first = self.sink.first()
         by_id = {message.event_id: message for message in self.sent}
         for event_id, delivery in first.items():
-            expect(event_id in by_id, f"delivered, but never sent: {delivery.message}")
+            expect(event_id in by_id, f"delivered but never sent: {delivery.message}")
             message, got = by_id[event_id], delivery.message
             for name, want in [
                 ("room_id", message.room_id), ("sender", message.sender),
@@ -128,14 +128,14 @@ class World:
                 expect(got.get(name) == want, f"{name} is {got.get(name)!r}, sent was {want!r}")
             expect(
                 got["verification"].lower() != "verified",
-                f"nobody has verified {message.sender}, yet the webhook was told so",
+                f"{message.sender} is not verified, but was reported as verified",
             )
         expect(not self.sink.problems, "; ".join(self.sink.problems[:3]))
-        aside = {message.event_id for message in out_of_order}
+        ignored = {message.event_id for message in out_of_order}
         for room in {message.room_id for message in self.sent}:
-            order = [e for e in await self.order(room) if e in first and e not in aside]
+            order = [e for e in await self.order(room) if e in first and e not in ignored]
             arrived = [
-                e for e, d in first.items() if d.message["room_id"] == room and e not in aside
+                e for e, d in first.items() if d.message["room_id"] == room and e not in ignored
             ]
             expect(order == arrived, f"out of order in {room}: {self.first_swap(order, arrived, by_id)}")
         self.check_outputs()
@@ -147,18 +147,18 @@ class World:
         return "lengths differ"
 
     def check_outputs(self):
-        """No log holds a secret or a panic."""
+        """Check that no log contains a secret or a panic."""
         text = self.bridge.outputs()
         private = [self.passwords[self.bot], self.bridge.env["STORE_PASSPHRASE"]]
         private += [self.sink.token] if self.sink.token else []
         private += [message.body for message in self.sent if len(message.body) > 12]
         for word in private:
-            expect(word not in text, f"the bridge's output holds a secret or a message: {word[:40]!r}")
+            expect(word not in text, f"the bridge's output contains a secret or a message: {word[:40]!r}")
         expect("panicked at" not in text, f"the bridge panicked\n{self.bridge.tail()}")
-        expect("syt_" not in text, "the bridge's output holds an access token")
+        expect("syt_" not in text, "the bridge's output contains an access token")
 
     async def order(self, room: str) -> list[str]:
-        """The room's events in the server's order."""
+        """The ids of the room's events in the server's order."""
         token, start, found = self.owners[room].client.access_token, "", []
         while True:
             path = f"/_matrix/client/v3/rooms/{room}/messages?dir=f&limit=500{start}"
@@ -172,4 +172,4 @@ class World:
         for sender in self.senders:
             await sender.close()
         await self.bridge.close()
-        await self.sink.shut()
+        await self.sink.close()

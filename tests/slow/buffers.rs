@@ -61,7 +61,6 @@ async fn buffers(client: &Client, account: i64, sessions: i64) -> i64 {
 }
 
 #[tokio::test]
-#[ignore = "takes a minute"]
 async fn a_lookup_reads_two_buffers_more_at_most_however_large_the_database() {
     let database = testing::database().unwrap();
     let url = database.url();

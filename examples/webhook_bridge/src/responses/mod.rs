@@ -1,14 +1,14 @@
-//! The homeserver's answers, read piece by piece: what is used is taken, what of it is malformed is
-//! skipped and logged, entry by entry, and what is not used is not looked at.
+//! Lenient parsing of the homeserver's responses: only the fields in use are read, and a malformed
+//! entry is logged and skipped without failing the rest.
 
 mod keys;
-mod piece;
+mod raw_json;
 mod rooms;
 mod sync;
 
 pub use self::{
-    keys::Queried,
-    piece::{Fields, Piece},
+    keys::KeysQueryResponse,
+    raw_json::{Fields, RawJson},
     rooms::{AccountData, Members, Page},
     sync::{Event, Room, Sync},
 };
@@ -27,59 +27,59 @@ use ruma::api::{
     },
 };
 
-/// What the bridge takes from an answer.
-pub trait Answer: Sized {
-    /// An error names what is missing.
-    fn read(body: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str>;
+/// A response that the bridge parses.
+pub trait ParseResponse: Sized {
+    /// The error names what is missing.
+    fn read(body: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str>;
 
-    /// What an answer without fields means, if it means anything.
-    fn of_nothing() -> Option<Self> {
+    /// The value for a body without fields, if such a body is valid.
+    fn from_empty() -> Option<Self> {
         None
     }
 }
 
-/// Whether a body says nothing: it is empty, or JSON without fields.
-pub fn says_nothing(body: &str) -> bool {
-    body.trim().is_empty() || Piece::parse(body).is_some_and(|body| body.fields().is_none())
+/// Whether a body is empty, or JSON without fields.
+pub fn is_empty_body(body: &str) -> bool {
+    body.trim().is_empty() || RawJson::parse(body).is_some_and(|body| body.fields().is_none())
 }
 
-/// An answer that says no more than that it was done.
-pub struct Done;
+/// A response whose success status is all that matters.
+pub struct Acknowledged;
 
-impl Answer for Done {
-    fn read(_: Piece<'_>, _: &Fields<'_>) -> Result<Self, &'static str> {
+impl ParseResponse for Acknowledged {
+    fn read(_: RawJson<'_>, _: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self)
     }
 
-    fn of_nothing() -> Option<Self> {
+    fn from_empty() -> Option<Self> {
         Some(Self)
     }
 }
 
-/// Which answer belongs to a request.
-pub trait Answered {
-    type Answer: Answer;
+/// The response type of a request.
+pub trait HasResponse {
+    type Response: ParseResponse;
 }
 
-macro_rules! answers {
-    ($($request:ty => $answer:ty,)*) => {$(
-        impl Answered for $request {
-            type Answer = $answer;
+macro_rules! responses {
+    ($($request:ty => $response:ty,)*) => {$(
+        impl HasResponse for $request {
+            type Response = $response;
         }
     )*};
 }
 
-answers! {
+responses! {
     get_supported_versions::Request => SupportedVersions,
     login::v3::Request => Login,
     whoami::v3::Request => WhoAmI,
     sync_events::v3::Request => Sync,
     get_message_events::v3::Request => Page,
     get_member_events::v3::Request => Members,
-    join_room_by_id::v3::Request => Done,
+    join_room_by_id::v3::Request => Acknowledged,
     get_global_account_data::v3::Request => AccountData,
-    set_global_account_data::v3::Request => Done,
-    get_keys::v3::Request => Queried,
+    set_global_account_data::v3::Request => Acknowledged,
+    get_keys::v3::Request => KeysQueryResponse,
     claim_keys::v3::Request => claim_keys::v3::Response,
     upload_keys::v3::Request => upload_keys::v3::Response,
     upload_signatures::v3::Request => upload_signatures::v3::Response,
@@ -87,8 +87,8 @@ answers! {
     send_message_event::v3::Request => send_message_event::v3::Response,
 }
 
-impl Answer for SupportedVersions {
-    fn read(_: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+impl ParseResponse for SupportedVersions {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         if fields.get("versions").is_none() {
             return Err("it names no versions");
         }
@@ -106,8 +106,8 @@ pub struct Login {
     pub device_id: String,
 }
 
-impl Answer for Login {
-    fn read(_: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+impl ParseResponse for Login {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self {
             user_id: fields.value("user_id").ok_or("it has no user_id")?,
             access_token: fields.value("access_token").ok_or("it has no access_token")?,
@@ -121,8 +121,8 @@ pub struct WhoAmI {
     pub device_id: Option<String>,
 }
 
-impl Answer for WhoAmI {
-    fn read(_: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+impl ParseResponse for WhoAmI {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self {
             user_id: fields.value("user_id").ok_or("it has no user_id")?,
             device_id: fields.value("device_id"),

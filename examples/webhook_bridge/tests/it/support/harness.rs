@@ -1,4 +1,4 @@
-//! Homeserver, webhook and database of one test.
+//! The test harness: homeserver, webhook and database of one test.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::{Bridge, Homeserver, Reply, Webhook, homeserver::BOT};
 
-pub struct World {
+pub struct Harness {
     pub homeserver: Arc<Homeserver>,
     pub webhook: Arc<Webhook>,
     pub database: TestDatabase,
 }
 
-impl World {
+impl Harness {
     pub async fn new() -> Self {
         Self {
             homeserver: Homeserver::start().await,
@@ -26,7 +26,7 @@ impl World {
         }
     }
 
-    /// Start the bridge; `more` overrides the usual settings.
+    /// Start the bridge; `more` overrides the default settings.
     pub fn bridge(&self, more: &[(&str, &str)]) -> Bridge {
         let url = self.database.url();
         let mut settings = vec![
@@ -41,7 +41,8 @@ impl World {
         Bridge::start(&settings)
     }
 
-    /// The bridge, ready, in an encrypted room `!r:x` and a plain room `!p:x`.
+    /// Start the bridge and wait until it is ready and has joined the encrypted room `!r:x` and the
+    /// unencrypted room `!p:x`.
     pub async fn ready_bridge(&self, more: &[(&str, &str)]) -> Bridge {
         let bridge = self.bridge(more);
         bridge.ready().await;
@@ -49,7 +50,7 @@ impl World {
             ("!r:x", room(&[joined("$join-r"), encryption()])),
             ("!p:x", room(&[joined("$join-p")])),
         ]));
-        self.homeserver.taken_in().await;
+        self.homeserver.until_synced().await;
         bridge
     }
 
@@ -59,7 +60,7 @@ impl World {
         config.build_pool().unwrap().get().await.unwrap()
     }
 
-    /// The first column of a statement's first row.
+    /// The first column of the first row.
     pub async fn number(&self, sql: &str) -> i64 {
         self.connection().await.query_one(sql, &[]).await.unwrap().get(0)
     }
@@ -95,14 +96,14 @@ pub fn room(events: &[Value]) -> Value {
     json!({"timeline": {"events": events, "limited": false, "prev_batch": "p"}})
 }
 
-/// A sync that speaks of joined rooms.
+/// A sync with joined rooms.
 pub fn sync(rooms: &[(&str, Value)]) -> Value {
     let rooms: serde_json::Map<_, _> =
         rooms.iter().map(|(id, room)| ((*id).to_owned(), room.clone())).collect();
     json!({"rooms": {"join": rooms}})
 }
 
-/// A joined room's part of a sync that leaves out what was before.
+/// A joined room's part of a limited sync.
 pub fn limited(events: &[Value]) -> Value {
     json!({"timeline": {"events": events, "limited": true, "prev_batch": "p"}})
 }
@@ -111,7 +112,7 @@ pub fn invitation(room: &str) -> Value {
     json!({"rooms": {"invite": {room: {"invite_state": {"events": []}}}}})
 }
 
-/// A homeserver's refusal.
-pub fn no(status: u16, code: &str) -> Reply {
+/// An error response of a homeserver.
+pub fn matrix_error(status: u16, code: &str) -> Reply {
     Reply::json(status, json!({"errcode": code, "error": "no"}))
 }

@@ -1,5 +1,5 @@
-//! Work on many things, each by itself: several at once, in turn, so that a slow one holds up no
-//! other.
+//! A fair scheduler: runs steps of many keyed jobs with bounded concurrency, round-robin, so that a
+//! slow or failing job does not delay others.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -15,28 +15,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{errors::BridgeError, retry::Delays};
 
-/// What follows a step.
+/// When the job's next step runs.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// There may be more: behind the others.
-    Again,
-    /// Nothing, until it is listed again.
+    /// As soon as possible, behind the other ready jobs.
+    Requeue,
+    /// Not until the job is listed again.
     Done,
-    /// It failed: after a pause that grows from failure to failure, or what the server wishes.
-    Later(Option<Duration>),
+    /// The step failed: after a growing delay (backoff), or the server's delay if that is longer.
+    Backoff(Option<Duration>),
     /// After this time.
     After(Duration),
-    /// After this time, or with the next news.
-    News(Duration),
+    /// After this time, or at the next wakeup.
+    AfterOrWakeup(Duration),
 }
 
-/// How the turns are taken.
-pub struct Turns<'a> {
+/// The settings of a scheduler.
+pub struct Scheduler<'a> {
     pub stop: &'a CancellationToken,
-    /// Something new may be listed.
-    pub news: &'a Notify,
-    pub at_once: usize,
-    /// The pauses of [`Next::Later`].
+    /// Notified when there may be new jobs to list.
+    pub wakeup: &'a Notify,
+    pub concurrency: usize,
+    /// The delays of [`Next::Backoff`].
     pub delays: fn() -> Delays,
 }
 
@@ -44,15 +44,15 @@ pub struct Turns<'a> {
 struct Queue {
     ready: VecDeque<String>,
     running: HashSet<String>,
-    /// Listed while they were running: what is new may have come behind their back.
-    missed: HashSet<String>,
-    /// Until when, and whether news end it.
-    resting: HashMap<String, (Instant, bool)>,
+    /// Listed while running: the running step may not have seen the new work.
+    relisted: HashSet<String>,
+    /// The end of the delay, and whether a wakeup ends it.
+    delayed: HashMap<String, (Instant, bool)>,
     failing: HashMap<String, Delays>,
 }
 
-impl Turns<'_> {
-    /// Until stopped, or a step fails; steps that run are finished first after a stop.
+impl Scheduler<'_> {
+    /// Run until stopped or until a step returns an error. After a stop, running steps are finished.
     pub async fn run(
         &self,
         list: impl AsyncFn() -> Result<Vec<String>, BridgeError>,
@@ -61,25 +61,25 @@ impl Turns<'_> {
         let step = &step;
         let mut queue = Queue::default();
         let mut running = FuturesUnordered::new();
-        let mut news = true;
+        let mut list_jobs = true;
         while !self.stop.is_cancelled() {
-            if std::mem::take(&mut news) {
-                queue.listed(list().await?);
+            if std::mem::take(&mut list_jobs) {
+                queue.enqueue(list().await?);
             }
-            while running.len() < self.at_once
-                && let Some(key) = queue.start(self.at_once)
+            while running.len() < self.concurrency
+                && let Some(key) = queue.next_job(self.concurrency)
             {
                 running.push(async move {
                     let next = step(&key).await;
                     (key, next)
                 });
             }
-            let rested = queue.next_rested();
+            let expiry = queue.next_expiry();
             tokio::select! {
                 Some((key, next)) = running.next() => queue.finished(key, next?, self.delays),
-                () = self.news.notified() => news = true,
-                () = sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => {
-                    queue.wake_rested();
+                () = self.wakeup.notified() => list_jobs = true,
+                () = sleep_until(expiry.unwrap_or_else(Instant::now)), if expiry.is_some() => {
+                    queue.requeue_expired();
                 }
                 () = self.stop.cancelled() => {}
             }
@@ -92,24 +92,25 @@ impl Turns<'_> {
 }
 
 impl Queue {
-    fn listed(&mut self, keys: Vec<String>) {
-        self.resting.retain(|_, (_, until_news)| !*until_news);
+    fn enqueue(&mut self, keys: Vec<String>) {
+        self.delayed.retain(|_, (_, until_wakeup)| !*until_wakeup);
         let queued: HashSet<String> = self.ready.iter().cloned().collect();
         for key in keys {
             if self.running.contains(&key) {
-                self.missed.insert(key);
-            } else if !queued.contains(&key) && !self.resting.contains_key(&key) {
+                self.relisted.insert(key);
+            } else if !queued.contains(&key) && !self.delayed.contains_key(&key) {
                 self.ready.push_back(key);
             }
         }
     }
 
-    /// What has not failed goes before what has, for which half of the places are enough: it may hang.
-    fn start(&mut self, at_once: usize) -> Option<String> {
+    /// The next job to run. Jobs that have not failed come first, and failing ones, which may hang, use at
+    /// most half of the slots.
+    fn next_job(&mut self, concurrency: usize) -> Option<String> {
         let has_failed = |key: &String| self.failing.contains_key(key);
         let failed = self.running.iter().filter(|key| has_failed(key)).count();
         let at = match self.ready.iter().position(|key| !has_failed(key)) {
-            None if failed > 0 && failed >= at_once / 2 => return None,
+            None if failed > 0 && failed >= concurrency / 2 => return None,
             at => at.unwrap_or(0),
         };
         let key = self.ready.remove(at)?;
@@ -119,32 +120,32 @@ impl Queue {
 
     fn finished(&mut self, key: String, next: Next, delays: fn() -> Delays) {
         self.running.remove(&key);
-        let missed = self.missed.remove(&key);
-        if !matches!(next, Next::Later(_)) {
+        let relisted = self.relisted.remove(&key);
+        if !matches!(next, Next::Backoff(_)) {
             self.failing.remove(&key);
         }
-        let (pause, until_news) = match next {
-            Next::Again => return self.ready.push_back(key),
-            Next::Done | Next::News(_) if missed => return self.ready.push_back(key),
+        let (pause, until_wakeup) = match next {
+            Next::Requeue => return self.ready.push_back(key),
+            Next::Done | Next::AfterOrWakeup(_) if relisted => return self.ready.push_back(key),
             Next::Done => return,
-            Next::Later(wish) => {
+            Next::Backoff(retry_after) => {
                 let delays = self.failing.entry(key.clone()).or_insert_with(delays);
-                (delays.next(wish), false)
+                (delays.next(retry_after), false)
             }
             Next::After(pause) => (pause, false),
-            Next::News(pause) => (pause, true),
+            Next::AfterOrWakeup(pause) => (pause, true),
         };
-        self.resting.insert(key, (Instant::now() + pause, until_news));
+        self.delayed.insert(key, (Instant::now() + pause, until_wakeup));
     }
 
-    fn next_rested(&self) -> Option<Instant> {
-        self.resting.values().map(|(until, _)| *until).min()
+    fn next_expiry(&self) -> Option<Instant> {
+        self.delayed.values().map(|(until, _)| *until).min()
     }
 
-    fn wake_rested(&mut self) {
+    fn requeue_expired(&mut self) {
         let now = Instant::now();
-        let rested = self.resting.extract_if(|_, (until, _)| *until <= now);
-        self.ready.extend(rested.map(|(key, _)| key));
+        let expired = self.delayed.extract_if(|_, (until, _)| *until <= now);
+        self.ready.extend(expired.map(|(key, _)| key));
     }
 }
 
@@ -155,14 +156,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_slow_one_holds_up_no_other_and_turns_alternate() {
-        let (stop, news) = (CancellationToken::new(), Notify::new());
-        let turns = Turns { stop: &stop, news: &news, at_once: 2, delays: Delays::new };
+    async fn a_slow_job_delays_no_other_and_jobs_alternate() {
+        let (stop, wakeup) = (CancellationToken::new(), Notify::new());
+        let scheduler =
+            Scheduler { stop: &stop, wakeup: &wakeup, concurrency: 2, delays: Delays::new };
         let seen = Mutex::new(Vec::new());
         let list = async || Ok(["slow", "a", "b"].map(ToOwned::to_owned).to_vec());
         let step = async |key: &str| {
             if key == "slow" {
-                // Ends when all others have had their turns.
+                // Ends after all steps of the others.
                 stop.cancelled().await;
                 return Ok(Next::Done);
             }
@@ -171,16 +173,17 @@ mod tests {
             if seen.len() == 6 {
                 stop.cancel();
             }
-            Ok(Next::Again)
+            Ok(Next::Requeue)
         };
-        turns.run(list, step).await.unwrap();
+        scheduler.run(list, step).await.unwrap();
         assert_eq!(*seen.lock().unwrap(), ["a", "b", "a", "b", "a", "b"]);
     }
 
     #[tokio::test]
-    async fn what_is_listed_while_it_runs_runs_again() {
-        let (stop, news) = (CancellationToken::new(), Notify::new());
-        let turns = Turns { stop: &stop, news: &news, at_once: 1, delays: Delays::new };
+    async fn a_job_listed_while_running_runs_again() {
+        let (stop, wakeup) = (CancellationToken::new(), Notify::new());
+        let scheduler =
+            Scheduler { stop: &stop, wakeup: &wakeup, concurrency: 1, delays: Delays::new };
         let (listed, steps) = (Notify::new(), Mutex::new(0));
         let list = async || {
             listed.notify_one();
@@ -190,39 +193,39 @@ mod tests {
             listed.notified().await;
             *steps.lock().unwrap() += 1;
             if *steps.lock().unwrap() == 1 {
-                news.notify_one();
-                // The list is asked for meanwhile.
+                wakeup.notify_one();
+                // The jobs are listed while this step runs.
                 listed.notified().await;
                 return Ok(Next::Done);
             }
             stop.cancel();
             Ok(Next::Done)
         };
-        // The second step needs a listing of its own to begin with.
+        // The second step must not wait for another listing.
         let step = async |key: &str| {
             if *steps.lock().unwrap() == 1 {
                 listed.notify_one();
             }
             step(key).await
         };
-        turns.run(list, step).await.unwrap();
+        scheduler.run(list, step).await.unwrap();
         assert_eq!(*steps.lock().unwrap(), 2);
     }
 
     #[test]
-    fn what_failed_before_leaves_places_and_comes_last() {
+    fn failing_jobs_run_last_and_use_half_of_the_slots() {
         let mut queue = Queue::default();
         let listed = |queue: &mut Queue, keys: &[&str]| {
-            queue.listed(keys.iter().map(ToString::to_string).collect());
+            queue.enqueue(keys.iter().map(ToString::to_string).collect());
         };
-        let start = |queue: &mut Queue| queue.start(4).unwrap_or_default();
+        let start = |queue: &mut Queue| queue.next_job(4).unwrap_or_default();
         listed(&mut queue, &["a", "b", "c"]);
         for key in ["a", "b", "c"] {
             assert_eq!(start(&mut queue), key);
-            queue.finished(key.to_owned(), Next::Later(None), Delays::new);
+            queue.finished(key.to_owned(), Next::Backoff(None), Delays::new);
         }
-        // All have rested.
-        queue.resting.clear();
+        // Let all delays expire.
+        queue.delayed.clear();
         listed(&mut queue, &["a", "b", "c", "new"]);
         assert_eq!(["new", "a", "b", ""], std::array::from_fn(|_| start(&mut queue)));
         listed(&mut queue, &["newer"]);
@@ -232,11 +235,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_of_a_step_ends_all() {
-        let (stop, news) = (CancellationToken::new(), Notify::new());
-        let turns = Turns { stop: &stop, news: &news, at_once: 2, delays: Delays::new };
+    async fn an_error_of_a_step_ends_the_scheduler() {
+        let (stop, wakeup) = (CancellationToken::new(), Notify::new());
+        let scheduler =
+            Scheduler { stop: &stop, wakeup: &wakeup, concurrency: 2, delays: Delays::new };
         let list = async || Ok(vec!["a".to_owned()]);
-        let ended = turns.run(list, async |_| Err(BridgeError::Stopped)).await;
+        let ended = scheduler.run(list, async |_| Err(BridgeError::Stopped)).await;
         assert!(matches!(ended, Err(BridgeError::Stopped)));
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody who encrypts for the bot, with upstream's machine.
+//! A Matrix user that encrypts for the bot, with upstream's `OlmMachine`.
 
 use matrix_sdk_crypto::{EncryptionSettings, OlmMachine, types::requests::AnyOutgoingRequest};
 use ruma::{
@@ -13,26 +13,26 @@ use super::{
     record::lock,
 };
 
-pub struct Person {
-    pub user: OwnedUserId,
+pub struct MatrixUser {
+    pub id: OwnedUserId,
     machine: OlmMachine,
 }
 
-impl Person {
-    /// Meet the bot, whose keys the homeserver has; others learn of this device by a key query.
-    pub async fn meet(homeserver: &Homeserver, user: &str) -> Self {
+impl MatrixUser {
+    /// A user with an Olm session with the bot. Its device keys are added to the homeserver.
+    pub async fn new(homeserver: &Homeserver, user: &str) -> Self {
         let ready = |bot: &super::homeserver::Stored| {
             !bot.device_keys.is_null() && !bot.one_time_keys.is_empty()
         };
         homeserver.calls.until("the bot's keys", |_| ready(&lock(&homeserver.stored))).await;
         let user = UserId::parse(user).unwrap();
         let machine = OlmMachine::new(&user, device_id!("PERSON")).await;
-        let person = Self { user, machine };
-        person.learn_bot(homeserver).await;
-        person
+        let this = Self { id: user, machine };
+        this.claim_bot_keys(homeserver).await;
+        this
     }
 
-    async fn learn_bot(&self, homeserver: &Homeserver) {
+    async fn claim_bot_keys(&self, homeserver: &Homeserver) {
         let bot = UserId::parse(BOT).unwrap();
         self.machine.update_tracked_users([bot.as_ref()]).await.unwrap();
         let requests = self.machine.outgoing_requests().await.unwrap();
@@ -41,7 +41,7 @@ impl Person {
             for request in &requests {
                 if let AnyOutgoingRequest::KeysUpload(upload) = request.request() {
                     let keys = serde_json::to_value(&upload.device_keys).unwrap();
-                    stored.users.insert(self.user.to_string(), json!({"PERSON": keys}));
+                    stored.users.insert(self.id.to_string(), json!({"PERSON": keys}));
                 }
             }
             let device = stored.device_keys["device_id"].as_str().unwrap().to_owned();
@@ -66,7 +66,7 @@ impl Person {
     pub async fn room_key(&self, room: &str) -> Vec<Value> {
         let bot = UserId::parse(BOT).unwrap();
         let room = RoomId::parse(room).unwrap();
-        // `rotate` says when: the machine panics where a message is one too many for its session.
+        // Only `rotate` rotates: the machine panics when a message exceeds its session's limit.
         let settings =
             EncryptionSettings { rotation_period_msgs: 10_000, ..EncryptionSettings::default() };
         let users = [bot.as_ref()];
@@ -75,7 +75,7 @@ impl Person {
         for request in shared {
             for content in request.messages.values().flat_map(|devices| devices.values()) {
                 let kind = &request.event_type;
-                events.push(json!({"sender": self.user, "type": kind, "content": content}));
+                events.push(json!({"sender": self.id, "type": kind, "content": content}));
             }
             self.machine
                 .mark_request_as_sent(
@@ -88,17 +88,17 @@ impl Person {
         events
     }
 
-    /// An encrypted message as the homeserver shows it; its key must have been made before.
+    /// An encrypted message event; requires an earlier [`Self::room_key`].
     pub async fn encrypt(&self, room: &str, event_id: &str, body: &str) -> Value {
         let content = serde_json::from_value(json!({"msgtype": "m.text", "body": body})).unwrap();
         let room = RoomId::parse(room).unwrap();
         let encrypted =
             self.machine.encrypt_room_event_raw(&room, "m.room.message", &content).await.unwrap();
-        json!({"event_id": event_id, "sender": self.user, "type": "m.room.encrypted",
+        json!({"event_id": event_id, "sender": self.id, "type": "m.room.encrypted",
             "origin_server_ts": 1, "content": encrypted.content})
     }
 
-    /// The next message begins a new session.
+    /// Start a new Megolm session with the next message.
     pub async fn rotate(&self, room: &str) {
         self.machine.discard_room_key(&RoomId::parse(room).unwrap()).await.unwrap();
     }

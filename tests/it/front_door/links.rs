@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const README: &str = include_str!("../../README.md");
-const LIBRARY: &str = include_str!("../../src/lib.rs");
+const README: &str = include_str!("../../../README.md");
+const LIBRARY: &str = include_str!("../../../src/lib.rs");
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,4 +1,4 @@
-//! A part of an answer that has not been read yet.
+//! A part of a response that is not parsed yet.
 
 use std::{collections::HashMap, fmt};
 
@@ -10,11 +10,11 @@ use serde::{
 use serde_json::value::RawValue;
 use tracing::warn;
 
-/// JSON as it came; only its syntax is known to be right.
+/// JSON as received; only its syntax has been checked.
 #[derive(Clone, Copy)]
-pub struct Piece<'a>(&'a RawValue);
+pub struct RawJson<'a>(&'a RawValue);
 
-impl<'a> Piece<'a> {
+impl<'a> RawJson<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok().map(Self)
     }
@@ -23,23 +23,23 @@ impl<'a> Piece<'a> {
         self.0.get()
     }
 
-    /// Without a word if it is malformed.
+    /// Its value; a malformed one is not logged.
     pub fn read<T: DeserializeOwned>(self) -> Option<T> {
         serde_json::from_str(self.json()).ok()
     }
 
-    /// Its value. `what` is for the log.
+    /// Its value; a malformed one is logged as `what`.
     pub fn value<T: DeserializeOwned>(self, what: &str) -> Option<T> {
-        said(self.read(), what)
+        log_if_none(self.read(), what)
     }
 
     pub fn fields(self) -> Option<Fields<'a>> {
         serde_json::from_str(self.json()).ok()
     }
 
-    /// Its fields, none if it is no object.
+    /// Its fields; none, and logged as `what`, if it is no object.
     pub fn object(self, what: &str) -> Fields<'a> {
-        said(self.fields(), what).unwrap_or_default()
+        log_if_none(self.fields(), what).unwrap_or_default()
     }
 
     pub fn elements(self) -> Option<Vec<Self>> {
@@ -47,45 +47,44 @@ impl<'a> Piece<'a> {
         Some(list.into_iter().map(Self).collect())
     }
 
-    /// Its elements, none if it is no list.
+    /// Its elements; none, and logged as `what`, if it is no list.
     pub fn list(self, what: &str) -> Vec<Self> {
-        said(self.elements(), what).unwrap_or_default()
+        log_if_none(self.elements(), what).unwrap_or_default()
     }
 
-    /// To be read later, whatever it is.
-    pub fn any<T>(self) -> Raw<T> {
+    /// For later deserialization, whatever its type.
+    pub fn to_raw<T>(self) -> Raw<T> {
         Raw::from_json(self.0.to_owned())
     }
 
-    /// To be read later, if it is an object at all.
-    pub fn raw<T>(self, what: &str) -> Option<Raw<T>> {
+    /// For later deserialization; `None`, and logged as `what`, if it is no object.
+    pub fn raw_object<T>(self, what: &str) -> Option<Raw<T>> {
         let is_object = self.json().starts_with('{');
-        said(is_object.then(|| self.any()), what)
+        log_if_none(is_object.then(|| self.to_raw()), what)
     }
 }
 
-/// Log what is not there.
-fn said<T>(read: Option<T>, what: &str) -> Option<T> {
+fn log_if_none<T>(read: Option<T>, what: &str) -> Option<T> {
     if read.is_none() {
-        malformed(what);
+        log_malformed(what);
     }
     read
 }
 
-pub fn malformed(what: &str) {
-    warn!("{what:?} is malformed in an answer of the homeserver: skipped");
+pub fn log_malformed(what: &str) {
+    warn!("{what:?} is malformed in the homeserver's response: skipped");
 }
 
-/// An object's fields. `null` is as good as nothing.
+/// An object's fields, without those that are `null`.
 #[derive(Clone, Default)]
-pub struct Fields<'a>(HashMap<String, Piece<'a>>);
+pub struct Fields<'a>(HashMap<String, RawJson<'a>>);
 
 impl<'a> Fields<'a> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn get(&self, name: &str) -> Option<Piece<'a>> {
+    pub fn get(&self, name: &str) -> Option<RawJson<'a>> {
         self.0.get(name).copied()
     }
 
@@ -94,17 +93,17 @@ impl<'a> Fields<'a> {
     }
 
     pub fn object(&self, name: &str) -> Self {
-        self.get(name).map(|piece| piece.object(name)).unwrap_or_default()
+        self.get(name).map(|json| json.object(name)).unwrap_or_default()
     }
 
-    pub fn list(&self, name: &str) -> Vec<Piece<'a>> {
-        self.get(name).map(|piece| piece.list(name)).unwrap_or_default()
+    pub fn list(&self, name: &str) -> Vec<RawJson<'a>> {
+        self.get(name).map(|json| json.list(name)).unwrap_or_default()
     }
 }
 
 impl<'a> IntoIterator for Fields<'a> {
-    type Item = (String, Piece<'a>);
-    type IntoIter = std::collections::hash_map::IntoIter<String, Piece<'a>>;
+    type Item = (String, RawJson<'a>);
+    type IntoIter = std::collections::hash_map::IntoIter<String, RawJson<'a>>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
@@ -128,14 +127,14 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = HashMap::new();
-        // The names too are taken as they came: one that no string can hold costs its entry only.
+        // Names are read raw, too: an invalid one (such as a lone surrogate) skips its entry only.
         while let Some((name, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
             match serde_json::from_str::<String>(name.get()) {
                 Ok(_) if value.get() == "null" => {}
                 Ok(name) => {
-                    fields.insert(name, Piece(value));
+                    fields.insert(name, RawJson(value));
                 }
-                Err(_) => malformed("a name"),
+                Err(_) => log_malformed("a name"),
             }
         }
         Ok(Fields(fields))
@@ -147,19 +146,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_malformed_costs_itself_only() {
+    fn only_malformed_entries_are_skipped() {
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
         let text = format!(
             r#"{{"a": 1, "\ud800": 2, "b": "\ud800", "c": null, "d": {deep}, "e": [1, "x", 1e999]}}"#
         );
-        let fields = Piece::parse(&text).unwrap().object("all");
+        let fields = RawJson::parse(&text).unwrap().object("all");
         assert_eq!(fields.value::<i64>("a"), Some(1));
         assert_eq!(fields.value::<String>("a"), None);
         assert_eq!(fields.value::<String>("b"), None);
         assert!(fields.get("c").is_none() && fields.get("d").is_some());
-        let numbers = fields.list("e").into_iter().filter_map(Piece::read::<i64>);
+        let numbers = fields.list("e").into_iter().filter_map(RawJson::read::<i64>);
         assert_eq!(numbers.collect::<Vec<_>>(), [1]);
         assert!(fields.object("a").into_iter().next().is_none());
-        assert!(Piece::parse("<html>").is_none());
+        assert!(RawJson::parse("<html>").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! What is to become of a stored event: decrypted, checked, and made into a message.
+//! Decides how to handle a stored event: decrypts it, checks it, and converts it to a message.
 
 use matrix_sdk_common::deserialized_responses::{DecryptedRoomEvent, UnableToDecryptReason};
 use matrix_sdk_crypto::RoomEventDecryptionResult;
@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::{
     crypto::Decrypted,
-    devices::Known,
+    devices::DeviceStatus,
     errors::BridgeError,
     inbox::Queued,
     message::{Encrypted, Message, Stored, verification},
@@ -16,13 +16,13 @@ use crate::{
 
 pub enum Verdict {
     Deliver(Box<Message>),
-    /// Its key has not come.
+    /// The key is missing.
     NoKey,
-    /// The homeserver has not told of its sender's devices yet.
+    /// The sender's devices are not known yet.
     SenderUnknown,
-    /// No message for people.
+    /// Not a message, but a verification step.
     Skip,
-    /// Parked. `kind` is a label of the metrics.
+    /// Dead-letter it. `kind` is the metric's `reason` label.
     Fail {
         kind: &'static str,
         reason: String,
@@ -33,7 +33,7 @@ fn fail(kind: &'static str, reason: impl Into<String>) -> Verdict {
     Verdict::Fail { kind, reason: reason.into() }
 }
 
-pub async fn judge(run: &Run, room: &str, queued: &Queued) -> Result<Verdict, BridgeError> {
+pub async fn evaluate(run: &Run, room: &str, queued: &Queued) -> Result<Verdict, BridgeError> {
     let (room_id, stored) = match (RoomId::parse(room), Stored::parse(&queued.json)) {
         (Ok(room_id), Ok(stored)) => (room_id, stored),
         _ => return Ok(fail("malformed", "malformed event")),
@@ -50,13 +50,13 @@ async fn decrypt(
     event_id: &str,
     encrypted: &Encrypted,
 ) -> Result<Verdict, BridgeError> {
-    let known = run.devices.of_sender(&encrypted.sender, event_id);
-    if known == Known::NotYet {
+    let status = run.devices.sender_status(&encrypted.sender, event_id);
+    if status == DeviceStatus::Pending {
         return Ok(Verdict::SenderUnknown);
     }
     let decrypted = match run.crypto.decrypt(&encrypted.event, room_id).await? {
-        Decrypted::Unreadable(reason) => {
-            return Ok(fail("corrupt_key", format!("its key cannot be read: {reason}")));
+        Decrypted::Corrupt(reason) => {
+            return Ok(fail("corrupt_key", format!("the key is corrupt: {reason}")));
         }
         Decrypted::Result(result) => match *result {
             RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
@@ -65,25 +65,25 @@ async fn decrypt(
             }
         },
     };
-    let verdict = message(room_id, &decrypted, known);
-    // One that fails anyway does not use an index up.
+    let verdict = message(room_id, &decrypted, status);
+    // A message that fails must not claim its index: the genuine one may follow.
     if let (Some(at), Verdict::Deliver(_) | Verdict::Skip) = (&encrypted.at, &verdict) {
-        let first = run.inbox.first_at(at, room_id.as_str(), event_id).await?;
+        let first = run.inbox.record_message_index(at, room_id.as_str(), event_id).await?;
         if first != event_id {
-            let reason = format!("a replay: event {first} is the same message");
+            let reason = format!("replay of event {first}");
             return Ok(fail("replay", reason));
         }
     }
     Ok(verdict)
 }
 
-fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, known: Known) -> Verdict {
+fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, status: DeviceStatus) -> Verdict {
     let info = &decrypted.encryption_info;
     let Some(verification) = verification(&info.verification_state) else {
-        let reason = "the claimed sender is not the owner of the key it was encrypted with";
+        let reason = "the claimed sender is not the owner of the key that encrypted it";
         return fail("mismatched_sender", reason);
     };
-    let verification = with_devices(verification, known);
+    let verification = with_devices(verification, status);
     let device = info.sender_device.as_ref().map(ToString::to_string);
     match Message::decrypted(room_id.as_str(), &decrypted.event, verification, device) {
         Ok(Some(message)) => Verdict::Deliver(Box::new(message)),
@@ -92,10 +92,10 @@ fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, known: Known) -> Ve
     }
 }
 
-/// Of a sender whose devices nobody tells of, a missing one may exist.
-fn with_devices(verification: &'static str, known: Known) -> &'static str {
-    match (verification, known) {
-        ("unknown_device", Known::Unavailable) => "devices_unavailable",
+/// If the sender's devices are unavailable, an unknown device may exist.
+fn with_devices(verification: &'static str, status: DeviceStatus) -> &'static str {
+    match (verification, status) {
+        ("unknown_device", DeviceStatus::Unavailable) => "devices_unavailable",
         _ => verification,
     }
 }
@@ -104,7 +104,7 @@ fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
     let kind = match &reason {
         UnableToDecryptReason::MissingMegolmSession { withheld_code } => {
             if let Some(code) = withheld_code {
-                warn!(code = code.as_str(), "a sender withholds the key of a message");
+                warn!(code = code.as_str(), "the key of a message was withheld by its sender");
             }
             return Verdict::NoKey;
         }
@@ -115,7 +115,7 @@ fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
         UnableToDecryptReason::MismatchedIdentityKeys => "mismatched_sender",
         _ => "other",
     };
-    fail(kind, format!("it cannot be decrypted: {reason:?}"))
+    fail(kind, format!("decryption failed: {reason:?}"))
 }
 
 #[cfg(test)]
@@ -123,10 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_unknown_only_if_somebody_has_answered() {
-        assert_eq!(with_devices("unknown_device", Known::Yes), "unknown_device");
-        assert_eq!(with_devices("unknown_device", Known::Unavailable), "devices_unavailable");
-        // The key itself may prove the device.
-        assert_eq!(with_devices("unsigned_device", Known::Unavailable), "unsigned_device");
+    fn a_device_is_unknown_only_after_a_successful_query() {
+        assert_eq!(with_devices("unknown_device", DeviceStatus::Known), "unknown_device");
+        assert_eq!(
+            with_devices("unknown_device", DeviceStatus::Unavailable),
+            "devices_unavailable"
+        );
+        // The room key's own message may contain the device keys.
+        assert_eq!(with_devices("unsigned_device", DeviceStatus::Unavailable), "unsigned_device");
     }
 }

@@ -1,17 +1,17 @@
-//! What is malformed and not needed stops nothing.
+//! Malformed parts of responses are skipped.
 
 use serde_json::{Value, json};
 
-use crate::support::{Call, Person, Reply, World, message, room, sync};
+use crate::support::{Call, Harness, MatrixUser, Reply, message, room, sync};
 
-type Bend = Box<dyn Fn(&mut Value)>;
+type Edit = Box<dyn Fn(&mut Value)>;
 
-/// Each of these syncs also carries a message of a good room, which must arrive.
+/// Each sync also contains a message of a well-formed room, which must be delivered.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_part_of_a_sync_costs_that_part_only() {
-    let world = World::new().await;
-    let bridge = world.ready_bridge(&[]).await;
-    let bent: Vec<(&str, Bend)> = vec![
+async fn only_the_malformed_part_of_a_sync_is_skipped() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let malformed: Vec<(&str, Edit)> = vec![
         ("/rooms/join/!bad:x", Box::new(|bad| bad["summary"] = Value::Null)),
         (
             "/rooms/join/!bad:x",
@@ -48,30 +48,30 @@ async fn a_malformed_part_of_a_sync_costs_that_part_only() {
         ("", Box::new(|sync| sync["account_data"] = json!({"events": null}))),
         ("", Box::new(|sync| sync["groups"] = json!(0.5))),
     ];
-    for (number, (place, bend)) in bent.iter().enumerate() {
+    for (number, (pointer, edit)) in malformed.iter().enumerate() {
         let good = format!("$good-{number}");
         let mut answer = sync(&[
             ("!p:x", room(&[message(&good)])),
             ("!bad:x", room(&[message(&format!("$bad-{number}"))])),
         ]);
         answer["rooms"]["leave"] = json!({});
-        bend(answer.pointer_mut(place).unwrap());
-        world.homeserver.push(answer);
-        world.webhook.has(&[&good[1..]]).await;
+        edit(answer.pointer_mut(pointer).unwrap());
+        harness.homeserver.push(answer);
+        harness.webhook.until_received(&[&good[1..]]).await;
     }
-    world.homeserver.taken_in().await;
-    // Joined all the same: what the invitation says of the room is not needed.
+    harness.homeserver.until_synced().await;
+    // The room is joined nevertheless: the content of the invitation is not needed.
     let joined = |calls: &[Call]| calls.iter().any(|call| call.is("POST", "rooms/!i:x/join"));
-    world.homeserver.calls.until("the join", joined).await;
+    harness.homeserver.calls.until("the join", joined).await;
     bridge.ready().await;
 }
 
-/// Text that no parser takes: the keys beside it get through.
+/// The rooms are JSON that typed parsers reject: the room keys in the same sync must be stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_get_through_whatever_the_rooms_look_like() {
-    let world = World::new().await;
-    let _bridge = world.ready_bridge(&[]).await;
-    let alice = Person::meet(&world.homeserver, "@alice:x").await;
+async fn room_keys_survive_malformed_rooms() {
+    let harness = Harness::new().await;
+    let _bridge = harness.ready_bridge(&[]).await;
+    let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
     let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
     let broken = [
         r#"{"!bad:x": {"timeline": {"events": [{"type": "\ud800"}]}}}"#.to_owned(),
@@ -86,30 +86,30 @@ async fn keys_get_through_whatever_the_rooms_look_like() {
         let keys = json!(alice.room_key("!r:x").await);
         let body = format!("secret {number}");
         let event = alice.encrypt("!r:x", &format!("$secret-{number}"), &body).await;
-        world.homeserver.push_text(&format!(
+        harness.homeserver.push_text(&format!(
             r#"{{"next_batch": "NEXT", "rooms": {{"join": {rooms}}},
                 "to_device": {{"events": {keys}}}}}"#
         ));
-        world.homeserver.push(sync(&[("!r:x", room(&[event]))]));
-        world.webhook.has(&[&body]).await;
+        harness.homeserver.push(sync(&[("!r:x", room(&[event]))]));
+        harness.webhook.until_received(&[&body]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_page_or_key_answer_costs_that_entry_only() {
-    let world = World::new().await;
-    world.homeserver.calls.rule(|call| {
+async fn only_malformed_entries_of_pages_and_key_queries_are_skipped() {
+    let harness = Harness::new().await;
+    harness.homeserver.calls.rule(|call| {
         let features = json!({"org.example": "yes", "org.other": null, "org.good": true});
         let versions = json!({"versions": ["v1.11", 7, "v99"], "unstable_features": features});
         call.is("GET", "versions").then(|| Reply::json(200, versions))
     });
-    let _bridge = world.ready_bridge(&[]).await;
-    let alice = Person::meet(&world.homeserver, "@alice:x").await;
+    let _bridge = harness.ready_bridge(&[]).await;
+    let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
     let alices = {
-        let stored = world.homeserver.stored.lock().unwrap();
+        let stored = harness.homeserver.stored.lock().unwrap();
         stored.users["@alice:x"].clone()
     };
-    world.homeserver.calls.rule(move |call| {
+    harness.homeserver.calls.rule(move |call| {
         let mut devices = alices.clone();
         devices["BROKEN"] = json!({"keys": 1});
         devices["NULL"] = Value::Null;
@@ -127,22 +127,22 @@ async fn a_malformed_page_or_key_answer_costs_that_entry_only() {
     .into_iter()
     .enumerate()
     {
-        world.homeserver.calls.rule(move |call| {
+        harness.homeserver.calls.rule(move |call| {
             call.is("GET", "rooms/!p:x/messages").then(|| Reply::json(200, page.clone()))
         });
         let id = format!("$behind-{number}");
         let mut behind = room(&[message(&id)]);
         behind["timeline"]["limited"] = json!(true);
-        world.homeserver.push(sync(&[("!p:x", behind)]));
-        world.webhook.has(&[&id[1..]]).await;
+        harness.homeserver.push(sync(&[("!p:x", behind)]));
+        harness.webhook.until_received(&[&id[1..]]).await;
     }
-    world.webhook.has(&["paged"]).await;
+    harness.webhook.until_received(&["paged"]).await;
     let mut answer = sync(&[]);
     answer["to_device"] = json!({"events": alice.room_key("!r:x").await});
     let event = alice.encrypt("!r:x", "$secret", "secret").await;
     answer["rooms"]["join"] = json!({"!r:x": room(&[event])});
-    world.homeserver.push(answer);
-    world.webhook.has(&["secret"]).await;
-    let delivery = world.webhook.got.all().pop().unwrap();
+    harness.homeserver.push(answer);
+    harness.webhook.until_received(&["secret"]).await;
+    let delivery = harness.webhook.requests.all().pop().unwrap();
     assert_eq!(delivery.message["sender_device"], "PERSON");
 }

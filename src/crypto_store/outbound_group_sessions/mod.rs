@@ -1,10 +1,13 @@
 //! Outbound Megolm sessions, which encrypt: one for each room.
 
+mod reserved;
+
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::olm::{
     OutboundGroupSession, PickledOutboundGroupSession, StaticAccountData,
 };
 
+pub(super) use self::reserved::{Reservations, Reserve};
 use crate::{
     Error,
     account::{
@@ -48,10 +51,12 @@ pub(super) async fn get(
 pub(super) async fn stage(
     batch: &mut Batch,
     codec: &Codec,
+    reserve: &Reserve,
     session: &OutboundGroupSession,
 ) -> Result<(), Error> {
+    let pickle = reserve.stage(batch, session).await?;
     let room_id = codec.key(TABLE, session.room_id());
-    let data = codec.seal_json(TABLE, &[&room_id], &session.pickle().await)?;
+    let data = codec.seal_json(TABLE, &[&room_id], &pickle)?;
     batch.upsert(&UPSERT, [room_id], [data]);
     Ok(())
 }

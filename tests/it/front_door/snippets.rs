@@ -1,9 +1,9 @@
 //! The README's code is the examples' code, and these are as short as it says.
 
-const README: &str = include_str!("../../README.md");
-const CLIENT_BOT: &str = include_str!("../../examples/client_bot.rs");
-const WEBHOOK_MINIMAL: &str = include_str!("../../examples/webhook_minimal.rs");
-const MANIFEST: &str = include_str!("../../Cargo.toml");
+const README: &str = include_str!("../../../README.md");
+const CLIENT_BOT: &str = include_str!("../../../examples/client_bot.rs");
+const WEBHOOK_MINIMAL: &str = include_str!("../../../examples/webhook_minimal.rs");
+const MANIFEST: &str = include_str!("../../../Cargo.toml");
 
 #[test]
 fn the_examples_are_as_short_as_the_readme_says() {

@@ -1,4 +1,4 @@
-//! What the bridge takes from a `/sync`.
+//! The parts of a `/sync` response that the bridge uses.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{Answer, Fields, Piece, piece::malformed};
+use super::{Fields, ParseResponse, RawJson, raw_json::log_malformed};
 use crate::timeline::storable;
 
 pub type Event = Raw<AnySyncTimelineEvent>;
@@ -26,7 +26,7 @@ pub struct Sync {
     pub invited: Vec<String>,
 }
 
-/// A room that we are in, or were.
+/// A joined or left room.
 #[derive(Default)]
 pub struct Room {
     pub limited: bool,
@@ -36,7 +36,7 @@ pub struct Room {
 }
 
 impl Sync {
-    /// Whether it says nothing that the one before has not said.
+    /// Whether it has no news.
     pub fn is_empty(&self) -> bool {
         let lists = &self.device_lists;
         self.to_device.is_empty()
@@ -48,8 +48,8 @@ impl Sync {
     }
 }
 
-impl Answer for Sync {
-    fn read(_: Piece<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+impl ParseResponse for Sync {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         let next_batch: String = fields.value("next_batch").ok_or("it has no next_batch")?;
         if next_batch.contains('\0') {
             return Err("its next_batch cannot be stored");
@@ -60,7 +60,10 @@ impl Answer for Sync {
         let is_joined = |id: &str| joined.iter().any(|(room, _)| room == id);
         Ok(Self {
             next_batch,
-            to_device: to_device.into_iter().filter_map(|event| event.raw("an event")).collect(),
+            to_device: to_device
+                .into_iter()
+                .filter_map(|event| event.raw_object("an event"))
+                .collect(),
             device_lists: device_lists(&fields.object("device_lists")),
             one_time_keys: key_counts(fields.object("device_one_time_keys_count")),
             unused_fallback_keys: fields.get("device_unused_fallback_key_types").map(|kinds| {
@@ -68,7 +71,7 @@ impl Answer for Sync {
                 kinds.filter_map(|kind| kind.value("a kind of key")).collect()
             }),
             left: of_rooms(rooms.object("leave")),
-            // A homeserver that lags may still invite to a room that we are in.
+            // A lagging homeserver worker may still report the invitation of a joined room.
             invited: rooms
                 .object("invite")
                 .into_iter()
@@ -82,13 +85,13 @@ impl Answer for Sync {
 
 fn of_rooms(rooms: Fields<'_>) -> Vec<(String, Room)> {
     let rooms = rooms.into_iter().filter(|(id, _)| is_room(id));
-    rooms.map(|(id, piece)| (id, room(&piece.object("a room")))).collect()
+    rooms.map(|(id, json)| (id, room(&json.object("a room")))).collect()
 }
 
 fn room(fields: &Fields<'_>) -> Room {
     let timeline = fields.object("timeline");
     Room {
-        // What cannot be read may be true.
+        // A malformed value counts as `true`: a missed gap would lose messages.
         limited: timeline
             .get("limited")
             .is_some_and(|limited| limited.value("limited") != Some(false)),
@@ -101,14 +104,14 @@ fn room(fields: &Fields<'_>) -> Room {
 fn is_room(id: &str) -> bool {
     let is_room = storable(id) && RoomId::parse(id).is_ok();
     if !is_room {
-        malformed("a room id");
+        log_malformed("a room id");
     }
     is_room
 }
 
-/// A room's events; those that are none are counted when they are looked at.
-pub fn events(list: Vec<Piece<'_>>) -> Vec<Event> {
-    list.into_iter().map(Piece::any).collect()
+/// A room's events, unchecked: malformed ones are counted when they are classified.
+pub fn events(list: Vec<RawJson<'_>>) -> Vec<Event> {
+    list.into_iter().map(RawJson::to_raw).collect()
 }
 
 fn device_lists(fields: &Fields<'_>) -> DeviceLists {
@@ -123,7 +126,7 @@ fn device_lists(fields: &Fields<'_>) -> DeviceLists {
 }
 
 pub fn key_counts(counts: Fields<'_>) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
-    let count = |(kind, count): (String, Piece<'_>)| {
+    let count = |(kind, count): (String, RawJson<'_>)| {
         Some((OneTimeKeyAlgorithm::from(kind), count.value("a count of keys")?))
     };
     counts.into_iter().filter_map(count).collect()

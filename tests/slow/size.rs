@@ -96,13 +96,11 @@ async fn a_session_takes_a_kilobyte_at_most() {
 }
 
 #[tokio::test]
-#[ignore = "takes a minute"]
 async fn one_hundred_thousand_plain_sessions_take_a_kilobyte_each_at_most() {
     measure(Mode::Plain, 1000, 100).await;
 }
 
 #[tokio::test]
-#[ignore = "takes a minute"]
 async fn one_hundred_thousand_encrypted_sessions_take_a_kilobyte_each_at_most() {
     measure(Mode::Key, 1000, 100).await;
 }
