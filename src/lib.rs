@@ -47,6 +47,7 @@
 //!   writes with [`Error::ReopenRequired`] until `reopen()`.
 
 mod account;
+pub mod admin;
 mod config;
 mod crypto_store;
 mod error;

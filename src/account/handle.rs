@@ -20,6 +20,7 @@ use crate::{
             heartbeat::{self, Presence},
         },
     },
+    config::conninfo::APPLICATION_NAME,
     postgres::{
         database::Database,
         migrations::{Migration, Migrations},
@@ -196,11 +197,10 @@ impl OpenAccount {
         let statements = Statements::new(Schema::new(&config.schema)?, statements(stores));
         let pool = match foreign_pool {
             Some(pool) => pool.clone(),
-            None => config.build_pool()?,
+            None => named(config).build_pool()?,
         };
         let database = Database::new(pool, Arc::new(statements), &config.timeouts);
-        let parts = stores.iter().map(|store| store.migrations());
-        let parts: Vec<Migrations> = std::iter::once(MIGRATIONS).chain(parts).collect();
+        let parts = parts(stores);
         let before = former.map(|former| &former.cipher);
         let (id, cipher) = find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
@@ -239,6 +239,19 @@ impl OpenAccount {
             None => Ok(0),
         }
     }
+}
+
+/// The configuration of a pool that is this account's alone, which the server shows.
+fn named(config: &PostgresStoreConfig) -> PostgresStoreConfig {
+    let name = format!("{APPLICATION_NAME} {}", config.account);
+    let name = config.application_name.clone().unwrap_or(name);
+    PostgresStoreConfig { application_name: Some(name), secret: None, ..config.clone() }
+}
+
+/// The parts of the schema: the engine's, and those of these stores.
+pub(crate) fn parts(stores: &[&StoreKind]) -> Vec<Migrations> {
+    let stores = stores.iter().map(|store| store.migrations());
+    std::iter::once(MIGRATIONS).chain(stores).collect()
 }
 
 /// Every statement of the engine and of these stores, to be prepared together.

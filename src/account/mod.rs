@@ -148,6 +148,22 @@ impl StoreLane {
         Ok(OwnerRow::parse(&rows)?.commits().unsigned_abs())
     }
 
+    /// Fails unless the server answers and the lane may still be used. Also detects another owner, and a
+    /// database that was rolled back.
+    pub(crate) async fn verify(&self) -> Result<(), Error> {
+        self.lane.check()?;
+        if self.writer.is_none() {
+            return self.query_opt(&OWNER, &[]).await.map(drop);
+        }
+        self.lane.owner.read_owner_row(&self.database).await?;
+        self.lane.check_write()
+    }
+
+    /// The state of the connection pool.
+    pub(crate) fn pool_status(&self) -> deadpool_postgres::Status {
+        self.database.pool_status()
+    }
+
     /// Queues a write in the lane and waits for its commit.
     pub(crate) async fn write<F>(
         &self,

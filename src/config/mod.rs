@@ -69,6 +69,8 @@ pub struct PostgresStoreConfig {
     pub(crate) access: Access,
     pub(crate) run_migrations: bool,
     pub(crate) accept_unsafe_durability: bool,
+    /// What the server shows of the connections, unless the connection string names it.
+    pub(crate) application_name: Option<String>,
 }
 
 impl PostgresStoreConfig {
@@ -115,7 +117,8 @@ impl PostgresStoreConfig {
     ///   [`password_file`](Self::password_file) take precedence over all of these.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after
-    ///   30 s. `application_name` is `matrix-sdk-postgres` by default.
+    ///   30 s. `application_name` is `matrix-sdk-postgres` by
+    ///   default, followed by the account's name where the store makes its own pool.
     /// - `options` is refused: poolers drop it. So are `service`, `sslcrl`, `sslpassword`,
     ///   `require_auth` and others that would be harmful to ignore. Parameters of other drivers
     ///   (`pgbouncer`, `schema`, `connection_limit`, …) are refused; the error says what to set instead.
@@ -162,6 +165,7 @@ impl PostgresStoreConfig {
             access: Access::default(),
             run_migrations: true,
             accept_unsafe_durability: false,
+            application_name: None,
         }
     }
 

@@ -52,8 +52,8 @@ use matrix_sdk_crypto::{
 use tracing::instrument;
 use zeroize::Zeroizing;
 
-pub(crate) use self::store::CRYPTO_STORE;
 pub use self::store::PostgresCryptoStore;
+pub(crate) use self::{size::TABLES, store::CRYPTO_STORE};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;

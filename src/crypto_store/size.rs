@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The store's own tables.
-pub(super) static TABLES: [&Table; 18] = [
+pub(crate) static TABLES: [&Table; 18] = [
     &account_data::ACCOUNT_DATA,
     &backups::BACKUP_VERSIONS,
     &custom_values::CUSTOM_VALUES,

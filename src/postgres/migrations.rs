@@ -33,7 +33,7 @@ impl Migrations {
     }
 }
 
-const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
+pub(crate) const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
     part text COLLATE \"C\" NOT NULL,
     version integer NOT NULL,
     -- The oldest version whose programs keep working after this step.
@@ -49,7 +49,7 @@ const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 
                       SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
 /// First half of the advisory lock's key, against collisions with other applications' locks.
-const LOCK_SPACE: i32 = 0x6d78_7370;
+pub(crate) const LOCK_SPACE: i32 = 0x6d78_7370;
 
 /// Migrates all parts to their current version, in one transaction. Processes that start together
 /// wait for each other, and the later ones find nothing to do.
@@ -58,7 +58,24 @@ pub(crate) async fn run(
     schema: &Schema,
     parts: &[Migrations],
 ) -> Result<(), OpenStoreError> {
-    let applied = apply(connection, schema, parts).await;
+    run_until(connection, schema, parts, End::Commit).await
+}
+
+/// How the transaction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Commit,
+    /// After every statement was tried.
+    Rollback,
+}
+
+pub(crate) async fn run_until(
+    connection: &mut Object,
+    schema: &Schema,
+    parts: &[Migrations],
+    end: End,
+) -> Result<(), OpenStoreError> {
+    let applied = apply(connection, schema, parts, end).await;
     applied.map_err(|error| OpenStoreError::refused(error, "migrating the schema"))
 }
 
@@ -66,6 +83,7 @@ async fn apply(
     connection: &mut Object,
     schema: &Schema,
     parts: &[Migrations],
+    end: End,
 ) -> Result<(), DatabaseError> {
     let transaction = connection
         .build_transaction()
@@ -96,13 +114,16 @@ async fn apply(
             record(&transaction, schema, part, step).await?;
         }
     }
-    transaction.commit().await?;
+    match end {
+        End::Commit => transaction.commit().await?,
+        End::Rollback => transaction.rollback().await?,
+    }
     Ok(())
 }
 
 /// The statements of a file, which are separated by blank lines. Each is sent in a message of its
 /// own: a distributed PostgreSQL refuses several in one.
-fn statements(sql: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn statements(sql: &str) -> impl Iterator<Item = &str> {
     sql.split_inclusive(";\n\n")
 }
 

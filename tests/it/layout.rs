@@ -7,7 +7,8 @@ use std::{
 };
 
 /// Each house may use those before it, and none behind it.
-const HOUSES: [&str; 6] = ["error", "config", "postgres", "account", "crypto_store", "stores"];
+const HOUSES: [&str; 7] =
+    ["error", "config", "postgres", "account", "crypto_store", "stores", "admin"];
 
 /// For the tests of this crate and of others; uses nothing of a store.
 const APART: &str = "testing";

@@ -195,7 +195,7 @@ impl Owner {
     }
 
     /// Reads the owner's row, and fails if it shows a loss.
-    async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
+    pub(crate) async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
         let row = OwnerRow::read(database, self.account_id).await?;
         // A token that was replaced meanwhile is accepted: the answer is late.

@@ -16,8 +16,11 @@ use std::{path::PathBuf, time::Duration};
 use tokio_postgres::Config;
 use zeroize::Zeroizing;
 
-pub(crate) use self::addresses::{Address, Host};
 use self::{addresses::addresses, parameters::Parameters, template::template};
+pub(crate) use self::{
+    addresses::{Address, Host},
+    template::APPLICATION_NAME,
+};
 use crate::config::{limits::MAX_TIMEOUT, tls::TlsSettings};
 
 /// The variables that `from_env` reads besides `DATABASE_URL`, and the parameters they stand for:

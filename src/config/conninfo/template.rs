@@ -13,6 +13,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
+/// The `application_name` of a connection string without one.
+pub(crate) const APPLICATION_NAME: &str = "matrix-sdk-postgres";
+
 /// Operating systems accept no more: with a larger value no connection could be made.
 const MAX_KEEPALIVE_SECONDS: u32 = 32_767;
 const MAX_KEEPALIVE_RETRIES: u32 = 127;
@@ -25,7 +28,7 @@ pub(super) fn template(
 ) -> Result<Config, String> {
     let mut config = Config::new();
     let name = parameters.get("application_name").or(parameters.get("fallback_application_name"));
-    config.application_name(name.unwrap_or("matrix-sdk-postgres"));
+    config.application_name(name.unwrap_or(APPLICATION_NAME));
     if direct {
         config.ssl_negotiation(SslNegotiation::Direct);
     }

@@ -35,7 +35,7 @@ use self::targets::{Target, targets};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     config::{
-        conninfo::{ConnInfo, Host},
+        conninfo::{APPLICATION_NAME, ConnInfo, Host},
         tls::Mode,
     },
     error,
@@ -92,6 +92,10 @@ impl Connector {
         let dbname = server.dbname.clone().unwrap_or_else(|| user.clone());
         let mut template = server.template.clone();
         template.user(&user).dbname(&dbname);
+        let is_unnamed = template.get_application_name() == Some(APPLICATION_NAME);
+        if let Some(name) = config.application_name.as_ref().filter(|_| is_unnamed) {
+            template.application_name(name);
+        }
         let only_sockets =
             server.addresses.iter().all(|address| matches!(address.host, Host::Socket(_)));
         let inner = Inner {

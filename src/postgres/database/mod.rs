@@ -13,7 +13,7 @@ use std::{
 };
 
 use deadpool::managed::Manager as _;
-use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, StatementCache, Timeouts};
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, StatementCache, Status, Timeouts};
 use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 use tokio_postgres::{
@@ -154,6 +154,10 @@ impl Database {
     /// A connection outside of the pool, so that it waits for no other user.
     pub(crate) async fn connect_unpooled(&self) -> Result<ClientWrapper, Error> {
         self.pool.manager().create().await.map_err(|error| connect::login_error(&error).into())
+    }
+
+    pub(crate) fn pool_status(&self) -> Status {
+        self.pool.status()
     }
 
     pub(crate) fn close_pool(&self) {

@@ -1,0 +1,33 @@
+//! What operators do with stores: look inside, check, migrate, change secrets, remove accounts.
+//!
+//! The command `matrix-postgres` calls these functions and nothing else; a bot or a dashboard can call
+//! them, too. Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its
+//! own, and closes them when it ends. Of the configuration the access, the cache and the migrations'
+//! switch are not used: what a function does is in its documentation.
+//!
+//! None disturbs a bot that is running, unless it says so. What changes rows beside a bot raises the
+//! maintenance counter of the account's lane, so that the bot forgets what it has cached; what cannot be
+//! done beside a bot fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
+//! names the owner.
+
+mod delete;
+mod health;
+mod migrate;
+mod owner;
+mod self_test;
+mod session;
+mod stats;
+mod table_counts;
+mod time;
+
+pub use self::{
+    delete::{Deleted, count_account, delete_account},
+    health::{Health, HealthStatus, PoolHealth},
+    migrate::{
+        MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,
+        try_migrations,
+    },
+    self_test::{SelfTest, SelfTestStep, self_test},
+    stats::{AccountStats, OwnerStats, Stats, TableStats, stats},
+    table_counts::TableCount,
+};

@@ -1,0 +1,142 @@
+//! Connections of an operator's function, and its transactions.
+
+use std::sync::Arc;
+
+use deadpool_postgres::Object;
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
+
+use crate::{
+    DatabaseError, OpenStoreError, PoolSettings, PostgresStoreConfig,
+    postgres::{
+        database::Database, schema::Schema, statement::Statements,
+        transaction_connection::TransactionConnection,
+    },
+};
+
+/// A parameter with its type, so that no statement has to be prepared: a pooler may be behind.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// One snapshot, of any server.
+const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// What it does may take long, but must not wait long for others and then keep those behind it waiting.
+const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; \
+                     SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; \
+                     SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                     SET LOCAL client_min_messages = warning; SET LOCAL matrix_sdk.begun = 'on'";
+
+/// A way to the database, without an account.
+pub(super) struct Session {
+    pub(super) database: Database,
+}
+
+/// A transaction that is open; rolled back, with its connection, when it is dropped.
+pub(super) struct Transaction<'a> {
+    connection: TransactionConnection,
+    schema: &'a Schema,
+}
+
+impl Session {
+    pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
+        let statements = Statements::new(Schema::new(&config.schema)?, Vec::new());
+        let mut config = config.clone().pool(PoolSettings { max_size: 2, ..config.pool });
+        config.application_name.get_or_insert_with(|| "matrix-postgres".to_owned());
+        let pool = config.build_pool()?;
+        Ok(Self { database: Database::new(pool, Arc::new(statements), &config.timeouts) })
+    }
+
+    pub(super) fn schema(&self) -> &Schema {
+        self.database.statements().schema()
+    }
+
+    /// A connection; the error tells why there is none. Transient failures are tried again.
+    pub(super) async fn connect(&self) -> Result<Object, OpenStoreError> {
+        let connect = || self.database.connect();
+        self.database.retry().run("connecting", OpenStoreError::is_retryable, connect).await
+    }
+
+    /// A transaction that reads one snapshot.
+    pub(super) async fn read(&self) -> Result<Transaction<'_>, OpenStoreError> {
+        self.begin(READ).await
+    }
+
+    /// A transaction that writes.
+    pub(super) async fn write(&self) -> Result<Transaction<'_>, OpenStoreError> {
+        let transaction = self.begin(WRITE).await.map_err(|error| match error {
+            OpenStoreError::Store(error) if error.is_read_only_server() => {
+                OpenStoreError::ReadOnlyServer
+            }
+            error => error,
+        })?;
+        // It also lifts a time limit of the role's.
+        transaction.query("SELECT {schema}.require_begun()", &[]).await?;
+        Ok(transaction)
+    }
+
+    async fn begin(&self, begin: &str) -> Result<Transaction<'_>, OpenStoreError> {
+        let connection = TransactionConnection::new(self.connect().await?);
+        connection.get()?.batch_execute(begin).await.map_err(DatabaseError::from)?;
+        Ok(Transaction { connection, schema: self.schema() })
+    }
+}
+
+impl Transaction<'_> {
+    /// Runs a statement, in which `{schema}` stands for the schema.
+    pub(super) async fn query(
+        &self,
+        template: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let sql = self.schema.qualify(template);
+        Ok(self.client()?.query_typed(&sql, params).await?)
+    }
+
+    /// The same for a statement that answers with one row.
+    pub(super) async fn query_one(
+        &self,
+        template: &str,
+        params: &[Param<'_>],
+    ) -> Result<Row, DatabaseError> {
+        let mut rows = self.query(template, params).await?;
+        rows.pop().ok_or_else(|| DatabaseError::broken("a statement returned no row"))
+    }
+
+    /// The same for a write: how many rows it has changed.
+    pub(super) async fn execute(
+        &self,
+        template: &str,
+        params: &[Param<'_>],
+    ) -> Result<u64, DatabaseError> {
+        let sql = self.schema.qualify(template);
+        Ok(self.client()?.execute_typed(&sql, params).await?)
+    }
+
+    pub(super) async fn account_id(&self, name: &str) -> Result<i64, OpenStoreError> {
+        let sql = "SELECT id FROM {schema}.accounts WHERE name = $1";
+        let rows = self.query(sql, &[(&name, Type::TEXT)]).await?;
+        let not_found = || OpenStoreError::AccountNotFound { account: name.to_owned() };
+        let row = rows.first().ok_or_else(not_found)?;
+        Ok(row.try_get(0).map_err(DatabaseError::from)?)
+    }
+
+    /// Ends it. Without an answer to `COMMIT` nobody knows whether it took effect: the error says so.
+    pub(super) async fn commit(self) -> Result<(), DatabaseError> {
+        let committed = self.client()?.batch_execute("COMMIT").await;
+        committed.map_err(|error| match DatabaseError::from(error) {
+            error if error.sqlstate().is_some() => error,
+            error => DatabaseError::broken(format!(
+                "the connection broke while committing ({error}): whether it took effect is not known; \
+                 look, and run the command again if it did not"
+            )),
+        })?;
+        self.connection.release();
+        Ok(())
+    }
+
+    fn client(&self) -> Result<&Object, DatabaseError> {
+        self.connection.get().map_err(|_| DatabaseError::broken("a connection was given back"))
+    }
+}

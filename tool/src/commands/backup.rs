@@ -1,0 +1,1 @@
+//! `backup`: has no arguments and no entry in `Command` yet.

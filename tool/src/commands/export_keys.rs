@@ -1,0 +1,1 @@
+//! `export-keys`: has no arguments and no entry in `Command` yet.

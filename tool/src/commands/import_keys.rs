@@ -1,0 +1,1 @@
+//! `import-keys`: has no arguments and no entry in `Command` yet.

@@ -1,0 +1,44 @@
+//! The commands: a file for each.
+
+mod backup;
+mod completions;
+mod delete_account;
+mod export_keys;
+mod import_keys;
+mod import_sqlite;
+mod man;
+mod migrate;
+mod restore;
+mod self_test;
+mod stats;
+
+use clap::Subcommand;
+
+use crate::{
+    context::Context,
+    outcome::{Error, Outcome},
+};
+
+/// What there is to do.
+#[derive(Subcommand)]
+pub enum Command {
+    SelfTest(self_test::Args),
+    Stats(stats::Args),
+    Migrate(migrate::Args),
+    DeleteAccount(delete_account::Args),
+    Import(import_sqlite::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error> {
+    match command {
+        Command::SelfTest(args) => self_test::run(args, context).await,
+        Command::Stats(args) => stats::run(args, context).await,
+        Command::Migrate(args) => migrate::run(args, context).await,
+        Command::DeleteAccount(args) => delete_account::run(args, context).await,
+        Command::Import(args) => import_sqlite::run(args, context).await,
+        Command::Completions(args) => completions::run(args, context).await,
+        Command::Man(args) => man::run(args, context).await,
+    }
+}

@@ -1,0 +1,1 @@
+//! `restore`: has no arguments and no entry in `Command` yet.

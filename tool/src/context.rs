@@ -1,0 +1,123 @@
+//! What all commands share: how the database is reached, and how they speak.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use matrix_sdk_postgres::{Access, OpenStoreError, PostgresStoreConfig, PostgresStores};
+
+use crate::{
+    args::Global,
+    outcome::{Error, Exit, Outcome},
+    progress::Progress,
+    prompt, secrets,
+};
+
+pub struct Context {
+    global: Global,
+}
+
+impl Context {
+    pub fn new(global: Global) -> Self {
+        Self { global }
+    }
+
+    /// The server and the schema, for what concerns all accounts. It reads only.
+    pub fn database(&self) -> Result<PostgresStoreConfig, Error> {
+        // A name must be given; none is looked up.
+        let account = self.global.account.clone().unwrap_or_else(|| "-".to_owned());
+        self.config_for(&account)
+    }
+
+    /// The server, the schema and the account, with the secret that was given. It reads only, unless
+    /// the command sets another access.
+    pub fn config(&self) -> Result<PostgresStoreConfig, Error> {
+        let config = self.config_for(&self.account()?)?;
+        secrets::unlock(config, &self.global)
+    }
+
+    /// The account that was named, of commands that concern all of them otherwise.
+    pub fn account_filter(&self) -> Option<&str> {
+        self.global.account.as_deref()
+    }
+
+    /// The account that was named.
+    pub fn account(&self) -> Result<String, Error> {
+        self.global.account.clone().ok_or_else(|| {
+            Error::failed("no account is named: give --account NAME, or set STORE_ACCOUNT")
+        })
+    }
+
+    /// Whether a secret for the account was given.
+    pub fn has_secret(&self) -> Result<bool, Error> {
+        secrets::is_given(&self.global)
+    }
+
+    fn config_for(&self, account: &str) -> Result<PostgresStoreConfig, Error> {
+        let config = secrets::server(account, &self.global)?;
+        Ok(config.schema(&self.global.schema).access(Access::ReadOnly).run_migrations(false))
+    }
+
+    /// Opens the account as `configure` says. The passphrase of an encrypted one is asked for, if it was
+    /// not given and there is a terminal.
+    pub async fn open(
+        &self,
+        configure: impl Fn(PostgresStoreConfig) -> PostgresStoreConfig,
+    ) -> Result<PostgresStores, Error> {
+        let config = configure(self.config()?);
+        match PostgresStores::open(&config).await {
+            Err(OpenStoreError::EncryptedWithoutSecret { account }) if prompt::is_possible() => {
+                let passphrase = prompt::secret(&format!("Passphrase of the account {account:?}"))?;
+                let config = config.passphrase(Some(&passphrase));
+                Ok(PostgresStores::open(&config).await?)
+            }
+            opened => Ok(opened?),
+        }
+    }
+
+    /// Fails unless the question is answered with yes, or `--yes` was given.
+    pub fn confirm(&self, question: &str) -> Result<(), Error> {
+        if self.global.yes || prompt::confirm(question)? {
+            return Ok(());
+        }
+        Err(Error::refused("refused: nothing was changed (--yes answers the question with yes)"))
+    }
+
+    /// A progress bar over so many steps on standard error, if that is a terminal; without a number,
+    /// of unknown length.
+    pub fn progress(&self, what: &'static str, steps: Option<u64>) -> Progress {
+        let shows = !self.global.no_progress && !self.global.json && io::stderr().is_terminal();
+        Progress::new(what, steps, shows)
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.global.json
+    }
+
+    /// Prints what a command has done.
+    pub fn print(&self, outcome: Outcome) -> io::Result<Exit> {
+        let text = match self.global.json {
+            true => format!("{:#}\n", outcome.json),
+            false => outcome.text,
+        };
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(outcome.exit)
+    }
+
+    /// Prints why a command failed: for programs where its result would be.
+    pub fn print_error(&self, error: &Error) -> io::Result<Exit> {
+        match self.global.json {
+            true => writeln!(io::stdout(), "{:#}", error.json())?,
+            false => writeln!(io::stderr(), "error: {error}")?,
+        }
+        Ok(error.exit)
+    }
+
+    pub fn interrupted(&self) -> ExitCode {
+        let error = Error { message: "interrupted".to_owned(), exit: Exit::Interrupted };
+        self.print_error(&error).unwrap_or(Exit::Interrupted).into()
+    }
+}

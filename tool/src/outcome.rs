@@ -1,0 +1,105 @@
+//! What a command ends with: a text, the same as JSON, and an exit code.
+
+use std::process::ExitCode;
+
+use matrix_sdk_postgres::{Error as StoreError, OpenStoreError};
+use serde_json::{Value, json};
+
+/// The exit codes, which `--help` documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    /// Done, and what was looked at is not in order.
+    Findings = 3,
+    /// Nothing was changed.
+    Refused = 4,
+    /// The same command may succeed later.
+    Unavailable = 5,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What a command has done or found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For people: whole lines.
+    pub text: String,
+    /// The same for programs.
+    pub json: Value,
+    pub exit: Exit,
+}
+
+impl Outcome {
+    pub fn done(text: impl Into<String>, json: Value) -> Self {
+        Self { text: text.into(), json, exit: Exit::Done }
+    }
+
+    /// With [`Exit::Findings`], if something is not in order.
+    #[must_use]
+    pub fn in_order(self, is_in_order: bool) -> Self {
+        let exit = if is_in_order { self.exit } else { Exit::Findings };
+        Self { exit, ..self }
+    }
+}
+
+/// Why a command did not do what it was asked for. The text says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub message: String,
+    pub exit: Exit,
+}
+
+impl Error {
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: Exit::Failed }
+    }
+
+    /// Nothing was changed.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: Exit::Refused }
+    }
+
+    pub fn json(&self) -> Value {
+        json!({ "error": self.message, "exit_code": self.exit as u8 })
+    }
+}
+
+/// The error and its causes, as one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<OpenStoreError> for Error {
+    fn from(error: OpenStoreError) -> Self {
+        let exit = match &error {
+            OpenStoreError::OwnerAlive { .. } => Exit::Refused,
+            error if error.is_transient() => Exit::Unavailable,
+            _ => Exit::Failed,
+        };
+        Self { message: with_causes(&error), exit }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let exit = if error.is_transient() { Exit::Unavailable } else { Exit::Failed };
+        Self { message: with_causes(&error), exit }
+    }
+}

@@ -1,0 +1,46 @@
+//! Progress bars, on standard error and only for people.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+const KNOWN: &str = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
+const UNKNOWN: &str = "{spinner} {msg} {human_pos} {elapsed}";
+
+/// What a command that takes longer than a second shows. Wiped when it is dropped.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    pub fn new(what: &'static str, steps: Option<u64>, shows: bool) -> Self {
+        let target = match shows {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(steps, target);
+        let style = if steps.is_some() { KNOWN } else { UNKNOWN };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        if shows {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self(bar)
+    }
+
+    /// So many more steps are done.
+    pub fn add(&self, steps: u64) {
+        self.0.inc(steps);
+    }
+
+    /// So many steps are done in all.
+    pub fn set(&self, steps: u64) {
+        self.0.set_position(steps);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,68 @@
+//! Flags, secrets, exit codes.
+
+use crate::support::{PASSPHRASE, Place, TextFile, binary, run};
+
+#[test]
+fn help_names_every_exit_code_and_no_command_is_hidden() {
+    let help = run(binary().arg("--help")).expect(0).out;
+    for code in ["0  ", "1  ", "2  ", "3  ", "4  ", "5  ", "130"] {
+        assert!(help.contains(&format!("\n  {code}")), "{code}: {help}");
+    }
+    for command in ["stats", "migrate", "self-test", "delete-account", "completions", "man"] {
+        assert!(help.contains(&format!("\n  {command}")), "{command}: {help}");
+        run(binary().args([command, "--help"])).expect(0);
+    }
+    run(binary().arg("no-such-command")).expect(2);
+}
+
+#[test]
+fn completions_and_the_manual_page_are_printed() {
+    let script = run(binary().args(["completions", "bash"])).expect(0).out;
+    assert!(script.contains("complete -F ") && script.contains("delete-account"), "{script}");
+    let page = run(binary().arg("man")).expect(0).out;
+    assert!(page.starts_with(".ie") && page.contains("Exit codes"), "{page}");
+    let page = run(binary().args(["man", "stats"])).expect(0).out;
+    assert!(page.contains("standby"), "{page}");
+}
+
+#[test]
+fn a_password_on_the_command_line_is_refused() {
+    for url in ["postgres://bot:hunter2@localhost/bots", "host=localhost password=hunter2"] {
+        let refused = run(binary().args(["stats", "--url", url])).expect(1);
+        assert!(refused.err.contains("DATABASE_URL"), "{}", refused.err);
+        assert!(!refused.err.contains("hunter2"), "{}", refused.err);
+    }
+}
+
+#[test]
+fn a_server_that_is_away_has_an_exit_code_of_its_own() {
+    let url = "postgres://bot@127.0.0.1:1/bots";
+    let away = run(binary().args(["stats", "--url", url])).expect(5);
+    assert!(away.err.starts_with("error: cannot connect to PostgreSQL"), "{}", away.err);
+    let away = run(binary().args(["stats", "--json", "--url", url])).expect(5);
+    assert_eq!(away.json()["exit_code"], 5);
+    assert!(away.err.is_empty(), "{}", away.err);
+}
+
+#[tokio::test]
+async fn the_connection_string_comes_from_a_file_too() {
+    let place = Place::new();
+    drop(place.open("bot").await);
+    let file = TextFile::new(&format!("{}\n", place.url()));
+    let mut command = binary();
+    command.args(["stats", "--url-file", file.path()]);
+    assert!(run(&mut command).expect(0).out.contains("account bot (encrypted"));
+    let empty = TextFile::new("");
+    let refused = run(binary().args(["stats", "--url-file", empty.path()])).expect(1);
+    assert!(refused.err.contains("is empty"), "{}", refused.err);
+}
+
+/// Colours, progress bars and questions are for people.
+#[tokio::test]
+async fn without_a_terminal_nothing_is_drawn() {
+    let place = Place::new();
+    drop(place.filled("bot").await);
+    let shown = place.run_unlocked(&["stats"]).await.expect(0);
+    assert!(shown.err.is_empty() && !shown.out.contains('\u{1b}'), "{shown:?}");
+    assert!(!shown.out.contains(PASSPHRASE));
+}

@@ -1,0 +1,10 @@
+//! The tool as a person uses it: each test runs the binary, on a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod command_line;
+mod common;
+mod delete_account;
+mod migrate;
+mod self_test;
+mod stats;
+mod support;
