@@ -14,6 +14,7 @@ mod message_hashes;
 mod olm_sessions;
 mod outbound_group_sessions;
 mod room_key_bundles;
+mod room_keys;
 mod save_changes;
 mod secrets;
 mod size;

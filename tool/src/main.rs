@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod context;
 mod import_sqlite;
+mod key_file;
 mod outcome;
 mod progress;
 mod prompt;

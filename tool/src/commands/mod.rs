@@ -27,6 +27,8 @@ pub enum Command {
     Migrate(migrate::Args),
     DeleteAccount(delete_account::Args),
     Import(import_sqlite::Args),
+    ExportKeys(export_keys::Args),
+    ImportKeys(import_keys::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -38,6 +40,8 @@ pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error>
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::DeleteAccount(args) => delete_account::run(args, context).await,
         Command::Import(args) => import_sqlite::run(args, context).await,
+        Command::ExportKeys(args) => export_keys::run(args, context).await,
+        Command::ImportKeys(args) => import_keys::run(args, context).await,
         Command::Completions(args) => completions::run(args, context).await,
         Command::Man(args) => man::run(args, context).await,
     }

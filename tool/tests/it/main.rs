@@ -4,6 +4,8 @@
 mod command_line;
 mod common;
 mod delete_account;
+mod import_sqlite;
+mod keys;
 mod migrate;
 mod self_test;
 mod stats;
