@@ -9,6 +9,7 @@ mod encrypted_rooms;
 mod error;
 mod identities;
 mod inbound_group_sessions;
+mod inspect;
 mod key_requests;
 mod message_hashes;
 mod olm_sessions;
@@ -53,7 +54,11 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub use self::store::PostgresCryptoStore;
-pub(crate) use self::{size::TABLES, store::CRYPTO_STORE};
+pub(crate) use self::{
+    inspect::{INSPECTED, Inspected},
+    size::TABLES,
+    store::CRYPTO_STORE,
+};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;

@@ -5,6 +5,7 @@
 //! nonce, as `postcard` writes them. The cipher binds no associated data, so whoever writes to the
 //! database could swap two rows; the sealed text therefore begins with a tag of its table and key.
 
+mod envelope;
 mod sealed;
 
 use std::fmt;

@@ -8,9 +8,13 @@ mod import_keys;
 mod import_sqlite;
 mod man;
 mod migrate;
+mod prune;
+mod rekey;
+mod reset_device;
 mod restore;
 mod self_test;
 mod stats;
+mod verify;
 
 use clap::Subcommand;
 
@@ -24,8 +28,12 @@ use crate::{
 pub enum Command {
     SelfTest(self_test::Args),
     Stats(stats::Args),
+    Verify(verify::Args),
     Migrate(migrate::Args),
+    Rekey(rekey::Args),
+    ResetDevice(reset_device::Args),
     DeleteAccount(delete_account::Args),
+    Prune(prune::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -34,7 +42,11 @@ pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error>
     match command {
         Command::SelfTest(args) => self_test::run(args, context).await,
         Command::Stats(args) => stats::run(args, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
+        Command::Rekey(args) => rekey::run(args, context).await,
+        Command::ResetDevice(args) => reset_device::run(args, context).await,
+        Command::Prune(args) => prune::run(args, context).await,
         Command::DeleteAccount(args) => delete_account::run(args, context).await,
         Command::Completions(args) => completions::run(args, context).await,
         Command::Man(args) => man::run(args, context).await,
