@@ -5,8 +5,8 @@
 --   distributed PostgreSQL can place an account on one node.
 -- * Ids are bytea: text refuses NUL bytes, which hostile ids contain, and bytea order does not
 --   change with a collation. With encryption they are 32-byte keyed hashes, and data is sealed.
--- * Foreign keys stand on the small tables only: they cost 2 to 3 microseconds a row.
--- docs/schema.md says of every column who writes it and whether it is clear, hashed or sealed.
+-- * Only the small tables have foreign keys: these cost 2 to 3 microseconds a row.
+-- docs/schema.md lists for every column what writes it and whether it is clear, hashed or sealed.
 -- migrations/README.md has the rules for these files: one statement a message, separated by blank
 -- lines.
 
@@ -65,7 +65,7 @@ CREATE INDEX megolm_inbound_sessions_by_sender
 CREATE INDEX megolm_inbound_sessions_by_backup
     ON {schema}.megolm_inbound_sessions (account_id, backup_generation);
 
--- Backup versions as small integers, so that a reset touches no session: it retires the version.
+-- Backup versions as small integers (generations): a reset retires the version and updates no session.
 CREATE TABLE {schema}.backup_versions (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
     generation integer NOT NULL CHECK (generation > 0),

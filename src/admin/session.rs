@@ -83,6 +83,9 @@ impl Session {
     }
 }
 
+/// The server's views name who has sent a statement by its comment.
+const SENDER: &str = "/* matrix-postgres */ ";
+
 impl Transaction<'_> {
     /// Runs a statement, in which `{schema}` stands for the schema.
     pub(super) async fn query(
@@ -90,7 +93,7 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let sql = self.schema.qualify(template);
+        let sql = [SENDER, &self.schema.qualify(template)].concat();
         Ok(self.client()?.query_typed(&sql, params).await?)
     }
 
@@ -110,7 +113,7 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<u64, DatabaseError> {
-        let sql = self.schema.qualify(template);
+        let sql = [SENDER, &self.schema.qualify(template)].concat();
         Ok(self.client()?.execute_typed(&sql, params).await?)
     }
 

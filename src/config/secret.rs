@@ -4,7 +4,7 @@ use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// What unlocks an account's cipher; wiped from memory on drop, never printed.
+/// The secret that unlocks an account's cipher; wiped from memory on drop, never printed.
 #[derive(Clone)]
 pub(crate) enum Secret {
     Passphrase(Passphrase),

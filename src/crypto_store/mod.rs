@@ -1,4 +1,4 @@
-//! The crypto store: a table of contents. Each noun has a file.
+//! The crypto store: the SDK's trait. Each kind of data has a file.
 
 mod account_data;
 mod backups;
@@ -82,7 +82,7 @@ impl CryptoStore for PostgresCryptoStore {
     #[instrument(skip_all)]
     async fn save_changes(&self, changes: Changes) -> Result<()> {
         let account = self.operation()?;
-        save_changes::save(&account, self.saves(&account)?, changes).await
+        save_changes::save(&account, self.saves(&account)?, self.reserve(&account)?, changes).await
     }
 
     #[instrument(skip_all)]

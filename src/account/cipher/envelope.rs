@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{Codec, Key};
 use crate::config::secret::Passphrase;
 
-/// The cipher's place, for its seal.
+/// The table that the cipher's seal is bound to.
 const TABLE: &str = "accounts";
 const FORM: u8 = 1;
 const WRAPPED_FORM: u8 = 2;
@@ -41,11 +41,11 @@ pub(super) enum Unlock {
     Wrapped(Zeroizing<[u8; 32]>, Vec<u8>),
 }
 
-pub(super) enum Unopened {
+pub(super) enum OpenFailure {
     WrongSecret,
-    /// It is another account's.
+    /// The cipher of another account.
     Foreign,
-    Damaged,
+    Corrupt,
 }
 
 /// A key that nobody has had before.
@@ -67,7 +67,7 @@ pub(super) fn seal(
     let sealed = match secret {
         Unlock::Passphrase(passphrase) => cipher.export(&passphrase.0)?,
         Unlock::Key(key) | Unlock::Wrapped(key, _) => {
-            // An array for 0.18, a slice for 0.19: this is both.
+            // Upstream takes an array in 0.18 and a slice in 0.19: this works as both.
             let key: &[u8; 32] = key;
             cipher.export_with_key(key)?
         }
@@ -104,8 +104,8 @@ pub(super) fn holds(account: &str, bytes: &[u8], codec: &Codec) -> bool {
     matches!(codec, Codec::Sealed(_)) && parse(bytes).is_some_and(is_bound)
 }
 
-pub(super) fn open(account: &str, secret: &Unlock, bytes: &[u8]) -> Result<Codec, Unopened> {
-    let envelope = parse(bytes).ok_or(Unopened::Damaged)?;
+pub(super) fn open(account: &str, secret: &Unlock, bytes: &[u8]) -> Result<Codec, OpenFailure> {
+    let envelope = parse(bytes).ok_or(OpenFailure::Corrupt)?;
     let cipher = match secret {
         Unlock::Passphrase(passphrase) => StoreCipher::import(&passphrase.0, &envelope.cipher),
         Unlock::Key(key) | Unlock::Wrapped(key, _) => {
@@ -114,11 +114,11 @@ pub(super) fn open(account: &str, secret: &Unlock, bytes: &[u8]) -> Result<Codec
         }
     };
     let cipher = cipher.map_err(|error| match error {
-        CipherError::Encryption(_) => Unopened::WrongSecret,
-        _ => Unopened::Damaged,
+        CipherError::Encryption(_) => OpenFailure::WrongSecret,
+        _ => OpenFailure::Corrupt,
     })?;
     let codec = Codec::Sealed(Box::new(cipher));
     let name = Key::stored(account.as_bytes());
-    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| Unopened::Foreign)?;
+    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| OpenFailure::Foreign)?;
     Ok(codec)
 }

@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Codec,
-    envelope::{self, Unlock, Unopened},
+    envelope::{self, OpenFailure, Unlock},
 };
 use crate::{OpenStoreError, config::secret::Secret};
 
@@ -22,7 +22,7 @@ const MINOR: i16 = match i16::from_str_radix(env!("CARGO_PKG_VERSION_MINOR"), 10
     Err(_) => i16::MAX,
 };
 
-/// What the account's row holds of the cipher.
+/// The columns of the cipher in the account's row.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct SealedCipher {
     pub(crate) secret_kind: i16,
@@ -32,7 +32,7 @@ pub(crate) struct SealedCipher {
 }
 
 impl SealedCipher {
-    /// Makes a new cipher and seals it. Slow with a passphrase, so off the async threads.
+    /// Makes a new cipher and seals it, off the async threads: slow with a passphrase.
     pub(crate) async fn create(
         account: &str,
         secret: Option<Secret>,
@@ -73,7 +73,7 @@ impl SealedCipher {
         }
     }
 
-    /// Opens the cipher, or says why the given secret does not fit.
+    /// Opens the cipher, or returns why the given secret does not fit.
     pub(crate) async fn open(
         self,
         account: &str,
@@ -87,18 +87,18 @@ impl SealedCipher {
         let Some(bytes) = self.bytes else { return Err(OpenStoreError::Cipher { account }) };
         let name = account.clone();
         let opened = spawn_blocking(move || envelope::open(&name, &unlock, &bytes)).await;
-        match opened.unwrap_or(Err(Unopened::Damaged)) {
+        match opened.unwrap_or(Err(OpenFailure::Corrupt)) {
             Ok(codec) => Ok(codec),
-            // A newer form of the cipher may look like a wrong secret to us.
+            // A newer form of the cipher may look like a wrong secret to this version.
             Err(_) if self.written_by > MINOR => {
                 Err(OpenStoreError::CipherTooNew { account, written_by: self.written_by })
             }
-            Err(Unopened::WrongSecret) if self.secret_kind == PASSPHRASE => {
+            Err(OpenFailure::WrongSecret) if self.secret_kind == PASSPHRASE => {
                 Err(OpenStoreError::WrongPassphrase { account })
             }
-            Err(Unopened::WrongSecret) => Err(OpenStoreError::WrongKey { account }),
-            Err(Unopened::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
-            Err(Unopened::Damaged) => Err(OpenStoreError::Cipher { account }),
+            Err(OpenFailure::WrongSecret) => Err(OpenStoreError::WrongKey { account }),
+            Err(OpenFailure::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
+            Err(OpenFailure::Corrupt) => Err(OpenStoreError::Cipher { account }),
         }
     }
 
@@ -157,8 +157,7 @@ fn name_of(kind: i16) -> &'static str {
     }
 }
 
-/// The cipher of an account that was opened. With it the account is opened again: the secret that
-/// unlocked it is not kept.
+/// The cipher of an account that was opened. Reopening uses it, because the secret is not kept.
 #[derive(Clone)]
 pub(crate) struct OpenedCipher {
     pub(crate) codec: Arc<Codec>,
@@ -175,8 +174,8 @@ impl OpenedCipher {
         Ok(Self { codec, sealed })
     }
 
-    /// The same one, if that is what the account's row still holds, whatever seals it now.
-    pub(crate) fn again(
+    /// The same cipher, if the account's row still has it, whatever secret seals it now.
+    pub(crate) fn reopen(
         &self,
         sealed: &SealedCipher,
         account: &str,
@@ -203,17 +202,17 @@ mod tests {
         Secret::Key(Box::new(Zeroizing::new([byte; 32])))
     }
 
-    /// It has no secret to derive a key from.
+    /// Reopening has no secret to derive a key from.
     #[tokio::test]
-    async fn a_cipher_is_opened_again_without_its_secret_unless_it_was_changed() {
+    async fn a_cipher_is_reopened_without_its_secret_unless_it_was_changed() {
         let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
         let opened = OpenedCipher::open(sealed.clone(), "bot", Some(key(7))).await.unwrap();
-        let again = opened.again(&sealed, "bot").unwrap();
-        assert!(Arc::ptr_eq(&again.codec, &opened.codec));
+        let reopened = opened.reopen(&sealed, "bot").unwrap();
+        assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
 
         for other in [Some(key(7)), None] {
             let other = SealedCipher::create("bot", other).await.unwrap();
-            let changed = opened.again(&other, "bot").err();
+            let changed = opened.reopen(&other, "bot").err();
             assert!(matches!(changed, Some(OpenStoreError::CipherChanged { .. })));
         }
     }
@@ -223,12 +222,12 @@ mod tests {
         let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
         let opened = OpenedCipher::open(sealed, "bot", Some(key(7))).await.unwrap();
         let anew = SealedCipher::seal("bot", key(8), opened.codec.clone()).await.unwrap();
-        let again = opened.again(&anew, "bot").unwrap();
-        assert!(Arc::ptr_eq(&again.codec, &opened.codec));
+        let reopened = opened.reopen(&anew, "bot").unwrap();
+        assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
         let old = OpenedCipher::open(anew.clone(), "bot", Some(key(7))).await.err();
         assert!(matches!(old, Some(OpenStoreError::WrongKey { .. })));
         OpenedCipher::open(anew.clone(), "bot", Some(key(8))).await.unwrap();
-        let other_account = opened.again(&anew, "tob").err();
+        let other_account = opened.reopen(&anew, "tob").err();
         assert!(matches!(other_account, Some(OpenStoreError::CipherChanged { .. })));
     }
 }

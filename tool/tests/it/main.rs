@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod command_line;
-mod common;
 mod delete_account;
 mod migrate;
 mod prune;

@@ -3,10 +3,9 @@
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{OpenStoreError, PostgresCryptoStore};
 
-use crate::{
-    common::fixture::{CUSTOM_KEY, CUSTOM_VALUE},
-    support::{PASSPHRASE, Place, TextFile},
-};
+use test_support::fixture::{CUSTOM_KEY, CUSTOM_VALUE};
+
+use crate::support::{PASSPHRASE, Place, TextFile};
 
 const COMMAND: [&str; 4] = ["rekey", "--account", "bot", "--yes"];
 

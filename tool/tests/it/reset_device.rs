@@ -3,10 +3,9 @@
 use matrix_sdk_crypto::store::CryptoStore;
 use ruma::{room_id, user_id};
 
-use crate::{
-    common::machine::{Relay, decrypt, encrypt, machine_of_device, open_machine},
-    support::Place,
-};
+use test_support::machine::{Relay, decrypt, encrypt, machine_of_device, open_machine};
+
+use crate::support::Place;
 
 const COMMAND: [&str; 4] = ["reset-device", "--account", "bot", "--yes"];
 

@@ -4,10 +4,9 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::PostgresCryptoStore;
 use serde_json::Value;
 
-use crate::{
-    common::fixture::{CUSTOM_KEY, Fixture, own_user, room},
-    support::Place,
-};
+use test_support::fixture::{CUSTOM_KEY, Fixture, own_user, room};
+
+use crate::support::Place;
 
 const COMMAND: [&str; 3] = ["verify", "--account", "bot"];
 
