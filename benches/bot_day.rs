@@ -1,34 +1,32 @@
-//! A bot's day on every store: `tests/common/bot_day` tells it, `tests/bot_day.rs` counts it. Here it
-//! is timed. A day changes the store it is lived on, and each step counts by itself, so this is a loop
-//! of our own and not criterion's: each round, every contender lives one day.
+//! A bot's day on every store: `tests/support/src/bot_day` defines its steps, `tests/it/bot_day.rs` counts their
+//! round trips, and here they are timed. A day changes its store, and each step is timed separately, which
+//! criterion cannot do: in each round of this loop, every contender runs one day.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::collections::BTreeMap;
 
 use bench::{
     Scale,
-    contenders::{Contender, Place, open_postgres},
+    contenders::{Contender, Environment, open_postgres},
     results, runtime,
     statistics::median,
 };
-use common::{
-    bot_day::{BigRoom, Meter, Step, Subject, live},
-    proxy::Proxy,
-};
 use serde::Serialize;
+use test_support::{
+    bot_day::{BigRoom, Meter, Step, Subject, live},
+    counting_proxy::Proxy,
+};
 
-/// What the report reads.
+/// The results that the report reads.
 #[derive(Default, Serialize)]
 struct Days {
-    /// In the order of the day.
+    /// The names of the steps, in order.
     steps: Vec<&'static str>,
-    /// Of each contender, the seconds of each step, day by day.
+    /// By contender: the seconds of each step, for each day.
     seconds: BTreeMap<String, Vec<Vec<f64>>>,
-    /// Of each step: store calls, round trips, commits.
+    /// By step: store calls, round trips, commits.
     costs: Vec<(usize, usize, usize)>,
 }
 
@@ -36,23 +34,23 @@ fn main() {
     let scale = Scale::of_this_run();
     let runtime = runtime();
     let _within = runtime.enter();
-    let place = runtime.block_on(Place::new());
+    let environment = runtime.block_on(Environment::new());
     let big_room = scale.pick(BigRoom::No, BigRoom::No, BigRoom::Yes);
     let mut days = Days::default();
     for round in 0..scale.pick(1, 1, 9) {
         let mut contenders = Contender::all();
-        // Nobody is always the first.
+        // The order rotates, so that no contender is always the first.
         let first = round % contenders.len();
         contenders.rotate_left(first);
         for contender in contenders {
-            let steps = runtime.block_on(lived_on(&place, contender, big_room));
+            let steps = runtime.block_on(time_day(&environment, contender, big_room));
             let seconds = steps.iter().map(|step| step.time.as_secs_f64()).collect();
             days.seconds.entry(contender.name()).or_default().push(seconds);
             days.steps = steps.iter().map(|step| step.name).collect();
         }
     }
     if scale == Scale::Full {
-        let steps = runtime.block_on(counted(&place, big_room));
+        let steps = runtime.block_on(count_costs(&environment, big_room));
         let costs = |step: &Step| (step.calls, step.round_trips, step.commits);
         days.costs = steps.iter().map(costs).collect();
     }
@@ -60,25 +58,25 @@ fn main() {
     results::write("bot_day", &days);
 }
 
-async fn lived_on(place: &Place, contender: Contender, big_room: BigRoom) -> Vec<Step> {
-    let name = place.new_name();
+async fn time_day(environment: &Environment, contender: Contender, big_room: BigRoom) -> Vec<Step> {
+    let name = environment.new_name();
     let day = if contender == Contender::Memory {
-        // The process's end would be the memory's.
-        let store = place.open(contender, &name).await.store();
+        // A memory store ends with its process, so the same one is used all day.
+        let store = environment.open(contender, &name).await.store();
         live(async || Subject::other(store.clone()), Meter::new(None), big_room).await
     } else {
-        live(async || place.open(contender, &name).await, Meter::new(None), big_room).await
+        live(async || environment.open(contender, &name).await, Meter::new(None), big_room).await
     };
     if let Contender::Sqlite { .. } = contender {
-        std::fs::remove_dir_all(place.path(&name)).unwrap();
+        std::fs::remove_dir_all(environment.path(&name)).unwrap();
     }
     day
 }
 
-/// The same day, its round trips counted.
-async fn counted(place: &Place, big_room: BigRoom) -> Vec<Step> {
-    let proxy = Proxy::start(place.address());
-    let (url, name) = (place.url_through(proxy.port()), place.new_name());
+/// Runs the same day and counts its round trips.
+async fn count_costs(environment: &Environment, big_room: BigRoom) -> Vec<Step> {
+    let proxy = Proxy::start(environment.address());
+    let (url, name) = (environment.url_through(proxy.port()), environment.new_name());
     let open = async || open_postgres(url.clone(), &name, true).await;
     live(open, Meter::new(Some(&proxy)), big_room).await
 }

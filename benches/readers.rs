@@ -1,16 +1,14 @@
-//! Point reads of many tasks: the store's shared connections beside a checkout for each read.
+//! Point reads of many tasks: the store's shared connections, compared with a checkout for each read.
 //!
-//! `cargo bench --all-features --bench readers`; with `--test` once and quickly. Contenders take
-//! turns, and what is printed is the median of the rounds.
+//! `cargo bench --all-features --bench readers`; with `--test` once and quickly. Contenders
+//! alternate, and the medians of the rounds are printed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::{future::Future, time::Instant};
 
-use bench::{Scale, crowd::Crowd, results};
+use bench::{Scale, read_rates::ReadRates, results};
 use deadpool_postgres::Pool;
 use futures_util::future::join_all;
 use matrix_sdk_crypto::{olm::OlmMessageHash, store::CryptoStore};
@@ -22,7 +20,7 @@ use tokio_postgres::{NoTls, types::Type};
 
 const STATEMENT: &str = "message_hashes.get";
 
-/// Reads a second of this many tasks at once.
+/// Reads per second, by `tasks` concurrent tasks.
 async fn rate<F: Future<Output = ()> + Send + 'static>(
     tasks: usize,
     reads: usize,
@@ -50,8 +48,13 @@ async fn checkout(pool: &Pool, text: &str, types: &[Type]) {
     assert!(rows.is_empty());
 }
 
-async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, usize)) -> Crowd {
-    // Without the cache, that each read asks.
+async fn compare(
+    transport: &str,
+    url: &str,
+    tasks: usize,
+    (rounds, reads): (usize, usize),
+) -> ReadRates {
+    // Without the cache, so that each read sends a query.
     let config = PostgresStoreConfig::new(url, "bot")
         .pool(PoolSettings { max_size: 8, ..Default::default() })
         .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
@@ -104,24 +107,24 @@ async fn compare(place: &str, url: &str, tasks: usize, (rounds, reads): (usize, 
     }
     // The first round warms up.
     let [checkout, store, bare] = rates.map(|mut rates| rates.split_off(1));
-    let crowd = Crowd { place: place.to_owned(), tasks, checkout, store, bare };
-    let ([checkout, store, bare], [store_ratio, bare_ratio]) = crowd.summary();
+    let rates_of_case = ReadRates { transport: transport.to_owned(), tasks, checkout, store, bare };
+    let ([checkout, store, bare], [store_ratio, bare_ratio]) = rates_of_case.summary();
     println!(
-        "{place:>11} {tasks:>3} tasks: a checkout each {checkout:>7.0}/s, the store {store:>7.0}/s \
+        "{transport:>11} {tasks:>3} tasks: a checkout each {checkout:>7.0}/s, the store {store:>7.0}/s \
          (×{store_ratio:.2}), four bare connections {bare:>7.0}/s (×{bare_ratio:.2})"
     );
-    crowd
+    rates_of_case
 }
 
 #[tokio::main]
 async fn main() {
     let size = Scale::of_this_run().pick((1, 640), (5, 10_000), (15, 20_000));
     let database = testing::database().unwrap();
-    let mut crowds = Vec::new();
+    let mut results = Vec::new();
     for tasks in [1, 4, 64] {
-        for (place, url) in [("Unix socket", database.socket_url()), ("TCP", database.url())] {
-            crowds.push(compare(place, &url, tasks, size).await);
+        for (transport, url) in [("Unix socket", database.socket_url()), ("TCP", database.url())] {
+            results.push(compare(transport, &url, tasks, size).await);
         }
     }
-    results::write("readers", &crowds);
+    results::write("readers", &results);
 }

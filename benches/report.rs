@@ -1,11 +1,9 @@
-//! Writes `docs/benchmarks.md` and its charts from what the benchmarks left. `scripts/bench` runs it.
+//! Writes `docs/benchmarks.md` and its charts from the results of the benchmarks. Run by `scripts/bench`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
 #[path = "report/chart.rs"]
 mod chart;
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[path = "report/page.rs"]
 mod page;
 #[path = "report/readings.rs"]
@@ -19,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bench::{bare, crowd::Crowd, results};
+use bench::{bare, read_rates::ReadRates, results};
 
 fn main() {
     let Some(directory) = results::directory() else {
@@ -36,7 +34,7 @@ fn main() {
     let bare: bare::Comparison = results::read("bare").unwrap();
     let distances: BTreeMap<String, f64> = results::read("distances").unwrap();
     let text = |name: &str| fs::read_to_string(directory.join(name)).ok();
-    // A quick run does not count: the test's golden file lists the same.
+    // A quick run does not count round trips: the test's golden file has the same numbers.
     let costs = if days.costs.is_empty() { golden(root) } else { days.costs.clone() };
 
     let mut text_of_page = String::new();
@@ -47,7 +45,7 @@ fn main() {
     page::aims(page, &days, &criterion, &bare);
     page::bot_day(page, &charts, &days, &costs);
     page::look_ups(page, &charts, &criterion, &bare, &distances);
-    page::readers(page, &results::read::<Vec<Crowd>>("readers").unwrap());
+    page::readers(page, &results::read::<Vec<ReadRates>>("readers").unwrap());
     page::saving(page, &charts, &criterion);
     page::disk(page, text("pg_test_fsync.txt"));
     let path = docs.join("benchmarks.md");

@@ -1,13 +1,11 @@
-//! Looking a room key up: what every message to decrypt costs first.
+//! Looking up a room key, the first step of decrypting a message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bench;
-#[path = "../tests/common/mod.rs"]
-mod common;
+#[path = "session_lookup/dataset.rs"]
+mod dataset;
 #[path = "session_lookup/measure_bare.rs"]
 mod measure_bare;
-#[path = "session_lookup/shelf.rs"]
-mod shelf;
 
 use std::{
     sync::Arc,
@@ -16,42 +14,43 @@ use std::{
 
 use bench::{
     Scale,
-    contenders::{Contender, Place},
-    criterion_rounds::{criterion, in_turns},
+    contenders::{Contender, Environment},
+    criterion_rounds::{criterion, interleaved},
     runtime,
 };
+use dataset::{Dataset, Key};
 use matrix_sdk_crypto::store::DynCryptoStore;
-use shelf::{Key, Shelf};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 fn main() {
     let scale = Scale::of_this_run();
     let runtime = runtime();
-    // Stores are dropped within it.
+    // Stores must be dropped inside the runtime.
     let _within = runtime.enter();
-    let place = runtime.block_on(Place::new());
+    let environment = runtime.block_on(Environment::new());
     let mut criterion = criterion(scale);
-    let mut shelf = runtime.block_on(Shelf::new(&place));
+    let mut dataset = runtime.block_on(Dataset::new(&environment));
     let sizes: &[usize] = scale.pick(&[100], &[1_000], &[1_000, 100_000, 1_000_000]);
     for &size in sizes {
-        runtime.block_on(shelf.fill(&place, size));
-        let readers = runtime.block_on(readers(&place, &shelf));
+        runtime.block_on(dataset.fill(&environment, size));
+        let readers = runtime.block_on(readers(&environment, &dataset));
         for case in [Case::Hit, Case::Miss, Case::WrongRoom] {
-            let keys: Arc<Vec<Key>> = Arc::new(shelf.keys.iter().map(|key| case.of(key)).collect());
+            let keys: Arc<Vec<Key>> =
+                Arc::new(dataset.keys.iter().map(|key| case.of(key)).collect());
             for callers in [1, 16] {
                 let name = format!("session_lookup/{}/{size}/{callers}", case.name());
                 let rounds = scale.pick(1, 1, 5);
-                in_turns(&mut criterion, &name, rounds, &readers, |_, store, count| {
+                interleaved(&mut criterion, &name, rounds, &readers, |_, store, count| {
                     look_up(&runtime, store, &keys, callers, count, case == Case::Hit)
                 });
             }
         }
         if size == sizes[0] {
-            // On one thread: what waking another costs is noise here.
+            // On one thread: waking another would add noise.
             let thread = tokio::runtime::Builder::new_current_thread().enable_all().build();
             thread.unwrap().block_on(async {
-                measure_bare::compare(&place, &shelf, scale).await;
-                measure_bare::distances(&place, scale).await;
+                measure_bare::compare(&environment, &dataset, scale).await;
+                measure_bare::distances(&environment, scale).await;
             });
         }
     }
@@ -78,7 +77,7 @@ impl Case {
         let mut key = key.clone();
         match self {
             Self::Hit => {}
-            // As long as an id that is there.
+            // As long as an existing id.
             Self::Miss => key.session_id.replace_range(..4, "miss"),
             Self::WrongRoom => key.room_id = "!elsewhere:example.org".try_into().unwrap(),
         }
@@ -88,16 +87,16 @@ impl Case {
 
 type Store = Arc<DynCryptoStore>;
 
-/// Every contender on what the shelf holds.
-async fn readers(place: &Place, shelf: &Shelf) -> Vec<(Contender, Store)> {
+/// A store on the dataset for each contender.
+async fn readers(environment: &Environment, dataset: &Dataset) -> Vec<(Contender, Store)> {
     let mut readers = Vec::new();
     for contender in Contender::all() {
-        readers.push((contender, shelf.reader(place, contender).await));
+        readers.push((contender, dataset.reader(environment, contender).await));
     }
     readers
 }
 
-/// The time for `count` look-ups, by so many callers at once.
+/// The time for `count` look-ups by `callers` concurrent tasks.
 fn look_up(
     runtime: &Runtime,
     store: &Store,
@@ -114,7 +113,7 @@ fn look_up(
             let (store, keys) = (store.clone(), keys.clone());
             tasks.spawn(async move {
                 for number in 0..share {
-                    // Strides across the keys: a different row each time.
+                    // A large stride, so that each look-up reads a different row.
                     let index = (caller * 104_729 + number * 7_919) as usize % keys.len();
                     let Key { room_id, session_id } = &keys[index];
                     let session = store.get_inbound_group_session(room_id, session_id).await;

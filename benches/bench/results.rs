@@ -1,15 +1,15 @@
-//! Where results are left for the report.
+//! Result files for the report.
 
 use std::path::PathBuf;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Set by `scripts/bench`.
+/// The directory of the results, set by `scripts/bench`.
 pub fn directory() -> Option<PathBuf> {
     std::env::var_os("BENCH_RESULTS").map(PathBuf::from)
 }
 
-/// Leaves a result for the report, when one is to be written.
+/// Writes a result for the report, if there is to be one.
 pub fn write(name: &str, result: &impl Serialize) {
     if let Some(directory) = directory() {
         std::fs::create_dir_all(&directory).unwrap();

@@ -1,6 +1,6 @@
-//! Medians: noise on a machine goes one way.
+//! Medians, because noise on a machine only adds time.
 
-/// The median; zero of nothing.
+/// The median; zero if there are no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -10,7 +10,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The median of the ratios of values that were measured side by side.
+/// The median of the ratios of values measured in the same round.
 pub fn median_ratio(these: &[f64], those: &[f64]) -> f64 {
     median(these.iter().zip(those).map(|(this, that)| this / that).collect())
 }

@@ -10,14 +10,14 @@ use crate::{
     bench::{
         bare::Comparison,
         contenders::{Contender, DISTANCES, Distance},
-        crowd::Crowd,
+        read_rates::ReadRates,
     },
     chart,
 };
 
 const SQLITE: Contender = Contender::Sqlite { encrypted: true };
 
-/// A step by itself, in which the SDK's memory store takes minutes.
+/// Reported separately, as the SDK's memory store takes minutes for this step.
 const BIG_ROOM: &str = "key query for 5 000 users";
 
 fn in_small_rooms(step: &str) -> bool {
@@ -28,7 +28,7 @@ fn postgres(distance: Distance) -> Contender {
     Contender::Postgres { distance, encrypted: true }
 }
 
-/// The encrypted stores, and the one in memory: what a chart shows.
+/// The contenders of a chart: the encrypted stores, and the one in memory.
 fn shown() -> Vec<Contender> {
     super::tables::columns(true)
 }
@@ -52,24 +52,24 @@ pub fn introduction(page: &mut String, quick: bool, machine: &str) {
     write!(
         page,
         "# Benchmarks\n\n\
-Written by `scripts/bench{mode}`. All contenders take turns in the same run; figures are medians, \
-ratios are medians of the ratios of one turn.\n\n\
+Written by `scripts/bench{mode}`. The contenders alternate in the same run; figures are medians, \
+ratios are medians of the ratios of each round.\n\n\
 - **PostgreSQL** with its default durability, `fsync` and `synchronous_commit` on: over a Unix socket, \
 over TCP, and behind a proxy that makes every round trip 0.5 or 1 ms longer.\n\
 - **SQLite** is `matrix-sdk-sqlite` as it is configured by default; it waits for the disk at each \
 commit, too. **memory** is the SDK's `MemoryStore`, which keeps nothing.\n\
 - *Encrypted*: opened with a passphrase.\n\
-- A bot's day is lived by the account's owner, which answers from memory what it read or saved. Look-ups are \
-made by a read-only store, which keeps nothing: each of them asks the server.\n\n"
+- A bot's day is run by the account's owner, which has a cache. Look-ups are made by a read-only store, \
+which has none: each of them is a query.\n\n"
     )
     .unwrap();
     if quick {
-        page.push_str("A quick run: few turns, so a hint and not a result.\n\n");
+        page.push_str("A quick run: few rounds, so an indication and not a result.\n\n");
     }
     write!(page, "```text\n{}\n```\n\n", machine.trim()).unwrap();
 }
 
-/// What the project aims at, and what was measured.
+/// The project's aims, and the measured figures.
 pub fn aims(page: &mut String, days: &Days, criterion: &BTreeMap<String, Case>, bare: &Comparison) {
     let import = import(criterion).1;
     let mut row = |aim: &str, limit: &str, value: f64| {
@@ -80,17 +80,17 @@ pub fn aims(page: &mut String, days: &Days, criterion: &BTreeMap<String, Case>, 
         ("a day without the room of 5 000", days.sum(in_small_rooms), ["", ""]),
     ] {
         for (distance, limit) in [Distance::Millisecond, Distance::Unix].into_iter().zip(limits) {
-            let aim = format!("{what}, {}, beside SQLite", distance.name());
+            let aim = format!("{what}, {}, relative to SQLite", distance.name());
             row(&aim, limit, day.ratio(postgres(distance), SQLITE));
         }
     }
     row(
-        "rate of an import, beside SQLite",
+        "rate of an import, relative to SQLite",
         "at least 1.5",
         import.ratio(SQLITE, postgres(Distance::Unix)),
     );
     row(
-        "a look-up, beside the bare statement followed by the memory store's",
+        "a look-up, relative to the bare statement followed by the memory store's",
         "at most 1.15",
         bare.ratio(),
     );
@@ -104,8 +104,8 @@ pub fn bot_day(page: &mut String, charts: &Path, days: &Days, costs: &[(usize, u
     chart(page, charts, "bot_day", title, |contender| small.seconds(contender), time);
     write!(
         page,
-        "A real `OlmMachine` with 20 friends. On our store each sync is one `store.atomically`. \
-Opening includes stretching the passphrase. Turns: {}.\n\n",
+        "A real `OlmMachine` with 20 friends. On PostgreSQL each sync is one `store.atomically`. \
+Opening includes the key derivation from the passphrase. Rounds: {}.\n\n",
         days.rounds()
     )
     .unwrap();
@@ -118,16 +118,16 @@ Opening includes stretching the passphrase. Turns: {}.\n\n",
         let heading = if encrypted { "encrypted" } else { "plain" };
         by_case(page, encrypted, heading, rows, |case, contender| time(case.seconds(contender)));
     }
-    let beside = |page: &mut String, encrypted| {
+    let ratios = |page: &mut String, encrypted| {
         let cell =
             |case: &Case, contender| digits(case.ratio(contender, Contender::Sqlite { encrypted }));
         let heading = if encrypted { "times SQLite, encrypted" } else { "times SQLite, plain" };
         let rows = [("without the room of 5 000", &small), ("the whole day", &whole)];
         by_case(page, encrypted, heading, rows, cell);
     };
-    beside(page, true);
-    beside(page, false);
-    page.push_str("What crosses the wire, opening connections included:\n\n");
+    ratios(page, true);
+    ratios(page, false);
+    page.push_str("Round trips and commits, opening connections included:\n\n");
     page.push_str("| step | store calls | round trips | commits |\n|---|--:|--:|--:|\n");
     for (step, (calls, round_trips, commits)) in days.steps.iter().zip(costs) {
         writeln!(page, "| {step} | {calls} | {round_trips} | {commits} |").unwrap();
@@ -142,7 +142,7 @@ pub fn look_ups(
     bare: &Comparison,
     distances: &BTreeMap<String, f64>,
 ) {
-    page.push_str("## Looking a room key up\n\n");
+    page.push_str("## Looking up a room key\n\n");
     let mut sizes: Vec<usize> = criterion
         .keys()
         .filter_map(|name| {
@@ -160,7 +160,9 @@ pub fn look_ups(
     chart(page, charts, "session_lookup", &title, |contender| hit.seconds(contender), time);
     for encrypted in [true, false] {
         let heading = if encrypted { "encrypted" } else { "plain" };
-        for (callers, title) in [(1, "one caller"), (16, "16 callers at once, look-ups a second")] {
+        for (callers, title) in
+            [(1, "one caller"), (16, "16 concurrent callers, look-ups per second")]
+        {
             let mut rows = Vec::new();
             for kind in ["hit", "miss", "wrong room"] {
                 for size in &sizes {
@@ -182,21 +184,22 @@ pub fn look_ups(
     writeln!(page, "{}.\n", distances.join(", ")).unwrap();
 }
 
-pub fn readers(page: &mut String, crowds: &[Crowd]) {
+pub fn readers(page: &mut String, results: &[ReadRates]) {
     page.push_str(
         "## Many readers\n\n\
-Point reads a second of tasks at once, on the store, which shares four connections, beside a checkout of \
-the pool for each read; plain, and without decoding.\n\n\
+Point reads per second of concurrent tasks: on the store, which shares four connections, and with a checkout \
+of the pool for each read. Without encryption and decoding.\n\n\
 | | tasks | a checkout each | the store | times | four bare connections | times |\n\
 |---|--:|--:|--:|--:|--:|--:|\n",
     );
-    for crowd in crowds {
-        let (rates, [store, bare]) = crowd.summary();
-        let [checkout, shared, connections] = rates.map(|rate| thousands(rate as usize));
-        let (place, tasks, store, bare) = (&crowd.place, crowd.tasks, digits(store), digits(bare));
+    for rates in results {
+        let (medians, [store, bare]) = rates.summary();
+        let [checkout, shared, connections] = medians.map(|rate| thousands(rate as usize));
+        let (transport, tasks, store, bare) =
+            (&rates.transport, rates.tasks, digits(store), digits(bare));
         writeln!(
             page,
-            "| {place} | {tasks} | {checkout} | {shared} | {store} | {connections} | {bare} |"
+            "| {transport} | {tasks} | {checkout} | {shared} | {store} | {connections} | {bare} |"
         )
         .unwrap();
     }

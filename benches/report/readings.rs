@@ -1,4 +1,4 @@
-//! What the benchmarks left.
+//! The results of the benchmarks.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::bench::{
     statistics::{median, median_ratio},
 };
 
-/// Seconds of one thing: of each contender, round by round.
+/// Seconds of one case, by contender and round.
 #[derive(Default)]
 pub struct Case(BTreeMap<String, BTreeMap<usize, f64>>);
 
@@ -31,13 +31,13 @@ impl Case {
         median(self.rounds(contender))
     }
 
-    /// How many times the time of `other` it took, from the rounds side by side.
+    /// The ratio to the time of `other`: the median of the ratios of each round.
     pub fn ratio(&self, contender: Contender, other: Contender) -> f64 {
         median_ratio(&self.rounds(contender), &self.rounds(other))
     }
 }
 
-/// All that criterion measured, by the name of the case.
+/// Criterion's results, by the name of the case.
 pub fn criterion(directory: &Path) -> BTreeMap<String, Case> {
     let mut cases: BTreeMap<String, Case> = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
@@ -65,7 +65,7 @@ fn json(path: PathBuf) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// What `bot_day` measured.
+/// The results of `bot_day`.
 #[derive(Deserialize)]
 pub struct Days {
     pub steps: Vec<String>,
@@ -74,7 +74,7 @@ pub struct Days {
 }
 
 impl Days {
-    /// The sum of the steps that are wanted.
+    /// The sum of the wanted steps.
     pub fn sum(&self, wanted: impl Fn(&str) -> bool) -> Case {
         let mut case = Case::default();
         for (contender, days) in &self.seconds {

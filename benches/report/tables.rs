@@ -32,7 +32,7 @@ pub fn by_case<'a>(
     page.push('\n');
 }
 
-/// Three digits that count.
+/// A time with three significant digits.
 pub fn time(seconds: f64) -> String {
     let (value, unit) = match seconds {
         seconds if seconds < 1e-3 => (seconds * 1e6, "µs"),

@@ -1,26 +1,26 @@
-//! Measures [`Comparison`], and how far away each distance is.
+//! Measures [`Comparison`], and the round trip of each distance.
 
 use std::{collections::BTreeMap, time::Instant};
+use test_support::connect;
 
 use crate::{
     bench::{
         Scale,
         bare::Comparison,
-        contenders::{Contender, DISTANCES, Distance, Place},
+        contenders::{Contender, DISTANCES, Distance, Environment},
         results,
         statistics::median,
     },
-    common::connect,
-    shelf::{Key, Shelf, name},
+    dataset::{Dataset, Key, name},
 };
 use matrix_sdk_crypto::store::DynCryptoStore;
 use matrix_sdk_postgres::PostgresStores;
 
-pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
+pub async fn compare(environment: &Environment, dataset: &Dataset, scale: Scale) {
     let unix = Contender::Postgres { distance: Distance::Unix, encrypted: false };
-    let store = shelf.reader(place, unix).await;
-    let memory = shelf.reader(place, Contender::Memory).await;
-    let client = connect(&place.url(Distance::Unix)).await;
+    let store = dataset.reader(environment, unix).await;
+    let memory = dataset.reader(environment, Contender::Memory).await;
+    let client = connect(&environment.url(Distance::Unix)).await;
     let texts = PostgresStores::statement_texts("matrix_sdk").unwrap();
     let (_, sql, types) =
         texts.into_iter().find(|(name, ..)| *name == "megolm_inbound_sessions.get").unwrap();
@@ -28,8 +28,8 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
     let account = "SELECT id FROM matrix_sdk.accounts WHERE name = $1";
     let account: i64 = client.query_one(account, &[&name(unix)]).await.unwrap().get(0);
 
-    let (turns, count) = scale.pick((1, 10), (51, 200), (101, 1_000));
-    let keys: Vec<Key> = shelf.keys.iter().cycle().take(count).cloned().collect();
+    let (rounds, count) = scale.pick((1, 10), (51, 200), (101, 1_000));
+    let keys: Vec<Key> = dataset.keys.iter().cycle().take(count).cloned().collect();
     let in_memory = async |key: &Key| found(&*memory, key).await;
     let in_store = async |key: &Key| found(&*store, key).await;
     let on_the_wire = async |key: &Key| {
@@ -42,7 +42,7 @@ pub async fn compare(place: &Place, shelf: &Shelf, scale: Scale) {
         in_memory(key).await;
     };
     let mut comparison = Comparison::default();
-    for _ in 0..turns {
+    for _ in 0..rounds {
         comparison.store.push(time(&keys, &in_store).await);
         comparison.floor.push(time(&keys, &both).await);
         comparison.bare.push(time(&keys, &on_the_wire).await);
@@ -66,12 +66,12 @@ async fn time(keys: &[Key], look_up: &impl AsyncFn(&Key)) -> f64 {
     started.elapsed().as_secs_f64() / keys.len() as f64
 }
 
-/// The seconds that a round trip takes.
-pub async fn distances(place: &Place, scale: Scale) {
+/// Measures the seconds of a round trip.
+pub async fn distances(environment: &Environment, scale: Scale) {
     let count = scale.pick(10, 200, 1_000);
     let mut seconds = BTreeMap::new();
     for distance in DISTANCES {
-        let client = connect(&place.url(distance)).await;
+        let client = connect(&environment.url(distance)).await;
         let statement = client.prepare("SELECT 1").await.unwrap();
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {

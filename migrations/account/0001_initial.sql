@@ -1,16 +1,16 @@
 -- The engine's schema: accounts, who owns them, and what each of their lanes has committed.
 --
--- One account, one owner: two processes that write with one account corrupt it. The newest owner
+-- One account, one owner: two processes that write to one account corrupt it. The newest owner
 -- wins. Each write transaction begins with guard(), which fails it as a whole when the owner token is
 -- no longer the account's, and ends with count_commit(), which compares and swaps the position of
--- each lane that the transaction writes in. Tokens are random, for numbers repeat after a restore or
--- a failover. Row locks order takeovers and transactions: guard() takes the owner's row FOR SHARE,
+-- each lane that the transaction writes in. Tokens are random, because numbers repeat after a restore
+-- or a failover. Row locks order takeovers and transactions: guard() takes the owner's row FOR SHARE,
 -- and only takeovers update it.
 --
--- Own SQLSTATEs: MX001 another owner token, MX002 another position of a lane, MX003 no transaction of
--- ours (its BEGIN was lost).
+-- Own SQLSTATEs: MX001 another owner token, MX002 another position of a lane, MX003 no begun
+-- transaction (its BEGIN was lost).
 --
--- docs/schema.md says of every column who writes it and whether it is clear, hashed or sealed.
+-- docs/schema.md lists for every column what writes it and whether it is clear, hashed or sealed.
 -- migrations/README.md has the rules for these files: one statement a message, separated by blank
 -- lines.
 
@@ -18,8 +18,9 @@ CREATE TABLE {schema}.accounts (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- The operator's label for the account, in clear.
     name text COLLATE "C" NOT NULL UNIQUE,
-    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key.
-    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 2),
+    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key, 3 a key that the
+    -- application wraps.
+    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 3),
     -- The account's own encryption keys, sealed. Deleting them makes the account unreadable.
     cipher bytea CHECK ((cipher IS NULL) = (secret_kind = 0)),
     -- The minor version of the crate that wrote the cipher: newer ones change its form.
@@ -30,33 +31,32 @@ CREATE TABLE {schema}.accounts (
 CREATE TABLE {schema}.account_owners (
     account_id bigint PRIMARY KEY REFERENCES {schema}.accounts ON DELETE CASCADE,
     token bytea NOT NULL,
-    -- Label, host and process, for people. In clear.
+    -- Label, host and process id, for operators. In clear.
     name text COLLATE "C" NOT NULL,
     since timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
--- One row a store: each has a serial write path of its own. The count of commits shows a restored
--- backup; together with the id of the last transaction it is the position that the next commit
+-- One row for each store: its writer lane. The count of commits reveals a rollback of the database;
+-- together with the id of the last transaction it is the position that the next commit
 -- compares and swaps, so that no late attempt, copied token or cloned process writes anything.
 CREATE TABLE {schema}.account_lanes (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
     lane text COLLATE "C" NOT NULL,
     commits bigint NOT NULL DEFAULT 0,
-    -- Of the last commit, or of the fence that was put behind it.
+    -- Id of the last commit, or of the fence that followed it.
     last_transaction bytea,
-    -- Raised by whatever changes the lane's rows beside its owner, which then drops its cache.
+    -- Increased by anything but the owner that changes the lane's rows, so that the owner drops its cache.
     maintenance bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (account_id, lane)
 ) WITH (fillfactor = 50);
 
--- One row a heartbeat: a process has one for each server, schema and runtime that it uses, whatever
--- the number of its accounts.
+-- One row for each process, server, schema and runtime, whatever the number of accounts.
 CREATE TABLE {schema}.heartbeats (
     id bytea PRIMARY KEY,
     alive_until timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
--- Who has an account open; an owner is alive while its heartbeat is, and its row is here.
+-- Open account handles: an owner is alive while it has a row here and its heartbeat has not expired.
 CREATE TABLE {schema}.account_handles (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
     id bytea NOT NULL,
@@ -66,27 +66,27 @@ CREATE TABLE {schema}.account_handles (
 
 CREATE TABLE {schema}.lease_locks (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
-    -- Stores choose their keys by themselves.
+    -- Part of the key, because stores choose their lease keys independently.
     lane text COLLATE "C" NOT NULL,
     key bytea NOT NULL,
     holder bytea NOT NULL,
     -- By the server's clock_timestamp().
     expires_at timestamptz NOT NULL,
-    -- Rises when the holder changes.
+    -- Increases when the holder changes.
     generation bigint NOT NULL,
     PRIMARY KEY (account_id, lane, key)
 ) WITH (fillfactor = 50);
 
--- Fails a statement that lost its BEGIN: it would have the session's isolation level and commit by
--- itself. Under any level but READ COMMITTED, one that waited for a lock would decide by the state
--- from before it waited.
+-- Fails a statement whose BEGIN was lost: it would run at the session's isolation level and commit by
+-- itself. At any level but READ COMMITTED, a statement that waited for a lock would see the state from
+-- before the wait.
 CREATE FUNCTION {schema}.require_begun() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
     IF current_setting('matrix_sdk.begun', true) IS DISTINCT FROM 'on' THEN
         RAISE EXCEPTION 'the transaction was not begun' USING ERRCODE = 'MX003';
     END IF;
-    -- PostgreSQL 17 and newer: a limit of the role's that would end transactions which wait.
+    -- PostgreSQL 17 and newer: the role's limit would end transactions that wait for a lock.
     IF current_setting('transaction_timeout', true) <> '0' THEN
         PERFORM set_config('transaction_timeout', '0', true);
     END IF;
@@ -94,10 +94,10 @@ END
 {body};
 
 -- First statement of a write transaction: fails it unless `owner` is the account's token and, where
--- `lanes` is not null, each of them is at the position that its owner knows. The positions are only
--- an early look: count_commit() decides. Sets the transaction marker that each write asks for, and
--- that ends with the transaction. The owner is one query, which reads the row again after it has waited
--- for a takeover; the positions are read after that.
+-- `lanes` is not null, each of them is at the position that its owner knows. The check of the
+-- positions is preliminary: count_commit() decides. Sets the transaction marker that each write
+-- requires; it ends with the transaction. The owner is checked by a query of its own, which reads the row
+-- again after it has waited for a takeover; the positions are read after that.
 CREATE FUNCTION {schema}.guard(
     account bigint, owner bytea, lanes text[], seen bigint[], last bytea[]
 ) RETURNS void
@@ -122,9 +122,8 @@ BEGIN
 END
 {body};
 
--- Last statement of a write transaction: only the owner that knows the exact position of each lane
--- gets past it. Callers name the lanes in the order of their names, so that two never wait for each
--- other.
+-- Last statement of a write transaction: fails unless the caller knows the exact position of each
+-- lane. Callers pass the lanes in the order of their names, which prevents deadlocks.
 CREATE FUNCTION {schema}.count_commit(
     account bigint, lanes text[], seen bigint[], last bytea[], transaction bytea,
     OUT maintenance bigint[]
@@ -151,10 +150,10 @@ BEGIN
 END
 {body};
 
--- After a COMMIT without an answer, and before a lane is opened again: gives the lane another position,
--- so that no transaction which was begun at this one can be counted any more, after waiting for one
--- that is about to be. A late attempt finds another position and changes nothing. Always writes, so
--- that its own COMMIT waits for a synchronous standby, and with it all that was committed before.
+-- After a COMMIT without an answer, and before a lane is reopened: changes the lane's position, so that
+-- a transaction begun at the old one can no longer be counted. The row lock waits for a transaction that
+-- is about to commit. A late attempt finds another position and changes nothing. Always writes, so that
+-- its own COMMIT waits for a synchronous standby, which then has all earlier commits too.
 CREATE FUNCTION {schema}.fence(
     account bigint, owner bytea, of_lane text, seen bigint, last bytea, wanted bytea,
     OUT commits bigint, OUT last_transaction bytea, OUT maintenance bigint
@@ -174,8 +173,8 @@ END
 
 -- Takes the account over, if its token is `expected` (null: it never had an owner) or already
 -- `wanted`, its lanes have at least as many commits as `seen`, and, with `must_be_free`, no owner is
--- alive. A claim that arrives late finds another token and takes nothing. The lock on the owner's row
--- waits for the transactions that the owner has open.
+-- alive. A claim that arrives late finds another token and has no effect. The lock on the owner's row
+-- waits for the owner's open transactions.
 CREATE FUNCTION {schema}.claim(
     account bigint, expected bytea, wanted bytea, lanes text[], seen bigint[],
     must_be_free boolean, owner_name text, handle bytea, heartbeat bytea,
@@ -223,8 +222,8 @@ BEGIN
 END
 {body};
 
--- Lets the next opener have the account without waiting for the heartbeat's end. The lock waits for a
--- claim of the same handle that is still on its way.
+-- Releases the account, so that the next opener need not wait for the heartbeat to expire. The lock
+-- waits for a claim of the same handle that is still in flight.
 CREATE FUNCTION {schema}.release(account bigint, handle bytea) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
 BEGIN
@@ -234,8 +233,8 @@ BEGIN
 END
 {body};
 
--- Renews a heartbeat, and tells its accounts' owners what is stored of them. A heartbeat lost in a
--- crash is harmless, so it does not wait for the disk.
+-- Renews a heartbeat, and returns the owner token and the lanes' counters of its accounts. A heartbeat
+-- lost in a crash is harmless, so it does not wait for the disk.
 CREATE FUNCTION {schema}.renew_heartbeat(heartbeat bytea, lifetime double precision, accounts bigint[])
 RETURNS TABLE (account_id bigint, token bytea, lane text, commits bigint, maintenance bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
@@ -254,8 +253,8 @@ BEGIN
 END
 {body};
 
--- Takes or extends a lease; null when another holder has it. Complete in itself, neither queued
--- behind saves nor part of a transaction. now() would be the transaction's start.
+-- Takes or extends a lease; null when another holder has it. A transaction of its own, neither queued
+-- behind saves nor part of a scope. Uses clock_timestamp(), as now() is the transaction's start.
 CREATE FUNCTION {schema}.take_lease(
     account bigint, of_lane text, lease_key bytea, wanted_by bytea, duration double precision,
     owner bytea
@@ -267,7 +266,7 @@ DECLARE
     taken bigint;
 BEGIN
     PERFORM {schema}.guard(account, owner, NULL, NULL, NULL);
-    -- Locked before the clock is read: a lease that was waited for has moved on.
+    -- Locked before the clock is read: during the wait the lease can change, and time passes.
     PERFORM FROM {schema}.lease_locks l
         WHERE l.account_id = account AND l.lane = of_lane AND l.key = lease_key FOR UPDATE;
     moment := clock_timestamp();

@@ -5,8 +5,8 @@
 --   distributed PostgreSQL can place an account on one node.
 -- * Ids are bytea: text refuses NUL bytes, which hostile ids contain, and bytea order does not
 --   change with a collation. With encryption they are 32-byte keyed hashes, and data is sealed.
--- * Foreign keys stand on the small tables only: they cost 2 to 3 microseconds a row.
--- docs/schema.md says of every column who writes it and whether it is clear, hashed or sealed.
+-- * Only the small tables have foreign keys: these cost 2 to 3 microseconds a row.
+-- docs/schema.md lists for every column what writes it and whether it is clear, hashed or sealed.
 -- migrations/README.md has the rules for these files: one statement a message, separated by blank
 -- lines.
 
@@ -39,6 +39,7 @@ CREATE TABLE {schema}.olm_sessions (
 CREATE TABLE {schema}.message_hashes (
     account_id bigint NOT NULL,
     hash bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, hash)
 );
 
@@ -64,7 +65,7 @@ CREATE INDEX megolm_inbound_sessions_by_sender
 CREATE INDEX megolm_inbound_sessions_by_backup
     ON {schema}.megolm_inbound_sessions (account_id, backup_generation);
 
--- Backup versions as small integers, so that a reset touches no session: it retires the version.
+-- Backup versions as small integers (generations): a reset retires the version and updates no session.
 CREATE TABLE {schema}.backup_versions (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
     generation integer NOT NULL CHECK (generation > 0),
@@ -118,6 +119,7 @@ CREATE TABLE {schema}.key_requests (
     request_id bytea NOT NULL,
     info bytea NOT NULL,
     sent_out boolean NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     data bytea NOT NULL,
     PRIMARY KEY (account_id, request_id)
 );
@@ -130,6 +132,7 @@ CREATE TABLE {schema}.withheld_sessions (
     account_id bigint NOT NULL,
     room_id bytea NOT NULL,
     session_id bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     data bytea NOT NULL,
     PRIMARY KEY (account_id, room_id, session_id)
 );
@@ -173,3 +176,15 @@ CREATE TABLE {schema}.custom_values (
     data bytea NOT NULL,
     PRIMARY KEY (account_id, key)
 ) WITH (fillfactor = 80);
+
+-- Rows that do not decode, set aside by an operator so that they are in nobody's way: as they were, to be
+-- put back.
+CREATE TABLE {schema}.quarantined_rows (
+    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    table_name text COLLATE "C" NOT NULL,
+    reason text NOT NULL,
+    quarantined_at timestamptz NOT NULL DEFAULT now(),
+    contents jsonb NOT NULL,
+    PRIMARY KEY (account_id, id)
+);

@@ -1,4 +1,4 @@
-"""The program under test: started with nothing but its environment, watched from outside."""
+"""The program under test: started with a clean environment, observed through its endpoints."""
 
 import os
 import re
@@ -15,15 +15,16 @@ CONFIGURATION = re.compile("^(MATRIX|BRIDGE|WEBHOOK|STORE|PG)[A-Z]*_|^DATABASE_U
 
 
 def program() -> Path:
-    """The binary that `setup` built."""
+    """The binary built by `setup`."""
     return Path(os.environ["E2E_BRIDGE"])
 
 
 class Bridge:
-    """One bot: its account, its data directory, and one process after the other."""
+    """One bot: its account, its data directory, and its consecutive processes."""
 
     def __init__(self, synapse: Synapse, sink: Sink, user_id: str, password: str, directory: Path, logs: Path):
         self.user_id, self.directory, self.logs = user_id, directory, logs
+        self.program = program()
         self.runs = 0
         self.child: Child | None = None
         self.listen = free_port()
@@ -33,8 +34,8 @@ class Bridge:
             "MATRIX_USER": user_id,
             "MATRIX_PASSWORD": password,
             "STORE_PASSPHRASE": "a passphrase for the tests only",
-            # Where a case names no database, the bridge starts one of its own.
-            "BRIDGE_TRY": "true",
+            # Used if a case sets no DATABASE_URL.
+            "BRIDGE_EMBEDDED_POSTGRES": "true",
             "WEBHOOK_URL": sink.url,
             "BRIDGE_DATA_DIR": str(directory / "data"),
             "BRIDGE_LISTEN": f"127.0.0.1:{self.listen}",
@@ -43,10 +44,10 @@ class Bridge:
             self.env["WEBHOOK_TOKEN"] = sink.token
 
     async def start(self, *arguments: str, **changes: str | None):
-        """Start a process. `changes` to the environment are for this run; None removes."""
+        """Start a process. `changes` override environment variables for this run; None unsets."""
         assert not (self.child and self.child.running)
         self.directory.mkdir(parents=True, exist_ok=True)
-        # Ours alone: what the caller's shell has set for bots of its own must not leak in.
+        # Settings of the caller's shell must not leak in.
         env = {k: v for k, v in os.environ.items() if not CONFIGURATION.match(k) or k == "PG_BIN"}
         env.update(self.env)
         for name, value in changes.items():
@@ -58,13 +59,16 @@ class Bridge:
         self.child.log.unlink(missing_ok=True)
         if os.environ.get("E2E_VERBOSE"):
             arguments += ("--verbose",)
-        await self.child.start(program(), *arguments, env=env, cwd=self.directory)
+        await self._run(*arguments, env=env)
+
+    async def _run(self, *arguments, env):
+        await self.child.start(self.program, *arguments, env=env, cwd=self.directory)
 
     async def kill9(self):
         await self.child.kill9()
 
     async def status(self, path: str) -> int:
-        """The status code of /healthz or /readyz; 0 if nobody answers."""
+        """The status code of /healthz or /readyz; 0 without a response."""
         return (await self._get(path))[0]
 
     async def metrics(self) -> str:
@@ -81,24 +85,24 @@ class Bridge:
 
     async def ready(self, seconds: float = 60):
         async def answers():
-            self.alive()
+            self.check_running()
             return await self.status("/readyz") == 200
 
         await until(answers, seconds, "the bridge to be ready", 0.1, self.tail)
 
-    def alive(self):
+    def check_running(self):
         if not self.child.running:
-            raise Timeout(f"the bridge ended with code {self.child.code}\n{self.tail()}")
+            raise Timeout(f"the bridge exited with code {self.child.code}\n{self.tail()}")
 
     def tail(self) -> str:
         return self.child.tail() if self.child else "  the bridge was never started"
 
     def outputs(self) -> str:
-        """All that every run has printed."""
+        """The output of all runs."""
         return "\n".join(p.read_text(errors="replace") for p in sorted(self.logs.glob("bridge-*.log")))
 
     def postgres_pid(self) -> int | None:
-        """The process of the private PostgreSQL in the data directory."""
+        """The process id of the embedded PostgreSQL in the data directory."""
         for file in self.directory.rglob("postmaster.pid"):
             try:
                 return int(file.read_text().splitlines()[0])

@@ -1,4 +1,4 @@
-"""`scripts/demo`: the bridge at work, killed and started again, for somebody who watches."""
+"""`scripts/demo`: demonstrates the bridge through a kill -9 and a restart."""
 
 import asyncio
 import json
@@ -9,60 +9,60 @@ import time
 
 from . import show
 from .bridge import ROOT
+from .harness import Failure, Harness
 from .processes import Scratch, Timeout, until
 from .sender import Sender
 from .sink import Delivery
 from .synapse import Synapse
-from .world import Failure, World
 
 LOGS = ROOT / "target" / "e2e" / "demo"
 
-LIVE = [
-    "Hello? Is anybody there?",
-    "I am Alice. My phone encrypts this before it leaves.",
-    "The server in between stores it and cannot read it.",
-    "The bot can. Its keys are in PostgreSQL and nowhere else.",
-    'Grüße! Привет! 你好! And {"json": "\\u0041"} is only text.',
-    "All well so far. Shall we be rude to it?",
+WHILE_RUNNING = [
+    "Hello, this is Alice.",
+    "My phone encrypts this message before it is sent.",
+    "The homeserver stores it and cannot decrypt it.",
+    "The bot can. Its keys are stored in PostgreSQL only.",
+    'Unicode and JSON are kept: Grüße! Привет! 你好! {"json": "\\u0041"}',
+    "So far, so good. Next: kill -9.",
 ]
-DEAD = [
-    "Bot? You went quiet in the middle of a sentence.",
-    "No time to save anything, no time to say goodbye.",
-    "I go on writing on the same Megolm session.",
-    "Its ratchet is in a table, not in that process.",
-    "So nothing of it died. We shall see.",
-    "By the way: a sync returns ten messages of a room.",
-    "I mean to send more than that.",
+WHILE_DOWN = [
+    "The bridge was killed and could not save anything.",
+    "This is sent on the same Megolm session.",
+    "The session's ratchet is in a table, not in the process.",
+    "So it can still be decrypted after the restart.",
+    "A sync returns a limited number of messages per room.",
+    "More messages than that follow.",
+    "Seven.",
     "Eight.",
     "Nine.",
     "Ten.",
-    "Eleven! Now there is a gap, and it has to page back.",
-    "Meanwhile I change the key, while nobody listens:",
+    "Eleven: now there is a gap to fill after the restart.",
+    "The key is rotated while the bridge is down:",
     "this one is on a new Megolm session.",
-    "Its key waits on the server, for a bot that is dead.",
+    "Its key waits on the homeserver until the next sync.",
 ]
-AGAIN = ["Welcome back! Did you get all of that?"]
-TABLET = [
-    "Alice again, from a tablet that the bot has never met.",
-    "Other device, other keys, same Alice.",
-    "If you can read this, it found its way on its own.",
-    "That was all. Thank you for watching.",
+AFTER_RESTART = ["The bridge was restarted: this is delivered at once."]
+NEW_DEVICE = [
+    "Alice again, on a tablet that is new to the bot.",
+    "This device has other keys.",
+    "The bot received the room key of the new device.",
+    "This is the last message.",
 ]
 
 
 class Demo:
-    def __init__(self, world: World):
-        self.world = world
+    def __init__(self, harness: Harness):
+        self.harness = harness
         self.sent = {}
         self.seen = set()
-        world.sink.on_delivery = self.arrived
+        harness.sink.on_delivery = self.on_delivery
 
-    def arrived(self, delivery: Delivery):
-        """Called by the webhook, for each request."""
-        asyncio.get_running_loop().create_task(self.tell(delivery))
+    def on_delivery(self, delivery: Delivery):
+        """Callback of the sink, for each delivery."""
+        asyncio.get_running_loop().create_task(self.show_delivery(delivery))
 
-    async def tell(self, delivery: Delivery):
-        # A message can reach the webhook before its sender has heard that it was accepted.
+    async def show_delivery(self, delivery: Delivery):
+        # The webhook may receive a message before the sender has received its event id.
         for _ in range(500):
             if delivery.event_id in self.sent:
                 break
@@ -79,108 +79,108 @@ class Demo:
             show.message("✓", "green", name, body, show.duration(delivery.at - sent.at))
         self.seen.add(delivery.event_id)
 
-    async def say(self, bodies: list[str], sender: Sender, name: str, dead: bool = False):
+    async def send(self, bodies: list[str], sender: Sender, name: str, bridge_down: bool = False):
         for body in bodies:
-            if dead and "new Megolm" in body:
-                sender.rotate(self.world.room)
-            sent = await sender.send(self.world.room, body)
+            if bridge_down and "new Megolm" in body:
+                sender.rotate(self.harness.room)
+            sent = await sender.send(self.harness.room, body)
             self.sent[sent.event_id] = (sent, name)
-            self.world.sent.append(sent)
-            if dead:
+            self.harness.sent.append(sent)
+            if bridge_down:
                 show.message("·", "yellow", name, body, "sent")
-            await asyncio.sleep(0.08 if dead else 0.25)
+            await asyncio.sleep(0.08 if bridge_down else 0.25)
 
-    async def all_there(self):
-        await self.world.arrived(120)
-        await until(lambda: len(self.seen) >= len(self.world.sent), 10, "the last lines")
+    async def until_all_delivered(self):
+        await self.harness.until_delivered(120)
+        await until(lambda: len(self.seen) >= len(self.harness.sent), 10, "the last lines")
 
 
-async def play(synapse: Synapse, scratch: Scratch) -> bool:
+async def run_demo(synapse: Synapse, scratch: Scratch) -> bool:
     began = time.monotonic()
     await synapse.start()
-    show.done(f"Synapse, a Matrix homeserver, answers at {synapse.url}", time.monotonic() - began)
-    world = World(synapse, scratch.path / "demo", LOGS, name="")
+    show.done(f"Synapse, a Matrix homeserver, runs at {synapse.url}", time.monotonic() - began)
+    harness = Harness(synapse, scratch.path / "demo", LOGS, name="")
     try:
-        await world.open(webhook_token="a token")
-        demo = Demo(world)
-        show.done(f"A webhook listens at {world.sink.url}")
+        await harness.open(webhook_token="a token")
+        demo = Demo(harness)
+        show.done(f"A webhook listens at {harness.sink.url}")
         began = time.monotonic()
-        await world.up()
+        await harness.set_up()
         show.done(
-            "The bridge runs with its own PostgreSQL, and has joined Alice's encrypted room",
+            "The bridge runs with an embedded PostgreSQL, and has joined Alice's encrypted room",
             time.monotonic() - began,
         )
-        await acts(world, demo)
+        await run_steps(harness, demo)
     except (Failure, Timeout, RuntimeError) as reason:
         show.line(f"{show.paint('✗', 'red')} {reason}")
     finally:
-        await world.close()
-    return await summary(world)
+        await harness.close()
+    return await summary(harness)
 
 
-async def acts(world: World, demo: Demo):
-    show.heading("1  Alice writes, the webhook receives")
-    await demo.say(LIVE, world.alice, "alice")
-    await demo.all_there()
-    await both_sides(world)
+async def run_steps(harness: Harness, demo: Demo):
+    show.heading("1  Alice sends messages, the webhook receives them")
+    await demo.send(WHILE_RUNNING, harness.alice, "alice")
+    await demo.until_all_delivered()
+    await show_both_forms(harness)
 
-    show.heading(f"2  kill -9 {world.bridge.child.process.pid}: the bridge is dead, Alice goes on")
-    await world.bridge.kill9()
-    await demo.say(DEAD, world.alice, "alice", dead=True)
+    show.heading(f"2  kill -9 {harness.bridge.child.process.pid}: the bridge is down, Alice continues")
+    await harness.bridge.kill9()
+    await demo.send(WHILE_DOWN, harness.alice, "alice", bridge_down=True)
 
-    show.heading("3  The bridge is started again")
-    await world.bridge.start()
-    await demo.all_there()
-    await demo.say(AGAIN, world.alice, "alice")
-    await demo.all_there()
+    show.heading("3  The bridge is restarted")
+    await harness.bridge.start()
+    await demo.until_all_delivered()
+    await demo.send(AFTER_RESTART, harness.alice, "alice")
+    await demo.until_all_delivered()
 
-    show.heading("4  Alice takes her new tablet")
-    tablet = await world.device(world.alice_id, "tablet")
-    await demo.say(TABLET, tablet, "alice’s tablet")
-    await demo.all_there()
+    show.heading("4  Alice uses a new device")
+    tablet = await harness.device(harness.alice_id, "tablet")
+    await demo.send(NEW_DEVICE, tablet, "alice’s tablet")
+    await demo.until_all_delivered()
 
 
-async def both_sides(world: World):
-    """The same message as the server has it and as the webhook got it."""
-    sent = world.sent[0]
-    stored = await world.synapse.stored_event(
-        sent.room_id, sent.event_id, world.alice.client.access_token
+async def show_both_forms(harness: Harness):
+    """Show the same message as stored by the server and as received by the webhook."""
+    sent = harness.sent[0]
+    stored = await harness.synapse.stored_event(
+        sent.room_id, sent.event_id, harness.alice.client.access_token
     )
-    got = world.sink.first()[sent.event_id].message
+    got = harness.sink.first()[sent.event_id].message
     columns = min(shutil.get_terminal_size((96, 24)).columns, 110) - 4
     show.line()
-    show.note("The first one as the homeserver has it:")
+    show.note("The first message as stored by the homeserver:")
     show.line("    " + show.fit(f"{stored['type']}  {stored['content']['ciphertext']}", columns).rstrip())
-    show.note("and as the webhook got it:")
+    show.note("and as received by the webhook:")
     for name in ("event_id", "sender", "timestamp", "type", "body", "verification"):
         text = json.dumps({name: got.get(name)}, ensure_ascii=False)[1:-1]
         show.line("    " + show.fit(text, columns).rstrip())
 
 
-async def summary(world: World) -> bool:
-    lost, twice = len(world.missing()), world.sink.duplicates
-    arrived = len(world.sent) - lost
-    right = bool(world.sent) and not lost and not world.sink.problems
+async def summary(harness: Harness) -> bool:
+    lost, duplicates = len(harness.missing()), harness.sink.duplicates
+    arrived = len(harness.sent) - lost
+    right = bool(harness.sent) and not lost and not harness.sink.problems
     try:
-        await world.check()
+        await harness.check()
     except Failure as reason:
         right = False
         show.line(f"{show.paint('✗', 'red')} {reason}")
-    complete = len(world.sent) == sum(map(len, (LIVE, DEAD, AGAIN, TABLET)))
+    complete = len(harness.sent) == sum(map(len, (WHILE_RUNNING, WHILE_DOWN, AFTER_RESTART, NEW_DEVICE)))
     show.heading(show.paint(
-        f"sent {len(world.sent)}, arrived {arrived}, lost {lost}, duplicates {twice}",
+        f"sent {len(harness.sent)}, arrived {arrived}, lost {lost}, duplicates {duplicates}",
         "green" if right and complete else "red",
     ))
     if not (right and complete):
-        show.note(f"What the bridge said is in {LOGS.relative_to(ROOT)}")
+        show.note(f"The logs of the bridge are in {LOGS.relative_to(ROOT)}")
         return False
     show.note("Every message arrived decrypted and in order, through a kill -9.")
     show.line()
-    show.line("With a bot account of your own:")
+    show.line("To run it with your own bot account:")
     for text in (
         "export MATRIX_HOMESERVER=https://… MATRIX_USER=@bot:… MATRIX_PASSWORD=…",
         "export STORE_PASSPHRASE=… WEBHOOK_URL=https://…",
-        "cargo run --release -p webhook_bridge -- --try",
+        "cargo run --release -p webhook_bridge -- --embedded-postgres",
     ):
         show.line("    " + text)
     return True
@@ -193,7 +193,7 @@ async def main() -> int:
     scratch = Scratch()
     synapse = Synapse(scratch.path / "synapse", LOGS / "synapse.log")
     try:
-        return 0 if await play(synapse, scratch) else 1
+        return 0 if await run_demo(synapse, scratch) else 1
     finally:
         await synapse.close()
         scratch.remove()

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, for the cases that stop it."""
+"""A PostgreSQL server that is independent of the bridge, for the cases that stop it."""
 
 import os
 import pwd
@@ -10,7 +10,7 @@ from .processes import Child, free_port, until
 
 
 def unprivileged() -> str | None:
-    """Whom PostgreSQL runs as when we are root, which it refuses."""
+    """The user that runs PostgreSQL if this process is root, because PostgreSQL refuses root."""
     if os.getuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -27,7 +27,10 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        return f"postgresql://bridge@127.0.0.1:{self.port}/postgres"
+        return self.url_of("bridge", "postgres")
+
+    def url_of(self, role: str, database: str) -> str:
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
     async def start(self):
         if not self.directory.exists():
@@ -54,7 +57,7 @@ class Postgres:
         return len(lines) > 7 and lines[7].strip() == "ready"
 
     async def kill9(self):
-        """As the kernel does when memory runs out; what a crash leaves behind is left behind."""
+        """SIGKILL, as the kernel's OOM killer does; the files stay as after a crash."""
         await self.child.kill9()
 
     async def close(self):

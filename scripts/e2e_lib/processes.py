@@ -1,4 +1,4 @@
-"""Child processes that never outlive us, temporary directories, and bounded waits."""
+"""Child processes that never outlive this one, temporary directories, and bounded waits."""
 
 import asyncio
 import ctypes
@@ -15,8 +15,8 @@ from pathlib import Path
 _libc = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
-# Reads a pipe whose other end only we hold: when we are gone, however we went, it stops the
-# PostgreSQL servers below the directory and removes it.
+# Reads a pipe until this process ends, even by kill -9. Then stops the PostgreSQL servers below the
+# directory and removes it.
 WATCHDOG = """
 trap '' INT TERM HUP
 cat >/dev/null
@@ -54,8 +54,7 @@ async def until(condition, seconds: float, what: str, every: float = 0.05, detai
 
 
 class Scratch:
-    """A temporary directory that other users of the machine can enter: PostgreSQL does not run
-    as root, so its data directory must be reachable for somebody else."""
+    """A temporary directory that other users can access, because PostgreSQL does not run as root."""
 
     def __init__(self):
         self.path = Path(tempfile.mkdtemp(prefix="matrix-e2e-"))
@@ -82,7 +81,7 @@ class Child:
         self.name, self.log = name, log
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self, *command, env=None, cwd=None, user=None):
+    async def start(self, *command, env=None, cwd=None, user=None, stdout=None):
         def before_exec():
             os.umask(0o022)
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -95,7 +94,7 @@ class Child:
                 cwd=cwd,
                 user=user,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=out if stdout is None else stdout,
                 stderr=out,
                 start_new_session=True,
                 preexec_fn=before_exec,
@@ -114,11 +113,11 @@ class Child:
             self.process.send_signal(number)
 
     async def wait(self, seconds: float) -> int:
-        """The exit code; `Timeout` with the end of the log if it does not end."""
+        """The exit code; `Timeout` with the end of the log if the process does not exit."""
         try:
             return await asyncio.wait_for(self.process.wait(), seconds)
         except asyncio.TimeoutError:
-            raise Timeout(f"{self.name} did not end within {seconds:.0f} s\n{self.tail()}") from None
+            raise Timeout(f"{self.name} did not exit within {seconds:.0f} s\n{self.tail()}") from None
 
     async def kill9(self):
         self.send(signal.SIGKILL)
@@ -126,7 +125,7 @@ class Child:
             await self.process.wait()
 
     async def stop(self, seconds: float = 10) -> int | None:
-        """SIGTERM, and SIGKILL for whoever does not listen."""
+        """SIGTERM, then SIGKILL after `seconds`."""
         if not self.running:
             return self.code
         self.send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`scripts/e2e`: run the cases one after the other."""
+"""`scripts/e2e`: runs the cases one after the other."""
 
 import argparse
 import asyncio
@@ -8,13 +8,13 @@ import sys
 import time
 import traceback
 
-from .bridge import ROOT
 from . import latency
+from .bridge import ROOT
 from .cases import CASES, Case
+from .harness import Failure, Harness
 from .postgres import Postgres
 from .processes import Scratch, Timeout
 from .synapse import Synapse
-from .world import Failure, World
 
 LOGS = ROOT / "target" / "e2e" / "logs"
 
@@ -23,33 +23,33 @@ def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/e2e", description="End-to-end tests of the webhook bridge.",
     )
-    parser.add_argument("--only", metavar="NAME[,NAME]", action="append", default=[], help="run these")
-    parser.add_argument("--skip", metavar="NAME[,NAME]", action="append", default=[], help="leave out")
+    parser.add_argument("--only", metavar="NAME[,NAME]", action="append", default=[], help="run only these cases")
+    parser.add_argument("--skip", metavar="NAME[,NAME]", action="append", default=[], help="skip these cases")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run each N times")
     parser.add_argument(
-        "--database", choices=["private", "shared"], default="private",
-        help="each bot's own, started by the bridge, or one server for all bots",
+        "--database", choices=["embedded", "shared"], default="embedded",
+        help="an embedded server per bot, or one server for all bots",
     )
     parser.add_argument(
-        "--latency", action="store_true", help="no cases: print how long messages take to the webhook",
+        "--latency", action="store_true", help="run no cases, measure send-to-webhook latency",
     )
     given = parser.parse_args()
     words = lambda values: [name for value in values for name in value.split(",") if name]
     given.only, given.skip = words(given.only), words(given.skip)
     if unknown := [name for name in given.only + given.skip if name not in CASES]:
-        parser.error(f"no case is called {', '.join(unknown)}; scripts/e2e --list shows them all")
+        parser.error(f"unknown case {', '.join(unknown)}; scripts/e2e --list lists the cases")
     return given
 
 
 async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, database) -> str | None:
-    """The reason of the failure, if it failed."""
+    """Run a case. Returns the reason if it failed."""
     name = case.name if number == 1 else f"{case.name}_{number}"
-    world = World(synapse, scratch.path / name, LOGS / name, name, database)
+    harness = Harness(synapse, scratch.path / name, LOGS / name, name, database)
     try:
-        await world.open(**case.options)
-        apart = await case.run(world)
-        await world.check(apart or [])
+        await harness.open(**case.options)
+        out_of_order = await case.run(harness)
+        await harness.check(out_of_order or [])
         return None
     except (Failure, Timeout) as reason:
         return str(reason)
@@ -57,20 +57,20 @@ async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, datab
         return traceback.format_exc()
     finally:
         try:
-            await world.close()
+            await harness.close()
             if not synapse.child.running:
                 await synapse.start()
         except Exception as reason:
             print(f"     cleaning up: {reason}")
-        case.summary = figures(world)
+        case.summary = figures(harness)
 
 
-def figures(world: World) -> str:
-    if not world.sent:
+def figures(harness: Harness) -> str:
+    if not harness.sent:
         return ""
-    arrived = len(world.sent) - len(world.missing())
-    twice = world.sink.duplicates
-    return f"{arrived} of {len(world.sent)} arrived" + (f", {twice} twice" if twice else "")
+    arrived = len(harness.sent) - len(harness.missing())
+    duplicates = harness.sink.duplicates
+    return f"{arrived} of {len(harness.sent)} arrived" + (f", {duplicates} duplicates" if duplicates else "")
 
 
 def choose(given) -> list[Case]:

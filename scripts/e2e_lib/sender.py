@@ -1,4 +1,4 @@
-"""Somebody on Matrix who writes encrypted messages, with matrix-nio: no code of ours."""
+"""A Matrix user that sends encrypted messages, with matrix-nio, an independent implementation."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ class Sent:
 
 
 class _Client(AsyncClient):
-    """An `AsyncClient` that can keep room keys back."""
+    """An `AsyncClient` that can hold room keys back."""
 
     held = None
 
@@ -103,15 +103,15 @@ class Sender:
         return session.id if session else None
 
     def rotate(self, room_id: str):
-        """The next message begins a new Megolm session."""
+        """Start a new Megolm session with the next message."""
         self.client.invalidate_outbound_session(room_id)
 
     def hold_keys(self):
-        """From now on keep back the to-device messages that carry room keys."""
+        """From now on hold back the to-device messages that contain room keys."""
         self.client.held = []
 
     async def release_keys(self):
-        """Send what was kept back."""
+        """Send the to-device messages that were held back. Returns their number."""
         held, self.client.held = self.client.held, None
         for request in held:
             checked(await self.client._send(*request))

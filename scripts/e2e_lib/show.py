@@ -1,4 +1,4 @@
-"""What the demo prints: headings, ticks, one line a message."""
+"""The output of the demo: headings, ticks, one line per message."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def width(text: str) -> int:
 
 
 def fit(text: str, columns: int) -> str:
-    """Exactly so many columns, with … where something is left out."""
+    """Pad or truncate (with …) to exactly `columns` columns."""
     if width(text) > columns:
         while width(text) > columns - 1:
             text = text[:-1]

@@ -1,4 +1,4 @@
-"""The webhook: an HTTP server that writes down what it is sent, and fails when told to."""
+"""The webhook: an HTTP server that records deliveries, and fails in a configurable way."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ class Sink:
         return f"http://127.0.0.1:{self.port}/hook"
 
     async def open(self):
-        """Listen; after `shut`, on the same port again."""
+        """Listen; after `close`, on the same port again."""
         app = web.Application(client_max_size=16 * 2**20)
         app.router.add_post("/hook", self._receive)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -58,8 +58,8 @@ class Sink:
         self.port = self.port or free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
-    async def shut(self):
-        """Stop listening: the bridge is refused, as by a dead server."""
+    async def close(self):
+        """Stop listening, so that connections are refused."""
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
@@ -75,7 +75,7 @@ class Sink:
             return web.Response()
         if self.mode != "ok":
             self.refused += 1
-            return web.Response(status=int(self.mode), text="told to fail")
+            return web.Response(status=int(self.mode), text="configured to fail")
         delivery = self._check(raw, dict(request.headers))
         if delivery is None:
             return web.Response(status=400)
@@ -85,7 +85,7 @@ class Sink:
         return web.json_response({"ok": True})
 
     def _check(self, raw: bytes, headers: dict) -> Delivery | None:
-        """Write down whatever is not as promised."""
+        """Record deviations from the documented format in `problems`."""
         try:
             message = json.loads(raw)
             assert isinstance(message, dict)

@@ -1,4 +1,4 @@
-"""A real Synapse for one run: SQLite, one local port, no federation, no limits."""
+"""A Synapse homeserver for one run: SQLite, one local port, no federation, no rate limits."""
 
 import base64
 import hashlib
@@ -45,7 +45,7 @@ def config(directory: Path, port: int, shared_secret: str) -> dict:
         "trusted_key_servers": [],
         "federation_domain_whitelist": [],
         "presence": {"enabled": False},
-        # A sync is answered anew, not from what it was for two minutes after the one before.
+        # By default Synapse caches sync responses for two minutes.
         "caches": {"sync_response_cache_duration": "0s"},
         "bcrypt_rounds": 4,
         "rc_message": UNLIMITED,
@@ -79,7 +79,7 @@ class Synapse:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self):
-        """Start, or start again on the same port and database."""
+        """Start, or restart with the same port and database."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._http = self._http or aiohttp.ClientSession()
         for attempt in range(3):
@@ -110,7 +110,7 @@ class Synapse:
 
     async def _answers(self) -> bool:
         if not self.child.running:
-            raise Timeout(f"Synapse ended with code {self.child.code}\n{self.child.tail()}")
+            raise Timeout(f"Synapse exited with code {self.child.code}\n{self.child.tail()}")
         try:
             async with self._http.get(self.url + "/_matrix/client/versions") as answer:
                 return answer.status == 200
@@ -136,7 +136,7 @@ class Synapse:
             return content
 
     async def register(self, name: str, password: str, admin: bool = False) -> dict:
-        """Through the shared secret. Creates no device when `inhibit_login` is honoured."""
+        """Register an account with the shared secret. `inhibit_login` avoids creating a device."""
         path = "/_synapse/admin/v1/register"
         nonce = (await self.request("GET", path))["nonce"]
         mac = hmac.new(self._secret.encode(), digestmod=hashlib.sha1)
@@ -161,8 +161,19 @@ class Synapse:
         answer = await self.request("GET", path, token=await self.admin())
         return [device["device_id"] for device in answer["devices"]]
 
+    async def device_keys(self, user_id: str, token: str) -> list[str]:
+        """The user's devices that have uploaded keys."""
+        query = {"device_keys": {user_id: []}}
+        answer = await self.request("POST", "/_matrix/client/v3/keys/query", query, token)
+        return list(answer["device_keys"].get(user_id, {}))
+
+    async def delete_device(self, user_id: str, device: str):
+        """As its user does in another client: its access token and its keys are gone."""
+        path = f"/_synapse/admin/v2/users/{user_id}/devices/{device}"
+        await self.request("DELETE", path, token=await self.admin())
+
     def logins(self, user_id: str) -> list[int]:
-        """The ids of the user's access tokens: a new login would make a new one."""
+        """The ids of the user's access tokens; each login adds one."""
         uri = f"file:{self.directory / 'homeserver.db'}?mode=ro"
         with sqlite3.connect(uri, uri=True, timeout=10) as db:
             rows = db.execute("SELECT id FROM access_tokens WHERE user_id = ?", (user_id,))
@@ -179,6 +190,6 @@ class Synapse:
         await self.request("POST", "/_matrix/client/v3/logout", {}, token)
 
     async def stored_event(self, room_id: str, event_id: str, token: str) -> dict:
-        """The event as the server holds it."""
+        """The event as stored by the server."""
         path = f"/_matrix/client/v3/rooms/{quote(room_id)}/event/{quote(event_id)}"
         return await self.request("GET", path, token=token)

@@ -1,4 +1,4 @@
-"""`scripts/with_synapse COMMAND…`: run a command while a fresh Synapse answers."""
+"""`scripts/with_synapse COMMAND…`: runs a command with a fresh Synapse."""
 
 import asyncio
 import os

@@ -1,9 +1,10 @@
-//! One opening of an account, shared by all of its stores: opened with the first of them, released
-//! with the last.
+//! The account handle: one opening of an account, shared by all of its stores and released with the
+//! last one.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use deadpool_postgres::Pool;
@@ -14,7 +15,7 @@ use crate::{
     account::{
         cipher::OpenedCipher,
         ownership::{
-            Known, Owner,
+            Owner, OwnershipState,
             claim::{Claimed, claim},
             heartbeat::{self, Presence},
         },
@@ -57,22 +58,22 @@ pub(crate) struct AccountHandle(Arc<Inner>);
 struct Inner {
     /// Without passphrase or key, which only the first opening needs.
     config: PostgresStoreConfig,
-    /// A pool that came from outside: it is neither closed nor rebuilt.
+    /// A pool of the application's: it is neither closed nor rebuilt.
     foreign_pool: Option<Pool>,
     stores: Vec<&'static StoreKind>,
     open: Mutex<Open>,
     /// Held while a store is closed or opened again.
-    turn: tokio::sync::Mutex<()>,
+    lifecycle: tokio::sync::Mutex<()>,
 }
 
 struct Open {
-    /// Kept by the stores of it that are open.
+    /// Kept alive by its open stores.
     account: Weak<OpenAccount>,
-    /// As it was last open: an account that was lost stays so.
+    /// The last opening: an account that was lost stays lost.
     former: Former,
 }
 
-/// What is kept of an account that was open, for opening it again.
+/// What is kept of an opening, for reopening the account.
 #[derive(Clone)]
 struct Former {
     owner: Arc<Owner>,
@@ -107,7 +108,7 @@ impl AccountHandle {
             foreign_pool,
             stores,
             open: Mutex::new(open),
-            turn: tokio::sync::Mutex::default(),
+            lifecycle: tokio::sync::Mutex::default(),
         }));
         Ok(Opening { handle, account })
     }
@@ -116,18 +117,18 @@ impl AccountHandle {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.0.turn.lock().await
+    pub(super) async fn lifecycle(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.lifecycle.lock().await
     }
 
-    /// Whether the account was lost, in whatever opening was the last.
+    /// Fails if the account was lost in its last opening.
     pub(super) fn check_lost(&self) -> Result<(), Error> {
         self.lock().former.owner.check_lost()
     }
 
-    /// A store's lane, when it is opened again, and its share of the account. That is claimed again if no
-    /// store of it is open, or if the runtime has ended on which it was.
-    pub(super) async fn lane_again(
+    /// The lane of a store that is reopened, and its share of the account. The account is claimed
+    /// again if none of its stores is open, or if the runtime of its heartbeat has ended.
+    pub(super) async fn reopen_lane(
         &self,
         kind: &'static StoreKind,
     ) -> Result<(StoreLane, Arc<OpenAccount>), Error> {
@@ -136,7 +137,7 @@ impl AccountHandle {
             let open = self.lock();
             (open.account.upgrade(), open.former.clone())
         };
-        if let Some(account) = found.filter(|account| account.is_beating()) {
+        if let Some(account) = found.filter(|account| account.has_running_heartbeat()) {
             let maintenance = account.reopen_lane(kind).await.map_err(reopen_error)?;
             return Ok((StoreLane::new(&account, kind, config, maintenance), account));
         }
@@ -147,16 +148,16 @@ impl AccountHandle {
         });
         let account = Arc::new(account.inspect_err(|error| {
             if let Some(loss) = ownership::Loss::of(error) {
-                former.owner.lose(&loss);
+                former.owner.record_loss(&loss);
             }
         })?);
         *self.lock() = Open { former: account.former(), account: Arc::downgrade(&account) };
         Ok((account.lane(kind, config), account))
     }
 
-    /// A store was closed. With the last one the account is released: now, or when the lanes of stores
-    /// that were dropped have ended.
-    pub(super) async fn leave(&self, account: Arc<OpenAccount>) {
+    /// Drops a closed store's share. With the last one the account is released: now, or when the
+    /// lanes of stores that were dropped have ended.
+    pub(super) async fn release_share(&self, account: Arc<OpenAccount>) {
         let Some(mut account) = Arc::into_inner(account) else { return };
         if let Some(presence) = account.presence.take() {
             let Some(presence) = Arc::into_inner(presence) else { return };
@@ -168,7 +169,7 @@ impl AccountHandle {
     }
 }
 
-/// A loss stays what it is.
+/// A loss is returned as it is, any other error as [`Error::Reopen`].
 fn reopen_error(error: Error) -> Error {
     match ownership::Loss::of(&error) {
         Some(_) => error,
@@ -176,7 +177,7 @@ fn reopen_error(error: Error) -> Error {
     }
 }
 
-/// Its owner is no longer looked after by the heartbeat, whatever still holds it.
+/// The heartbeat skips an owner that has ended, even if other references to it remain.
 impl Drop for OpenAccount {
     fn drop(&mut self) {
         self.owner.end();
@@ -184,8 +185,8 @@ impl Drop for OpenAccount {
 }
 
 impl OpenAccount {
-    /// Brings the schema up to date, finds or creates the account, opens its cipher, and takes the
-    /// account over; `former` is what is known of it when it is reopened.
+    /// Migrates the schema, finds or creates the account, opens its cipher, and claims the account;
+    /// `former` is the earlier opening when it is reopened.
     async fn open(
         foreign_pool: Option<&Pool>,
         config: &PostgresStoreConfig,
@@ -203,7 +204,8 @@ impl OpenAccount {
         let before = former.map(|former| &former.cipher);
         let (id, cipher) = find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
-            let (owner, maintenance) = (Owner::new(id, Known::default()), BTreeMap::new());
+            let (owner, maintenance) =
+                (Owner::new(id, OwnershipState::default(), Duration::ZERO), BTreeMap::new());
             return Ok(Self { cipher, database, owner, presence: None, maintenance });
         };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();
@@ -218,18 +220,18 @@ impl OpenAccount {
         Former { owner: self.owner.clone(), cipher: self.cipher.clone() }
     }
 
-    /// The lane of a store, as the claim has found it.
+    /// The lane of a store, in the state that the claim returned.
     fn lane(&self, kind: &'static StoreKind, config: &PostgresStoreConfig) -> StoreLane {
         let maintenance = self.maintenance.get(kind.name).copied().unwrap_or_default();
         StoreLane::new(self, kind, config, maintenance)
     }
 
-    /// Whether the heartbeat goes on: it ends with its runtime.
-    fn is_beating(&self) -> bool {
-        self.presence.as_ref().is_none_or(|presence| presence.is_beating())
+    /// Whether the heartbeat's task is running: it ends with its runtime.
+    fn has_running_heartbeat(&self) -> bool {
+        self.presence.as_ref().is_none_or(|presence| presence.has_running_heartbeat())
     }
 
-    /// Fences off what is still on its way in a lane that is to be opened again, and returns its
+    /// Fences off the transactions in flight of a lane that is reopened, and returns its
     /// maintenance counter.
     async fn reopen_lane(&self, kind: &StoreKind) -> Result<i64, Error> {
         match self.presence {

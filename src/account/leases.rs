@@ -7,8 +7,8 @@ use crate::{Error, account::cipher::column, postgres::statement::Sql};
 
 const TABLE: &str = "lease_locks";
 
-// Complete in itself, neither queued behind saves nor part of a transaction: a lease of half a second
-// may be renewed every fifty milliseconds.
+// A transaction of its own, neither queued behind saves nor part of a scope: a lease of 500 ms may
+// be renewed every 50 ms.
 static TAKE: Sql = Sql::new(
     "lease_locks.take",
     "SELECT {schema}.take_lease($1, $2, $3, $4, $5, $6)",
@@ -28,7 +28,7 @@ impl StoreLane {
     ) -> Result<Option<u64>, Error> {
         let (key, holder) = (self.codec.key(TABLE, key), self.codec.key(TABLE, holder));
         let (lane, duration) = (self.kind().name, f64::from(duration_ms));
-        let row = self.write_apart(&TAKE, &[&lane, &key, &holder, &duration]).await?;
+        let row = self.write_outside_scope(&TAKE, &[&lane, &key, &holder, &duration]).await?;
         let generation: Option<i64> = match &row {
             Some(row) => column(row, 0, TABLE)?,
             None => None,

@@ -1,7 +1,7 @@
-//! A store's lane in an open account: what it consists of, and its writes.
+//! A store's lane in an open account, and its writes.
 
 pub(crate) mod cache;
-pub(crate) mod caller;
+pub(crate) mod cancellation;
 pub(crate) mod cipher;
 mod find;
 pub(crate) mod handle;
@@ -26,7 +26,7 @@ use crate::{
         ownership::{LaneOwnership, OWNER, OwnerRow},
         store::StoreKind,
         write::{
-            atomically::{Running, Scope, ScopeLane},
+            atomically::{RunningScope, Scope, ScopeLane},
             batch::Batch,
             lane::{Lane, Part, Stage, Writer},
         },
@@ -47,17 +47,17 @@ pub(crate) struct StoreLane {
     kind: &'static StoreKind,
     /// `None` with read-only access.
     writer: Option<Writer>,
-    /// The scope that has the lane.
-    running: Arc<Running>,
-    /// One for each scope, whether it has the lane or not: closing waits for them.
+    /// The scope that holds the lane.
+    running: Arc<RunningScope>,
+    /// One permit for each scope, whether it holds the lane or not: closing waits for them.
     scopes: Semaphore,
     atomically_timeout: Duration,
 }
 
-/// More scopes of one account than these wait for others to end.
-const MOST_SCOPES: u32 = 1 << 20;
+/// Further scopes of a lane wait for others to end.
+const MAX_SCOPES: u32 = 1 << 20;
 
-/// What a write is staged with.
+/// The context in which a write is staged.
 pub(crate) struct Staging {
     pub(crate) codec: Arc<Codec>,
     overlay: Arc<UncommittedOverlay>,
@@ -86,19 +86,19 @@ impl StoreLane {
         maintenance: i64,
     ) -> Self {
         let (codec, database) = (account.cipher.codec.clone(), account.database.clone());
-        let running = Arc::<Running>::default();
+        let running = Arc::<RunningScope>::default();
         let cache = match &config.access {
             Access::Exclusive(settings) => Cache::with_budget(settings.cache_bytes),
             Access::ReadOnly => Cache::with_budget(0),
         };
-        cache.see_maintenance(maintenance);
+        cache.set_maintenance(maintenance);
         let lane = account.owner.lane(kind.name, cache);
         let writer = account.presence.clone().map(|presence| {
             let lane = Lane { database: database.clone(), owner: lane.clone() };
             Writer::start(lane, presence)
         });
         let (scopes, atomically_timeout) =
-            (Semaphore::new(MOST_SCOPES as usize), config.timeouts.atomically);
+            (Semaphore::new(MAX_SCOPES as usize), config.timeouts.atomically);
         Self { codec, database, lane, kind, writer, running, scopes, atomically_timeout }
     }
 
@@ -110,9 +110,10 @@ impl StoreLane {
         self.kind
     }
 
-    /// Runs a write that stands for itself, even within [`Self::atomically`]. Its last parameter is
-    /// for the guard, which it calls: the token alone, for commits are counted in the lane.
-    pub(crate) async fn write_apart(
+    /// Runs a write in a transaction of its own, even within [`Self::atomically`]. The owner token
+    /// is appended as the last parameter, for the guard that the statement calls; no positions,
+    /// because only the lane counts commits.
+    pub(crate) async fn write_outside_scope(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
@@ -123,9 +124,9 @@ impl StoreLane {
         let (token, mut params) = (token.as_slice(), self.with_id(params));
         params.push(&token);
         let written = match self.overlay()? {
-            // The scope may hold the pool's last connection, and its caller wait for us.
+            // The scope may hold the pool's last connection while its caller waits for this write.
             Some(_) => match self.database.without_waiting().write_autocommit(sql, &params).await {
-                Err(Error::PoolTimeout) => self.database.write_apart(sql, &params).await,
+                Err(Error::PoolTimeout) => self.database.write_unpooled(sql, &params).await,
                 answer => answer,
             },
             None => self.database.write_autocommit(sql, &params).await,
@@ -154,16 +155,16 @@ impl StoreLane {
         if self.writer.is_none() {
             return self.query_opt(&OWNER, &[]).await.map(drop);
         }
-        self.lane.owner.look(&self.database).await?;
+        self.lane.owner.read_owner_row(&self.database).await?;
         self.lane.check_write()
     }
 
-    /// How the pool stands.
+    /// How many connections the pool has, and how many operations wait for one.
     pub(crate) fn pool_status(&self) -> deadpool_postgres::Status {
         self.database.pool_status()
     }
 
-    /// Queues a write in the account's lane and waits for its commit.
+    /// Queues a write in the lane and waits for its commit.
     pub(crate) async fn write<F>(
         &self,
         stage: impl FnOnce(Staging) -> F + Send + 'static,
@@ -213,7 +214,7 @@ impl StoreLane {
         }
     }
 
-    /// Writes what comes in parts as one transaction: the server takes one while the next is staged.
+    /// Writes several parts as one transaction: each is sent while the next is staged.
     pub(crate) async fn write_parts<P>(
         &self,
         parts: impl Iterator<Item = P> + Send + 'static,
@@ -223,7 +224,7 @@ impl StoreLane {
     {
         let writer = self.writer()?;
         if let Some(scope) = self.scope()? {
-            // Nothing is sent within, so there is nothing to stage ahead of.
+            // A scope sends nothing at a save, so staging ahead would not overlap with sending.
             for part in parts {
                 let staged = async move {
                     spawn_blocking(part).await.map_err(|error| Error::of_task(&error))?
@@ -235,8 +236,8 @@ impl StoreLane {
         writer.write_parts(Box::new(parts.map(|part| Box::new(part) as Part))).await
     }
 
-    /// Runs a future all of whose writes in this store become one transaction; `wrap` makes its kind of
-    /// error.
+    /// Runs a future and commits all of its writes in this store as one transaction; `wrap`
+    /// converts errors.
     pub(crate) async fn atomically<T, E>(
         &self,
         future: impl Future<Output = Result<T, E>>,
@@ -245,7 +246,7 @@ impl StoreLane {
         atomically(&[self], future, wrap).await
     }
 
-    /// The transaction that the calling task is in.
+    /// The scope of the calling task, if it is in one.
     pub(crate) fn scope(&self) -> Result<Option<Arc<Scope>>, Error> {
         match Scope::current() {
             Some(scope) if !scope.is_of(&self.lane) => Err(Error::OtherStoreInAtomically),
@@ -253,25 +254,25 @@ impl StoreLane {
         }
     }
 
-    /// The scope whose changes are seen by the account's reads, whatever task they are in.
+    /// The scope that holds the lane: its changes are visible to the lane's reads, in every task.
     pub(crate) fn overlay(&self) -> Result<Option<Arc<Scope>>, Error> {
         self.scope()?;
         Ok(self.running.get())
     }
 
-    /// Whether the account need not be opened again before it is written to: nothing has failed, and
-    /// the runtime on which it was opened has not ended.
+    /// Whether the lane can be written to without reopening: nothing has failed, and the runtime on
+    /// which the account was opened is still running.
     pub(crate) fn can_write(&self) -> bool {
         self.lane.check_write().is_ok()
             && self.running.get().is_none_or(|scope| !scope.fails_at_end(&self.lane))
             && self.writer.as_ref().is_none_or(Writer::is_running)
     }
 
-    /// Takes no more scopes and writes, and waits for those that were begun; reads go on meanwhile. A
-    /// scope that saves nothing is waited for as long as others may take.
+    /// Refuses new scopes and writes, and waits for those that have begun; reads go on meanwhile.
+    /// Waits for a scope that saves nothing no longer than `atomically` may take.
     pub(crate) async fn finish_writes(&self) {
         if !self.scopes.is_closed() {
-            let _ = timeout(self.atomically_timeout, self.scopes.acquire_many(MOST_SCOPES)).await;
+            let _ = timeout(self.atomically_timeout, self.scopes.acquire_many(MAX_SCOPES)).await;
             self.scopes.close();
         }
         if let Some(writer) = &self.writer {
@@ -286,7 +287,7 @@ impl StoreLane {
     }
 }
 
-/// Runs a future all of whose writes in these stores of one account become one transaction.
+/// Runs a future and commits all of its writes in these stores of one account as one transaction.
 pub(crate) async fn atomically<T, E>(
     stores: &[&StoreLane],
     future: impl Future<Output = Result<T, E>>,

@@ -1,4 +1,4 @@
-//! What a store tells the engine of itself.
+//! What a store declares to the engine.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::{
 
 /// A kind of store: its part of the schema, and its lane in each account.
 pub(crate) struct StoreKind {
-    /// Names the lane and the part.
+    /// Names the lane and the part of the schema.
     pub(crate) name: &'static str,
     pub(crate) migrations: &'static [Migration],
     /// All of its statements, to be prepared together.
     pub(crate) statements: &'static [&'static [&'static Sql]],
-    /// Tables of which other tasks see the rows of a transaction only when it is committed.
+    /// Tables whose uncommitted rows are hidden from the reads of other tasks.
     pub(crate) seen_when_committed: &'static [&'static str],
 }
 
@@ -27,16 +27,17 @@ impl StoreKind {
     }
 }
 
-/// What a store does when it is closed or opened again.
+/// Hooks of a store for closing and reopening.
 pub(crate) trait Lifecycle: Send + Sync + 'static {
-    /// Whether a store that can be written to need not be opened again.
+    /// Whether a store that can be written to needs no reopening.
     fn is_in_order(&self) -> bool {
         true
     }
 
-    /// The store was closed. `is_whole`: all of its operations had ended, and none had failed.
+    /// Called after the store was closed. `is_whole`: all of its operations had ended, and none had
+    /// failed.
     fn closed(&self, _lane: &Arc<LaneOwnership>, _is_whole: bool) {}
 
-    /// The store is about to be open again.
+    /// Called before the store is open again.
     fn reopened(&self, _lane: &Arc<LaneOwnership>) {}
 }

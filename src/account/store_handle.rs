@@ -1,4 +1,4 @@
-//! A store between opening and closing.
+//! A store that can be closed and reopened.
 
 use std::{
     ops::Deref,
@@ -18,17 +18,17 @@ use super::{
 };
 use crate::{Error, account::ownership::LaneOwnership};
 
-/// How long closing waits for what may not be polled any more.
+/// How long closing waits for operations whose futures may no longer be polled.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A store of an account: closed and opened again, it stays the same store.
+/// A store of an account. Valid across closing and reopening.
 pub(crate) struct StoreHandle {
     account: AccountHandle,
     kind: &'static StoreKind,
     lifecycle: Arc<dyn Lifecycle>,
     /// `None` when closed.
     opened: Mutex<Option<Opened>>,
-    /// As it was last open: a store that was superseded stays so, open or closed.
+    /// The lane that was last open: a superseded store stays superseded, open or closed.
     lane: Mutex<Arc<LaneOwnership>>,
 }
 
@@ -37,20 +37,20 @@ struct Opened {
     lane: Arc<StoreLane>,
     /// The store's share of the account.
     account: Arc<OpenAccount>,
-    /// Operations hold it for reading, so that closing can wait for them.
+    /// Locked for reading by operations, so that closing can wait for them.
     operations: Arc<RwLock<()>>,
 }
 
 /// An operation in an open lane.
 pub(crate) struct Operation {
-    account: Arc<StoreLane>,
+    lane: Arc<StoreLane>,
     _running: OwnedRwLockReadGuard<()>,
 }
 
 impl Operation {
-    /// The lane, for what closing need not wait for.
+    /// The lane, for work that closing need not wait for.
     pub(crate) fn account(&self) -> Arc<StoreLane> {
-        self.account.clone()
+        self.lane.clone()
     }
 }
 
@@ -58,7 +58,7 @@ impl Deref for Operation {
     type Target = StoreLane;
 
     fn deref(&self) -> &StoreLane {
-        &self.account
+        &self.lane
     }
 }
 
@@ -69,7 +69,7 @@ impl Opened {
 
     fn begin(&self) -> Option<Operation> {
         let running = self.operations.clone().try_read_owned().ok()?;
-        Some(Operation { account: self.lane.clone(), _running: running })
+        Some(Operation { lane: self.lane.clone(), _running: running })
     }
 }
 
@@ -107,31 +107,32 @@ impl StoreHandle {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finishes the writes that were begun, and takes no more. With the last store of an account, that
-    /// is released.
+    /// Refuses new writes and finishes those that have begun. Closing the last store of an account
+    /// releases the account.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<(), Error> {
-        self.in_turn(false).await
+        self.change_state(false).await
     }
 
-    /// Opens a closed store, one that refuses writes, and one in the middle of a sync; does nothing for
-    /// a store in order. What another owner has taken over it does not take back.
+    /// Reopens a store that is closed, refuses writes, or is in the middle of a sync; does nothing
+    /// for any other. Never takes the account back from another owner.
     pub(crate) async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
-        self.in_turn(true).await
+        self.change_state(true).await
     }
 
-    /// Closes or opens, one after the other, and also when the caller is gone or not polled any more.
-    async fn in_turn(self: &Arc<Self>, opens: bool) -> Result<(), Error> {
-        // Closing waits for the end of scopes, so it cannot be asked for within one.
+    /// Closes or reopens, one change at a time. A change is finished even if its caller's future is
+    /// dropped or no longer polled.
+    async fn change_state(self: &Arc<Self>, opens: bool) -> Result<(), Error> {
+        // Closing waits for scopes to end, so within one it would wait for itself.
         if let Ok(Some(_)) = self.operation().and_then(|account| account.scope()) {
             return Err(Error::CloseInAtomically);
         }
         let store = self.clone();
         let change = tokio::spawn(async move {
-            let _turn = store.account.turn().await;
+            let _lifecycle = store.account.lifecycle().await;
             match opens {
-                true => store.open_again().await,
+                true => store.reopen_lane().await,
                 false => {
-                    store.shut().await;
+                    store.close_lane().await;
                     Ok(())
                 }
             }
@@ -139,27 +140,28 @@ impl StoreHandle {
         change.await.map_err(|error| Error::of_task(&error))?
     }
 
-    async fn shut(&self) {
+    async fn close_lane(&self) {
         let Ok(account) = self.operation().map(|operation| operation.account()) else { return };
-        // Also writes whose caller is gone. What they read meanwhile must not wait for us.
+        // Includes writes whose caller is gone. Operations can still begin, because these writes
+        // may need to read.
         account.finish_writes().await;
         let Some(Opened { operations, account: share, .. }) = self.opened().take() else { return };
-        // Futures that are not polled do not end.
+        // With a time limit, because a future that is not polled does not end.
         let have_ended = timeout(CLOSE_LIMIT, operations.write()).await.is_ok();
         let has_failed = account.lane().has_failed();
         account.lane().close();
         self.lifecycle.closed(account.lane(), have_ended && !has_failed);
-        self.account.leave(share).await;
+        self.account.release_share(share).await;
     }
 
-    async fn open_again(&self) -> Result<(), Error> {
+    async fn reopen_lane(&self) -> Result<(), Error> {
         self.account.check_lost()?;
         let is_in_order = self.operation().is_ok_and(|account| account.can_write());
         if is_in_order && self.lifecycle.is_in_order() {
             return Ok(());
         }
-        self.shut().await;
-        let (open, account) = self.account.lane_again(self.kind).await?;
+        self.close_lane().await;
+        let (open, account) = self.account.reopen_lane(self.kind).await?;
         let lane = open.lane().clone();
         self.lifecycle.reopened(&lane);
         *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = lane;

@@ -1,4 +1,4 @@
-//! Who may have an account open, and what happens when another process has.
+//! Exclusive or read-only access, and takeover of an account that another process owns.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::PostgresStoreConfig;
 /// ```
 /// use matrix_sdk_postgres::{Access, PostgresStoreConfig};
 ///
-/// // A dashboard beside a running bot.
+/// // A dashboard next to a running bot.
 /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
 ///     .access(Access::ReadOnly);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// Owns the account, the default: from now on, writes of whoever owned it before fail with
+    /// Owns the account, the default: once it is open, writes of the former owner fail with
     /// [`Error::Superseded`](crate::Error::Superseded).
     Exclusive(OwnershipSettings),
 
-    /// Takes nothing and writes nothing; writes fail with
+    /// Does not take the account over, and writes nothing; writes fail with
     /// [`Error::ReadOnly`](crate::Error::ReadOnly). Neither schema nor account is created, and nothing
     /// is cached.
     ReadOnly,
@@ -38,7 +38,7 @@ impl From<OwnershipSettings> for Access {
     }
 }
 
-/// How an account is owned. Later versions may have more fields: end with
+/// Settings of an account's owner. Later versions may have more fields: end with
 /// `..Default::default()`.
 ///
 /// ```
@@ -58,31 +58,32 @@ pub struct OwnershipSettings {
     /// default.
     pub takeover: Takeover,
 
-    /// How this owner is called in the errors of others, `matrix-sdk-postgres` by default: the host's
-    /// name and the process are added. Stored in clear. Up to 255 bytes without control characters.
+    /// Name of this owner in other processes' errors, `matrix-sdk-postgres` by default: the host's name
+    /// and the process id are added. Stored in clear text. Up to 255 bytes without control characters.
     pub label: String,
 
-    /// How often the process shows that it is alive, every 2 seconds by default.
+    /// How often the process renews its heartbeat, every 2 seconds by default.
     ///
-    /// Three intervals after the last time, its accounts count as free: an opener that waits for one takes
-    /// it over, and one that refuses no longer does. It is one small write a process, not an account, on a connection of its own and
-    /// without waiting for the disk. Of several stores in a process the shortest interval counts.
-    /// Make it longer for a server that sleeps when it is idle.
+    /// Three intervals after its last heartbeat, the process counts as dead:
+    /// [`Takeover::WaitUntilFree`] takes its accounts over, and [`Takeover::RefuseIfAlive`] no longer
+    /// refuses. A heartbeat is one small write for each process, not for each account, on a dedicated
+    /// connection, and does not wait for the disk. If stores in a process set different intervals, the
+    /// shortest is used. Use a longer one for a server that suspends when it is idle.
     ///
     /// From 10 ms to 1 day.
     pub heartbeat_interval: Duration,
 
-    /// How many bytes the cache may take, 16 MiB by default; 0 for no cache.
+    /// Maximum size of the cache in bytes, 16 MiB by default; 0 disables it.
     ///
-    /// No other process changes what the owner has read or saved, so the owner need not ask twice:
-    /// room keys, devices, identities of users, tracked users and requests not sent yet are answered
-    /// from memory once they were read or saved. They are kept as they are stored, sealed in an
-    /// encrypted account, and wiped when they are dropped.
+    /// Only the owner changes the account's rows, so a row that was read or saved needs no second query:
+    /// room keys, devices, identities of users, tracked users and requests not sent yet are served from
+    /// memory. Rows are cached as they are stored, sealed in an encrypted account, and wiped when they
+    /// are dropped.
     ///
-    /// An eighth of it is for which keys the larger tables have, at 16 bytes a key: 131 072 keys by
-    /// default. A lookup of a key outside a complete set returns nothing without a query. The keys of a
-    /// table are fetched once, when it is first read; of a table whose keys do not fit beside those of the
-    /// others, none are kept.
+    /// An eighth of it holds the key sets of the larger tables, at 16 bytes a key: 131 072 keys by
+    /// default. A lookup of a key outside a complete set returns nothing without a query. The key set of
+    /// a table is fetched once, when the table is first read; one that does not fit next to the others
+    /// is not kept at all.
     pub cache_bytes: usize,
 }
 
@@ -97,9 +98,9 @@ impl Default for OwnershipSettings {
     }
 }
 
-/// What an opener does when the account has an owner that is alive: one whose
-/// process renewed its heartbeat within the last three
-/// [`heartbeat_interval`](OwnershipSettings::heartbeat_interval)s of its own.
+/// What opening does when the account has an owner that is alive: one whose process renewed its
+/// heartbeat within the last three of its own
+/// [`heartbeat_interval`](OwnershipSettings::heartbeat_interval)s.
 ///
 /// ```
 /// use std::time::Duration;

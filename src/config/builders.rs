@@ -1,13 +1,19 @@
-//! The settings that stand alone.
+//! Setters of the settings that belong to no settings struct.
 
 use std::{error::Error, future::Future, path::PathBuf, sync::Arc};
 
 use super::{PostgresStoreConfig, variable};
-use crate::config::{conninfo::ConnInfo, password_callback::PasswordCallback, secret::Secret};
+use zeroize::Zeroizing;
+
+use crate::config::{
+    conninfo::ConnInfo,
+    password_callback::PasswordCallback,
+    secret::{KeyProvider, KeyRequest, Passphrase, Secret},
+};
 
 impl PostgresStoreConfig {
-    /// The server, in place of the one that the configuration names: a connection string, as
-    /// [`new`](Self::new) takes it.
+    /// Sets the server, replacing the one given before: a connection string, as for
+    /// [`new`](Self::new).
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -15,13 +21,13 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        let url = zeroize::Zeroizing::new(url.into());
+        let url = Zeroizing::new(url.into());
         self.server = Some(ConnInfo::parse(&url, variable).map(Arc::new));
         self
     }
 
-    /// The account, in place of the one that the configuration names, so that one configuration
-    /// serves many accounts. Its rules are those of [`new`](Self::new).
+    /// Sets the account, replacing the one given before, so that one configuration serves many
+    /// accounts. The same rules apply as for [`new`](Self::new).
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -37,10 +43,10 @@ impl PostgresStoreConfig {
     /// Encrypts the account's data with a passphrase, or, with `None`, not at all (the default).
     ///
     /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some tenths of a
-    /// second when a store is opened; a [`key`](Self::key) spares that. The store keeps neither, and needs
-    /// none to be reopened. Of `passphrase` and `key`, the
-    /// later call counts. It is fixed when the account is created: opening with another one fails
-    /// with [`OpenStoreError::WrongPassphrase`], and an empty one is
+    /// second when a store is opened; a [`key`](Self::key) avoids that. The store keeps neither, and
+    /// can be reopened without them. Of `passphrase` and `key`, the later call wins. The passphrase is
+    /// fixed when the account is created: opening with another one fails with
+    /// [`OpenStoreError::WrongPassphrase`], with an empty one it fails with
     /// [`OpenStoreError::InvalidConfig`].
     ///
     /// [`OpenStoreError::WrongPassphrase`]: crate::OpenStoreError::WrongPassphrase
@@ -54,14 +60,15 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn passphrase(mut self, passphrase: Option<&str>) -> Self {
-        self.secret = passphrase.map(|passphrase| Secret::Passphrase(passphrase.to_owned()));
+        self.secret =
+            passphrase.map(|passphrase| Secret::Passphrase(Passphrase(passphrase.to_owned())));
         self
     }
 
     /// Encrypts the account's data with a random key of 32 bytes, or, with `None`, not at all (the
     /// default).
     ///
-    /// Of `passphrase` and `key`, the later call counts. It is fixed when the account is created:
+    /// Of `passphrase` and `key`, the later call wins. The key is fixed when the account is created:
     /// opening with another one fails with
     /// [`OpenStoreError::WrongKey`](crate::OpenStoreError::WrongKey).
     ///
@@ -73,15 +80,57 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn key(mut self, key: Option<&[u8; 32]>) -> Self {
-        self.secret = key.map(|key| Secret::Key(Box::new(*key)));
+        self.secret = key.map(|key| Secret::Key(Box::new(Zeroizing::new(*key))));
+        self
+    }
+
+    /// Encrypts the account's data with a key that a function of the application wraps and unwraps: a key
+    /// management service, a vault, a hardware module.
+    ///
+    /// When the account is created, the function is asked to encrypt a random key of 32 bytes
+    /// ([`KeyRequest::Wrap`]); its answer is stored with the account, and at each opening it is asked to
+    /// decrypt that ([`KeyRequest::Unwrap`]). Of `passphrase`, `key` and `key_provider`, the last call
+    /// counts; [`admin::rekey`](crate::admin::rekey) moves an account from one to another. When the function
+    /// fails, opening fails with [`OpenStoreError::KeyProvider`](crate::OpenStoreError::KeyProvider) and the
+    /// function's text, which must not hold secrets; it is not asked again, for opening may be.
+    ///
+    /// ```
+    /// use matrix_sdk_postgres::{KeyRequest, PostgresStoreConfig};
+    ///
+    /// # #[derive(Clone)] struct Kms;
+    /// # impl Kms {
+    /// #     async fn encrypt(&self, _: &str, key: &[u8]) -> Result<Vec<u8>, std::io::Error> { Ok(key.to_vec()) }
+    /// #     async fn decrypt(&self, _: &str, key: &[u8]) -> Result<Vec<u8>, std::io::Error> { Ok(key.to_vec()) }
+    /// # }
+    /// # let kms = Kms;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").key_provider(
+    ///     move |request| {
+    ///         let kms = kms.clone();
+    ///         async move {
+    ///             Ok(match request {
+    ///                 KeyRequest::Wrap(key) => kms.encrypt("bots", &*key).await?,
+    ///                 KeyRequest::Unwrap(wrapped) => kms.decrypt("bots", &wrapped).await?,
+    ///                 _ => return Err("an unknown request".into()),
+    ///             })
+    ///         }
+    ///     },
+    /// );
+    /// ```
+    #[must_use]
+    pub fn key_provider<F, Fut>(mut self, provider: F) -> Self
+    where
+        F: Fn(KeyRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<u8>, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        self.secret = Some(Secret::Provider(KeyProvider::new(provider)));
         self
     }
 
     /// The PostgreSQL schema that holds the tables, `matrix_sdk` by default.
     ///
-    /// Stores in different schemas share nothing. Any name will do that PostgreSQL accepts, quotes and
-    /// blanks included. One that is empty, longer than 63 bytes, `public`, or PostgreSQL's own is
-    /// [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig) at opening.
+    /// Stores in different schemas share nothing. Any name that PostgreSQL accepts is allowed, quotes
+    /// and blanks included. With one that is empty, longer than 63 bytes, `public`, or PostgreSQL's own,
+    /// opening fails with [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig).
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -94,13 +143,13 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// A file that holds the database password, read anew for each connection; one newline at its
+    /// A file that holds the database password, read again for each connection; one newline at its
     /// end is not part of the password.
     ///
-    /// For secrets that are mounted as files and replaced in place. It comes before a password in
-    /// the connection string and `.pgpass`, and after
-    /// [`password_callback`](Self::password_callback). A file that is missing or empty is
-    /// [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig) at opening.
+    /// For secrets that are mounted as files and replaced in place. It takes precedence over a password
+    /// in the connection string and `.pgpass`, but not over
+    /// [`password_callback`](Self::password_callback). If the file is missing or empty, opening fails
+    /// with [`OpenStoreError::InvalidConfig`](crate::OpenStoreError::InvalidConfig).
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -113,13 +162,13 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// A function that is asked for the database password at each new connection.
+    /// A function that returns the database password, called for each new connection.
     ///
-    /// For credentials that are short-lived, such as a cloud's IAM tokens. It comes before every
+    /// For credentials that are short-lived, such as a cloud's IAM tokens. It takes precedence over every
     /// other source of a password, and its time counts towards
-    /// [`connect_timeout`](crate::PoolSettings::connect_timeout). When it fails, so does the connection:
-    /// [`OpenStoreError::Connect`](crate::OpenStoreError::Connect) at opening, with the callback's
-    /// text, which must not hold secrets.
+    /// [`connect_timeout`](crate::PoolSettings::connect_timeout). When it fails, the connection fails: at
+    /// opening with [`OpenStoreError::Connect`](crate::OpenStoreError::Connect), which quotes the
+    /// callback's error, so that must not hold secrets.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;
@@ -154,11 +203,10 @@ impl PostgresStoreConfig {
         self
     }
 
-    /// Accepts a server that runs with `fsync` or `synchronous_commit` off, without the warning.
+    /// Suppresses the warning about a server that runs with `fsync` or `synchronous_commit` off.
     ///
-    /// After a crash such a server has forgotten commits that it acknowledged. For a store of keys
-    /// that means ratchets that go back: messages encrypted twice with one key, and messages that
-    /// can no longer be read.
+    /// Such a server can lose acknowledged commits in a crash. For a crypto store that means rolled-back
+    /// ratchets: messages encrypted twice with one key, and messages that can no longer be read.
     ///
     /// ```
     /// # use matrix_sdk_postgres::PostgresStoreConfig;

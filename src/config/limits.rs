@@ -1,4 +1,4 @@
-//! What the settings may be.
+//! Checks that settings are in range.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::{
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The longest timeout. PostgreSQL's own end at 24.8 days, and clocks overflow at some point.
-pub(crate) const LONGEST_TIMEOUT: Duration = DAY;
-/// The shortest timeout: with less, nothing could ever succeed.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-const SHORTEST_LIFE: Duration = Duration::from_millis(1);
+/// PostgreSQL's own timeouts end at 24.8 days, and adding a longer one to a clock can overflow.
+pub(crate) const MAX_TIMEOUT: Duration = DAY;
+/// With a shorter timeout nothing could ever succeed.
+const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+const MIN_CONNECTION_LIFETIME: Duration = Duration::from_millis(1);
 
-/// Each connection is a process of the server's.
-const MOST_CONNECTIONS: usize = 10_000;
-const LONGEST_NAME: usize = 255;
+/// Each connection is a server process.
+const MAX_CONNECTIONS: usize = 10_000;
+const MAX_NAME_BYTES: usize = 255;
 
 impl PostgresStoreConfig {
-    /// Checks what needs no server: called before anything is opened, with an own pool or a
-    /// foreign one.
+    /// Checks the settings that need no server. Called before anything is opened, whether the pool is
+    /// the store's or the application's.
     pub(crate) fn validate(&self) -> Result<(), OpenStoreError> {
         self.check().map_err(OpenStoreError::InvalidConfig)
     }
@@ -36,7 +36,7 @@ impl PostgresStoreConfig {
         if account.trim() != account {
             return Err("the account's name begins or ends with a blank".to_owned());
         }
-        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
+        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.0.is_empty()) {
             return Err("the passphrase is empty: give one, or None for no encryption".to_owned());
         }
         self.pool.check()?;
@@ -50,20 +50,20 @@ impl PostgresStoreConfig {
 
 impl PoolSettings {
     fn check(&self) -> Result<(), String> {
-        if !(1..=MOST_CONNECTIONS).contains(&self.max_size) {
+        if !(1..=MAX_CONNECTIONS).contains(&self.max_size) {
             return Err(format!(
-                "pool.max_size is {}: it must be from 1 to {MOST_CONNECTIONS}",
+                "pool.max_size is {}: it must be from 1 to {MAX_CONNECTIONS}",
                 self.max_size
             ));
         }
-        let connect = self.connect_timeout.unwrap_or(LONGEST_TIMEOUT);
-        check_duration("pool.wait_timeout", self.wait_timeout, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
-        check_duration("pool.connect_timeout", connect, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
+        let connect = self.connect_timeout.unwrap_or(MAX_TIMEOUT);
+        check_duration("pool.wait_timeout", self.wait_timeout, MIN_TIMEOUT, MAX_TIMEOUT)?;
+        check_duration("pool.connect_timeout", connect, MIN_TIMEOUT, MAX_TIMEOUT)?;
         for (name, value) in [
             ("pool.max_connection_age", self.max_connection_age),
             ("pool.max_connection_idle", self.max_connection_idle),
         ] {
-            check_duration(name, value.unwrap_or(YEAR), SHORTEST_LIFE, YEAR)?;
+            check_duration(name, value.unwrap_or(YEAR), MIN_CONNECTION_LIFETIME, YEAR)?;
         }
         Ok(())
     }
@@ -77,7 +77,7 @@ impl Timeouts {
             ("timeouts.transaction_idle", self.transaction_idle),
             ("timeouts.retry", self.retry),
         ] {
-            check_duration(name, value, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)?;
+            check_duration(name, value, MIN_TIMEOUT, MAX_TIMEOUT)?;
         }
         Ok(())
     }
@@ -87,13 +87,13 @@ impl OwnershipSettings {
     fn check(&self) -> Result<(), String> {
         check_text("the owner's label", &self.label)?;
         let (name, interval) = ("heartbeat_interval", self.heartbeat_interval);
-        check_duration(name, interval, SHORTEST_TIMEOUT, LONGEST_TIMEOUT)
+        check_duration(name, interval, MIN_TIMEOUT, MAX_TIMEOUT)
     }
 }
 
 fn check_text(name: &str, text: &str) -> Result<(), String> {
-    if text.len() > LONGEST_NAME {
-        return Err(format!("{name} has {} bytes: {LONGEST_NAME} are allowed", text.len()));
+    if text.len() > MAX_NAME_BYTES {
+        return Err(format!("{name} has {} bytes: {MAX_NAME_BYTES} are allowed", text.len()));
     }
     if text.contains(char::is_control) {
         return Err(format!("{name} contains a control character"));

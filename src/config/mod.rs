@@ -1,4 +1,4 @@
-//! How a store is opened: where its database is, whose keys it holds, what unlocks them.
+//! Configuration of a store: server, account, secret and settings.
 
 pub(crate) mod access;
 mod builders;
@@ -17,10 +17,10 @@ use crate::{
     config::{conninfo::ConnInfo, password_callback::PasswordCallback, secret::Secret},
 };
 
-/// Everything a store needs to know before it is opened.
+/// The settings that a store is opened with.
 ///
-/// Most need three settings: the server's URL, the account's name and a passphrase. The rest has
-/// defaults, each given where its group is described:
+/// Most programs set three: the server's URL, the account's name and a passphrase. The others have
+/// defaults:
 ///
 /// | setting | default |
 /// |---|---|
@@ -28,13 +28,14 @@ use crate::{
 /// | [`schema`](Self::schema) | `matrix_sdk` |
 /// | [`access`](Self::access): [`Access`], with [`OwnershipSettings`](crate::OwnershipSettings) | exclusive, taking over; heartbeat every 2 s, cache of 16 MiB |
 /// | [`timeouts`](Self::timeouts): [`Timeouts`] | statement 60 s, retry 15 s, `atomically` 30 s, idle transaction 1 s |
-/// | [`pool`](Self::pool): [`PoolSettings`] | 8 connections, waited for 30 s, made within 10 s, replaced after 30 minutes; prepared statements |
+/// | [`pool`](Self::pool): [`PoolSettings`] | 8 connections, wait timeout 30 s, connect timeout 10 s, maximum age 30 minutes; prepared statements |
 /// | [`password_file`](Self::password_file), [`password_callback`](Self::password_callback) | none: the password is the connection string's, or libpq's |
 /// | [`run_migrations`](Self::run_migrations) | `true` |
 /// | [`accept_unsafe_durability`](Self::accept_unsafe_durability) | `false` |
 ///
-/// A setting out of its range is [`OpenStoreError::InvalidConfig`] at opening, which names it. Of two
-/// calls of one setter the later counts; a group is replaced as a whole.
+/// With a setting out of its range, opening fails with [`OpenStoreError::InvalidConfig`], which names
+/// the setting. When a setter is called twice, the later call wins; a settings struct is replaced as a
+/// whole.
 ///
 /// A configuration can be cloned and varied, for many accounts in one database. Its `Debug` shows
 /// no password, passphrase or key.
@@ -48,7 +49,7 @@ use crate::{
 ///     .passphrase(Some("correct horse battery staple"));
 /// assert!(!format!("{config:?}").contains("horse"));
 ///
-/// let patient = config
+/// let other = config
 ///     .clone()
 ///     .account("my-other-bot")
 ///     .timeouts(Timeouts { statement: Duration::from_secs(120), ..Default::default() })
@@ -77,13 +78,13 @@ impl PostgresStoreConfig {
     ///
     /// `url` is a URL, `postgres://user:password@host:port/database?sslmode=verify-full`, or
     /// `key=value` pairs, `host=db.example dbname=bots user=bot`, as in the PostgreSQL manual,
-    /// [Connection Strings][strings]. `account` says whose keys these are: a name of your choice,
-    /// one for each device. Two bots that share it would take each other's account. It has 1 to 255
-    /// bytes, no control character and no blank at its ends, else opening fails with
-    /// [`OpenStoreError::InvalidConfig`].
+    /// [Connection Strings][strings]. `account` identifies the account in the database: a name
+    /// of your choice, one for each device. Two bots that use the same name take the account over from
+    /// each other. It has 1 to 255 bytes, no control character and no blank at its ends, otherwise
+    /// opening fails with [`OpenStoreError::InvalidConfig`].
     ///
-    /// What is wrong with the string is reported when the store is opened, as
-    /// [`OpenStoreError::InvalidConfig`], and never quoted, as it may hold a password.
+    /// A malformed string is reported when the store is opened, as [`OpenStoreError::InvalidConfig`].
+    /// The error does not quote the string, as it may hold a password.
     ///
     /// # Meaning of the connection string
     ///
@@ -91,33 +92,36 @@ impl PostgresStoreConfig {
     ///
     /// - No host: the local socket in `/var/run/postgresql` or `/tmp`, else `localhost`. No user:
     ///   the operating system's. No database: the user's name. Several hosts are tried in order,
-    ///   and one that accepts no writes is passed over, unless `target_session_attrs=any`.
+    ///   and one that accepts no writes is skipped, unless `target_session_attrs=any`.
     /// - `sslmode`: `disable`; `prefer`, the default (and `allow`, its synonym here): TLS if the
-    ///   server offers it, not verified, so only listeners are kept out; `require`: **stricter
-    ///   than libpq**, the certificate is always verified, against `sslrootcert` if that is given
-    ///   or `~/.postgresql/root.crt` exists, else against the system's authorities, and then the
-    ///   host's name with it; `verify-ca`: against `sslrootcert`; `verify-full`: the host's name
-    ///   too. Names are looked for in `subjectAltName` only, not in the common name. Keys may be RSA,
-    ///   P-256, P-384 or Ed25519, certificates must be of version 3; errors name the command that makes
-    ///   another.
+    ///   server offers it, not verified, which protects against passive eavesdropping only; `require`:
+    ///   **stricter than libpq**, the certificate is always verified, against `sslrootcert` if that is
+    ///   given or `~/.postgresql/root.crt` exists, else against the system's authorities, and in that
+    ///   case with the host's name; `verify-ca`: against `sslrootcert`; `verify-full`: the host's name
+    ///   too. The host's name is matched with `subjectAltName` only, not with the common name. Keys may
+    ///   be RSA, P-256, P-384 or Ed25519, certificates must be of version 3; for others, the error names
+    ///   the command that creates a suitable one.
     /// - `sslrootcert`: a PEM file, or `system`, which means `verify-full` (a weaker mode is an
     ///   error, as in libpq). Without it `verify-full` uses `~/.postgresql/root.crt`, else the
     ///   system's authorities. With a mode that does not verify it is an error.
+    ///   The system's authorities are those of the operating system, or, where they are set, the PEM files
+    ///   that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as for OpenSSL.
     /// - `sslcert`, `sslkey`: PEM files with a client certificate and its unencrypted key, by
     ///   default `~/.postgresql/postgresql.crt` and `.key`. The key must not be readable by others:
     ///   0600, or 0640 if it belongs to root.
     /// - Sockets never use TLS.
-    /// - `password`, else `PGPASSWORD`, else `passfile`, `PGPASSFILE` or `~/.pgpass`, which must not be
-    ///   readable by others. These two are the only variables that are read; libpq's others are what
-    ///   [`from_env`](Self::from_env) reads. [`password_callback`](Self::password_callback) and
-    ///   [`password_file`](Self::password_file) come before them all.
+    /// - The password is `password`, else `PGPASSWORD`, else from `passfile`, `PGPASSFILE` or
+    ///   `~/.pgpass`. A password file that others may read is not used, and an error about the missing
+    ///   password says so. Of libpq's variables only these two are read here;
+    ///   [`from_env`](Self::from_env) reads the others. [`password_callback`](Self::password_callback) and
+    ///   [`password_file`](Self::password_file) take precedence over all of these.
     /// - `connect_timeout` covers TCP, TLS and login together, over all hosts.
     ///   `tcp_user_timeout` is in milliseconds, 30000 by default. Keep-alive probes begin after
     ///   30 s. `application_name` is `matrix-sdk-postgres` by
     ///   default, followed by the account's name where the store makes its own pool.
     /// - `options` is refused: poolers drop it. So are `service`, `sslcrl`, `sslpassword`,
-    ///   `require_auth` and others whose silent neglect would do harm. Parameters of other drivers
-    ///   (`pgbouncer`, `schema`, `connection_limit`, …) are refused with what to set instead.
+    ///   `require_auth` and others that would be harmful to ignore. Parameters of other drivers
+    ///   (`pgbouncer`, `schema`, `connection_limit`, …) are refused; the error says what to set instead.
     ///
     /// ```
     /// use matrix_sdk_postgres::PostgresStoreConfig;
@@ -139,8 +143,8 @@ impl PostgresStoreConfig {
     }
 
     /// Names the account only, for a store that is opened with
-    /// [`open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or until [`url`](Self::url) names
-    /// the server. Without either, opening fails with [`OpenStoreError::InvalidConfig`].
+    /// [`open_with_pool`](crate::PostgresCryptoStore::open_with_pool), or when [`url`](Self::url) sets
+    /// the server later. Without either, opening fails with [`OpenStoreError::InvalidConfig`].
     ///
     /// ```
     /// use matrix_sdk_postgres::PostgresStoreConfig;
@@ -165,8 +169,8 @@ impl PostgresStoreConfig {
         }
     }
 
-    /// Takes the server from the environment: `DATABASE_URL`, and libpq's variables for what it
-    /// leaves open (or for everything, where it is not set).
+    /// Reads the server from the environment: `DATABASE_URL`, and libpq's variables for the parameters
+    /// that `DATABASE_URL` does not hold (all of them, if it is not set).
     ///
     /// Of libpq's variables (PostgreSQL manual, [Environment Variables][variables]) these are read:
     /// `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGPASSFILE`, `PGDATABASE`,

@@ -1,12 +1,12 @@
-//! The application's own source of passwords.
+//! The application's password callback.
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
-type Answer = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
+type PasswordFuture =
+    Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
 
-/// The application's own source of passwords.
 #[derive(Clone)]
-pub(crate) struct PasswordCallback(Arc<dyn Fn() -> Answer + Send + Sync>);
+pub(crate) struct PasswordCallback(Arc<dyn Fn() -> PasswordFuture + Send + Sync>);
 
 impl PasswordCallback {
     pub(crate) fn new<F, Fut>(callback: F) -> Self
@@ -17,7 +17,7 @@ impl PasswordCallback {
         Self(Arc::new(move || Box::pin(callback())))
     }
 
-    pub(crate) async fn ask(&self) -> Result<String, Box<dyn Error + Send + Sync>> {
+    pub(crate) async fn call(&self) -> Result<String, Box<dyn Error + Send + Sync>> {
         (self.0)().await
     }
 }

@@ -1,15 +1,15 @@
-//! What a pool of connections is built with.
+//! Settings of the connection pool.
 
 use std::time::Duration;
 
 use super::PostgresStoreConfig;
 
-/// What a pool is built with, by [`PostgresStoreConfig::build_pool`] or when a store is opened without
-/// one; set with [`PostgresStoreConfig::pool`]. Later versions may have more fields: end with
-/// `..Default::default()`.
+/// Settings of the connection pool that [`PostgresStoreConfig::build_pool`] builds, or a store that is
+/// opened without one; set with [`PostgresStoreConfig::pool`]. Later versions may have more fields: end
+/// with `..Default::default()`.
 ///
-/// A store that is opened with [`open_with_pool`](crate::PostgresCryptoStore::open_with_pool) takes that
-/// pool as it was built, whatever its own configuration says here.
+/// A store that is opened with [`open_with_pool`](crate::PostgresCryptoStore::open_with_pool) uses that
+/// pool as it was built, and ignores these settings.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,12 +50,12 @@ pub struct PoolSettings {
     /// limit.
     ///
     /// New connections follow a changed DNS entry, a moved primary and a rotated password. A
-    /// connection in use is never cut.
+    /// connection in use is never closed.
     ///
     /// From 1 ms to 365 days.
     pub max_connection_age: Option<Duration>,
 
-    /// How long a connection may lie unused before it is replaced instead of used again, 10
+    /// How long a connection may be idle before it is replaced instead of used again, 10
     /// minutes by default; `None` for no limit.
     ///
     /// Keep it below the idle timeout of firewalls and poolers on the way.
@@ -65,8 +65,8 @@ pub struct PoolSettings {
 
     /// Whether statements are prepared by name, `true` by default.
     ///
-    /// `false` sends typed, unnamed statements: some tenths slower, and right behind every pooler
-    /// in transaction mode. pgbouncer before 1.21 needs it.
+    /// `false` sends typed, unnamed statements: some tenths slower, but correct behind every
+    /// pooler in transaction mode. pgbouncer before 1.21 needs it.
     pub prepared_statements: bool,
 }
 
@@ -84,7 +84,7 @@ impl Default for PoolSettings {
 }
 
 impl PostgresStoreConfig {
-    /// What the pool of connections is built with: see [`PoolSettings`].
+    /// Sets the settings of the connection pool: see [`PoolSettings`].
     ///
     /// ```
     /// # use matrix_sdk_postgres::{PoolSettings, PostgresStoreConfig};

@@ -1,11 +1,11 @@
-//! How long things may take.
+//! Time limits.
 
 use std::time::Duration;
 
 use super::PostgresStoreConfig;
 
-/// How long things may take in an open store, set with [`PostgresStoreConfig::timeouts`]; those of
-/// connections are [`PoolSettings`](crate::PoolSettings). Each is from 10 ms to 1 day. Later versions may
+/// Time limits of an open store, set with [`PostgresStoreConfig::timeouts`]; those of connections are
+/// in [`PoolSettings`](crate::PoolSettings). Each is from 10 ms to 1 day. Later versions may
 /// have more fields: end with `..Default::default()`.
 ///
 /// ```
@@ -25,30 +25,31 @@ pub struct Timeouts {
 
     /// How long a future may hold the account within
     /// [`atomically`](crate::PostgresCryptoStore::atomically), from its first save on, 30 seconds by
-    /// default; after that it is rolled back with
-    /// [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout), also when it is not polled any
-    /// more. It bounds how long a connection and locks are held, and how long `close()` waits.
+    /// default; after that the transaction is rolled back with
+    /// [`Error::AtomicallyTimeout`](crate::Error::AtomicallyTimeout), even if the future is no longer
+    /// polled. It bounds how long a connection and locks are held, and how long `close()` waits.
     pub atomically: Duration,
 
-    /// How long the server waits for us within a transaction, 1 second by default; then it rolls the
-    /// transaction back. It bounds how long an owner that was cut off or stopped delays the one
-    /// that takes over. A write above 64 KiB gets up to 33 s more.
+    /// `idle_in_transaction_session_timeout` of the store's transactions, 1 second by default:
+    /// PostgreSQL rolls a transaction back when its client sends nothing for longer. It bounds how long
+    /// an owner that lost its network or was stopped delays a takeover. A write above 64 KiB gets up to
+    /// 33 s more.
     pub transaction_idle: Duration,
 
-    /// For how long after its first failure an operation is tried again, 15 seconds by default: enough
-    /// to outlast a restart of the server.
+    /// For how long after its first failure an operation is retried, 15 seconds by default: enough to
+    /// outlast a restart of the server.
     ///
-    /// Within it new attempts are begun, with pauses of up to a second, and each may take its own time.
-    /// So a statement that was not answered within [`statement`](Self::statement) is sent once more even
-    /// where `retry` is shorter, and an operation takes at most the time of its first attempt, `retry`,
-    /// and the time of its last attempt. Then the last error is returned.
+    /// New attempts start within this time, with pauses of up to a second; each attempt has its own time
+    /// limit. So a statement that was not answered within [`statement`](Self::statement) is sent once
+    /// more even if `retry` is shorter, and an operation takes at most the time of its first attempt,
+    /// `retry`, and the time of its last attempt. Then the last error is returned.
     ///
-    /// A login that is refused, with whatever code, is retried too: servers that start and poolers
-    /// that wait for theirs refuse it for some seconds. A refused password (28P01, 28000) is retried
-    /// where its source is read again for each connection
+    /// A refused login is retried too, whatever its SQLSTATE: while a server starts, it and the poolers
+    /// before it refuse logins for some seconds. A refused password (28P01, 28000) is retried
+    /// only if its source is read again for each connection
     /// ([`password_callback`](PostgresStoreConfig::password_callback),
-    /// [`password_file`](PostgresStoreConfig::password_file), `passfile`), as a new one may reach us
-    /// late. Opening reports at once that a server cannot be reached, and that a database does not
+    /// [`password_file`](PostgresStoreConfig::password_file), `passfile`), as a rotated password may
+    /// arrive late. Opening returns at once when the server cannot be reached or the database does not
     /// exist.
     pub retry: Duration,
 }
@@ -65,7 +66,7 @@ impl Default for Timeouts {
 }
 
 impl PostgresStoreConfig {
-    /// How long things may take in the open store: see [`Timeouts`].
+    /// Sets the time limits of the open store: see [`Timeouts`].
     ///
     /// ```
     /// # use std::time::Duration;

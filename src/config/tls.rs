@@ -19,7 +19,7 @@ pub(crate) enum Roots {
     File(PathBuf),
 }
 
-/// The TLS words of a connection string.
+/// The TLS parameters of a connection string.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "rustls"), allow(dead_code))]
 pub(crate) struct TlsSettings {
@@ -27,24 +27,26 @@ pub(crate) struct TlsSettings {
     pub(crate) roots: Roots,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
-    /// Whether the server is told the name it is wanted under.
+    /// Whether the handshake carries the host's name (SNI).
     pub(crate) sni: bool,
     pub(crate) only_tls13: bool,
-    /// The handshake comes first, without PostgreSQL's own request for it.
+    /// Starts with the TLS handshake, without PostgreSQL's `SSLRequest` before it.
     pub(crate) direct: bool,
 }
 
 impl TlsSettings {
-    /// Reads the words; an unknown value is an error that lists the known ones.
-    pub(crate) fn from_words<'a>(word: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
-        let roots = match word("sslrootcert") {
+    /// Reads the parameters; an unknown value is an error that lists the known ones.
+    pub(crate) fn from_parameters<'a>(
+        parameter: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self, String> {
+        let roots = match parameter("sslrootcert") {
             None => Roots::Unset,
             Some("system") => Roots::System,
             Some(path) => Roots::File(path.into()),
         };
-        let given = word("sslmode").map(parse_mode).transpose()?;
+        let given = parameter("sslmode").map(parse_mode).transpose()?;
         let mode = check_mode(given, &roots)?;
-        let direct = match word("sslnegotiation") {
+        let direct = match parameter("sslnegotiation") {
             None | Some("postgres") => false,
             Some("direct") if mode >= Mode::Require => true,
             Some("direct") => {
@@ -55,7 +57,7 @@ impl TlsSettings {
             }
             Some(_) => return Err("sslnegotiation must be postgres or direct".to_owned()),
         };
-        let only_tls13 = match word("ssl_min_protocol_version") {
+        let only_tls13 = match parameter("ssl_min_protocol_version") {
             None | Some("TLSv1" | "TLSv1.1" | "TLSv1.2") => false,
             Some("TLSv1.3") => true,
             Some(_) => {
@@ -65,9 +67,9 @@ impl TlsSettings {
         Ok(Self {
             mode,
             roots,
-            cert: word("sslcert").map(PathBuf::from),
-            key: word("sslkey").map(PathBuf::from),
-            sni: word("sslsni") != Some("0"),
+            cert: parameter("sslcert").map(PathBuf::from),
+            key: parameter("sslkey").map(PathBuf::from),
+            sni: parameter("sslsni") != Some("0"),
             only_tls13,
             direct,
         })
@@ -77,7 +79,7 @@ impl TlsSettings {
 fn parse_mode(text: &str) -> Result<Mode, String> {
     match text {
         "disable" => Ok(Mode::Disable),
-        // `allow` would try without TLS first: with TLS first is never worse.
+        // libpq's `allow` tries without TLS first; trying with TLS first is never worse.
         "allow" | "prefer" => Ok(Mode::Prefer),
         "require" => Ok(Mode::Require),
         "verify-ca" => Ok(Mode::VerifyCa),
@@ -86,7 +88,7 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
     }
 }
 
-/// Who names an authority wants it checked: a mode that does not is a mistake.
+/// `sslrootcert` with a mode that verifies nothing is an error: the caller expects a verified server.
 fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
     match (given, roots) {
         (None, Roots::System) => Ok(Mode::VerifyFull),
@@ -95,7 +97,7 @@ fn check_mode(given: Option<Mode>, roots: &Roots) -> Result<Mode, String> {
             Err("sslrootcert=system needs sslmode=verify-full, or no sslmode".to_owned())
         }
         (None | Some(Mode::Prefer), Roots::File(_)) => {
-            Err("sslrootcert is given, but nothing is verified: add sslmode=verify-full (or \
+            Err("sslrootcert is given, but sslmode verifies nothing: add sslmode=verify-full (or \
                  verify-ca, without the host's name)"
                 .to_owned())
         }

@@ -28,7 +28,7 @@ pub(super) static ACCOUNT_DATA: Table = Table {
     name: "account_data",
     key: &[Column("item", ColumnType::Int2)],
     values: &[bytea("data")],
-    // The Olm account is the same after most syncs: then it is not written.
+    // Most syncs leave the Olm account unchanged; the cached row shows that, and it is not written.
     cache: Some(&BY_ITEM),
 };
 
@@ -64,12 +64,23 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// What binds the value to its row.
-    fn key(self, codec: &Codec) -> Key {
+    pub(super) fn of(item: i16) -> Option<Self> {
+        let all = [
+            Self::OlmAccount,
+            Self::PrivateIdentity,
+            Self::BackupDecryptionKey,
+            Self::BackupVersion,
+            Self::DehydratedDeviceKey,
+        ];
+        all.into_iter().find(|known| *known as i16 == item)
+    }
+
+    /// The key that the sealed value is bound to.
+    pub(super) fn key(self, codec: &Codec) -> Key {
         codec.key(TABLE, (self as i16).to_be_bytes())
     }
 
-    /// The key of its row.
+    /// The key of the item's row.
     fn cells(self) -> Cells {
         [Cell::Int(self as i64)].into()
     }
@@ -80,14 +91,14 @@ pub(super) async fn load_account(
     saves: &Saves,
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
-    saves.end_sync_in_its_middle();
+    saves.refuse_unfinished_sync();
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };
-    saves.see_account_loaded();
-    let olm_account = Account::from_pickle(pickle).map_err(|_| unpickle())?;
-    // What is not committed yet, others learn with the commit.
-    if static_account.within(account)?.is_none() {
+    saves.record_account_load();
+    let olm_account = Account::from_pickle(pickle).map_err(|_| invalid_pickle())?;
+    // Data of an open transaction is published when it commits.
+    if static_account.uncommitted(account)?.is_none() {
         static_account.set(olm_account.static_data().clone());
     }
     Ok(Some(olm_account))
@@ -99,12 +110,12 @@ pub(super) async fn save_pending_changes(
     changes: PendingChanges,
     static_account: StaticAccount,
 ) -> Result<(), Error> {
-    let saving = saves.saving_account();
+    let save_guard = saves.guard_account_save();
     let PendingChanges { account: olm_account } = changes;
     let data = olm_account.as_ref().map(|olm_account| olm_account.static_data().clone());
-    // Before others can see the account.
+    // Set before other tasks can read the account from the overlay.
     if let (Some(data), Some(scope)) = (data, account.scope()?) {
-        static_account.set_within(&scope, data);
+        static_account.set_uncommitted(&scope, data);
     }
     let saved = account
         .write(|staging| async move {
@@ -128,7 +139,7 @@ pub(super) async fn save_pending_changes(
             Ok(batch)
         })
         .await;
-    saving.end();
+    save_guard.finish();
     saved
 }
 
@@ -138,8 +149,8 @@ pub(super) async fn load_identity(
 ) -> Result<Option<PrivateCrossSigningIdentity>, Error> {
     let pickle = get(account, Item::PrivateIdentity).await?;
     let identity = pickle.map(PrivateCrossSigningIdentity::from_pickle).transpose();
-    let identity = identity.map_err(|_| unpickle())?;
-    saves.see_identity_loaded();
+    let identity = identity.map_err(|_| invalid_pickle())?;
+    saves.record_identity_load();
     Ok(identity)
 }
 
@@ -218,6 +229,6 @@ fn stage(
     Ok(())
 }
 
-fn unpickle() -> Error {
+fn invalid_pickle() -> Error {
     Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" }
 }

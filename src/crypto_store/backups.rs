@@ -23,7 +23,7 @@ pub(super) static BACKUP_VERSIONS: Table =
     Table { name: "backup_versions", key: &[bytea("version")], values: &[], cache: None };
 
 // A generation is never used twice, retired or not: an old session must not count for a new version.
-// Of versions that are there nothing is inserted.
+// A version that exists is not inserted again.
 static INSERT: Write = Write {
     table: &BACKUP_VERSIONS,
     reports: Reports::Any,
@@ -63,14 +63,14 @@ pub(super) fn key(codec: &Codec, version: &str) -> Key {
 /// Stages the version, ahead of the sessions that name it, and returns its key.
 pub(super) fn stage_version(batch: &mut Batch, codec: &Codec, version: &str) -> Key {
     let key = key(codec, version);
-    // No cached row depends on a version that is new.
+    // No cached row depends on a new version.
     batch.write(&INSERT, [&key], Cells::default(), []);
     key
 }
 
 /// Makes all sessions need a backup, whatever their number.
 pub(super) async fn reset(account: &StoreLane) -> Result<(), Error> {
-    // Of each session the cache keeps whether a backup holds it.
+    // Cached sessions include whether a backup holds them.
     let update = CacheUpdate::InvalidateTable(&inbound_group_sessions::BY_KEY);
     account.apply(&RETIRE, Cells::default(), [update]).await
 }

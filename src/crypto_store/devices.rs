@@ -79,7 +79,7 @@ pub(super) async fn by_user(
 ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Error> {
     let user_id = account.codec.key(TABLE, user_id);
     let deferred = saves.rows(&Deferred::Devices(user_id.clone()));
-    let rows = deferred::over(account.rows(&BY_USER, [&user_id]).await?, deferred);
+    let rows = deferred::merge(account.rows(&BY_USER, [&user_id]).await?, deferred);
     let devices = rows.iter().map(|(device_id, row)| {
         let device_id = Key::of_cell(device_id, 0, TABLE)?;
         let device = open_row(&account.codec, [&user_id, &device_id], row)?;
@@ -88,7 +88,7 @@ pub(super) async fn by_user(
     devices.collect()
 }
 
-/// A device as it is stored.
+/// The key and the row of a device.
 pub(super) fn row(codec: &Codec, device: &DeviceData) -> Result<([Key; 2], Cells), Error> {
     let key = key(codec, device.user_id(), device.device_id());
     let data = codec.seal(TABLE, &key.each_ref(), device)?;
@@ -99,7 +99,7 @@ pub(super) fn stage(batch: &mut Batch, key: [&Key; 2], row: Cells) {
     batch.upsert(&UPSERT, key, row);
 }
 
-/// Staged after all saves, so that a device both changed and deleted is gone.
+/// Staged after all saves, so that a device both changed and deleted is deleted.
 pub(super) fn stage_delete(batch: &mut Batch, codec: &Codec, device: &DeviceData) -> RowKey {
     let key = key(codec, device.user_id(), device.device_id());
     let deleted = row_key(&key);

@@ -1,4 +1,4 @@
-//! How our errors look to the SDK.
+//! Conversion to the SDK's error type.
 
 use matrix_sdk_crypto::CryptoStoreError;
 

@@ -1,4 +1,4 @@
-//! Requests for secrets and room keys that we sent, or are about to send, to our own devices.
+//! Requests for secrets and room keys to the user's own devices, sent and unsent.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::{
     account::{
         StoreLane,
         cache::{CacheKey, CacheUpdate},
-        caller::Caller,
+        cancellation::Cancellation,
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
@@ -27,7 +27,7 @@ const TABLE: &str = KEY_REQUESTS.name;
 pub(super) static KEY_REQUESTS: Table =
     Table { name: "key_requests", key: &[bytea("request_id")], values: &[], cache: Some(&UNSENT) };
 
-// The unsent requests are read at once; there are few.
+// One group: the unsent requests are read together; there are few.
 static UNSENT: CacheIndex = CacheIndex {
     table: &KEY_REQUESTS,
     group: &GET_UNSENT,
@@ -55,8 +55,8 @@ static BY_INFO: Sql =
 static GET_UNSENT: Sql =
     Sql::new("key_requests.unsent", select!("AND NOT sent_out"), &[Type::INT8]);
 
-// A request for the same secret replaces the older one, under whatever id. One ON CONFLICT names one
-// index only, and a CTE does not see its sibling's work: so delete first, then insert.
+// A request for the same secret replaces the older one, whatever its id. ON CONFLICT names one index
+// only, and a CTE does not see its sibling's changes, so a DELETE comes first, then an INSERT.
 static DELETE_OLDER: Write = Write {
     table: &KEY_REQUESTS,
     reports: Reports::Any,
@@ -121,7 +121,7 @@ pub(super) async fn unsent(
     saves: &Saves,
 ) -> Result<Vec<GossipRequest>, Error> {
     let deleted = saves.rows(&Deferred::KeyRequests);
-    let rows = deferred::over(account.rows(&UNSENT, Cells::default()).await?, deleted);
+    let rows = deferred::merge(account.rows(&UNSENT, Cells::default()).await?, deleted);
     let requests = rows.iter().map(|(key, row)| {
         let key = Key::of_cell(key, 0, TABLE)?;
         open(&account.codec, &key, row.bytes(0, TABLE)?, row.bool(1, TABLE)?)
@@ -129,18 +129,18 @@ pub(super) async fn unsent(
     requests.collect()
 }
 
-/// Deletes a request that was answered. Without what the answer brought, it must stay.
+/// Deletes a request that was answered, deferred: the request must stay until the answer is stored.
 pub(super) async fn delete(
     account: &StoreLane,
     saves: Saves,
     request_id: &TransactionId,
 ) -> Result<(), Error> {
     let request_id = key(&account.codec, request_id);
-    let (_caller, caller) = Caller::new();
+    let (_guard, cancellation) = Cancellation::new();
     let stage = |_| async move {
         let deleted = row_key(&request_id);
         let mut batch = Batch::default();
-        if !saves.may_defer() || !saves.defer(&caller, [(deleted.clone(), None)])? {
+        if !saves.may_defer() || !saves.defer(&cancellation, [(deleted.clone(), None)])? {
             stage_delete(&mut batch, &request_id);
             saves.complete(&mut batch, vec![deleted], false)?;
         }
@@ -153,8 +153,8 @@ pub(super) fn stage_delete(batch: &mut Batch, request_id: &Key) {
     batch.delete(&DELETE, [request_id]);
 }
 
-/// Stages all requests of one call. Of those that clash, in their secret or in their id, the last one
-/// stays; what the others replace is gone all the same.
+/// Stages all requests of one call. Of those with the same secret or id, the last one is stored; the
+/// rows that the others replace are deleted all the same.
 pub(super) fn stage(
     batch: &mut Batch,
     codec: &Codec,
@@ -167,7 +167,7 @@ pub(super) fn stage(
         staged.push(row_key(&request_id));
         let data = codec.seal(TABLE, &[&request_id], request)?;
         let info = info_key(codec, &request.info);
-        // What is deleted with it, only the database knows.
+        // The rows that this deletes are not known here, so their group is invalidated.
         let update = || [CacheUpdate::InvalidateGroup(CacheKey::new(&UNSENT, Cells::default()))];
         batch.write(&DELETE_OLDER, [&info, &request_id], Cells::default(), update());
         let is_last = infos.insert(request.info.as_key());

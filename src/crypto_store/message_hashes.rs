@@ -20,7 +20,7 @@ const TABLE: &str = MESSAGE_HASHES.name;
 pub(super) static MESSAGE_HASHES: Table =
     Table { name: "message_hashes", key: &[bytea("hash")], values: &[], cache: Some(&BY_HASH) };
 
-// Only which there are is known: there is nothing to keep beside.
+// Only the key set is cached: the rows have no other columns.
 static BY_HASH: CacheIndex = CacheIndex {
     table: &MESSAGE_HASHES,
     group: &GET,

@@ -1,4 +1,4 @@
-//! The crypto store: a table of contents. Each noun has a file.
+//! The crypto store: the SDK's trait. Each kind of data has a file.
 
 mod account_data;
 mod backups;
@@ -9,6 +9,7 @@ mod encrypted_rooms;
 mod error;
 mod identities;
 mod inbound_group_sessions;
+mod inspect;
 mod key_requests;
 mod message_hashes;
 mod olm_sessions;
@@ -54,7 +55,11 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub use self::store::PostgresCryptoStore;
-pub(crate) use self::{size::TABLES, store::CRYPTO_STORE};
+pub(crate) use self::{
+    inspect::{INSPECTED, Inspected},
+    size::TABLES,
+    store::CRYPTO_STORE,
+};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -78,7 +83,7 @@ impl CryptoStore for PostgresCryptoStore {
     #[instrument(skip_all)]
     async fn save_changes(&self, changes: Changes) -> Result<()> {
         let account = self.operation()?;
-        save_changes::save(&account, self.saves(&account)?, changes).await
+        save_changes::save(&account, self.saves(&account)?, self.reserve(&account)?, changes).await
     }
 
     #[instrument(skip_all)]

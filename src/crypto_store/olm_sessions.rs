@@ -1,5 +1,5 @@
-//! Olm sessions, by the sender's Curve25519 key. Never cached, for the SDK does that; but whose there
-//! are none is known.
+//! Olm sessions, by the sender's Curve25519 key. Rows are not cached, as the SDK does that; the key set
+//! shows which senders have none.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -8,7 +8,7 @@ use matrix_sdk_crypto::{
 use tokio_postgres::types::Type;
 
 use super::{
-    deferred::{Group as Deferred, Saves, Sending},
+    deferred::{Group as Deferred, Saves, SendingRatchet},
     devices,
 };
 use crate::{
@@ -94,27 +94,27 @@ pub(super) async fn get(
         return Ok(None);
     }
     let own_device: DeviceData = match own_device {
-        // It may be deferred itself, or the statement was not needed.
+        // The own device may be deferred itself, or the query was skipped.
         _ if !deferred.is_empty() => devices::own(account, saves, Some(own)).await?,
         Some(own_device) => own_device,
         None => return Err(devices::own_device_missing()),
     };
     let sessions = pickles.into_iter().map(|pickle| {
-        let sending = Sending::of(&pickle);
+        let sending = SendingRatchet::of(&pickle);
         let session = Session::from_pickle(own_device.as_device_keys().clone(), pickle)
             .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })?;
-        saves.see_read(session.session_id(), &sending);
+        saves.record_read(session.session_id(), &sending);
         Ok(session)
     });
     sessions.collect::<Result<_, _>>().map(Some)
 }
 
-/// A session as it is stored.
+/// The key and the row of a session.
 pub(super) struct SessionRow {
     pub(super) sender_key: Key,
     pub(super) session_id: Key,
     pub(super) row: Cells,
-    pub(super) sending: Sending,
+    pub(super) sending: SendingRatchet,
 }
 
 impl SessionRow {
@@ -123,7 +123,7 @@ impl SessionRow {
         let sender_key = codec.key(TABLE, session.sender_key().to_base64());
         let session_id = codec.key(TABLE, session.session_id());
         let row = [codec.seal(TABLE, &[&sender_key, &session_id], &pickle)?].into();
-        Ok(Self { sender_key, session_id, row, sending: Sending::of(&pickle) })
+        Ok(Self { sender_key, session_id, row, sending: SendingRatchet::of(&pickle) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Shared room history (MSC4268): bundles received, bundles awaited, and rooms whose keys have all
+//! Shared room history (MSC4268): bundles received, bundles pending, and rooms whose keys have all
 //! been fetched from the backup.
 
 use matrix_sdk_common::ruma::{RoomId, UserId};
@@ -111,7 +111,7 @@ pub(super) async fn all_pending(
     details.collect()
 }
 
-/// Stages that a bundle is awaited, or with `None` that it no longer is.
+/// Stages a pending bundle, or with `None` its deletion.
 pub(super) fn stage_pending(
     batch: &mut Batch,
     codec: &Codec,

@@ -1,4 +1,4 @@
-//! `Changes` as one batch.
+//! Stages `Changes` as one batch.
 
 use std::sync::Arc;
 
@@ -11,54 +11,68 @@ use tracing::warn;
 
 use super::{
     account_data,
-    deferred::{Group, Saves, received},
+    deferred::{Group, Saves, received_session},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
     olm_sessions::{self, SessionRow},
-    outbound_group_sessions, room_key_bundles, secrets, sync_tokens, withheld,
+    outbound_group_sessions::{self, Reserve},
+    room_key_bundles, secrets, sync_tokens, withheld,
 };
 use crate::{
     Error,
-    account::{Staging, StoreLane, caller::Caller, cipher::Codec, write::batch::Batch},
+    account::{Staging, StoreLane, cancellation::Cancellation, cipher::Codec, write::batch::Batch},
 };
 
-/// So many room keys take more than the 4 MB of one statement, whatever is in them.
+/// From this many room keys on, a save takes more than the 4 MB of one statement and is sent in chunks.
 const CHUNKED_FROM: usize = 10_000;
 
-/// Of a large save, so many are sealed while the server takes as many.
+/// Room keys per chunk: one chunk is sealed while the server works on the one before.
 const CHUNK_SESSIONS: usize = 1_000;
 
-pub(super) async fn save(account: &StoreLane, saves: Saves, changes: Changes) -> Result<(), Error> {
-    let (_caller, caller) = Caller::new();
+pub(super) async fn save(
+    account: &StoreLane,
+    saves: Saves,
+    reserve: Reserve,
+    changes: Changes,
+) -> Result<(), Error> {
+    if reserve.covers(&changes).await? {
+        return Ok(());
+    }
+    let (_guard, cancellation) = Cancellation::new();
     let stage = |staging: Staging| async move {
-        if saves.may_defer() && defer(&staging.codec, &saves, &caller, &changes).await? {
+        if saves.may_defer() && defer(&staging.codec, &saves, &cancellation, &changes).await? {
             return Ok(Batch::default());
         }
-        stage(&staging.codec, &saves, changes).await
+        stage(&staging.codec, &saves, &reserve, changes).await
     };
     account.write(stage).await
 }
 
-/// Defers a save that says no more than that a message was received.
+/// Defers a save that records nothing but a received message.
 async fn defer(
     codec: &Codec,
     saves: &Saves,
-    caller: &Caller,
+    cancellation: &Cancellation,
     changes: &Changes,
 ) -> Result<bool, Error> {
-    let Some((session, device)) = received(changes) else { return Ok(false) };
+    let Some((session, device)) = received_session(changes) else { return Ok(false) };
     let row = SessionRow::of(codec, session).await?;
     if !saves.has_only_received(session.session_id(), &row.sending) {
         return Ok(false);
     }
-    saves.see(session.session_id(), row.sending);
+    saves.record(session.session_id(), row.sending);
     let session = ((Group::OlmSessions(row.sender_key), row.session_id), Some(row.row));
     let device = device.map(|device| devices::row(codec, device)).transpose()?;
     let device = device.map(|(key, row)| (devices::row_key(&key), Some(row)));
-    saves.defer(caller, std::iter::once(session).chain(device))
+    saves.defer(cancellation, std::iter::once(session).chain(device))
 }
 
-/// Pickling happens here, in the writer's lane, so that no later state is overwritten by an earlier.
-async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, Error> {
+/// Pickles in the writer lane, so that no later state is overwritten by an earlier one.
+async fn stage(
+    codec: &Codec,
+    saves: &Saves,
+    reserve: &Reserve,
+    changes: Changes,
+) -> Result<Batch, Error> {
     // Destructured without `..`: a field that upstream adds breaks the build, not the store.
     let Changes {
         private_identity,
@@ -109,7 +123,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
     for session in &sessions {
         let SessionRow { sender_key, session_id, row, sending } =
             SessionRow::of(codec, session).await?;
-        saves.see(session.session_id(), sending);
+        saves.record(session.session_id(), sending);
         olm_sessions::stage(batch, [&sender_key, &session_id], row);
         rows.push((Group::OlmSessions(sender_key), session_id));
     }
@@ -120,7 +134,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
         inbound_group_sessions::stage(batch, codec, session, None).await?;
     }
     for session in &outbound_group_sessions {
-        outbound_group_sessions::stage(batch, codec, session).await?;
+        outbound_group_sessions::stage(batch, codec, reserve, session).await?;
     }
     rows.extend(key_requests::stage(batch, codec, &key_requests)?);
     for (room_id, entries) in &withheld_session_info {
@@ -147,7 +161,7 @@ async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, 
     Ok(staged)
 }
 
-/// Saves room keys, which the backup of the given version holds.
+/// Saves room keys; `version` is the backup version that holds them, if any.
 pub(super) async fn save_inbound_group_sessions(
     account: &StoreLane,
     sessions: Vec<InboundGroupSession>,
@@ -167,14 +181,14 @@ pub(super) async fn save_inbound_group_sessions(
             .await;
     }
     let (sessions, codec) = (Arc::new(sessions), account.codec.clone());
-    let parts = (0..sessions.len()).step_by(CHUNK_SESSIONS).map(move |start| {
+    let chunks = (0..sessions.len()).step_by(CHUNK_SESSIONS).map(move |start| {
         let (sessions, codec, version) = (sessions.clone(), codec.clone(), version.clone());
         move || {
-            let part = &sessions[start..sessions.len().min(start + CHUNK_SESSIONS)];
-            Handle::current().block_on(stage_sessions(&codec, part, version.as_deref()))
+            let chunk = &sessions[start..sessions.len().min(start + CHUNK_SESSIONS)];
+            Handle::current().block_on(stage_sessions(&codec, chunk, version.as_deref()))
         }
     });
-    account.write_parts(parts).await
+    account.write_parts(chunks).await
 }
 
 async fn stage_sessions(

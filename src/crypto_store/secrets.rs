@@ -1,4 +1,4 @@
-//! Secrets that other devices of ours sent, until the application takes them.
+//! Secrets received from the user's other devices, until the application fetches them.
 
 use matrix_sdk_common::ruma::events::secret::request::SecretName;
 use matrix_sdk_crypto::store::types::SecretsInboxItem;
@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = SECRETS_INBOX.name;
 
-// Keyed by a hash of the secret: the same one twice is one entry, however it is sealed.
+// Keyed by a hash of the secret: the same secret twice is one entry, however it is sealed.
 pub(super) static SECRETS_INBOX: Table = Table {
     name: "secrets_inbox",
     key: &[bytea("secret_name"), bytea("secret_hash")],

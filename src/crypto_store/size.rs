@@ -1,4 +1,4 @@
-//! How much of the database the store takes for an account, estimated without reading it.
+//! Estimates the size of an account in the database without reading its rows.
 
 use tokio_postgres::types::Type;
 
@@ -35,9 +35,9 @@ pub(crate) static TABLES: [&Table; 18] = [
     &withheld::WITHHELD_SESSIONS,
 ];
 
-// Each table's size, times the account's share of its rows as ANALYZE last estimated it: the
-// frequency among the most common accounts, else an even share of what those leave over. A table
-// that was never analysed is shared evenly by all accounts.
+// Each table's size, times the account's share of its rows as ANALYZE last estimated it: its frequency
+// if it is one of the most common accounts, else an even share of the remaining rows. In a table that
+// was never analysed, all accounts have the same share.
 static ESTIMATE: Sql = Sql::new(
     "size.estimate",
     "

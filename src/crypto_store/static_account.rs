@@ -1,4 +1,4 @@
-//! What of the own account never changes, kept for reads that need the own ids and keys.
+//! The account's ids and keys, which never change, kept for reads that need them.
 
 use std::sync::{Arc, RwLock, Weak};
 
@@ -6,23 +6,23 @@ use matrix_sdk_crypto::olm::StaticAccountData;
 
 use crate::{Error, account::StoreLane, account::write::atomically::Scope};
 
-/// Known from the account's last load or save. Cheap to clone.
+/// Data of the account's last load or save. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct StaticAccount(Arc<RwLock<Known>>);
+pub(super) struct StaticAccount(Arc<RwLock<Versions>>);
 
 #[derive(Default)]
-struct Known {
+struct Versions {
     committed: Option<StaticAccountData>,
     /// Saved in a transaction that has not committed: only its reads may see it.
     uncommitted: Option<(Weak<Scope>, StaticAccountData)>,
 }
 
 impl StaticAccount {
-    fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&Versions) -> T) -> T {
         read(&self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    fn write(&self, write: impl FnOnce(&mut Known)) {
+    fn write(&self, write: impl FnOnce(&mut Versions)) {
         write(&mut self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
@@ -34,8 +34,8 @@ impl StaticAccount {
         self.write(|known| known.committed = Some(data));
     }
 
-    /// Shows it to the reads of a transaction that saves the account. The first save stays.
-    pub(super) fn set_within(&self, scope: &Arc<Scope>, data: StaticAccountData) {
+    /// Sets the data that reads of an open transaction see. The transaction's first save wins.
+    pub(super) fn set_uncommitted(&self, scope: &Arc<Scope>, data: StaticAccountData) {
         let scope = Arc::downgrade(scope);
         self.write(|known| match &known.uncommitted {
             Some((of, _)) if of.ptr_eq(&scope) => {}
@@ -43,8 +43,11 @@ impl StaticAccount {
         });
     }
 
-    /// What a transaction has saved, that reads of the account see now.
-    pub(super) fn within(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
+    /// The data saved by an open transaction that reads of the account see.
+    pub(super) fn uncommitted(
+        &self,
+        account: &StoreLane,
+    ) -> Result<Option<StaticAccountData>, Error> {
         let Some(scope) = account.overlay()? else { return Ok(None) };
         Ok(self.read(|known| {
             let (of, data) = known.uncommitted.as_ref()?;
@@ -52,9 +55,9 @@ impl StaticAccount {
         }))
     }
 
-    /// What reads of the account see.
-    pub(super) fn seen(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
+    /// The data that reads of the account see.
+    pub(super) fn visible(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
         account.lane().check()?;
-        Ok(self.within(account)?.or_else(|| self.committed()))
+        Ok(self.uncommitted(account)?.or_else(|| self.committed()))
     }
 }

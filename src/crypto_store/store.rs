@@ -1,4 +1,4 @@
-//! The store itself: opening, closing, and the account between.
+//! The public type of the crypto store: opening it, and its open account.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +9,9 @@ use super::{
     account_data, backups, custom_values,
     deferred::{Deferred, Saves},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
-    olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
+    olm_sessions, outbound_group_sessions,
+    outbound_group_sessions::{Reservations, Reserve},
+    room_key_bundles, secrets, size,
     static_account::StaticAccount,
     sync_tokens, tracked_users, withheld,
 };
@@ -27,41 +29,40 @@ use crate::{
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
 /// PostgreSQL.
 ///
-/// Cheap to clone: clones are the same store. Writes are done in the order in which they were
-/// asked for, each as one transaction, and a write that was begun is finished even when its future
-/// is dropped.
+/// Cheap to clone: clones are the same store. Writes are executed in the order of the calls, each as one
+/// transaction, and a write that was begun is finished even when its future is dropped.
 ///
 /// # When an operation fails
 ///
-/// Transient failures (a restarting server, a deadlock) are tried again inside the store for some
-/// seconds. Once an error has been returned, the SDK's memory and the database may differ, and the
-/// SDK does not always notice: in the middle of a sync it takes a failed read for an undecryptable
+/// Transient failures (a restarting server, a deadlock) are retried inside the store for some seconds.
+/// Once an error has been returned, the SDK's memory and the database may differ, and the SDK does not
+/// always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
 /// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
 ///
-/// # What else to know
+/// # Ownership, syncs and closing
 ///
 /// - The store belongs to the tokio runtime on which it was opened: its writer is a task there.
-/// - One account, one owner: whoever opens it takes it over, and writes of the former owner fail with
-///   [`Error::Superseded`]. [`PostgresStoreConfig::access`] says otherwise.
-/// - A crash in the middle of a sync loses no key: what the SDK saves before the sync's end, and what
-///   would be harmful alone, goes with the save that carries the sync token. That is an Olm session
-///   that has only received, and the deletion of a key request that was answered. Until then reads
-///   see them, and nothing is written.
-/// - A sync whose future is dropped in its middle, or that fails because the store is closed beside it,
-///   leaves the `OlmMachine` with sessions that have seen messages whose content is lost. When such a
-///   machine goes on with another sync, that one fails with [`Error::ReopenRequired`], so that the token
-///   is not stored and the messages come again: to a new machine. The store knows it by `load_account`,
-///   which a machine calls again when it has lost its account; the application has no need to call it.
-/// - `close` and `reopen` are done one after the other, and to their end even when their futures are
+/// - One account, one owner: opening takes the account over, and writes of the former owner fail with
+///   [`Error::Superseded`], unless [`PostgresStoreConfig::access`] is set otherwise.
+/// - A crash in the middle of a sync loses no key. Saves that would be harmful without the rest of the
+///   sync are deferred to the save that carries the sync token: an Olm session that has only received,
+///   and the deletion of a key request that was answered. Until then reads see them, and nothing is
+///   written.
+/// - A sync whose future is dropped before its end, or that fails because the store is closed meanwhile,
+///   leaves the `OlmMachine` with sessions that have decrypted messages whose content is lost. The next
+///   sync of such a machine fails with [`Error::ReopenRequired`], so that the token is not stored and the
+///   homeserver sends the messages again, to a new machine. The store detects this by `load_account`,
+///   which a machine calls again when it has lost its account; applications need not call it.
+/// - Calls of `close` and `reopen` run one after the other, and are completed even when their futures are
 ///   dropped. `close` finishes the writes that were begun; for other operations in progress it waits for
 ///   5 s at most, as their futures may not be polled any more. End the tasks of an old machine before a
-///   new one is built: the store cannot tell them apart.
+///   new one is built: the store cannot distinguish them.
 /// - `get_size` estimates the account's share of the store's tables, indexes included, from what `ANALYZE`
 ///   last counted; it reads none of the account's rows.
-/// - Backup versions are told apart, as in upstream's `MemoryStore`: a session counts as backed up
+/// - Backup versions are distinguished, as in upstream's `MemoryStore`: a session counts as backed up
 ///   in the version that holds it, and one saved again without being backed up is to be uploaded
-///   again. `reset_backup_state` makes everything to be uploaded, and touches no session.
+///   again. `reset_backup_state` makes all sessions need an upload, without a write to each.
 #[derive(Clone)]
 pub struct PostgresCryptoStore {
     pub(super) inner: Arc<Inner>,
@@ -71,6 +72,7 @@ pub(super) struct Inner {
     store: Arc<StoreHandle>,
     static_account: StaticAccount,
     pub(super) deferred: Arc<Deferred>,
+    reservations: Arc<Reservations>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -81,10 +83,10 @@ impl fmt::Debug for PostgresCryptoStore {
 
 impl PostgresCryptoStore {
     /// Opens the store of `account` in the database at `url`, creating what is missing. With a
-    /// passphrase all that identifies or reveals anything is hashed or sealed.
+    /// passphrase, identifying data is hashed and content is sealed.
     ///
-    /// The account's name says whose keys these are, as a path does for SQLite: two bots in one
-    /// database need two names. It is stored in clear.
+    /// The account's name identifies the account, as a path does for SQLite: two bots in one database
+    /// need two names. It is stored in clear text.
     ///
     /// # Errors
     ///
@@ -108,8 +110,8 @@ impl PostgresCryptoStore {
         Self::open_with_config(&config).await
     }
 
-    /// Opens the store with a key instead of a passphrase: faster to open, for no passphrase has to
-    /// be stretched.
+    /// Opens the store with a key instead of a passphrase: faster to open, as no key is derived from a
+    /// passphrase.
     ///
     /// # Errors
     ///
@@ -132,7 +134,7 @@ impl PostgresCryptoStore {
         Self::open_with_config(&PostgresStoreConfig::new(url, account).key(key)).await
     }
 
-    /// Opens the store with all settings at hand.
+    /// Opens the store with the settings of a configuration.
     ///
     /// # Errors
     ///
@@ -152,10 +154,10 @@ impl PostgresCryptoStore {
 
     /// Opens the store on a pool that is shared with other stores or with the application.
     ///
-    /// Of `config`, what concerns connections (URL, password, [`PoolSettings`](crate::PoolSettings)) is
-    /// not used. On a pool that [`build_pool`](PostgresStoreConfig::build_pool) made, statements are
-    /// prepared as its settings say. On any other pool they go typed and unnamed, one round trip each, so
-    /// that it may sit behind any pooler. Closing the store does not close the pool.
+    /// The connection settings of `config` (URL, password, [`PoolSettings`](crate::PoolSettings)) are
+    /// ignored. On a pool that [`build_pool`](PostgresStoreConfig::build_pool) made, statements are
+    /// prepared as its settings say. On any other pool they are sent typed and unnamed, one round trip each,
+    /// so that it may be behind any pooler. Closing the store does not close the pool.
     ///
     /// # Errors
     ///
@@ -191,8 +193,8 @@ impl PostgresCryptoStore {
     /// The crypto store of an account that has just been opened.
     pub(crate) fn of(account: &Opening) -> Self {
         let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new);
-        let static_account = StaticAccount::default();
-        Self { inner: Arc::new(Inner { store, static_account, deferred }) }
+        let (static_account, reservations) = Default::default();
+        Self { inner: Arc::new(Inner { store, static_account, deferred, reservations }) }
     }
 
     pub(crate) fn handle(&self) -> &Arc<StoreHandle> {
@@ -204,26 +206,32 @@ impl PostgresCryptoStore {
         self.inner.store.operation()
     }
 
-    /// The same for a read of which the SDK swallows a failure in the middle of a sync.
+    /// As [`operation`](Self::operation), for reads whose failure the SDK ignores in the middle of a sync:
+    /// a failure counts as an interrupted sync.
     pub(super) fn operation_of_sync(&self) -> Result<Operation, Error> {
-        self.operation().inspect_err(|_| self.inner.deferred.see_torn())
+        self.operation().inspect_err(|_| self.inner.deferred.record_interrupted_sync())
     }
 
     pub(super) fn static_account(&self) -> &StaticAccount {
         &self.inner.static_account
     }
 
-    /// What never changes of our own account, once it is known.
+    /// The account's ids and keys, if the account was loaded or saved.
     pub(super) fn own(&self, account: &StoreLane) -> Result<Option<StaticAccountData>, Error> {
-        self.inner.static_account.seen(account)
+        self.inner.static_account.visible(account)
     }
 
-    /// The saves that are deferred.
+    /// The deferred saves.
     pub(super) fn saves(&self, account: &StoreLane) -> Result<Saves, Error> {
         Saves::of(&self.inner.deferred, account)
     }
 
-    /// What upstream's test suite asks a store for.
+    /// The message indices that are reserved.
+    pub(super) fn reserve(&self, account: &StoreLane) -> Result<Reserve, Error> {
+        Reserve::of(&self.inner.reservations, account)
+    }
+
+    /// Required by upstream's test suite.
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn get_static_account(&self) -> Option<StaticAccountData> {
@@ -258,6 +266,6 @@ pub(crate) static CRYPTO_STORE: StoreKind = StoreKind {
         tracked_users::STATEMENTS,
         withheld::STATEMENTS,
     ],
-    // Others act on these at the homeserver.
+    // Other tasks act on these values at the homeserver.
     seen_when_committed: &["sync_tokens", "custom_values"],
 };

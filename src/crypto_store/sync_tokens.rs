@@ -1,4 +1,4 @@
-//! The position of the to-device sync.
+//! The sync token.
 
 use tokio_postgres::types::Type;
 

@@ -1,4 +1,4 @@
-//! Users whose devices we follow, and whether what we know of them is out of date.
+//! Users whose devices are tracked, and whether their device lists are outdated.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub(super) static TRACKED_USERS: Table = Table {
     cache: Some(&ALL),
 };
 
-// All are read at once.
+// One group: all users are read together.
 static ALL: CacheIndex = CacheIndex {
     table: &TRACKED_USERS,
     group: &GET_ALL,
@@ -48,7 +48,7 @@ pub(super) async fn all(account: &StoreLane) -> Result<Vec<TrackedUser>, Error> 
 }
 
 pub(super) async fn save(account: &StoreLane, users: &[(&UserId, bool)]) -> Result<(), Error> {
-    // Of a user named twice the last one counts.
+    // If a user is listed twice, the last entry wins.
     let users: BTreeMap<OwnedUserId, bool> =
         users.iter().map(|(user_id, dirty)| ((*user_id).to_owned(), *dirty)).collect();
     account
@@ -62,7 +62,7 @@ pub(super) async fn save(account: &StoreLane, users: &[(&UserId, bool)]) -> Resu
         .await
 }
 
-/// Stages a user, unless that is stored already.
+/// Stages a user, unless the row is unchanged.
 fn stage(batch: &mut Batch, staging: &Staging, user: &TrackedUser) -> Result<(), Error> {
     let codec = &staging.codec;
     let key = codec.key(TABLE, &user.user_id);

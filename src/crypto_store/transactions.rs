@@ -1,4 +1,4 @@
-//! One transaction of many saves, and how many there were.
+//! `atomically`: one transaction of many saves. The count of commits.
 
 use std::future::Future;
 
@@ -12,9 +12,9 @@ use crate::{Error, Transaction};
 impl PostgresCryptoStore {
     /// Makes one transaction of everything that the future saves in this store.
     ///
-    /// A crash in the middle of a sync loses no room key without it, too: what would do harm alone is
-    /// stored with the sync's own save. Wrapped in `atomically`, a sync is stored as a whole or not at
-    /// all, with rows of the application's own where [`transaction`](Self::transaction) is used:
+    /// A crash in the middle of a sync loses no room key without `atomically` either: saves that would be
+    /// harmful alone are deferred to the sync's own save. Within `atomically`, a sync is stored as a whole
+    /// or not at all, with the application's own rows where [`transaction`](Self::transaction) is used:
     ///
     /// ```no_run
     /// # use matrix_sdk_crypto::{DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine};
@@ -38,30 +38,30 @@ impl PostgresCryptoStore {
     /// dropped nothing must be sent for it: it may offer one-time keys for upload that were never
     /// stored.
     ///
-    /// When `atomically` is dropped after its future has ended well, while `COMMIT` is on its way, the
-    /// commit is finished all the same, before anything else is written. Whether it took effect the
-    /// caller does not learn, only that the store refuses writes if it did not.
+    /// If `atomically` is dropped after its future returned `Ok`, while `COMMIT` is in flight, the commit
+    /// is still completed before anything else is written. The caller does not get its outcome, but the
+    /// store refuses writes if it failed.
     ///
-    /// # What is seen, and by whom
+    /// # Visibility
     ///
-    /// Until the first save the account is free: others write, and reads are ordinary. From then on
-    /// other tasks' writes to this store wait for the end, and *all* reads of this store and its
-    /// clones see what was saved, in whatever task they are: the SDK spawns many of its reads. Only the
-    /// sync token and custom values are shown to no other task before they are committed, because
-    /// others act on them at the homeserver; a lease is taken at once, and is no part of the
-    /// transaction. Other stores see what is committed.
+    /// Until the first save, other tasks write as usual, and reads are ordinary. From then on writes of
+    /// other tasks to this store wait for the end, and *all* reads of this store and its clones see what
+    /// was saved, in any task: the SDK spawns many of its reads. Only the sync token and custom values
+    /// are hidden from other tasks until they are committed, because these tasks act on them at the
+    /// homeserver. A lease is taken at once, and is not part of the transaction. Other stores see
+    /// committed rows only.
     ///
-    /// What the future *spawns* may read, but not save: the save would wait for the future, and if the
-    /// future waits for it, both stand still until the time limit. Nothing that the SDK spawns saves.
-    /// Nor may another task use the same `OlmMachine` meanwhile: it could hold a lock of the SDK's that
-    /// the future needs, while its own save waits for the future. Wrap the processing, not the waiting
-    /// for a homeserver, and build the `OlmMachine` before.
+    /// Tasks that the future *spawns* may read, but not save: the save would wait for the future, and if
+    /// the future awaits it, both are blocked until the time limit. The SDK's own spawned tasks do not
+    /// save. Nor may another task use the same `OlmMachine` meanwhile: it could hold a lock of the SDK
+    /// that the future needs, while its own save waits for the future. Wrap the processing, not requests
+    /// to a homeserver, and build the `OlmMachine` before.
     ///
-    /// `close()` waits for the end, and what the future reads and saves goes on meanwhile.
+    /// `close()` waits for the end; the future can still read and save meanwhile.
     ///
     /// # Errors
     ///
-    /// The future's own; else what kept the transaction from being begun or committed, as
+    /// The future's own error, or the reason why the transaction could not be begun or committed, as
     /// [`CryptoStoreError::Backend`] with an [`Error`] in it: [`Error::AtomicallyTimeout`],
     /// [`Error::NestedAtomically`], [`Error::TransactionControl`], [`Error::ReopenRequired`],
     /// [`Error::StoreClosed`], [`Error::Database`] and others.
@@ -69,7 +69,7 @@ impl PostgresCryptoStore {
         &self,
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        // Closing waits for its writes, and meanwhile for no operation.
+        // The operation ends here: `close()` waits for the scope's writes instead.
         let account = self.operation().map(|operation| operation.account());
         let account = account.map_err(CryptoStoreError::from)?;
         account.atomically(future, |error| CryptoStoreError::from(error).into()).await
@@ -87,11 +87,10 @@ impl PostgresCryptoStore {
         scope.map(Transaction::new).ok_or(Error::NotInAtomically)
     }
 
-    /// How many commits the account has, by any of its owners: the sum over its stores' lanes.
+    /// The number of commits of the account, by all of its owners: the sum over its stores' lanes.
     ///
-    /// It only rises, unless an old backup is restored. A bot that keeps the number elsewhere, and
-    /// finds a smaller one in the database, holds ratchets that have gone back: it must not go on
-    /// with them.
+    /// It only increases, unless the database is rolled back. A bot that keeps the number elsewhere and
+    /// finds a smaller one in the database has rolled-back ratchets, and must not continue with them.
     ///
     /// # Errors
     ///

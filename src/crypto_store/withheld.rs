@@ -70,7 +70,7 @@ pub(super) fn stage(
     entry: &RoomKeyWithheldEntry,
 ) -> Result<(), Error> {
     let (room_id, session_id) = (codec.key(TABLE, room_id), codec.key(TABLE, session_id));
-    // Holds the raw content of an event, so JSON is the only form that reads back.
+    // The entry holds the raw JSON of an event, which only JSON can decode again.
     let data = codec.seal_json(TABLE, &[&room_id, &session_id], entry)?;
     batch.upsert(&UPSERT, [room_id, session_id], [data]);
     Ok(())

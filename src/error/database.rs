@@ -1,4 +1,4 @@
-//! What the database reported, with all data left out.
+//! Errors of the database and of its connections, without row data.
 
 use std::{error::Error as StdError, io};
 
@@ -22,21 +22,21 @@ pub struct DatabaseError {
     constraint: Option<String>,
 }
 
-/// At which point it failed: that tells what a retry can do, where the SQLSTATE cannot.
+/// Where the failure happened. It decides whether a retry can help, where the SQLSTATE alone cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The server failed the statement, not the session.
+    /// The server failed the statement; the session goes on.
     Statement,
-    /// The same, for a reason that ends with the connection: a plan that the server had kept, or a server
-    /// that is in recovery now.
+    /// As `Statement`, but another connection may succeed: the cached plan was outdated, or this server
+    /// is in recovery now.
     ThisConnection,
-    /// The connection broke, or was ended.
+    /// The connection broke, or the server ended it.
     Connection,
-    /// It comes again however often it is tried: a statement cannot be sent, or its row is gone.
+    /// A retry fails in the same way: the statement cannot be sent, or its row is gone.
     Permanent,
-    /// No connection could be made, so nothing was asked and nothing took effect.
+    /// No connection could be made, so no statement was sent.
     Login {
-        /// The server refused credentials that every retry would show again.
+        /// The server refused credentials that every retry would send again.
         is_permanent: bool,
     },
 }
@@ -75,13 +75,13 @@ impl DatabaseError {
         self.constraint.as_deref()
     }
 
-    /// The same error, of a connection that could not be made.
+    /// The same error, as the reason why no connection could be made.
     pub(crate) fn at_login(self, is_permanent: bool) -> Self {
         Self { origin: Origin::Login { is_permanent }, ..self }
     }
 
-    /// The same error, of a transaction of which it was found out that it had no effect: it is tried
-    /// again, unless its data would be refused again.
+    /// The same error, of a transaction whose unknown outcome was resolved: it had no effect. It is
+    /// retryable, unless its data would be refused again.
     pub(crate) fn after_unknown_outcome(self) -> Self {
         if self.is_statement_error() && self.refuses_data() {
             return self;
@@ -89,7 +89,7 @@ impl DatabaseError {
         Self { origin: Origin::Connection, ..self }
     }
 
-    /// An error that no retry mends.
+    /// An error that no retry can fix.
     pub(crate) fn permanent(message: impl Into<String>) -> Self {
         Self { origin: Origin::Permanent, ..Self::broken(message) }
     }
@@ -145,22 +145,23 @@ impl From<tokio_postgres::Error> for DatabaseError {
 impl From<&tokio_postgres::Error> for DatabaseError {
     fn from(error: &tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
-            // Kinds without an answer: I/O, closed, TLS, encoding. Their texts hold no rows.
+            // No answer from the server: I/O, closed, TLS, encoding. These texts hold no row data.
             let causes =
                 std::iter::successors(Some(error as &dyn StdError), |&error| error.source());
             let message = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-            // What the client cannot encode has a cause, and that is no I/O error, or InvalidInput. All
-            // else is a broken connection, or an answer to something else, after a message was lost.
+            // A value that the client cannot encode has a cause that is not an I/O error, or is
+            // `InvalidInput`. Everything else is a broken connection, or an answer out of sequence after
+            // a message was lost.
             let is_invalid = |io: &io::Error| io.kind() == io::ErrorKind::InvalidInput;
             let is_permanent = error.source().is_some() && io_cause(error).is_none_or(is_invalid);
             let origin = if is_permanent { Origin::Permanent } else { Origin::Connection };
             return Self { origin, ..Self::broken(message) };
         };
         let code = answer.code().clone();
-        // Their messages quote values.
+        // The messages of these classes quote values.
         let quotes_data = refuses_data(code.code());
-        // The untranslated severity is asked for; FATAL and PANIC end the session, and poolers use them
-        // for what befell their link. Of a routine the C function's name is given.
+        // `parsed_severity` is not translated. FATAL and PANIC end the session; poolers use them for
+        // failures of their server connection. `routine` is the name of PostgreSQL's C function.
         let origin = match (answer.parsed_severity(), answer.routine()) {
             (Some(Severity::Error), Some("RevalidateCachedQuery")) => Origin::ThisConnection,
             // BEGIN READ WRITE on a standby.

@@ -1,8 +1,8 @@
-//! What can go wrong, and what to do about it.
+//! The crate's errors, and what to do about each.
 //!
 //! No message, `Debug` output or source of these errors holds a row, a key, a passphrase or a
-//! password: of what PostgreSQL says, the SQLSTATE, the table and the constraint are kept, and the
-//! primary message only where it cannot quote data.
+//! password: of a PostgreSQL error, the SQLSTATE, the table and the constraint are kept, and the primary
+//! message only where it cannot quote data.
 
 mod database;
 mod open;
@@ -19,7 +19,7 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 
 /// An error of an open store.
 ///
-/// A [`CryptoStoreError::Backend`](matrix_sdk_crypto::CryptoStoreError::Backend) that comes out of an `OlmMachine` can be downcast to it:
+/// A [`CryptoStoreError::Backend`](matrix_sdk_crypto::CryptoStoreError::Backend) that an `OlmMachine` returns can be downcast to it:
 ///
 /// ```
 /// use matrix_sdk_crypto::CryptoStoreError;
@@ -28,7 +28,7 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 /// fn must_reopen(error: &CryptoStoreError) -> bool {
 ///     match error {
 ///         CryptoStoreError::Backend(inner) => {
-///             // After `Superseded` and `DatabaseRolledBack` there is no going on: end the bot.
+///             // `Superseded` and `DatabaseRolledBack`, for example, are permanent: end the bot.
 ///             inner.downcast_ref::<Error>().is_none_or(|error| !error.is_permanent())
 ///         }
 ///         _ => false,
@@ -53,8 +53,8 @@ pub enum Error {
     ReopenRequired,
 
     /// Another process, or another store of this one, has taken the account over. Nothing was
-    /// written, and this store is of no use any more; `reopen()` takes nothing back. End the bot, or
-    /// at least do not restart it by itself.
+    /// written, and this store cannot be used any more; `reopen()` does not take the account back. End
+    /// the bot, or at least do not restart it automatically.
     #[error("the account was taken over by {by}: this store must not be used any more")]
     Superseded {
         /// The new owner: its label, host and process.
@@ -64,11 +64,11 @@ pub enum Error {
     },
 
     /// The database has fewer commits than this store has made in it: it was restored from a backup,
-    /// or failed over to a standby that had not received them. Nothing was written. The ratchets in
-    /// it are old: begin with a new device.
+    /// or failed over to a standby that had not received them. Nothing was written. Its ratchets are
+    /// rolled back: begin with a new device.
     #[error(
-        "the database is older than what this store has committed: its ratchets have gone back, so \
-         begin with a new device"
+        "the database was rolled back and lacks commits of this store, so its ratchets are old: begin \
+         with a new device"
     )]
     DatabaseRolledBack,
 
@@ -81,7 +81,7 @@ pub enum Error {
     #[error("no Olm account is loaded: build an OlmMachine on this store first")]
     AccountUnset,
 
-    /// A row cannot be decoded: it was damaged, moved from another place, or written by a newer
+    /// A row cannot be decoded: it was damaged, moved from another row, or written by a newer
     /// version. Nothing was changed. Restore the row from a backup, or delete it if its loss is
     /// acceptable.
     #[error("a row of table {table} cannot be read ({reason}): restore it from a backup")]
@@ -105,27 +105,33 @@ pub enum Error {
 
     /// All connections of the pool stayed busy for the whole
     /// [`wait_timeout`](crate::PoolSettings::wait_timeout), or no new one could be made in time. Raise
-    /// [`max_size`](crate::PoolSettings::max_size), or look for what holds the connections.
+    /// [`max_size`](crate::PoolSettings::max_size), or find out what holds the connections.
     #[error(
-        "no database connection became free within the pool's wait timeout: raise its max_size"
+        "no database connection became free within PoolSettings::wait_timeout: raise \
+         PoolSettings::max_size, or look for what holds the connections"
     )]
     PoolTimeout,
 
     /// The database did not answer within [`Timeouts::statement`](crate::Timeouts::statement).
-    #[error("the database did not answer within the statement timeout")]
+    #[error(
+        "the database did not answer within Timeouts::statement: look for locks and load, or raise it"
+    )]
     StatementTimeout,
 
     /// The future given to [`atomically`](crate::PostgresCryptoStore::atomically) held the account for
-    /// longer than [`Timeouts::atomically`](crate::Timeouts::atomically), perhaps
-    /// because it was not polled any more. Nothing of it was written. Wrap the processing only, not the waiting for a server.
-    #[error("what is done atomically took too long, and was rolled back: wrap less, or allow more")]
+    /// longer than [`Timeouts::atomically`](crate::Timeouts::atomically), perhaps because it was no longer
+    /// polled. Nothing was written. Wrap the processing only, not requests to a homeserver.
+    #[error(
+        "the future of atomically() exceeded its timeout and was rolled back: do less in it, or raise \
+         Timeouts::atomically"
+    )]
     AtomicallyTimeout,
 
     /// `atomically` was called within `atomically`. Nothing was written.
     #[error("atomically() cannot be nested")]
     NestedAtomically,
 
-    /// The transaction's handle was asked for, or used, outside of its
+    /// The transaction's handle was requested or used outside of its
     /// [`atomically`](crate::PostgresCryptoStore::atomically).
     #[error("there is no transaction outside of atomically()")]
     NotInAtomically,
@@ -142,17 +148,17 @@ pub enum Error {
     TransactionControl,
 
     /// `close()` or `reopen()` was called within
-    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store: it would wait for
+    /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store, where it would wait for
     /// itself. Nothing was done. Call it before or after.
     #[error("a store cannot be closed or reopened within its own atomically()")]
     CloseInAtomically,
 
-    /// Another store was used within `atomically`: its work cannot be part of the transaction, and
-    /// would not be undone with it. Use it before or after.
+    /// Another store was used within `atomically`: its writes cannot be part of the transaction, and
+    /// would not be rolled back with it. Use it before or after.
     #[error("another store cannot be used within atomically()")]
     OtherStoreInAtomically,
 
-    /// What cannot happen did: a fault of this crate, or of something between it and the server. Report it.
+    /// A bug in this crate, or in something between it and the server. Report it.
     #[error("internal error: {0}; please report it")]
     Internal(&'static str),
 
@@ -162,7 +168,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Why a task of our own has no result: its runtime was shut down, or it panicked.
+    /// The error for a task of the store that ended without a result: its runtime was shut down, or it
+    /// panicked.
     pub(crate) fn of_task(error: &tokio::task::JoinError) -> Self {
         match error.is_panic() {
             true => Self::Internal("a task panicked"),

@@ -1,4 +1,4 @@
-//! Why a store could not be opened.
+//! Errors of opening a store.
 
 use std::time::SystemTime;
 
@@ -6,8 +6,8 @@ use super::{DatabaseError, Error};
 
 /// An error that keeps a store from being opened.
 ///
-/// Nothing has been written when one of these is returned, except by a migration, and the row of a
-/// new account, that committed before.
+/// When one of these is returned, nothing has been written, except a migration or a new account's row
+/// that was committed before.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
@@ -19,7 +19,7 @@ pub enum OpenStoreError {
     #[error("cannot connect to PostgreSQL: {0}: check the address and that the server is running")]
     Connect(DatabaseError),
 
-    /// TLS was asked for and could not be established: the server offers none, or its certificate
+    /// TLS was required and could not be established: the server offers none, or its certificate
     /// did not verify.
     #[error("TLS to PostgreSQL was refused: {0}")]
     Tls(String),
@@ -49,7 +49,7 @@ pub enum OpenStoreError {
     /// The schema was migrated by a newer version of this crate, in a way this version does not
     /// understand.
     #[error(
-        "the schema's part {part} has version {found}, this crate knows {supported}: upgrade the \
+        "the schema's part {part} has version {found}, this crate supports {supported}: upgrade the \
          program"
     )]
     SchemaTooNew {
@@ -57,14 +57,14 @@ pub enum OpenStoreError {
         part: &'static str,
         /// The newest migration that was applied.
         found: i32,
-        /// The newest migration that this crate knows.
+        /// The newest migration that this crate supports.
         supported: i32,
     },
 
     /// The schema is missing or old, and `run_migrations(false)` was set.
     #[error(
         "the schema's part {part} has version {found}, version {required} is needed: run the \
-         migrations with a role that may, or set run_migrations(true)"
+         migrations with a role that may create tables, or set run_migrations(true)"
     )]
     MigrationsPending {
         /// Which part: `account`, or a store's name.
@@ -114,6 +114,28 @@ pub enum OpenStoreError {
         account: String,
     },
 
+    /// The account is encrypted with one kind of secret, and another was given, one of which is a
+    /// [`key_provider`](crate::PostgresStoreConfig::key_provider).
+    #[error("account {account:?} is encrypted with {stored}, but {given} was given")]
+    OtherKindOfSecret {
+        /// The account's name.
+        account: String,
+        /// What it is encrypted with.
+        stored: &'static str,
+        /// What was given.
+        given: &'static str,
+    },
+
+    /// The application's [`key_provider`](crate::PostgresStoreConfig::key_provider) failed. Nothing was
+    /// written.
+    #[error("the key provider failed for account {account:?}: {reason}")]
+    KeyProvider {
+        /// The account's name.
+        account: String,
+        /// What it said.
+        reason: String,
+    },
+
     /// The account is encrypted, and neither passphrase nor key was given.
     #[error("account {account:?} is encrypted: give its passphrase or key")]
     EncryptedWithoutSecret {
@@ -131,7 +153,7 @@ pub enum OpenStoreError {
         account: String,
     },
 
-    /// Somebody else has the account open and is alive.
+    /// Another process has the account open and is alive.
     #[error(
         "account {account:?} is in use by {owner}: stop it first, wait for it, or take the account \
          over"
@@ -196,10 +218,10 @@ pub enum OpenStoreError {
     },
 
     /// `reopen()` found another cipher in the account's row than the store was opened with: the account
-    /// was made anew, or its row was restored from a backup. Nothing was read or written. Open a new
+    /// was created again, or its row was restored from a backup. Nothing was read or written. Open a new
     /// store, with the account's passphrase or key.
     #[error(
-        "the cipher of account {account:?} is another than when the store was opened: open a new store"
+        "the cipher of account {account:?} has changed since the store was opened: open a new store"
     )]
     CipherChanged {
         /// The account's name.
@@ -220,7 +242,7 @@ pub enum OpenStoreError {
 }
 
 impl OpenStoreError {
-    /// The server refused `what`: for want of a privilege, or for another reason.
+    /// The error for `what`, which the server refused: a missing privilege, or another reason.
     pub(crate) fn refused(source: DatabaseError, what: &'static str) -> Self {
         match source.sqlstate() {
             Some("42501") => Self::PermissionDenied { what, source },

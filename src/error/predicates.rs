@@ -1,4 +1,4 @@
-//! What errors mean to those who may try again: all questions to errors are answered here.
+//! Classification of errors: transient, permanent, retryable. Every rule is here.
 
 use std::{error::Error as StdError, io};
 
@@ -6,28 +6,28 @@ use tokio_postgres::error::SqlState;
 
 use super::{DatabaseError, Error, OpenStoreError, database::Origin};
 
-/// Raised by the guard when the token is not the account's.
+/// Raised by guard() when the account has another owner token.
 const OTHER_OWNER: &str = "MX001";
-/// Raised when a lane has another position than its owner knows.
+/// Raised when a lane is not at the position that its owner expects.
 const OTHER_POSITION: &str = "MX002";
 /// Raised when a `BEGIN` was lost.
 const NOT_BEGUN: &str = "MX003";
 
 impl DatabaseError {
-    /// Whether it is an answer with severity ERROR: the session goes on.
+    /// Whether the server answered with severity ERROR: the session goes on.
     pub(crate) fn is_statement_error(&self) -> bool {
         matches!(self.origin, Origin::Statement | Origin::ThisConnection)
     }
 
-    /// Whether one of the crate's own functions refused to go on.
+    /// Whether one of the crate's SQL functions raised it.
     pub(crate) fn is_own_refusal(&self) -> bool {
         self.is_statement_error() && self.has_class("MX")
     }
 
-    /// Whether the connection must not be used again: it broke or was ended, the server is going away
-    /// (class 57P), it has become read-only after a failover (25006), it was ended because a transaction
-    /// idled (25P03), it has other statements prepared than we think (26000, or a cached plan), its server
-    /// is in recovery, or it lost a BEGIN: then the crate's functions refuse, and a write finds no transaction marker (42704).
+    /// Whether the connection must not be used again: it broke or was ended, the server is shutting down
+    /// (class 57P), became read-only in a failover (25006), ended an idle transaction (25P03), lacks a
+    /// prepared statement (26000) or has an outdated plan, is in recovery, or never received the BEGIN
+    /// (MX003; 42704 for a write, which finds no transaction marker).
     pub(crate) fn spoils_connection(&self) -> bool {
         self.origin != Origin::Statement
             || self.sqlstate.is_none()
@@ -36,13 +36,13 @@ impl DatabaseError {
             || self.has_class("08")
     }
 
-    /// Whether the same statement may succeed when it is tried again: when no connection could be
-    /// made for it, after a serialization failure or deadlock, a lock that was not available, or on
-    /// another connection. A database that was dropped (57P04) stays so.
+    /// Whether the same statement may succeed when it is retried: when no connection could be made for
+    /// it, after a serialization failure or deadlock, a lock that was not available, or on another
+    /// connection. A dropped database (57P04) is permanent.
     pub(crate) fn is_transient(&self) -> bool {
         match self.origin {
             Origin::Permanent => false,
-            // Whatever the code: poolers refuse logins with codes that are final elsewhere.
+            // Whatever the SQLSTATE: poolers refuse logins with codes that are permanent elsewhere.
             Origin::Login { is_permanent } => !is_permanent,
             _ if self.has_code(&["57P04"]) => false,
             Origin::Statement | Origin::ThisConnection | Origin::Connection => {
@@ -52,7 +52,7 @@ impl DatabaseError {
         }
     }
 
-    /// Whether it comes again until the data, the schema, a grant or a setting is changed.
+    /// Whether retries fail until the data, the schema, a grant or a setting is changed.
     pub(crate) fn is_permanent(&self) -> bool {
         match self.origin {
             Origin::Permanent => true,
@@ -66,7 +66,7 @@ impl DatabaseError {
         }
     }
 
-    /// Whether a statement was passed over because its transaction had failed before.
+    /// Whether a statement was skipped because its transaction had failed before.
     pub(crate) fn is_in_failed_transaction(&self) -> bool {
         self.is(&SqlState::IN_FAILED_SQL_TRANSACTION)
     }
@@ -75,17 +75,17 @@ impl DatabaseError {
         self.sqlstate().is_some_and(refuses_data)
     }
 
-    /// Whether the server refused the credentials that were shown.
+    /// Whether the server refused the credentials.
     pub(crate) fn refuses_credentials(&self) -> bool {
         matches!(self.origin, Origin::Login { .. }) && self.has_class("28")
     }
 
-    /// Whether the schema or a table is not there.
+    /// Whether the schema or a table does not exist.
     pub(crate) fn is_missing_schema(&self) -> bool {
         self.is(&SqlState::UNDEFINED_TABLE) || self.is(&SqlState::INVALID_SCHEMA_NAME)
     }
 
-    /// Whether a table has another form.
+    /// Whether a column does not exist: the table is of another schema version.
     pub(crate) fn is_missing_column(&self) -> bool {
         self.is(&SqlState::UNDEFINED_COLUMN)
     }
@@ -104,7 +104,7 @@ impl DatabaseError {
 }
 
 impl Error {
-    /// Whether the reason may pass by itself: the server restarts, the network is down, connections or
+    /// Whether the cause may go away by itself: the server restarts, the network is down, connections or
     /// locks are taken.
     ///
     /// The store has already retried for as long as [`Timeouts::retry`](crate::Timeouts::retry) says. Wait
@@ -181,14 +181,14 @@ impl Error {
         }
     }
 
-    /// A name for statistics: the SQLSTATE, or one of a few words.
+    /// The span field `error.type`: the SQLSTATE, or one of a few names.
     pub(crate) fn type_name(&self) -> &str {
         match self {
             Self::Database(error) => error.sqlstate().unwrap_or("connection"),
             Self::PoolTimeout | Self::StatementTimeout | Self::AtomicallyTimeout => "timeout",
             Self::Superseded { .. } => "superseded",
             Self::DatabaseRolledBack => "database_rolled_back",
-            Self::CorruptRow { .. } => "bad_row",
+            Self::CorruptRow { .. } => "corrupt_row",
             _ => "_OTHER",
         }
     }
@@ -198,13 +198,13 @@ impl Error {
         matches!(self, Self::Database(error) if error.is_transient())
     }
 
-    /// The same for one that does no harm when a late first attempt takes effect, too.
+    /// The same, for an operation that is harmless if a late first attempt takes effect too.
     pub(crate) fn is_retryable_or_late(&self) -> bool {
         self.is_retryable() || matches!(self, Self::StatementTimeout)
     }
 
-    /// Whether nothing more must be asked on the connection that this came from. After a timeout the
-    /// answer may still come, and must not be read by another.
+    /// Whether the connection must not be used again. After a timeout the answer may still arrive, and
+    /// must not be taken for that of the next query.
     pub(crate) fn spoils_connection(&self) -> bool {
         match self {
             Self::Database(error) => error.spoils_connection(),
@@ -217,7 +217,7 @@ impl Error {
         self.has_code(OTHER_OWNER)
     }
 
-    /// Whether a statement was refused because a lane was elsewhere than its owner knows.
+    /// Whether a statement was refused because a lane is not at the position that its owner expects.
     pub(crate) fn is_other_position(&self) -> bool {
         self.has_code(OTHER_POSITION)
     }
@@ -242,8 +242,8 @@ impl Error {
 }
 
 impl OpenStoreError {
-    /// Whether the reason may pass by itself: try to open the store again after a pause. The server is
-    /// away or read-only, the account has an owner that is alive, or the
+    /// Whether the cause may go away by itself: try to open the store again after a pause. The server is
+    /// unreachable or read-only, the account has an owner that is alive, or the
     /// [error of the store](Error::is_transient) is transient.
     ///
     /// ```no_run
@@ -266,6 +266,7 @@ impl OpenStoreError {
             Self::Connect(_)
             | Self::ReadOnlyServer
             | Self::ReadOnlyRole { .. }
+            | Self::KeyProvider { .. }
             | Self::OwnerAlive { .. } => true,
             Self::Authentication(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
@@ -288,6 +289,7 @@ impl OpenStoreError {
             Self::Connect(_)
             | Self::ReadOnlyServer
             | Self::ReadOnlyRole { .. }
+            | Self::KeyProvider { .. }
             | Self::OwnerAlive { .. } => false,
             Self::Authentication(error) => error.is_permanent(),
             Self::Store(error) => error.is_permanent(),
@@ -295,11 +297,11 @@ impl OpenStoreError {
         }
     }
 
-    /// Whether opening tries again by itself. A server that cannot be reached, a database that does not
-    /// exist and a password that is fixed are reported at once.
+    /// Whether opening retries. An unreachable server, a database that does not exist and a refused
+    /// password that is fixed are returned at once.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            // Reads keep the limits of the role, which may be short.
+            // Reads during opening are subject to the role's `statement_timeout`, which may be short.
             Self::Store(error) => error.is_retryable() || error.is_query_canceled(),
             Self::Connect(error) => error.sqlstate.is_some(),
             Self::Authentication(error) => {
@@ -335,7 +337,7 @@ pub(crate) fn has_io_cause(error: &tokio_postgres::Error) -> bool {
     io_cause(error).is_some()
 }
 
-/// Whether the driver refused what it found, not the operating system.
+/// Whether the driver denied permission, not the operating system.
 pub(crate) fn is_permission_denied_by_driver(error: &tokio_postgres::Error) -> bool {
     io_cause(error).is_some_and(|error| {
         error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()

@@ -1,4 +1,4 @@
-//! What may pass, and what does not.
+//! Which errors are transient, permanent or retryable.
 
 use super::{DatabaseError, Error, OpenStoreError, database::Origin};
 
@@ -7,7 +7,7 @@ fn statement(code: &str) -> Error {
 }
 
 #[test]
-fn what_passes_by_itself_is_transient_and_what_a_restart_does_not_mend_is_permanent() {
+fn errors_are_transient_permanent_or_neither() {
     let login =
         |is_permanent| Error::from(DatabaseError::answer("28P01", Origin::Login { is_permanent }));
     let reopen = |error: Error| Error::Reopen(Box::new(error.into()));
@@ -44,7 +44,7 @@ fn what_passes_by_itself_is_transient_and_what_a_restart_does_not_mend_is_perman
     ] {
         assert!(error.is_permanent() && !error.is_transient(), "{error:?}");
     }
-    // A full disk, a statement that was cancelled; and what only needs a reopening.
+    // Neither: a full disk, a cancelled statement, and errors that need a reopening only.
     for error in [
         statement("53100"),
         statement("57014"),
@@ -56,18 +56,18 @@ fn what_passes_by_itself_is_transient_and_what_a_restart_does_not_mend_is_perman
     }
 }
 
-/// What was not answered in time may take effect late, so only that is repeated which may.
+/// A statement that timed out may still take effect, so it is retried only where that is harmless.
 #[test]
-fn a_late_statement_is_not_known_to_have_had_no_effect() {
+fn a_statement_timeout_is_retryable_only_where_a_late_attempt_is_harmless() {
     assert!(!Error::StatementTimeout.is_retryable());
     assert!(Error::StatementTimeout.is_retryable_or_late());
     assert!(statement("40001").is_retryable());
     assert!(!Error::PoolTimeout.is_retryable_or_late());
 }
 
-/// 0A000 passes with the connection when a plan was kept on it, or its server is in recovery.
+/// 0A000 is transient if the connection has an outdated plan, or its server is in recovery.
 #[test]
-fn a_feature_that_is_not_supported_stays_so_unless_it_is_the_connections_fault() {
+fn feature_not_supported_is_transient_only_where_another_connection_may_succeed() {
     assert!(!statement("0A000").spoils_connection());
     let outdated = Error::from(DatabaseError::answer("0A000", Origin::ThisConnection));
     assert!(outdated.spoils_connection() && outdated.is_retryable());

@@ -1,4 +1,4 @@
-//! Values of rows: staged for writes, kept by the cache, and parameters of reads.
+//! Values of rows: staged for writes, kept by the cache, and sent as parameters of reads.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -11,8 +11,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::Error;
 
-/// The value of one column of one row. Its `Debug` is silent, for tokio-postgres logs parameters at
-/// `debug`.
+/// The value of one column of one row. Its `Debug` prints no value, because tokio-postgres logs
+/// parameters at `debug`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Cell {
     Null,
@@ -24,15 +24,15 @@ pub(crate) enum Cell {
     Bytes(Arc<Wiped<Vec<u8>>>),
 }
 
-/// Overwritten when it is dropped.
+/// Zeroized when it is dropped.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Wiped<T: Zeroize>(T);
 
-/// What a cell takes in memory and in a message, roughly, beside the bytes that it holds.
+/// Approximate overhead of a cell in memory and in a message, in addition to its bytes.
 const CELL_BYTES: usize = 8;
 
 impl Cell {
-    /// The value of a column, or `None` when its type is none of these.
+    /// The value of a column, or `None` when no cell has its type.
     fn of(row: &Row, index: usize) -> Option<Self> {
         fn get<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Option<Option<T>> {
             row.try_get(index).ok()
@@ -59,7 +59,8 @@ impl Cell {
             }
     }
 
-    /// What key sets hash: the binary form that [`ColumnType::key_bytes`] makes the server compute.
+    /// The bytes that a key's fingerprint is computed from: the binary form that the SQL of
+    /// [`ColumnType::key_bytes`] computes in the server.
     ///
     /// [`ColumnType::key_bytes`]: super::statement::ColumnType::key_bytes
     pub(crate) fn key_bytes(&self) -> BytesMut {
@@ -71,7 +72,7 @@ impl Cell {
             Self::Null | Self::Bytes(_) => Type::BYTEA,
         };
         let mut bytes = BytesMut::new();
-        // A time that no timestamp can hold is in no table.
+        // Fails only for a time outside of `timestamptz`'s range, which no row has.
         let _ = self.to_sql(&ty, &mut bytes);
         bytes
     }
@@ -128,7 +129,7 @@ impl ToSql for Cell {
     }
 
     fn accepts(_: &Type) -> bool {
-        // Asked of the value itself.
+        // `to_sql` checks the type against the value.
         true
     }
 
@@ -144,7 +145,7 @@ impl Cells {
     ///
     /// # Errors
     ///
-    /// [`Error::CorruptRow`], which names the table, for a column of a type that no cell has.
+    /// [`Error::CorruptRow`], which names the table, for a column whose type no cell has.
     pub(crate) fn of(row: &Row, table: &'static str) -> Result<Self, Error> {
         let cells = (0..row.len()).map(|index| Cell::of(row, index));
         cells.collect::<Option<_>>().map(Self).ok_or_else(|| wrong_type(table))
@@ -184,11 +185,11 @@ impl Cells {
         }
     }
 
-    /// The truth value of a column.
+    /// The boolean of a column.
     ///
     /// # Errors
     ///
-    /// [`Error::CorruptRow`], which names the table, when the column holds none.
+    /// [`Error::CorruptRow`], which names the table, when the column holds no boolean.
     pub(crate) fn bool(&self, index: usize, table: &'static str) -> Result<bool, Error> {
         match self.0.get(index) {
             Some(Cell::Bool(value)) => Ok(*value),

@@ -43,16 +43,16 @@ pub(crate) const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
     PRIMARY KEY (part, version)
 )";
 
-/// Named, for the role's own limits may be too short: a table may be large, and others may be
-/// migrating.
+/// Overrides the role's limits, which may be too short to migrate a large table, or to wait for
+/// another process that is migrating.
 const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
                       SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
-/// The first half of the advisory lock's key, so that it meets nobody else's.
+/// First half of the advisory lock's key, against collisions with other applications' locks.
 pub(crate) const LOCK_SPACE: i32 = 0x6d78_7370;
 
-/// Brings all parts to their current version, in one transaction. Processes that start together wait
-/// for one another, and the late ones find nothing to do.
+/// Migrates all parts to their current version, in one transaction. Processes that start together
+/// wait for each other, and the later ones find nothing to do.
 pub(crate) async fn run(
     connection: &mut Object,
     schema: &Schema,
@@ -75,8 +75,6 @@ pub(crate) async fn run_until(
     parts: &[Migrations],
     end: End,
 ) -> Result<(), OpenStoreError> {
-    // DDL that waits behind a long reader stalls everybody behind it, so it gives up soon; opening tries
-    // again.
     let applied = apply(connection, schema, parts, end).await;
     applied.map_err(|error| OpenStoreError::refused(error, "migrating the schema"))
 }
@@ -100,9 +98,10 @@ async fn apply(
             &[(&LOCK_SPACE, Type::INT4), (&schema.name(), Type::TEXT)],
         )
         .await?;
+    // DDL that waits for a lock blocks all later queries, so it gives up soon; opening retries it.
     transaction.batch_execute("SET LOCAL lock_timeout = '3s'").await?;
 
-    if !exists(&transaction, schema).await? {
+    if !ensure_schema(&transaction, schema).await? {
         transaction.batch_execute(&schema.qualify(CREATE_TABLE)).await?;
     }
     for Migrations { part, steps } in parts {
@@ -112,7 +111,7 @@ async fn apply(
             for statement in statements(step.sql) {
                 transaction.batch_execute(&schema.qualify(statement)).await?;
             }
-            note(&transaction, schema, part, step).await?;
+            record(&transaction, schema, part, step).await?;
         }
     }
     match end {
@@ -122,13 +121,13 @@ async fn apply(
     Ok(())
 }
 
-/// The statements of a file, which blank lines separate. Each goes in a message of its own: a
-/// distributed PostgreSQL refuses several at once.
+/// The statements of a file, which are separated by blank lines. Each is sent in a message of its
+/// own: a distributed PostgreSQL refuses several in one.
 pub(crate) fn statements(sql: &str) -> impl Iterator<Item = &str> {
     sql.split_inclusive(";\n\n")
 }
 
-async fn note(
+async fn record(
     transaction: &Transaction<'_>,
     schema: &Schema,
     part: &str,
@@ -146,9 +145,12 @@ async fn note(
     Ok(())
 }
 
-/// Whether migrations were noted before; creates the schema when there is none.
-async fn exists(transaction: &Transaction<'_>, schema: &Schema) -> Result<bool, DatabaseError> {
-    // CREATE SCHEMA IF NOT EXISTS demands the privilege even when the schema exists: look first.
+/// Creates the schema if it is missing; returns whether it has the table of migrations.
+async fn ensure_schema(
+    transaction: &Transaction<'_>,
+    schema: &Schema,
+) -> Result<bool, DatabaseError> {
+    // CREATE SCHEMA IF NOT EXISTS requires the privilege even if the schema exists: check first.
     let exists = transaction
         .query_typed(
             "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), \

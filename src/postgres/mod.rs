@@ -1,4 +1,4 @@
-//! The wire: connections, statements, the schema. Knows neither an account nor a store.
+//! The PostgreSQL layer: connections, statements, migrations. Independent of accounts and stores.
 
 pub(crate) mod cell;
 pub(crate) mod connect;

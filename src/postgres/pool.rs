@@ -1,4 +1,4 @@
-//! The pool of connections, and why it gave none.
+//! The connection pool and its errors.
 
 use deadpool_postgres::{
     Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
@@ -39,7 +39,8 @@ impl PostgresStoreConfig {
             .max_size(self.pool.max_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(self.pool.wait_timeout))
-            // No create_timeout: the connector keeps the limit itself, and says what hung.
+            // No create_timeout: the connector enforces the limit, and its error names the step
+            // that hung.
             .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
                 let too_old = age.is_some_and(|age| metrics.age() > age);
                 let too_idle = idle.is_some_and(|idle| metrics.last_used() > idle);
@@ -63,11 +64,11 @@ pub(super) fn pool_error(error: PoolError) -> Error {
         }
         PoolError::Backend(error) => connect::login_error(&error).into(),
         PoolError::Closed => Error::StoreClosed,
-        PoolError::NoRuntimeSpecified => {
-            Error::Database(DatabaseError::permanent("the pool has no runtime for its timeouts"))
-        }
-        PoolError::PostCreateHook(_) => {
-            Error::Database(DatabaseError::broken("the pool's own hook refused a connection"))
-        }
+        PoolError::NoRuntimeSpecified => Error::Database(DatabaseError::permanent(
+            "the pool has timeouts but no runtime: build it with Runtime::Tokio1",
+        )),
+        PoolError::PostCreateHook(_) => Error::Database(DatabaseError::broken(
+            "the pool's post-create hook refused a connection",
+        )),
     }
 }

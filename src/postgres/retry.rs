@@ -1,8 +1,8 @@
-//! The one policy for what is tried again.
+//! The one retry policy.
 //!
-//! A limit counts from the first failure: until it is over, new attempts are begun, with growing pauses
-//! between them. How long an attempt takes is its own limit's business, so that one which fails late is
-//! tried again, too.
+//! The limit counts from the first failure: until it has passed, new attempts start, with growing
+//! pauses between them. The first attempt has a time limit of its own and does not count, so that
+//! one which fails late is retried as well.
 
 use std::{fmt::Display, future::Future, time::Duration};
 
@@ -13,7 +13,7 @@ use tracing::debug;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long after the first failure attempts are begun.
+/// How long after the first failure new attempts start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retry(Duration);
 
@@ -22,7 +22,7 @@ impl Retry {
         Self(limit)
     }
 
-    /// Repeats `attempt` for as long as its failures are retryable and the limit is not over.
+    /// Repeats `attempt` as long as its failures are retryable and the limit has not passed.
     pub(crate) async fn run<T, E: Display, F: Future<Output = Result<T, E>>>(
         self,
         what: &str,
@@ -42,7 +42,7 @@ impl Retry {
         }
     }
 
-    /// For attempts that are not alike.
+    /// For a caller whose attempts differ from each other.
     pub(crate) fn attempts(self) -> Attempts {
         let pauses = ExponentialBuilder::default()
             .with_jitter()
@@ -60,13 +60,13 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// After a failure, pauses before the next attempt; `false` when none is to be begun any more.
+    /// After a failure, pauses before the next attempt; `false` when the limit has passed.
     pub(crate) async fn pause(&mut self, what: &str, error: &impl Display) -> bool {
         let first_failure = *self.first_failure.get_or_insert_with(Instant::now);
         let left = self.limit.saturating_sub(first_failure.elapsed());
         match self.pauses.next() {
             Some(pause) if !left.is_zero() => {
-                debug!(what, %error, ?pause, "trying again");
+                debug!(what, %error, ?pause, "retrying");
                 sleep(pause.min(left)).await;
                 true
             }

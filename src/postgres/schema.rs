@@ -5,12 +5,13 @@ use crate::OpenStoreError;
 /// PostgreSQL truncates longer identifiers silently (NAMEDATALEN - 1), so they are refused.
 const MAX_IDENTIFIER_BYTES: usize = 63;
 
-/// What templates write for the schema's quoted name, and around the body of a function.
+/// Placeholders of templates: for the schema's quoted name, and for the quotes of a function's
+/// body.
 const SCHEMA: &str = "{schema}";
 const BODY: &str = "{body}";
 
-/// The PostgreSQL schema that holds our tables. Every statement names it, so that nothing depends
-/// on `search_path`.
+/// The PostgreSQL schema that holds the crate's tables. Every statement names it, so that nothing
+/// depends on `search_path`.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
     name: String,
@@ -26,7 +27,7 @@ impl Schema {
                 "the schema name must have 1 to {MAX_IDENTIFIER_BYTES} bytes and no NUL"
             )));
         }
-        // PostgreSQL reserves the prefix, and `public` is everybody's.
+        // PostgreSQL reserves the prefix, and `public` is shared.
         if name == "public" || name.starts_with("pg_") || name == "information_schema" {
             return Err(OpenStoreError::InvalidConfig(format!(
                 "the schema {name:?} is shared or reserved: choose one for this crate alone"
@@ -45,9 +46,9 @@ impl Schema {
         &self.name
     }
 
-    /// Puts the quoted name in the place of `{schema}`, and the quotes of a function's body in the
-    /// place of `{body}`. Neither stands within another quotation. In a single pass, for the name may
-    /// read like a placeholder.
+    /// Replaces `{schema}` with the quoted name, and `{body}` with the quotes of a function's body.
+    /// Neither may be inside other quotes. In a single pass, because the name may look like a
+    /// placeholder.
     pub(crate) fn qualify(&self, template: &str) -> String {
         let mut text = String::with_capacity(2 * template.len());
         let mut rest = template;
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_quoted_by_what_the_name_does_not_hold() {
+    fn the_quotes_of_a_body_do_not_occur_in_the_name() {
         for (name, quote) in [
             ("bots", "$body$"),
             ("a$$b", "$body$"),

@@ -1,11 +1,11 @@
-//! Readers share a few connections of a pool and pipeline on them.
+//! A few connections of a pool, on which several readers pipeline their queries.
 //!
-//! A checkout for each read makes every read wait for a connection, and every answer wake the
-//! kernel twice. Here a reader joins a connection that others are reading on; when the last of them
-//! is done it goes back to the pool by itself, so an idle store holds none, and the pool's limits on
-//! age and idleness go on as before.
+//! With a checkout for each read, every read would wait for a connection, and every answer would
+//! cost two wake-ups. Here a reader joins a connection that others are reading on. The last of them
+//! returns it to the pool, so an idle store holds none, and the pool's limits on age and idle time
+//! still apply.
 //!
-//! The group belongs to the pool, not to the store: 200 stores on one pool share it.
+//! The shared connections belong to the pool, not to the store: 200 stores on one pool share them.
 
 use std::{
     collections::HashMap,
@@ -25,53 +25,54 @@ use tokio::{
 
 use crate::Error;
 
-/// More connections than these carry no more reads: each is a process of the server's.
-const MOST_SLOTS: usize = 4;
+/// Further connections do not raise the throughput: each is a process of the server.
+const MAX_SLOTS: usize = 4;
 
-/// A slot's readers begin on a new connection while those before finish on the old one.
+/// New readers of a slot use a new connection while earlier ones finish on the old one.
 const CONNECTIONS_PER_SLOT: usize = 2;
 
-/// How long new readers may join a connection. Readers that overlap without end would otherwise keep
-/// it from the writer that waits for the pool's only one.
-const JOINABLE: Duration = Duration::from_millis(20);
+/// How long new readers may join a connection. Without this limit, readers that keep overlapping
+/// would hold it forever, also from a writer that waits for the pool's only connection.
+const JOIN_WINDOW: Duration = Duration::from_millis(20);
 
-/// The groups of all pools in use, by the address of the pool.
-static GROUPS: LazyLock<Mutex<HashMap<usize, Weak<Readers>>>> = LazyLock::new(Mutex::default);
+/// The shared connections of all pools in use, by the pool's address.
+static SHARED_CONNECTIONS: LazyLock<Mutex<HashMap<usize, Weak<SharedConnections>>>> =
+    LazyLock::new(Mutex::default);
 
 /// The connections that the readers of one pool share.
-pub(crate) struct Readers {
-    /// Keeps the pool's address from being used for another one.
+pub(crate) struct SharedConnections {
+    /// Keeps the pool's address from being reused.
     pool: Pool,
     slots: Vec<Slot>,
-    /// One for each connection that may be in the readers' hands.
+    /// One permit for each connection that readers may hold.
     permits: Arc<Semaphore>,
 }
 
-/// Room for one connection, and for the next one while its readers finish.
+/// One connection to join, and the previous one while its readers finish.
 #[derive(Default)]
 struct Slot {
-    /// Locked while a connection is awaited, so that many readers do not each ask for one.
+    /// Locked while a connection is taken, so that concurrent readers take one.
     connection: tokio::sync::Mutex<Weak<SharedConnection>>,
-    /// Readers that use it or wait for it.
+    /// How many readers use a connection of the slot, or wait for one.
     readers: Arc<AtomicUsize>,
 }
 
-impl Readers {
-    /// The group of this pool.
+impl SharedConnections {
+    /// The shared connections of this pool.
     pub(crate) fn of(pool: &Pool) -> Arc<Self> {
-        let mut groups = groups();
-        if let Some(readers) = groups.get(&address(pool)).and_then(Weak::upgrade) {
-            return readers;
+        let mut all = all();
+        if let Some(shared) = all.get(&address(pool)).and_then(Weak::upgrade) {
+            return shared;
         }
-        // Some are left for the writers.
-        let slots = (pool.status().max_size / CONNECTIONS_PER_SLOT).clamp(1, MOST_SLOTS);
-        let readers = Arc::new(Self {
+        // At most 8 connections: a larger pool keeps the others for writers.
+        let slots = (pool.status().max_size / CONNECTIONS_PER_SLOT).clamp(1, MAX_SLOTS);
+        let shared = Arc::new(Self {
             pool: pool.clone(),
             slots: (0..slots).map(|_| Default::default()).collect(),
             permits: Arc::new(Semaphore::new(slots * CONNECTIONS_PER_SLOT)),
         });
-        groups.insert(address(pool), Arc::downgrade(&readers));
-        readers
+        all.insert(address(pool), Arc::downgrade(&shared));
+        shared
     }
 
     /// Joins the readers of a connection; the first of them takes it from the pool with `take`.
@@ -84,10 +85,11 @@ impl Readers {
         F: Future<Output = Result<Object, Error>>,
     {
         let started = Instant::now();
-        // A connection carries many reads at once, but the server answers them one after the other.
+        // The least used one: a connection carries many reads, but the server answers them one by
+        // one.
         let slot = self.slots.iter().min_by_key(|slot| slot.readers.load(Ordering::Relaxed));
         let slot = slot.ok_or(Error::Internal("a pool has no slots for readers"))?;
-        let reader = Reader::of(slot);
+        let reader = SlotUse::of(slot);
         let mut shared = within(timeouts.wait, slot.connection.lock()).await?;
         if let Some(connection) = shared.upgrade().filter(|connection| connection.is_joinable()) {
             return Ok(Joined { connection, _reader: reader });
@@ -103,10 +105,10 @@ impl Readers {
     }
 }
 
-/// A reader's share of a connection.
+/// A reader's use of a shared connection.
 pub(crate) struct Joined {
     connection: Arc<SharedConnection>,
-    _reader: Reader,
+    _reader: SlotUse,
 }
 
 impl std::ops::Deref for Joined {
@@ -117,23 +119,23 @@ impl std::ops::Deref for Joined {
     }
 }
 
-/// Counts among the readers of a slot until it is dropped.
-struct Reader(Arc<AtomicUsize>);
+/// Counts one reader of a slot until it is dropped.
+struct SlotUse(Arc<AtomicUsize>);
 
-impl Reader {
+impl SlotUse {
     fn of(slot: &Slot) -> Self {
         slot.readers.fetch_add(1, Ordering::Relaxed);
         Self(slot.readers.clone())
     }
 }
 
-impl Drop for Reader {
+impl Drop for SlotUse {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Waits no longer than the pool lets a caller wait for a connection.
+/// Awaits the future, up to the pool's wait timeout.
 async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Error> {
     match limit {
         Some(limit) => timeout(limit, future).await.map_err(|_| Error::PoolTimeout),
@@ -141,17 +143,17 @@ async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> 
     }
 }
 
-impl Drop for Readers {
+impl Drop for SharedConnections {
     fn drop(&mut self) {
-        let mut groups = groups();
-        // Another store may have begun a new group meanwhile.
-        if groups.get(&address(&self.pool)).is_some_and(|group| group.strong_count() == 0) {
-            groups.remove(&address(&self.pool));
+        let mut all = all();
+        // Another store may have created a new entry meanwhile.
+        if all.get(&address(&self.pool)).is_some_and(|shared| shared.strong_count() == 0) {
+            all.remove(&address(&self.pool));
         }
     }
 }
 
-/// A connection that several readers use at once; the last one gives it back to the pool.
+/// A connection that several readers use at once; the last one returns it to the pool.
 pub(crate) struct SharedConnection {
     /// `None` only while it is dropped.
     connection: Option<Object>,
@@ -169,15 +171,18 @@ impl SharedConnection {
 
     fn is_joinable(&self) -> bool {
         !self.spoiled.load(Ordering::Acquire)
-            && self.taken.elapsed() < JOINABLE
+            && self.taken.elapsed() < JOIN_WINDOW
             && self.connection.as_ref().is_some_and(|connection| !connection.is_closed())
     }
 
     pub(crate) fn get(&self) -> Result<&Object, Error> {
-        self.connection.as_ref().ok_or(Error::Internal("a connection was given back"))
+        self.connection.as_ref().ok_or(Error::Internal(
+            "a shared connection was used after it was returned to the pool",
+        ))
     }
 
-    /// Keeps others from using it: nobody joins any more, and the pool will not see it again.
+    /// Excludes the connection from further use: no reader joins it, and it is closed instead of
+    /// returned to the pool.
     pub(crate) fn spoil(&self) {
         self.spoiled.store(true, Ordering::Release);
     }
@@ -191,11 +196,11 @@ impl Drop for SharedConnection {
     }
 }
 
-/// What tells one pool from another: its clones have one manager.
+/// Identifies a pool: all of its clones share one manager.
 pub(crate) fn address(pool: &Pool) -> usize {
     std::ptr::from_ref(pool.manager()).addr()
 }
 
-fn groups() -> MutexGuard<'static, HashMap<usize, Weak<Readers>>> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+fn all() -> MutexGuard<'static, HashMap<usize, Weak<SharedConnections>>> {
+    SHARED_CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! Spans by OpenTelemetry's conventions for clients of databases.
 //!
-//! They are made in the caller's task, so that they are children of the store's operations. No field
+//! Created in the caller's task, so that they are children of the store's operations. No field
 //! holds data.
 
 use std::future::Future;
@@ -22,7 +22,7 @@ pub(crate) async fn query<T>(
     traced(span, work).await
 }
 
-/// Waits for a commit, or for a statement of the application, in a span.
+/// Awaits a commit, or a statement of the application, in a span.
 pub(crate) async fn operation<T>(
     name: &'static str,
     work: impl Future<Output = Result<T, Error>>,

@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 
 use crate::Error;
 
-/// A connection that is closed when it is dropped: back in the pool, a transaction that has not
-/// ended would go on, and take in whatever is asked of it next.
+/// A connection that is closed when dropped: returned to the pool, its open transaction would go on
+/// and include the next user's statements.
 pub(crate) struct TransactionConnection(Option<Object>);
 
 impl TransactionConnection {
@@ -17,25 +17,28 @@ impl TransactionConnection {
     }
 
     pub(crate) fn get(&self) -> Result<&Object, Error> {
-        self.0.as_ref().ok_or(Error::Internal("a connection was given back"))
+        self.0.as_ref().ok_or(Error::Internal(
+            "a transaction's connection was used after it was returned to the pool",
+        ))
     }
 
-    /// Sends a statement whose answer nobody awaits, so that the server knows we are here.
-    pub(crate) fn ping(&self) {
+    /// Sends a keep-alive: an empty query, whose answer is not awaited.
+    pub(crate) fn send_keep_alive(&self) {
         if let Some(connection) = &self.0 {
-            // Sent at the first poll; an answer that nobody takes is passed over.
+            // Sent at the first poll; the driver discards the answer.
             let _ = pin!(connection.simple_query("")).as_mut().now_or_never();
         }
     }
 
-    /// Gives the connection back to the pool, unless what failed on it must not be used again.
+    /// Returns the connection to the pool, unless the answer is an error after which it must not be
+    /// used.
     pub(crate) fn release_unless_spoiled<T>(self, answer: &Result<T, Error>) {
         if answer.as_ref().err().is_none_or(|error| !error.spoils_connection()) {
             self.release();
         }
     }
 
-    /// Gives the connection back to the pool: no transaction is open on it.
+    /// Returns the connection to the pool. No transaction may be open on it.
     pub(crate) fn release(mut self) {
         drop(self.0.take());
     }

@@ -1,4 +1,4 @@
-//! Finds PostgreSQL's programs, and whom to run them as.
+//! Finds PostgreSQL's programs, and the user to run them as.
 
 use std::{
     fs,
@@ -15,24 +15,24 @@ use super::TestingError;
 pub(super) struct Binaries {
     pub(super) directory: PathBuf,
     pub(super) major: u32,
-    /// Set when we are root, whom PostgreSQL refuses.
+    /// Set if this process runs as root, as which PostgreSQL refuses to run.
     pub(super) user: Option<(u32, u32)>,
 }
 
 impl Binaries {
-    /// `lasting` is the cluster that is there already, if one is: it is opened by the major version
-    /// that wrote it and, as root, by the user that owns it.
+    /// `existing` is the cluster that exists already, if any: it needs the major version that wrote it
+    /// and, as root, the user that owns it.
     pub(super) fn find(
         directory: Option<&Path>,
-        lasting: Option<&Path>,
+        existing: Option<&Path>,
     ) -> Result<Self, TestingError> {
         let directory = match directory {
             Some(directory) => usable(directory.to_owned())
                 .ok_or(TestingError::NoBinaries { searched: directory.display().to_string() })?,
-            None => search(lasting)?,
+            None => search(existing)?,
         };
         let user = match own_uid() {
-            Some(0) => Some(lasting.and_then(owner).map_or_else(unprivileged_user, Ok)?),
+            Some(0) => Some(existing.and_then(owner).map_or_else(unprivileged_user, Ok)?),
             _ => None,
         };
         let mut binaries = Self { directory, major: 0, user };
@@ -57,7 +57,7 @@ impl Binaries {
     }
 
     pub(super) fn as_user(&self, command: &mut Command) {
-        // A locale that every machine has; and nothing of PG* must leak into the server.
+        // A locale that every machine has; PG* variables must not reach the server.
         command.current_dir("/").env("LC_ALL", "C");
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"PG") {
@@ -79,9 +79,9 @@ impl Binaries {
         let failed = |output: String| TestingError::Program { program: program.clone(), output };
         let output = command.stdin(Stdio::null()).output().map_err(|error| {
             let hint = match self.user {
-                // A directory below /root, mostly.
+                // Usually a directory below /root.
                 Some((uid, _)) if error.kind() == ErrorKind::PermissionDenied => {
-                    format!(": as root it is run as user {uid}, who must be able to get there")
+                    format!(": it is run as user {uid}, not as root: choose a directory that this user can enter")
                 }
                 _ => String::new(),
             };
@@ -94,13 +94,13 @@ impl Binaries {
     }
 }
 
-/// The last lines: where programs say what went wrong.
+/// The last lines, where programs report errors.
 pub(super) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn search(lasting: Option<&Path>) -> Result<PathBuf, TestingError> {
+fn search(existing: Option<&Path>) -> Result<PathBuf, TestingError> {
     if let Some(directory) = std::env::var_os("PG_BIN") {
         let directory = PathBuf::from(directory);
         let searched = format!("PG_BIN ({})", directory.display());
@@ -116,7 +116,7 @@ fn search(lasting: Option<&Path>) -> Result<PathBuf, TestingError> {
         })
         .collect();
     debian.sort();
-    let writer = lasting
+    let writer = existing
         .and_then(|cluster| fs::read_to_string(cluster.join("PG_VERSION")).ok())
         .and_then(|major| major.trim().parse::<u32>().ok());
     let same = debian.iter().position(|(major, _)| Some(*major) == writer);
@@ -126,7 +126,7 @@ fn search(lasting: Option<&Path>) -> Result<PathBuf, TestingError> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        // The programs find their share directory beside themselves, so links are followed.
+        // The programs find their share directory relative to their own, so links are resolved.
         .filter_map(|directory| fs::canonicalize(directory.join("initdb")).ok())
         .find_map(|initdb| usable(initdb.parent()?.to_owned()))
         .or_else(|| usable(line_of(Command::new("pg_config").arg("--bindir"))?.into()))
@@ -135,7 +135,7 @@ fn search(lasting: Option<&Path>) -> Result<PathBuf, TestingError> {
         })
 }
 
-/// What a program prints, if it is there.
+/// The output of a program, if it exists and succeeds.
 fn line_of(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok().filter(|it| it.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())

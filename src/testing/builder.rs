@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::{PostgresServer, TestingError, binaries::Binaries, directory::Home};
+use super::{PostgresServer, TestingError, binaries::Binaries, directory::ServerDirectory};
 
 /// Settings of a [`PostgresServer`].
 ///
@@ -53,12 +53,12 @@ impl PostgresServerBuilder {
         self
     }
 
-    /// Keeps the data in this directory, and goes on with what is there. By default they are
-    /// thrown away.
+    /// Keeps the data in this directory, and uses the data that are there. By default the data are
+    /// deleted with the server.
     ///
-    /// The directory is made when it is missing; one with other files in it is refused. As root,
-    /// it must be one that the user `postgres` can enter. When a former owner was killed, the
-    /// server that it left is given ten seconds to end.
+    /// The directory is created if it is missing; one with other files in it is refused. As root, it
+    /// must be one that the user `postgres` can enter. If the process that used it before was killed,
+    /// its server gets ten seconds to end.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -101,16 +101,16 @@ impl PostgresServerBuilder {
     pub fn start(self) -> Result<PostgresServer, TestingError> {
         let cluster = self.data_directory.as_ref().map(|path| path.join("data"));
         let binaries = Binaries::find(self.bin_directory.as_deref(), cluster.as_deref())?;
-        let home = match &self.data_directory {
-            Some(path) => Home::lasting(path, &binaries)?,
-            None => Home::temporary(&binaries)?,
+        let directory = match &self.data_directory {
+            Some(path) => ServerDirectory::persistent(path, &binaries)?,
+            None => ServerDirectory::temporary(&binaries)?,
         };
-        PostgresServer::new(binaries, home, self.arguments())
+        PostgresServer::new(binaries, directory, self.arguments())
     }
 
-    /// The settings as arguments, so that the files of a lasting cluster stay as they are.
+    /// The settings as arguments, so that the files of a persistent cluster are not changed.
     fn arguments(&self) -> Vec<String> {
-        // What is searched for in the log is in English.
+        // The log is searched for English texts.
         let mut settings = vec![
             ("listen_addresses", "127.0.0.1"),
             ("max_connections", "200"),

@@ -4,7 +4,7 @@ use tokio_postgres::{NoTls, error::SqlState};
 
 use super::{TestingError, directory::random_hex};
 
-/// A database of its own, dropped with the value, which may outlive its server.
+/// A fresh database, dropped with the value. The value may outlive its server.
 ///
 /// ```
 /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -13,7 +13,7 @@ use super::{TestingError, directory::random_hex};
 /// # Ok(()) }
 /// ```
 pub struct TestDatabase {
-    /// The server, through a database that is always there.
+    /// The URL of the server's maintenance database.
     server: String,
     socket: Option<String>,
     name: String,
@@ -78,7 +78,7 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        // A server that is gone has taken the database along.
+        // If the server is gone, so is the database.
         let server = self.socket.as_ref().unwrap_or(&self.server);
         let _ = execute(server, format!("DROP DATABASE {} WITH (FORCE)", self.name));
     }
@@ -113,10 +113,10 @@ fn describe(error: tokio_postgres::Error) -> TestingError {
     }
 }
 
-/// The same connection string with another database; all else stays, options included.
+/// The same connection string with another database; everything else stays, options included.
 fn with_database(url: &str, name: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
-        // Words such as `host=… dbname=…`, of which the last of a kind counts.
+        // Pairs such as `host=… dbname=…`, of which the last wins.
         return format!("{url} dbname={name}");
     };
     let (rest, options) = rest.split_once('?').map_or((rest, None), |(rest, it)| (rest, Some(it)));
@@ -131,7 +131,7 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{scheme}://{authority}/{name}{kept}")
 }
 
-/// Percent-encodes what means something in a URL.
+/// Percent-encodes characters that are special in a URL.
 pub(super) fn encode(text: &str) -> String {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()

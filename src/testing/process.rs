@@ -1,4 +1,4 @@
-//! The server's process: start it, wait for it, end it.
+//! The server's process: starting it, waiting for it, stopping it.
 
 use std::{
     fs,
@@ -18,14 +18,14 @@ use super::{
 };
 
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
-/// After an order to stop; then harsher means follow.
+/// How long to wait after a stop signal before a stronger one is sent.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the watchdog knows the process, which keeps its id when it becomes the program.
-const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
+/// Waits for a line, so that the watchdog gets the process id first; `exec` keeps the id.
+const WAIT_FOR_START: &str = r#"read -r go && exec "$@" </dev/null"#;
 
-/// Starts a program, once the watchdog knows its id: there is no moment in which nobody would stop
-/// it if this process were killed.
+/// Starts a program once the watchdog has its process id, so that the watchdog stops it even if this
+/// process is killed at once.
 fn spawn(
     program: &Command,
     binaries: &Binaries,
@@ -35,24 +35,24 @@ fn spawn(
     let mut command = Command::new("sh");
     binaries.as_user(&mut command);
     let spawned = command
-        .args(["-c", GATE, "gate"])
+        .args(["-c", WAIT_FOR_START, "start"])
         .arg(program.get_program())
         .args(program.get_args())
         .stdin(Stdio::piped())
         .stdout(stdout)
         .stderr(stderr)
-        // Not reached by a Ctrl-C that ends us: the watchdog stops it.
+        // Its own process group, so that a Ctrl-C does not reach it: the watchdog stops it.
         .process_group(0)
         .spawn();
     let mut child = spawned.map_err(|error| failed(program, error.to_string()))?;
-    let gate = child.stdin.take();
-    let opened = watchdog.watch(Some(child.id())).and_then(|()| match gate {
-        Some(mut gate) => {
-            gate.write_all(b"go\n").map_err(|error| failed(program, error.to_string()))
+    let start_pipe = child.stdin.take();
+    let started = watchdog.watch(Some(child.id())).and_then(|()| match start_pipe {
+        Some(mut start_pipe) => {
+            start_pipe.write_all(b"go\n").map_err(|error| failed(program, error.to_string()))
         }
         None => Ok(()),
     });
-    if let Err(error) = opened {
+    if let Err(error) = started {
         let _ = child.kill();
         let _ = child.wait();
         return Err(error);
@@ -60,7 +60,7 @@ fn spawn(
     Ok(child)
 }
 
-/// Runs a program that writes to the watchdog's directory, to its end.
+/// Runs a program to its end; it may write to the directory that the watchdog removes.
 pub(super) fn run(
     program: &Command,
     binaries: &Binaries,
@@ -104,10 +104,10 @@ impl Postmaster {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
-    /// Stops it in order (`INT`) or at once (`QUIT`); one that does not obey is killed.
-    pub(super) fn stop(&mut self, order: &str) {
-        for order in [order, "QUIT"] {
-            signal(&[self.id()], order);
+    /// Sends `INT` (fast shutdown) or `QUIT` (immediate shutdown), and kills it if it does not end.
+    pub(super) fn stop(&mut self, first: &str) {
+        for name in [first, "QUIT"] {
+            signal(&[self.id()], name);
             let started = Instant::now();
             while started.elapsed() < STOP_LIMIT {
                 if self.has_ended() {
@@ -124,7 +124,7 @@ impl Postmaster {
         if self.has_ended() {
             return;
         }
-        // A stopped one starts no more children, so that the list is complete.
+        // A stopped process starts no more children, so that the list is complete.
         signal(&[self.id()], "STOP");
         let children = children_of(self.id());
         let _ = self.0.kill();
@@ -137,7 +137,7 @@ impl Postmaster {
     }
 }
 
-/// The shell's own `kill`: small images lack the program.
+/// Uses the shell's builtin `kill`: small images lack the program.
 fn signal(processes: &[u32], signal: &str) {
     if !processes.is_empty() {
         let _ = Command::new("sh")
@@ -151,12 +151,12 @@ fn signal(processes: &[u32], signal: &str) {
 /// State and parent of a process.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
+    // The name in parentheses may hold blanks and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Ended ones that nobody has waited for do not count.
+/// Whether a process runs; zombies do not count.
 fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z')
 }
@@ -178,21 +178,21 @@ pub(super) fn pid_in(data: &Path) -> Option<u32> {
 
 /// Whether the server of this cluster is ready, and has this process id.
 pub(super) fn is_ready(data: &Path, pid: u32) -> bool {
-    // The eighth line tells the state; a file left by a former server has another process id.
+    // The eighth line is the state; a file left by a former server has another process id.
     let text = fs::read_to_string(pid_file(data)).unwrap_or_default();
-    // A standby that answers reads says so.
+    // A standby that accepts reads has the state "standby".
     let ready = |state: &str| ["ready", "standby"].contains(&state.trim());
     pid_in(data) == Some(pid) && text.lines().nth(7).is_some_and(ready)
 }
 
-/// Waits until a cluster's former server is gone: a process that was killed leaves it to its
-/// watchdog, which takes a moment.
+/// Waits until a cluster's former server has ended: if its process was killed, the watchdog needs a
+/// moment to stop it.
 pub(super) fn wait_for_former(data: &Path, limit: Duration) -> Result<(), TestingError> {
     let started = Instant::now();
     while let Some(pid) = pid_in(data).filter(|pid| is_running(*pid)) {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         if !name.is_empty() && name.trim() != "postgres" {
-            // After a restart of a container the ids begin anew, and PostgreSQL refuses to start
+            // After a restart of a container process ids are reused, and PostgreSQL refuses to start
             // when any process of its user has the id in the lock file.
             return fs::remove_file(pid_file(data)).map_err(|error| problem(data, &error));
         }

@@ -13,17 +13,15 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
     Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts,
 };
+use test_support::{
+    Mode, connect, eventually, number,
+    process::Stopped,
+    proxy::{Action, Message},
+    without_heartbeats,
+};
 use tokio::time::timeout;
 
-use crate::{
-    commit::{Harmed, is_begin, is_commit},
-    common::{Mode, connect, number, without_heartbeats},
-    support::{
-        eventually,
-        process::Stopped,
-        proxy::{Action, Message},
-    },
-};
+use crate::commit::{Harmed, is_begin, is_commit};
 
 /// As a backup from before the owner, and of before its last commit.
 const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';

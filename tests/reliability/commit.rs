@@ -8,16 +8,13 @@ use matrix_sdk_postgres::{
     PostgresCryptoStore, Timeouts,
     testing::{PostgresServer, TestDatabase},
 };
-
-use crate::{
-    common::{Mode, connect, number, without_heartbeats},
-    support::{
-        figure,
-        process::Stopped,
-        proxy::{Action, FaultProxy, Message},
-        rounds, seeded,
-        stream::{Ledger, observe},
-    },
+use test_support::{
+    Mode, connect, figure, number,
+    process::Stopped,
+    proxy::{Action, FaultProxy, Message},
+    rounds, seeded,
+    stream::{Ledger, observe},
+    without_heartbeats,
 };
 
 /// A store whose way to the server goes through a proxy that does harm.
@@ -94,7 +91,7 @@ async fn a_connection_cut_around_its_commit_goes_unnoticed() {
         }
         let done = harmed.proxy.once(is_commit, rng.choice(&cuts).unwrap().clone());
         if ledger.save(&harmed.store).await.is_err() {
-            crate::support::stream::reopen(&harmed.store).await;
+            test_support::stream::reopen(&harmed.store).await;
         }
         assert!(done.load(SeqCst));
     }
@@ -165,7 +162,7 @@ async fn stopped_and_repeated(at_commit: Action) {
     );
     let ended = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
     // It answers into the void, and goes idle.
-    crate::support::eventually("the stopped one has worked off its messages", || async {
+    test_support::eventually("the stopped one has worked off its messages", || async {
         number(&watcher, &busy).await == 0 || number(&watcher, &ended).await == 0
     })
     .await;

@@ -4,16 +4,14 @@ use std::{fs, path::Path, process::Command};
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
-use tokio::task::block_in_place;
-
-use crate::{
-    common::{Mode, directory::Directory},
-    support::{
-        eventually, figure,
-        privileges::{may_try, run},
-        stream::{Ledger, observe, reopen, stream},
-    },
+use test_support::{
+    Mode,
+    directory::Directory,
+    eventually, figure,
+    privileges::{may_try, run},
+    stream::{Ledger, observe, reopen, stream},
 };
+use tokio::task::block_in_place;
 
 /// A file system of its own.
 struct Disk(Directory);

@@ -3,18 +3,16 @@
 use std::fs;
 
 use matrix_sdk_postgres::testing::PostgresServer;
-use tokio::task::block_in_place;
-
-use crate::{
-    common::{Mode, directory::Directory},
-    support::{
-        again::{self, Again},
-        figure,
-        privileges::may_try,
-        proxy::FaultProxy,
-        stream::{Ledger, observe},
-    },
+use test_support::{
+    Mode,
+    again::{self, Again},
+    directory::Directory,
+    figure,
+    privileges::may_try,
+    proxy::FaultProxy,
+    stream::{Ledger, observe},
 };
+use tokio::task::block_in_place;
 
 const NAME: &str = "database.test";
 

@@ -13,19 +13,17 @@ use matrix_sdk_postgres::{
     PostgresCryptoStore, PostgresStoreConfig, Timeouts, testing::PostgresServer,
 };
 use ruma::user_id;
+use test_support::{
+    cluster::Cluster,
+    connect, eventually, figure, milliseconds, number,
+    proxy::{Action, FaultProxy},
+    rounds, seeded,
+    stream::{observe, stream},
+    without_heartbeats,
+};
 use tokio::task::block_in_place;
 
-use crate::{
-    commit::is_begin,
-    common::{connect, number, without_heartbeats},
-    support::{
-        cluster::Cluster,
-        eventually, figure, milliseconds,
-        proxy::{Action, FaultProxy},
-        rounds, seeded,
-        stream::{observe, stream},
-    },
-};
+use crate::commit::is_begin;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

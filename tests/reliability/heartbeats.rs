@@ -14,13 +14,9 @@ use matrix_sdk_postgres::{
     Error, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
     testing::PostgresServer,
 };
-
-use crate::{
-    common::{Mode, connect, number},
-    support::{
-        eventually,
-        proxy::{Action, FaultProxy, Message},
-    },
+use test_support::{
+    Mode, connect, eventually, number,
+    proxy::{Action, FaultProxy, Message},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -11,16 +11,13 @@ use std::{
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing::{self, PostgresServer};
-use tokio::task::block_in_place;
-
-use crate::{
-    common::Mode,
-    support::{
-        again::{self, Again},
-        eventually, figure, milliseconds, rounds, seeded,
-        stream::{Ledger, changes, observe, stream},
-    },
+use test_support::{
+    Mode,
+    again::{self, Again},
+    eventually, figure, milliseconds, rounds, seeded,
+    stream::{Ledger, changes, observe, stream},
 };
+use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {

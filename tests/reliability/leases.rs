@@ -11,13 +11,10 @@ use std::{
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PoolSettings, PostgresCryptoStore, Timeouts};
+use test_support::{Mode, eventually, number, proxy::Action, without_heartbeats};
 use tokio_postgres::Client;
 
-use crate::{
-    commit::{Harmed, is_commit},
-    common::{Mode, number, without_heartbeats},
-    support::{eventually, proxy::Action},
-};
+use crate::commit::{Harmed, is_commit};
 
 const KEY: &str = "lock";
 const GENERATIONS: &str = "SELECT coalesce(sum(generation), 0)::bigint FROM matrix_sdk.lease_locks";

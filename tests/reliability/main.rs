@@ -6,10 +6,6 @@
 //! their seed, and take it from `RELIABILITY_SEED`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../common/mod.rs"]
-mod common;
-mod support;
-
 mod claims;
 mod commit;
 mod disk_full;

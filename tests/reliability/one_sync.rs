@@ -16,22 +16,18 @@ use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, UserId, events::AnyToDeviceEvent, serde::Raw, user_id,
 };
 use serde_json::{Value, json};
-use tokio::{sync::Notify, task::block_in_place};
-
-use crate::{
-    common::{
-        Mode, connect,
-        directory::Directory,
-        machine::{Relay, SETTINGS, encrypt, open_machine},
-    },
-    support::{
-        again::{self, Again},
-        figure,
-        process::signal,
-        proxy::{Action, FaultProxy},
-        rounds, seeded,
-    },
+use test_support::{
+    Mode,
+    again::{self, Again},
+    connect,
+    directory::Directory,
+    figure,
+    machine::{Relay, SETTINGS, encrypt, open_machine},
+    process::signal,
+    proxy::{Action, FaultProxy},
+    rounds, seeded,
 };
+use tokio::{sync::Notify, task::block_in_place};
 
 const SENDERS: usize = 20;
 

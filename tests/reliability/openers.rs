@@ -13,16 +13,15 @@ use std::{
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts};
+use test_support::{
+    Mode, eventually, number,
+    proxy::{Action, FaultProxy},
+};
 use tokio::sync::oneshot;
 
 use crate::{
     claims::is_claim,
     commit::{Harmed, is_begin, is_commit},
-    common::{Mode, number},
-    support::{
-        eventually,
-        proxy::{Action, FaultProxy},
-    },
 };
 
 /// A way for an opener of its own.

@@ -5,16 +5,14 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use matrix_sdk_crypto::store::{CryptoStore, CryptoStoreError};
 use matrix_sdk_postgres::Error;
+use test_support::{
+    connect, number,
+    proxy::{Action, Message},
+    stream::reopen,
+};
 use tokio_postgres::{Client, types::Type};
 
-use crate::{
-    commit::{Harmed, is_begin, is_commit},
-    common::{connect, number},
-    support::{
-        proxy::{Action, Message},
-        stream::reopen,
-    },
-};
+use crate::commit::{Harmed, is_begin, is_commit};
 
 /// Saves a value, and a row of the application's with it.
 async fn save_both(harmed: &Harmed, value: &str) -> Result<(), CryptoStoreError> {

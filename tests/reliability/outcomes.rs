@@ -13,19 +13,17 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     Error, PoolSettings, PostgresCryptoStore, Timeouts, testing::PostgresServer,
 };
-
-use crate::{
-    commit::{Harmed, is_begin, is_commit},
-    common::{Mode, connect, number, without_heartbeats},
-    support::{
-        eventually,
-        pooler::{Pooler, Release},
-        process::Stopped,
-        proxy::{Action, FaultProxy, Message},
-        rounds,
-        stream::observe,
-    },
+use test_support::{
+    Mode, connect, eventually, number,
+    pooler::{Pooler, Release},
+    process::Stopped,
+    proxy::{Action, FaultProxy, Message},
+    rounds,
+    stream::observe,
+    without_heartbeats,
 };
+
+use crate::commit::{Harmed, is_begin, is_commit};
 
 /// Seconds after which the pooler gives up.
 const QUERY_TIMEOUT: &str = "query_timeout = 1\n";
@@ -190,7 +188,7 @@ async fn a_copied_token_writes_nothing_and_is_noticed() {
     let clone = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
     client.batch_execute(clone).await.unwrap();
     let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
-    assert!(refused.as_ref().is_err_and(crate::support::stream::is_superseded), "{refused:?}");
+    assert!(refused.as_ref().is_err_and(test_support::stream::is_superseded), "{refused:?}");
     assert_eq!(harmed.value("key").await.unwrap(), b"ours");
 }
 
@@ -235,7 +233,7 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
         let saved = saving.await.unwrap();
         // Whatever the caller was told, the account is still ours.
         if saved.is_err() {
-            crate::support::stream::reopen(&store).await;
+            test_support::stream::reopen(&store).await;
         }
         store.set_custom_value("key", b"later".to_vec()).await.unwrap();
         assert_eq!(commits_of(&harmed).await, commits + 2, "away for {away_for} ms: {saved:?}");

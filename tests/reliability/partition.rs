@@ -10,17 +10,14 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
     PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts, testing::PostgresServer,
 };
-use tokio::task::block_in_place;
-
-use crate::{
-    common::Mode,
-    support::{
-        again::{self, Again},
-        eventually, figure,
-        privileges::{may_try, run},
-        proxy::FaultProxy,
-    },
+use test_support::{
+    Mode,
+    again::{self, Again},
+    eventually, figure,
+    privileges::{may_try, run},
+    proxy::FaultProxy,
 };
+use tokio::task::block_in_place;
 
 const TEST: &str = "partition::a_cut_owner_gives_up_and_is_fenced";
 const NEW_NETWORK: [&str; 2] = ["unshare", "--net"];

@@ -11,15 +11,11 @@ use matrix_sdk_postgres::{
     Access, PoolSettings, PostgresCryptoStore,
     testing::{PostgresServer, TestDatabase},
 };
-
-use crate::{
-    common::Mode,
-    support::{
-        figure,
-        pooler::{Pooler, Release},
-        rounds,
-        stream::Ledger,
-    },
+use test_support::{
+    Mode, figure,
+    pooler::{Pooler, Release},
+    rounds,
+    stream::Ledger,
 };
 
 /// One server and pooler for the whole suite, and a database for each store's name.

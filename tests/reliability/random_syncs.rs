@@ -8,20 +8,15 @@ use std::sync::{
 
 use matrix_sdk_postgres::testing::PostgresServer;
 use ruma::RoomId;
+use test_support::{
+    Mode, figure,
+    machine::{Relay, encrypt, open_machine},
+    proxy::{Action, FaultProxy},
+    rounds, seeded,
+};
 use tokio::sync::Notify;
 
-use crate::{
-    common::{
-        Mode,
-        machine::{Relay, encrypt, open_machine},
-    },
-    one_sync::{Events, bob, can_read, open_sender, sync},
-    support::{
-        figure,
-        proxy::{Action, FaultProxy},
-        rounds, seeded,
-    },
-};
+use crate::one_sync::{Events, bob, can_read, open_sender, sync};
 
 const SENDERS: usize = 3;
 

@@ -7,12 +7,13 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts, testing::PostgresServer,
 };
-
-use crate::{
-    commit::{is_begin, is_commit},
-    common::{Mode, without_heartbeats},
-    support::proxy::{Action, FaultProxy, Message},
+use test_support::{
+    Mode,
+    proxy::{Action, FaultProxy, Message},
+    without_heartbeats,
 };
+
+use crate::commit::{is_begin, is_commit};
 
 struct World {
     _server: PostgresServer,

@@ -5,12 +5,8 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing::PostgresServer};
+use test_support::{Mode, connect, eventually, number, stream::observe};
 use tokio::task::JoinHandle;
-
-use crate::{
-    common::{Mode, connect, number},
-    support::{eventually, stream::observe},
-};
 
 struct Bot {
     url: String,

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing::PostgresServer};
-use tokio::task::JoinHandle;
-
-use crate::{
-    common::{Mode, connect, number},
-    support::{figure, milliseconds, rounds, seeded, stream::is_superseded},
+use test_support::{
+    Mode, connect, figure, milliseconds, number, rounds, seeded, stream::is_superseded,
 };
+use tokio::task::JoinHandle;
 
 /// Notes who wrote in which transaction: owners by the key that each of them writes, takeovers in
 /// their order. An owner that changes its own token leaves the time of its takeover as it is.

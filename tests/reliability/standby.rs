@@ -11,15 +11,12 @@ use std::{
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
-use tokio_postgres::Client;
-
-use crate::{
-    common::{Mode, connect, number, without_heartbeats},
-    support::{
-        eventually, figure,
-        stream::{Ledger, changes, observe, reopen},
-    },
+use test_support::{
+    Mode, connect, eventually, figure, number,
+    stream::{Ledger, changes, observe, reopen},
+    without_heartbeats,
 };
+use tokio_postgres::Client;
 
 /// Every commit from now on waits for a standby that does not exist; or none does.
 async fn wait_for_standby(client: &Client, name: &str) {

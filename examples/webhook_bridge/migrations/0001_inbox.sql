@@ -1,6 +1,6 @@
--- What the bridge keeps between runs, beside the keys. `account` leads every key: several bots may
--- share a database. Message text is here only for messages that were not encrypted in the first
--- place, and only until they are delivered.
+-- The bridge's state besides the keys. `account` is the first column of every key, because several
+-- bots may share a database. The text of a message is stored only if the message was sent
+-- unencrypted, and only until it is delivered.
 
 CREATE TABLE sync_positions (
     account       text NOT NULL PRIMARY KEY,
@@ -15,25 +15,25 @@ CREATE TABLE rooms (
     room_id       text NOT NULL,
     membership    text NOT NULL CHECK (membership IN ('invited', 'joined', 'left')),
     encrypted     boolean NOT NULL DEFAULT false,
-    -- False: the member list must be fetched (again), for membership changes were not all seen.
+    -- False: the member list must be fetched, because membership changes may have been missed.
     members_known boolean NOT NULL DEFAULT false,
-    -- Where filling a gap ends, if the homeserver does not end it by itself.
+    -- Filling a gap stops at this event if the homeserver's history does not end earlier.
     last_event_id text,
     PRIMARY KEY (account, room_id)
 );
 
--- A gap in a room's history, between what was seen before and `position`; it is filled backwards,
--- and events of the room at or after `position` wait until it is closed.
+-- A gap in a room's history, between the last event received and `position`. It is filled backwards
+-- (backfill); events of the room at or after `position` are not delivered until it is closed.
 CREATE TABLE gaps (
     account       text NOT NULL,
     room_id       text NOT NULL,
     position      bigint NOT NULL,
-    -- The next page begins here and goes back in time.
+    -- Pagination token of the next page; pages go back in time.
     from_token    text NOT NULL,
-    -- The sync position before the gap; NULL: back to our own join.
+    -- The sync position before the gap; NULL: fill back to the bot's own join.
     to_token      text,
     stop_event_id text,
-    -- How many events were stored so far; they are at places -1, -2, … of the gap's position.
+    -- Number of events stored so far; their places are -1, -2, … at the gap's position.
     filled        bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (account, room_id, position)
 );
@@ -42,23 +42,23 @@ CREATE TABLE events (
     account     text NOT NULL,
     event_id    text NOT NULL,
     room_id     text NOT NULL,
-    -- The room's order is (position, place): place is 0 except in a gap.
+    -- Events of a room are ordered by (position, place); place is 0 except within a gap.
     position    bigint NOT NULL,
     place       bigint NOT NULL DEFAULT 0,
-    -- pending: to be decrypted and delivered; waiting: its key has not come; failed: parked.
+    -- pending: to be decrypted and delivered; waiting: its key is missing; failed: dead letter.
     state       text NOT NULL DEFAULT 'pending'
                 CHECK (state IN ('pending', 'waiting', 'failed', 'delivered', 'redacted')),
     -- The Megolm session of an encrypted event.
     session_id  text,
-    -- The event as the homeserver sent it, so still encrypted if it was; NULL once it is done.
-    -- bytea, because json refuses some of what a hostile sender may write.
+    -- The event as received, still encrypted if it was; NULL once delivered or redacted.
+    -- bytea, because json rejects some input that a hostile sender may produce.
     event       bytea,
     received_at timestamptz NOT NULL DEFAULT now(),
     done_at     timestamptz,
     rejections  integer NOT NULL DEFAULT 0,
     retry_at    timestamptz,
     failure     text,
-    -- In rooms of versions 1 and 2 an id is its sender's choice, and may be in two rooms.
+    -- In room versions 1 and 2 the sender chooses the event id, so two rooms may share one.
     PRIMARY KEY (account, room_id, event_id)
 );
 

@@ -1,15 +1,15 @@
--- When the homeserver told of an invitation: refusals are given some time.
+-- When the invitation was received: a refused join is retried for a limited time.
 ALTER TABLE rooms ADD COLUMN invited_at timestamptz NOT NULL DEFAULT now();
 
--- How many pages of a gap were fetched, and how many of them were empty: it is given up in the end.
+-- Number of pages fetched for a gap, and how many of them were empty: both are limited.
 ALTER TABLE gaps ADD COLUMN pages integer NOT NULL DEFAULT 0;
 ALTER TABLE gaps ADD COLUMN empty_pages integer NOT NULL DEFAULT 0;
 
--- Its pages begin at the newest event, and have not come down to the events behind it yet.
+-- True while paging started at the room's newest event and has not reached the events after the gap.
 ALTER TABLE gaps ADD COLUMN from_newest boolean NOT NULL DEFAULT false;
 
--- Which event each index of a Megolm session was used for. The same ciphertext under another event id
--- is a replay. Kept as long as the session is, so never pruned.
+-- The event that used each message index of a Megolm session. The same ciphertext under another event
+-- id is a replay. Never pruned, because sessions are never deleted.
 CREATE TABLE message_indices (
     account       text NOT NULL,
     session_id    text NOT NULL,

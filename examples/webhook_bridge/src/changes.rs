@@ -1,22 +1,22 @@
-//! From a sync's answer to what the inbox records. Nothing here does I/O.
+//! Converts a sync response to the changes that the inbox records. Does no I/O.
 
 use std::collections::{HashMap, HashSet};
 
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
-    answers::{Room, Sync},
     inbox::{KnownRoom, NewGap, RoomChange},
+    responses::{Room, Sync},
     timeline,
 };
 
-/// Where a sync began.
+/// The position a sync starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Nowhere: it is the first of all.
+    /// No position: the account's first sync.
     First,
     At(String),
-    /// Nowhere, for the homeserver does not know the stored position any more; the rooms are known.
+    /// No position, because the homeserver rejected the stored one; the rooms are known.
     Lost,
 }
 
@@ -29,7 +29,7 @@ impl Position {
     }
 }
 
-/// The rooms a sync speaks of.
+/// The ids of all joined and left rooms of a sync.
 pub fn room_ids(sync: &Sync) -> Vec<String> {
     sync.joined.iter().chain(&sync.left).map(|(id, _)| id.clone()).collect()
 }
@@ -42,7 +42,7 @@ pub fn event_ids(sync: &Sync) -> Vec<(&str, String)> {
     events.filter_map(|(room, event)| Some((room, timeline::event_id(event)?))).collect()
 }
 
-/// What changed in the rooms, and the people in encrypted ones whose devices matter.
+/// The changes of each room, and the users of encrypted rooms whose devices must be tracked.
 pub fn of_rooms(
     sync: &Sync,
     position: &Position,
@@ -51,12 +51,12 @@ pub fn of_rooms(
 ) -> (Vec<RoomChange>, Vec<OwnedUserId>) {
     let (mut changes, mut people) = (Vec::new(), Vec::new());
     let joined: HashSet<&str> = sync.joined.iter().map(|(id, _)| id.as_str()).collect();
-    // Each room once, whatever the homeserver says.
+    // A malformed response may list a room as both joined and left.
     let left = sync.left.iter().filter(|(id, _)| !joined.contains(id.as_str()));
     let rooms = sync.joined.iter().map(|room| (room, false)).chain(left.map(|room| (room, true)));
     for ((room_id, room), left) in rooms {
         let known = known.get(room_id).cloned().unwrap_or_default();
-        // What happened in a room that we never were in does not concern us.
+        // Left rooms that the bot never joined: declined or withdrawn invitations.
         if left && !known.joined {
             continue;
         }
@@ -87,17 +87,17 @@ fn of_room(
         && let Some(at) =
             events.iter().rposition(|event| timeline::event_id(event).is_some_and(is_seen))
     {
-        // All that came since is here.
+        // The timeline reaches back to a known event, so there is no gap.
         events = &events[at + 1..];
         limited = false;
     }
     let read = timeline::read(events, me, !known.joined || lost);
     let state = timeline::read(&room.state, me, false);
-    // The first sync of all only finds out where we stand: our keys are uploaded after it, so
-    // nothing that came before can have been encrypted for us.
+    // The first sync only determines the position: the device keys are uploaded after it, so no
+    // earlier message can be encrypted for this device.
     let first = *position == Position::First;
     let gap = (limited && !first && !read.joined_here).then(|| NewGap {
-        // Without a token it is filled from the newest event on.
+        // Without a token, paging starts at the newest event.
         from_token: room.prev_batch.clone().unwrap_or_default(),
         to_token: position.since().filter(|_| known.joined).map(ToOwned::to_owned),
         stop_event_id: seen.map(ToOwned::to_owned),
@@ -107,7 +107,7 @@ fn of_room(
         members_missed: room.limited || !known.joined || lost,
         gap,
         events: if first { Vec::new() } else { read.messages },
-        unreadable: read.unreadable,
+        malformed: read.malformed,
         redacted: read.redacted,
         last_event_id: read.last_event_id,
         ..RoomChange::default()
@@ -121,11 +121,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::answers::{Answer, Piece};
+    use crate::responses::{ParseResponse, RawJson};
 
     fn sync(rooms: Value) -> Sync {
         let body = json!({"next_batch": "s2", "rooms": rooms}).to_string();
-        let body = Piece::parse(&body).unwrap();
+        let body = RawJson::parse(&body).unwrap();
         Sync::read(body, &body.fields().unwrap()).unwrap()
     }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_in_a_room_we_left_count_but_not_in_one_we_never_joined() {
+    fn final_messages_of_a_left_room_count_unless_it_was_never_joined() {
         let rooms = json!({"leave": {"!r:x": room(false, json!([message("$1")]))}});
         let change = one(rooms.clone(), Some("s1"), &known());
         assert!(change.left);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_followed_in_encrypted_rooms_only() {
+    fn users_are_tracked_in_encrypted_rooms_only() {
         let plain = json!({"event_id": "$1", "sender": "@alice:x", "type": "m.room.message",
                            "origin_server_ts": 1, "content": {"body": "hi"}});
         let rooms = json!({"join": {"!plain:x": room(false, json!([plain])),
@@ -217,9 +217,9 @@ mod tests {
 
     #[test]
     fn a_gap_without_a_token_begins_at_the_newest_event() {
-        let mut bent = room(true, json!([message("$9")]));
-        bent["timeline"]["prev_batch"] = Value::Null;
-        let gap = one(json!({"join": {"!r:x": bent}}), Some("s1"), &known()).gap.unwrap();
+        let mut malformed = room(true, json!([message("$9")]));
+        malformed["timeline"]["prev_batch"] = Value::Null;
+        let gap = one(json!({"join": {"!r:x": malformed}}), Some("s1"), &known()).gap.unwrap();
         assert_eq!(gap.from_token, "");
     }
 
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((gap.to_token, gap.stop_event_id.as_deref()), (None, Some("$0")));
         assert_eq!(change.events.len(), 2);
         assert!(change.members_missed);
-        // What was seen is in the answer: nothing is missing.
+        // The last known event is in the response: nothing is missing.
         let change = lost(json!([message("$-1"), message("$0"), message("$1")]));
         assert_eq!((change.gap, change.events.len()), (None, 1));
     }

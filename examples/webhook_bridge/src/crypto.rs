@@ -1,4 +1,4 @@
-//! The encryption machine: what it wants sent, and what it wants to hear.
+//! Wraps the `OlmMachine`: syncs, decryption, and its outgoing requests.
 
 use std::iter;
 
@@ -18,26 +18,26 @@ use ruma::{
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tracing::warn;
 
-use crate::{answers::Sync, errors::BridgeError, keys::Keys};
+use crate::{errors::BridgeError, keys::Keys, responses::Sync};
 
-/// Bridges' ghosts and bots are rarely cross-signed, so everybody is decrypted, and marked.
+/// Bots and bridged users are rarely cross-signed: decrypt for every sender and report the
+/// verification state instead.
 const SETTINGS: DecryptionSettings =
     DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
 
-/// The machine of one run; after an error of the store a new one is made.
+/// The machine of one run; a new one is built after a store error.
 pub struct Crypto {
-    /// One user at a time: whoever writes while a sync is taken in would wait for its transaction
-    /// with the machine's own locks in hand, which that transaction may need. Gone after a rollback.
+    /// Serialised, to avoid a deadlock: a task that saves during a sync holds the machine's internal
+    /// locks while it waits for the sync's transaction, which may need them. `None` after a rollback.
     machine: Mutex<Option<OlmMachine>>,
     keys: Keys,
 }
 
-/// What the machine makes of a message.
+/// The result of decrypting a message.
 pub enum Decrypted {
     Result(Box<RoomEventDecryptionResult>),
-    /// Its key, or something else it needs, is stored in a way that cannot be read: neither the
-    /// message nor time will change that.
-    Unreadable(String),
+    /// Permanent: a corrupt row holds its key, or other data that decryption needs.
+    Corrupt(String),
 }
 
 impl Crypto {
@@ -45,9 +45,9 @@ impl Crypto {
         Self { machine: Mutex::new(Some(machine)), keys }
     }
 
-    /// Take in a sync as a whole or not at all: its to-device messages, `people` whose devices are
-    /// followed from now on, and what `record` writes in the same transaction. It is given the Megolm
-    /// sessions whose keys came with the sync. With `all_changed`, all devices are asked about again.
+    /// Process a sync in one transaction: its to-device messages, the tracked users (`people`), and
+    /// the rows that `record` writes. `record` receives the ids of the Megolm sessions whose keys came
+    /// with the sync. `all_changed` marks the devices of all tracked users as outdated.
     pub async fn receive<T>(
         &self,
         sync: &Sync,
@@ -63,9 +63,9 @@ impl Crypto {
             next_batch_token: Some(sync.next_batch.clone()),
         };
         let mut slot = self.machine.lock().await;
-        // Put back only after the commit: else it would upload keys that were never stored.
+        // Put back only after the commit: otherwise it would upload keys that were never stored.
         let machine = slot.take().ok_or_else(rolled_back)?;
-        let take_in = async {
+        let process = async {
             let (_, keys) = machine.receive_sync_changes(changes, &SETTINGS).await?;
             machine.update_tracked_users(people.iter().map(AsRef::as_ref)).await?;
             if all_changed {
@@ -75,9 +75,9 @@ impl Crypto {
             let sessions = sessions.filter(|id| !id.contains('\0')).collect();
             record(&self.keys.transaction().await?, sessions).await
         };
-        let taken_in = self.keys.atomically(take_in).await?;
+        let processed = self.keys.atomically(process).await?;
         *slot = Some(machine);
-        Ok(taken_in)
+        Ok(processed)
     }
 
     async fn machine(&self) -> Result<MappedMutexGuard<'_, OlmMachine>, BridgeError> {
@@ -85,7 +85,7 @@ impl Crypto {
         MutexGuard::try_map(slot, Option::as_mut).map_err(|_| rolled_back())
     }
 
-    /// Follow these users' devices from now on.
+    /// Start tracking the devices of these users.
     pub async fn track(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
         let users = users.iter().map(AsRef::<UserId>::as_ref);
         Ok(self.machine().await?.update_tracked_users(users).await?)
@@ -99,57 +99,57 @@ impl Crypto {
         let machine = self.machine().await?;
         match machine.try_decrypt_room_event(event, room_id, &SETTINGS).await {
             Ok(result) => Ok(Decrypted::Result(Box::new(result))),
-            Err(error) => match corrupt(&error) {
-                Some(reason) => Ok(Decrypted::Unreadable(reason)),
+            Err(error) => match corrupt_reason(&error) {
+                Some(reason) => Ok(Decrypted::Corrupt(reason)),
                 None => Err(error.into()),
             },
         }
     }
 
-    /// Whether the key of an event has come.
+    /// Whether the room key of an event is stored.
     pub async fn has_key(
         &self,
         event: &Raw<EncryptedEvent>,
         room_id: &RoomId,
     ) -> Result<bool, BridgeError> {
         match self.machine().await?.is_room_key_available(event, room_id).await {
-            // That shows when it is decrypted.
-            Err(error) if corrupt(&error).is_some() => Ok(true),
+            // Decryption reports the corrupt row.
+            Err(error) if corrupt_reason(&error).is_some() => Ok(true),
             available => Ok(available?),
         }
     }
 
-    /// What it wants sent, but for key claims. Asking again forgets key queries in flight.
+    /// The machine's pending requests except key claims. Each call invalidates earlier key queries.
     pub async fn outgoing_requests(&self) -> Result<Vec<OutgoingRequest>, BridgeError> {
-        or_nothing(self.machine().await?.outgoing_requests().await)
+        skip_corrupt(self.machine().await?.outgoing_requests().await)
     }
 
-    /// The claim that repairs broken Olm sessions.
+    /// The key claim for missing or broken Olm sessions, if any.
     pub async fn missing_sessions(
         &self,
     ) -> Result<Option<(OwnedTransactionId, claim_keys::v3::Request)>, BridgeError> {
-        or_nothing(self.machine().await?.get_missing_sessions(iter::empty()).await)
+        skip_corrupt(self.machine().await?.get_missing_sessions(iter::empty()).await)
     }
 
-    /// A key query for one user, beside those of [`Self::outgoing_requests`].
-    pub async fn query_about(
+    /// A key query for one user, in addition to those of [`Self::outgoing_requests`].
+    pub async fn query_for_user(
         &self,
         user: &UserId,
     ) -> Result<(OwnedTransactionId, KeysQueryRequest), BridgeError> {
         Ok(self.machine().await?.query_keys_for_users([user]))
     }
 
-    /// Tell the machine what the homeserver answered. An answer it cannot use is not the store's
-    /// fault, and must not stop the bridge.
-    pub async fn tell<'a>(
+    /// Pass the response of a request to the machine. A response that it rejects is logged only: it
+    /// must not stop the bridge.
+    pub async fn mark_as_sent<'a>(
         &self,
         id: &TransactionId,
-        answer: impl Into<AnyIncomingResponse<'a>>,
+        response: impl Into<AnyIncomingResponse<'a>>,
     ) -> Result<(), BridgeError> {
-        match self.machine().await?.mark_request_as_sent(id, answer).await {
-            Err(OlmError::Store(error)) if corrupt(&error).is_none() => Err(error.into()),
+        match self.machine().await?.mark_request_as_sent(id, response).await {
+            Err(OlmError::Store(error)) if corrupt_reason(&error).is_none() => Err(error.into()),
             Err(other) => {
-                warn!("an answer of the homeserver cannot be used: {other}");
+                warn!("the homeserver's response to an encryption request was rejected: {other}");
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -158,22 +158,22 @@ impl Crypto {
 }
 
 fn rolled_back() -> BridgeError {
-    BridgeError::Temporary("a sync was rolled back, and its machine is gone".to_owned())
+    BridgeError::Temporary("the transaction of a sync was rolled back".to_owned())
 }
 
-/// What is stored and cannot be read must not keep the bridge from receiving.
-fn or_nothing<T: Default>(result: Result<T, CryptoStoreError>) -> Result<T, BridgeError> {
-    result.or_else(|error| match corrupt(&error) {
+/// A corrupt row must not stop the bridge from receiving: log it and send nothing.
+fn skip_corrupt<T: Default>(result: Result<T, CryptoStoreError>) -> Result<T, BridgeError> {
+    result.or_else(|error| match corrupt_reason(&error) {
         Some(reason) => {
-            warn!("what is to be sent cannot be told: {reason}");
+            warn!("cannot determine the pending encryption requests: {reason}");
             Ok(T::default())
         }
         None => Err(error.into()),
     })
 }
 
-/// Whether an error of the store is about what is stored, and not about storing.
-fn corrupt(error: &CryptoStoreError) -> Option<String> {
+/// The reason, if a store error is caused by a corrupt row and not by a failed query.
+fn corrupt_reason(error: &CryptoStoreError) -> Option<String> {
     match error {
         CryptoStoreError::Backend(backend) => match backend.downcast_ref::<StoreError>() {
             Some(error @ StoreError::CorruptRow { .. }) => Some(error.to_string()),

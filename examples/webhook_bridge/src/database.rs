@@ -1,70 +1,70 @@
-//! Where PostgreSQL is: a server that somebody runs, or a private one that we start.
+//! The PostgreSQL server: an external one, or an embedded one that the bridge starts.
 
 use matrix_sdk_postgres::PostgresStoreConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 #[cfg(feature = "embedded-postgres")]
-use crate::embedded::PrivateServer;
+use crate::embedded::EmbeddedServer;
 use crate::{config::Database, errors::BridgeError};
 
-/// A database that can be connected to.
-pub enum Located {
-    Elsewhere(SecretString),
-    /// Where the environment says.
+/// A server that accepts connections.
+pub enum DatabaseServer {
+    Url(SecretString),
+    /// Given by `DATABASE_URL` and libpq's variables.
     Environment,
     #[cfg(feature = "embedded-postgres")]
-    Private(Box<PrivateServer>),
+    Embedded(Box<EmbeddedServer>),
 }
 
-impl Located {
-    /// Find the database, or start the private one.
+impl DatabaseServer {
+    /// Select the configured server, or start the embedded one.
     pub async fn new(database: &Database) -> Result<Self, BridgeError> {
         match database {
-            Database::Url(url) => Ok(Self::Elsewhere(url.clone())),
+            Database::Url(url) => Ok(Self::Url(url.clone())),
             Database::Environment => Ok(Self::Environment),
             #[cfg(feature = "embedded-postgres")]
             Database::Embedded(directory) => {
-                Ok(Self::Private(Box::new(PrivateServer::start(directory).await?)))
+                Ok(Self::Embedded(Box::new(EmbeddedServer::start(directory).await?)))
             }
             #[cfg(not(feature = "embedded-postgres"))]
-            Database::Embedded(directory) => Err(BridgeError::last(
+            Database::Embedded(directory) => Err(BridgeError::fatal(
                 crate::errors::exit_code::CONFIGURATION,
                 format!(
-                    "this bridge was built without the private PostgreSQL that would use {}: set \
-                     DATABASE_URL, as in DATABASE_URL=postgres://bot@localhost/bots",
+                    "this bridge was built without the feature embedded-postgres, which would use \
+                     {}: set DATABASE_URL, as in DATABASE_URL=postgres://bot@localhost/bots",
                     directory.display()
                 ),
             )),
         }
     }
 
-    /// The store's settings for an account in it.
+    /// The store's settings for an account on this server.
     pub fn settings(&self, account: &str) -> Result<PostgresStoreConfig, BridgeError> {
         Ok(match self {
-            Self::Elsewhere(url) => PostgresStoreConfig::new(url.expose_secret(), account),
+            Self::Url(url) => PostgresStoreConfig::new(url.expose_secret(), account),
             Self::Environment => PostgresStoreConfig::from_env(account)?,
             #[cfg(feature = "embedded-postgres")]
-            Self::Private(server) => {
+            Self::Embedded(server) => {
                 PostgresStoreConfig::new(server.url().expose_secret(), account)
             }
         })
     }
 
-    /// Start a private server again if it has died: nobody else will.
-    pub async fn revive(&self) -> Result<(), BridgeError> {
+    /// Restart the embedded server if it has died.
+    pub async fn restart_if_dead(&self) -> Result<(), BridgeError> {
         match self {
-            Self::Elsewhere(_) | Self::Environment => Ok(()),
+            Self::Url(_) | Self::Environment => Ok(()),
             #[cfg(feature = "embedded-postgres")]
-            Self::Private(server) => server.revive().await,
+            Self::Embedded(server) => server.restart_if_dead().await,
         }
     }
 
-    /// Stop a private server.
+    /// Stop the embedded server.
     pub async fn stop(self) {
         match self {
-            Self::Elsewhere(_) | Self::Environment => {}
+            Self::Url(_) | Self::Environment => {}
             #[cfg(feature = "embedded-postgres")]
-            Self::Private(server) => server.stop().await,
+            Self::Embedded(server) => server.stop().await,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Whose devices the homeserver has been asked about. A message is decrypted after its sender's were:
-//! a message under a false name would not show before.
+//! Tracks whose devices have been queried. A message is decrypted only after its sender's devices are
+//! known: before, a forged sender cannot be detected.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,35 +10,35 @@ use std::{
 use ruma::{OwnedUserId, UserId};
 use tokio::{sync::Notify, time::Instant};
 
-/// So many questions about a sender go unanswered before a message of theirs is delivered as it is.
-const TRIES: u32 = 3;
-/// No message waits longer. Three questions that nobody answers take less, unless many are asked.
-const LONGEST_WAIT: Duration = Duration::from_secs(2 * 60);
+/// After this many failed key queries a message is delivered without its sender's devices.
+const MAX_FAILED_QUERIES: u32 = 3;
+/// The longest that a message waits. The failed queries usually take less.
+const MAX_WAIT: Duration = Duration::from_secs(2 * 60);
 
-/// What is known of a user's devices.
+/// Whether a user's devices are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    Yes,
-    /// Not yet, or not since they changed.
-    NotYet,
-    /// Questions about them are not answered.
+pub enum DeviceStatus {
+    Known,
+    /// Not queried yet, or changed since.
+    Pending,
+    /// The key queries fail.
     Unavailable,
 }
 
 #[derive(Default)]
 struct User {
-    /// When they last changed, by our count.
-    changed: u64,
-    /// When the newest question was asked that was answered.
-    told: Option<u64>,
-    /// Questions without an answer since then.
-    unanswered: u32,
+    /// The change counter when the devices last changed.
+    changed_at: u64,
+    /// The change counter when the newest successful query was sent.
+    queried_at: Option<u64>,
+    /// Failed queries since then.
+    failed_queries: u32,
 }
 
 /// A message that waits until its sender's devices are known.
 struct Wait {
     sender: OwnedUserId,
-    /// The count of changes when it began: those that come later do not make it longer.
+    /// The change counter when the wait began: later changes do not prolong it.
     changes: u64,
     began: Instant,
 }
@@ -46,28 +46,32 @@ struct Wait {
 #[derive(Default)]
 struct State {
     users: HashMap<OwnedUserId, User>,
-    /// By the messages' event ids.
+    /// By event id.
     waits: HashMap<String, Wait>,
+    /// The change counter: incremented by each change of device lists.
     changes: u64,
 }
 
 impl State {
-    fn known(&self, sender: &UserId, wait: Option<&Wait>) -> Known {
+    fn status(&self, sender: &UserId, wait: Option<&Wait>) -> DeviceStatus {
         let user = self.users.get(sender);
-        let enough = |user: &User| wait.map_or(user.changed, |wait| wait.changes.min(user.changed));
-        if user.is_some_and(|user| user.told.is_some_and(|told| told >= enough(user))) {
-            return Known::Yes;
+        let enough =
+            |user: &User| wait.map_or(user.changed_at, |wait| wait.changes.min(user.changed_at));
+        if user.is_some_and(|user| {
+            user.queried_at.is_some_and(|queried_at| queried_at >= enough(user))
+        }) {
+            return DeviceStatus::Known;
         }
-        let given_up = user.is_some_and(|user| user.unanswered >= TRIES);
-        let too_long = wait.is_some_and(|wait| wait.began.elapsed() >= LONGEST_WAIT);
-        if given_up || too_long { Known::Unavailable } else { Known::NotYet }
+        let given_up = user.is_some_and(|user| user.failed_queries >= MAX_FAILED_QUERIES);
+        let too_long = wait.is_some_and(|wait| wait.began.elapsed() >= MAX_WAIT);
+        if given_up || too_long { DeviceStatus::Unavailable } else { DeviceStatus::Pending }
     }
 
     /// The senders of messages that wait.
-    fn wanted(&self) -> impl Iterator<Item = &OwnedUserId> {
+    fn users_to_query(&self) -> impl Iterator<Item = &OwnedUserId> {
         let waits = self.waits.values();
         waits
-            .filter(|wait| self.known(&wait.sender, Some(wait)) == Known::NotYet)
+            .filter(|wait| self.status(&wait.sender, Some(wait)) == DeviceStatus::Pending)
             .map(|wait| &wait.sender)
     }
 }
@@ -76,111 +80,111 @@ impl State {
 #[derive(Default)]
 pub struct Devices {
     state: Mutex<State>,
-    /// Somebody is wanted.
-    pub wanted: Notify,
+    /// A user needs to be queried.
+    pub query_needed: Notify,
 }
 
-/// The moment in which a question was asked.
+/// The value of the change counter when a query was sent.
 #[derive(Clone, Copy)]
-pub struct Moment(u64);
+pub struct ChangeCount(u64);
 
 impl Devices {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the store remembers: users, and whether they have to be asked about.
-    pub fn remember(&self, tracked: impl IntoIterator<Item = (OwnedUserId, bool)>) {
+    /// Load the store's tracked users, and whether their devices are outdated.
+    pub fn load(&self, tracked: impl IntoIterator<Item = (OwnedUserId, bool)>) {
         let mut state = self.lock();
         for (user, dirty) in tracked {
-            let told = if dirty { None } else { Some(0) };
-            state.users.insert(user, User { told, ..User::default() });
+            let queried_at = if dirty { None } else { Some(0) };
+            state.users.insert(user, User { queried_at, ..User::default() });
         }
     }
 
-    /// These users' devices are followed from now on.
-    pub fn follow(&self, users: &[OwnedUserId]) {
+    /// Start tracking the devices of these users.
+    pub fn track(&self, users: &[OwnedUserId]) {
         let mut state = self.lock();
         for user in users {
             state.users.entry(user.clone()).or_default();
         }
     }
 
-    /// The homeserver says that these users' devices changed.
-    pub fn changed<'a>(&self, users: impl IntoIterator<Item = &'a OwnedUserId>) {
+    /// The devices of these users changed, according to a sync.
+    pub fn mark_changed<'a>(&self, users: impl IntoIterator<Item = &'a OwnedUserId>) {
         let mut state = self.lock();
         state.changes += 1;
         let changes = state.changes;
         for user in users {
             if let Some(user) = state.users.get_mut(user) {
-                user.changed = changes;
+                user.changed_at = changes;
             }
         }
     }
 
-    /// All of them may have changed.
-    pub fn all_changed(&self) {
+    /// The devices of all users may have changed.
+    pub fn mark_all_changed(&self) {
         let users: Vec<_> = self.lock().users.keys().cloned().collect();
-        self.changed(&users);
+        self.mark_changed(&users);
     }
 
-    /// What is known of the sender of a message, which waits for it from the first time on.
-    pub fn of_sender(&self, sender: &UserId, event_id: &str) -> Known {
+    /// The status of a message's sender. The first call for a message starts its wait.
+    pub fn sender_status(&self, sender: &UserId, event_id: &str) -> DeviceStatus {
         let mut state = self.lock();
-        let known = state.known(sender, state.waits.get(event_id));
-        if known != Known::NotYet {
+        let status = state.status(sender, state.waits.get(event_id));
+        if status != DeviceStatus::Pending {
             state.waits.remove(event_id);
         } else if !state.waits.contains_key(event_id) {
-            // Messages that were taken back meanwhile are not asked about any more.
-            state.waits.retain(|_, wait| wait.began.elapsed() < LONGEST_WAIT * 2);
+            // Redacted messages leave their waits behind.
+            state.waits.retain(|_, wait| wait.began.elapsed() < MAX_WAIT * 2);
             let wait =
                 Wait { sender: sender.to_owned(), changes: state.changes, began: Instant::now() };
             state.waits.insert(event_id.to_owned(), wait);
             drop(state);
-            self.wanted.notify_one();
+            self.query_needed.notify_one();
         }
-        known
+        status
     }
 
-    pub fn wanted(&self) -> Vec<String> {
+    pub fn users_to_query(&self) -> Vec<String> {
         let state = self.lock();
-        let wanted: HashSet<_> = state.wanted().collect();
-        wanted.into_iter().map(ToString::to_string).collect()
+        let users: HashSet<_> = state.users_to_query().collect();
+        users.into_iter().map(ToString::to_string).collect()
     }
 
-    /// Whether somebody is still waited for.
-    pub fn is_wanted(&self, user: &UserId) -> bool {
-        self.lock().wanted().any(|wanted| wanted == user)
+    /// Whether a message still waits for this user's devices.
+    pub fn needs_query(&self, user: &UserId) -> bool {
+        self.lock().users_to_query().any(|other| other == user)
     }
 
-    /// Before a question is sent.
-    pub fn now(&self) -> Moment {
-        Moment(self.lock().changes)
+    /// To be called before a query is sent.
+    pub fn change_count(&self) -> ChangeCount {
+        ChangeCount(self.lock().changes)
     }
 
-    /// The homeserver has told of these users' devices; the question was asked at `asked`. Returns
-    /// whether a message waited for one.
-    pub fn told<'a>(
+    /// A query that was sent at `sent_at` returned the devices of these users. Returns whether it
+    /// ended the wait of a message.
+    pub fn queried<'a>(
         &self,
         users: impl IntoIterator<Item = &'a OwnedUserId>,
-        asked: Moment,
+        sent_at: ChangeCount,
     ) -> bool {
         let mut state = self.lock();
-        let before = state.wanted().count();
+        let before = state.users_to_query().count();
         for name in users {
             let user = state.users.entry(name.clone()).or_default();
-            user.told = user.told.max(Some(asked.0));
-            user.unanswered = 0;
+            user.queried_at = user.queried_at.max(Some(sent_at.0));
+            user.failed_queries = 0;
         }
-        state.wanted().count() < before
+        state.users_to_query().count() < before
     }
 
-    /// A question about this user was not answered. Returns whether that is enough.
-    pub fn unanswered(&self, user: &UserId) -> bool {
+    /// A query of this user failed. Returns whether to give up.
+    pub fn query_failed(&self, user: &UserId) -> bool {
         let mut state = self.lock();
         let entry = state.users.entry(user.to_owned()).or_default();
-        entry.unanswered += 1;
-        entry.unanswered >= TRIES
+        entry.failed_queries += 1;
+        entry.failed_queries >= MAX_FAILED_QUERIES
     }
 }
 
@@ -191,49 +195,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_answer_does_not_count_and_no_answer_counts_in_the_end() {
+    fn an_outdated_query_does_not_count_and_repeated_failures_end_the_wait() {
         let devices = Devices::default();
         let alice = owned_user_id!("@alice:x");
-        assert_eq!(devices.of_sender(&alice, "$1"), Known::NotYet);
-        assert_eq!(devices.wanted(), ["@alice:x"]);
-        devices.follow(std::slice::from_ref(&alice));
-        let before = devices.now();
-        devices.changed([&alice]);
-        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
-        // For the first it is no old one.
-        assert!(devices.told([&alice], before));
-        assert_eq!(devices.of_sender(&alice, "$1"), Known::Yes);
-        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
-        assert!(devices.is_wanted(&alice));
-        assert!(devices.told([&alice], devices.now()));
-        assert_eq!(devices.of_sender(&alice, "$2"), Known::Yes);
-        assert!(devices.wanted().is_empty());
+        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Pending);
+        assert_eq!(devices.users_to_query(), ["@alice:x"]);
+        devices.track(std::slice::from_ref(&alice));
+        let before = devices.change_count();
+        devices.mark_changed([&alice]);
+        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
+        // The wait of $1 began before the change, so this response is recent enough for it.
+        assert!(devices.queried([&alice], before));
+        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Known);
+        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
+        assert!(devices.needs_query(&alice));
+        assert!(devices.queried([&alice], devices.change_count()));
+        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Known);
+        assert!(devices.users_to_query().is_empty());
 
-        devices.changed([&alice]);
-        assert_eq!(devices.of_sender(&alice, "$3"), Known::NotYet);
-        assert!(!devices.unanswered(&alice) && !devices.unanswered(&alice));
-        // What changes meanwhile does not make it longer.
-        devices.changed([&alice]);
-        assert!(devices.unanswered(&alice));
-        assert_eq!(devices.of_sender(&alice, "$3"), Known::Unavailable);
-        assert!(devices.wanted().is_empty());
-        devices.changed([&alice]);
-        assert_eq!(devices.of_sender(&alice, "$4"), Known::Unavailable);
-        devices.told([&alice], devices.now());
-        assert_eq!(devices.of_sender(&alice, "$5"), Known::Yes);
-        devices.remember([(owned_user_id!("@bob:x"), false), (owned_user_id!("@eve:x"), true)]);
-        assert_eq!(devices.of_sender(&owned_user_id!("@bob:x"), "$6"), Known::Yes);
-        assert_eq!(devices.of_sender(&owned_user_id!("@eve:x"), "$7"), Known::NotYet);
+        devices.mark_changed([&alice]);
+        assert_eq!(devices.sender_status(&alice, "$3"), DeviceStatus::Pending);
+        assert!(!devices.query_failed(&alice) && !devices.query_failed(&alice));
+        // Later changes do not prolong the wait.
+        devices.mark_changed([&alice]);
+        assert!(devices.query_failed(&alice));
+        assert_eq!(devices.sender_status(&alice, "$3"), DeviceStatus::Unavailable);
+        assert!(devices.users_to_query().is_empty());
+        devices.mark_changed([&alice]);
+        assert_eq!(devices.sender_status(&alice, "$4"), DeviceStatus::Unavailable);
+        devices.queried([&alice], devices.change_count());
+        assert_eq!(devices.sender_status(&alice, "$5"), DeviceStatus::Known);
+        devices.load([(owned_user_id!("@bob:x"), false), (owned_user_id!("@eve:x"), true)]);
+        assert_eq!(devices.sender_status(&owned_user_id!("@bob:x"), "$6"), DeviceStatus::Known);
+        assert_eq!(devices.sender_status(&owned_user_id!("@eve:x"), "$7"), DeviceStatus::Pending);
     }
 
     #[test]
-    fn no_wait_is_for_ever() {
+    fn waits_are_bounded() {
         let devices = Devices::default();
         let alice = owned_user_id!("@alice:x");
-        assert_eq!(devices.of_sender(&alice, "$1"), Known::NotYet);
-        let Some(long_ago) = Instant::now().checked_sub(LONGEST_WAIT) else { return };
+        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Pending);
+        let Some(long_ago) = Instant::now().checked_sub(MAX_WAIT) else { return };
         devices.lock().waits.get_mut("$1").unwrap().began = long_ago;
-        assert_eq!(devices.of_sender(&alice, "$1"), Known::Unavailable);
-        assert_eq!(devices.of_sender(&alice, "$2"), Known::NotYet);
+        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Unavailable);
+        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
     }
 }

@@ -1,4 +1,4 @@
-//! A private PostgreSQL in the data directory, for those who run none.
+//! An embedded PostgreSQL server in the data directory, for a trial without a database.
 
 use std::{fmt::Display, net::TcpStream, path::Path};
 
@@ -9,17 +9,17 @@ use tracing::{info, warn};
 
 use crate::errors::{BridgeError, exit_code};
 
-/// It ends with this process, however that ends.
-pub struct PrivateServer {
+/// Ends with this process, even after `kill -9`.
+pub struct EmbeddedServer {
     url: SecretString,
-    /// Empty while a blocking thread has it.
+    /// `None` while a blocking thread restarts it.
     server: Mutex<Option<PostgresServer>>,
 }
 
-impl PrivateServer {
+impl EmbeddedServer {
     pub async fn start(directory: &Path) -> Result<Self, BridgeError> {
         let data = std::path::absolute(directory).map_err(refused)?;
-        info!(directory = %data.display(), "starting the private PostgreSQL");
+        info!(directory = %data.display(), "starting the embedded PostgreSQL");
         let start = || PostgresServer::builder().data_directory(data).durable(true).start();
         let server = spawn_blocking(start).await.map_err(refused)?.map_err(refused)?;
         Ok(Self { url: server.url().into(), server: Mutex::new(Some(server)) })
@@ -29,15 +29,15 @@ impl PrivateServer {
         &self.url
     }
 
-    /// Start the server again if it has died.
-    pub async fn revive(&self) -> Result<(), BridgeError> {
+    /// Restart the server if it has died.
+    pub async fn restart_if_dead(&self) -> Result<(), BridgeError> {
         let mut slot = self.server.lock().await;
         let Some(mut server) = slot.take() else { return Ok(()) };
         let attempt = spawn_blocking(move || {
             let mut started = Ok(());
             if TcpStream::connect(("127.0.0.1", server.port())).is_err() {
-                warn!("the private PostgreSQL has died: starting it again");
-                // What is left of it has to go first.
+                warn!("the embedded PostgreSQL has died: restarting it");
+                // Processes of the dead server may be left.
                 server.kill();
                 started = server.start_again();
             }
@@ -46,7 +46,7 @@ impl PrivateServer {
         let (server, started) = attempt.await.map_err(refused)?;
         started.map_err(refused)?;
         if server.url() != self.url.expose_secret() {
-            return Err(refused("another program has taken its port: start the bridge again"));
+            return Err(refused("another program uses its port: restart the bridge"));
         }
         *slot = Some(server);
         Ok(())
@@ -54,17 +54,17 @@ impl PrivateServer {
 
     pub async fn stop(self) {
         let server = self.server.into_inner();
-        // Stopping blocks; that it failed would change nothing.
+        // Stopping blocks. A failure is ignored: the process ends anyway.
         let _ = spawn_blocking(move || drop(server)).await;
     }
 }
 
 fn refused(reason: impl Display) -> BridgeError {
-    BridgeError::last(
+    BridgeError::fatal(
         exit_code::DATABASE,
         format!(
-            "the private PostgreSQL cannot be started: {reason}. Or set DATABASE_URL to a server \
-             of yours"
+            "the embedded PostgreSQL cannot be started: {reason}. To use another server, set \
+             DATABASE_URL"
         ),
     )
 }

@@ -1,4 +1,4 @@
-//! What ruma's endpoints have in common: how each wants to be authenticated and addressed.
+//! Traits over ruma's endpoints: authentication and path of a request.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,14 @@ use ruma::api::{
     path_builder::{PathBuilder, SinglePath, VersionHistory},
 };
 
-use crate::answers::Answered;
+use crate::responses::HasResponse;
 
 /// A request that the bridge sends.
 pub trait Request:
-    OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + Answered
+    OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + HasResponse
 {
 }
-impl<R: OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + Answered> Request
+impl<R: OutgoingRequest<Authentication: Authentication, PathBuilder: Path> + HasResponse> Request
     for R
 {
 }

@@ -1,4 +1,4 @@
-//! The life of the bridge: open, run, and after a failure drop the machine, reopen and go on.
+//! The lifecycle of the bridge: open, run, and after a failure drop the machine, reopen, run again.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use crate::{
     checkpoint::Checkpoint,
     config::{Config, DatabaseConfig},
     crypto::Crypto,
-    database::Located,
+    database::DatabaseServer,
     delivery::Delivery,
     devices::Devices,
     errors::{BridgeError, exit_code},
@@ -27,25 +27,25 @@ use crate::{
     inbox::{self, Inbox},
     keys::Keys,
     metrics::Metrics,
-    outgoing,
+    outgoing, prune,
     refusal::SessionLoss,
     retry::Delays,
     rooms,
     run::{Run, Wake},
     session::{self, Session},
-    sync, tidy,
+    sync,
     webhook::Webhook,
 };
 
-/// After a stop a run may take so long to come to its end, a delivery in flight included. Docker
-/// kills after 10 s, and the database has to be stopped too.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Closing the store may take so long, when the database is away.
-const CLOSING: Duration = Duration::from_secs(3);
-/// A run that lasted so long was a good one: the next failure is a new one.
-const GOOD_RUN: Duration = Duration::from_secs(60);
+/// Time limit for tasks and deliveries in flight after a stop. Docker kills after 10 s, and the
+/// database must be stopped before that.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Time limit for closing the store while the database does not respond.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A failure after a run of at least this length resets the backoff.
+const STABLE_RUN: Duration = Duration::from_secs(60);
 
-/// What outlives a run.
+/// The parts that are shared by consecutive runs.
 struct Engine {
     config: Arc<Config>,
     homeserver: Arc<Homeserver>,
@@ -54,20 +54,20 @@ struct Engine {
     stop: Stop,
 }
 
-/// The wish to end.
+/// Requests to stop.
 #[derive(Clone, Default)]
 pub struct Stop {
-    /// In good order, which may take some seconds.
-    pub soon: CancellationToken,
-    /// Without waiting for deliveries in flight; the store is closed all the same.
-    pub now: CancellationToken,
+    /// Finish deliveries in flight, which may take some seconds.
+    pub graceful: CancellationToken,
+    /// Abandon deliveries in flight; the store is still closed.
+    pub immediate: CancellationToken,
 }
 
-/// Bring the database's schemas up to date, and do nothing else.
+/// Migrate the database's schemas, and do nothing else.
 pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
-    /// Opening an account migrates the keys' schema; this one is removed again.
+    /// A temporary account: opening an account migrates the store's schema.
     const ACCOUNT: &str = "webhook_bridge.migrate-only";
-    let database = Located::new(&config.database).await?;
+    let database = DatabaseServer::new(&config.database).await?;
     let migrate = async {
         let settings = database
             .settings(ACCOUNT)?
@@ -87,11 +87,11 @@ pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// Run the bridge until it is stopped, or until something final happens.
+/// Run the bridge until it is stopped or a fatal error occurs.
 pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
     let http = http_client::build(&config)?;
     let metrics = Metrics::new()
-        .map_err(|error| BridgeError::last(exit_code::UNEXPECTED, error.to_string()))?;
+        .map_err(|error| BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))?;
     let engine = Engine {
         homeserver: Arc::new(Homeserver::new(http.clone(), config.homeserver.clone())),
         webhook: Webhook::new(http, &config)?,
@@ -105,9 +105,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
         waiting_for: Mutex::default(),
     });
     if let Some(address) = engine.config.listen {
-        health::serve(address, health.clone(), engine.stop.soon.clone()).await?;
+        health::serve(address, health.clone(), engine.stop.graceful.clone()).await?;
     }
-    let database = Located::new(&engine.config.database.database).await?;
+    let database = DatabaseServer::new(&engine.config.database.database).await?;
     let ended = engine.run_on(&database, &health).await;
     database.stop().await;
     match ended {
@@ -117,30 +117,30 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
 }
 
 impl Engine {
-    async fn run_on(&self, database: &Located, health: &Health) -> Result<(), BridgeError> {
+    async fn run_on(&self, database: &DatabaseServer, health: &Health) -> Result<(), BridgeError> {
         let (keys, inbox) = self.open(database, health).await?;
         health.inbox.get_or_init(|| inbox.clone());
         self.metrics.owner.set(1);
-        let ended = self.run_until_final(&keys, &inbox, database).await;
+        let ended = self.run_until_fatal(&keys, &inbox, database).await;
         self.metrics.owner.set(0);
-        match timeout(CLOSING, keys.close()).await {
+        match timeout(CLOSE_TIMEOUT, keys.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("the store was not closed cleanly: {error}"),
-            Err(_) => warn!("the store was not closed in time: the database does not answer"),
+            Err(_) => warn!("the store was not closed in time: the database does not respond"),
         }
         ended
     }
 
-    /// Open keys and inbox, waiting for a database that is away, or for another owner.
+    /// Open keys and inbox. Waits while the database is unavailable or another owner is alive.
     async fn open(
         &self,
-        database: &Located,
+        database: &DatabaseServer,
         health: &Health,
     ) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
         let waiting = |owner: &str| {
             info!("the account is in use by {owner}: waiting until it is free");
-            health.wait_for(Some(owner));
+            health.set_waiting_for(Some(owner));
         };
         loop {
             let attempt = async {
@@ -153,8 +153,8 @@ impl Engine {
                 }
                 Ok((keys, Inbox::new(pool, &self.config.store_account)))
             };
-            let attempt = self.stop.soon.run_until_cancelled(attempt).await;
-            health.wait_for(None);
+            let attempt = self.stop.graceful.run_until_cancelled(attempt).await;
+            health.set_waiting_for(None);
             match attempt.unwrap_or(Err(BridgeError::Stopped)) {
                 Err(BridgeError::Temporary(reason)) => self.pause(&reason, &mut delays).await?,
                 opened => return opened,
@@ -162,56 +162,56 @@ impl Engine {
         }
     }
 
-    /// One run after the other.
-    async fn run_until_final(
+    /// Run repeatedly, until stopped or until a fatal error.
+    async fn run_until_fatal(
         &self,
         keys: &Keys,
         inbox: &Inbox,
-        database: &Located,
+        database: &DatabaseServer,
     ) -> Result<(), BridgeError> {
         let mut delays = Delays::new();
-        let mut refused = Refused::default();
+        let mut refused = TokenRefusals::default();
         let mut reopen = false;
         loop {
             let began = Instant::now();
-            // Whatever hangs before the run, the end is not waited for.
+            // Cancelled on a stop: a hanging start must not delay the shutdown.
             let prepare = async {
                 if reopen {
-                    reopened(keys).await?;
+                    reopen_store(keys).await?;
                 }
                 self.prepare(keys, inbox).await
             };
-            let prepared = self.stop.soon.run_until_cancelled(prepare).await;
+            let prepared = self.stop.graceful.run_until_cancelled(prepare).await;
             let ended = match prepared.unwrap_or(Err(BridgeError::Stopped)) {
                 Ok((checkpoint, run)) => self.run_once(&checkpoint, &run).await,
                 Err(error) => Err(error),
             };
             if self.metrics.since_sync().is_some_and(|since| since < began.elapsed()) {
-                refused = Refused::default();
+                refused = TokenRefusals::default();
             }
             match ended {
                 Err(BridgeError::SessionRefused(loss)) => {
                     self.after_refusal(loss, &mut refused, keys).await?;
                 }
                 Err(BridgeError::Temporary(reason)) => {
-                    if began.elapsed() > GOOD_RUN {
+                    if began.elapsed() > STABLE_RUN {
                         delays.reset();
                     }
                     self.pause(&reason, &mut delays).await?;
                 }
                 ended => return ended,
             }
-            database.revive().await?;
+            database.restart_if_dead().await?;
             reopen = true;
         }
     }
 
-    /// Our token was refused. What has expired is renewed; whatever else it is may pass, and is asked
-    /// again for some time.
+    /// The access token was refused. An expired token is renewed; otherwise the refusal may be
+    /// temporary (a locked account), so the run is retried until `retry_timeout`.
     async fn after_refusal(
         &self,
         loss: SessionLoss,
-        refused: &mut Refused,
+        refused: &mut TokenRefusals,
         keys: &Keys,
     ) -> Result<(), BridgeError> {
         let explanation = session::explain(loss);
@@ -219,58 +219,63 @@ impl Engine {
             if self.session(keys).renew().await? {
                 return self.pause("the session was renewed", &mut refused.delays).await;
             }
-            return Err(BridgeError::last(exit_code::SESSION_ENDED, explanation));
+            return Err(BridgeError::fatal(exit_code::SESSION_ENDED, explanation));
         }
         let since = refused.since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.config.refusal_wait {
-            return Err(BridgeError::last(exit_code::SESSION_ENDED, explanation));
+        if since.elapsed() >= self.config.retry_timeout {
+            return Err(BridgeError::fatal(exit_code::SESSION_ENDED, explanation));
         }
         self.pause(explanation, &mut refused.delays).await
     }
 
     fn session<'a>(&'a self, keys: &'a Keys) -> Session<'a> {
-        Session { config: &self.config, homeserver: &self.homeserver, keys, stop: &self.stop.soon }
+        Session {
+            config: &self.config,
+            homeserver: &self.homeserver,
+            keys,
+            stop: &self.stop.graceful,
+        }
     }
 
     async fn run_once(&self, checkpoint: &Checkpoint, run: &Run) -> Result<(), BridgeError> {
         let delivery = Delivery::new(run);
         let tasks = async {
             tokio::join!(
-                guard(run, sync::run(run)),
-                guard(run, gaps::run(run)),
-                guard(run, rooms::accept_invitations(run)),
-                guard(run, rooms::fetch_members(run)),
-                guard(run, outgoing::run(run)),
-                guard(run, outgoing::ask_senders(run)),
-                guard(run, delivery.run()),
-                guard(run, checkpoint.run(&run.stop)),
-                guard(run, tidy::run(run)),
+                stop_all_after(run, sync::run(run)),
+                stop_all_after(run, gaps::run(run)),
+                stop_all_after(run, rooms::accept_invitations(run)),
+                stop_all_after(run, rooms::fetch_members(run)),
+                stop_all_after(run, outgoing::run(run)),
+                stop_all_after(run, outgoing::query_senders(run)),
+                stop_all_after(run, delivery.run()),
+                stop_all_after(run, checkpoint.run(&run.stop)),
+                stop_all_after(run, prune::run(run)),
             )
         };
         let deadline = async {
-            self.stop.soon.cancelled().await;
-            let _ = timeout(LAST_WORDS, self.stop.now.cancelled()).await;
+            self.stop.graceful.cancelled().await;
+            let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i) = tasks => worst([a, b, c, d, e, f, g, h, i]),
+            (a, b, c, d, e, f, g, h, i) = tasks => most_severe([a, b, c, d, e, f, g, h, i]),
             () = deadline => Err(BridgeError::Stopped),
         };
-        if !self.stop.now.is_cancelled() {
-            checkpoint.last_words(&ended).await;
+        if !self.stop.immediate.is_cancelled() {
+            checkpoint.write_final(&ended).await;
         }
         ended
     }
 
-    /// Log in or go on, check that the database is the newest, and build what a run consists of.
+    /// Log in or resume the session, check that the database was not rolled back, and build a run.
     async fn prepare(&self, keys: &Keys, inbox: &Inbox) -> Result<(Checkpoint, Run), BridgeError> {
-        let stop = &self.stop.soon;
-        let device = self.session(keys).resume_or_begin().await?;
+        let stop = &self.stop.graceful;
+        let device = self.session(keys).resume_or_log_in().await?;
         let machine = keys.machine(&self.config.user_id, &device).await?;
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
         inbox.retry_all().await?;
         let devices = Devices::default();
-        devices.remember(keys.tracked_users().await?);
+        devices.load(keys.tracked_users().await?);
         info!(user = %self.config.user_id, %device, "forwarding messages");
         let run = Run {
             config: self.config.clone(),
@@ -286,40 +291,40 @@ impl Engine {
         Ok((checkpoint, run))
     }
 
-    /// Say why we wait, and wait.
+    /// Log the reason, and wait until the next attempt.
     async fn pause(&self, reason: &str, delays: &mut Delays) -> Result<(), BridgeError> {
         let delay = delays.next(None);
         warn!("{reason}; trying again in {} s", delay.as_secs());
-        let slept = self.stop.soon.run_until_cancelled(sleep(delay)).await;
+        let slept = self.stop.graceful.run_until_cancelled(sleep(delay)).await;
         slept.ok_or(BridgeError::Stopped)
     }
 }
 
-/// Open the store again, and say so when it takes long.
-async fn reopened(keys: &Keys) -> Result<(), BridgeError> {
+/// Reopen the store; a slow reopening is logged.
+async fn reopen_store(keys: &Keys) -> Result<(), BridgeError> {
     let mut reopening = std::pin::pin!(keys.reopen());
-    if let Ok(reopened) = timeout(CLOSING, &mut reopening).await {
+    if let Ok(reopened) = timeout(CLOSE_TIMEOUT, &mut reopening).await {
         return reopened;
     }
-    warn!("the store is still being reopened: the database does not answer");
+    warn!("the store is still being reopened: the database does not respond");
     reopening.await
 }
 
-/// Since when our token has been refused, with no sync in between.
-struct Refused {
+/// How long the access token has been refused without a successful sync in between.
+struct TokenRefusals {
     since: Option<Instant>,
     delays: Delays,
 }
 
-impl Default for Refused {
+impl Default for TokenRefusals {
     fn default() -> Self {
         Self { since: None, delays: Delays::after_refusals() }
     }
 }
 
-/// When one task fails, the others come to their end too: none is torn out of a sync, which would
-/// lose the keys it carries.
-async fn guard(
+/// Stop all tasks when one ends. The others are not dropped but finish their current step: a sync
+/// that is dropped loses its keys.
+async fn stop_all_after(
     run: &Run,
     task: impl Future<Output = Result<(), BridgeError>>,
 ) -> Result<(), BridgeError> {
@@ -328,10 +333,10 @@ async fn guard(
     ended
 }
 
-/// The error that decides what happens next.
-fn worst<const N: usize>(ended: [Result<(), BridgeError>; N]) -> Result<(), BridgeError> {
+/// The most severe error, which decides what happens next.
+fn most_severe<const N: usize>(ended: [Result<(), BridgeError>; N]) -> Result<(), BridgeError> {
     let weight = |error: &BridgeError| match error {
-        BridgeError::Final { .. } => 0,
+        BridgeError::Fatal { .. } => 0,
         BridgeError::SessionRefused(_) => 1,
         BridgeError::Temporary(_) => 2,
         BridgeError::Stopped => 3,

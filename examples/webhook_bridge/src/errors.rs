@@ -1,4 +1,4 @@
-//! What ends the bridge, with which exit code, and what is waited out.
+//! Errors of the bridge: fatal ones with their exit code, and those that are retried.
 
 use std::fmt::Display;
 
@@ -18,35 +18,35 @@ pub mod exit_code {
     pub const CONFIGURATION: u8 = 2;
     /// The homeserver refused the password or the token.
     pub const LOGIN: u8 = 3;
-    /// The session was ended, and its device with it.
+    /// The access token was refused until the retry timeout, or the device has other keys.
     pub const SESSION_ENDED: u8 = 4;
-    /// The database refused us for good.
+    /// The database refused permanently.
     pub const DATABASE: u8 = 5;
-    /// The passphrase is not the one the keys were sealed with.
+    /// The keys were encrypted with another passphrase, or with none.
     pub const PASSPHRASE: u8 = 6;
-    /// Another process has taken the account over: this one must not come back by itself.
+    /// Another process has taken the account over: this one must not be restarted automatically.
     pub const SUPERSEDED: u8 = 7;
-    /// Another process has the account, and we were told to refuse.
+    /// Another process owns the account, and `BRIDGE_TAKEOVER` is `refuse`.
     pub const IN_USE: u8 = 8;
     /// The database was rolled back to an older state.
     pub const ROLLED_BACK: u8 = 9;
 }
 
-/// What a task of the bridge can fail with.
+/// An error of a task of the bridge.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
-    /// Ends the bridge: the line says what to do.
+    /// Ends the bridge.
     #[error("{message}")]
-    Final {
+    Fatal {
         /// The process's exit code.
         code: u8,
         /// What happened and what to do.
         message: String,
     },
-    /// The homeserver does not accept our access token, for now or for good.
+    /// The homeserver refuses the access token, temporarily or permanently.
     #[error("the homeserver does not accept the access token")]
     SessionRefused(SessionLoss),
-    /// Waited out: the machine is dropped, the store reopened, and the bridge goes on.
+    /// Retried: the machine is dropped, the store reopened, and the next run started.
     #[error("{0}")]
     Temporary(String),
     /// The bridge is being stopped.
@@ -56,17 +56,17 @@ pub enum BridgeError {
 
 impl BridgeError {
     /// An error that ends the bridge with `code`.
-    pub fn last(code: u8, message: impl Into<String>) -> Self {
-        Self::Final { code, message: message.into() }
+    pub fn fatal(code: u8, message: impl Into<String>) -> Self {
+        Self::Fatal { code, message: message.into() }
     }
 
-    /// The ratchets in the database have been further than they are now.
+    /// The ratchets in the database are older than their last known state.
     pub fn rolled_back(what: impl Display) -> Self {
-        Self::last(
+        Self::fatal(
             exit_code::ROLLED_BACK,
             format!(
                 "{what}: the database was rolled back to an older state, and its keys must not be \
-                 used again. Begin with a new device: set STORE_ACCOUNT to another name, with \
+                 used again. Start with a new device: set STORE_ACCOUNT to another name, with \
                  MATRIX_PASSWORD and without MATRIX_DEVICE_ID, or with the MATRIX_ACCESS_TOKEN of \
                  a new login"
             ),
@@ -74,20 +74,21 @@ impl BridgeError {
     }
 }
 
-/// Whether PostgreSQL would give the same answer to every later attempt.
-fn is_final(sqlstate: Option<&str>) -> bool {
-    // Privileges, an unknown database, a refused login.
-    // A table or schema that is not there.
+/// Whether a retry would fail with the same error.
+fn is_fatal(sqlstate: Option<&str>) -> bool {
+    // Missing privileges; unknown database, table or schema; refused login.
     sqlstate.is_some_and(|code| {
         matches!(code, "42501" | "3D000" | "42P01" | "3F000") || code.starts_with("28")
     })
 }
 
 fn from_database(sqlstate: Option<&str>, text: String) -> BridgeError {
-    if is_final(sqlstate) {
-        return BridgeError::last(
+    if is_fatal(sqlstate) {
+        return BridgeError::fatal(
             exit_code::DATABASE,
-            format!("the database refused: {text}: check DATABASE_URL and the role's privileges"),
+            format!(
+                "the database refused access: {text}: check DATABASE_URL and the role's privileges"
+            ),
         );
     }
     BridgeError::Temporary(format!("the database failed: {text}"))
@@ -95,7 +96,7 @@ fn from_database(sqlstate: Option<&str>, text: String) -> BridgeError {
 
 impl From<tokio_postgres::Error> for BridgeError {
     fn from(error: tokio_postgres::Error) -> Self {
-        // `DatabaseError` leaves out the details that quote rows.
+        // `DatabaseError` omits the details, which quote rows.
         let error = DatabaseError::from(error);
         from_database(error.sqlstate(), error.to_string())
     }
@@ -113,7 +114,7 @@ impl From<PoolError> for BridgeError {
 impl From<CryptoStoreError> for BridgeError {
     fn from(error: CryptoStoreError) -> Self {
         match error {
-            CryptoStoreError::MismatchedAccount { expected, got } => Self::last(
+            CryptoStoreError::MismatchedAccount { expected, got } => Self::fatal(
                 exit_code::CONFIGURATION,
                 format!(
                     "the keys in the database belong to {} on device {}, not to {} on {}: use \
@@ -133,9 +134,9 @@ impl From<CryptoStoreError> for BridgeError {
 impl From<StoreError> for BridgeError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Superseded { .. } => Self::last(
+            StoreError::Superseded { .. } => Self::fatal(
                 exit_code::SUPERSEDED,
-                format!("{error}: it ends here, and should not be restarted by itself"),
+                format!("{error}: the bridge exits and should not be restarted automatically"),
             ),
             StoreError::DatabaseRolledBack => {
                 Self::rolled_back("the database has lost commits of this process")
@@ -169,16 +170,17 @@ impl From<OpenStoreError> for BridgeError {
     fn from(error: OpenStoreError) -> Self {
         let text = error.to_string();
         match error {
-            OpenStoreError::InvalidConfig(_) => {
-                Self::last(exit_code::CONFIGURATION, format!("DATABASE_URL cannot be used: {text}"))
-            }
+            OpenStoreError::InvalidConfig(_) => Self::fatal(
+                exit_code::CONFIGURATION,
+                format!("DATABASE_URL cannot be used: {text}"),
+            ),
             OpenStoreError::WrongPassphrase { .. }
             | OpenStoreError::WrongKey { .. }
             | OpenStoreError::KeyInsteadOfPassphrase { .. }
             | OpenStoreError::PassphraseInsteadOfKey { .. }
             | OpenStoreError::EncryptedWithoutSecret { .. }
             | OpenStoreError::PlainWithSecret { .. } => {
-                Self::last(exit_code::PASSPHRASE, format!("{text}: check STORE_PASSPHRASE"))
+                Self::fatal(exit_code::PASSPHRASE, format!("{text}: check STORE_PASSPHRASE"))
             }
             OpenStoreError::Connect(_) => Self::Temporary(text),
             OpenStoreError::Store(StoreError::Database(error)) => {
@@ -186,12 +188,12 @@ impl From<OpenStoreError> for BridgeError {
             }
             OpenStoreError::Store(error) => error.into(),
             OpenStoreError::ReadOnlyServer => Self::Temporary(text),
-            OpenStoreError::MigrationsPending { .. } => Self::last(
+            OpenStoreError::MigrationsPending { .. } => Self::fatal(
                 exit_code::DATABASE,
-                format!("{text}: run the bridge with --migrate-only as a role that may"),
+                format!("{text}: run the bridge with --migrate-only as a role that may migrate"),
             ),
-            OpenStoreError::OwnerAlive { .. } => Self::last(exit_code::IN_USE, text),
-            _ => Self::last(exit_code::DATABASE, text),
+            OpenStoreError::OwnerAlive { .. } => Self::fatal(exit_code::IN_USE, text),
+            _ => Self::fatal(exit_code::DATABASE, text),
         }
     }
 }
@@ -215,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn losing_the_account_is_final_however_it_comes() {
+    fn a_takeover_or_rollback_is_fatal_in_every_error_type() {
         let superseded =
             || StoreError::Superseded { by: "another".to_owned(), since: SystemTime::now() };
         let backend = |error: StoreError| CryptoStoreError::from(error);
@@ -232,7 +234,7 @@ mod tests {
         ];
         for (error, expected) in cases {
             assert!(
-                matches!(error, BridgeError::Final { code, .. } if code == expected),
+                matches!(error, BridgeError::Fatal { code, .. } if code == expected),
                 "{error:?} instead of {expected}"
             );
         }

@@ -17,20 +17,20 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A probe should not wait longer.
-const LIMIT: Duration = Duration::from_secs(3);
+/// Time limit for a query of a probe.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the probes look at.
+/// The state that the probes report.
 pub struct Health {
     pub metrics: Arc<Metrics>,
     /// Set once the database has been opened.
     pub inbox: OnceLock<Inbox>,
-    /// Whom we wait for, before that.
+    /// The owner that a standby waits for, before that.
     pub waiting_for: Mutex<Option<String>>,
 }
 
 impl Health {
-    pub fn wait_for(&self, owner: Option<&str>) {
+    pub fn set_waiting_for(&self, owner: Option<&str>) {
         self.metrics.standby.set(owner.is_some().into());
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
             owner.map(ToOwned::to_owned);
@@ -41,19 +41,19 @@ impl Health {
     }
 }
 
-/// Listen until `stop`.
+/// Serve in the background until `stop`.
 pub async fn serve(
     address: SocketAddr,
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> Result<(), BridgeError> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        BridgeError::last(
+        BridgeError::fatal(
             exit_code::CONFIGURATION,
             format!("cannot listen on {address} ({error}): set BRIDGE_LISTEN to a free address"),
         )
     })?;
-    info!(%address, "answering /healthz, /readyz and /metrics");
+    info!(%address, "serving /healthz, /readyz and /metrics");
     let router = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
@@ -62,7 +62,7 @@ pub async fn serve(
     tokio::spawn(async move {
         let served = axum::serve(listener, router);
         if let Some(Err(error)) = stop.run_until_cancelled(served.into_future()).await {
-            warn!("the health server ended: {error}");
+            warn!("the health server failed: {error}");
         }
     });
     Ok(())
@@ -74,23 +74,23 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let database = match health.inbox.get() {
-        Some(inbox) => matches!(timeout(LIMIT, inbox.ping()).await, Ok(Ok(()))),
+        Some(inbox) => matches!(timeout(QUERY_TIMEOUT, inbox.ping()).await, Ok(Ok(()))),
         None => false,
     };
-    // What the homeserver answers does not count before it is read and stored.
-    let synced = health.metrics.synced_lately();
-    let word = |ok| if ok { "ok" } else { "away" };
+    // A response counts only once its sync is committed.
+    let synced = health.metrics.synced_recently();
     let status = if database && synced { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let last = match health.metrics.since_sync() {
         Some(since) => format!("{} s ago", since.as_secs()),
         None => "none yet".to_owned(),
     };
-    (status, format!("database: {}\nlast sync committed: {last}\n", word(database)))
+    let database = if database { "ok" } else { "unavailable" };
+    (status, format!("database: {database}\nlast sync committed: {last}\n"))
 }
 
 async fn metrics(State(health): State<Arc<Health>>) -> Result<String, StatusCode> {
     if let Some(inbox) = health.inbox.get()
-        && let Ok(Ok(counts)) = timeout(LIMIT, inbox.counts()).await
+        && let Ok(Ok(counts)) = timeout(QUERY_TIMEOUT, inbox.counts()).await
     {
         health.metrics.set_counts(counts);
     }

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    answers::{Answer, Answered, Piece, says_nothing},
     endpoints::{Authentication, Path, Request},
     http_client::Target,
     refusal::{HomeserverError, Refusal},
+    responses::{HasResponse, ParseResponse, RawJson, is_empty_body},
     retry,
 };
 
@@ -45,29 +45,31 @@ impl Homeserver {
     }
 
     /// Send once.
-    pub async fn send<R: Request>(&self, request: R) -> Result<R::Answer, HomeserverError> {
+    pub async fn send<R: Request>(&self, request: R) -> Result<R::Response, HomeserverError> {
         self.send_within(request, TIMEOUT).await
     }
 
-    /// Send once, waiting up to `limit` for the answer.
+    /// Send once, waiting up to `limit` for the response.
     pub async fn send_within<R: Request>(
         &self,
         request: R,
         limit: Duration,
-    ) -> Result<R::Answer, HomeserverError> {
+    ) -> Result<R::Response, HomeserverError> {
         let versions = match self.versions.get() {
             Some(versions) => versions,
             None => {
                 let request = get_supported_versions::Request::new();
                 let found = self.exchange(request, (), TIMEOUT).await;
-                // Only with a token a homeserver can refuse it.
+                // Without a token there is none to refuse: something else has responded.
                 let has_token =
                     self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some();
                 let found = found.map_err(|error| match error {
-                    HomeserverError::Malformed(_) => HomeserverError::NotThere(error.to_string()),
+                    HomeserverError::Malformed(_) => {
+                        HomeserverError::NoHomeserver(error.to_string())
+                    }
                     error if error.is_temporary() => error,
                     error if has_token && error.session_loss().is_some() => error,
-                    error => HomeserverError::NotThere(error.to_string()),
+                    error => HomeserverError::NoHomeserver(error.to_string()),
                 })?;
                 self.versions.get_or_init(|| found)
             }
@@ -75,16 +77,16 @@ impl Homeserver {
         self.exchange(request, R::PathBuilder::input(versions), limit).await
     }
 
-    /// Send, and wait out what is temporary, until `stop`.
+    /// Send, and retry temporary errors until `stop`.
     pub async fn send_until<R: Request>(
         &self,
         request: R,
         stop: &CancellationToken,
-    ) -> Result<R::Answer, HomeserverError> {
+    ) -> Result<R::Response, HomeserverError> {
         let attempts = (|| self.send(request.clone()))
             .retry(retry::policy())
             .when(HomeserverError::is_temporary)
-            .adjust(|error, own| Some(own?.max(error.wish().unwrap_or_default())))
+            .adjust(|error, own| Some(own?.max(error.retry_after().unwrap_or_default())))
             .notify(|error, delay| warn!("{error}; trying again in {} s", delay.as_secs()));
         stop.run_until_cancelled(attempts).await.unwrap_or(Err(HomeserverError::Stopped))
     }
@@ -94,7 +96,7 @@ impl Homeserver {
         request: R,
         path: <R::PathBuilder as PathBuilder>::Input<'_>,
         limit: Duration,
-    ) -> Result<<R as Answered>::Answer, HomeserverError> {
+    ) -> Result<<R as HasResponse>::Response, HomeserverError> {
         let mut request = {
             let token = self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner());
             let token = match &*token {
@@ -121,13 +123,13 @@ impl Homeserver {
         if !status.is_success() {
             return Err(HomeserverError::Refused(Refusal::read(status, &headers, &body)));
         }
-        let piece = Piece::parse(&body);
-        let Some((piece, fields)) = piece.and_then(|piece| Some((piece, piece.fields()?))) else {
-            let nothing = R::Answer::of_nothing().filter(|_| says_nothing(&body));
-            let reason = "it is no JSON object: check MATRIX_HOMESERVER";
+        let json = RawJson::parse(&body);
+        let Some((json, fields)) = json.and_then(|json| Some((json, json.fields()?))) else {
+            let nothing = R::Response::from_empty().filter(|_| is_empty_body(&body));
+            let reason = "it is not a JSON object: check MATRIX_HOMESERVER";
             return nothing.ok_or_else(|| HomeserverError::Unreadable(reason.to_owned()));
         };
-        R::Answer::read(piece, &fields).map_err(HomeserverError::Malformed)
+        R::Response::read(json, &fields).map_err(HomeserverError::Malformed)
     }
 
     async fn round_trip(
@@ -144,7 +146,7 @@ impl Homeserver {
     }
 }
 
-/// An error with its causes in one line, and without the URL, whose query is noise.
+/// An error with its causes in one line, without the URL, which may hold secrets.
 pub fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())

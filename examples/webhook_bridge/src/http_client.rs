@@ -1,4 +1,4 @@
-//! One HTTP client for homeserver and webhook: rustls with ring and the machine's root certificates.
+//! The HTTP client for homeserver and webhook: rustls with ring and the system's root certificates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,26 +13,25 @@ use crate::{
     errors::{BridgeError, exit_code},
 };
 
-/// Where requests go. User and password of a URL are taken out of it: what is logged of requests
-/// holds the URL.
+/// The base URL of requests. User and password are removed from it, because URLs are logged.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub url: Url,
-    /// What the URL held, as a header.
+    /// User and password of the URL, as a header.
     pub authorization: Option<HeaderValue>,
 }
 
 impl Target {
     pub fn new(mut url: Url) -> Self {
         let authorization = basic(&url);
-        // These fail for URLs without a host only, and those hold neither.
+        // These fail only for URLs without a host, which have no user or password.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         Self { url, authorization }
     }
 }
 
-/// The header that stands for a URL's user and password.
+/// The `Authorization` header for a URL's user and password.
 fn basic(url: &Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
@@ -51,14 +50,14 @@ pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
     let needs_roots =
         [&config.homeserver, &config.webhook_url].iter().any(|u| u.url.scheme() == "https");
     if needs_roots && roots.is_empty() {
-        return Err(BridgeError::last(
+        return Err(BridgeError::fatal(
             exit_code::CONFIGURATION,
-            "this machine has no root certificates, so https cannot be used: install the package \
+            "no root certificates are installed, so https cannot be used: install the package \
              ca-certificates",
         ));
     }
     let unusable = |error: &dyn std::error::Error| {
-        BridgeError::last(exit_code::UNEXPECTED, format!("TLS cannot be set up: {error}"))
+        BridgeError::fatal(exit_code::UNEXPECTED, format!("TLS cannot be set up: {error}"))
     };
     let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -68,9 +67,9 @@ pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(Duration::from_secs(10))
-        // Names of headers have no case, but not every webhook knows.
+        // Header names are case-insensitive, but some webhooks expect title case.
         .http1_title_case_headers()
-        // A redirect would turn a POST into a GET, and could carry the token elsewhere.
+        // A redirect would turn a POST into a GET, and could leak the token to another server.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("webhook_bridge/", env!("CARGO_PKG_VERSION")))
         .build()

@@ -1,4 +1,4 @@
-//! The key store, and what the bridge itself keeps sealed in it.
+//! The key store, and the bridge's own encrypted values in it.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{
     errors::BridgeError,
 };
 
-/// How often a standby says that it still waits.
-const SAY_AGAIN: Duration = Duration::from_secs(10 * 60);
-/// After an outage one sync may bring thousands of keys, and is taken in as a whole or not at all.
-const LONGEST_SYNC: Duration = Duration::from_secs(5 * 60);
+/// How often a standby logs that it still waits.
+const STANDBY_LOG_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Time limit of a sync's transaction: after an outage one sync may bring thousands of keys.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// One account's keys in PostgreSQL.
 #[derive(Clone)]
@@ -27,8 +27,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database of `settings`, and give back the pool too, for the inbox. A
-    /// standby tells `waiting` whom it waits for.
+    /// Open the account in the database of `settings`. Also returns the pool, for the inbox. A standby
+    /// calls `waiting` with the name of the owner that it waits for.
     pub async fn open(
         config: &Config,
         settings: PostgresStoreConfig,
@@ -46,7 +46,7 @@ impl Keys {
         let settings = settings
             .run_migrations(config.database.run_migrations)
             .pool(PoolSettings { max_size: config.database.pool_size, ..Default::default() })
-            .timeouts(Timeouts { atomically: LONGEST_SYNC, ..Default::default() });
+            .timeouts(Timeouts { atomically: SYNC_TIMEOUT, ..Default::default() });
         let pool = settings.build_pool()?;
         loop {
             let settings = settings
@@ -58,9 +58,9 @@ impl Keys {
                     if config.takeover == Takeover::Wait =>
                 {
                     waiting(&owner);
-                    ownership.takeover = store::Takeover::WaitUntilFree(SAY_AGAIN);
+                    ownership.takeover = store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL);
                 }
-                // Earlier versions took a newline at its end as a part of it.
+                // Earlier versions did not strip a trailing newline.
                 Err(OpenStoreError::WrongPassphrase { .. })
                     if config.store_passphrase_raw.is_some()
                         && passphrase.map(ExposeSecret::expose_secret)
@@ -76,17 +76,17 @@ impl Keys {
         }
     }
 
-    /// A machine on this store; the one before must be gone.
+    /// A machine on this store; the previous one must have been dropped.
     pub async fn machine(
         &self,
         user: &UserId,
         device: &DeviceId,
     ) -> Result<OlmMachine, BridgeError> {
-        // The one place that changes with the SDK's next version.
+        // Only this call changes with the SDK's next version.
         Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
     }
 
-    /// One transaction of all that `future` saves, and of what it runs on [`Self::transaction`].
+    /// Run all saves of `future` and its statements on [`Self::transaction`] in one transaction.
     pub async fn atomically<T>(
         &self,
         future: impl Future<Output = Result<T, BridgeError>>,
@@ -94,29 +94,29 @@ impl Keys {
         self.store.atomically(future).await
     }
 
-    /// The transaction that we are in, for the bridge's own rows: they are in the same database.
+    /// The current transaction, for the bridge's own tables in the same database.
     pub async fn transaction(&self) -> Result<Transaction, BridgeError> {
         Ok(self.store.transaction().await?)
     }
 
-    /// Whose devices are followed, and whether they have to be asked about.
+    /// The tracked users, and whether their devices are outdated.
     pub async fn tracked_users(&self) -> Result<Vec<(OwnedUserId, bool)>, BridgeError> {
         let tracked = self.store.load_tracked_users().await.map_err(CryptoStoreError::from)?;
         Ok(tracked.into_iter().map(|user| (user.user_id, user.dirty)).collect())
     }
 
-    /// Whether an Olm account has been made, so that our device may have been published.
+    /// Whether an Olm account exists, so that this device may have been published.
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         Ok(account.is_some())
     }
 
-    /// How many transactions the account has seen; fails when somebody else has taken it over.
+    /// The account's number of commits. Fails if another process has taken the account over.
     pub async fn commit_count(&self) -> Result<u64, BridgeError> {
         Ok(self.store.commit_count().await?)
     }
 
-    /// After an error the store takes no more writes until it is opened again.
+    /// Reopen the store, which refuses writes after an error.
     pub async fn reopen(&self) -> Result<(), BridgeError> {
         Ok(self.store.reopen().await.map_err(CryptoStoreError::from)?)
     }
@@ -136,13 +136,13 @@ impl Keys {
         Ok(saved.map_err(CryptoStoreError::from)?)
     }
 
-    pub async fn forget_value(&self, name: &str) -> Result<(), BridgeError> {
+    pub async fn remove_value(&self, name: &str) -> Result<(), BridgeError> {
         let removed = self.store.remove_custom_value(&key(name)).await;
         Ok(removed.map_err(CryptoStoreError::from)?)
     }
 }
 
-/// Custom values are shared with the SDK, so ours have a prefix.
+/// The prefix avoids collisions with the SDK's own custom values.
 fn key(name: &str) -> String {
     format!("webhook_bridge.{name}")
 }
@@ -158,17 +158,17 @@ mod tests {
     use crate::{config::Args, errors::exit_code};
 
     fn config(takeover: &str) -> Config {
-        let words = [
+        let arguments = [
             "webhook_bridge",
             "--homeserver=http://localhost:8008",
             "--user=@bot:example.org",
             "--webhook-url=http://localhost/hook",
-            "--try",
+            "--embedded-postgres",
             "--plain",
             "--takeover",
             takeover,
         ];
-        Args::try_parse_from(words).unwrap().try_into().unwrap()
+        Args::try_parse_from(arguments).unwrap().try_into().unwrap()
     }
 
     fn settings(url: &str) -> PostgresStoreConfig {
@@ -177,26 +177,27 @@ mod tests {
 
     fn code<T>(ended: Result<T, BridgeError>) -> u8 {
         match ended {
-            Err(BridgeError::Final { code, .. }) => code,
+            Err(BridgeError::Fatal { code, .. }) => code,
             Err(error) => panic!("not final: {error}"),
             Ok(_) => panic!("no error"),
         }
     }
 
-    fn nobody(owner: &str) {
-        panic!("waits for {owner}");
+    fn no_waiting(owner: &str) {
+        panic!("unexpectedly waits for {owner}");
     }
 
     #[tokio::test]
-    async fn one_refuses_one_takes_and_the_loser_is_told() {
+    async fn refuse_fails_and_immediate_supersedes_the_owner() {
         let database = testing::database().unwrap();
         let url = &database.url();
-        let (first, _) = Keys::open(&config("wait"), settings(url), nobody).await.unwrap();
-        let refused = Keys::open(&config("refuse"), settings(url), nobody).await;
+        let (first, _) = Keys::open(&config("wait"), settings(url), no_waiting).await.unwrap();
+        let refused = Keys::open(&config("refuse"), settings(url), no_waiting).await;
         assert_eq!(code(refused), exit_code::IN_USE);
         first.set_value("a", "1").await.unwrap();
 
-        let (second, _) = Keys::open(&config("immediate"), settings(url), nobody).await.unwrap();
+        let (second, _) =
+            Keys::open(&config("immediate"), settings(url), no_waiting).await.unwrap();
         assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
         assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
         assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);
@@ -204,17 +205,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_standby_says_whom_it_waits_for_and_gets_the_account() {
+    async fn a_standby_reports_the_owner_and_takes_over() {
         let database = testing::database().unwrap();
         let (first, _) =
-            Keys::open(&config("wait"), settings(&database.url()), nobody).await.unwrap();
+            Keys::open(&config("wait"), settings(&database.url()), no_waiting).await.unwrap();
         let url = database.url();
-        let (told, owner) = tokio::sync::oneshot::channel();
-        let told = Mutex::new(Some(told));
+        let (reported, owner) = tokio::sync::oneshot::channel();
+        let reported = Mutex::new(Some(reported));
         let config = config("wait");
         let waiting = |owner: &str| {
-            let told = told.lock().unwrap().take().unwrap();
-            told.send(owner.to_owned()).unwrap();
+            let reported = reported.lock().unwrap().take().unwrap();
+            reported.send(owner.to_owned()).unwrap();
         };
         let second = Keys::open(&config, settings(&url), waiting);
         let leave = async {

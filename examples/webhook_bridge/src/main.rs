@@ -1,9 +1,8 @@
 //! A bot that receives end-to-end encrypted Matrix messages, decrypts them with keys kept only in
-//! PostgreSQL, and forwards them to a webhook. See the README beside it.
+//! PostgreSQL, and forwards them to a webhook. See the README.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod answers;
 mod changes;
 mod checkpoint;
 mod config;
@@ -16,25 +15,26 @@ mod embedded;
 mod endpoints;
 mod engine;
 mod errors;
+mod evaluate;
 mod gaps;
 mod health;
 mod homeserver;
 mod http_client;
 mod inbox;
-mod judge;
 mod keys;
 mod message;
 mod metrics;
 mod outgoing;
+mod prune;
 mod refusal;
+mod responses;
 mod retry;
 mod rooms;
 mod run;
+mod scheduler;
 mod session;
 mod sync;
-mod tidy;
 mod timeline;
-mod turns;
 mod webhook;
 
 use std::{io::IsTerminal, process::ExitCode};
@@ -55,11 +55,12 @@ use crate::{
     errors::{BridgeError, exit_code},
 };
 
-/// Below this level these crates log what must not be in a log: parameters of statements, URLs.
-const DISCREET: [&str; 6] = ["tokio_postgres", "hyper", "hyper_util", "reqwest", "h2", "rustls"];
+/// At debug and trace level these crates log secrets: statement parameters and URLs.
+const CAPPED_AT_INFO: [&str; 6] =
+    ["tokio_postgres", "hyper", "hyper_util", "reqwest", "h2", "rustls"];
 
 fn main() -> ExitCode {
-    // Before there are threads: it changes the environment.
+    // Must run before any thread is started, because it changes the environment.
     let environment = read_env_file();
     let args = Args::parse();
     set_up_logging(args.verbose);
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
             info!("stopped");
             ExitCode::SUCCESS
         }
-        Err(BridgeError::Final { code, message }) => {
+        Err(BridgeError::Fatal { code, message }) => {
             error!("{message}");
             ExitCode::from(code)
         }
@@ -93,7 +94,7 @@ async fn run(args: Args) -> Result<(), BridgeError> {
 }
 
 fn unexpected(error: std::io::Error) -> BridgeError {
-    BridgeError::last(exit_code::UNEXPECTED, error.to_string())
+    BridgeError::fatal(exit_code::UNEXPECTED, error.to_string())
 }
 
 /// Settings from a file `.env` in the working directory, if there is one; the environment wins.
@@ -101,19 +102,19 @@ fn read_env_file() -> Result<(), BridgeError> {
     let reason = match dotenvy::from_path(".env") {
         Ok(()) => return Ok(()),
         Err(error) if error.not_found() => return Ok(()),
-        // The line may hold a secret.
+        // The error quotes the line, which may hold a secret.
         Err(dotenvy::Error::LineParse(..)) => "a line of it is malformed".to_owned(),
         Err(error) => error.to_string(),
     };
     let message = format!("the file .env cannot be used: {reason}");
-    Err(BridgeError::last(exit_code::CONFIGURATION, message))
+    Err(BridgeError::fatal(exit_code::CONFIGURATION, message))
 }
 
 fn set_up_logging(verbose: bool) {
     let default = if verbose {
         "info,webhook_bridge=debug,matrix_sdk_postgres=debug"
     } else {
-        // The SDK warns of every message whose key has not come; so do we, in our words.
+        // The SDK warns of every message whose key is missing; the bridge logs these itself.
         "warn,webhook_bridge=info,matrix_sdk_crypto=error"
     };
     let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
@@ -122,22 +123,22 @@ fn set_up_logging(verbose: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose)
-        .with_filter(filter.and(filter_fn(is_discreet)));
+        .with_filter(filter.and(filter_fn(is_allowed)));
     tracing_subscriber::registry().with(lines).init();
 }
 
-fn is_discreet(metadata: &Metadata<'_>) -> bool {
+fn is_allowed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let named = target.split_once("::").map_or(target, |(crate_name, _)| crate_name);
-    !DISCREET.contains(&named) || *metadata.level() <= LevelFilter::INFO
+    !CAPPED_AT_INFO.contains(&named) || *metadata.level() <= LevelFilter::INFO
 }
 
-/// SIGTERM and SIGINT end the bridge cleanly; with a second one it does not wait for deliveries.
+/// SIGTERM and SIGINT stop the bridge cleanly; a second signal skips waiting for deliveries.
 fn stop_on_signals(stop: Stop) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        for token in [&stop.soon, &stop.now] {
+        for token in [&stop.graceful, &stop.immediate] {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

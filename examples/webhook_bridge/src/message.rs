@@ -1,4 +1,4 @@
-//! What the webhook is sent.
+//! The messages that are sent to the webhook.
 
 use matrix_sdk_common::deserialized_responses::{
     DeviceLinkProblem, VerificationLevel, VerificationState,
@@ -18,7 +18,7 @@ pub struct Message {
     pub event_id: String,
     pub room_id: String,
     pub sender: String,
-    /// Milliseconds since 1970, as the sender's homeserver says.
+    /// Milliseconds since 1970, as set by the sender's homeserver.
     pub timestamp: i64,
     #[serde(rename = "type")]
     pub kind: String,
@@ -31,7 +31,7 @@ pub struct Message {
     pub sender_device: Option<String>,
 }
 
-/// A stored event: to be decrypted, or plain.
+/// A parsed event of the inbox.
 pub enum Stored {
     Encrypted(Encrypted),
     Plain(Outline),
@@ -41,11 +41,11 @@ pub enum Stored {
 pub struct Encrypted {
     pub sender: OwnedUserId,
     pub event: Raw<EncryptedEvent>,
-    /// Where in its session it was encrypted; `None` if it does not say.
+    /// Its Megolm message index; `None` if the ciphertext is malformed.
     pub at: Option<MessageIndex>,
 }
 
-/// The parts of an event that a message is made of.
+/// The fields of an event that a message is built from.
 #[derive(Debug, Deserialize)]
 pub struct Outline {
     event_id: String,
@@ -60,7 +60,7 @@ pub struct Outline {
     redacts: Value,
 }
 
-/// What cannot be read, and is not the message itself, must not keep it from being delivered.
+/// A malformed optional field must not prevent the delivery: it becomes `null`.
 fn value_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
     let raw = Box::<RawValue>::deserialize(deserializer)?;
     Ok(serde_json::from_str(raw.get()).unwrap_or_default())
@@ -72,7 +72,7 @@ impl Stored {
         if outline.kind != "m.room.encrypted" {
             return Ok(Self::Plain(outline));
         }
-        // Only what is used of it: whatever else is malformed must not keep it from being decrypted.
+        // Rebuilt from the needed fields: other malformed fields must not prevent the decryption.
         let sent = u64::try_from(outline.timestamp()).unwrap_or_default().min(MAX_TIMESTAMP);
         let event = json!({
             "type": outline.kind,
@@ -89,7 +89,7 @@ impl Stored {
     }
 }
 
-/// What ruma takes.
+/// The largest timestamp that ruma accepts.
 const MAX_TIMESTAMP: u64 = (1 << 53) - 1;
 
 fn message_index(content: &Value) -> Option<MessageIndex> {
@@ -99,7 +99,7 @@ fn message_index(content: &Value) -> Option<MessageIndex> {
 }
 
 impl Outline {
-    /// Some homeservers write numbers as floats or strings.
+    /// Some homeservers convert numbers to floats or strings.
     fn timestamp(&self) -> i64 {
         let value = &self.origin_server_ts;
         let text = value.as_str().unwrap_or_default().trim();
@@ -118,7 +118,7 @@ impl Message {
         Self::new(room_id, outline, false, "unencrypted")
     }
 
-    /// A decrypted message; `None` if it is no message for people but a step of a verification.
+    /// A decrypted message; `None` if it is a step of an interactive verification.
     pub fn decrypted(
         room_id: &str,
         event: &Raw<AnyTimelineEvent>,
@@ -137,7 +137,7 @@ impl Message {
     fn new(room_id: &str, outline: Outline, encrypted: bool, verification: &'static str) -> Self {
         let timestamp = outline.timestamp();
         let mut content = outline.content;
-        // Where room version 11 puts it, whatever the room's version.
+        // Room version 11 moved `redacts` into the content; do so for older rooms, too.
         if outline.redacts.is_string()
             && let Some(content) = content.as_object_mut()
         {
@@ -158,8 +158,8 @@ impl Message {
     }
 }
 
-/// How far the sender was verified; `None` if the claimed sender is not the owner of the key, so
-/// that the message must not be delivered under that name.
+/// The verification state of the sender; `None` if the claimed sender is not the owner of the key: such
+/// a message must not be delivered.
 pub fn verification(state: &VerificationState) -> Option<&'static str> {
     Some(match state {
         VerificationState::Verified => "verified",
@@ -183,12 +183,12 @@ mod tests {
             Stored::Plain(outline) => {
                 serde_json::to_value(Message::plain("!r:x", outline)).unwrap()
             }
-            Stored::Encrypted(_) => unreachable!("not encrypted"),
+            Stored::Encrypted(_) => panic!("not encrypted"),
         }
     }
 
     #[test]
-    fn a_message_carries_what_the_readme_promises() {
+    fn a_message_has_the_documented_fields() {
         let content =
             json!({"msgtype": "m.text", "body": "hi", "m.relates_to": {"rel_type": "m.replace"}});
         let message = plain(json!({"event_id": "$1", "sender": "@a:x", "type": "m.room.message",
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redaction_says_what_it_takes_back_in_one_place() {
+    fn the_redacted_event_id_is_always_in_the_content() {
         let message = plain(json!({"event_id": "$2", "sender": "@a:x", "type": "m.room.redaction",
             "origin_server_ts": 7, "content": {"reason": "typo"}, "redacts": "$1"}));
         assert_eq!(message["content"], json!({"reason": "typo", "redacts": "$1"}));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_key_is_never_delivered_under_the_claimed_name() {
+    fn a_mismatched_sender_is_never_delivered() {
         let level = VerificationLevel::MismatchedSender;
         assert_eq!(verification(&VerificationState::Unverified(level)), None);
         let level = VerificationLevel::None(DeviceLinkProblem::MissingDevice);
@@ -233,7 +233,7 @@ mod tests {
                 "origin_server_ts": given, "content": {}, "unsigned": 5});
             let Stored::Encrypted(encrypted) = Stored::parse(event.to_string().as_bytes()).unwrap()
             else {
-                unreachable!("it is encrypted")
+                panic!("it is encrypted")
             };
             let sent: u64 = encrypted.event.get_field("origin_server_ts").unwrap().unwrap();
             assert_eq!(sent, (expected.max(0) as u64).min(MAX_TIMESTAMP), "{given}");

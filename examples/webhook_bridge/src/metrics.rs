@@ -1,4 +1,4 @@
-//! What `/metrics` shows.
+//! The metrics of `/metrics`.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 
 use crate::inbox::Counts;
 
-/// A long poll of 30 s, and some more for a slow answer: so long ago a sync may have been committed.
-const LATELY: Duration = Duration::from_secs(45);
+/// The last sync counts as recent for this long: a long poll of 30 s plus a slow response.
+const RECENT_SYNC: Duration = Duration::from_secs(45);
 
-/// Counters since the process began, and gauges of what is stored.
+/// Counters since the process started, and gauges of the stored state.
 pub struct Metrics {
     registry: Registry,
     pub received: IntCounter,
     pub decrypted: IntCounter,
     pub delivered: IntCounter,
     pub failed: IntCounter,
-    pub unreadable: IntCounter,
+    pub malformed: IntCounter,
     pub gaps_abandoned: IntCounter,
     pub invitations_abandoned: IntCounter,
     pub positions_lost: IntCounter,
@@ -28,7 +28,7 @@ pub struct Metrics {
     undecryptable: IntCounterVec,
     pending: IntGauge,
     waiting: IntGauge,
-    parked: IntGauge,
+    dead_lettered: IntGauge,
     gaps_open: IntGauge,
     oldest_pending: Gauge,
     since_sync: Gauge,
@@ -39,10 +39,10 @@ pub struct Metrics {
     synced: Mutex<Option<Instant>>,
 }
 
-/// Makes metrics with our prefix, and registers them.
-struct Maker(Registry);
+/// Creates metrics with the bridge's prefix, and registers them.
+struct MetricFactory(Registry);
 
-impl Maker {
+impl MetricFactory {
     fn register<M: prometheus::core::Collector + Clone + 'static>(
         &self,
         metric: prometheus::Result<M>,
@@ -71,62 +71,74 @@ fn prefixed(name: &str) -> String {
 
 impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
-        let make = Maker(Registry::new());
-        let version = Opts::new(prefixed("build_info"), "Always 1; the version is a label")
+        let make = MetricFactory(Registry::new());
+        let version = Opts::new(prefixed("build_info"), "Always 1; the label is the version")
             .const_label("version", env!("CARGO_PKG_VERSION"));
         make.register(IntGauge::with_opts(version))?.set(1);
-        let undecryptable =
-            Opts::new(prefixed("undecryptable_total"), "Messages not decrypted, by reason");
+        let undecryptable = Opts::new(
+            prefixed("undecryptable_total"),
+            "Messages that failed to decrypt, by reason",
+        );
         Ok(Self {
-            received: make.counter("messages_received_total", "Messages of the homeserver")?,
+            received: make
+                .counter("messages_received_total", "Messages received from the homeserver")?,
             decrypted: make.counter("messages_decrypted_total", "Messages decrypted")?,
             delivered: make.counter("messages_delivered_total", "Messages the webhook accepted")?,
-            failed: make.counter("messages_failed_total", "Messages given up: see the log")?,
-            unreadable: make
-                .counter("events_unreadable_total", "Events without a readable id or sender")?,
-            gaps_abandoned: make.counter("gaps_abandoned_total", "Gaps that were given up")?,
-            invitations_abandoned: make
-                .counter("invitations_abandoned_total", "Invitations that were given up")?,
+            failed: make.counter(
+                "messages_failed_total",
+                "Messages that were dead-lettered: see the log",
+            )?,
+            malformed: make
+                .counter("events_malformed_total", "Events without a valid id or sender")?,
+            gaps_abandoned: make.counter(
+                "gaps_abandoned_total",
+                "Gaps that were abandoned before they were filled",
+            )?,
+            invitations_abandoned: make.counter(
+                "invitations_abandoned_total",
+                "Invitations that could not be accepted within the retry timeout",
+            )?,
             positions_lost: make.counter(
                 "sync_positions_lost_total",
-                "Times the homeserver did not know the stored position",
+                "Times the homeserver rejected the stored sync position",
             )?,
             webhook_failures: make
-                .counter("webhook_failures_total", "Calls of the webhook without a 2xx")?,
+                .counter("webhook_failures_total", "Webhook requests without a 2xx response")?,
             undecryptable: make.register(IntCounterVec::new(undecryptable, &["reason"]))?,
             pending: make.gauge("messages_pending", "Messages to be decrypted and delivered")?,
-            waiting: make.gauge("messages_waiting", "Messages whose key has not come")?,
-            parked: make.gauge("messages_parked", "Messages given up and kept")?,
+            waiting: make.gauge("messages_waiting_for_key", "Messages whose key is missing")?,
+            dead_lettered: make
+                .gauge("messages_dead_lettered", "Dead-lettered messages that are stored")?,
             gaps_open: make.gauge("gaps_open", "Gaps that are being filled")?,
             oldest_pending: make
-                .seconds("oldest_pending_seconds", "Age of the oldest message to be delivered")?,
+                .seconds("oldest_pending_age_seconds", "Age of the oldest pending message")?,
             since_sync: make.seconds(
-                "seconds_since_sync",
-                "Since a sync was read and committed, or since the start if none was",
+                "last_sync_age_seconds",
+                "Time since the last committed sync, or since the start if there was none",
             )?,
             device_keys_uploaded: make
-                .gauge("device_keys_uploaded", "1 once the homeserver has our device's keys")?,
-            owner: make.gauge("owner", "1 while the account is ours")?,
-            standby: make.gauge("standby", "1 while another process has the account")?,
+                .gauge("device_keys_uploaded", "1 once the device keys are on the homeserver")?,
+            owner: make.gauge("owner", "1 while this process owns the account")?,
+            standby: make.gauge("standby", "1 while this process waits for another owner")?,
             registry: make.0,
             started: Instant::now(),
             synced: Mutex::default(),
         })
     }
 
-    /// A sync was read and committed.
+    /// Record a committed sync.
     pub fn synced(&self) {
         *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// How long ago one last was, if ever.
+    /// Time since the last committed sync, if there was one.
     pub fn since_sync(&self) -> Option<Duration> {
         Some(self.synced.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.elapsed())
     }
 
-    /// Whether one was lately: the homeserver works.
-    pub fn synced_lately(&self) -> bool {
-        self.since_sync().is_some_and(|since| since < LATELY)
+    /// Whether a sync was committed recently, which means that the homeserver works.
+    pub fn synced_recently(&self) -> bool {
+        self.since_sync().is_some_and(|since| since < RECENT_SYNC)
     }
 
     pub fn undecryptable(&self, reason: &str) {
@@ -136,7 +148,7 @@ impl Metrics {
     pub fn set_counts(&self, counts: Counts) {
         self.pending.set(counts.pending);
         self.waiting.set(counts.waiting);
-        self.parked.set(counts.failed);
+        self.dead_lettered.set(counts.failed);
         self.gaps_open.set(counts.gaps);
         self.oldest_pending.set(counts.oldest_pending);
     }

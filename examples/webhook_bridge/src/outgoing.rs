@@ -1,4 +1,4 @@
-//! Sends what the encryption machine wants sent, beside the sync, which waits for none of it.
+//! Sends the encryption machine's requests concurrently with the sync loop.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,122 +12,127 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, warn};
 
 use crate::{
-    devices::Moment,
+    devices::ChangeCount,
     errors::BridgeError,
     refusal::HomeserverError,
     retry::Delays,
     run::Run,
-    turns::{Next, Turns},
+    scheduler::{Next, Scheduler},
 };
 
-/// Key queries in flight.
-const QUERIES: usize = 4;
-/// Senders that are asked about by themselves.
-const SENDERS: usize = 8;
-/// How long the homeserver may take for one.
-const LIMIT: Duration = Duration::from_secs(30);
-/// The query of all users is often answered so soon that a sender needs none alone.
-const HEAD_START: Duration = Duration::from_millis(500);
+/// Concurrent key queries of the machine.
+const CONCURRENT_QUERIES: usize = 4;
+/// Concurrent key queries for single senders.
+const CONCURRENT_SENDERS: usize = 8;
+/// Time limit of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delay before a single sender is queried: the machine's own query often makes that unnecessary.
+const SENDER_QUERY_DELAY: Duration = Duration::from_millis(500);
 
 const QUERY: &str = "a key query";
 
-/// Pauses after failures, by what failed. What is refused for good is not sent with every sync.
+/// Backoff after failures, by kind of request, so that a permanently refused request is not sent again
+/// with every sync.
 #[derive(Default)]
-struct Rests(HashMap<&'static str, (Instant, Delays)>);
+struct Backoffs(HashMap<&'static str, (Instant, Delays)>);
 
-impl Rests {
-    fn rests(&self, what: &str) -> bool {
+impl Backoffs {
+    fn is_paused(&self, what: &str) -> bool {
         self.0.get(what).is_some_and(|(until, _)| *until > Instant::now())
     }
 
-    fn note(&mut self, what: &'static str, failed: Option<Option<Duration>>) {
+    fn record(&mut self, what: &'static str, failed: Option<Option<Duration>>) {
         match failed {
             None => {
                 self.0.remove(what);
             }
-            Some(wish) => {
+            Some(retry_after) => {
                 let mut delays = match self.0.remove(what) {
                     Some((_, delays)) => delays,
                     None if what == QUERY => Delays::after_refusals(),
                     None => Delays::up_to(Duration::from_secs(15 * 60)),
                 };
-                let until = Instant::now() + delays.next(wish);
+                let until = Instant::now() + delays.next(retry_after);
                 self.0.insert(what, (until, delays));
             }
         }
     }
 
-    fn end(&self) -> Option<Instant> {
+    fn next_expiry(&self) -> Option<Instant> {
         self.0.values().map(|(until, _)| *until).filter(|until| *until > Instant::now()).min()
     }
 }
 
 /// Send until stopped.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
-    let mut rests = Rests::default();
+    let mut backoffs = Backoffs::default();
     while !run.stop.is_cancelled() {
-        let end = rests.end();
+        let expiry = backoffs.next_expiry();
         tokio::select! {
             () = run.wake.outgoing.notified() => {}
-            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {}
+            () = sleep_until(expiry.unwrap_or_else(Instant::now)), if expiry.is_some() => {}
             () = run.stop.cancelled() => return Ok(()),
         }
-        let sent = run.stop.run_until_cancelled(send_all(run, &mut rests)).await;
+        let sent = run.stop.run_until_cancelled(send_all(run, &mut backoffs)).await;
         sent.unwrap_or(Ok(()))?;
     }
     Ok(())
 }
 
-/// Ask about the senders of messages that wait, each by itself.
-pub async fn ask_senders(run: &Run) -> Result<(), BridgeError> {
-    let turns =
-        Turns { stop: &run.stop, news: &run.devices.wanted, at_once: SENDERS, delays: Delays::new };
-    let list = async || Ok(run.devices.wanted());
-    turns.run(list, async |user: &str| ask_about(run, user).await).await
+/// Query the devices of the senders of waiting messages, each separately.
+pub async fn query_senders(run: &Run) -> Result<(), BridgeError> {
+    let scheduler = Scheduler {
+        stop: &run.stop,
+        wakeup: &run.devices.query_needed,
+        concurrency: CONCURRENT_SENDERS,
+        delays: Delays::new,
+    };
+    let list = async || Ok(run.devices.users_to_query());
+    scheduler.run(list, async |user: &str| query_sender(run, user).await).await
 }
 
-async fn ask_about(run: &Run, user: &str) -> Result<Next, BridgeError> {
+async fn query_sender(run: &Run, user: &str) -> Result<Next, BridgeError> {
     let Ok(user) = UserId::parse(user) else { return Ok(Next::Done) };
-    run.stop.run_until_cancelled(sleep(HEAD_START)).await;
-    if !run.devices.is_wanted(&user) {
+    run.stop.run_until_cancelled(sleep(SENDER_QUERY_DELAY)).await;
+    if !run.devices.needs_query(&user) {
         return Ok(Next::Done);
     }
-    let asked = run.devices.now();
-    let (id, query) = run.crypto.query_about(&user).await?;
-    let failed = match run.stop.run_until_cancelled(query_keys(run, &id, &query, asked)).await {
+    let sent_at = run.devices.change_count();
+    let (id, query) = run.crypto.query_for_user(&user).await?;
+    let failed = match run.stop.run_until_cancelled(query_keys(run, &id, &query, sent_at)).await {
         None => return Ok(Next::Done),
         Some(failed) => failed?,
     };
-    if !run.devices.is_wanted(&user) {
+    if !run.devices.needs_query(&user) {
         return Ok(Next::Done);
     }
-    if run.devices.unanswered(&user) {
-        warn!(%user, "the devices of a sender are not told: a message is delivered without them");
+    if run.devices.query_failed(&user) {
+        warn!(%user, "the devices of a sender are unavailable: delivering its messages without them");
         run.wake.delivery.notify_one();
         return Ok(Next::Done);
     }
-    Ok(Next::Later(failed.flatten()))
+    Ok(Next::Backoff(failed.flatten()))
 }
 
-async fn send_all(run: &Run, rests: &mut Rests) -> Result<(), BridgeError> {
-    if !rests.rests("a key claim")
+async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError> {
+    if !backoffs.is_paused("a key claim")
         && let Some((id, claim)) = run.crypto.missing_sessions().await?
     {
         let failed = exchange(run, &id, "a key claim", claim).await?;
-        rests.note("a key claim", failed);
+        backoffs.record("a key claim", failed);
     }
-    let asked = run.devices.now();
+    let sent_at = run.devices.change_count();
     let mut queries = Vec::new();
     let requests = run.crypto.outgoing_requests().await?;
     let uploads_device = |request: &OutgoingRequest| match request.request() {
         AnyOutgoingRequest::KeysUpload(upload) => upload.device_keys.is_some(),
         _ => false,
     };
-    // Nobody can encrypt for us before.
+    // Before the upload, no other device can encrypt for this one.
     run.metrics.device_keys_uploaded.set((!requests.iter().any(uploads_device)).into());
     for request in requests {
         let what = name(&request);
-        if rests.rests(what) {
+        if backoffs.is_paused(what) {
             continue;
         }
         if let AnyOutgoingRequest::KeysQuery(query) = request.request() {
@@ -137,45 +142,45 @@ async fn send_all(run: &Run, rests: &mut Rests) -> Result<(), BridgeError> {
             if failed.is_none() && uploads_device(&request) {
                 run.metrics.device_keys_uploaded.set(1);
             }
-            rests.note(what, failed);
+            backoffs.record(what, failed);
         }
     }
-    // Side by side: one slow server holds up its own users only.
+    // Concurrently, so that a slow server delays only its own users.
     let failed: Vec<Option<Option<Duration>>> = stream::iter(&queries)
-        .map(|(id, query)| query_keys(run, id, query, asked))
-        .buffer_unordered(QUERIES)
+        .map(|(id, query)| query_keys(run, id, query, sent_at))
+        .buffer_unordered(CONCURRENT_QUERIES)
         .try_collect()
         .await?;
     if !failed.is_empty() {
         let worst = failed.into_iter().flatten().max();
-        rests.note(QUERY, worst);
+        backoffs.record(QUERY, worst);
     }
     Ok(())
 }
 
-/// Ask about users; what failed is asked again. Returns a failure, and what the server wishes.
+/// Send a key query. Returns `Some` if it failed, with the server's retry delay, if any.
 async fn query_keys(
     run: &Run,
     id: &TransactionId,
     query: &KeysQueryRequest,
-    asked: Moment,
+    sent_at: ChangeCount,
 ) -> Result<Option<Option<Duration>>, BridgeError> {
     let mut request = get_keys::v3::Request::new();
     request.timeout = query.timeout;
     request.device_keys = query.device_keys.clone();
-    let answer = match run.homeserver.send_within(request, LIMIT).await {
-        Ok(answer) => answer.0,
-        Err(error) => return not_sent(QUERY, error).map(Some),
+    let response = match run.homeserver.send_within(request, REQUEST_TIMEOUT).await {
+        Ok(response) => response.0,
+        Err(error) => return log_failure(QUERY, error).map(Some),
     };
-    run.crypto.tell(id, &answer).await?;
-    let failures = &answer.failures;
+    run.crypto.mark_as_sent(id, &response).await?;
+    let failures = &response.failures;
     let failed = |user: &OwnedUserId| failures.contains_key(user.server_name().as_str());
-    let told = answer.device_keys.keys().filter(|user| !failed(user));
-    if run.devices.told(told, asked) {
+    let users = response.device_keys.keys().filter(|user| !failed(user));
+    if run.devices.queried(users, sent_at) {
         run.wake.delivery.notify_one();
     }
-    // The machine itself rests from servers that do not answer.
-    let any = query.device_keys.keys().any(|user| answer.device_keys.contains_key(user));
+    // A partial failure is none: the machine itself backs off from servers that do not respond.
+    let any = query.device_keys.keys().any(|user| response.device_keys.contains_key(user));
     Ok((!any).then_some(None))
 }
 
@@ -231,12 +236,12 @@ async fn send_one(
                 }
             }
         }
-        // They are sent together.
+        // Sent by `query_keys`.
         AnyOutgoingRequest::KeysQuery(_) => Ok(None),
     }
 }
 
-/// Send one, and tell the machine what was answered.
+/// Send a request, and pass the response to the machine. Returns `Some` if it failed, as `query_keys`.
 async fn exchange<R>(
     run: &Run,
     id: &TransactionId,
@@ -245,29 +250,29 @@ async fn exchange<R>(
 ) -> Result<Option<Option<Duration>>, BridgeError>
 where
     R: crate::endpoints::Request,
-    for<'a> &'a R::Answer: Into<matrix_sdk_crypto::types::requests::AnyIncomingResponse<'a>>,
+    for<'a> &'a R::Response: Into<matrix_sdk_crypto::types::requests::AnyIncomingResponse<'a>>,
 {
-    match run.homeserver.send_within(request, LIMIT).await {
-        Ok(answer) => {
-            run.crypto.tell(id, &answer).await?;
+    match run.homeserver.send_within(request, REQUEST_TIMEOUT).await {
+        Ok(response) => {
+            run.crypto.mark_as_sent(id, &response).await?;
             Ok(None)
         }
-        Err(error) => not_sent(what, error).map(Some),
+        Err(error) => log_failure(what, error).map(Some),
     }
 }
 
-/// A request of the machine failed. Only a refused token ends the run: the rest is tried again.
-fn not_sent(what: &str, error: HomeserverError) -> Result<Option<Duration>, BridgeError> {
+/// Log a failed request and return the server's retry delay. Only a refused token ends the run.
+fn log_failure(what: &str, error: HomeserverError) -> Result<Option<Duration>, BridgeError> {
     if error.ends_run() {
         return Err(error.into());
     }
     if error.status() == Some(400) && error.to_string().contains("One time key") {
         error!(
-            "the homeserver has other one-time keys of this device: another process uses it, or \
-             the database was rolled back. Messages may become unreadable: begin with a new device \
-             (set STORE_ACCOUNT to another name)"
+            "the homeserver has other one-time keys of this device: another process uses the device, \
+             or the database was rolled back. Messages may become undecryptable: start with a new \
+             device (set STORE_ACCOUNT to another name)"
         );
     }
     warn!("{what} failed: {error}");
-    Ok(error.wish())
+    Ok(error.retry_after())
 }

@@ -1,4 +1,4 @@
-//! Why a request to the homeserver did not succeed, and what that means.
+//! Errors of requests to the homeserver, and their classification.
 
 use std::{
     collections::HashMap,
@@ -9,56 +9,56 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use crate::{answers::Piece, retry};
+use crate::{responses::RawJson, retry};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HomeserverError {
     #[error("the homeserver cannot be reached: {0}: check MATRIX_HOMESERVER and the network")]
     Unreachable(String),
-    #[error("the homeserver answered {0}")]
+    #[error("the homeserver responded with {0}")]
     Refused(Refusal),
-    #[error("the homeserver's answer cannot be read: {0}")]
+    #[error("the homeserver's response cannot be read: {0}")]
     Unreadable(String),
-    /// A homeserver has answered, and what is needed is not in it.
-    #[error("the homeserver's answer is malformed: {0}")]
+    /// JSON without a required field.
+    #[error("the homeserver's response is malformed: {0}")]
     Malformed(&'static str),
-    /// What every homeserver tells was refused, so it may be a wrong address that was asked.
-    #[error("no homeserver answers there ({0}): check MATRIX_HOMESERVER, which is its base URL")]
-    NotThere(String),
+    /// `/versions` failed, which every homeserver supports: the base URL may be wrong.
+    #[error("there is no homeserver at this URL ({0}): check MATRIX_HOMESERVER, the base URL")]
+    NoHomeserver(String),
     #[error("stopped")]
     Stopped,
 }
 
-/// A no of the homeserver, or of what stands before it.
+/// An error response of the homeserver, or of a proxy before it.
 #[derive(Debug, thiserror::Error)]
-#[error("{status}{}", shown(.code, .text))]
+#[error("{status}{}", describe(.code, .text))]
 pub struct Refusal {
     pub status: StatusCode,
-    /// The `errcode`; `None` if something else than a homeserver has answered.
+    /// The `errcode`; `None` if the response does not come from a homeserver.
     pub code: Option<String>,
     pub text: String,
     soft_logout: bool,
-    wish: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
-fn shown(code: &Option<String>, text: &str) -> String {
+fn describe(code: &Option<String>, text: &str) -> String {
     let Some(code) = code else {
-        return " without an error of Matrix: it may not be a homeserver that answers, check \
+        return " without a Matrix errcode: the response may not come from a homeserver, check \
                 MATRIX_HOMESERVER"
             .to_owned();
     };
-    // The text is somebody else's, and may be long.
+    // Untrusted text for the log: no control characters, limited length.
     let text: String = text.chars().filter(|one| !one.is_control()).take(200).collect();
     format!(" {code}: {text}")
 }
 
-/// What a refused access token may mean.
+/// Possible reasons for a refused access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionLoss {
-    /// It has expired; the device is still there.
+    /// It has expired (soft logout); the device still exists.
     Expired,
-    /// It is not known: the device was deleted, or the account is locked for a while, which some
-    /// servers say in the same words.
+    /// It is unknown: the device was deleted, or the account is locked (some servers use the same
+    /// errcode).
     Unknown,
     /// The account is locked.
     Locked,
@@ -66,30 +66,34 @@ pub enum SessionLoss {
 
 impl Refusal {
     pub fn read(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
-        let fields = Piece::parse(body).and_then(Piece::fields).unwrap_or_default();
-        let text = |name: &str| fields.get(name).and_then(Piece::read::<String>);
-        let millis = fields.get("retry_after_ms").and_then(|wish| {
-            wish.read::<f64>().or_else(|| wish.read::<String>()?.trim().parse().ok())
+        let fields = RawJson::parse(body).and_then(RawJson::fields).unwrap_or_default();
+        let text = |name: &str| fields.get(name).and_then(RawJson::read::<String>);
+        let millis = fields.get("retry_after_ms").and_then(|retry_after| {
+            retry_after.read::<f64>().or_else(|| retry_after.read::<String>()?.trim().parse().ok())
         });
-        let wish = millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+        let retry_after =
+            millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
         Self {
             status,
             code: text("errcode"),
             text: text("error").unwrap_or_default(),
-            soft_logout: fields.get("soft_logout").and_then(Piece::read).unwrap_or(false),
-            wish: retry::wish_of(headers).or(wish).map(|wish| wish.min(retry::LONGEST_WISH)),
+            soft_logout: fields.get("soft_logout").and_then(RawJson::read).unwrap_or(false),
+            retry_after: retry::retry_after_header(headers)
+                .or(retry_after)
+                .map(|retry_after| retry_after.min(retry::MAX_RETRY_AFTER)),
         }
     }
 }
 
 impl HomeserverError {
-    /// Whether the same request may succeed later. What is no error of Matrix comes from a proxy, a
-    /// firewall or a wrong address, and says nothing about the request.
+    /// Whether the same request may succeed later. A response without an errcode comes from a proxy, a
+    /// firewall or a wrong address, so it is not conclusive.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Unreadable(_) | Self::Malformed(_) | Self::NotThere(_) => {
-                true
-            }
+            Self::Unreachable(_)
+            | Self::Unreadable(_)
+            | Self::Malformed(_)
+            | Self::NoHomeserver(_) => true,
             Self::Refused(refusal) => {
                 let status = refusal.status;
                 refusal.code.is_none()
@@ -101,13 +105,13 @@ impl HomeserverError {
         }
     }
 
-    /// Whether it says nothing about what was asked for: it is temporary, or about who asks.
-    pub fn is_beside_the_point(&self) -> bool {
-        let about_it = matches!(self, Self::Malformed(_));
-        self.is_temporary() && !about_it || self.status() == Some(401)
+    /// Whether the error is unrelated to the requested object: temporary, or about the access token.
+    pub fn is_unrelated(&self) -> bool {
+        let about_object = matches!(self, Self::Malformed(_));
+        self.is_temporary() && !about_object || self.status() == Some(401)
     }
 
-    /// For a token that is not accepted: what it may mean.
+    /// The possible reason, if the access token was refused.
     pub fn session_loss(&self) -> Option<SessionLoss> {
         match self {
             Self::Refused(refusal) if refusal.status == StatusCode::UNAUTHORIZED => {
@@ -122,15 +126,15 @@ impl HomeserverError {
         }
     }
 
-    /// Whether the run has to end: nothing will be answered any more.
+    /// Whether the run has to end, because every later request will fail, too.
     pub fn ends_run(&self) -> bool {
         self.session_loss().is_some() || matches!(self, Self::Stopped)
     }
 
-    /// For a sync: whether it is asked in vain with this position.
+    /// Whether the response to a sync means that the homeserver rejects the position.
     pub fn refuses_position(&self) -> bool {
         let refused = self.status().is_some_and(|status| (400..500).contains(&status));
-        self.code() == "M_UNKNOWN_POS" || refused && !self.is_beside_the_point()
+        self.code() == "M_UNKNOWN_POS" || refused && !self.is_unrelated()
     }
 
     pub fn status(&self) -> Option<u16> {
@@ -140,7 +144,7 @@ impl HomeserverError {
         }
     }
 
-    /// The `errcode`, or nothing.
+    /// The `errcode`; empty if there is none.
     pub fn code(&self) -> &str {
         match self {
             Self::Refused(refusal) => refusal.code.as_deref().unwrap_or_default(),
@@ -148,27 +152,28 @@ impl HomeserverError {
         }
     }
 
-    /// When the server wants to be asked again.
-    pub fn wish(&self) -> Option<Duration> {
+    /// The delay that the server requests before a retry.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused(refusal) => refusal.wish,
+            Self::Refused(refusal) => refusal.retry_after,
             _ => None,
         }
     }
 }
 
-/// How long things have failed, whatever the reason. What comes to nothing while the homeserver works
-/// will come to nothing later.
+/// How long each operation has been failing, for any reason, while the homeserver otherwise works:
+/// after a time limit the failure counts as permanent.
 #[derive(Default)]
-pub struct Failing(Mutex<HashMap<String, Instant>>);
+pub struct FailureTimers(Mutex<HashMap<String, Instant>>);
 
-impl Failing {
+impl FailureTimers {
     fn since(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It failed: for how long it has. While the homeserver does not work, that says nothing.
-    pub fn again(&self, what: &str, homeserver_works: bool) -> Duration {
+    /// Record a failure. Returns how long the operation has been failing; an outage of the homeserver
+    /// resets that.
+    pub fn record_failure(&self, what: &str, homeserver_works: bool) -> Duration {
         let mut since = self.since();
         if !homeserver_works {
             since.remove(what);
@@ -181,37 +186,37 @@ impl Failing {
         self.since().contains_key(what)
     }
 
-    pub fn ended(&self, what: &str) {
+    pub fn reset(&self, what: &str) {
         self.since().remove(what);
     }
 }
 
-/// How often something was refused. A no may pass, for federation and a homeserver's workers lag
-/// behind, but what waits for it must not wait for ever.
+/// How often each operation was refused. A refusal may be temporary, because federation and a
+/// homeserver's workers lag, but the number of retries is limited.
 #[derive(Default)]
 pub struct Refusals(Mutex<HashMap<String, u32>>);
 
 impl Refusals {
-    /// So often something is asked for, with growing pauses: for about half a minute.
-    const MOST: u32 = 5;
+    /// With backoff, about half a minute.
+    const MAX_REFUSALS: u32 = 5;
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It was refused: whether to ask again.
-    pub fn again(&self, what: &str) -> bool {
+    /// Record a refusal. Returns whether to retry.
+    pub fn record_refusal(&self, what: &str) -> bool {
         let mut counts = self.counts();
         let count = counts.entry(what.to_owned()).or_default();
         *count += 1;
-        let again = *count < Self::MOST;
+        let again = *count < Self::MAX_REFUSALS;
         if !again {
             counts.remove(what);
         }
         again
     }
 
-    pub fn granted(&self, what: &str) {
+    pub fn reset(&self, what: &str) {
         self.counts().remove(what);
     }
 }
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_homeserver_says_no_for_good() {
+    fn only_errors_of_a_homeserver_are_permanent() {
         let no = r#"{"errcode": "M_FORBIDDEN"}"#;
         for (status, body) in
             [(403, no), (400, no), (404, no), (401, no), (400, r#"{"errcode": ""}"#)]
@@ -249,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_is_taken_in_any_form_and_a_refused_token_has_three_meanings() {
-        let wish = |value: &str| {
-            refusal(429, &format!(r#"{{"errcode": "M", "retry_after_ms": {value}}}"#)).wish()
+    fn retry_after_is_read_in_any_form_and_a_refused_token_is_classified() {
+        let retry_after = |value: &str| {
+            refusal(429, &format!(r#"{{"errcode": "M", "retry_after_ms": {value}}}"#)).retry_after()
         };
-        assert_eq!(wish("1500"), Some(Duration::from_millis(1500)));
-        assert_eq!(wish("1500.0"), wish("\"1500\""));
-        assert_eq!((wish("-1"), wish("null")), (None, None));
-        assert_eq!(wish("1e15"), wish("900000"), "nobody is waited for so long");
+        assert_eq!(retry_after("1500"), Some(Duration::from_millis(1500)));
+        assert_eq!(retry_after("1500.0"), retry_after("\"1500\""));
+        assert_eq!((retry_after("-1"), retry_after("null")), (None, None));
+        assert_eq!(retry_after("1e15"), retry_after("900000"), "limited to MAX_RETRY_AFTER");
         let loss = |body: &str| refusal(401, body).session_loss();
         assert_eq!(loss(r#"{"errcode": "M_UNKNOWN_TOKEN"}"#), Some(SessionLoss::Unknown));
         assert_eq!(
@@ -272,18 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_while_the_homeserver_does_not_work_has_not_begun_to_fail() {
-        let failing = Failing::default();
+    fn an_outage_resets_the_failure_timer() {
+        let failures = FailureTimers::default();
         let pause = || std::thread::sleep(Duration::from_millis(1));
-        assert!(failing.again("a", true) < failing.again("b", true) + Duration::from_secs(60));
+        assert!(
+            failures.record_failure("a", true)
+                < failures.record_failure("b", true) + Duration::from_secs(60)
+        );
         pause();
-        assert!(failing.again("a", true) > Duration::ZERO);
-        assert_eq!(failing.again("a", false), Duration::ZERO);
-        let anew = failing.again("a", true);
+        assert!(failures.record_failure("a", true) > Duration::ZERO);
+        assert_eq!(failures.record_failure("a", false), Duration::ZERO);
+        let restarted = failures.record_failure("a", true);
         pause();
-        assert!(anew < failing.again("b", true));
-        failing.ended("b");
+        assert!(restarted < failures.record_failure("b", true));
+        failures.reset("b");
         pause();
-        assert!(failing.again("b", true) < failing.again("a", true));
+        assert!(failures.record_failure("b", true) < failures.record_failure("a", true));
     }
 }

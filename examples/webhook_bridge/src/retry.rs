@@ -1,18 +1,18 @@
-//! How long to wait before something is tried again.
+//! Backoff: delays before retries.
 
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use http::{HeaderMap, header::RETRY_AFTER};
 
-/// An outage's end is noticed within this time.
-const LONGEST: Duration = Duration::from_secs(30);
-/// No server's wish makes us wait longer than this between two attempts.
-pub const LONGEST_WISH: Duration = Duration::from_secs(15 * 60);
+/// The end of an outage is noticed within this time.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+/// Upper limit for a delay that a server requests.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// From one second up to half a minute, for ever, spread out by adding up to as much again.
+/// Exponential backoff from one second up to half a minute, with jitter, without an end.
 pub fn policy() -> ExponentialBuilder {
-    up_to(LONGEST)
+    up_to(MAX_DELAY)
 }
 
 fn up_to(longest: Duration) -> ExponentialBuilder {
@@ -23,7 +23,7 @@ fn up_to(longest: Duration) -> ExponentialBuilder {
         .without_max_times()
 }
 
-/// The delays of [`policy`], one after the other, beginning anew after a success.
+/// An iterator over the delays of [`policy`].
 pub struct Delays(ExponentialBackoff);
 
 impl Delays {
@@ -36,15 +36,15 @@ impl Delays {
         Self(up_to(longest).build())
     }
 
-    /// For what is refused, and may be granted later.
+    /// For refusals that may be temporary: up to a minute.
     pub fn after_refusals() -> Self {
         Self::up_to(Duration::from_secs(60))
     }
 
-    /// The next delay, or what the server asked for if that is longer.
-    pub fn next(&mut self, wish: Option<Duration>) -> Duration {
-        let own = self.0.next().unwrap_or(LONGEST);
-        wish.map_or(own, |wish| own.max(wish.min(LONGEST_WISH)))
+    /// The next delay, or the server's `retry_after` if that is longer.
+    pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+        let own = self.0.next().unwrap_or(MAX_DELAY);
+        retry_after.map_or(own, |retry_after| own.max(retry_after.min(MAX_RETRY_AFTER)))
     }
 
     pub fn reset(&mut self) {
@@ -53,15 +53,15 @@ impl Delays {
 }
 
 /// The `Retry-After` header, in seconds or as a date.
-pub fn wish_of(headers: &HeaderMap) -> Option<Duration> {
+pub fn retry_after_header(headers: &HeaderMap) -> Option<Duration> {
     use ruma::api::error::RetryAfter;
-    let wish = match RetryAfter::try_from(headers.get(RETRY_AFTER)?).ok()? {
+    let retry_after = match RetryAfter::try_from(headers.get(RETRY_AFTER)?).ok()? {
         RetryAfter::Delay(delay) => delay,
         RetryAfter::DateTime(time) => {
             time.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
         }
     };
-    Some(wish.min(LONGEST_WISH))
+    Some(retry_after.min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -72,19 +72,19 @@ mod tests {
     fn delays_grow_up_to_a_limit_and_honour_the_server() {
         let mut delays = Delays::new();
         let ten: Vec<_> = (0..10).map(|_| delays.next(None)).collect();
-        assert!(ten[0] <= Duration::from_secs(2) && ten[9] >= LONGEST / 2, "{ten:?}");
-        assert!(ten.iter().all(|delay| *delay <= LONGEST), "{ten:?}");
+        assert!(ten[0] <= Duration::from_secs(2) && ten[9] >= MAX_DELAY / 2, "{ten:?}");
+        assert!(ten.iter().all(|delay| *delay <= MAX_DELAY), "{ten:?}");
         delays.reset();
         assert_eq!(delays.next(Some(Duration::from_secs(100))), Duration::from_secs(100));
-        assert_eq!(delays.next(Some(Duration::MAX)), LONGEST_WISH);
+        assert_eq!(delays.next(Some(Duration::MAX)), MAX_RETRY_AFTER);
     }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let headers = |value: &str| HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
-        assert_eq!(wish_of(&headers("7")), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after_header(&headers("7")), Some(Duration::from_secs(7)));
         let past = headers("Wed, 21 Oct 2015 07:28:00 GMT");
-        assert_eq!(wish_of(&past), Some(Duration::ZERO));
-        assert_eq!(wish_of(&headers("soon")), None);
+        assert_eq!(retry_after_header(&past), Some(Duration::ZERO));
+        assert_eq!(retry_after_header(&headers("soon")), None);
     }
 }

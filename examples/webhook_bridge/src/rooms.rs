@@ -1,4 +1,4 @@
-//! Accepts invitations, and fetches the members of encrypted rooms whose devices are to be followed.
+//! Accepts invitations, and fetches the members of encrypted rooms, to track their devices.
 
 use std::time::Duration;
 
@@ -11,80 +11,78 @@ use tracing::{info, warn};
 
 use crate::{
     errors::BridgeError,
-    refusal::{Failing, Refusals},
+    refusal::{FailureTimers, Refusals},
     retry::Delays,
     run::Run,
-    turns::{Next, Turns},
+    scheduler::{Next, Scheduler},
 };
 
-/// Joining over federation can take a server minutes; but one that hangs must not hold up others, so
-/// the first attempt is short.
-const JOIN_LIMIT: Duration = Duration::from_secs(180);
-const FIRST_JOIN_LIMIT: Duration = Duration::from_secs(20);
-/// Invitations that are accepted at once.
-const JOINS: usize = 8;
-/// Member lists that are fetched at once.
-const MEMBER_LISTS: usize = 4;
+/// Joining over federation can take minutes.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
+/// The first attempt is short, so that a hanging join does not delay others.
+const FIRST_JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+const CONCURRENT_JOINS: usize = 8;
+const CONCURRENT_MEMBER_LISTS: usize = 4;
 
 /// Accept invitations until stopped.
 pub async fn accept_invitations(run: &Run) -> Result<(), BridgeError> {
-    let turns = Turns {
+    let scheduler = Scheduler {
         stop: &run.stop,
-        news: &run.wake.invitations,
-        at_once: JOINS,
+        wakeup: &run.wake.invitations,
+        concurrency: CONCURRENT_JOINS,
         delays: Delays::after_refusals,
     };
-    let failing = Failing::default();
+    let failures = FailureTimers::default();
     let list = async || run.inbox.invitations().await;
-    turns.run(list, async |room: &str| join(run, &failing, room).await).await
+    scheduler.run(list, async |room: &str| join(run, &failures, room).await).await
 }
 
-/// Accept an invitation. A no may pass, for federation and a homeserver's workers lag behind: it is
-/// tried again for the time that refusals are given, whatever the no is. It may be a foreign server's
-/// that the homeserver passes on, so it says nothing of our own token: that is left to the sync.
-async fn join(run: &Run, failing: &Failing, room: &str) -> Result<Next, BridgeError> {
+/// Accept an invitation. Any error is retried until the retry timeout, because federation and a
+/// homeserver's workers lag. A 401 is retried, too: it may come from the room's server, so it does not
+/// mean that the bot's own token is refused; the sync detects that.
+async fn join(run: &Run, failures: &FailureTimers, room: &str) -> Result<Next, BridgeError> {
     let (Some(age), Ok(room_id)) = (run.inbox.invitation_age(room).await?, RoomId::parse(room))
     else {
-        // It was withdrawn.
-        failing.ended(room);
+        // The invitation was withdrawn.
+        failures.reset(room);
         return Ok(Next::Done);
     };
     let request = join_room_by_id::v3::Request::new(room_id);
-    let limit = if failing.has(room) { JOIN_LIMIT } else { FIRST_JOIN_LIMIT };
+    let limit = if failures.has(room) { JOIN_TIMEOUT } else { FIRST_JOIN_TIMEOUT };
     match run.stop.run_until_cancelled(run.homeserver.send_within(request, limit)).await {
         None => return Ok(Next::Done),
         Some(Ok(_)) => info!(room, "joined"),
         Some(Err(error)) => {
-            // It may have been withdrawn meanwhile, and have come again.
-            let failed = failing.again(room, run.metrics.synced_lately()).min(age);
-            if failed < run.config.refusal_wait {
+            // The age is smaller if the invitation was withdrawn and sent again meanwhile.
+            let failed = failures.record_failure(room, run.metrics.synced_recently()).min(age);
+            if failed < run.config.retry_timeout {
                 warn!(room, "an invitation cannot be accepted yet: {error}");
-                return Ok(Next::Later(error.wish()));
+                return Ok(Next::Backoff(error.retry_after()));
             }
-            warn!(room, "an invitation cannot be accepted, and is given up: {error}");
+            warn!(room, "invitation abandoned, because it cannot be accepted: {error}");
             run.metrics.invitations_abandoned.inc();
         }
     }
-    failing.ended(room);
+    failures.reset(room);
     run.inbox.forget_invitation(room).await?;
     Ok(Next::Done)
 }
 
 /// Fetch member lists until stopped.
 pub async fn fetch_members(run: &Run) -> Result<(), BridgeError> {
-    let turns = Turns {
+    let scheduler = Scheduler {
         stop: &run.stop,
-        news: &run.wake.members,
-        at_once: MEMBER_LISTS,
+        wakeup: &run.wake.members,
+        concurrency: CONCURRENT_MEMBER_LISTS,
         delays: Delays::new,
     };
     let refusals = Refusals::default();
     let list = async || run.inbox.rooms_without_members().await;
-    turns.run(list, async |room: &str| members_of(run, &refusals, room).await).await
+    scheduler.run(list, async |room: &str| fetch_members_of(run, &refusals, room).await).await
 }
 
-/// Follow the devices of a room's members.
-async fn members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, BridgeError> {
+/// Fetch a room's members, and track their devices.
+async fn fetch_members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, BridgeError> {
     let Ok(room_id) = RoomId::parse(room) else {
         run.inbox.members_known(room).await?;
         return Ok(Next::Done);
@@ -93,11 +91,11 @@ async fn members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<Next, 
     request.not_membership = Some(MembershipState::Leave);
     match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
         None => return Ok(Next::Done),
-        Some(Ok(members)) => run.follow(&members.0).await?,
+        Some(Ok(members)) => run.track(&members.0).await?,
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
-        Some(Err(error)) if error.is_beside_the_point() || refusals.again(room) => {
+        Some(Err(error)) if error.is_unrelated() || refusals.record_refusal(room) => {
             warn!(room, "the members cannot be fetched yet: {error}");
-            return Ok(Next::Later(error.wish()));
+            return Ok(Next::Backoff(error.retry_after()));
         }
         Some(Err(error)) => warn!(room, "the members cannot be fetched: {error}"),
     }

@@ -1,4 +1,4 @@
-//! What the tasks of one run share.
+//! The state that the tasks of one run share.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     inbox::Inbox, metrics::Metrics, webhook::Webhook,
 };
 
-/// One run: from a machine that was just built until it ends or the store fails.
+/// One run: from building the machine until a stop or an error.
 pub struct Run {
     pub config: Arc<Config>,
     pub homeserver: Arc<Homeserver>,
@@ -21,13 +21,13 @@ pub struct Run {
     pub inbox: Inbox,
     pub webhook: Webhook,
     pub metrics: Arc<Metrics>,
-    /// Ends this run, at a point where each task leaves nothing half done.
+    /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,
     pub wake: Wake,
     pub devices: Devices,
 }
 
-/// Something may be there to do.
+/// Wakes the tasks when there may be work.
 #[derive(Default)]
 pub struct Wake {
     pub delivery: Notify,
@@ -48,17 +48,17 @@ impl Wake {
 }
 
 impl Run {
-    /// Some events of a room have no id or no sender that can be read: all we can do is say so.
-    pub fn note_unreadable(&self, room: &str, count: usize) {
+    /// Log and count events without a valid id or sender, which cannot be stored.
+    pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
-            warn!(room, count, "events without a readable id or sender are left out");
-            self.metrics.unreadable.inc_by(count as u64);
+            warn!(room, count, "events without a valid id or sender were skipped");
+            self.metrics.malformed.inc_by(count as u64);
         }
     }
 
-    /// Follow these users' devices from now on.
-    pub async fn follow(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
-        self.devices.follow(users);
+    /// Start tracking the devices of these users.
+    pub async fn track(&self, users: &[OwnedUserId]) -> Result<(), BridgeError> {
+        self.devices.track(users);
         self.crypto.track(users).await?;
         self.wake.outgoing.notify_one();
         Ok(())

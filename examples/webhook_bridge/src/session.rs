@@ -1,4 +1,4 @@
-//! Who the bridge is to the homeserver: its device, its access token, logging in.
+//! The bridge's session on the homeserver: device, access token, login.
 
 use ruma::{
     DeviceId, OwnedDeviceId,
@@ -24,7 +24,7 @@ use crate::{
 const DEVICE_ID: &str = "device_id";
 const ACCESS_TOKEN: &str = "access_token";
 
-/// Logs in, or goes on with the stored session.
+/// Logs in, or resumes the stored session.
 pub struct Session<'a> {
     pub config: &'a Config,
     pub homeserver: &'a Homeserver,
@@ -33,8 +33,9 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// The device we are, with `homeserver` holding its token. A restart only reads the store.
-    pub async fn resume_or_begin(&self) -> Result<OwnedDeviceId, BridgeError> {
+    /// Return the device, and set its token on `homeserver`. After a restart, this only reads the
+    /// store.
+    pub async fn resume_or_log_in(&self) -> Result<OwnedDeviceId, BridgeError> {
         let token = self.keys.value(ACCESS_TOKEN).await?;
         let device = match (&self.config.credentials, token, self.stored_device().await?) {
             (Some(Credentials::AccessToken(given)), stored, device) => match device {
@@ -54,7 +55,7 @@ impl Session<'_> {
                 device
             }
             (None, ..) => {
-                return Err(BridgeError::last(
+                return Err(BridgeError::fatal(
                     exit_code::CONFIGURATION,
                     "there is no session yet: set MATRIX_PASSWORD or MATRIX_ACCESS_TOKEN",
                 ));
@@ -63,12 +64,12 @@ impl Session<'_> {
         if let Some(wanted) = &self.config.device_id
             && *wanted != device
         {
-            return Err(BridgeError::last(
+            return Err(BridgeError::fatal(
                 exit_code::CONFIGURATION,
                 format!(
                     "MATRIX_DEVICE_ID is {wanted}, but the stored keys are those of device \
                      {device}: remove MATRIX_DEVICE_ID, or set STORE_ACCOUNT to another name to \
-                     begin with a new device"
+                     start with a new device"
                 ),
             ));
         }
@@ -76,7 +77,7 @@ impl Session<'_> {
         Ok(device)
     }
 
-    /// The token has expired: log in to the same device again. `false` if there is no password.
+    /// Log in to the same device again, after the token has expired. Returns `false` without a password.
     pub async fn renew(&self) -> Result<bool, BridgeError> {
         match (&self.config.credentials, self.stored_device().await?) {
             (Some(Credentials::Password(password)), Some(device)) => {
@@ -92,7 +93,7 @@ impl Session<'_> {
         Ok(self.keys.value(DEVICE_ID).await?.map(OwnedDeviceId::from))
     }
 
-    /// Stored before the login, so that a crash in between leaves no orphaned device.
+    /// The id is stored before the login, so that a crash in between leaves no orphaned device.
     async fn choose_device(
         &self,
         stored: Option<OwnedDeviceId>,
@@ -112,30 +113,31 @@ impl Session<'_> {
         let mut request = LoginRequest::new(LoginInfo::Password(password));
         request.device_id = Some(device.to_owned());
         request.initial_device_display_name = Some("webhook bridge".to_owned());
-        let answer = self.homeserver.send_until(request, self.stop).await.map_err(refused_login)?;
-        if answer.user_id != self.config.user_id || answer.device_id != device.as_str() {
-            return Err(BridgeError::last(
+        let response =
+            self.homeserver.send_until(request, self.stop).await.map_err(refused_login)?;
+        if response.user_id != self.config.user_id || response.device_id != device.as_str() {
+            return Err(BridgeError::fatal(
                 exit_code::LOGIN,
                 format!(
-                    "the homeserver logged us in as {} on device {}: set MATRIX_USER to {0}",
-                    answer.user_id, answer.device_id
+                    "the homeserver logged the bot in as {} on device {}: set MATRIX_USER to {0}",
+                    response.user_id, response.device_id
                 ),
             ));
         }
-        self.keys.set_value(ACCESS_TOKEN, &answer.access_token).await?;
-        self.homeserver.use_token(answer.access_token.into());
+        self.keys.set_value(ACCESS_TOKEN, &response.access_token).await?;
+        self.homeserver.use_token(response.access_token.into());
         info!(%device, "logged in");
         Ok(())
     }
 
-    /// A token from the settings: it must belong to our user and, if there is one, to our device.
+    /// Use a token from the settings: it must belong to the bot's user and to the stored device, if any.
     async fn adopt_token(
         &self,
         token: &SecretString,
         stored: Option<OwnedDeviceId>,
     ) -> Result<OwnedDeviceId, BridgeError> {
         self.homeserver.use_token(token.clone());
-        let refused = |message: String| BridgeError::last(exit_code::LOGIN, message);
+        let refused = |message: String| BridgeError::fatal(exit_code::LOGIN, message);
         let owner = self.homeserver.send_until(whoami::v3::Request::new(), self.stop).await;
         let owner = owner.map_err(refused_login)?;
         if owner.user_id != self.config.user_id {
@@ -146,8 +148,8 @@ impl Session<'_> {
         }
         let Some(device) = owner.device_id.map(OwnedDeviceId::from) else {
             return Err(refused(
-                "MATRIX_ACCESS_TOKEN belongs to no device, so nobody can encrypt for it: use a \
-                 token from a login"
+                "MATRIX_ACCESS_TOKEN belongs to no device, so no message can be encrypted for it: \
+                 use a token from a login"
                     .to_owned(),
             ));
         };
@@ -164,26 +166,26 @@ impl Session<'_> {
         Ok(device)
     }
 
-    /// A device that has keys which we do not hold is somebody else's, or ours before the database
-    /// was lost. Others would reject our new keys for it, so that no message could be read.
+    /// Refuse a device whose published keys are not in the store: it belongs to another program, or its
+    /// database was lost. Other clients would reject new keys for it.
     async fn refuse_foreign_device(&self, device: &DeviceId) -> Result<(), BridgeError> {
         if self.keys.has_account().await? {
             return Ok(());
         }
         let mut request = get_keys::v3::Request::new();
         request.device_keys.insert(self.config.user_id.clone(), vec![device.to_owned()]);
-        let answer = self.homeserver.send_until(request, self.stop).await?;
-        let devices = answer.0.device_keys.get(&self.config.user_id);
+        let response = self.homeserver.send_until(request, self.stop).await?;
+        let devices = response.0.device_keys.get(&self.config.user_id);
         if devices.is_some_and(|devices| devices.contains_key(device)) {
-            // So that the next start may choose another.
-            self.keys.forget_value(DEVICE_ID).await?;
-            self.keys.forget_value(ACCESS_TOKEN).await?;
-            return Err(BridgeError::last(
+            // The next start may then choose another device.
+            self.keys.remove_value(DEVICE_ID).await?;
+            self.keys.remove_value(ACCESS_TOKEN).await?;
+            return Err(BridgeError::fatal(
                 exit_code::SESSION_ENDED,
                 format!(
                     "device {device} has encryption keys already, and they are not in this \
-                     database: restore it from its backup, or begin with a new device: \
-                     MATRIX_PASSWORD without MATRIX_DEVICE_ID, or a token of another login"
+                     database: restore the database that has them, or start with a new device (set \
+                     MATRIX_PASSWORD without MATRIX_DEVICE_ID, or a token of another login)"
                 ),
             ));
         }
@@ -191,7 +193,7 @@ impl Session<'_> {
     }
 }
 
-/// What a refused login or token means for the person who set it.
+/// The error for a refused login or token, with the setting to check.
 fn refused_login(error: HomeserverError) -> BridgeError {
     if matches!(error, HomeserverError::Stopped) {
         return BridgeError::Stopped;
@@ -208,14 +210,17 @@ fn refused_login(error: HomeserverError) -> BridgeError {
         }
         "M_USER_DEACTIVATED" => "the bot's account is deactivated".into(),
         "M_UNKNOWN" | "M_UNRECOGNIZED" => {
-            format!("{error}: it may not allow passwords; set MATRIX_ACCESS_TOKEN instead")
+            format!(
+                "{error}: the homeserver may not allow password logins; set MATRIX_ACCESS_TOKEN \
+                 instead"
+            )
         }
         _ => format!("the login failed: {error}"),
     };
-    BridgeError::last(exit_code::LOGIN, message)
+    BridgeError::fatal(exit_code::LOGIN, message)
 }
 
-/// What a refused session may mean, and what to do.
+/// The explanation of a refused access token, and what to do.
 pub fn explain(loss: SessionLoss) -> &'static str {
     match loss {
         SessionLoss::Expired => {
@@ -223,14 +228,14 @@ pub fn explain(loss: SessionLoss) -> &'static str {
              token of the same device"
         }
         SessionLoss::Locked => {
-            "the homeserver says that the bot's account is locked: ask its administrator to unlock \
-             it; device and keys stay"
+            "the homeserver reports that the bot's account is locked: ask its administrator to \
+             unlock it; device and keys are kept"
         }
         SessionLoss::Unknown => {
-            "the homeserver does not know the access token. Either the account is locked, which \
-             some homeservers say in these words: have it unlocked. Or the device was logged out, \
-             and with it deleted: its keys cannot be used any more, so set STORE_ACCOUNT to another \
-             name, with MATRIX_PASSWORD or a new MATRIX_ACCESS_TOKEN, to begin with a new device"
+            "the homeserver does not know the access token. If the account is locked, which some \
+             homeservers report as this error, have it unlocked. If the device was logged out, it \
+             was deleted, and its keys cannot be used any more: set STORE_ACCOUNT to another name, \
+             with MATRIX_PASSWORD or a new MATRIX_ACCESS_TOKEN, to start with a new device"
         }
     }
 }

@@ -1,14 +1,14 @@
-//! What a room's events mean to the bridge: which are delivered, whose devices matter, where our own
-//! membership begins. Nothing here does I/O.
+//! Classifies a room's events: messages to deliver, users whose devices are tracked, the bot's own
+//! join. Does no I/O.
 
 use ruma::{OwnedUserId, UserId, serde::Raw};
 
 use crate::{
-    answers::{Fields, Piece},
     inbox::Received,
+    responses::{Fields, RawJson},
 };
 
-/// The event types that the bridge asks the homeserver for, in timelines.
+/// The event types that timelines are filtered for.
 pub const TIMELINE_TYPES: [&str; 6] = [
     "m.room.encrypted",
     "m.room.message",
@@ -18,11 +18,11 @@ pub const TIMELINE_TYPES: [&str; 6] = [
     "m.room.encryption",
 ];
 
-/// By the specification. PostgreSQL's text cannot hold NUL, an index row has a limit, and the id must
-/// fit into an HTTP header: whoever sends other ids sends garbage.
-const LONGEST_ID: usize = 255;
+/// The specification's limit. Ids are stored in index rows and sent in an HTTP header, so
+/// [`storable`] enforces it, and rejects control characters (PostgreSQL's text cannot hold NUL).
+const MAX_ID_LENGTH: usize = 255;
 
-/// An event's fields, each read when it is needed: what is odd elsewhere costs nothing.
+/// An event's fields, parsed lazily: a malformed field that is not needed has no effect.
 struct Outline<'a> {
     event_id: String,
     sender: OwnedUserId,
@@ -33,7 +33,7 @@ struct Outline<'a> {
 
 impl<'a> Outline<'a> {
     fn read(json: &'a str) -> Option<Self> {
-        let fields = Piece::parse(json)?.fields()?;
+        let fields = RawJson::parse(json)?.fields()?;
         let text = |name: &str| fields.get(name)?.read::<String>();
         Some(Self {
             event_id: text("event_id").filter(|id| storable(id))?,
@@ -44,37 +44,37 @@ impl<'a> Outline<'a> {
         })
     }
 
-    /// The text at this place, if there is one.
-    fn text(&self, place: &[&str]) -> Option<String> {
-        let (name, objects) = place.split_last()?;
+    /// The string at this path, if any.
+    fn text(&self, path: &[&str]) -> Option<String> {
+        let (name, objects) = path.split_last()?;
         self.object(objects).get(name)?.read()
     }
 
-    /// The fields of the object at this place, none if there is no object.
-    fn object(&self, place: &[&str]) -> Fields<'a> {
+    /// The fields of the object at this path; none if it is no object.
+    fn object(&self, path: &[&str]) -> Fields<'a> {
         let inner = |fields: Fields<'a>, name: &&str| {
-            fields.get(name).and_then(Piece::fields).unwrap_or_default()
+            fields.get(name).and_then(RawJson::fields).unwrap_or_default()
         };
-        place.iter().fold(self.fields.clone(), inner)
+        path.iter().fold(self.fields.clone(), inner)
     }
 }
 
-/// What one event means to the bridge.
+/// The kind of an event.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// To be delivered; `redacts` names an event that is taken back by it.
+    /// To be delivered; `redacts` is the id of the event that it redacts.
     Message { received: Received, redacts: Option<String> },
-    /// We joined the room.
+    /// The bot joined the room.
     OwnJoin,
-    /// Somebody joined, or was invited: their devices matter.
+    /// Another user joined or was invited: their devices must be tracked.
     Member(OwnedUserId),
     /// The room became encrypted.
     Encryption,
-    /// Nothing: an own echo, a redacted event, garbage.
+    /// Ignored: the bot's own event, a redacted one, or one that is malformed.
     Nothing,
 }
 
-/// An event with what is needed of it whatever its meaning.
+/// A classified event.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Classified {
     pub event_id: String,
@@ -83,7 +83,7 @@ pub struct Classified {
     pub meaning: Meaning,
 }
 
-/// Look at one event; `None` if it is too malformed to have an id and a sender.
+/// Classify an event; `None` without a valid id and sender.
 pub fn classify<T>(event: &Raw<T>, me: &UserId) -> Option<Classified> {
     let json = event.json().get();
     let outline = Outline::read(json)?;
@@ -104,7 +104,7 @@ fn state_meaning(outline: &Outline<'_>, state_key: &str, me: &UserId) -> Meaning
     match (outline.kind.as_str(), membership.as_deref()) {
         ("m.room.encryption", _) => Meaning::Encryption,
         ("m.room.member", Some("join")) if state_key == me => {
-            // A change of our name or picture is a join, too, but not one into the room.
+            // A profile change is a join event, too, but the bot was joined before.
             match outline.text(&["unsigned", "prev_content", "membership"]).as_deref() {
                 Some("join") => Meaning::Nothing,
                 _ => Meaning::OwnJoin,
@@ -121,7 +121,7 @@ fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
     let kind = outline.kind.as_str();
     let wanted =
         matches!(kind, "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.room.redaction");
-    // A redaction leaves nothing of a message's content, and some servers do not say whose it was.
+    // Redacted events have no content, and some servers omit `redacted_because`.
     let emptied = kind != "m.room.redaction" && outline.object(&["content"]).is_empty();
     let redacted = emptied || outline.object(&["unsigned"]).get("redacted_because").is_some();
     if !wanted || redacted || outline.sender == me {
@@ -132,7 +132,7 @@ fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
     if session_id.as_deref().is_some_and(|id| !storable(id)) {
         return Meaning::Nothing;
     }
-    // Before room version 11 at the top, since then in the content.
+    // Top-level before room version 11, in the content since then.
     let redacts = outline.text(&["redacts"]).or_else(|| outline.text(&["content", "redacts"]));
     let redacts = redacts.filter(|id| kind == "m.room.redaction" && storable(id));
     let received =
@@ -146,30 +146,31 @@ pub fn event_id<T>(event: &Raw<T>) -> Option<String> {
 }
 
 pub fn storable(id: &str) -> bool {
-    !id.is_empty() && id.len() <= LONGEST_ID && !id.contains(char::is_control)
+    !id.is_empty() && id.len() <= MAX_ID_LENGTH && !id.contains(char::is_control)
 }
 
-/// A timeline, sorted out.
+/// A classified timeline.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     pub messages: Vec<Received>,
     pub redacted: Vec<String>,
-    /// Whose devices matter: senders, and who joined or was invited.
+    /// Users whose devices must be tracked: senders, and new or invited members.
     pub people: Vec<OwnedUserId>,
     pub encrypted: bool,
-    /// Our own join is in it; everything before was left out.
+    /// It contains the bot's own join; earlier messages were left out.
     pub joined_here: bool,
     pub last_event_id: Option<String>,
-    /// How many events had no id or no sender that can be read.
-    pub unreadable: usize,
+    /// Number of events without a valid id or sender.
+    pub malformed: usize,
 }
 
-/// Sort out a timeline, oldest event first. With `from_own_join`, what was before it is left out.
+/// Classify a timeline, oldest event first. With `from_own_join`, messages before the bot's own join are
+/// left out.
 pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline {
     let mut timeline = Timeline::default();
     for event in events {
         let Some(event) = classify(event, me) else {
-            timeline.unreadable += 1;
+            timeline.malformed += 1;
             continue;
         };
         timeline.last_event_id = Some(event.event_id);
@@ -192,7 +193,7 @@ pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline 
     timeline
 }
 
-/// One page of a gap, newest event first, up to where the gap ends.
+/// A classified page of a gap, newest event first, up to the end of the gap.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     pub messages: Vec<Received>,
@@ -200,10 +201,11 @@ pub struct Page {
     pub people: Vec<OwnedUserId>,
     /// The gap ends in this page.
     pub ended: bool,
-    pub unreadable: usize,
+    pub malformed: usize,
 }
 
-/// Sort out a page of a gap that ends at an event seen before, or at our own join.
+/// Classify a page of a gap. The gap ends at the event `stop_event_id`, or with `to_own_join` at the
+/// bot's own join.
 pub fn read_page<T>(
     events: &[Raw<T>],
     me: &UserId,
@@ -213,7 +215,7 @@ pub fn read_page<T>(
     let mut page = Page::default();
     for event in events {
         let Some(event) = classify(event, me) else {
-            page.unreadable += 1;
+            page.malformed += 1;
             continue;
         };
         if stop_event_id == Some(event.event_id.as_str()) {
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_we_joined_is_left_out() {
+    fn messages_before_the_own_join_are_left_out() {
         let me = user_id!("@bot:x");
         let events =
             [message("$1"), join("$2", Some("invite")), message("$3"), join("$4", Some("join"))];
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn own_echoes_redacted_events_and_garbage_are_left_out() {
+    fn own_redacted_and_malformed_events_are_left_out() {
         let me = user_id!("@bot:x");
         let mut redacted = event("$2", "@alice:x", "m.room.message", json!({}));
         redacted["unsigned"] = json!({"redacted_because": {"type": "m.room.redaction"}});
@@ -298,7 +300,7 @@ mod tests {
             message("$6"),
         ];
         let timeline = read(&events, me, false);
-        assert_eq!((ids(&timeline.messages), timeline.unreadable), (vec!["$6"], 3));
+        assert_eq!((ids(&timeline.messages), timeline.malformed), (vec!["$6"], 3));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One POST to the webhook, and what its answer means.
+//! POSTs a message to the webhook, and interprets the response.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use crate::{
     retry,
 };
 
-/// A webhook that needs longer should queue.
+/// A slower webhook should queue its work.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So much of an answer is read, for the sake of the connection; it means nothing to us.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// Responses are read up to this size, so that the connection can be reused; the body is ignored.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// What became of a message.
+/// The outcome of a POST.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Outcome {
     Delivered,
-    /// This message is refused; others may not be.
+    /// The webhook rejects this message; others may succeed.
     Rejected(String),
-    /// It does not get through.
+    /// The webhook is unreachable, failing or misconfigured.
     Unavailable {
         reason: String,
-        wish: Option<Duration>,
-        /// Not only this room's: it was asked too often.
+        retry_after: Option<Duration>,
+        /// All rooms must pause: the webhook limits the rate.
         for_all: bool,
     },
 }
@@ -47,9 +47,10 @@ impl Webhook {
         if let Some(token) = &config.webhook_token {
             let value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
             let mut value = value.map_err(|_| {
-                BridgeError::last(
+                BridgeError::fatal(
                     exit_code::CONFIGURATION,
-                    "WEBHOOK_TOKEN has characters that no header can carry",
+                    "WEBHOOK_TOKEN contains characters that are not allowed in an HTTP header: set \
+                     it to a token without them",
                 )
             })?;
             value.set_sensitive(true);
@@ -63,11 +64,11 @@ impl Webhook {
         self.url.host_str().unwrap_or_default()
     }
 
-    pub async fn post(&self, message: &Message) -> Answer {
+    pub async fn post(&self, message: &Message) -> Outcome {
         let (Ok(key), Ok(body)) =
             (HeaderValue::from_str(&message.event_id), serde_json::to_vec(message))
         else {
-            return Answer::Rejected("the message cannot be put into a request".to_owned());
+            return Outcome::Rejected("the message cannot be sent as an HTTP request".to_owned());
         };
         let mut request = self
             .http
@@ -81,33 +82,39 @@ impl Webhook {
         }
         match request.send().await {
             Ok(mut response) => {
-                let answer = meaning(response.status(), retry::wish_of(response.headers()));
+                let outcome =
+                    classify(response.status(), retry::retry_after_header(response.headers()));
                 let mut read = 0;
                 while let Ok(Some(chunk)) = response.chunk().await {
                     read += chunk.len();
-                    if read > ANSWER_LIMIT {
+                    if read > MAX_RESPONSE_BYTES {
                         break;
                     }
                 }
-                answer
+                outcome
             }
-            Err(error) => Answer::Unavailable { reason: causes(error), wish: None, for_all: false },
+            Err(error) => {
+                Outcome::Unavailable { reason: causes(error), retry_after: None, for_all: false }
+            }
         }
     }
 }
 
-fn meaning(status: StatusCode, wish: Option<Duration>) -> Answer {
+fn classify(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
     let for_all = status == StatusCode::TOO_MANY_REQUESTS;
-    let unavailable =
-        |advice: &str| Answer::Unavailable { reason: format!("{status}{advice}"), wish, for_all };
+    let unavailable = |advice: &str| Outcome::Unavailable {
+        reason: format!("{status}{advice}"),
+        retry_after,
+        for_all,
+    };
     match status.as_u16() {
-        200..300 => Answer::Delivered,
-        300..400 => unavailable(": it redirects; set WEBHOOK_URL to the final address"),
-        // A wrong setting must not cost messages: they wait until it is put right.
+        200..300 => Outcome::Delivered,
+        300..400 => unavailable(": redirects are not followed, set WEBHOOK_URL to the final URL"),
+        // A wrong setting must not lose messages: they are retried until it is fixed.
         401 | 403 => unavailable(": check WEBHOOK_TOKEN"),
         404 | 405 | 410 => unavailable(": check WEBHOOK_URL"),
         408 | 425 | 429 => unavailable(""),
-        400..500 => Answer::Rejected(status.to_string()),
+        400..500 => Outcome::Rejected(status.to_string()),
         _ => unavailable(""),
     }
 }
@@ -117,14 +124,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_refusal_of_this_message_counts_against_it() {
-        let means = |status| meaning(StatusCode::from_u16(status).unwrap(), None);
-        assert_eq!(means(204), Answer::Delivered);
+    fn only_a_rejection_of_the_message_itself_counts_against_it() {
+        let classified = |status| classify(StatusCode::from_u16(status).unwrap(), None);
+        assert_eq!(classified(204), Outcome::Delivered);
         for status in [302, 401, 403, 404, 408, 429, 500, 503, 599] {
-            assert!(matches!(means(status), Answer::Unavailable { .. }), "{status}");
+            assert!(matches!(classified(status), Outcome::Unavailable { .. }), "{status}");
         }
         for status in [400, 413, 422] {
-            assert!(matches!(means(status), Answer::Rejected(_)), "{status}");
+            assert!(matches!(classified(status), Outcome::Rejected(_)), "{status}");
         }
     }
 }

@@ -1,4 +1,4 @@
-"""The cases: functions that get a fresh `World`, by name, in the order they run."""
+"""The cases: functions with a fresh `Harness` each, by name, in the order of execution."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ CASES: dict[str, Case] = {}
 
 
 def case(**options):
-    """Register a case. Options are those of `World.open`."""
+    """Register a case. Options are those of `Harness.open`."""
 
     def register(function):
         CASES[function.__name__] = Case(function.__name__, function, options)
@@ -27,4 +27,4 @@ def case(**options):
     return register
 
 
-from . import contents, messages, outages, replicas, starts  # noqa: E402, F401
+from . import contents, examples, messages, outages, replicas, starts  # noqa: E402, F401

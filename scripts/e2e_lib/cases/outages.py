@@ -1,163 +1,163 @@
-"""Something the bridge needs is away for a while, or comes late."""
+"""Homeserver, webhook, database or room keys are temporarily unavailable."""
 
 import asyncio
 import os
 import signal
 
+from ..harness import Harness, expect
 from ..postgres import Postgres
 from ..processes import until
-from ..world import World, expect
 from . import case
 
 
 @case()
-async def gap(w: World):
-    """130 messages in one room and 15 in another during one outage, more than a sync returns;
-    and the bridge dies once more while it catches up."""
-    await w.up()
-    other = await w.new_room(w.alice)
-    await w.send(1, "before")
-    await w.send(1, "before", room=other)
-    await w.arrived()
-    await w.bridge.kill9()
-    await w.send(130, "in the gap")
-    await w.send(15, "in the small gap", room=other)
-    await w.bridge.start()
-    await until(lambda: len(w.sink.first()) >= 30, 90, "the first 30 messages", detail=w.bridge.tail)
-    await w.bridge.kill9()
-    await w.bridge.start()
-    await w.arrived(120)
+async def gap(h: Harness):
+    """130 messages in one room and 15 in another during an outage, more than a sync returns;
+    the bridge is killed again while it catches up."""
+    await h.set_up()
+    other = await h.new_room(h.alice)
+    await h.send(1, "before")
+    await h.send(1, "before", room=other)
+    await h.until_delivered()
+    await h.bridge.kill9()
+    await h.send(130, "in the gap")
+    await h.send(15, "in the small gap", room=other)
+    await h.bridge.start()
+    await until(lambda: len(h.sink.first()) >= 30, 90, "the first 30 messages", detail=h.bridge.tail)
+    await h.bridge.kill9()
+    await h.bridge.start()
+    await h.until_delivered(120)
 
 
 @case()
-async def late_key(w: World):
-    """Messages whose key comes later, after a restart of the bridge; later ones do not wait."""
-    await w.up()
-    await w.send(2, "with its key")
-    await w.arrived()
-    w.alice.rotate(w.room)
-    w.alice.hold_keys()
-    early = await w.send(5, "without its key")
+async def late_key(h: Harness):
+    """Messages whose key arrives later, after a restart of the bridge; later messages do not wait."""
+    await h.set_up()
+    await h.send(2, "with its key")
+    await h.until_delivered()
+    h.alice.rotate(h.room)
+    h.alice.hold_keys()
+    early = await h.send(5, "without its key")
     await asyncio.sleep(2)
-    expect(len(w.missing(early)) == 5, "delivered without a key?")
-    held, w.alice.client.held = w.alice.client.held, None
-    w.alice.rotate(w.room)
-    await w.arrived(60, await w.send(3, "with a key again"))
-    await w.bridge.kill9()
-    await w.bridge.start()
-    await w.arrived(60, await w.send(2, "after the restart"))
-    expect(len(w.missing(early)) == 5, "delivered without a key?")
-    w.alice.client.held = held
-    expect(await w.alice.release_keys() > 0, "no key was held back")
-    await w.arrived()
+    expect(len(h.missing(early)) == 5, "messages were delivered without their key")
+    held, h.alice.client.held = h.alice.client.held, None
+    h.alice.rotate(h.room)
+    await h.until_delivered(60, await h.send(3, "with a key again"))
+    await h.bridge.kill9()
+    await h.bridge.start()
+    await h.until_delivered(60, await h.send(2, "after the restart"))
+    expect(len(h.missing(early)) == 5, "messages were delivered without their key")
+    h.alice.client.held = held
+    expect(await h.alice.release_keys() > 0, "no key was held back")
+    await h.until_delivered()
     return early
 
 
 @case()
-async def late_key_while_dead(w: World):
-    """Messages whose key comes while the bridge is dead."""
-    await w.up()
-    w.alice.hold_keys()
-    early = await w.send(5, "without its key")
+async def late_key_while_down(h: Harness):
+    """Messages whose key is sent while the bridge is down."""
+    await h.set_up()
+    h.alice.hold_keys()
+    early = await h.send(5, "without its key")
     await asyncio.sleep(2)
-    expect(len(w.missing(early)) == 5, "delivered without a key?")
-    await w.bridge.kill9()
-    expect(await w.alice.release_keys() > 0, "no key was held back")
-    await w.bridge.start()
-    await w.arrived()
+    expect(len(h.missing(early)) == 5, "messages were delivered without their key")
+    await h.bridge.kill9()
+    expect(await h.alice.release_keys() > 0, "no key was held back")
+    await h.bridge.start()
+    await h.until_delivered()
 
 
 @case()
-async def webhook_down(w: World):
-    """The webhook refuses, fails, hangs up, hangs; meanwhile the bridge restarts and syncs."""
-    await w.up()
-    await w.send(1, "before")
-    await w.arrived()
-    await w.sink.shut()
-    await w.send(5, "nobody listens")
+async def webhook_down(h: Harness):
+    """The webhook refuses connections, fails, drops connections, hangs; the bridge syncs and restarts."""
+    await h.set_up()
+    await h.send(1, "before")
+    await h.until_delivered()
+    await h.sink.close()
+    await h.send(5, "connection refused")
     await asyncio.sleep(1)
-    await w.sink.open()
+    await h.sink.open()
     for mode in ("503", "drop", "hang"):
-        w.sink.mode = mode
-        seen = w.sink.refused
-        await w.send(3, f"the webhook is at {mode}")
-        await until(lambda: w.sink.refused > seen, 90, f"a request at {mode}", detail=w.bridge.tail)
-        expect(len(w.sink.first()) == 1, "accepted while failing?")
-    # With the webhook stuck, a new session's key must still come in, for the old one to be gone.
-    w.alice.rotate(w.room)
-    await w.send(3, "a new session meanwhile")
+        h.sink.mode = mode
+        seen = h.sink.refused
+        await h.send(3, f"webhook mode {mode}")
+        await until(lambda: h.sink.refused > seen, 90, f"a request in mode {mode}", detail=h.bridge.tail)
+        expect(len(h.sink.first()) == 1, "the failing webhook has accepted a message")
+    # While the webhook hangs, the bridge must still receive the key of a new session.
+    h.alice.rotate(h.room)
+    await h.send(3, "a new session meanwhile")
     await asyncio.sleep(1)
-    await w.bridge.kill9()
-    w.sink.mode = "500"
-    await w.bridge.start()
-    await w.send(3, "after the restart")
+    await h.bridge.kill9()
+    h.sink.mode = "500"
+    await h.bridge.start()
+    await h.send(3, "after the restart")
     await asyncio.sleep(2)
-    w.sink.mode = "ok"
-    await w.arrived(120)
+    h.sink.mode = "ok"
+    await h.until_delivered(120)
 
 
 @case()
-async def synapse_down(w: World):
-    """The homeserver is away for a while, also when the bridge starts."""
-    await w.up()
-    await w.send(3, "before")
-    await w.arrived()
-    await w.synapse.stop()
+async def synapse_down(h: Harness):
+    """The homeserver is unavailable for a while, also when the bridge starts."""
+    await h.set_up()
+    await h.send(3, "before")
+    await h.until_delivered()
+    await h.synapse.stop()
     await asyncio.sleep(3)
-    w.bridge.alive()
-    await w.synapse.start()
-    await w.send(5, "after the first outage")
-    await w.arrived(120)
-    await w.bridge.kill9()
-    await w.synapse.stop()
-    await w.bridge.start()
+    h.bridge.check_running()
+    await h.synapse.start()
+    await h.send(5, "after the first outage")
+    await h.until_delivered(120)
+    await h.bridge.kill9()
+    await h.synapse.stop()
+    await h.bridge.start()
     await asyncio.sleep(3)
-    w.bridge.alive()
-    await w.synapse.start()
-    await w.send(5, "after the second outage")
-    await w.arrived(120)
+    h.bridge.check_running()
+    await h.synapse.start()
+    await h.send(5, "after the second outage")
+    await h.until_delivered(120)
 
 
 @case()
-async def postgres_down(w: World):
-    """The database server is killed and comes back; the bridge goes on by itself."""
-    server = Postgres(w.directory / "postgres", w.logs / "postgres.log")
+async def postgres_down(h: Harness):
+    """The database server is killed and restarted; the bridge recovers without a restart."""
+    server = Postgres(h.directory / "postgres", h.logs / "postgres.log")
     try:
         await server.start()
-        w.bridge.env["DATABASE_URL"] = server.url
-        await w.up()
-        await w.send(5, "before")
-        await w.arrived()
+        h.bridge.env["DATABASE_URL"] = server.url
+        await h.set_up()
+        await h.send(5, "before")
+        await h.until_delivered()
         await server.kill9()
-        await w.send(5, "without a database")
+        await h.send(5, "without a database")
         await asyncio.sleep(3)
-        w.bridge.alive()
+        h.bridge.check_running()
         await server.start()
-        await w.send(5, "after")
-        await w.arrived(120)
-        expect(w.bridge.runs == 1, "it was to go on without a restart")
+        await h.send(5, "after")
+        await h.until_delivered(120)
+        expect(h.bridge.runs == 1, "the bridge was restarted")
     finally:
-        await w.bridge.close()
+        await h.bridge.close()
         await server.close()
 
 
 @case()
-async def private_postgres_killed(w: World):
-    """The bridge's private PostgreSQL is killed: the bridge recovers, or ends with a failure and
-    recovers when started again."""
-    w.bridge.env.pop("DATABASE_URL", None)
-    await w.up()
-    await w.send(3, "before")
-    await w.arrived()
-    pid = w.bridge.postgres_pid()
-    expect(pid, "no private PostgreSQL in the data directory")
+async def embedded_postgres_killed(h: Harness):
+    """The bridge's embedded PostgreSQL is killed: the bridge recovers, or exits with an error and
+    recovers when restarted."""
+    h.bridge.env.pop("DATABASE_URL", None)
+    await h.set_up()
+    await h.send(3, "before")
+    await h.until_delivered()
+    pid = h.bridge.postgres_pid()
+    expect(pid, "no embedded PostgreSQL in the data directory")
     os.kill(pid, signal.SIGKILL)
-    sent = await w.send(5, "after")
+    sent = await h.send(5, "after")
     await until(
-        lambda: not w.bridge.child.running or not w.missing(sent), 90,
-        "the bridge to recover or to end", detail=w.bridge.tail,
+        lambda: not h.bridge.child.running or not h.missing(sent), 90,
+        "the bridge to recover or to exit", detail=h.bridge.tail,
     )
-    if not w.bridge.child.running:
-        expect(w.bridge.child.code not in (0, -11, -6), f"it ended with code {w.bridge.child.code}")
-        await w.bridge.start()
-    await w.arrived()
+    if not h.bridge.child.running:
+        expect(h.bridge.child.code not in (0, -11, -6), f"the bridge exited with code {h.bridge.child.code}")
+        await h.bridge.start()
+    await h.until_delivered()

@@ -7,21 +7,21 @@ use super::CacheKey;
 /// The bytes of a fingerprint.
 const WIDTH: usize = 8;
 
-/// What is known of the keys of one table.
+/// The known keys of one table.
 #[derive(Default)]
 pub(super) enum KeySet {
     #[default]
     Unknown,
-    /// A query for them is on its way; these were committed meanwhile.
+    /// A query for them is in flight; these keys were committed meanwhile.
     Loading(HashSet<u64>),
     Known(HashSet<u64>),
-    /// More than are kept.
+    /// More than the limit, or disabled.
     TooMany,
 }
 
 impl KeySet {
-    /// Reads what the server sent: the fingerprints one after the other, of `limit` rows at most. With
-    /// that many there may be more.
+    /// Parses the concatenated fingerprints of up to `limit` rows. With exactly `limit`, there may
+    /// be more.
     pub(super) fn parse(bytes: &[u8], limit: i64) -> Self {
         if usize::try_from(limit).is_ok_and(|limit| bytes.len() / WIDTH >= limit) {
             return Self::TooMany;
@@ -40,7 +40,7 @@ impl KeySet {
     }
 
     /// Whether the table certainly has no row under this key.
-    pub(super) fn lacks(&self, key: &CacheKey) -> bool {
+    pub(super) fn is_absent(&self, key: &CacheKey) -> bool {
         matches!(self, Self::Known(keys) if !keys.contains(&key.fingerprint()))
     }
 
@@ -54,7 +54,7 @@ impl KeySet {
         }
     }
 
-    /// Takes the loaded keys, unless they are no longer waited for.
+    /// Stores the loaded keys, unless the load was given up meanwhile.
     pub(super) fn loaded(&mut self, mut keys: Self, max: usize) {
         if let Self::Loading(committed) = self {
             if let Self::Known(known) = &mut keys {

@@ -1,9 +1,9 @@
-//! Rows that an exclusive owner need not ask for again: only the owner changes them.
+//! Rows that an exclusive owner can read without a query: only the owner changes them.
 //!
-//! Rows are kept as they are stored, so sealed in an encrypted account, and in groups that are read,
+//! Rows are cached as they are stored, so sealed in an encrypted account, in groups that are read,
 //! kept and dropped as one. Reads fill the cache, and writes when they are committed; a read that
-//! began before a commit does not fill it afterwards. Beside the rows, a set of the keys of a table
-//! tells which groups have none.
+//! began before a commit does not fill it afterwards. In addition, a key set for a table shows
+//! which groups have no rows.
 
 mod key_set;
 mod overlay;
@@ -48,8 +48,8 @@ impl CacheKey {
         (Self { index, cells }, rest)
     }
 
-    /// What key sets know it by, computed alike by the server. Two keys may share one: then a query
-    /// is sent that finds nothing.
+    /// The key's entry in a key set; the server computes the same. A collision costs a query that
+    /// finds no rows.
     fn fingerprint(&self) -> u64 {
         let mut hash = Sha256::new();
         self.cells.iter().for_each(|cell| hash.update(cell.key_bytes()));
@@ -63,20 +63,20 @@ impl CacheKey {
     }
 }
 
-/// What a row or a key costs in memory beside its cells, roughly.
+/// Approximate memory overhead of a row or a key, in addition to its cells.
 const OVERHEAD_BYTES: usize = 96;
 
 /// The rows of a group, by their keys within it.
 pub(crate) type Rows = BTreeMap<Cells, Cells>;
 
-/// The answer of the cache to a lookup.
+/// The result of a lookup.
 pub(crate) enum Lookup {
     Hit(Arc<Rows>),
     Miss(CacheMiss),
 }
 
-/// A lookup that the cache could not answer. It lets the database's answer in, unless something was
-/// committed since.
+/// A cache miss, which fills the cache with the result of the query, unless a commit has changed
+/// the index since.
 pub(crate) struct CacheMiss {
     cache: Arc<Cache>,
     pub(crate) key: CacheKey,
@@ -84,24 +84,24 @@ pub(crate) struct CacheMiss {
 }
 
 impl CacheMiss {
-    /// Keeps the rows of the group.
+    /// Caches the rows of the group.
     pub(crate) fn fill(&self, rows: Arc<Rows>) {
         self.cache.with(|cached| {
             if cached.is_current(self) {
-                cached.keep(self.key.clone(), rows);
+                cached.insert(self.key.clone(), rows);
             }
         });
     }
 
-    /// Keeps the fingerprints of the keys that the database has.
+    /// Caches the fingerprints of the keys that the database has.
     pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
         let Some(limit) = self.plan.wants_keys else { return };
         let keys = KeySet::parse(fingerprints, limit);
         self.cache.with(|cached| cached.fill_keys(self, keys));
     }
 
-    /// Loads no key set of this table any more, after the combined query failed.
-    pub(crate) fn give_up_keys(&self) {
+    /// Disables the key set of this index, after the combined query failed.
+    pub(crate) fn disable_key_set(&self) {
         self.cache.with(|cached| cached.fill_keys(self, KeySet::TooMany));
     }
 }
@@ -112,26 +112,26 @@ impl Drop for CacheMiss {
     }
 }
 
-/// The cache of one opening of an account; shared by reads and by the writer.
+/// The cache of one lane; shared by reads and by the writer.
 pub(crate) struct Cache {
-    /// `None` when it is off, or was closed.
+    /// `None` when it is disabled or closed.
     cached: Mutex<Option<CachedRows>>,
 }
 
-/// This part of the budget may be taken by key sets.
+/// Key sets may take this fraction of the budget: 1/8.
 const KEY_SETS_PART: usize = 8;
 
-/// What a remembered key costs: a fingerprint of 8 bytes, and as much again in a hash set that has grown.
+/// Memory of a key: a fingerprint of 8 bytes, twice, for the spare capacity of a hash set.
 const KEY_BYTES: usize = 16;
 
 impl Cache {
-    /// Keeps rows and keys in about this many bytes; nothing with 0.
+    /// Caches rows and keys in about this many bytes; 0 disables the cache.
     pub(crate) fn with_budget(bytes: usize) -> Self {
         let key_bytes = bytes / KEY_SETS_PART;
         Self::new(bytes - key_bytes, key_bytes / KEY_BYTES)
     }
 
-    /// Keeps about this many bytes of rows, and up to this many keys of all tables.
+    /// Caches about this many bytes of rows, and up to this many keys of all tables.
     pub(crate) fn new(bytes: usize, keys: usize) -> Self {
         let cached = (bytes > 0).then(|| CachedRows::new(bytes, keys));
         Self { cached: Mutex::new(cached) }
@@ -147,7 +147,7 @@ impl Cache {
         }
     }
 
-    /// Looks a group up; `None` when nothing is ever cached.
+    /// Looks a group up; `None` when the cache is disabled.
     pub(crate) fn look_up(self: &Arc<Self>, key: &CacheKey) -> Option<Lookup> {
         Some(match self.lock().as_mut()?.look_up(key) {
             Ok(rows) => Lookup::Hit(rows),
@@ -160,23 +160,23 @@ impl Cache {
         self.lock().as_ref()?.peek(key)
     }
 
-    /// Applies what was committed, all at once.
+    /// Applies the updates of a commit, all at once.
     pub(crate) fn apply(&self, updates: impl IntoIterator<Item = CacheUpdate>) {
         self.with(|cached| updates.into_iter().for_each(|update| cached.apply(update)));
     }
 
-    /// Notes how often the rows were changed by others than their owner. When that has risen, all
-    /// cached rows are dropped.
-    pub(crate) fn see_maintenance(&self, generation: i64) {
-        self.with(|cached| cached.see_maintenance(generation));
+    /// Records the maintenance counter, which counts changes by others than the owner. When it has
+    /// changed, all cached rows are dropped.
+    pub(crate) fn set_maintenance(&self, generation: i64) {
+        self.with(|cached| cached.set_maintenance(generation));
     }
 
-    /// Drops everything; what is being read does not fill it.
+    /// Drops everything; reads in flight do not fill the cache.
     pub(crate) fn clear(&self) {
         self.with(CachedRows::clear);
     }
 
-    /// Drops everything, and keeps nothing any more.
+    /// Drops everything and disables the cache.
     pub(crate) fn close(&self) {
         drop(self.lock().take());
     }

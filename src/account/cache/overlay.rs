@@ -1,4 +1,4 @@
-//! Writes not yet committed, over what is cached: for the reads that must see them.
+//! Uncommitted writes over the cached rows, for the reads that must see them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,17 +8,17 @@ use std::{
 use super::{Cache, CacheKey, CacheUpdate, Rows};
 use crate::postgres::{cell::Cells, statement::CacheIndex};
 
-/// What a transaction has changed.
+/// The changes of an uncommitted transaction.
 pub(crate) struct UncommittedOverlay {
     cache: Arc<Cache>,
     changes: Mutex<Changes>,
 }
 
-/// What is known of a group that was changed.
+/// A group that the transaction has changed.
 #[derive(Clone)]
 pub(crate) enum Overlaid {
     Known(Arc<Rows>),
-    /// Only the transaction itself can tell. The number rises with each change.
+    /// Its rows must be read in the transaction. The number rises with each change.
     Unknown(u64),
 }
 
@@ -27,7 +27,7 @@ struct Changes {
     groups: HashMap<CacheKey, Overlaid>,
     /// The tables that were written to.
     written: HashSet<&'static str>,
-    /// Indexes of which every other group is unknown.
+    /// Indexes whose other groups are all unknown.
     invalidated: HashSet<&'static CacheIndex>,
     count: u64,
 }
@@ -41,7 +41,7 @@ impl UncommittedOverlay {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a group, if it was changed.
+    /// The rows of a group, if it was changed.
     pub(crate) fn look_up(&self, key: &CacheKey) -> Option<Overlaid> {
         self.lock().look_up(key)
     }
@@ -60,8 +60,8 @@ impl UncommittedOverlay {
         }
     }
 
-    /// Keeps the rows that the transaction has in a group, unless that was changed since it was
-    /// looked up.
+    /// Stores the rows of a group as read in the transaction, unless the group was changed since it
+    /// was looked up.
     pub(crate) fn fill(&self, key: &CacheKey, seen: u64, rows: Arc<Rows>) {
         let mut changes = self.lock();
         if matches!(changes.look_up(key), Some(Overlaid::Unknown(count)) if count == seen) {
@@ -69,7 +69,7 @@ impl UncommittedOverlay {
         }
     }
 
-    /// Applies what the transaction writes, and notes to which tables.
+    /// Applies writes of the transaction, and records their tables.
     pub(crate) fn apply<'a>(
         &self,
         updates: impl IntoIterator<Item = &'a CacheUpdate>,

@@ -1,4 +1,4 @@
-//! What the cache holds, within its limits.
+//! The cached rows and key sets, within their limits.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +15,7 @@ struct Group {
     bytes: usize,
 }
 
-/// What is known of an index as a whole.
+/// The state of an index as a whole.
 #[derive(Default)]
 struct Index {
     /// Rises with every change.
@@ -23,11 +23,11 @@ struct Index {
     keys: KeySet,
 }
 
-/// What to ask the database for after a miss.
+/// What to query after a miss.
 pub(crate) struct MissPlan {
-    /// When the cache, and when the index last changed.
+    /// The epochs of the cache and of the index at the lookup.
     epochs: (u64, u64),
-    /// How many of the index's keys are to be read as well, if any.
+    /// The limit of the key set's query, if it is to be sent as well.
     pub(crate) wants_keys: Option<i64>,
     /// Whether others are reading the group already, or it is too large to be kept.
     pub(crate) is_busy: bool,
@@ -46,7 +46,7 @@ pub(super) struct CachedRows {
     loading: HashSet<CacheKey>,
     /// Groups too large to be kept.
     large: HashSet<CacheKey>,
-    /// Rises when everything is dropped.
+    /// Rises when the cache is cleared.
     epoch: u64,
     maintenance: Option<i64>,
 }
@@ -72,10 +72,10 @@ impl CachedRows {
         }
         let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
-        if index.keys.lacks(key) {
+        if index.keys.is_absent(key) {
             return Ok(Arc::default());
         }
-        // One more than are kept, to see that they are too many.
+        // One more than the limit, to detect that there are more.
         let may_load = max_keys > 0 && matches!(index.keys, KeySet::Unknown);
         let wants_keys = (may_load && key.index.keys.is_some())
             .then(|| i64::try_from(max_keys).unwrap_or(i64::MAX).saturating_add(1));
@@ -91,7 +91,7 @@ impl CachedRows {
         if let Some(group) = self.groups.peek(key) {
             return Some(group.rows.clone());
         }
-        self.indexes.get(key.index)?.keys.lacks(key).then(Arc::default)
+        self.indexes.get(key.index)?.keys.is_absent(key).then(Arc::default)
     }
 
     pub(super) fn is_current(&self, miss: &CacheMiss) -> bool {
@@ -99,10 +99,10 @@ impl CachedRows {
         miss.plan.epochs == (self.epoch, index)
     }
 
-    /// Keeps the rows of a group, and drops the groups that were not looked up for the longest time.
-    pub(super) fn keep(&mut self, key: CacheKey, rows: Arc<Rows>) {
+    /// Caches the rows of a group, and evicts the least recently used groups.
+    pub(super) fn insert(&mut self, key: CacheKey, rows: Arc<Rows>) {
         let bytes = key.size() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
-        self.forget(&key);
+        self.remove(&key);
         self.push(key, Group { rows, bytes });
     }
 
@@ -123,7 +123,7 @@ impl CachedRows {
         }
     }
 
-    fn forget(&mut self, key: &CacheKey) {
+    fn remove(&mut self, key: &CacheKey) {
         if let Some(group) = self.groups.pop(key) {
             self.bytes -= group.bytes;
         }
@@ -148,25 +148,25 @@ impl CachedRows {
         match update {
             CacheUpdate::UpsertRow(group, key, row) => {
                 self.change(&group, key, Some(row));
-                self.has(&group);
+                self.insert_key(&group);
             }
             CacheUpdate::DeleteRow(group, key) => {
                 self.change(&group, key, None);
                 self.indexes.entry(group.index).or_default().epoch += 1;
             }
             CacheUpdate::ReplaceGroup(group, key, row) => {
-                self.has(&group);
-                self.keep(group, Arc::new(Rows::from([(key, row)])));
+                self.insert_key(&group);
+                self.insert(group, Arc::new(Rows::from([(key, row)])));
             }
             CacheUpdate::InvalidateGroup(group) => {
-                self.forget(&group);
-                self.has(&group);
+                self.remove(&group);
+                self.insert_key(&group);
             }
             CacheUpdate::InvalidateTable(index) => {
                 self.indexes.entry(index).or_default().epoch += 1;
                 let keys = self.groups.iter().map(|(key, _)| key);
                 let keys: Vec<CacheKey> = keys.filter(|key| key.index == index).cloned().collect();
-                keys.iter().for_each(|key| self.forget(key));
+                keys.iter().for_each(|key| self.remove(key));
             }
         }
     }
@@ -194,22 +194,22 @@ impl CachedRows {
         self.push(group_key.clone(), group);
     }
 
-    /// How many keys of this index may be kept beside those of the others.
+    /// How many keys of this index may be kept in addition to those of the others.
     fn max_keys_of(&self, index: &'static CacheIndex) -> usize {
         let others = self.indexes.iter().filter(|(other, _)| **other != index);
         let taken = others.map(|(_, other)| other.keys.len()).sum::<usize>();
         self.max_keys.saturating_sub(taken)
     }
 
-    /// Notes that the group has rows.
-    fn has(&mut self, key: &CacheKey) {
+    /// Records that the group has rows.
+    fn insert_key(&mut self, key: &CacheKey) {
         let max_keys = self.max_keys_of(key.index);
         let index = self.indexes.entry(key.index).or_default();
         index.epoch += 1;
         index.keys.add(key, max_keys);
     }
 
-    pub(super) fn see_maintenance(&mut self, generation: i64) {
+    pub(super) fn set_maintenance(&mut self, generation: i64) {
         if self.maintenance.replace(generation).is_some_and(|before| before != generation) {
             self.clear();
         }

@@ -1,5 +1,5 @@
-//! The cache against a map: whatever is read, written, dropped and lost between, it answers what the
-//! database has, or nothing.
+//! The cache against a model: after any sequence of reads, writes, dropped misses and rollbacks, a
+//! hit has the rows of the database.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -32,7 +32,7 @@ static ONE: Table =
 static BY_KEY: CacheIndex = index(&ONE, &GET_ONE, 0, true);
 static GET_ONE: Sql = Sql::get("one.get", &ONE);
 
-/// Only which groups there are is kept.
+/// Caches only which groups exist.
 static KEYS: Table = Table {
     name: "keys",
     key: &[Column("a", INT), Column("b", INT)],
@@ -88,7 +88,7 @@ fn rows(database: &Database, group: Group) -> Rows {
     rows.map(|(row, data)| (row_cells(group, *row), value(*data))).collect()
 }
 
-/// The fingerprints of a table's groups, of so many rows at most.
+/// The fingerprints of a table's groups, of up to `max` rows.
 fn fingerprints(database: &Database, table: usize, max: usize) -> Vec<u8> {
     let groups = database.iter().filter(|((of, _), _)| *of == table);
     let rows = groups.flat_map(|(group, rows)| rows.iter().map(move |_| *group));
@@ -99,7 +99,7 @@ fn fingerprints(database: &Database, table: usize, max: usize) -> Vec<u8> {
 enum Write {
     Upsert(Group, u8, u8),
     Delete(Group, u8),
-    /// By hand: the cache does not learn what became of the group.
+    /// By a hand-written statement, which only invalidates the group.
     Change(Group, u8, u8),
     /// Another value for all rows of a table.
     ChangeAll(usize, u8),
@@ -132,9 +132,9 @@ impl Write {
     }
 }
 
-/// When the database is asked for what a lookup missed.
+/// When the query for a miss reads the database.
 #[derive(Clone, Copy, Debug)]
-enum Asked {
+enum QueryTime {
     AtLookup,
     Now,
 }
@@ -142,19 +142,19 @@ enum Asked {
 #[derive(Clone, Debug)]
 enum Step {
     LookUp(Group),
-    /// A miss is filled, or given up.
-    Fill(Index, Asked),
+    /// Fills a miss with the result of its query.
+    Fill(Index, QueryTime),
     DropMiss(Index),
-    GiveUpKeys(Index),
-    /// In the database first: until it is in the cache, misses are filled.
-    Commit(Vec<Write>, Vec<(Index, Asked)>),
+    DisableKeySet(Index),
+    /// Commits in the database, then fills these misses, then updates the cache.
+    Commit(Vec<Write>, Vec<(Index, QueryTime)>),
     /// In a transaction that stays open.
     Save(Vec<Write>),
     LookUpInOverlay(Group),
     FillOverlay(Index),
     CommitSaves,
     RollBack,
-    /// Others change rows beside the owner.
+    /// Others than the owner change rows.
     Maintain(Vec<Write>),
     Clear,
 }
@@ -174,15 +174,15 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let asked = || prop_oneof![Just(Asked::AtLookup), Just(Asked::Now)];
+    let query_time = || prop_oneof![Just(QueryTime::AtLookup), Just(QueryTime::Now)];
     let miss = || any::<Index>();
     let writes = || vec(write(), 0..3);
     prop_oneof![
         8 => group().prop_map(Step::LookUp),
-        4 => (miss(), asked()).prop_map(|(miss, asked)| Step::Fill(miss, asked)),
+        4 => (miss(), query_time()).prop_map(|(miss, query_time)| Step::Fill(miss, query_time)),
         1 => miss().prop_map(Step::DropMiss),
-        1 => miss().prop_map(Step::GiveUpKeys),
-        4 => (writes(), vec((miss(), asked()), 0..2)).prop_map(|(writes, fills)| Step::Commit(writes, fills)),
+        1 => miss().prop_map(Step::DisableKeySet),
+        4 => (writes(), vec((miss(), query_time()), 0..2)).prop_map(|(writes, fills)| Step::Commit(writes, fills)),
         3 => writes().prop_map(Step::Save),
         3 => group().prop_map(Step::LookUpInOverlay),
         2 => miss().prop_map(Step::FillOverlay),
@@ -203,7 +203,7 @@ impl fmt::Debug for Steps {
     }
 }
 
-/// A miss on its way, with what the database had when it was looked up.
+/// A miss whose query is in flight, with the database's rows at the lookup.
 struct Pending {
     miss: CacheMiss,
     group: Group,
@@ -219,7 +219,7 @@ struct Open {
     unknown: Vec<(Group, u64, Arc<Rows>)>,
 }
 
-struct World {
+struct Harness {
     cache: Arc<Cache>,
     max_keys: usize,
     database: Database,
@@ -232,10 +232,10 @@ fn take<T>(list: &mut Vec<T>, index: Index) -> Option<T> {
     (!list.is_empty()).then(|| list.swap_remove(index.index(list.len())))
 }
 
-impl World {
+impl Harness {
     fn new(bytes: usize, max_keys: usize) -> Self {
         let cache = Arc::new(Cache::new(bytes, max_keys));
-        cache.see_maintenance(0);
+        cache.set_maintenance(0);
         let (database, pending) = Default::default();
         Self { cache, max_keys, database, pending, open: None, maintenance: 0 }
     }
@@ -252,12 +252,12 @@ impl World {
         }
     }
 
-    fn fill(&mut self, index: Index, asked: Asked) {
+    fn fill(&mut self, index: Index, query_time: QueryTime) {
         let Some(pending) = take(&mut self.pending, index) else { return };
-        let Pending { miss, group, rows: then, keys } = pending;
-        let (rows, keys) = match asked {
-            Asked::AtLookup => (then, keys),
-            Asked::Now => {
+        let Pending { miss, group, rows: rows_at_lookup, keys } = pending;
+        let (rows, keys) = match query_time {
+            QueryTime::AtLookup => (rows_at_lookup, keys),
+            QueryTime::Now => {
                 let keys = fingerprints(&self.database, group.0, self.max_keys + 1);
                 (Arc::new(rows(&self.database, group)), keys)
             }
@@ -287,7 +287,7 @@ impl World {
         match open.overlay.look_up(&cache_key(group)) {
             Some(Overlaid::Known(found)) => assert_eq!(*found, expected),
             Some(Overlaid::Unknown(seen)) => open.unknown.push((group, seen, Arc::new(expected))),
-            // Not changed: what is committed.
+            // Not changed by the transaction: the committed rows.
             None => {
                 assert_eq!(expected, rows(&self.database, group));
                 self.look_up(group);
@@ -298,17 +298,17 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::LookUp(group) => self.look_up(group),
-            Step::Fill(index, asked) => self.fill(index, asked),
+            Step::Fill(index, query_time) => self.fill(index, query_time),
             Step::DropMiss(index) => drop(take(&mut self.pending, index)),
-            Step::GiveUpKeys(index) => {
+            Step::DisableKeySet(index) => {
                 if let Some(pending) = take(&mut self.pending, index) {
-                    pending.miss.give_up_keys();
+                    pending.miss.disable_key_set();
                 }
             }
             Step::Commit(writes, fills) if self.open.is_none() => {
                 let updates: Vec<_> =
                     writes.iter().map(|write| write.apply(&mut self.database)).collect();
-                fills.into_iter().for_each(|(index, asked)| self.fill(index, asked));
+                fills.into_iter().for_each(|(index, query_time)| self.fill(index, query_time));
                 self.cache.apply(updates);
             }
             Step::Save(writes) => {
@@ -339,7 +339,7 @@ impl World {
                     write.apply(&mut self.database);
                 }
                 self.maintenance += 1;
-                self.cache.see_maintenance(self.maintenance);
+                self.cache.set_maintenance(self.maintenance);
             }
             Step::Commit(..) | Step::Maintain(_) => {}
             Step::Clear => self.cache.clear(),
@@ -351,16 +351,16 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_the_cache_answers_is_what_the_database_has(
+    fn a_hit_has_the_rows_of_the_database(
         bytes in prop_oneof![Just(800_usize), Just(1 << 20)],
         max_keys in prop_oneof![Just(0_usize), Just(2), Just(100)],
         steps in vec(step(), 0..60).prop_map(Steps),
     ) {
-        let mut world = World::new(bytes, max_keys);
-        steps.0.into_iter().for_each(|step| world.step(step));
-        // Whatever is left, each group is looked up once more.
+        let mut harness = Harness::new(bytes, max_keys);
+        steps.0.into_iter().for_each(|step| harness.step(step));
+        // At the end each group is looked up once more.
         for table in 0..TABLES.len() {
-            (0..3).for_each(|group| world.look_up((table, group)));
+            (0..3).for_each(|group| harness.look_up((table, group)));
         }
     }
 }

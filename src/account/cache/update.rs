@@ -9,20 +9,20 @@ use crate::postgres::{
 /// A change of what is cached.
 #[derive(Clone, Debug)]
 pub(crate) enum CacheUpdate {
-    /// The group has this row, by its key within the group, beside its others.
+    /// Inserts or replaces a row of the group, by its key within the group.
     UpsertRow(CacheKey, Cells, Cells),
-    /// The group no longer has the row with this key.
+    /// Removes the row with this key from the group.
     DeleteRow(CacheKey, Cells),
-    /// The group has this row and no other.
+    /// Replaces all rows of the group with this one.
     ReplaceGroup(CacheKey, Cells, Cells),
-    /// The group has rows, but only the database knows which.
+    /// The group has rows, which must be read from the database.
     InvalidateGroup(CacheKey),
-    /// Only the database knows what the rows of an index are; none has come that was not there.
+    /// All rows of an index must be read from the database; no key was added.
     InvalidateTable(&'static CacheIndex),
 }
 
 impl CacheUpdate {
-    /// What an upsert of a whole row means to the cache.
+    /// The cache update of an upsert of a whole row; `None` if its table is not cached.
     pub(crate) fn of_upsert(table: &'static Table, key: &Cells, row: &Cells) -> Option<Self> {
         let (group, rest) = CacheKey::of_row(table.cache?, key);
         Some(match group.index {
@@ -32,7 +32,7 @@ impl CacheUpdate {
         })
     }
 
-    /// What the deletion of a row means to the cache.
+    /// The cache update of the deletion of a row; `None` if its table is not cached.
     pub(crate) fn of_delete(table: &'static Table, key: &Cells) -> Option<Self> {
         let (group, rest) = CacheKey::of_row(table.cache?, key);
         Some(match group.index {

@@ -1,10 +1,12 @@
-//! The only place that sees the cipher: hashes keys, seals and opens values.
+//! The only module that uses the cipher: hashes keys, seals and opens values.
 //!
 //! In a plain account keys and values are stored as they are. In an encrypted one a key is a keyed
 //! hash, and a value is sealed with XChaCha20-Poly1305 in a compact envelope: version, ciphertext,
-//! nonce, as `postcard` writes them. The cipher binds no associated data, so whoever writes to the
-//! database could swap two rows; the sealed text therefore begins with a tag of its table and key.
+//! nonce, as `postcard` writes them. The cipher binds no associated data, so with write access to
+//! the database two rows could be swapped; the plaintext that is sealed therefore begins with a tag
+//! of its table and key.
 
+mod envelope;
 mod sealed;
 
 use std::fmt;
@@ -25,28 +27,29 @@ use crate::{
     postgres::cell::{Cell, Cells},
 };
 
-/// Enough to make a swapped row noticed; the tag is secret and unpredictable to a forger.
+/// Enough to detect a swapped row; the tag is secret and cannot be predicted.
 const TAG_BYTES: usize = 8;
 
 /// B-tree entries are limited to about 2.7 kB, and a hostile server may send ids of any length.
 const MAX_PLAIN_KEY_BYTES: usize = 255;
 
-/// The stored form of an id. Its `Debug` is silent, for tokio-postgres logs parameters at `debug`.
+/// The stored form of an id. Its `Debug` prints no value, because tokio-postgres logs parameters at
+/// `debug`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key(Vec<u8>);
 
 impl Key {
-    /// What a row holds in its column `index`.
+    /// The key in a column of a row.
     pub(crate) fn of(row: &Row, index: usize, table: &'static str) -> Result<Self, Error> {
         column(row, index, table).map(Self)
     }
 
-    /// What a cell of a cached row, or of its key, holds.
+    /// The key in a cell of a cached row, or of its key.
     pub(crate) fn of_cell(cells: &Cells, index: usize, table: &'static str) -> Result<Self, Error> {
         cells.bytes(index, table).map(Self::stored)
     }
 
-    /// The bytes as they are.
+    /// A key from its stored bytes.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
@@ -117,13 +120,14 @@ impl Codec {
         match self {
             Self::Sealed(_) => self.fingerprint(table, id),
             Self::Plain if id.len() <= MAX_PLAIN_KEY_BYTES => Key(id.to_vec()),
-            // Begins with a byte that no id does, so that no short id can pass for a long one.
+            // Begins with a byte that no id begins with, so that no short id equals the hash of a
+            // long one.
             Self::Plain => Key([&[0xff], Sha256::digest(id).as_slice()].concat()),
         }
     }
 
-    /// The stored form of something secret that must be found again: a hash even in a plain
-    /// account, for it may be long.
+    /// The stored form of a secret that must be found again: a hash even in a plain account,
+    /// because the secret may be long.
     pub(crate) fn fingerprint(&self, table: &'static str, secret: &[u8]) -> Key {
         match self {
             Self::Sealed(cipher) => Key(cipher.hash_key(table, secret).to_vec()),
@@ -142,7 +146,7 @@ impl Codec {
         self.seal_bytes(table, key, bytes)
     }
 
-    /// Whether this is what [`Self::seal`] makes of the value.
+    /// Whether `data` is this value, sealed with [`Self::seal`].
     pub(crate) fn matches_sealed(
         &self,
         table: &'static str,
@@ -212,14 +216,14 @@ impl Codec {
         data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let Self::Sealed(cipher) = self else { return Ok(Zeroizing::new(data.to_vec())) };
-        let bad = |reason| Error::CorruptRow { table, reason };
+        let corrupt = |reason| Error::CorruptRow { table, reason };
         let sealed: EncryptedValue =
-            postcard::from_bytes(data).map_err(|_| bad("not a sealed value"))?;
+            postcard::from_bytes(data).map_err(|_| corrupt("not a sealed value"))?;
         let mut bytes = Zeroizing::new(
-            cipher.decrypt_value_data(sealed).map_err(|_| bad("the seal does not verify"))?,
+            cipher.decrypt_value_data(sealed).map_err(|_| corrupt("the seal does not verify"))?,
         );
         if !bytes.starts_with(&tag(cipher, table, key)) {
-            return Err(bad("the value belongs to another row"));
+            return Err(corrupt("the value belongs to another row"));
         }
         bytes.drain(..TAG_BYTES);
         Ok(bytes)
@@ -227,13 +231,13 @@ impl Codec {
 }
 
 fn tag(cipher: &StoreCipher, table: &'static str, key: &[&Key]) -> [u8; TAG_BYTES] {
-    let mut place = Vec::new();
+    let mut input = Vec::new();
     for part in std::iter::once(table.as_bytes()).chain(key.iter().map(|key| key.0.as_slice())) {
         // Lengths keep ("ab", "c") apart from ("a", "bc").
-        place.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        place.extend_from_slice(part);
+        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        input.extend_from_slice(part);
     }
-    let hash = cipher.hash_key("matrix-sdk-postgres place of a value", &place);
+    let hash = cipher.hash_key("matrix-sdk-postgres place of a value", &input);
     let mut tag = [0; TAG_BYTES];
     tag.copy_from_slice(&hash[..TAG_BYTES]);
     tag

@@ -1,4 +1,4 @@
-//! Finds the account's row at open, or makes it, on a server and a schema that are fit for it.
+//! Finds or creates the account's row at open, after checking the server and the schema.
 
 mod probe;
 
@@ -23,8 +23,8 @@ SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHIN
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
 );
 
-/// For a sequence that is behind the rows: logical replication and some restores copy no sequences.
-/// Advancing it takes a privilege that the role may lack.
+/// For an id sequence that is behind the rows: logical replication and some restores do not copy
+/// sequences. Advancing it requires a privilege that the role may lack.
 static INSERT_NEXT: Sql = Sql::new(
     "accounts.insert_next",
     "
@@ -37,15 +37,15 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
 
 pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 
-/// Brings the schema up to date, finds or creates the account, and opens its cipher. One that was open
-/// `before` is not created again, and its cipher needs no secret.
+/// Migrates the schema, finds or creates the account, and opens its cipher. When the account is
+/// reopened, with the cipher from `before`, it is not created again, and no secret is needed.
 pub(super) async fn find(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
     before: Option<&OpenedCipher>,
 ) -> Result<(i64, OpenedCipher), OpenStoreError> {
-    // Of a shared pool, a connection that has died unnoticed is no reason to fail.
+    // Retried, because a shared pool may return a connection that has died unnoticed.
     let find = || find_once(database, config, parts, before);
     database.retry().run("opening", OpenStoreError::is_retryable, find).await
 }
@@ -63,20 +63,21 @@ async fn find_once(
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
         None => {
-            // Derived before the row exists, so that nobody ever sees a half-made account.
+            // Derived before the row is inserted, so that no process finds an account without its
+            // cipher.
             let cipher = SealedCipher::create(name, config.secret.clone()).await?;
             create(database, name, &cipher).await.map_err(|error| match error {
                 Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
                 error => error.into(),
             })?;
-            // Another process may have been first: what counts is what is there.
+            // Re-read: another process may have created the account first.
             look_up(database, config, parts).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
     };
     let cipher = match before {
-        Some(before) => before.again(&cipher, name)?,
+        Some(before) => before.reopen(&cipher, name)?,
         None => OpenedCipher::open(cipher, name, config.secret.clone()).await?,
     };
     Ok((id, cipher))
@@ -91,9 +92,9 @@ async fn look_up(
     probe(&mut connection, database.statements().schema(), config, parts).await
 }
 
-/// Makes the account's row, unless there is one of this name.
+/// Creates the account's row, if there is none with this name.
 async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Result<(), Error> {
-    // Silent when the driver logs its parameters.
+    // A `Key`, whose `Debug` prints no value when the driver logs parameters.
     let bytes = cipher.bytes.as_deref().map(Key::stored);
     let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
     match database.write_autocommit(&INSERT, &params).await {
@@ -101,7 +102,7 @@ async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
         Err(error) if error.is_unique_violation() => {}
         Err(error) => return Err(error),
     }
-    // Of several that take the same number at once, one gets it.
+    // Of concurrent inserts with the same id one succeeds, and the others are retried.
     let insert = || database.write_autocommit(&INSERT_NEXT, &params);
     database.retry().run(INSERT_NEXT.name, Error::is_unique_violation, insert).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Whether the server and the schema are fit for a store, and what they hold of its account.
+//! Checks the server and the schema, and reads the account's row.
 
 use std::sync::Once;
 
@@ -15,16 +15,16 @@ use crate::{
     },
 };
 
-/// The oldest server that the tests pass on.
+/// The oldest server version that is tested.
 const OLDEST_SERVER: i32 = 13;
 
-/// What is asked of the server; behind it, the schema's columns.
+/// The columns about the server; those about the schema follow.
 const SERVER: &str = "
 SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(),
        current_setting('default_transaction_read_only') = 'on', current_user::text,
        current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'";
 
-/// One statement tells all that opening needs, when the schema is there.
+/// The columns about the schema: if it exists, one statement returns all that opening needs.
 const SCHEMA: &str = ",
        m.parts, m.versions, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
 FROM (SELECT array_agg(part) AS parts, array_agg(version) AS versions,
@@ -41,11 +41,11 @@ pub(super) async fn probe(
     parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
     for migrated in [false, true] {
-        let Found { server, versions, stored } = match look(connection, schema, &config.account)
+        let Probe { server, versions, stored } = match read(connection, schema, &config.account)
             .await
         {
             Ok(found) => found,
-            Err(error) if error.is_missing_schema() => Found::without_schema(connection).await?,
+            Err(error) if error.is_missing_schema() => Probe::without_schema(connection).await?,
             Err(error) if error.is_missing_column() => {
                 let schema = schema.name().to_owned();
                 return Err(OpenStoreError::UnreleasedSchema { schema });
@@ -64,7 +64,7 @@ pub(super) async fn probe(
     Ok(None)
 }
 
-/// Says which part of the schema is missing or old; fails when one is too new.
+/// Returns which part of the schema is missing or old; fails if one is too new.
 fn first_pending(
     versions: &[PartVersion],
     parts: &[Migrations],
@@ -85,21 +85,21 @@ fn first_pending(
     Ok(pending)
 }
 
-/// What is installed of a part of the schema.
+/// The installed version of a part of the schema.
 struct PartVersion {
     part: String,
     version: i32,
     compatible_with: i32,
 }
 
-struct Found {
+struct Probe {
     server: Server,
-    /// None when there is no schema yet.
+    /// Empty when there is no schema yet.
     versions: Vec<PartVersion>,
     stored: Option<(i64, SealedCipher)>,
 }
 
-impl Found {
+impl Probe {
     async fn without_schema(connection: &Object) -> Result<Self, OpenStoreError> {
         let rows = connection.query_typed(SERVER, &[]).await.map_err(DatabaseError::from)?;
         let row = rows.first().ok_or_else(no_answer)?;
@@ -108,7 +108,7 @@ impl Found {
     }
 }
 
-async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found, DatabaseError> {
+async fn read(connection: &Object, schema: &Schema, name: &str) -> Result<Probe, DatabaseError> {
     let sql = [SERVER, &schema.qualify(SCHEMA)].concat();
     let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
     let row = rows.first().ok_or_else(no_answer)?;
@@ -123,7 +123,7 @@ async fn look(connection: &Object, schema: &Schema, name: &str) -> Result<Found,
         )),
         None => None,
     };
-    Ok(Found { server: Server::of(row)?, versions: versions(row)?, stored })
+    Ok(Probe { server: Server::of(row)?, versions: versions(row)?, stored })
 }
 
 fn versions(row: &Row) -> Result<Vec<PartVersion>, tokio_postgres::Error> {
@@ -141,7 +141,7 @@ fn no_answer() -> DatabaseError {
     DatabaseError::broken("no answer to the first statement")
 }
 
-/// What a store demands of its server.
+/// The properties of the server that opening checks.
 struct Server {
     version: i32,
     is_standby: bool,
@@ -162,8 +162,8 @@ impl Server {
         })
     }
 
-    /// Refuses a server that is too old, and one that is not to be written to; warns once of one that
-    /// may forget commits.
+    /// Fails for a server that is too old, or that accepts no writes; warns once about one that may
+    /// lose commits.
     fn check(self, config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
         static WARNED: Once = Once::new();
         if self.version < OLDEST_SERVER {
@@ -178,7 +178,7 @@ impl Server {
         if self.is_standby {
             return Err(OpenStoreError::ReadOnlyServer);
         }
-        // Our transactions could overrule it, but whoever set it wants nothing to be written.
+        // The crate's transactions could override this, but it was set to prevent writes.
         if self.is_read_only {
             return Err(OpenStoreError::ReadOnlyRole { role: self.role });
         }
@@ -187,7 +187,7 @@ impl Server {
                 warn!(
                     "the server runs with fsync or synchronous_commit off: after a crash \
                      commits may be missing, so that keys are used twice and messages can no longer \
-                     be read; switch both on, or say accept_unsafe_durability(true)"
+                     be read; switch both on, or set accept_unsafe_durability(true)"
                 );
             });
         }

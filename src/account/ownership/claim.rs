@@ -1,7 +1,8 @@
-//! Takes an account over at open, or says who keeps it.
+//! Takes an account over at open, or returns who owns it.
 //!
-//! A claim compares and swaps the owner token, and its `COMMIT` is sent only after its answer came and
-//! while the opener still waits. So one that is late, stopped or given up never takes effect.
+//! A claim compares and swaps the owner token, and its `COMMIT` is sent only after it was answered
+//! and while the opener still waits. So a claim that is late, interrupted or cancelled never takes
+//! effect.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,9 +17,9 @@ use tracing::{info, warn};
 use crate::{
     Error, OpenStoreError, OwnershipSettings, Takeover,
     account::{
-        caller::Caller,
+        cancellation::Cancellation,
         ownership::{
-            Known, Owner, OwnerRow, Position,
+            Owner, OwnerRow, OwnershipState, Position,
             heartbeat::{HandleRow, Heartbeat, Presence},
             owner_row::transaction_id,
             random_id,
@@ -45,10 +46,14 @@ pub(crate) static CLAIM: Sql = Sql::new(
     ],
 );
 
-/// How often a standby looks whether the owner is still there.
+/// How often a waiting opener checks whether the owner is still alive.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes the account over, as the settings say; a store that is reopened takes nothing back.
+/// How long a proof of ownership counts at most, whatever the heartbeat's interval.
+const MAX_LEASE: Duration = Duration::from_secs(10);
+
+/// Takes the account over according to the settings; reopening a store never takes it back from
+/// another owner.
 pub(in crate::account) async fn claim(
     database: &Database,
     settings: &OwnershipSettings,
@@ -84,7 +89,7 @@ pub(in crate::account) async fn claim(
         }
         let wanted = random_id();
         if let Some(former) = former {
-            // For the reopening after this one, should this one's answer get lost.
+            // Recorded for a later reopening, in case the answer to this claim is lost.
             former.request(wanted);
         }
         let claim = Claim {
@@ -100,15 +105,17 @@ pub(in crate::account) async fn claim(
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
         };
+        let sent = std::time::Instant::now();
         if let Some((answer, handle_row)) = claim.run().await.map_err(refused)? {
-            info!(account, "the account is ours");
+            info!(account, "the account was claimed");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
-            let owner = Owner::new(account_id, known);
+            let owner = Owner::new(account_id, known, lease(settings.heartbeat_interval));
+            owner.prove(sent);
             let presence =
                 Presence::new(heartbeat, handle_row, &owner, settings.heartbeat_interval);
             return Ok(Claimed { owner, presence, maintenance });
         }
-        // Others that claim at the same time may be faster again and again.
+        // Another claim was faster; the next attempt may be beaten by others again.
         let races = races.get_or_insert_with(|| database.retry().attempts());
         if !races.pause(CLAIM.name, &taken).await {
             return Err(taken);
@@ -116,11 +123,16 @@ pub(in crate::account) async fn claim(
     }
 }
 
-/// An account that is ours.
+/// A missed heartbeat is no reason for a commit; a long interval is no reason to go without one.
+fn lease(heartbeat_interval: Duration) -> Duration {
+    heartbeat_interval.saturating_mul(2).min(MAX_LEASE)
+}
+
+/// A claimed account.
 pub(in crate::account) struct Claimed {
     pub(in crate::account) owner: Arc<Owner>,
     pub(in crate::account) presence: Presence,
-    /// Of each lane.
+    /// The counter of each lane.
     pub(in crate::account) maintenance: BTreeMap<&'static str, i64>,
 }
 
@@ -132,8 +144,8 @@ struct Claim {
     expected: Option<Vec<u8>>,
     wanted: [u8; 16],
     lanes: Vec<&'static str>,
-    /// What is known of the account from before.
-    known: Known,
+    /// The state from before.
+    known: OwnershipState,
     must_be_free: bool,
     owner_name: String,
     handle_row: [u8; 16],
@@ -141,38 +153,38 @@ struct Claim {
     interval: Duration,
 }
 
-/// Of each lane that was claimed, in their order.
-struct Answer {
+/// The values of the claimed lanes, in their order.
+struct ClaimedLanes {
     positions: Vec<Position>,
     maintenance: Vec<i64>,
 }
 
 /// The claim is granted, in a transaction that is still open.
 struct Granted {
-    answer: Answer,
+    answer: ClaimedLanes,
     transaction: TransactionConnection,
 }
 
 impl Claim {
     /// `None` when the account has another token than the expected one, or is in use.
-    async fn run(self) -> Result<Option<(Answer, HandleRow)>, Error> {
-        let Some(granted) = self.ask().await? else { return Ok(None) };
-        // From here on the account may be ours, so somebody must let go of it when we are dropped:
-        // the task, which is not, and gives up the row when its result is not taken.
+    async fn run(self) -> Result<Option<(ClaimedLanes, HandleRow)>, Error> {
+        let Some(granted) = self.request().await? else { return Ok(None) };
+        // From here on the account may be claimed, so it must be released if this future is
+        // dropped. The task goes on then, and drops its unused result, which releases the row.
         let handle_row = HandleRow::new(&self.database, self.account_id, self.handle_row);
-        let (_waits, caller) = Caller::new();
-        let finish = async move { Ok((self.finish(granted, &caller).await?, handle_row)) };
+        let (_guard, cancellation) = Cancellation::new();
+        let finish = async move { Ok((self.finish(granted, &cancellation).await?, handle_row)) };
         let task = tokio::spawn(finish);
         task.await.map_err(|error| Error::of_task(&error))?.map(Some)
     }
 
-    /// Asks for the account, and again after transient failures: without its `COMMIT` an attempt has
-    /// no effect.
-    async fn ask(&self) -> Result<Option<Granted>, Error> {
-        self.database.until_answered(&CLAIM, || self.ask_once()).await
+    /// Sends the claim, and retries it after transient failures: without its `COMMIT` an attempt
+    /// has no effect.
+    async fn request(&self) -> Result<Option<Granted>, Error> {
+        self.database.with_retry(&CLAIM, || self.request_once()).await
     }
 
-    async fn ask_once(&self) -> Result<Option<Granted>, Error> {
+    async fn request_once(&self) -> Result<Option<Granted>, Error> {
         let transaction = TransactionConnection::new(self.database.connection().await?);
         let connection = transaction.get()?;
         let begin = self.database.begin(self.database.idle_timeout());
@@ -200,14 +212,14 @@ impl Claim {
         let answers = timeout(limit + limit / 4, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
-        // The owner's transaction may take longer than a statement may.
+        // The owner's open transaction may last longer than the statement timeout.
         let rows = rows.map_err(|error| match Error::from(error) {
             error if error.is_query_canceled() => Error::StatementTimeout,
             error => error,
         })?;
         let row = rows.first().ok_or(Error::Internal("a claim returned no row"))?;
         if row.try_get(0)? {
-            return Ok(Some(Granted { answer: Answer::of(row)?, transaction }));
+            return Ok(Some(Granted { answer: ClaimedLanes::of(row)?, transaction }));
         }
         let rolled_back = timeout(limit, connection.batch_execute("ROLLBACK")).await;
         if matches!(rolled_back, Ok(Ok(()))) {
@@ -216,12 +228,16 @@ impl Claim {
         Ok(None)
     }
 
-    /// Commits. When that goes unanswered, asks again for the same token, which waits for the first
-    /// attempt's end. Takes nothing for a caller that is gone.
-    async fn finish(&self, mut granted: Granted, caller: &Caller) -> Result<Answer, Error> {
+    /// Commits. If that is not answered, claims the same token again, which waits for the end of
+    /// the first attempt. Claims nothing after a cancellation.
+    async fn finish(
+        &self,
+        mut granted: Granted,
+        cancellation: &Cancellation,
+    ) -> Result<ClaimedLanes, Error> {
         let mut attempts = self.database.retry().attempts();
         loop {
-            if caller.is_gone() {
+            if cancellation.is_cancelled() {
                 return Err(Error::StoreClosed);
             }
             let Granted { answer, transaction } = granted;
@@ -235,11 +251,11 @@ impl Claim {
                 Err(_) => Error::StatementTimeout,
             };
             drop(transaction);
-            warn!(%error, "a claim's COMMIT was not answered: asking again");
-            if caller.is_gone() || !attempts.pause("a claim's COMMIT", &error).await {
+            warn!(%error, "a claim's COMMIT was not answered: claiming again");
+            if cancellation.is_cancelled() || !attempts.pause("a claim's COMMIT", &error).await {
                 return Err(error);
             }
-            granted = match self.ask().await? {
+            granted = match self.request().await? {
                 Some(granted) => granted,
                 None => return Err(self.superseded().await),
             };
@@ -256,7 +272,7 @@ impl Claim {
     }
 }
 
-impl Answer {
+impl ClaimedLanes {
     fn of(row: &Row) -> Result<Self, Error> {
         let (commits, last): (Vec<i64>, Vec<Option<&[u8]>>) = (row.try_get(1)?, row.try_get(2)?);
         let positions = commits.into_iter().zip(last);
@@ -267,13 +283,13 @@ impl Answer {
         Ok(Self { positions: positions.collect(), maintenance: row.try_get(3)? })
     }
 
-    /// What is known from now on, and each lane's maintenance counter.
+    /// The state from now on, and each lane's maintenance counter.
     fn into_known(
         self,
-        mut known: Known,
+        mut known: OwnershipState,
         lanes: &[&'static str],
         token: [u8; 16],
-    ) -> (Known, BTreeMap<&'static str, i64>) {
+    ) -> (OwnershipState, BTreeMap<&'static str, i64>) {
         known.tokens.confirm(token);
         for (lane, position) in lanes.iter().zip(self.positions) {
             known.set_position(lane, position);

@@ -1,5 +1,5 @@
-//! Whether an owner is alive, by the server's clock: one heartbeat for each server, schema and runtime
-//! that the process uses.
+//! Heartbeats show whether an owner is alive, by the server's clock: one for each server, schema
+//! and runtime that the process uses.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
         Arc, LazyLock, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::ClientWrapper;
@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     Error,
-    account::ownership::{Known, Owner, lock, random_id},
+    account::ownership::{Owner, OwnershipState, lock, random_id},
     postgres::{
         database::{Database, Param, Target},
         statement::Sql,
@@ -50,8 +50,8 @@ static RELEASE: Sql = Sql::new(
 
 pub(crate) const STATEMENTS: &[&Sql] = &[&RENEW, &RELEASE];
 
-/// What tells one heartbeat from another. A copy of a database copies all that is in it, so it is the
-/// way to the server that counts; and a task ends with its runtime.
+/// Identifies a heartbeat: how the server is reached (stored values are the same in a copy of the
+/// database), the schema, and the runtime (the task ends with it).
 type Key = (Target, String, Id);
 
 static HEARTBEATS: LazyLock<Mutex<HashMap<Key, Weak<Heartbeat>>>> = LazyLock::new(Mutex::default);
@@ -70,12 +70,12 @@ pub(crate) struct Heartbeat {
 /// An account that shares the heartbeat.
 struct Member {
     owner: Weak<Owner>,
-    /// The account's own way to the server.
+    /// The account's own connections.
     database: Database,
 }
 
-/// An account's row among those that are open; when it is dropped, its owner no longer counts as
-/// alive.
+/// The `account_handles` row of an open account. Deleted when dropped: then its owner no longer
+/// counts as alive.
 pub(crate) struct HandleRow {
     database: Database,
     account_id: i64,
@@ -84,7 +84,7 @@ pub(crate) struct HandleRow {
     runtime: Handle,
 }
 
-/// An account that is open in this process, and the heartbeat that shows it.
+/// An account that is open in this process, and its heartbeat.
 pub(crate) struct Presence {
     heartbeat: Arc<Heartbeat>,
     handle_row: HandleRow,
@@ -101,12 +101,12 @@ impl Presence {
         Self { heartbeat, handle_row }
     }
 
-    /// Whether the heartbeat's task is there: it ends with its runtime.
-    pub(crate) fn is_beating(&self) -> bool {
+    /// Whether the heartbeat's task is running: it ends with its runtime.
+    pub(crate) fn has_running_heartbeat(&self) -> bool {
         lock(&self.heartbeat.task).as_ref().is_some_and(|task| !task.is_finished())
     }
 
-    /// Lets the next opener have the account without waiting.
+    /// Releases the account, so that the next opener need not wait.
     pub(crate) async fn release(&self) {
         if !self.handle_row.released.swap(true, Ordering::AcqRel) {
             let HandleRow { database, account_id, id, .. } = &self.handle_row;
@@ -126,7 +126,7 @@ impl Drop for HandleRow {
     fn drop(&mut self) {
         if !self.released.swap(true, Ordering::AcqRel) {
             let (database, account_id, id) = (self.database.clone(), self.account_id, self.id);
-            // Nothing happens when the runtime is gone: then the heartbeat has ended with it.
+            // Has no effect when the runtime has ended: then the heartbeat has ended with it.
             self.runtime.spawn(async move { release(&database, account_id, id).await });
         }
     }
@@ -134,12 +134,12 @@ impl Drop for HandleRow {
 
 async fn release(database: &Database, account_id: i64, id: [u8; 16]) {
     if let Err(error) = database.write_autocommit(&RELEASE, &[&account_id, &id.as_slice()]).await {
-        debug!(%error, "the account could not be released: it is free when the heartbeat ends");
+        debug!(%error, "the account could not be released: it is free when its heartbeat expires");
     }
 }
 
 impl Heartbeat {
-    /// The heartbeat of this database in this runtime. It begins with the first owner that joins.
+    /// The heartbeat of this database in this runtime. It starts with the first owner that joins.
     pub(crate) fn of(database: &Database) -> Arc<Self> {
         let schema = database.statements().schema().name().to_owned();
         let key = (database.target().clone(), schema, Handle::current().id());
@@ -164,7 +164,8 @@ impl Heartbeat {
         self.id
     }
 
-    /// How long it counts as alive with one more owner of this interval, in milliseconds.
+    /// How long the heartbeat counts as alive if an owner with this interval joins, in
+    /// milliseconds.
     pub(crate) fn lifetime(&self, interval: Duration) -> f64 {
         (self.interval().min(interval).saturating_mul(LIFETIME)).as_secs_f64() * 1000.0
     }
@@ -194,8 +195,8 @@ impl Heartbeat {
         Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
     }
 
-    /// Connects; when the credentials are refused, as the newest owners do: a store that was opened before
-    /// the password changed may know an old one.
+    /// Connects; if the credentials are refused, with those of the newest owners: a store that was
+    /// opened before the password changed may have the old one.
     async fn connect(&self) -> Result<ClientWrapper, Error> {
         let mut result = self.database.connect_unpooled().await;
         for (_, database) in self.owners().iter().rev().take(OTHER_LOGINS) {
@@ -216,9 +217,9 @@ impl Heartbeat {
         };
         let owners = self.owners();
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
-        // As it was before the server answered.
-        let seen: Vec<Known> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
-        let lifetime = self.lifetime(Duration::MAX);
+        // Taken before the query: a commit meanwhile would make its result look behind.
+        let seen: Vec<OwnershipState> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
+        let (lifetime, sent) = (self.lifetime(Duration::MAX), Instant::now());
         let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
         let rows = self.database.autocommit(&client, &RENEW, None, &params).await?;
         *connection = Some(client);
@@ -226,7 +227,7 @@ impl Heartbeat {
             let account_id: i64 = row.try_get(0)?;
             for ((owner, database), seen) in owners.iter().zip(&seen) {
                 if owner.account_id == account_id {
-                    tell(owner, database, row, seen)?;
+                    apply_row(owner, database, row, seen, sent)?;
                 }
             }
         }
@@ -234,19 +235,27 @@ impl Heartbeat {
     }
 }
 
-/// Tells an owner what the heartbeat saw of a lane. That an account is lost is verified on the
-/// account's own connections: the heartbeat's may lead to another server. The other accounts' heartbeat
-/// does not wait for that.
-fn tell(owner: &Arc<Owner>, database: &Database, row: &Row, seen: &Known) -> Result<(), Error> {
+/// Passes a lane's row of the heartbeat to its owner. A loss is verified on the account's own
+/// connections, because the heartbeat's may lead to another server. The heartbeat of the other
+/// accounts does not wait for that.
+fn apply_row(
+    owner: &Arc<Owner>,
+    database: &Database,
+    row: &Row,
+    seen: &OwnershipState,
+    sent: Instant,
+) -> Result<(), Error> {
     let (token, name, commits): (&[u8], &str, i64) =
         (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    if !owner.is_plausible(token, commits, seen.position(name).commits) {
+    if owner.is_plausible(token, commits, seen.position(name).commits) {
+        owner.prove(sent);
+    } else {
         let (owner, database) = (owner.clone(), database.clone());
         tokio::spawn(async move { owner.verify_once(&database).await });
     }
     let maintenance = row.try_get(4)?;
     for lane in owner.lanes().iter().filter(|lane| lane.name == name) {
-        lane.cache.see_maintenance(maintenance);
+        lane.cache.set_maintenance(maintenance);
     }
     Ok(())
 }
@@ -254,7 +263,7 @@ fn tell(owner: &Arc<Owner>, database: &Database, row: &Row, seen: &Known) -> Res
 async fn run(heartbeat: Weak<Heartbeat>) {
     let mut connection = None;
     loop {
-        // First the pause: a claim counts as a heartbeat.
+        // Pauses first, because a claim counts as a heartbeat.
         let Some(found) = heartbeat.upgrade() else { return };
         let (interval, shortened) = (found.interval(), found.interval_shortened.clone());
         drop(found);

@@ -22,19 +22,19 @@ SELECT commits, last_transaction, maintenance FROM {schema}.fence($1, $2, $3, $4
     &[Type::INT8, Type::BYTEA, Type::TEXT, Type::INT8, Type::BYTEA, Type::BYTEA],
 );
 
-/// What may be done with a lane. Each state but the first is final: reopening makes a new lane.
+/// The state of a lane. Each state but the first is final: reopening makes a new lane.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
     Open,
     /// An operation failed and its error was returned: what the caller holds in memory may be ahead of
     /// the database, and a write now could make the loss permanent.
     ReopenRequired,
-    /// The account is another owner's, or its database was rolled back.
+    /// Another owner has the account, or its database was rolled back.
     Lost(Loss),
     Closed,
 }
 
-/// A lane's part in the ownership of its account.
+/// The ownership of one lane.
 #[derive(Debug)]
 pub(crate) struct LaneOwnership {
     pub(crate) owner: Arc<Owner>,
@@ -54,7 +54,7 @@ impl LaneOwnership {
         lock(&self.state)
     }
 
-    /// The first of these states stays; only a loss is told of in every state.
+    /// The first state after `Open` is kept, except that a loss replaces any other.
     fn leave_open(&self, to: State) {
         let mut state = self.state();
         match (&*state, &to) {
@@ -70,7 +70,7 @@ impl LaneOwnership {
         matches!(*self.state(), State::ReopenRequired)
     }
 
-    /// An operation failed, and its caller knows.
+    /// Records that an operation failed, and that its error is returned.
     pub(crate) fn fail(&self) {
         self.leave_open(State::ReopenRequired);
     }
@@ -79,11 +79,11 @@ impl LaneOwnership {
         self.leave_open(State::Closed);
     }
 
-    pub(crate) fn lose(&self, loss: Loss) {
+    pub(crate) fn record_loss(&self, loss: Loss) {
         self.leave_open(State::Lost(loss));
     }
 
-    /// Whether anything may still be asked of the lane.
+    /// Fails if the lane is lost or closed.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match &*self.state() {
             State::Lost(loss) => Err(loss.clone().into()),
@@ -92,7 +92,7 @@ impl LaneOwnership {
         }
     }
 
-    /// Whether it may be written to.
+    /// Fails if the lane cannot be written to.
     pub(crate) fn check_write(&self) -> Result<(), Error> {
         self.check()?;
         if self.has_failed() { Err(Error::ReopenRequired) } else { Ok(()) }
@@ -102,21 +102,22 @@ impl LaneOwnership {
         self.owner.known().position(self.name)
     }
 
-    /// Notes the position behind a commit or a fence of ours.
+    /// Records the position after a commit or a fence of this owner.
     pub(crate) fn move_to(&self, position: Position) {
         self.owner.known().set_position(self.name, position);
     }
 
-    /// Asks whether the lane is still ours, where a write finds what it would write.
+    /// Checks that this owner still has the lane, after a write was skipped because its rows are
+    /// stored already.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
-        let row = self.owner.look(database).await?;
-        match self.judge(row.position(self.name), [0; 16])? {
-            Judgement::Fenced => self.resolve(database, [0; 16]).await.map(drop),
-            Judgement::Committed | Judgement::Unmoved => Ok(()),
+        let row = self.owner.read_owner_row(database).await?;
+        match self.outcome(row.position(self.name), [0; 16])? {
+            Outcome::Fenced => self.resolve(database, [0; 16]).await.map(drop),
+            Outcome::Committed | Outcome::Unmoved => Ok(()),
         }
     }
 
-    /// Turns a refusal by the guard into what is behind it, which takes a look at the owner's row.
+    /// Replaces a refusal by the guard with its cause, which the owner's row shows.
     pub(crate) async fn explain(&self, database: &Database, error: Error) -> Error {
         if error.is_other_owner() {
             self.cache.clear();
@@ -135,17 +136,17 @@ impl LaneOwnership {
         if !error.is_other_position() {
             return Err(self.explain(database, error).await);
         }
-        let row = self.owner.look(database).await?;
-        match self.judge(row.position(self.name), transaction)? {
-            Judgement::Committed => Ok(()),
-            Judgement::Fenced | Judgement::Unmoved => Err(error),
+        let row = self.owner.read_owner_row(database).await?;
+        match self.outcome(row.position(self.name), transaction)? {
+            Outcome::Committed => Ok(()),
+            Outcome::Fenced | Outcome::Unmoved => Err(error),
         }
     }
 
-    /// After a refusal because of the lane's position: finds out whether a fence of ours has moved it, and
-    /// then fences again, so that its position is known.
+    /// After a refusal because of the lane's position: returns whether a fence of this owner has
+    /// moved the lane, and if so fences it again, so that its position is known.
     pub(crate) async fn follow_fence(&self, database: &Database) -> Result<bool, Error> {
-        let row = self.owner.look(database).await?;
+        let row = self.owner.read_owner_row(database).await?;
         let is_fenced = self.owner.known().may_be_at(self.name, row.position(self.name));
         if is_fenced {
             self.resolve(database, [0; 16]).await?;
@@ -153,28 +154,28 @@ impl LaneOwnership {
         Ok(is_fenced)
     }
 
-    /// What a position that the database has tells of a transaction.
-    fn judge(&self, found: Position, transaction: [u8; 16]) -> Result<Judgement, Error> {
+    /// Derives a transaction's outcome from the position of the lane in the database.
+    fn outcome(&self, found: Position, transaction: [u8; 16]) -> Result<Outcome, Error> {
         let seen = self.position();
         if found == seen {
-            return Ok(Judgement::Unmoved);
+            return Ok(Outcome::Unmoved);
         }
         if found.commits == seen.commits + 1 && found.last == Some(transaction) {
             self.move_to(found);
-            return Ok(Judgement::Committed);
+            return Ok(Outcome::Committed);
         }
         if self.owner.known().may_be_at(self.name, found) {
-            return Ok(Judgement::Fenced);
+            return Ok(Outcome::Fenced);
         }
         let loss = match found.commits < seen.commits {
             true => Loss::DatabaseRolledBack,
-            false => Loss::to_a_copy(),
+            false => Loss::to_copy(),
         };
-        self.owner.lose(&loss);
+        self.owner.record_loss(&loss);
         Err(loss.into())
     }
 
-    /// After a `COMMIT` of unknown outcome: fences the transaction off, and tells whether it was
+    /// After a `COMMIT` of unknown outcome: fences the transaction off, and returns whether it was
     /// committed.
     pub(crate) async fn resolve(
         &self,
@@ -184,44 +185,44 @@ impl LaneOwnership {
         let mut seen = self.position();
         loop {
             let wanted = random_id();
-            // Should its answer stay away, the lane may be there.
+            // Recorded first: if the fence is not answered, the lane may have this id.
             self.owner.known().request_id(self.name, wanted);
             let fence = match fence(&self.owner, self.name, database, seen, wanted).await {
                 Ok(fence) => fence,
                 Err(error) => return Err(self.explain(database, error).await),
             };
-            if fence.position == seen.behind_fence(wanted) {
+            if fence.position == seen.after_fence(wanted) {
                 self.move_to(fence.position);
                 return Ok(false);
             }
-            match self.judge(fence.position, transaction)? {
-                Judgement::Committed => return Ok(true),
-                // Where an earlier fence of ours has put it: a transaction that was begun there is fenced
-                // off only by another one.
-                Judgement::Fenced | Judgement::Unmoved => seen = fence.position,
+            match self.outcome(fence.position, transaction)? {
+                Outcome::Committed => return Ok(true),
+                // An earlier fence of this owner has moved the lane. A transaction that was begun
+                // after that can only be fenced off by another one.
+                Outcome::Fenced | Outcome::Unmoved => seen = fence.position,
             }
         }
     }
 }
 
-/// What a lane's position tells of a transaction.
-enum Judgement {
+/// A transaction's outcome, by the position of its lane.
+enum Outcome {
     /// It is the last one that was counted.
     Committed,
-    /// It was not counted, and a fence of ours has moved the lane.
+    /// It was not counted, and a fence of this owner has moved the lane.
     Fenced,
     /// It was not counted, and may still be.
     Unmoved,
 }
 
-/// Where a lane is after a fence was asked for.
+/// The state of a lane after a fence.
 #[derive(Clone, Copy)]
 pub(crate) struct Fence {
     pub(crate) position: Position,
     pub(crate) maintenance: i64,
 }
 
-/// Gives a lane the id `wanted`, if it is where its owner has `seen` it.
+/// Sets the last id of a lane to `wanted`, if the lane is where its owner has `seen` it.
 async fn fence(
     owner: &Owner,
     lane: &'static str,
@@ -239,13 +240,13 @@ async fn fence(
         let unreplicated = database.unreplicated_commits();
         let rows = database.write_autocommit(&FENCE, &params).await?;
         let row = rows.first().ok_or(Error::Internal("a fence returned no row"))?;
-        // Else what we were told may not be known to the standby.
+        // Otherwise the standby may lack the position that was returned.
         if database.unreplicated_commits() == unreplicated {
             let last = transaction_id(row.try_get(1)?);
             let position = Position { commits: row.try_get(0)?, last };
             return Ok(Fence { position, maintenance: row.try_get(2)? });
         }
-        let message = "no COMMIT waits for its synchronous standby: look for what cancels it";
+        let message = "no COMMIT waits for its synchronous standby: find out what cancels the wait";
         if !attempts.pause(FENCE.name, &message).await {
             return Err(DatabaseError::permanent(message).into());
         }
@@ -253,18 +254,18 @@ async fn fence(
 }
 
 impl Owner {
-    /// Fences off whatever is still on its way in a lane that is to be opened again, wherever it is.
+    /// Fences off the transactions in flight of a lane that is reopened, whatever its position.
     pub(crate) async fn reopen_lane(
         &self,
         lane: &'static str,
         database: &Database,
     ) -> Result<Fence, Error> {
-        let mut seen = self.look(database).await?.position(lane);
+        let mut seen = self.read_owner_row(database).await?.position(lane);
         loop {
             let wanted = random_id();
             self.known().request_id(lane, wanted);
             let fence = fence(self, lane, database, seen, wanted).await?;
-            if fence.position == seen.behind_fence(wanted) {
+            if fence.position == seen.after_fence(wanted) {
                 self.known().set_position(lane, fence.position);
                 return Ok(fence);
             }

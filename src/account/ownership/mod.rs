@@ -1,6 +1,6 @@
-//! Who owns the account: the owner token that each write transaction shows to the guard, the position
-//! of each lane that its last statement compares and swaps, and what follows when one of them is no
-//! longer the account's.
+//! Ownership of the account: the owner token, which the guard of each write transaction checks; the
+//! position of each lane, which its last statement compares and swaps; and what happens when the
+//! database has other values.
 
 pub(super) mod claim;
 pub(crate) mod heartbeat;
@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio_postgres::types::Type;
@@ -22,7 +22,7 @@ use tracing::debug;
 pub(crate) use self::{
     lane::LaneOwnership,
     owner_row::{OWNER, OwnerRow},
-    tokens::{Known, Position, random_id},
+    tokens::{OwnershipState, Position, random_id},
 };
 use crate::{
     Error,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// First statement of a write transaction: checks the owner token, and sets the transaction marker
-/// that the other statements ask for.
+/// that the other statements require.
 pub(crate) static GUARD: Sql = Sql::new(
     "ownership.guard",
     "SELECT {schema}.guard($1, $2, $3, $4, $5)",
@@ -65,7 +65,7 @@ impl From<Loss> for Error {
 }
 
 impl Loss {
-    /// The loss that an error tells of.
+    /// The loss that an error reports.
     pub(crate) fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Superseded { by, since } => {
@@ -76,8 +76,8 @@ impl Loss {
         }
     }
 
-    /// Our token, and a commit that is not ours.
-    fn to_a_copy() -> Self {
+    /// The database has this owner's token, and a commit of another process.
+    fn to_copy() -> Self {
         let by = "a copy of this owner, with the same token".to_owned();
         Self::Superseded { by, since: SystemTime::now() }
     }
@@ -87,25 +87,29 @@ impl Loss {
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) account_id: i64,
-    known: Mutex<Known>,
+    known: Mutex<OwnershipState>,
     lanes: Mutex<Vec<Weak<LaneOwnership>>>,
     loss: OnceLock<Loss>,
     /// No store of the account is open any more.
     has_ended: AtomicBool,
-    /// Held while the heartbeat has the account verified: each question takes a connection, and may
-    /// stay without an answer.
+    /// How long a proof of ownership counts.
+    lease: Duration,
+    /// When the last query was sent whose answer proved that the account is ours.
+    proven: Mutex<Option<Instant>>,
+    /// Held while the account is verified for the heartbeat: only one check at a time, because each
+    /// takes a connection, and may not be answered.
     verifying: tokio::sync::Mutex<()>,
 }
 
 impl Owner {
-    pub(crate) fn new(account_id: i64, known: Known) -> Arc<Self> {
-        let known = Mutex::new(known);
+    pub(crate) fn new(account_id: i64, known: OwnershipState, lease: Duration) -> Arc<Self> {
+        let (known, proven) = (Mutex::new(known), Mutex::default());
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
         let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { account_id, known, lanes, loss, has_ended, verifying })
+        Arc::new(Self { account_id, known, lanes, loss, has_ended, lease, proven, verifying })
     }
 
-    /// The part of one lane, from now on.
+    /// The ownership of one lane, from now on.
     pub(crate) fn lane(self: &Arc<Self>, name: &'static str, cache: Cache) -> Arc<LaneOwnership> {
         let lane = LaneOwnership::new(self.clone(), name, cache);
         let mut lanes = lock(&self.lanes);
@@ -113,9 +117,20 @@ impl Owner {
         lanes.push(Arc::downgrade(&lane));
         drop(lanes);
         if let Some(loss) = self.loss.get() {
-            lane.lose(loss.clone());
+            lane.record_loss(loss.clone());
         }
         lane
+    }
+
+    /// Records that a query sent at this time found the account to be ours.
+    pub(crate) fn prove(&self, sent: Instant) {
+        let mut proven = lock(&self.proven);
+        *proven = Some(proven.map_or(sent, |proven| proven.max(sent)));
+    }
+
+    /// Whether the last proof of ownership is recent enough to act without another one.
+    pub(crate) fn is_proven(&self) -> bool {
+        lock(&self.proven).is_some_and(|proven| proven.elapsed() < self.lease)
     }
 
     pub(crate) fn end(&self) {
@@ -126,7 +141,7 @@ impl Owner {
         self.has_ended.load(Ordering::Acquire)
     }
 
-    /// Whether the account may be opened again.
+    /// Fails if the account was lost.
     pub(crate) fn check_lost(&self) -> Result<(), Error> {
         self.loss.get().map_or(Ok(()), |loss| Err(loss.clone().into()))
     }
@@ -135,16 +150,16 @@ impl Owner {
         lock(&self.lanes).iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, OwnershipState> {
         lock(&self.known)
     }
 
-    /// What is known of the account, for a reopening.
-    pub(crate) fn snapshot(&self) -> Known {
+    /// A copy of the state, for reopening.
+    pub(crate) fn snapshot(&self) -> OwnershipState {
         self.known().clone()
     }
 
-    /// Notes a token that the account may have from now on.
+    /// Records a token that the account may have from now on.
     pub(crate) fn request(&self, token: [u8; 16]) {
         self.known().tokens.request(token);
     }
@@ -153,19 +168,20 @@ impl Owner {
         self.known().tokens.current().unwrap_or_default()
     }
 
-    /// Ends the account for all of its lanes.
-    pub(crate) fn lose(&self, loss: &Loss) {
+    /// Records that the account was lost, for all of its lanes.
+    pub(crate) fn record_loss(&self, loss: &Loss) {
         let _ = self.loss.set(loss.clone());
-        self.lanes().iter().for_each(|lane| lane.lose(loss.clone()));
+        self.lanes().iter().for_each(|lane| lane.record_loss(loss.clone()));
     }
 
-    /// Whether a token and a count of commits that were read of a lane, when its owner had `seen` so
-    /// many, may still be ours. What was ours earlier may be a late answer.
+    /// Whether a lane's token and commit count, read after its owner had `seen` that many commits,
+    /// may be this owner's. A former token may come from a late answer.
     pub(crate) fn is_plausible(&self, token: &[u8], commits: i64, seen: i64) -> bool {
         commits >= seen && self.known().tokens.contains(token)
     }
 
-    /// Asks the account's own database whether it is lost, unless that is being asked already.
+    /// Checks in the account's own database whether the account is lost, unless a check is running
+    /// already.
     pub(crate) async fn verify_once(&self, database: &Database) {
         if let Ok(_verifying) = self.verifying.try_lock() {
             self.verify(database).await;
@@ -173,19 +189,19 @@ impl Owner {
     }
 
     async fn verify(&self, database: &Database) {
-        if let Err(error) = self.look(database).await {
+        if let Err(error) = self.read_owner_row(database).await {
             debug!(%error, "the account is lost, or its owner could not be read");
         }
     }
 
-    /// Reads the account's row, and fails when that shows a loss.
-    pub(crate) async fn look(&self, database: &Database) -> Result<OwnerRow, Error> {
+    /// Reads the owner's row, and fails if it shows a loss.
+    pub(crate) async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
         let row = OwnerRow::read(database, self.account_id).await?;
-        // A token that was replaced meanwhile is only a late answer.
+        // A token that was replaced meanwhile is accepted: the answer is late.
         match row.loss(&before, |token| self.known().tokens.contains(token)) {
             Some(loss) => {
-                self.lose(&loss);
+                self.record_loss(&loss);
                 Err(loss.into())
             }
             None => Ok(row),

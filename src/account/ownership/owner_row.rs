@@ -1,4 +1,4 @@
-//! What the database says of an account's owner, and of its lanes.
+//! The rows of an account's owner and lanes in the database.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Loss,
-    tokens::{Known, Position},
+    tokens::{OwnershipState, Position},
 };
 use crate::{
     DatabaseError, Error,
@@ -66,9 +66,13 @@ impl OwnerRow {
         self.lanes.iter().map(|(_, position)| position.commits).sum()
     }
 
-    /// The loss that the row shows to an owner that knew this; `is_ours` tells which tokens the account may
-    /// have.
-    pub(crate) fn loss(&self, known: &Known, is_ours: impl FnOnce(&[u8]) -> bool) -> Option<Loss> {
+    /// The loss that the row shows to an owner with this state; `is_ours` accepts the tokens that
+    /// the account may have.
+    pub(crate) fn loss(
+        &self,
+        known: &OwnershipState,
+        is_ours: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Loss> {
         let token = self.token.as_deref().unwrap_or_default();
         if self.is_behind(known) || known.tokens.is_former(token) {
             return Some(Loss::DatabaseRolledBack);
@@ -76,8 +80,8 @@ impl OwnerRow {
         (!is_ours(token)).then(|| Loss::Superseded { by: self.name.clone(), since: self.since })
     }
 
-    /// Whether a lane has fewer commits than its owner knew of.
-    pub(crate) fn is_behind(&self, known: &Known) -> bool {
+    /// Whether a lane has fewer commits than its owner has seen.
+    pub(crate) fn is_behind(&self, known: &OwnershipState) -> bool {
         known.lanes().any(|(lane, seen)| self.position(lane).commits < seen.commits)
     }
 }
@@ -88,7 +92,7 @@ fn lane(row: &Row) -> Result<Option<(String, Position)>, Error> {
     Ok(Some((lane, position)))
 }
 
-/// An id of another length is no id of ours: no commit of ours follows it.
+/// An id of another length is not from this crate: it equals no id of a commit.
 pub(crate) fn transaction_id(bytes: Option<&[u8]>) -> Option<[u8; 16]> {
     bytes.map(|bytes| bytes.try_into().unwrap_or_default())
 }

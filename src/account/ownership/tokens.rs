@@ -1,4 +1,5 @@
-//! What an owner knows of its account, over reopenings: its tokens, and where each lane is.
+//! The ownership state of an account, kept across reopenings: tokens, and the position of each
+//! lane.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,11 @@ pub(crate) fn random_id() -> [u8; 16] {
     Uuid::new_v4().into_bytes()
 }
 
-/// Where a lane is: how many commits it has, and the id of the last one, or of the fence behind it.
+/// The position of a lane: its number of commits, and the id of the last one or of a later fence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) commits: i64,
-    /// `None` before the first.
+    /// `None` before the first commit.
     pub(crate) last: Option<[u8; 16]>,
 }
 
@@ -23,14 +24,14 @@ impl Position {
         self.last.as_ref().map(<[u8; 16]>::as_slice)
     }
 
-    /// The position that a fence puts behind this one.
-    pub(crate) fn behind_fence(self, id: [u8; 16]) -> Self {
+    /// The position after a fence with this id.
+    pub(crate) fn after_fence(self, id: [u8; 16]) -> Self {
         Self { last: Some(id), ..self }
     }
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
+pub(crate) struct OwnershipState {
     pub(crate) tokens: Tokens,
     lanes: BTreeMap<&'static str, LaneIds>,
 }
@@ -38,23 +39,23 @@ pub(crate) struct Known {
 #[derive(Debug, Clone, Default)]
 struct LaneIds {
     position: Position,
-    /// Other ids that the lane may have at this count: it had them before, or a fence was asked for and
+    /// Other ids that the lane may have at this count: earlier ones, and those of fences that were
     /// not answered.
     others: Vec<Option<[u8; 16]>>,
 }
 
-impl Known {
+impl OwnershipState {
     pub(crate) fn position(&self, lane: &str) -> Position {
         self.lanes.get(lane).map(|ids| ids.position).unwrap_or_default()
     }
 
-    /// Notes an id that the lane may have from now on.
+    /// Records an id that the lane may have from now on.
     pub(crate) fn request_id(&mut self, lane: &'static str, id: [u8; 16]) {
         self.lanes.entry(lane).or_default().others.push(Some(id));
     }
 
-    /// Whether the lane may be there although no commit was counted: by a fence of ours that went
-    /// unanswered, or where a failover has lost one.
+    /// Whether the lane may have this position although no commit was counted: after a fence of
+    /// this owner that was not answered, or after a failover that lost one.
     pub(crate) fn may_be_at(&self, lane: &str, found: Position) -> bool {
         self.lanes.get(lane).is_some_and(|ids| {
             found.commits == ids.position.commits && ids.others.contains(&found.last)
@@ -81,7 +82,7 @@ impl Known {
 pub(crate) struct Tokens {
     /// Confirmed ones, the newest last.
     confirmed: Vec<[u8; 16]>,
-    /// Asked for, without an answer: the account may have them.
+    /// Requested, without an answer: the account may have them.
     requested: Vec<[u8; 16]>,
 }
 
@@ -90,7 +91,7 @@ impl Tokens {
         self.confirmed.last().copied()
     }
 
-    /// The account has this token now.
+    /// Records that the account has this token.
     pub(crate) fn confirm(&mut self, token: [u8; 16]) {
         self.requested.clear();
         if self.current() != Some(token) {
@@ -98,7 +99,7 @@ impl Tokens {
         }
     }
 
-    /// Notes a token that the account may have from now on.
+    /// Records a token that the account may have from now on.
     pub(crate) fn request(&mut self, token: [u8; 16]) {
         self.requested.push(token);
     }
@@ -112,7 +113,7 @@ impl Tokens {
         self.current().iter().chain(&self.requested).any(|ours| ours == token)
     }
 
-    /// A token that we have since replaced: finding it in the database means a restore.
+    /// A token that this owner has since replaced: finding it in the database means a restore.
     pub(crate) fn is_former(&self, token: &[u8]) -> bool {
         self.contains(token) && !self.may_be_current(token)
     }
@@ -120,7 +121,7 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use super::{Known, Position, Tokens};
+    use super::{OwnershipState, Position, Tokens};
 
     const TOKENS: [[u8; 16]; 3] = [[1; 16], [2; 16], [3; 16]];
 
@@ -140,12 +141,12 @@ mod tests {
     #[test]
     fn a_lane_may_have_the_ids_of_its_own_fences_until_a_commit_is_counted() {
         let at = |commits, last: u8| Position { commits, last: Some([last; 16]) };
-        let mut known = Known::default();
+        let mut known = OwnershipState::default();
         known.set_position("lane", at(3, 1));
         known.request_id("lane", [2; 16]);
         assert!(known.may_be_at("lane", at(3, 2)) && !known.may_be_at("lane", at(4, 2)));
         known.set_position("lane", at(3, 5));
-        // Asked for, and had before.
+        // A requested id, and an earlier one.
         assert!(known.may_be_at("lane", at(3, 2)) && known.may_be_at("lane", at(3, 1)));
         assert!(!known.may_be_at("lane", at(3, 9)) && !known.may_be_at("other", at(3, 2)));
         known.set_position("lane", at(4, 6));
@@ -153,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_confirmed_leaves_no_request_behind() {
+    fn confirming_a_token_clears_all_requests() {
         let mut tokens = Tokens::default();
         tokens.confirm(TOKENS[0]);
         tokens.request(TOKENS[1]);
         tokens.request(TOKENS[2]);
         tokens.confirm(TOKENS[2]);
         assert!(!tokens.contains(&TOKENS[1]) && tokens.is_former(&TOKENS[0]));
-        // Confirmed again, it is no second one.
+        // Confirming it again adds no second one.
         tokens.confirm(TOKENS[2]);
         assert!(!tokens.is_former(&TOKENS[2]));
     }

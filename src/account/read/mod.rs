@@ -1,9 +1,9 @@
-//! Reads: from memory where the account's owner may, else with one statement.
+//! Reads: from the cache where an exclusive owner has one, otherwise with one statement.
 //!
-//! While a scope has the lane, reads see what it has saved. What it has changed and memory does not
-//! know is read on its connection; so is what the pool has no idle connection for, because the scope's
-//! own caller may wait for the reader. Everything else is read outside, so that only committed rows
-//! come into the cache.
+//! While a scope holds the lane, reads see its saves. Rows that it has changed, and that its
+//! overlay does not have, are read on its connection. So are rows for which the pool has no idle
+//! connection, because the scope's own caller may wait for the reader. All other rows are read
+//! outside of the scope, so that only committed rows fill the cache.
 
 mod route;
 
@@ -30,17 +30,17 @@ use crate::{
 /// Statements that are sent together, with their parameters.
 type Queries<'a> = Vec<(&'static Sql, Vec<Param<'a>>)>;
 
-/// Their rows, and whether it is certain that these are committed.
-type Answers = (Vec<Vec<Row>>, bool);
+/// Their rows, and whether these are certainly committed.
+type Fetched = (Vec<Vec<Row>>, bool);
 
-/// What is known of a group without a query.
-enum Known {
+/// The result of looking a group up without a query.
+enum CachedGroup {
     Rows(Arc<Rows>),
-    /// The scope has changed it; how often at that time.
+    /// The scope has changed it; with the overlay's count of changes.
     Changed(Arc<Scope>, u64),
     Miss(CacheMiss),
-    /// There is no cache.
-    Nothing,
+    /// The cache is disabled.
+    Uncached,
 }
 
 impl StoreLane {
@@ -78,7 +78,8 @@ impl StoreLane {
             let (params, decode) = (&params, &decode);
             async move { database.read_all(sql, params, decode).await }
         };
-        // On the scope's connection nothing may be left unread.
+        // Not decoded row by row on the scope's connection, because no row may be left unread
+        // there.
         let within = |_: &Scope, rows: Vec<Vec<Row>>| rows.iter().flatten().map(&decode).collect();
         self.fail_on_error(self.route(&queries, true, outside, within).await)
     }
@@ -92,10 +93,10 @@ impl StoreLane {
         let group = CacheKey::new(index, key);
         loop {
             let found = match self.look_up(&group)? {
-                Known::Rows(rows) => return Ok(rows),
-                Known::Miss(miss) => return self.fetch(&miss).await,
-                Known::Nothing => self.query(index.group, &params(&group.cells)).await?,
-                Known::Changed(scope, seen) => {
+                CachedGroup::Rows(rows) => return Ok(rows),
+                CachedGroup::Miss(miss) => return self.fetch(&miss).await,
+                CachedGroup::Uncached => self.query(index.group, &params(&group.cells)).await?,
+                CachedGroup::Changed(scope, seen) => {
                     let queries = vec![(index.group, self.with_id(&params(&group.cells)))];
                     let found = self.fail_on_error(self.query_within(&scope, &queries).await)?;
                     let Some(mut found) = found else { continue };
@@ -110,8 +111,8 @@ impl StoreLane {
         }
     }
 
-    /// Reads one row, by its whole key: with its group, or with a statement of its own where it does
-    /// not pay to read all of that, because it is not kept, or others are reading it already.
+    /// Reads one row by its whole key: with its group, or with a statement of its own if the group
+    /// is not cached or is being read already.
     pub(crate) async fn row(
         &self,
         index: &'static CacheIndex,
@@ -123,18 +124,20 @@ impl StoreLane {
             return Ok(self.rows(index, group.cells).await?.get(&row_key).cloned());
         };
         let found = match self.look_up(&group)? {
-            Known::Rows(rows) => return Ok(rows.get(&row_key).cloned()),
-            Known::Miss(miss) if !miss.plan.is_busy => {
+            CachedGroup::Rows(rows) => return Ok(rows.get(&row_key).cloned()),
+            CachedGroup::Miss(miss) if !miss.plan.is_busy => {
                 return Ok(self.fetch(&miss).await?.get(&row_key).cloned());
             }
-            Known::Miss(miss) => self.load(&miss, Some((sql, &params(&key)))).await?.0,
-            Known::Changed(..) | Known::Nothing => self.query(sql, &params(&key)).await?,
+            CachedGroup::Miss(miss) => self.load(&miss, Some((sql, &params(&key)))).await?.0,
+            CachedGroup::Changed(..) | CachedGroup::Uncached => {
+                self.query(sql, &params(&key)).await?
+            }
         };
         found.first().map(|row| Cells::of(row, index.table.name)).transpose()
     }
 
-    /// Reads rows of a group with its statement, whose further parameters are `others`, unless it is
-    /// known that there are none.
+    /// Reads rows of a group with its statement, whose further parameters are `others`, unless the
+    /// group is known to have none.
     pub(crate) async fn query_unless_absent(
         &self,
         index: &'static CacheIndex,
@@ -144,9 +147,9 @@ impl StoreLane {
         let group = CacheKey::new(index, key);
         let params = [&params(&group.cells), others].concat();
         match self.look_up(&group)? {
-            Known::Rows(rows) if rows.is_empty() => return Ok(Vec::new()),
-            Known::Miss(miss) => match self.overlay()? {
-                // Not the group, but another table that the statement reads.
+            CachedGroup::Rows(rows) if rows.is_empty() => return Ok(Vec::new()),
+            CachedGroup::Miss(miss) => match self.overlay()? {
+                // The scope has changed not the group, but another table that the statement reads.
                 Some(scope) if scope.changes(index.group) => {
                     self.load(&miss, None).await?;
                     if self.lane.cache.peek(&group).is_some_and(|rows| rows.is_empty()) {
@@ -160,24 +163,25 @@ impl StoreLane {
         self.query(index.group, &params).await
     }
 
-    fn look_up(&self, group: &CacheKey) -> Result<Known, Error> {
+    fn look_up(&self, group: &CacheKey) -> Result<CachedGroup, Error> {
         self.lane.check()?;
         if let Some(scope) = self.overlay()?
-            && let Some(overlaid) = scope.overlay(&self.lane).and_then(|seen| seen.look_up(group))
+            && let Some(overlaid) =
+                scope.overlay(&self.lane).and_then(|overlay| overlay.look_up(group))
         {
             return Ok(match overlaid {
-                Overlaid::Known(rows) => Known::Rows(rows),
-                Overlaid::Unknown(seen) => Known::Changed(scope, seen),
+                Overlaid::Known(rows) => CachedGroup::Rows(rows),
+                Overlaid::Unknown(seen) => CachedGroup::Changed(scope, seen),
             });
         }
         Ok(match self.lane.cache.look_up(group) {
-            Some(Lookup::Hit(rows)) => Known::Rows(rows),
-            Some(Lookup::Miss(miss)) => Known::Miss(miss),
-            None => Known::Nothing,
+            Some(Lookup::Hit(rows)) => CachedGroup::Rows(rows),
+            Some(Lookup::Miss(miss)) => CachedGroup::Miss(miss),
+            None => CachedGroup::Uncached,
         })
     }
 
-    /// Reads the rows of a group that no scope has changed, and keeps them.
+    /// Reads the rows of a group that no scope has changed, and caches them.
     async fn fetch(&self, miss: &CacheMiss) -> Result<Arc<Rows>, Error> {
         let CacheKey { index, cells } = &miss.key;
         let (found, is_committed) = self.load(miss, Some((index.group, &params(cells)))).await?;
@@ -188,8 +192,8 @@ impl StoreLane {
         Ok(rows)
     }
 
-    /// Sends a query, and with it the one for the keys that the cache wants. Also tells whether it is
-    /// certain that the rows are committed.
+    /// Sends a query, and with it the key set's query if the miss wants that. Also returns whether
+    /// the rows are certainly committed.
     async fn load(
         &self,
         miss: &CacheMiss,
@@ -208,7 +212,7 @@ impl StoreLane {
         if !is_committed {
             return Ok((found, false));
         }
-        // None came when they were given up.
+        // Missing if the key set was disabled.
         if let Some(answer) = keys.and_then(|_| answers.next()) {
             let fingerprints: Option<&[u8]> = match answer.first() {
                 Some(row) => column(row, 0, index.table.name)?,
@@ -219,13 +223,13 @@ impl StoreLane {
         Ok((found, true))
     }
 
-    /// Sends queries about what no scope has changed, together; when they fail, the first one alone,
-    /// for only that is needed.
-    async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Answers, Error> {
+    /// Sends queries for rows that no scope has changed, together; if they fail, the first one
+    /// alone, because the key set is not required.
+    async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Fetched, Error> {
         match self.send_once(&queries).await {
             Err(error) if queries.len() > 1 => {
                 debug!(%error, "a key set could not be loaded");
-                miss.give_up_keys();
+                miss.disable_key_set();
                 queries.truncate(1);
                 self.send_once(&queries).await
             }
@@ -233,19 +237,21 @@ impl StoreLane {
         }
     }
 
-    async fn send_once(&self, queries: &Queries<'_>) -> Result<Answers, Error> {
-        let outside =
-            |database: Database| async move { Ok((database.query_together(queries).await?, true)) };
-        // What was saved is shown before it is sent: if nothing is shown now, nothing was sent then.
+    async fn send_once(&self, queries: &Queries<'_>) -> Result<Fetched, Error> {
+        let outside = |database: Database| async move {
+            Ok((database.query_pipelined(queries).await?, true))
+        };
+        // A save is in the overlay before it is sent: if the overlay has none now, none was sent
+        // before the read.
         let within = |scope: &Scope, answers| {
             Ok((answers, !queries.iter().any(|(sql, _)| scope.has_written(sql))))
         };
         self.route(queries, false, outside, within).await
     }
 
-    /// A failed read ends the use of the store: its caller may take the row for absent, and save what
-    /// follows from that. A corrupt row is no failure of the database's. Another task's scope that has
-    /// the lane is left to end before.
+    /// A failed read fails the lane: its caller may take the row for absent, and save what follows
+    /// from that. Not for a corrupt row, which is no failure of the database. A scope of another
+    /// task that holds the lane ends first.
     fn fail_on_error<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(|error| !matches!(error, Error::CorruptRow { .. })) {
             match self.overlay() {

@@ -1,4 +1,4 @@
-//! Where a read goes: outside, or on the connection of the scope that has the lane.
+//! Chooses the connection of a read: outside of the scope that holds the lane, or the scope's.
 
 use std::future::Future;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl StoreLane {
-    /// Reads rows with one statement; a failure is the caller's alone.
+    /// Reads rows with one statement; a failure does not fail the lane.
     pub(in crate::account) async fn query_routed(
         &self,
         sql: &'static Sql,
@@ -28,15 +28,15 @@ impl StoreLane {
         let queries = vec![(sql, params)];
         let outside = |database: Database| {
             let queries = &queries;
-            async move { database.query_together(queries).await }
+            async move { database.query_pipelined(queries).await }
         };
         let mut answers = self.route(&queries, true, outside, |_, answers| Ok(answers)).await?;
         Ok(answers.pop().unwrap_or_default())
     }
 
-    /// Sends queries outside, or on the connection of the scope that has the lane: where the scope
-    /// `may_have_changed` what they read, and where no other connection is idle. When the scope ends
-    /// meanwhile, they are sent again.
+    /// Sends queries outside of the scope that holds the lane, or on the scope's connection: if the
+    /// scope `may_have_changed` what they read, and if no other connection is idle. If the scope
+    /// ends meanwhile, they are sent again.
     pub(super) async fn route<T, F>(
         &self,
         queries: &Queries<'_>,
@@ -57,7 +57,8 @@ impl StoreLane {
                 }
             }
             if !queries.iter().all(|(sql, _)| scope.shows(sql)) {
-                // The pool may have room, or else has when the scope ends.
+                // Waits for a connection of the pool, or for the end of the scope, which returns
+                // one.
                 tokio::select! {
                     result = outside(self.database.clone()) => match result {
                         Err(Error::PoolTimeout) => {}
@@ -87,6 +88,6 @@ impl StoreLane {
                 answers.map(|answers| answers.into_iter().collect()).transpose()
             }
         };
-        self.database.until_answered(first, send).await
+        self.database.with_retry(first, send).await
     }
 }

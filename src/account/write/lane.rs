@@ -1,9 +1,9 @@
-//! The writer lane of a store: a task that takes writes in order, from staging to commit, and finishes
-//! what it began even when the caller is gone.
+//! The writer lane of a store: a task that takes writes in order, from staging to commit, and
+//! finishes a write that has begun even if its caller is gone.
 //!
-//! Saves that committed in another order than they were asked for would set a store back, and a caller
-//! that drops its future must neither tear a write nor let it overtake a later one. Saves that queued
-//! while a commit was on its way share the next one (group commit).
+//! Saves that are committed in another order than they were requested would overwrite newer rows
+//! with older ones, and a caller that drops its future must neither tear a write nor reorder it.
+//! Saves that were queued during a commit share the next one (group commit).
 
 use std::sync::{
     Arc,
@@ -30,12 +30,12 @@ use crate::{
     postgres::{database::Database, trace},
 };
 
-/// What makes a batch of a save, knowing what was saved before it and is not committed yet.
+/// Stages a save as a batch. The overlay has the earlier saves that are not committed yet.
 pub(crate) type Stage =
     Box<dyn FnOnce(Arc<UncommittedOverlay>) -> BoxFuture<'static, Result<Batch, Error>> + Send>;
 type Done = oneshot::Sender<Result<(), Error>>;
 
-/// A save so large that it comes in parts. Each is staged on a thread of its own.
+/// A large save in parts, each staged on a blocking thread.
 pub(crate) type Parts = Box<dyn Iterator<Item = Part> + Send>;
 pub(crate) type Part = Box<dyn FnOnce() -> Result<Batch, Error> + Send>;
 
@@ -43,12 +43,12 @@ enum Job {
     Write(Stage, Done),
     WriteParts(Parts, Done),
     Scope(ScopeJob),
-    Lend(oneshot::Sender<Loan>),
+    Reserve(oneshot::Sender<LaneReservation>),
     Close(oneshot::Sender<()>),
 }
 
-/// A lane that does nothing else until this is dropped.
-pub(crate) struct Loan {
+/// A reserved lane: it takes no other job until this is dropped.
+pub(crate) struct LaneReservation {
     _returned: oneshot::Sender<()>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Loan {
 pub(crate) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
     owner: Arc<LaneOwnership>,
-    /// Set when the lane ends as it was told to.
+    /// Set when the lane ends because it was closed.
     is_closing: Arc<AtomicBool>,
 }
 
@@ -69,7 +69,7 @@ impl Writer {
         let is_closed = is_closing.clone();
         tokio::spawn(async move {
             let closing = run(Arc::new(lane), queue, &is_closed).await;
-            // The account stays ours until its last lane has ended.
+            // The account is released only after its last lane has ended.
             drop(presence);
             if let Some(closed) = closing {
                 let _ = closed.send(());
@@ -78,7 +78,7 @@ impl Writer {
         Self { jobs, owner, is_closing }
     }
 
-    /// Whether the lane's task is there: it ends with its runtime.
+    /// Whether the lane's task is running: it ends with its runtime.
     pub(crate) fn is_running(&self) -> bool {
         !self.jobs.is_closed()
     }
@@ -88,7 +88,7 @@ impl Writer {
         self.queue(|answer| Job::Write(stage, answer)).await
     }
 
-    /// The same for one that comes in parts.
+    /// The same for a save in parts.
     pub(crate) async fn write_parts(&self, parts: Parts) -> Result<(), Error> {
         self.queue(|answer| Job::WriteParts(parts, answer)).await
     }
@@ -98,7 +98,7 @@ impl Writer {
         self.jobs.send(job(answer)).map_err(|_| Error::StoreClosed)?;
         let committed = async {
             done.await.unwrap_or_else(|_| {
-                // Else its runtime was shut down, perhaps in the middle of the write.
+                // Otherwise the runtime was shut down, perhaps in the middle of the write.
                 if !self.is_closing.load(Ordering::Acquire) {
                     self.owner.fail();
                 }
@@ -108,16 +108,17 @@ impl Writer {
         trace::operation("COMMIT", committed).await
     }
 
-    /// Queues a scope. In its turn the lane works off its requests, and nothing else, until it ends.
-    /// On a closed lane they are dropped.
+    /// Queues a scope. When it is next, the lane serves only its requests until the scope ends. On
+    /// a closed lane the requests are dropped.
     pub(crate) fn run_scope(&self, job: ScopeJob) {
         let _ = self.jobs.send(Job::Scope(job));
     }
 
-    /// In its turn, lends the lane to the scope of another one; `None` when it is closed.
-    pub(crate) async fn lend(&self) -> Option<Loan> {
+    /// Queues a reservation for the scope of another lane, and waits for it; `None` when the lane
+    /// is closed.
+    pub(crate) async fn reserve(&self) -> Option<LaneReservation> {
         let (lent, loan) = oneshot::channel();
-        self.jobs.send(Job::Lend(lent)).ok()?;
+        self.jobs.send(Job::Reserve(lent)).ok()?;
         loan.await.ok()
     }
 
@@ -130,7 +131,7 @@ impl Writer {
     }
 }
 
-/// Writes until the lane is closed; returns what waits for that, if anything does.
+/// Runs jobs until the lane is closed; returns the sender that reports this, if any.
 async fn run(
     lane: Arc<Lane>,
     mut queue: mpsc::UnboundedReceiver<Job>,
@@ -151,9 +152,9 @@ async fn run(
                 let _ = done.send(lane.write_parts(parts).await);
             }
             Job::Scope(job) => run_scope(&lane.database, job).await,
-            Job::Lend(borrower) => {
+            Job::Reserve(borrower) => {
                 let (loan, returned) = oneshot::channel();
-                if borrower.send(Loan { _returned: loan }).is_ok() {
+                if borrower.send(LaneReservation { _returned: loan }).is_ok() {
                     let _ = returned.await;
                 }
             }
@@ -165,7 +166,7 @@ async fn run(
     }
 }
 
-/// What the lane writes with.
+/// The database and the ownership of a lane.
 pub(crate) struct Lane {
     pub(crate) database: Database,
     pub(crate) owner: Arc<LaneOwnership>,
@@ -176,8 +177,8 @@ impl Lane {
         OpenTransaction::new(self.database.clone(), vec![self.owner.clone()])
     }
 
-    /// Group commit: writes this one, and those that wait behind it, as one transaction. Returns the
-    /// job that cannot join.
+    /// Group commit: writes this save and those queued behind it as one transaction. Returns the
+    /// next job, which cannot join.
     async fn write(
         &self,
         first: (Stage, Done),
@@ -187,12 +188,12 @@ impl Lane {
         let overlay = UncommittedOverlay::new(self.owner.cache.clone());
         let mut transaction = self.transaction();
         while let Some((stage, done)) = write.take() {
-            // Seen by those behind it only: most saves are alone.
-            transaction.show_last(&overlay);
+            // Only later saves of the group need the overlay, and most commits have a single save.
+            transaction.apply_last_to(&overlay);
             let staged = self::stage(&self.owner, stage, overlay.clone()).await;
             match staged.and_then(|batch| transaction.stage(0, batch)) {
                 Ok(()) => callers.push(done),
-                // The callers may be gone; what they asked for is finished all the same.
+                // The caller may be gone.
                 Err(error) => drop(done.send(Err(error))),
             }
             if transaction.bytes() < CHUNK_BYTES {
@@ -215,7 +216,7 @@ impl Lane {
         next
     }
 
-    /// Writes the parts as one transaction: the server takes one while the next is staged.
+    /// Writes the parts as one transaction: each is sent while the next is staged.
     async fn write_parts(&self, parts: Parts) -> Result<(), Error> {
         self.owner.check_write()?;
         let write = async {
@@ -225,7 +226,7 @@ impl Lane {
             while let Some(part) = next.take() {
                 let batch = part.await.map_err(|error| Error::of_task(&error))??;
                 transaction.stage(0, batch)?;
-                // The last one goes with the commit.
+                // The last one is sent with the commit.
                 next = parts.next();
                 if next.is_some() {
                     transaction.flush().await?;
@@ -237,7 +238,7 @@ impl Lane {
     }
 }
 
-/// Makes the batch of a save in its lane.
+/// Stages a save in its lane.
 pub(crate) async fn stage(
     owner: &LaneOwnership,
     stage: Stage,
@@ -245,7 +246,7 @@ pub(crate) async fn stage(
 ) -> Result<Batch, Error> {
     owner.check_write()?;
     let batch = stage(overlay).await.inspect_err(|_| owner.fail())?;
-    // A failure meanwhile has dropped deferred saves that this one was to take along.
+    // A failure meanwhile has dropped deferred saves that this one was to include.
     owner.check_write()?;
     Ok(batch)
 }

@@ -1,4 +1,4 @@
-//! The account's one write path: what is staged, in which order it is sent, and how it commits.
+//! The write path: staging, the writer lane, and the commit.
 
 pub(crate) mod atomically;
 pub(crate) mod batch;

@@ -12,16 +12,16 @@
 //! | any number for each table, then an empty one | the table's rows, in `COPY`'s binary format, without `account_id` |
 //! | last | the bytes `end` |
 
-mod backup;
-mod restore;
+mod dump;
+mod load;
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    backup::{backup, check_backup},
-    restore::{RestoredDevice, restore},
+    dump::{backup, check_backup},
+    load::{RestoredDevice, restore},
 };
 use crate::{DatabaseError, Error, OpenStoreError};
 

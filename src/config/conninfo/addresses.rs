@@ -2,13 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use super::words::Words;
+use super::parameters::Parameters;
 
 /// One server of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) host: Host,
-    /// Spares the name's resolution; the name is still the one that a certificate must show.
+    /// Replaces name resolution; the certificate is still verified against the host's name.
     pub(crate) hostaddr: Option<IpAddr>,
     pub(crate) port: u16,
 }
@@ -22,10 +22,11 @@ pub(crate) enum Host {
     Name(String),
 }
 
-/// Reads `host`, `hostaddr` and `port`: lists that are as long as each other.
-pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
-    let split =
-        |word| words.get(word).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>());
+/// Reads `host`, `hostaddr` and `port`: lists of equal length.
+pub(super) fn addresses(parameters: &Parameters) -> Result<Vec<Address>, String> {
+    let split = |parameter| {
+        parameters.get(parameter).map(|text| text.split(',').map(str::trim).collect::<Vec<_>>())
+    };
     let (hosts, hostaddrs) = (split("host"), split("hostaddr"));
     let ports = split("port").unwrap_or_default();
     let count = hosts.as_ref().or(hostaddrs.as_ref()).map_or(1, Vec::len);
@@ -58,7 +59,7 @@ pub(super) fn addresses(words: &Words) -> Result<Vec<Address>, String> {
 
 fn host_of(text: &str, hostaddr: Option<IpAddr>) -> Result<Host, String> {
     match (text, hostaddr) {
-        // The address is also the name that a certificate must show.
+        // The certificate is verified against the address.
         ("", Some(address)) => Ok(Host::Name(address.to_string())),
         ("", None) => Ok(Host::Default),
         (path, None) if path.starts_with('/') => Ok(Host::Socket(PathBuf::from(path))),

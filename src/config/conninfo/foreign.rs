@@ -1,4 +1,4 @@
-//! Parameters that are well known elsewhere: what to set instead.
+//! Connection parameters of other drivers: what to set instead.
 
 const SCHEMA: &str =
     "set PostgresStoreConfig::schema; the store names its schema in each statement";
@@ -17,7 +17,7 @@ const CERTIFICATE: &str = "use sslcert and sslkey, with PEM files";
 const LEAVE_OUT: &str = "leave it out; the store does not need it";
 const SESSION: &str = "leave it out; the store does not depend on the session's settings";
 
-/// By their names without case, dashes and underscores: Prisma, JDBC and ADO.NET, Go's drivers, sqlx,
+/// By lower-case name without dashes and underscores: Prisma, JDBC and ADO.NET, Go's drivers, sqlx,
 /// Python's, Node's and Ruby's; Neon and Supabase.
 const FOREIGN: &[(&str, &str)] = &[
     ("acquiretimeout", POOL_TIMEOUT),
@@ -99,19 +99,19 @@ const FOREIGN: &[(&str, &str)] = &[
     ("workaround", LEAVE_OUT),
 ];
 
-/// What to set instead of a parameter that this is not the place for. The given name comes back only
-/// if it is one that is known somewhere: any other may be a piece of a password.
+/// What to set instead of another driver's parameter. Errors may quote only names in this list: any
+/// other name may be a piece of a password.
 pub(super) fn advice(name: &str) -> Option<&'static str> {
-    let name = normal(name);
+    let name = normalized(name);
     FOREIGN.iter().find(|(foreign, _)| *foreign == name).map(|(_, advice)| *advice)
 }
 
-/// The same name in another spelling.
+/// Whether the names differ only in case, dashes, underscores or blanks.
 pub(super) fn is_spelling_of(name: &str, known: &str) -> bool {
-    normal(name) == normal(known)
+    normalized(name) == normalized(known)
 }
 
-fn normal(name: &str) -> String {
+fn normalized(name: &str) -> String {
     // sqlx writes `options[search_path]`.
     let name =
         name.strip_prefix("options[").and_then(|name| name.strip_suffix(']')).unwrap_or(name);

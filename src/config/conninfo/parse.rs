@@ -1,12 +1,12 @@
 //! The two notations of a connection string, libpq's: a URL, and `key=value` pairs.
 //!
-//! No error quotes the text it is about: a malformed string may show a password anywhere.
+//! No error quotes the text it is about, but for names that cannot be a piece of a password.
 
 use zeroize::Zeroizing;
 
-use super::words::Words;
+use super::parameters::Parameters;
 
-pub(super) fn parse(text: &str) -> Result<Words, String> {
+pub(super) fn parse(text: &str) -> Result<Parameters, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("the connection string is empty".to_owned());
@@ -19,7 +19,7 @@ pub(super) fn parse(text: &str) -> Result<Words, String> {
     {
         return parse_url(rest).map_err(|error| format!("the URL has {error}"));
     }
-    // Without an equals sign before it, `scheme://` is no value of a pair.
+    // After an equals sign, `scheme://` would be part of a pair's value.
     if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('=')) {
         return Err("the URL must begin with postgres:// or postgresql://".to_owned());
     }
@@ -29,15 +29,15 @@ pub(super) fn parse(text: &str) -> Result<Words, String> {
 const ESCAPE_IT: &str = "an '@', '/' or '%' in user, password or database name must be written \
                          as %40, %2F or %25";
 
-fn parse_url(rest: &str) -> Result<Words, String> {
-    let mut words = Words::default();
+fn parse_url(rest: &str) -> Result<Parameters, String> {
+    let mut parameters = Parameters::default();
     let rest = match rest.find(['@', '/']) {
         Some(end) if rest[end..].starts_with('@') => {
             let (user, password) =
                 rest[..end].split_once(':').map_or((&rest[..end], None), |(u, p)| (u, Some(p)));
-            words.insert("user", decode(user)?)?;
+            parameters.insert("user", decode(user)?)?;
             if let Some(password) = password {
-                words.insert("password", decode(password)?)?;
+                parameters.insert("password", decode(password)?)?;
             }
             &rest[end + 1..]
         }
@@ -45,20 +45,21 @@ fn parse_url(rest: &str) -> Result<Words, String> {
     };
     let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, query)| (rest, query));
     let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
-    // A password with a bare '@' or '/' ends up here; it must not travel on as a host's name.
+    // A password with a bare '@' or '/' ends up here; it must not be used as a host's name.
     if hosts.contains('@') || database.contains('@') {
         return Err(format!("a misplaced '@': {ESCAPE_IT}"));
     }
-    parse_hosts(hosts, &mut words)?;
-    words.insert("dbname", decode(database)?)?;
+    parse_hosts(hosts, &mut parameters)?;
+    parameters.insert("dbname", decode(database)?)?;
+    parameters.quote_names_of(query);
     for (at, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-        parse_query(pair, &mut words)
+        parse_query(pair, &mut parameters)
             .map_err(|error| format!("{error} (number {} after the '?')", at + 1))?;
     }
-    Ok(words)
+    Ok(parameters)
 }
 
-fn parse_hosts(hosts: &str, words: &mut Words) -> Result<(), String> {
+fn parse_hosts(hosts: &str, parameters: &mut Parameters) -> Result<(), String> {
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in hosts.split(',') {
         let (name, port) = match host.strip_prefix('[') {
@@ -69,7 +70,7 @@ fn parse_hosts(hosts: &str, words: &mut Words) -> Result<(), String> {
                 let port = match after.strip_prefix(':') {
                     Some(port) => port,
                     None if after.is_empty() => "",
-                    None => return Err("something else than a port after the ']'".to_owned()),
+                    None => return Err("something other than a port after the ']'".to_owned()),
                 };
                 (name, port)
             }
@@ -83,21 +84,21 @@ fn parse_hosts(hosts: &str, words: &mut Words) -> Result<(), String> {
         names.push(decode(name)?.to_string());
         ports.push(port);
     }
-    words.insert("host", names.join(",").into())?;
+    parameters.insert("host", names.join(",").into())?;
     if ports.iter().any(|port| !port.is_empty()) {
-        words.insert("port", ports.join(",").into())?;
+        parameters.insert("port", ports.join(",").into())?;
     }
     Ok(())
 }
 
-fn parse_query(pair: &str, words: &mut Words) -> Result<(), String> {
+fn parse_query(pair: &str, parameters: &mut Parameters) -> Result<(), String> {
     let (name, value) = pair.split_once('=').ok_or("a parameter without '='")?;
     let (name, value) = (decode(name)?, decode(value)?);
-    // JDBC's notation, which libpq understands too.
+    // JDBC's notation, which libpq accepts too.
     if name.as_str() == "ssl" && value.as_str() == "true" {
-        return words.insert("sslmode", "require".to_owned().into());
+        return parameters.insert("sslmode", "require".to_owned().into());
     }
-    words.insert(&name, value)
+    parameters.insert(&name, value)
 }
 
 fn decode(text: &str) -> Result<Zeroizing<String>, String> {
@@ -126,8 +127,9 @@ fn decode(text: &str) -> Result<Zeroizing<String>, String> {
     }
 }
 
-fn parse_pairs(text: &str) -> Result<Words, String> {
-    let mut words = Words::default();
+fn parse_pairs(text: &str) -> Result<Parameters, String> {
+    let mut parameters = Parameters::default();
+    parameters.quote_names_of(text);
     let mut rest = text.trim_start();
     for number in 1.. {
         if rest.is_empty() {
@@ -142,10 +144,10 @@ fn parse_pairs(text: &str) -> Result<Words, String> {
             ));
         };
         let (value, after) = take_value(after.trim_start(), number)?;
-        words.insert(name, value).map_err(|error| format!("{error} (pair {number})"))?;
+        parameters.insert(name, value).map_err(|error| format!("{error} (pair {number})"))?;
         rest = after.trim_start();
     }
-    Ok(words)
+    Ok(parameters)
 }
 
 /// Reads a value up to its closing quote or the next blank; a backslash takes the next character

@@ -29,7 +29,7 @@ fn addresses() {
         hostaddr: Some("10.0.0.1".parse().unwrap()),
         port: 5432,
     };
-    let spared = Address { host: Host::Name("db".to_owned()), ..by_address.clone() };
+    let with_hostaddr = Address { host: Host::Name("db".to_owned()), ..by_address.clone() };
     for (text, expected) in [
         ("postgres://db", vec![name("db", 5432)]),
         ("postgresql://db:6432/bots", vec![name("db", 6432)]),
@@ -46,7 +46,7 @@ fn addresses() {
         ("postgres://%2ftmp:6432/bots", vec![socket("/tmp", 6432)]),
         ("postgres:///bots?host=/run/my%20db&port=6432", vec![socket("/run/my db", 6432)]),
         ("host='/run/my db'", vec![socket("/run/my db", 5432)]),
-        // The later word counts.
+        // The later parameter wins.
         ("postgres://db1:1/bots?host=db2&port=2", vec![name("db2", 2)]),
         (
             "postgres://db1,db2:6432,[::1]/bots",
@@ -63,7 +63,7 @@ fn addresses() {
         ),
         ("host=db1,db2 port=,6432", vec![name("db1", 5432), name("db2", 6432)]),
         ("hostaddr=10.0.0.1", vec![by_address]),
-        ("host=db hostaddr=10.0.0.1", vec![spared]),
+        ("host=db hostaddr=10.0.0.1", vec![with_hostaddr]),
     ] {
         assert_eq!(parse(text).addresses, expected, "{text}");
     }
@@ -91,19 +91,24 @@ fn user_password_and_database() {
 }
 
 #[test]
-fn malformed_strings_say_what_is_wrong() {
+fn errors_name_what_is_malformed() {
     for (text, expected) in [
         ("", "is empty"),
         (" \n", "is empty"),
         ("mysql://db/bots", "must begin with postgres://"),
         ("db.example", "no '='"),
-        ("user=u\\ password=p", "swallowed another parameter"),
+        ("user=u\\ password=p", "another parameter inside the value of user"),
         ("host=db dbname", "no '=' after the name of pair 2"),
-        ("host=db password=two words", "no '=' after the name of pair 3"),
+        ("host=db password=two parameters", "no '=' after the name of pair 3"),
         ("password='open", "no closing quote in the value of pair 1"),
         ("host=db sslmoode=x", "did you mean sslmode?) (pair 2)"),
-        ("hosst=db", "an unknown parameter (did you mean host"),
-        ("xyz=db", "an unknown parameter (pair 1)"),
+        ("hosst=db", "an unknown parameter \"hosst\" (did you mean host"),
+        ("xyz=db", "an unknown parameter \"xyz\" (pair 1)"),
+        ("postgres://u:p@db?xyz=1", "an unknown parameter \"xyz\" (number 1 after the '?')"),
+        // These may be pieces of a password.
+        ("host=db password=ge heim=1", "an unknown parameter (pair 3)"),
+        ("postgres://db?password=ge&heim=1", "an unknown parameter (number 2 after the '?')"),
+        ("postgres://u:1/2?ge=heim@db", "an unknown parameter (number 1 after the '?')"),
         ("postgres://db?sslmode", "a parameter without '=' (number 1 after the '?')"),
         ("postgres://db?user=a&sslmod=x", "did you mean sslmode?) (number 2 after the '?')"),
         ("postgres://u:p@ss@db", "a misplaced '@'"),
@@ -116,7 +121,7 @@ fn malformed_strings_say_what_is_wrong() {
         ("postgres://u:%ff@db", "not UTF-8"),
         ("postgres://::1/bots", "needs brackets"),
         ("postgres://[::1/bots", "closing bracket"),
-        ("postgres://[::1]5432", "something else than a port"),
+        ("postgres://[::1]5432", "something other than a port"),
         ("postgres://db:0", "from 1 to 65535"),
         ("postgres://db:65536", "from 1 to 65535"),
         ("host=a,b port=1,2,3", "2 hosts, but 3 ports"),
@@ -146,7 +151,7 @@ fn malformed_strings_say_what_is_wrong() {
 }
 
 #[test]
-fn harmless_words_are_accepted() {
+fn harmless_parameters_are_accepted() {
     parse(
         "host=db gssencmode=prefer sslcompression=0 krbsrvname=postgres client_encoding='utf-8' \
          gssdelegation=0 options='' service='' keepalives_count=3 keepalives_retries=3",
@@ -187,7 +192,7 @@ fn session_settings() {
 }
 
 #[test]
-fn tls_words() {
+fn tls_parameters() {
     let mode = |text: &str| parse(&format!("host=db {text}")).tls.mode;
     for (text, expected) in [
         ("", Mode::Prefer),
@@ -248,7 +253,7 @@ fn environment() {
     assert_eq!(info.connect_timeout, Some(Duration::from_secs(3)));
     assert_eq!(info.template.get_application_name(), Some("bot"));
 
-    // The URL counts, the variables fill the gaps, and the address is taken from one place.
+    // The URL wins, the variables add what it lacks, and host and hostaddr come from one source.
     let info = from_env(&[
         ("DATABASE_URL", "postgres://ana@db/bots"),
         ("PGHOST", "elsewhere"),
@@ -279,7 +284,7 @@ fn environment_without_a_database() {
 }
 
 #[test]
-fn the_environments_password_is_for_strings_without_one() {
+fn pgpassword_applies_only_to_strings_without_a_password() {
     let parse = |text: &str| {
         let variable = |name: &str| Ok((name == "PGPASSWORD").then(|| "from outside".to_owned()));
         ConnInfo::parse(text, variable).map(|info| info.password.unwrap().to_string())
@@ -293,7 +298,7 @@ fn the_environments_password_is_for_strings_without_one() {
 }
 
 #[test]
-fn parameters_of_other_drivers_are_named_with_what_to_set_instead() {
+fn errors_about_other_drivers_parameters_say_what_to_set_instead() {
     for (parameter, expected) in [
         // Prisma.
         ("pgbouncer=true", "PoolSettings::prepared_statements"),

@@ -1,49 +1,51 @@
 //! Saves of a sync that are harmful alone, deferred to the sync's own save.
 //!
-//! In the middle of a sync the SDK saves each Olm session that a message has made, and deletes each key
-//! request that was answered; what the messages carried, it saves at the end, with the sync token.
-//! After a crash in between, the messages come again and are refused: the session has seen them, and
-//! the request is no more. So these two are kept in memory and go with the next save that carries a
-//! token or the account, which the SDK saves last: a session that has only *received* is stored no
-//! earlier than what its messages carried. Everything else is stored when its save returns.
+//! In the middle of a sync the SDK saves each Olm session that a message has created or used, and deletes
+//! each key request that was answered; it saves the content of the messages at the end, with the sync
+//! token.
+//! After a crash in between, the homeserver sends the messages again and they are refused: the session
+//! has already decrypted them, and the request no longer exists. So these two saves are deferred in
+//! memory to the next save that carries a token or the account, which the SDK saves last: a session that
+//! has only *received* is stored no earlier than the content of its messages. Everything else is stored
+//! when its save returns.
 //!
-//! They are answered before they are stored. That loses nothing, for a message that was received can
-//! be received again as long as the token is not stored; what was *sent* could not be taken back, so a
-//! session that has encrypted anything since it was last seen is stored at once.
+//! A deferred save returns before its rows are stored. That loses nothing: a received message is sent
+//! again as long as the token is not stored. A message that the session *encrypted* may have been sent,
+//! so a session that has encrypted anything since it was last read or saved is stored at once.
 //!
-//! What is deferred belongs to one opening of the account. It is dropped, and never written, when the
-//! store is closed or reopened, fails, or is superseded.
+//! Deferred rows belong to one opening of the lane. They are dropped, and never written, when the store
+//! is closed or reopened, fails, or is superseded.
 
+mod interrupted;
 mod ratchet;
 mod receive;
-mod torn;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::torn::Loaded;
+use self::interrupted::Loaded;
 pub(super) use self::{
-    ratchet::{Fingerprint, Sending},
-    receive::received,
+    ratchet::{Fingerprint, SendingRatchet},
+    receive::{received_session, sent_sessions},
 };
 use super::{devices, key_requests, olm_sessions};
 use crate::{
     Error,
     account::{
-        StoreLane, cache::Rows, caller::Caller, cipher::Key, ownership::LaneOwnership,
+        StoreLane, cache::Rows, cancellation::Cancellation, cipher::Key, ownership::LaneOwnership,
         store::Lifecycle, write::batch::Batch,
     },
     postgres::cell::Cells,
 };
 
-/// Where a row is that may be deferred: its table, and the key that rows read together have in common.
+/// Rows that may be deferred and are read together: their table, and their common key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Group {
-    /// Of this sender.
+    /// By sender.
     OlmSessions(Key),
-    /// Of this user.
+    /// By user.
     Devices(Key),
     KeyRequests,
 }
@@ -52,48 +54,48 @@ pub(super) enum Group {
 pub(super) type RowKey = (Group, Key);
 
 struct Row {
-    /// `None` when it is deleted.
+    /// `None` for a deferred deletion.
     stored: Option<Cells>,
-    /// Tells it from what replaces it.
-    number: u64,
-    taken: Option<Taken>,
+    /// Distinguishes the row from one that replaces it.
+    version: u64,
+    in_flight: Option<InFlight>,
 }
 
 impl Row {
-    /// What a scope has saved, all reads of the account find in its overlay.
-    fn is_seen(&self) -> bool {
-        self.taken != Some(Taken::ByScope)
+    /// Whether reads find the row here, and not in a scope's overlay.
+    fn is_visible(&self) -> bool {
+        self.in_flight != Some(InFlight::Scope)
     }
 }
 
-/// A save is on its way that stores the row, or what is newer.
+/// An uncommitted save that stores the row, or a newer one.
 #[derive(Clone, Copy, PartialEq)]
-enum Taken {
-    /// Until it is committed, reads find the row here.
-    ByLane,
-    /// Reads find in the scope's overlay what it has saved.
-    ByScope,
+enum InFlight {
+    /// Reads find the row here until the commit.
+    Lane,
+    /// Reads find the row in the scope's overlay.
+    Scope,
 }
 
-/// What is deferred, and what outlives an opening: how each session's sending ratchet was last seen, and
-/// what the machine has loaded.
+/// The deferred rows, and what outlives an opening of the lane: the last known sending ratchet of each
+/// session, and the machine's loads of the account.
 pub(super) struct Deferred(Mutex<State>);
 
 struct State {
-    opening: Arc<LaneOwnership>,
+    lane: Arc<LaneOwnership>,
     rows: BTreeMap<Group, BTreeMap<Key, Row>>,
     count: u64,
-    /// By session id. Without an entry the session has encrypted nothing; `None` is one whose row another
-    /// owner has changed: then the same ratchet is no proof that it was not used here.
+    /// By session id. A session without an entry has encrypted nothing. `None`: another owner has changed
+    /// the row, so an equal ratchet does not prove that the session was not used here.
     ratchets: HashMap<String, Option<Fingerprint>>,
     loaded: Loaded,
 }
 
 impl Deferred {
-    pub(super) fn new(opening: &Arc<LaneOwnership>) -> Arc<Self> {
-        let opening = opening.clone();
+    pub(super) fn new(lane: &Arc<LaneOwnership>) -> Arc<Self> {
+        let lane = lane.clone();
         let (rows, ratchets, loaded) = Default::default();
-        Arc::new(Self(Mutex::new(State { opening, rows, count: 0, ratchets, loaded })))
+        Arc::new(Self(Mutex::new(State { lane, rows, count: 0, ratchets, loaded })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,15 +104,15 @@ impl Deferred {
 }
 
 impl Lifecycle for Deferred {
-    /// Else a sync is in its middle, or was dropped there.
+    /// Deferred rows mean that a sync is in progress, or was dropped before its end.
     fn is_in_order(&self) -> bool {
         self.lock().current().is_none_or(|rows| rows.is_empty())
     }
 
-    fn closed(&self, opening: &Arc<LaneOwnership>, is_whole: bool) {
-        let is_current = |state: &State| Arc::ptr_eq(&state.opening, opening);
+    fn closed(&self, lane: &Arc<LaneOwnership>, is_whole: bool) {
+        let is_current = |state: &State| Arc::ptr_eq(&state.lane, lane);
         if !is_whole || self.lock().rows.values().any(|rows| !rows.is_empty()) {
-            self.see_torn();
+            self.record_interrupted_sync();
         }
         let mut state = self.lock();
         if is_current(&state) {
@@ -118,21 +120,21 @@ impl Lifecycle for Deferred {
         }
     }
 
-    fn reopened(&self, opening: &Arc<LaneOwnership>) {
+    fn reopened(&self, lane: &Arc<LaneOwnership>) {
         let mut state = self.lock();
-        if state.opening.has_failed() {
-            // What was seen may not have been stored.
+        if state.lane.has_failed() {
+            // The known ratchets may not have been stored.
             state.ratchets.clear();
         }
         state.rows.clear();
-        state.opening = opening.clone();
+        state.lane = lane.clone();
     }
 }
 
 impl State {
     /// The rows, unless they are dropped because the account was lost or an operation failed.
     fn current(&mut self) -> Option<&mut BTreeMap<Group, BTreeMap<Key, Row>>> {
-        if self.opening.check_write().is_err() {
+        if self.lane.check_write().is_err() {
             self.rows.clear();
             return None;
         }
@@ -140,39 +142,39 @@ impl State {
     }
 }
 
-/// What is deferred in an open account, as one operation finds it.
+/// The deferred saves of an open account, for one operation.
 #[derive(Clone)]
 pub(super) struct Saves {
     deferred: Arc<Deferred>,
-    opening: Arc<LaneOwnership>,
+    lane: Arc<LaneOwnership>,
     /// Whether the operation is within `atomically`, where nothing needs to be deferred.
-    within: bool,
+    in_scope: bool,
 }
 
 impl Saves {
     pub(super) fn of(deferred: &Arc<Deferred>, account: &StoreLane) -> Result<Self, Error> {
-        let within = account.scope()?.is_some();
-        Ok(Self { deferred: deferred.clone(), opening: account.lane().clone(), within })
+        let in_scope = account.scope()?.is_some();
+        Ok(Self { deferred: deferred.clone(), lane: account.lane().clone(), in_scope })
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut state = self.deferred.lock();
-        let is_current = Arc::ptr_eq(&state.opening, &self.opening) && state.current().is_some();
+        let is_current = Arc::ptr_eq(&state.lane, &self.lane) && state.current().is_some();
         is_current.then(|| act(&mut state))
     }
 
-    /// Whether a save may be deferred here at all.
+    /// Whether saves of this operation may be deferred.
     pub(super) fn may_defer(&self) -> bool {
-        !self.within
+        !self.in_scope
     }
 
-    /// Notes how a session was read. An owner that finds another ratchet than it has seen before is not
-    /// the only one: it may hold, and encrypt with, what another owner has encrypted with.
-    pub(super) fn see_read(&self, session_id: &str, sending: &Sending) {
+    /// Records the ratchet of a session that was read. If it differs from the last known one, another
+    /// owner has used the session, and this owner may encrypt with the same state of it.
+    pub(super) fn record_read(&self, session_id: &str, sending: &SendingRatchet) {
         let ratchets = &mut self.deferred.lock().ratchets;
         let read = match sending {
-            Sending::Used(fingerprint) => Some(*fingerprint),
-            Sending::Unused | Sending::Unknown => None,
+            SendingRatchet::Used(fingerprint) => Some(*fingerprint),
+            SendingRatchet::Unused | SendingRatchet::Unknown => None,
         };
         match ratchets.get_mut(session_id) {
             Some(known) if *known == read => {}
@@ -184,78 +186,78 @@ impl Saves {
         }
     }
 
-    /// Notes how a session is deferred or stored.
-    pub(super) fn see(&self, session_id: &str, sending: Sending) {
+    /// Records the ratchet of a session that is deferred or stored.
+    pub(super) fn record(&self, session_id: &str, sending: SendingRatchet) {
         let ratchets = &mut self.deferred.lock().ratchets;
         match sending {
-            Sending::Used(fingerprint) => {
+            SendingRatchet::Used(fingerprint) => {
                 ratchets.insert(session_id.to_owned(), Some(fingerprint));
             }
-            Sending::Unused | Sending::Unknown => {
+            SendingRatchet::Unused | SendingRatchet::Unknown => {
                 ratchets.remove(session_id);
             }
         }
     }
 
-    /// Whether nothing was encrypted with the session since it was last seen.
-    pub(super) fn has_only_received(&self, session_id: &str, sending: &Sending) -> bool {
+    /// Whether nothing was encrypted with the session since it was last read or saved.
+    pub(super) fn has_only_received(&self, session_id: &str, sending: &SendingRatchet) -> bool {
         match sending {
-            Sending::Unused => true,
-            Sending::Used(now) => {
+            SendingRatchet::Unused => true,
+            SendingRatchet::Used(now) => {
                 self.deferred.lock().ratchets.get(session_id) == Some(&Some(*now))
             }
-            Sending::Unknown => false,
+            SendingRatchet::Unknown => false,
         }
     }
 
-    /// Defers rows, or says that this opening of the account has ended.
+    /// Defers rows; returns false if this opening of the lane has ended.
     ///
     /// # Errors
     ///
-    /// [`Error::ReopenRequired`] when the caller is gone: it has torn its sync.
+    /// [`Error::ReopenRequired`] when the caller was dropped, which interrupts its sync.
     pub(super) fn defer(
         &self,
-        caller: &Caller,
+        cancellation: &Cancellation,
         rows: impl IntoIterator<Item = (RowKey, Option<Cells>)>,
     ) -> Result<bool, Error> {
-        if caller.is_gone() {
+        if cancellation.is_cancelled() {
             return Err(Error::ReopenRequired);
         }
         let deferred = self.with(|state| {
             for ((group, key), stored) in rows {
                 state.count += 1;
-                let row = Row { stored, number: state.count, taken: None };
+                let row = Row { stored, version: state.count, in_flight: None };
                 state.rows.entry(group).or_default().insert(key, row);
             }
         });
         Ok(deferred.is_some())
     }
 
-    /// A row that is deferred, or `None` within when it is deferred that it is deleted.
+    /// A deferred row; `Some(None)` for a deferred deletion.
     pub(super) fn row(&self, (group, key): &RowKey) -> Option<Option<Cells>> {
         self.with(|state| {
             let row = state.rows.get(group)?.get(key)?;
-            row.is_seen().then(|| row.stored.clone())
+            row.is_visible().then(|| row.stored.clone())
         })?
     }
 
-    /// The deferred rows of a group. They are to be looked for before the database is asked: what is
-    /// committed in between is in its answer.
+    /// The deferred rows of a group. To be read before the query is sent: rows committed in between are in
+    /// its result.
     pub(super) fn rows(&self, group: &Group) -> BTreeMap<Key, Option<Cells>> {
         let rows = self.with(|state| {
             let rows = state.rows.get(group).into_iter().flatten();
-            let seen = rows.filter(|(_, row)| row.is_seen());
-            seen.map(|(key, row)| (key.clone(), row.stored.clone())).collect()
+            let visible = rows.filter(|(_, row)| row.is_visible());
+            visible.map(|(key, row)| (key.clone(), row.stored.clone())).collect()
         });
         rows.unwrap_or_default()
     }
 
-    /// Completes a save that stores or deletes the rows of these keys. With it go those that are
-    /// deferred, which it replaces, and all others too when it `ends_sync`.
+    /// Completes a save that stores or deletes the rows of these keys: it replaces their deferred rows,
+    /// and a save that `ends_sync` stores all other deferred rows too.
     ///
     /// # Errors
     ///
-    /// [`Error::ReopenRequired`] when it ends a sync of a machine that has torn another.
+    /// [`Error::ReopenRequired`] when the save ends a sync and the machine's former sync was interrupted.
     pub(super) fn complete(
         &self,
         batch: &mut Batch,
@@ -265,54 +267,55 @@ impl Saves {
         if ends_sync {
             self.check_machine()?;
         }
-        let mut taken = Vec::new();
+        let mut saved = Vec::new();
         self.with(|state| {
             for (group, key) in stored {
                 if let Some(row) = state.rows.get_mut(&group).and_then(|rows| rows.get_mut(&key)) {
-                    row.taken = Some(Taken::ByLane);
-                    taken.push((group, key, row.number));
+                    row.in_flight = Some(InFlight::Lane);
+                    saved.push((group, key, row.version));
                 }
             }
             let all = state.rows.iter_mut();
             let rows = all.flat_map(|(group, rows)| rows.iter_mut().map(move |row| (group, row)));
-            for (group, (key, row)) in rows.filter(|(_, (_, row))| ends_sync && row.taken.is_none())
+            for (group, (key, row)) in
+                rows.filter(|(_, (_, row))| ends_sync && row.in_flight.is_none())
             {
                 stage(batch, group, key, row.stored.as_ref());
-                row.taken = Some(Taken::ByLane);
-                taken.push((group.clone(), key.clone(), row.number));
+                row.in_flight = Some(InFlight::Lane);
+                saved.push((group.clone(), key.clone(), row.version));
             }
         });
-        if taken.is_empty() {
+        if saved.is_empty() {
             return Ok(());
         }
-        let taken: Arc<[_]> = taken.into();
-        if self.within {
-            let (saves, taken) = (self.clone(), taken.clone());
-            batch.on_show(move || saves.hide(&taken));
+        let saved: Arc<[_]> = saved.into();
+        if self.in_scope {
+            let (saves, saved) = (self.clone(), saved.clone());
+            batch.on_overlay(move || saves.hide(&saved));
         }
         let saves = self.clone();
-        batch.on_commit(move || saves.forget(&taken));
+        batch.on_commit(move || saves.forget(&saved));
         Ok(())
     }
 
-    /// Leaves to a scope's overlay what the scope has taken.
-    fn hide(&self, taken: &[(Group, Key, u64)]) {
+    /// Hides the rows that a scope has saved: reads find them in its overlay.
+    fn hide(&self, saved: &[(Group, Key, u64)]) {
         self.with(|state| {
-            for (group, key, number) in taken {
+            for (group, key, version) in saved {
                 let row = state.rows.get_mut(group).and_then(|rows| rows.get_mut(key));
-                if let Some(row) = row.filter(|row| row.number == *number) {
-                    row.taken = Some(Taken::ByScope);
+                if let Some(row) = row.filter(|row| row.version == *version) {
+                    row.in_flight = Some(InFlight::Scope);
                 }
             }
         });
     }
 
-    /// Forgets what was committed, unless it was replaced since.
-    fn forget(&self, taken: &[(Group, Key, u64)]) {
+    /// Removes the rows that were committed, unless they were replaced since.
+    fn forget(&self, saved: &[(Group, Key, u64)]) {
         self.with(|state| {
-            for (group, key, number) in taken {
+            for (group, key, version) in saved {
                 if let Some(rows) = state.rows.get_mut(group) {
-                    rows.retain(|of, row| of != key || row.number != *number);
+                    rows.retain(|of, row| of != key || row.version != *version);
                     if rows.is_empty() {
                         state.rows.remove(group);
                     }
@@ -329,13 +332,13 @@ fn stage(batch: &mut Batch, group: &Group, key: &Key, stored: Option<&Cells>) {
         }
         (Group::Devices(user), Some(row)) => devices::stage(batch, [user, key], row.clone()),
         (Group::KeyRequests, None) => key_requests::stage_delete(batch, key),
-        // Of sessions and devices no deletion is deferred, and of requests nothing else.
+        // Only saves of sessions and devices, and only deletions of requests, are deferred.
         (Group::OlmSessions(_) | Group::Devices(_), None) | (Group::KeyRequests, Some(_)) => {}
     }
 }
 
-/// Rows as they are read, with those that are deferred.
-pub(super) fn over(rows: Arc<Rows>, deferred: BTreeMap<Key, Option<Cells>>) -> Arc<Rows> {
+/// Applies deferred rows to rows that were read.
+pub(super) fn merge(rows: Arc<Rows>, deferred: BTreeMap<Key, Option<Cells>>) -> Arc<Rows> {
     if deferred.is_empty() {
         return rows;
     }

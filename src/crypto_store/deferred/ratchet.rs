@@ -1,4 +1,4 @@
-//! What a session's pickle tells of its sending ratchet.
+//! The state of a session's sending ratchet, read from its pickle.
 
 use matrix_sdk_crypto::olm::PickledSession;
 use serde::{Deserialize, de::IgnoredAny};
@@ -6,17 +6,17 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// Tells whether a sending ratchet is the one that was seen before: each encryption changes it.
+/// Identifies the state of a sending ratchet: each encryption changes it.
 pub(crate) type Fingerprint = [u8; 32];
 
-/// How far a session's sending ratchet has come.
+/// The state of a session's sending ratchet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Sending {
-    /// Nothing was encrypted since the other side's last answer, or ever.
+pub(crate) enum SendingRatchet {
+    /// Nothing was encrypted since the last message was received, or ever.
     Unused,
-    /// Something was.
+    /// A message was encrypted since then.
     Used(Fingerprint),
-    /// The pickle has another form.
+    /// The pickle has an unknown form.
     Unknown,
 }
 
@@ -44,7 +44,7 @@ struct Chain {
     index: u64,
 }
 
-impl Sending {
+impl SendingRatchet {
     pub(crate) fn of(session: &PickledSession) -> Self {
         match serde_json::to_vec(&session.pickle).map(Zeroizing::new) {
             Ok(pickle) => Self::parse(&pickle),
@@ -57,8 +57,8 @@ impl Sending {
         let ratchet = pickle.sending_ratchet.get();
         match serde_json::from_str(ratchet) {
             Ok(Ratchet { ratchet_count: Some(_), active_ratchet: None, .. }) => Self::Unused,
-            // Begun by a message that was not for this session. In a session of our own making, the
-            // first chain is begun, and others wait for its first message.
+            // A failed attempt to decrypt another session's message has begun the chain. A session that
+            // we created has its first chain begun too; the other side waits for its first message.
             Ok(Ratchet {
                 ratchet_count: Some(_),
                 active_ratchet: Some(_),
@@ -74,15 +74,15 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
-    use super::Sending;
+    use super::SendingRatchet;
 
     const COUNT: &str = r#""ratchet_count":{"Known":1}"#;
 
-    fn sending(ratchet: &str, chains: &str) -> Sending {
+    fn sending(ratchet: &str, chains: &str) -> SendingRatchet {
         let pickle = format!(
             r#"{{"sending_ratchet":{{{ratchet}}},"receiving_chains":{{"inner":[{chains}]}}}}"#
         );
-        Sending::parse(pickle.as_bytes())
+        SendingRatchet::parse(pickle.as_bytes())
     }
 
     fn active(index: u64) -> String {
@@ -91,28 +91,28 @@ mod tests {
     }
 
     #[test]
-    fn a_ratchet_that_encrypted_nothing_is_told_from_one_that_did() {
+    fn a_ratchet_that_encrypted_nothing_is_unused() {
         let inactive = format!(r#""type":"inactive",{COUNT},"root_key":[3]"#);
-        assert_eq!(sending(&inactive, "{}"), Sending::Unused);
-        // Begun by an attempt to decrypt what was for another session.
-        assert_eq!(sending(&active(0), "{}"), Sending::Unused);
-        // Of our own making.
-        assert!(matches!(sending(&active(0), ""), Sending::Used(_)));
-        assert!(matches!(sending(&active(1), "{}"), Sending::Used(_)));
+        assert_eq!(sending(&inactive, "{}"), SendingRatchet::Unused);
+        // The chain was begun by an attempt to decrypt another session's message.
+        assert_eq!(sending(&active(0), "{}"), SendingRatchet::Unused);
+        // A session that we created.
+        assert!(matches!(sending(&active(0), ""), SendingRatchet::Used(_)));
+        assert!(matches!(sending(&active(1), "{}"), SendingRatchet::Used(_)));
         assert_ne!(sending(&active(1), "{}"), sending(&active(2), "{}"));
-        // What is received does not change it.
+        // Receiving does not change it.
         assert_eq!(sending(&active(1), "{}"), sending(&active(1), "{},{}"));
     }
 
     #[test]
-    fn a_pickle_of_another_form_is_not_known() {
-        assert_eq!(sending(r#""type":"inactive","root_key":[3]"#, "{}"), Sending::Unknown);
+    fn a_pickle_of_another_form_is_unknown() {
+        assert_eq!(sending(r#""type":"inactive","root_key":[3]"#, "{}"), SendingRatchet::Unknown);
         let without_count = active(1).replace("ratchet_count", "count");
-        assert_eq!(sending(&without_count, "{}"), Sending::Unknown);
+        assert_eq!(sending(&without_count, "{}"), SendingRatchet::Unknown);
         for pickle in
             ["", "[]", r#"{"sending_ratchet":{}}"#, r#"{"receiving_chains":{"inner":[]}}"#]
         {
-            assert_eq!(Sending::parse(pickle.as_bytes()), Sending::Unknown);
+            assert_eq!(SendingRatchet::parse(pickle.as_bytes()), SendingRatchet::Unknown);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Inbound Megolm sessions ("room keys"): the keys that decrypt rooms.
+//! Inbound Megolm sessions ("room keys"), which decrypt the messages of rooms.
 
 mod compact;
 mod statements;
@@ -15,7 +15,7 @@ use self::statements::{
     AFTER, ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
 pub(super) use self::statements::{BY_KEY, INBOUND_SESSIONS, STATEMENTS};
-use super::backups;
+use super::{backups, inspect::same};
 use crate::{
     Error,
     account::{
@@ -27,10 +27,10 @@ use crate::{
     postgres::cell::{Cell, Cells},
 };
 
-/// The generation where no version is given: of a session that needs a backup, and of one that keeps
-/// the stored one.
+/// Backup generation when no version is given: the session needs a backup.
 const NOT_BACKED_UP: i64 = 0;
-const KEEP: i64 = -1;
+/// Backup generation when no version is given: the stored generation stays.
+const KEEP_STORED: i64 = -1;
 
 pub(super) async fn get(
     account: &StoreLane,
@@ -108,7 +108,7 @@ pub(super) async fn counts(
     Ok(RoomKeyCounts { total: total as usize, backed_up: backed_up as usize })
 }
 
-/// Stages a session, which the version given has in its backup.
+/// Stages a session; `version` is the backup version that holds it, if any.
 pub(super) async fn stage(
     batch: &mut Batch,
     codec: &Codec,
@@ -134,7 +134,7 @@ pub(super) async fn stage(
     let sender = CacheKey::new(&BY_SENDER, sender(&sender_key, sender_data_type));
 
     let version = version.map(|version| backups::stage_version(batch, codec, version));
-    let otherwise = if session.backed_up() { KEEP } else { NOT_BACKED_UP };
+    let otherwise = if session.backed_up() { KEEP_STORED } else { NOT_BACKED_UP };
     let values = [
         sender_key.into(),
         Cell::Int(sender_data_type as i64),
@@ -146,7 +146,7 @@ pub(super) async fn stage(
     Ok(())
 }
 
-/// Marks sessions as held by the backup of this version; those that are unknown are passed over.
+/// Marks sessions as held by the backup of this version; unknown sessions are skipped.
 pub(super) async fn mark_backed_up(
     account: &StoreLane,
     version: &str,
@@ -183,6 +183,23 @@ fn open_row(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
     open(codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
 }
 
+/// Opens and decodes a row as [`inspect`](super::inspect) reads it; its columns must say what it says.
+pub(super) fn check(codec: &Codec, row: &Row) -> Result<(), Error> {
+    let session = open_row(codec, row)?;
+    let derived = key(codec, session.room_id(), session.session_id());
+    same(&derived[0], &Key::of(row, 0, TABLE)?, TABLE)?;
+    same(&derived[1], &Key::of(row, 1, TABLE)?, TABLE)?;
+    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+    same(&sender_key, &Key::of(row, 4, TABLE)?, TABLE)?;
+    match column::<i16>(row, 5, TABLE)? == session.sender_data_type() as i16 {
+        true => Ok(()),
+        false => {
+            let reason = "the column sender_data_type is not the value's";
+            Err(Error::CorruptRow { table: TABLE, reason })
+        }
+    }
+}
+
 fn open(
     codec: &Codec,
     key: [&Key; 2],
@@ -192,7 +209,7 @@ fn open(
     let bytes = codec.open_bytes(TABLE, &key, data)?;
     let mut pickle: PickledInboundGroupSession =
         compact::decode(&bytes).map_err(|reason| Error::CorruptRow { table: TABLE, reason })?;
-    // The columns know better: a mark and a reset do not touch the data.
+    // The columns decide: marking and resetting do not rewrite the data.
     pickle.backed_up = backed_up;
     InboundGroupSession::from_pickle(pickle)
         .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })

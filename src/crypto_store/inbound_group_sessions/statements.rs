@@ -9,12 +9,12 @@ pub(super) const TABLE: &str = INBOUND_SESSIONS.name;
 pub(in crate::crypto_store) static INBOUND_SESSIONS: Table = Table {
     name: "megolm_inbound_sessions",
     key: &[bytea("room_id"), bytea("session_id")],
-    // Read and written by statements of its own.
+    // The statements below read and write them.
     values: &[],
     cache: Some(&BY_KEY),
 };
 
-/// Kept of a session: its data, and whether a backup holds it.
+/// Caches a session's data, and whether a backup holds it.
 pub(in crate::crypto_store) static BY_KEY: CacheIndex = CacheIndex {
     table: &INBOUND_SESSIONS,
     group: &GET,
@@ -24,7 +24,8 @@ pub(in crate::crypto_store) static BY_KEY: CacheIndex = CacheIndex {
     keeps_rows: true,
 };
 
-// Most new devices have sent nothing yet, and a key query asks for each of them.
+// A key query looks up the sessions of each new device, and most have sent nothing yet: the key set
+// saves a query for each of these.
 pub(super) static BY_SENDER: CacheIndex = CacheIndex {
     table: &INBOUND_SESSIONS,
     group: &GET_BY_SENDER,
@@ -80,10 +81,9 @@ ORDER BY s.room_id, s.session_id LIMIT $4"
     &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::INT8],
 );
 
-// Session ids are compared as stored bytes: hashes in an encrypted account, so the order means
-// nothing, but it is total and stays. The next page begins after a session id, so the last id of a
-// page comes with all its rooms, be they more than the limit: a page that ended between them would
-// skip the rest.
+// Session ids are compared as stored bytes: hashes in an encrypted account, so the order has no
+// meaning, but it is total and stable. The next page begins after a session id, so a page holds all rooms
+// of its last id, even beyond the limit: otherwise the next page would skip the rest.
 static GET_BY_SENDER: Sql = Sql::new(
     "megolm_inbound_sessions.by_sender",
     select!(
@@ -93,10 +93,10 @@ ORDER BY s.session_id FETCH FIRST $5 ROWS WITH TIES"
     &[Type::INT8, Type::BYTEA, Type::INT2, Type::BYTEA, Type::INT8],
 );
 
-// Two ranges of the index on the generation, beside the one generation that is up to date. An
+// Two ranges of the index on the generation: below and above the generation that is up to date. An
 // unknown version has generation 0, which no session has, so everything needs to be backed up. The
-// planner takes a third of the table for either range; ordered, it must take the index all the same,
-// and not read the whole table for the few sessions that are new.
+// planner estimates a third of the table for either range; ORDER BY makes it use the index all the
+// same, instead of reading the whole table for a few new sessions.
 pub(super) static FOR_BACKUP: Sql = Sql::new(
     "megolm_inbound_sessions.for_backup",
     concat!(
@@ -140,7 +140,7 @@ FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1",
     &[Type::INT8, Type::BYTEA],
 );
 
-// A version makes the session backed up in it; generation -1 keeps what a known session has.
+// With a version, the session is backed up in it; generation -1 keeps a known session's generation.
 pub(super) static UPSERT: Write = Write {
     table: &INBOUND_SESSIONS,
     reports: Reports::Each,
@@ -175,7 +175,7 @@ ON CONFLICT (account_id, room_id, session_id) DO UPDATE SET
     ),
 };
 
-// Sessions that are unknown are passed over.
+// Unknown sessions are skipped.
 pub(super) static MARK_BACKED_UP: Write = Write {
     table: &INBOUND_SESSIONS,
     reports: Reports::Any,

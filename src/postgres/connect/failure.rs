@@ -1,8 +1,8 @@
-//! Why no connection could be made, and how that gets through the pool.
+//! Why no connection could be made, and how the reason passes through the pool.
 //!
-//! The pool knows only `tokio_postgres::Error`, which cannot be made from outside. But a connection
-//! over a stream that fails carries the stream's error, whatever it is: so a `Failure` travels as
-//! the I/O error of a stream that does nothing else, and [`classify`] finds it again.
+//! The pool returns only `tokio_postgres::Error`, which cannot be constructed outside of the
+//! driver. But connecting over a stream that fails returns the stream's I/O error. So a `Failure`
+//! is passed as the I/O error of such a stream, and [`classify`] extracts it.
 
 use std::{
     error::Error as _,
@@ -31,20 +31,20 @@ use crate::{
 pub(crate) enum Failure {
     /// A file that the configuration names is missing or malformed.
     Config(String),
-    /// Nobody answered, or nobody could be asked.
+    /// No server answered, or none could be reached.
     Connect(String),
-    /// The login could not even be tried.
+    /// The driver could not log in: without a password, for example.
     Login(String),
     Tls(String),
-    /// The server's own answer.
+    /// An error returned by the server.
     Answer(tokio_postgres::Error),
-    /// The credentials were refused, and the next connection reads them again.
+    /// The credentials were refused, but the next connection reads them again.
     Outdated(Box<Failure>),
 }
 
 impl Failure {
-    /// The driver's errors have no kind that can be asked for: what they are is known by their cause,
-    /// and by what was asked of the driver.
+    /// The driver's errors have no public kind: it is inferred from their cause and from the
+    /// configuration.
     pub(super) fn new(
         error: tokio_postgres::Error,
         target: &Target,
@@ -65,7 +65,8 @@ impl Failure {
                  for the role, the database or the server"
             ));
         }
-        // A cause that is no I/O error is the driver's own: it cannot log in like this.
+        // A cause other than an I/O error is the driver's own: it cannot log in with these
+        // settings.
         let is_refusal = error.source().is_some() && !error::has_io_cause(&error);
         let text = DatabaseError::from(error).to_string();
         match (is_refusal, config.get_password()) {
@@ -85,9 +86,17 @@ impl Failure {
         Self::Config(text.into())
     }
 
-    /// The same failure, where the password is read again for each connection: it may reach us
-    /// later than it reached the server.
-    pub(super) fn with_password_read_again(self) -> Self {
+    /// Adds the reason why no password was given to a refused login.
+    pub(super) fn without_password(self, reason: Option<String>) -> Self {
+        match (self, reason) {
+            (Self::Login(text), Some(reason)) => Self::Login(format!("{text}; {reason}")),
+            (failure, _) => failure,
+        }
+    }
+
+    /// Marks refused credentials as [`Self::Outdated`], where the password is read again for each
+    /// connection: the server may have a new password earlier than its source.
+    pub(super) fn mark_outdated_credentials(self) -> Self {
         let is_outdated = match &self {
             Self::Login(_) => true,
             Self::Answer(error) => error::refuses_credentials(error.code()),
@@ -96,7 +105,7 @@ impl Failure {
         if is_outdated { Self::Outdated(Box::new(self)) } else { self }
     }
 
-    /// Nothing was asked on the connection, so the operation that needed it can be retried, unless
+    /// No statement was sent, so the operation that needed the connection can be retried, unless
     /// the same credentials would be refused again.
     fn database_error(&self) -> DatabaseError {
         match self {
@@ -104,12 +113,12 @@ impl Failure {
                 DatabaseError::broken(text).at_login(false)
             }
             Self::Login(text) => DatabaseError::broken(text).at_login(true),
-            Self::Answer(error) => answered(error),
+            Self::Answer(error) => server_error(error),
             Self::Outdated(failure) => failure.database_error().at_login(false),
         }
     }
 
-    /// Whether another server would say the same: as in libpq, a refused login ends the search.
+    /// Whether to try no further server: as in libpq, a refused login ends the search.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Login(_) | Self::Config(_) => true,
@@ -119,7 +128,7 @@ impl Failure {
         }
     }
 
-    /// Of several failures, the one that says most is reported.
+    /// Of several failures, the most specific one is reported.
     pub(super) fn weight(&self) -> u8 {
         match self {
             Self::Connect(_) => 0,
@@ -128,7 +137,7 @@ impl Failure {
         }
     }
 
-    /// Wraps the failure up in the only type that the pool passes on.
+    /// Wraps the failure in the only type that the pool returns.
     pub(super) async fn into_postgres(self) -> tokio_postgres::Error {
         let failure = match self {
             Self::Answer(error) => return error,
@@ -139,7 +148,7 @@ impl Failure {
             let stream = FailingStream(failure.take());
             let mut config = Config::new();
             config.user("-").ssl_mode(SslMode::Disable);
-            // Always so, as the stream fails at its first use.
+            // Always an error: the stream fails at its first use.
             if let Err(error) = config.connect_raw(stream, NoTls).await {
                 return error;
             }
@@ -161,15 +170,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// What it means to an operation that the pool could make no connection for it.
+/// The error of an operation for which the pool could not make a connection.
 pub(crate) fn login_error(error: &tokio_postgres::Error) -> DatabaseError {
     match tls::find::<Failure>(error) {
         Some(failure) => failure.database_error(),
-        None => answered(error),
+        None => server_error(error),
     }
 }
 
-/// What it means to whoever opens a store.
+/// The error of opening a store when no connection could be made.
 pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
     let source = login_error(error);
     match tls::find::<Failure>(error) {
@@ -189,8 +198,8 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> OpenStoreError {
     }
 }
 
-/// An error that is no [`Failure`]: the server's answer, or what a foreign pool says.
-fn answered(error: &tokio_postgres::Error) -> DatabaseError {
+/// An error that is no [`Failure`]: of the server, or of a foreign pool.
+fn server_error(error: &tokio_postgres::Error) -> DatabaseError {
     DatabaseError::from(error).at_login(error::refuses_credentials(error.code()))
 }
 

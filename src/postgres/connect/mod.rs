@@ -1,5 +1,5 @@
-//! How one connection is made: the password asked, the addresses tried in turn, TLS as the mode
-//! says, all of it within one time limit.
+//! Makes one connection, within one time limit: fetches the password, tries the addresses in order,
+//! and negotiates TLS by `sslmode`.
 
 mod failure;
 mod own_pools;
@@ -41,7 +41,7 @@ use crate::{
     error,
     postgres::connect::{
         password::{PasswordSource, Passwords},
-        tls::{MakeTls, TlsPhase, Watched},
+        tls::{MakeTls, PhaseTracker, TlsPhase},
     },
 };
 
@@ -70,7 +70,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 impl Connector {
     /// Reads the certificates and fills in libpq's defaults; no connection is made.
     ///
-    /// The `Config` is what the pool shows when it is printed: it names no host and no password.
+    /// The `Config` is what the pool's `Debug` prints: it holds no host and no password.
     pub(crate) fn new(config: &PostgresStoreConfig) -> Result<(Config, Self), OpenStoreError> {
         config.validate()?;
         let no_url = || {
@@ -84,7 +84,8 @@ impl Connector {
             Some(user) => user,
             None => whoami::username().map_err(|error| {
                 OpenStoreError::InvalidConfig(format!(
-                    "no user is given, and the operating system names none: {error}"
+                    "no user is given, and the operating system reports none ({error}): name one \
+                     in the URL"
                 ))
             })?,
         };
@@ -126,7 +127,7 @@ impl Connect for Connector {
             match self.0.connect().await {
                 Ok(connected) => Ok(connected),
                 Err(failure) if self.0.password.is_read_again() => {
-                    Err(failure.with_password_read_again().into_postgres().await)
+                    Err(failure.mark_outdated_credentials().into_postgres().await)
                 }
                 Err(failure) => Err(failure.into_postgres().await),
             }
@@ -137,10 +138,13 @@ impl Connect for Connector {
 impl Inner {
     async fn connect(&self) -> Result<Connected, Failure> {
         let deadline = Instant::now() + self.limit;
-        let passwords = timeout_at(deadline, self.password.ask()).await.map_err(|_| {
-            Failure::connect(format!("no password was given within {:?}", self.limit))
+        let passwords = timeout_at(deadline, self.password.fetch()).await.map_err(|_| {
+            Failure::connect(format!(
+                "no password was given within the connect timeout, {:?}",
+                self.limit
+            ))
         })??;
-        let targets = targets(&self.server, self.limit / 2).await?;
+        let targets = targets(&self.server, self.limit).await?;
         let mut worst: Option<Failure> = None;
         for (tried, target) in targets.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -149,7 +153,16 @@ impl Inner {
             let failure = match attempt.await {
                 Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::connect(format!("{target} gave no answer within {share:?}")),
+                Err(_) if targets.len() == 1 => Failure::connect(format!(
+                    "{target} gave no answer within the connect timeout, {:?}",
+                    self.limit
+                )),
+                Err(_) => Failure::connect(format!(
+                    "{target} gave no answer within its part of the connect timeout, {:?} for {} \
+                     addresses",
+                    self.limit,
+                    targets.len()
+                )),
             };
             debug!(%target, %failure, "connection attempt failed");
             let last = failure.is_final();
@@ -166,8 +179,12 @@ impl Inner {
     async fn attempt(&self, target: &Target, passwords: &Passwords) -> Result<Connected, Failure> {
         let mut config = self.template.clone();
         target.put_into(&mut config);
-        if let Some(password) = passwords.of(&target.server(&self.dbname, &self.user)) {
-            config.password(password.as_bytes());
+        let mut why_no_password = None;
+        match passwords.of(&target.server(&self.dbname, &self.user)) {
+            Some(password) => {
+                config.password(password.as_bytes());
+            }
+            None => why_no_password = passwords.why_none(),
         }
         // As in libpq, sockets are never encrypted.
         let tls = self.tls.as_ref().filter(|_| target.is_tcp());
@@ -176,33 +193,36 @@ impl Inner {
             (None, _) | (_, Mode::Disable) => self.plain(&mut config).await.map(Link::plain),
             (Some(tls), Mode::Prefer) => self.prefer_tls(&mut config, tls, target).await,
             (Some(tls), _) => {
-                let tls = Watched::new(MakeTls::clone(tls));
+                let tls = PhaseTracker::new(MakeTls::clone(tls));
                 let opened = self.open(config.ssl_mode(SslMode::Require), tls.clone()).await;
                 phase = tls.phase();
                 opened.map(Link::encrypted)
             }
         };
-        let failed = |error| Failure::new(error, target, &config, &self.server.tls, phase);
+        let failed = |error| {
+            let failure = Failure::new(error, target, &config, &self.server.tls, phase);
+            failure.without_password(why_no_password)
+        };
         let link = result.map_err(failed)?;
         self.warn_if_unprotected(target, &link);
         Ok(link.connected)
     }
 
-    /// libpq's `prefer`: a handshake that fails, or a `pg_hba.conf` without an entry for TLS, is
-    /// not the end.
+    /// libpq's `prefer`: connects without TLS after a failed handshake, or if `pg_hba.conf` has no
+    /// entry for TLS.
     async fn prefer_tls(
         &self,
         config: &mut Config,
         tls: &MakeTls,
         target: &Target,
     ) -> Result<Link, tokio_postgres::Error> {
-        let tls = Watched::new(MakeTls::clone(tls));
+        let tls = PhaseTracker::new(MakeTls::clone(tls));
         let error = match self.open(config.ssl_mode(SslMode::Prefer), tls.clone()).await {
             Ok(connected) if tls.phase() == TlsPhase::Encrypted => {
                 return Ok(Link::encrypted(connected));
             }
             Ok(connected) => return Ok(Link::plain(connected)),
-            // It was without TLS already.
+            // The failed attempt was without TLS already.
             Err(error) if tls.phase() == TlsPhase::NotBegun => return Err(error),
             Err(error) => error,
         };
@@ -214,7 +234,7 @@ impl Inner {
             Some(_) => None,
         };
         let Some(reason) = reason else { return Err(error) };
-        debug!(%target, reason, "no TLS with this server, trying without");
+        debug!(%target, reason, "TLS failed with this server: connecting without it");
         Ok(Link { fallback: Some(reason), ..Link::plain(self.plain(config).await?) })
     }
 
@@ -243,7 +263,7 @@ impl Inner {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        // Through our own type, which leaves out what the server quotes.
+                        // `DatabaseError` leaves out the values that the server quotes.
                         warn!(error = %DatabaseError::from(error), "the database connection broke");
                         return;
                     }
@@ -253,7 +273,7 @@ impl Inner {
         Ok((client, task))
     }
 
-    /// Warns once that a connection is not what `sslmode` sounds like.
+    /// Warns once about a connection without encryption or without verification.
     fn warn_if_unprotected(&self, target: &Target, link: &Link) {
         let is_at_risk = target.is_remote() || link.fallback.is_some();
         if self.server.tls.mode > Mode::Prefer || !is_at_risk {
@@ -271,23 +291,23 @@ impl Inner {
             ),
             Link { is_encrypted: false, .. } => warn!(
                 %target,
-                "the connection to the database is not encrypted: anyone on the way can read and \
-                 change everything; use sslmode=verify-full"
+                "the connection to the database is not encrypted: anyone on the network path can read \
+                 and change everything; use sslmode=verify-full"
             ),
             Link { is_encrypted: true, .. } => warn!(
                 %target,
-                "the database server is not verified: anyone on the way can read and change \
-                 everything; use sslmode=verify-full"
+                "the database server is not verified: anyone on the network path can read and \
+                 change everything; use sslmode=verify-full"
             ),
         }
     }
 }
 
-/// A connection, and how far it is protected.
+/// A connection and its protection.
 struct Link {
     connected: Connected,
     is_encrypted: bool,
-    /// Why it is in plain text although the server has TLS.
+    /// Why it fell back to plain text.
     fallback: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Which pools are our own, and what is known of them.
+//! The pools that this crate built, with their connectors.
 
 use std::{
     collections::HashMap,
@@ -10,19 +10,19 @@ use deadpool_postgres::Pool;
 use super::{Connector, Inner};
 use crate::postgres::shared_connection::address;
 
-/// The connectors of our pools, by the pool's address. A connector lives in its pool and ends with it,
-/// so that another pool which gets the same address is not taken for ours.
+/// The connectors of these pools, by the pool's address. A connector is dropped with its pool, so a
+/// later pool at the same address is not mistaken for it.
 static CONNECTORS: LazyLock<Mutex<HashMap<usize, Weak<Inner>>>> = LazyLock::new(Mutex::default);
 
 impl Connector {
-    /// Notes the pool that this connector was given to.
+    /// Registers the pool that uses this connector.
     pub(crate) fn register(self, pool: &Pool) {
         let mut connectors = connectors();
         connectors.retain(|_, connector| connector.strong_count() > 0);
         connectors.insert(address(pool), std::sync::Arc::downgrade(&self.0));
     }
 
-    /// What makes the connections of a pool, if that is one of ours. To be dropped before the pool.
+    /// The connector of a pool, if this crate built it. Must be dropped before the pool.
     pub(crate) fn of(pool: &Pool) -> Option<Self> {
         connectors().get(&address(pool)).and_then(Weak::upgrade).map(Self)
     }
@@ -32,7 +32,7 @@ impl Connector {
         self.0.prepared_statements
     }
 
-    /// The way to the server, as the configuration names it.
+    /// The connection settings, which identify the server.
     pub(crate) fn target(&self) -> String {
         let server = &self.0.server;
         format!(
@@ -41,9 +41,9 @@ impl Connector {
         )
     }
 
-    /// Rises when a COMMIT on a connection of this pool succeeds although its wait for a synchronous
-    /// standby was cut short. The server says so in a warning only, which belongs to no statement; so
-    /// whatever commits on the pool meanwhile is of unknown outcome.
+    /// How many COMMITs on this pool succeeded although their wait for a synchronous standby was
+    /// cancelled. The server reports this only in a notice, which belongs to no statement: when the
+    /// number rises, every commit in flight on the pool has an unknown outcome.
     pub(crate) fn unreplicated_commits(&self) -> u64 {
         self.0.unreplicated_commits.load(Ordering::Acquire)
     }

@@ -1,4 +1,4 @@
-//! The addresses a connection string leads to.
+//! Resolves the addresses of a connection string.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use crate::{
 /// Where Debian's and PostgreSQL's own builds put their socket.
 const SOCKETS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// One place to connect to.
+/// One address to connect to.
 pub(super) enum Target {
     Tcp { name: String, address: IpAddr, port: u16 },
     Socket { directory: PathBuf, port: u16 },
@@ -42,7 +42,7 @@ impl Target {
         }
     }
 
-    /// What `.pgpass` knows this server by.
+    /// The fields that identify this server in `.pgpass`.
     pub(super) fn server<'a>(&'a self, dbname: &'a str, user: &'a str) -> Server<'a> {
         let (host, port) = match self {
             Self::Tcp { name, port, .. } => (name.as_str(), *port),
@@ -54,7 +54,7 @@ impl Target {
         Server { host, port, dbname, user }
     }
 
-    /// What a certificate must show.
+    /// The name that the server's certificate must have.
     pub(super) fn peer(&self) -> Peer<'_> {
         match self {
             Self::Tcp { name, port, .. } => Peer { name, port: *port },
@@ -66,7 +66,7 @@ impl Target {
         matches!(self, Self::Tcp { .. })
     }
 
-    /// Whether the way there leaves this host.
+    /// Whether the connection leaves this host.
     pub(super) fn is_remote(&self) -> bool {
         matches!(self, Self::Tcp { address, .. } if !address.to_canonical().is_loopback())
     }
@@ -86,7 +86,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// Resolves the names, all at once; those that cannot be are passed over if others can.
+/// Resolves all names concurrently, within half of the connect timeout; skips those that fail if others
+/// succeed.
 pub(super) async fn targets(server: &ConnInfo, limit: Duration) -> Result<Vec<Target>, Failure> {
     let mut resolved =
         join_all(server.addresses.iter().map(|address| resolve(address, limit))).await;
@@ -126,8 +127,10 @@ async fn resolve(address: &Address, limit: Duration) -> Result<Vec<Target>, Fail
         },
         (Host::Name(name), None) => name,
     };
-    let found = timeout(limit, lookup_host((name, port))).await.map_err(|_| {
-        Failure::connect(format!("the host name {name:?} was not resolved within {limit:?}"))
+    let found = timeout(limit / 2, lookup_host((name, port))).await.map_err(|_| {
+        Failure::connect(format!(
+            "the host name {name:?} was not resolved within half of the connect timeout, {limit:?}"
+        ))
     })?;
     let found = found.map_err(|error| {
         Failure::connect(format!("the host name {name:?} cannot be resolved: {error}"))
@@ -142,13 +145,15 @@ fn default_socket(port: u16) -> Option<PathBuf> {
     SOCKETS.iter().copied().find(|directory| cfg!(unix) && socket(directory)).map(PathBuf::from)
 }
 
-/// The standard library's hash keys are random, which is as much chance as a load needs.
+/// `RandomState` is random enough for load balancing.
 fn shuffle<T>(items: &mut [T]) {
     items.sort_by_cached_key(|_| RandomState::new().hash_one(0));
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -171,7 +176,7 @@ mod tests {
             ("10.0.0.1", true),
             ("2001:db8::1", true),
         ] {
-            let Ok(address) = address.parse() else { continue };
+            let address = address.parse().unwrap();
             let target = Target::Tcp { name: "db".to_owned(), address, port: 5432 };
             assert_eq!(target.is_remote(), expected, "{target}");
         }

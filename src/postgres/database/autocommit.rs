@@ -1,7 +1,7 @@
-//! Statements with an effect that stand for themselves, each as a transaction of its own.
+//! Single-statement transactions.
 //!
-//! What a session's defaults say of isolation, read-only mode and time limits is somebody else's
-//! choice, so every transaction of the crate is begun by [`Database::begin`].
+//! The defaults of a session (isolation, read-only mode, time limits) are set by others, so every
+//! transaction of the crate sets its own with [`Database::begin`].
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::{
 };
 
 impl Database {
-    /// The statements that begin a transaction. A statement of it that waited for a lock sees what it
-    /// waited for, the server gives up after our limits, not after the role's, and warns when somebody
-    /// cancels the wait for a standby. Statements with an effect ask for the last setting, so that none
-    /// of them runs when this got lost.
+    /// The statements that begin a transaction. READ COMMITTED: a statement that waited for a lock
+    /// sees the rows committed meanwhile. The time limits override the role's. At `warning` the
+    /// server reports a cancelled wait for a synchronous standby. Statements that write require
+    /// `matrix_sdk.begun`, so that none of them runs if `BEGIN` was lost.
     pub(crate) fn begin(&self, idle: Duration) -> String {
         // Zero would mean no limit.
         let milliseconds = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
@@ -33,14 +33,15 @@ impl Database {
         )
     }
 
-    /// Runs one statement with an effect, in one round trip, and again after a transient failure: so
-    /// a late first attempt of it must either find nothing to do or do the same.
+    /// Runs one statement that writes, in one round trip, and retries it after a transient failure.
+    /// The first attempt may take effect late: by then it must match nothing, or do the same as the
+    /// retry.
     pub(crate) async fn write_autocommit(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.until_answered(sql, || self.write_autocommit_once(sql, params)).await
+        self.with_retry(sql, || self.write_autocommit_once(sql, params)).await
     }
 
     async fn write_autocommit_once(
@@ -48,34 +49,34 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let held = TransactionConnection::new(self.connection().await?);
-        let connection = held.get()?;
+        let transaction = TransactionConnection::new(self.connection().await?);
+        let connection = transaction.get()?;
         let is_prepared = self.is_prepared(connection);
         let statement = self.prepare(connection, is_prepared, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
         let answer = self.join_with_prepare(connection, is_prepared, answer).await;
-        held.release_unless_spoiled(&answer);
+        transaction.release_unless_spoiled(&answer);
         answer
     }
 
-    /// Runs one read that only a server which accepts writes may answer: a standby may lag behind. It
-    /// prepares nothing, for opening needs it.
+    /// Runs one read in a read-write transaction, so that no standby, which may lag behind, answers
+    /// it. Not prepared, because opening uses it.
     pub(crate) async fn query_primary(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
         let once = || async {
-            let held = TransactionConnection::new(self.connection().await?);
-            let answer = self.autocommit(held.get()?, sql, None, params).await;
-            held.release_unless_spoiled(&answer);
+            let transaction = TransactionConnection::new(self.connection().await?);
+            let answer = self.autocommit(transaction.get()?, sql, None, params).await;
+            transaction.release_unless_spoiled(&answer);
             answer
         };
-        self.until_answered(sql, once).await
+        self.with_retry(sql, once).await
     }
 
-    /// Runs one statement with an effect on a connection that is none of the pool's.
-    pub(crate) async fn write_apart(
+    /// Runs one statement that writes, on a connection outside of the pool.
+    pub(crate) async fn write_unpooled(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],

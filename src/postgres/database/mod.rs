@@ -1,5 +1,5 @@
-//! The pool, and how a statement travels: prepared together when a connection is first used, or
-//! typed and unnamed on a foreign pool and behind poolers.
+//! The pool, and how statements are sent: all prepared together when a connection is first used, or
+//! unnamed, with parameter types, on a foreign pool and behind poolers.
 
 mod autocommit;
 mod query;
@@ -29,7 +29,7 @@ use crate::{
         connect::{self, Connector},
         pool::pool_error,
         retry::Retry,
-        shared_connection::{self, Readers},
+        shared_connection::{self, SharedConnections},
         statement::{Rendered, Sql, Statements},
     },
 };
@@ -40,31 +40,33 @@ pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
 /// A pool, the statements of one schema, and how to send them.
 #[derive(Clone)]
 pub(crate) struct Database {
-    /// Of a pool of our own. Dropped before the pool, which ends with the connector.
+    /// `Some` for a pool that this crate built. Declared before `pool`, so that it is dropped
+    /// first: see [`Connector::of`].
     connector: Option<Connector>,
     pool: Pool,
-    readers: Arc<Readers>,
+    shared: Arc<SharedConnections>,
     statements: Arc<Statements>,
-    /// `None` when statements are not prepared, as on a foreign pool: a pooler may be behind.
+    /// `None` when statements are not prepared: by configuration, or on a foreign pool, which may
+    /// lead to a pooler.
     prepared: Option<Arc<Prepared>>,
     target: Target,
     limits: timeouts::Timeouts,
-    /// Whether a connection is waited for, or made, when none is idle.
+    /// Whether to wait for a connection, or make one, when none is idle.
     waits: bool,
 }
 
-/// A way to a server: which database is at its end, no database can say for itself, for a copy says
-/// the same.
+/// How a server is reached. Identifies a database where no stored value can, because a copy of the
+/// database has the same values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
-    /// What the configuration says of the server.
+    /// The connection settings.
     Server(String),
-    /// A pool that came from outside.
+    /// A foreign pool, by its address.
     Pool(usize),
 }
 
-/// The connections on which all statements have been prepared, by the address of their statement cache.
-/// A weak reference keeps the address from being used again.
+/// The connections on which all statements have been prepared, by the address of their statement
+/// cache. A weak reference keeps the address from being reused.
 #[derive(Default)]
 struct Prepared(Mutex<HashMap<usize, Weak<StatementCache>>>);
 
@@ -92,7 +94,7 @@ impl Database {
         limits: &timeouts::Timeouts,
     ) -> Self {
         let connector = Connector::of(&pool);
-        let readers = Readers::of(&pool);
+        let shared = SharedConnections::of(&pool);
         let target = match &connector {
             Some(connector) => Target::Server(connector.target()),
             None => Target::Pool(shared_connection::address(&pool)),
@@ -100,11 +102,11 @@ impl Database {
         let prepares = connector.as_ref().is_some_and(Connector::prepares_statements);
         let prepared = prepares.then(Arc::default);
         let limits = *limits;
-        Self { connector, pool, readers, statements, prepared, target, limits, waits: true }
+        Self { connector, pool, shared, statements, prepared, target, limits, waits: true }
     }
 
-    /// The same for a caller that has another way: without an idle connection it is
-    /// [`Error::PoolTimeout`] at once.
+    /// The same for a caller with an alternative: returns [`Error::PoolTimeout`] at once when no
+    /// connection is idle.
     pub(crate) fn without_waiting(&self) -> Self {
         Self { waits: false, ..self.clone() }
     }
@@ -119,8 +121,8 @@ impl Database {
         &self.statements
     }
 
-    /// Rises when a COMMIT on this pool did not wait for its synchronous standby; never on a foreign
-    /// pool, whose connections do not tell.
+    /// The number of COMMITs on this pool that did not wait for their synchronous standby; always 0
+    /// on a foreign pool, whose notices cannot be read.
     pub(crate) fn unreplicated_commits(&self) -> u64 {
         self.connector.as_ref().map_or(0, Connector::unreplicated_commits)
     }
@@ -133,14 +135,14 @@ impl Database {
         self.limits.statement
     }
 
-    /// How long the answers to so many statements are awaited. The server's own timeout comes first;
-    /// this one is for a server that does not answer.
-    pub(crate) fn time_for(&self, statements: u32) -> Duration {
+    /// How long to wait for the answers to this many statements. Longer than the server's own
+    /// limit, which should apply first: this one is for a server that does not answer.
+    pub(crate) fn response_timeout(&self, statements: u32) -> Duration {
         let limit = self.limits.statement.saturating_mul(statements);
         limit.saturating_add(limit / 4)
     }
 
-    /// How something that had no effect is tried again.
+    /// The retry policy, for attempts that had no effect.
     pub(crate) fn retry(&self) -> Retry {
         Retry::new(self.limits.retry)
     }
@@ -149,7 +151,7 @@ impl Database {
         self.limits.transaction_idle
     }
 
-    /// A connection that is none of the pool's, so that it waits for nobody.
+    /// A connection outside of the pool, so that it waits for no other user.
     pub(crate) async fn connect_unpooled(&self) -> Result<ClientWrapper, Error> {
         self.pool.manager().create().await.map_err(|error| connect::login_error(&error).into())
     }
@@ -162,7 +164,7 @@ impl Database {
         self.pool.close();
     }
 
-    /// Takes a connection, for opening: its errors tell why none can be made.
+    /// Takes a connection from the pool; returns the errors of opening a store.
     pub(crate) async fn connect(&self) -> Result<Object, OpenStoreError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => connect::classify(&error),
@@ -170,7 +172,7 @@ impl Database {
         })
     }
 
-    /// Takes a connection.
+    /// Takes a connection from the pool.
     pub(crate) async fn connection(&self) -> Result<Object, Error> {
         self.take(self.timeouts()).await
     }
@@ -182,13 +184,13 @@ impl Database {
         self.pool.timeout_get(&timeouts).await.map_err(pool_error)
     }
 
-    /// Whether statements have names on this connection: they are to be prepared, and all are.
+    /// Whether all statements are prepared on this connection.
     pub(crate) fn is_prepared(&self, connection: &Object) -> bool {
         self.prepared.as_ref().is_some_and(|prepared| prepared.has(connection))
     }
 
-    /// Awaits what was asked on a connection. When that is new, all statements are prepared on it in
-    /// the same round trip: once, however many ask on it.
+    /// Awaits the answer to statements sent on a connection. Unless all statements are prepared
+    /// there, prepares them in the same round trip; once, also for concurrent callers.
     pub(crate) async fn join_with_prepare<T>(
         &self,
         connection: &Object,
@@ -202,21 +204,21 @@ impl Database {
         let prepared = join_all(
             statements.map(|(_, sql)| connection.prepare_typed_cached(&sql.text, &sql.types)),
         );
-        // Polled first, so that they are not prepared within a transaction, which would keep locks.
+        // Polled first: prepared within a transaction, they would keep its locks.
         let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
         let Ok(prepared) = prepared else { return answer };
         let failures: Vec<_> = prepared.into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             all_prepared.add(connection);
         }
-        // The next use of the connection prepares what is missing.
+        // The next use of the connection prepares the missing ones.
         for error in failures.into_iter().map(DatabaseError::from) {
             debug!(%error, "a statement could not be prepared");
         }
         answer
     }
 
-    /// The prepared form of a statement, or `None` when it goes unnamed.
+    /// The prepared statement, or `None` when it is sent unnamed.
     pub(crate) async fn prepare(
         &self,
         connection: &Object,
@@ -230,7 +232,7 @@ impl Database {
         connection.prepare_typed_cached(&sql.text, &sql.types).await.map(Some)
     }
 
-    /// Sends a statement at the first poll: prepared, or else typed and unnamed.
+    /// Sends a statement at the first poll: prepared, or unnamed with parameter types.
     pub(crate) async fn run(
         &self,
         client: &Client,
@@ -247,7 +249,7 @@ impl Database {
         }
     }
 
-    /// The same for a write that returns no rows: how many it reports.
+    /// The same for a write without result rows; returns the number of affected rows.
     pub(crate) async fn execute(
         &self,
         client: &Client,

@@ -1,4 +1,4 @@
-//! Short reads: on a connection that others read on too, in one round trip, tried again.
+//! Short reads on shared connections: one round trip, with retries.
 
 use std::future::Future;
 
@@ -15,26 +15,26 @@ use crate::{
 };
 
 impl Database {
-    /// Runs short reads in one round trip, on a connection that other readers use as well; transient
-    /// failures are tried again.
-    pub(crate) async fn query_together(
+    /// Runs short reads in one round trip, on a connection that other readers use as well; retries
+    /// transient failures.
+    pub(crate) async fn query_pipelined(
         &self,
         queries: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
         let Some((first, _)) = queries.first() else { return Ok(Vec::new()) };
         let started = Instant::now();
-        let answers = self.until_answered(first, || self.query_together_once(queries)).await?;
+        let answers = self.with_retry(first, || self.query_pipelined_once(queries)).await?;
         for ((sql, _), rows) in queries.iter().zip(&answers) {
             debug!(statement = sql.name, rows = rows.len(), elapsed = ?started.elapsed(), "read");
         }
         Ok(answers)
     }
 
-    async fn query_together_once(
+    async fn query_pipelined_once(
         &self,
         queries: &[(&'static Sql, Vec<Param<'_>>)],
     ) -> Result<Vec<Vec<Row>>, Error> {
-        let shared = self.readers.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
+        let shared = self.shared.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
         let is_prepared = self.is_prepared(connection);
         let answers =
@@ -47,8 +47,8 @@ impl Database {
         answers
     }
 
-    /// Retries after a transient failure, and after a timeout: what is sent twice does no harm.
-    pub(crate) async fn until_answered<T, F>(
+    /// Retries after a transient failure or a timeout. The query must be harmless when sent twice.
+    pub(crate) async fn with_retry<T, F>(
         &self,
         sql: &'static Sql,
         query: impl FnMut() -> F,
@@ -60,7 +60,7 @@ impl Database {
         trace::query(sql, retried).await
     }
 
-    /// Sends one statement and awaits its answer, as long as that may take.
+    /// Sends one statement and awaits its answer, up to the statement timeout.
     async fn send(
         &self,
         connection: &Object,

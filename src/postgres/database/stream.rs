@@ -15,9 +15,9 @@ use crate::{
 };
 
 impl Database {
-    /// Runs a read of many rows on a connection of its own, and decodes each as it arrives, so that
-    /// the rows are never all in memory beside what is made of them. Transient failures are tried
-    /// again, from the beginning.
+    /// Runs a read of many rows on a connection of its own and decodes each row as it arrives, so
+    /// that raw and decoded rows are never all in memory at once. Transient failures are retried
+    /// from the beginning.
     pub(crate) async fn read_all<T>(
         &self,
         sql: &'static Sql,
@@ -25,7 +25,7 @@ impl Database {
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let started = Instant::now();
-        let values = self.until_answered(sql, || self.read_once(sql, params, &decode)).await?;
+        let values = self.with_retry(sql, || self.read_once(sql, params, &decode)).await?;
         debug!(statement = sql.name, rows = values.len(), elapsed = ?started.elapsed(), "read");
         Ok(values)
     }
@@ -37,7 +37,8 @@ impl Database {
         decode: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let late = |_| Error::StatementTimeout;
-        // Closed unless it is read to the end: what is left would delay whoever uses it next.
+        // Closed unless all rows are read: the remaining ones would delay the next user of the
+        // connection.
         let connection = TransactionConnection::new(self.connection().await?);
         let object = connection.get()?;
         let is_prepared = self.is_prepared(object);
@@ -49,7 +50,8 @@ impl Database {
             let row = timeout(self.limits.statement, rows.try_next()).await.map_err(late)??;
             let Some(row) = row else { break };
             values.push(decode(&row)?);
-            // Rows that are always there would keep the thread from others.
+            // Yields to other tasks: rows that are ready without waiting would keep the thread
+            // busy.
             tokio::task::consume_budget().await;
         }
         connection.release();

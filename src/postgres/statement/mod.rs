@@ -13,7 +13,7 @@ use crate::postgres::schema::Schema;
 
 /// The condition of every write: the guard has set the transaction marker for this account. Read
 /// without `missing_ok`, so that its absence is an error and not a write of no rows.
-const GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
+const TRANSACTION_MARKER: &str = "current_setting('matrix_sdk.tx') = $1::text";
 
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
 #[derive(Debug)]
@@ -27,11 +27,11 @@ pub(crate) struct Sql {
 enum Text {
     /// `{schema}` stands for the quoted schema, `{guarded}` for the condition of every write.
     Fixed { template: &'static str, types: &'static [Type] },
-    /// Follows from a table.
-    Of(&'static Table, Action),
+    /// Generated from a table.
+    Generated(&'static Table, Action),
 }
 
-/// The statements that follow from a table.
+/// The statements that are generated from a table.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Get,
@@ -54,18 +54,18 @@ impl Sql {
 
     /// Reads the values of one row, whose key is its parameters.
     pub(crate) const fn get(name: &'static str, table: &'static Table) -> Self {
-        Self::of(name, Text::Of(table, Action::Get))
+        Self::of(name, Text::Generated(table, Action::Get))
     }
 
-    /// Reads the rows that the cache keeps together, of each what is left of its key and its values.
+    /// Reads the rows of a cache group: of each, the rest of its key, and its values.
     pub(crate) const fn get_group(name: &'static str, table: &'static Table) -> Self {
-        Self::of(name, Text::Of(table, Action::GetGroup))
+        Self::of(name, Text::Generated(table, Action::GetGroup))
     }
 
-    /// Reads the fingerprints of the keys by which the cache groups the table's rows, of `$2` rows at
-    /// most: the first 8 bytes of their SHA-256, one after the other.
+    /// Reads the fingerprints of the cache keys of up to `$2` rows, concatenated: the first 8 bytes
+    /// of the SHA-256 of each.
     pub(crate) const fn key_set(name: &'static str, table: &'static Table) -> Self {
-        Self::of(name, Text::Of(table, Action::KeySet))
+        Self::of(name, Text::Generated(table, Action::KeySet))
     }
 
     const fn of(name: &'static str, text: Text) -> Self {
@@ -76,28 +76,28 @@ impl Sql {
     pub(crate) fn types(&self) -> Vec<Type> {
         match self.text {
             Text::Fixed { types, .. } => types.to_vec(),
-            Text::Of(table, action) => table.types(action),
+            Text::Generated(table, action) => table.types(action),
         }
     }
 
     fn template(&self) -> String {
         match self.text {
             Text::Fixed { template, .. } => template.to_owned(),
-            Text::Of(table, action) => table.template(action),
+            Text::Generated(table, action) => table.template(action),
         }
     }
 
-    /// What it does, as SQL calls it.
+    /// The SQL command.
     pub(crate) fn operation(&self) -> &'static str {
         match self.text {
             Text::Fixed { template, .. } => template.split_whitespace().next().unwrap_or("SELECT"),
-            Text::Of(_, Action::Get | Action::GetGroup | Action::KeySet) => "SELECT",
-            Text::Of(_, Action::Upsert) => "INSERT",
-            Text::Of(_, Action::Delete) => "DELETE",
+            Text::Generated(_, Action::Get | Action::GetGroup | Action::KeySet) => "SELECT",
+            Text::Generated(_, Action::Upsert) => "INSERT",
+            Text::Generated(_, Action::Delete) => "DELETE",
         }
     }
 
-    /// The table that it is named after, if that is one.
+    /// The table in the statement's name, if the statement uses it.
     pub(crate) fn own_table(&self) -> Option<&'static str> {
         let (table, _) = self.name.split_once('.')?;
         self.tables().contains(&table).then_some(table)
@@ -106,7 +106,7 @@ impl Sql {
     /// The tables that the statement names.
     pub(crate) fn tables(&self) -> Vec<&'static str> {
         match self.text {
-            Text::Of(table, _) => vec![table.name],
+            Text::Generated(table, _) => vec![table.name],
             Text::Fixed { template, .. } => {
                 let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 let behind_schema = template.split("{schema}.").skip(1);
@@ -116,7 +116,8 @@ impl Sql {
     }
 }
 
-/// A statement as it is sent.
+/// A statement as it is sent: behind a comment with its name, which `pg_stat_statements` and
+/// `pg_stat_activity` show.
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     pub(crate) text: String,
@@ -135,8 +136,14 @@ pub(crate) struct Statements {
 impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
         let render = |sql: &Sql| Rendered {
-            // The schema's name comes last, for it may read like a placeholder.
-            text: schema.qualify(&sql.template().replace("{guarded}", GUARDED)),
+            // The schema's name is inserted last, because it may look like a placeholder.
+            text: format!(
+                "/* {} */ {}",
+                sql.name,
+                schema.qualify(
+                    sql.template().trim().replace("{guarded}", TRANSACTION_MARKER).as_str()
+                )
+            ),
             types: sql.types(),
         };
         let all: Vec<_> = all.into_iter().map(|sql| (sql.name, render(sql))).collect();
@@ -154,7 +161,7 @@ impl Statements {
         self.all.iter()
     }
 
-    /// The statement as it is sent. PostgreSQL refuses the text of one that is not listed.
+    /// The statement as it is sent. For one that is not listed, a text that PostgreSQL refuses.
     pub(crate) fn get(&self, sql: &Sql) -> &Rendered {
         let listed = self.by_name.get(sql.name).and_then(|index| self.all.get(*index));
         listed.map_or(&self.unlisted, |(_, rendered)| rendered)

@@ -1,17 +1,17 @@
-//! Tables, from which the usual statements follow.
+//! Tables, and the statements that are generated from them.
 
 use tokio_postgres::types::Type;
 
 use super::{Action, Sql, Text};
 
-/// A table of a store. Its statements follow from it, the keys of its rows in the cache, and what its
-/// writes change there.
+/// A table of a store. Its statements, the cache keys of its rows, and the cache updates of its
+/// writes are derived from it.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
-    /// The primary key behind `account_id`.
+    /// The primary key after `account_id`.
     pub(crate) key: &'static [Column],
-    /// What is read and written beside the key.
+    /// The other columns, which are read and written with the key.
     pub(crate) values: &'static [Column],
     /// How its rows are cached, if they are.
     pub(crate) cache: Option<&'static CacheIndex>,
@@ -59,7 +59,7 @@ impl ColumnType {
         }
     }
 
-    /// SQL for the bytes that key sets hash: what `Cell::key_bytes` makes of the value.
+    /// SQL for the bytes that a key's fingerprint is computed from; the same as `Cell::key_bytes`.
     pub(crate) fn key_bytes(self, column: &str) -> String {
         match self {
             Self::Bytea => column.to_owned(),
@@ -71,21 +71,21 @@ impl ColumnType {
     }
 }
 
-/// Which rows of a table are cached together: those that share a key are a group, which is read,
+/// How the rows of a table are cached: those that share a cache key are a group, which is read,
 /// kept and dropped as one.
 #[derive(Debug)]
 pub(crate) struct CacheIndex {
     pub(crate) table: &'static Table,
     /// Reads the rows of a group, whose key is the first parameters: of each row the key within the
-    /// group, then what is kept of it. The index has this statement's name.
+    /// group, then the cached columns. This statement's name identifies the index.
     pub(crate) group: &'static Sql,
-    /// Reads one row of a group, for when it does not pay to read all: what is kept of it.
+    /// Reads the cached columns of one row, for when reading its whole group does not pay.
     pub(crate) row: Option<&'static Sql>,
     /// Reads the fingerprints of the keys of all groups.
     pub(crate) keys: Option<&'static Sql>,
-    /// How many columns tell a row from the others of its group.
+    /// How many columns identify a row within its group.
     pub(crate) row_key: usize,
-    /// Whether rows are kept, and not only which groups have any.
+    /// Whether rows are cached, or only which groups have any.
     pub(crate) keeps_rows: bool,
 }
 
@@ -103,16 +103,17 @@ impl std::hash::Hash for CacheIndex {
     }
 }
 
-/// How many rows the server must report of a write.
+/// How many rows a write must report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reports {
-    /// One for each that was staged; fewer is an error.
+    /// One for each staged row; fewer is an error.
     Each,
-    /// Any number: a deletion or a mark finds what there is, an insertion may find its row.
+    /// Any number: a deletion or a mark affects the rows that exist, an insertion may find its row
+    /// present.
     Any,
 }
 
-/// A write of staged rows: its parameters behind `$1` are arrays, one for each cell of a row.
+/// A write of staged rows: its parameters after `$1` are arrays, one for each cell of a row.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) sql: Sql,
@@ -126,7 +127,7 @@ pub(crate) struct Upsert(pub(crate) Write);
 
 impl Upsert {
     pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
-        let sql = Sql::of(name, Text::Of(table, Action::Upsert));
+        let sql = Sql::of(name, Text::Generated(table, Action::Upsert));
         Self(Write {
             sql,
             table,
@@ -145,7 +146,7 @@ pub(crate) struct Delete(pub(crate) Write);
 
 impl Delete {
     pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
-        let sql = Sql::of(name, Text::Of(table, Action::Delete));
+        let sql = Sql::of(name, Text::Generated(table, Action::Delete));
         Self(Write { sql, table, reports: Reports::Any })
     }
 
@@ -155,7 +156,7 @@ impl Delete {
 }
 
 impl Table {
-    /// The columns by which the cache groups the rows: all of the key without a cache.
+    /// The columns of the cache key; the whole key for a table that is not cached.
     fn group(&self) -> &[Column] {
         let others = self.cache.map_or(0, |index| index.row_key);
         &self.key[..self.key.len().saturating_sub(others)]
@@ -202,12 +203,12 @@ impl Table {
         }
     }
 
-    /// The rows come through the owner's row: a database that is distributed by account then runs the
-    /// whole statement where the account is.
+    /// The rows are joined with the owner's row: a database that is distributed by account then
+    /// runs the whole statement where the account is.
     fn upsert(&self) -> String {
         let name = self.name;
         let columns = [self.key, self.values].concat();
-        let (all, ours, params) = (list("", &columns), list("u.", &columns), params(&columns));
+        let (all, staged, params) = (list("", &columns), list("u.", &columns), params(&columns));
         let conflict = std::iter::once("account_id").chain(self.key.iter().map(|column| column.0));
         let conflict = conflict.collect::<Vec<_>>().join(", ");
         let update = match self.values {
@@ -219,7 +220,7 @@ impl Table {
         };
         format!(
             "INSERT INTO {{schema}}.{name} (account_id, {all})\n\
-             SELECT o.account_id, {ours}\n\
+             SELECT o.account_id, {staged}\n\
              FROM {{schema}}.account_owners o CROSS JOIN unnest({params}) AS u ({all})\n\
              WHERE o.account_id = $1 AND {{guarded}}\n\
              ON CONFLICT ({conflict}) {update}"
@@ -249,7 +250,7 @@ fn list(prefix: &str, columns: &[Column]) -> String {
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// The parameters behind the account's id.
+/// The parameters after the account's id.
 fn params(columns: &[Column]) -> String {
     let params = (2..).take(columns.len()).map(|number| format!("${number}"));
     params.collect::<Vec<_>>().join(", ")

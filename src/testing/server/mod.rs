@@ -9,12 +9,12 @@ use super::{
     PostgresServerBuilder, TestDatabase, TestingError,
     binaries::Binaries,
     database::encode,
-    directory::{Home, problem},
+    directory::{ServerDirectory, problem},
     process::Postmaster,
 };
 
-/// A PostgreSQL server of this process alone. It is stopped when the value is dropped or the
-/// process ends, however that happens; throwaway data are removed.
+/// A private PostgreSQL server. It is stopped when the value is dropped or the process ends, even by
+/// `kill -9`; throwaway data are removed.
 ///
 /// Everything here blocks, dropping included: from async code, use `spawn_blocking`.
 ///
@@ -35,7 +35,7 @@ pub struct PostgresServer {
     password: String,
     port: u16,
     postmaster: Option<Postmaster>,
-    home: Home,
+    directory: ServerDirectory,
 }
 
 impl fmt::Debug for PostgresServer {
@@ -82,12 +82,13 @@ impl PostgresServer {
 
     pub(super) fn new(
         binaries: Binaries,
-        home: Home,
+        directory: ServerDirectory,
         arguments: Vec<String>,
     ) -> Result<Self, TestingError> {
-        let password = home.password()?;
-        fs::write(home.log(), "").map_err(|error| problem(&home.log(), &error))?;
-        let mut server = Self { binaries, arguments, password, port: 0, postmaster: None, home };
+        let password = directory.password()?;
+        fs::write(directory.log(), "").map_err(|error| problem(&directory.log(), &error))?;
+        let mut server =
+            Self { binaries, arguments, password, port: 0, postmaster: None, directory };
         server.start_again()?;
         Ok(server)
     }
@@ -106,7 +107,7 @@ impl PostgresServer {
     }
 
     /// The URL of the database `postgres` over the Unix socket, as superuser. Connecting this way
-    /// is faster, for there is no password to check.
+    /// is faster, as there is no password to check.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -143,7 +144,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn socket_directory(&self) -> &Path {
-        &self.home.scratch.path
+        &self.directory.scratch.path
     }
 
     /// The cluster's data directory.
@@ -156,7 +157,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn data_directory(&self) -> PathBuf {
-        self.home.data()
+        self.directory.data()
     }
 
     /// The postmaster's process id, or `None` while the server is stopped.
@@ -185,7 +186,7 @@ impl PostgresServer {
         self.binaries.major
     }
 
-    /// What the server has logged since this value was made.
+    /// The server's log since this value was created.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -195,7 +196,7 @@ impl PostgresServer {
     /// # Ok(()) }
     /// ```
     pub fn log(&self) -> String {
-        fs::read(self.home.log())
+        fs::read(self.directory.log())
             .map(|log| String::from_utf8_lossy(&log).into_owned())
             .unwrap_or_default()
     }
@@ -218,7 +219,7 @@ impl PostgresServer {
         TestDatabase::create(&self.url(), Some(self.socket_url()))
     }
 
-    /// Stops the server in order, keeping its data. It can be started again.
+    /// Shuts the server down (a fast shutdown), keeping its data. It can be started again.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -246,7 +247,7 @@ impl PostgresServer {
         self.end(Postmaster::kill);
     }
 
-    /// Stops the server in order and starts it again, with the same data at the same address.
+    /// Shuts the server down and starts it again, with the same data at the same address.
     ///
     /// # Errors
     ///

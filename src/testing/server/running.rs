@@ -1,4 +1,4 @@
-//! How a server is started and ended, whatever state it is in.
+//! Starting and stopping a server, whatever state it is in.
 
 use std::{
     net::TcpListener,
@@ -14,10 +14,10 @@ use crate::testing::{
     process::{self, PAUSE, Postmaster},
 };
 
-/// A lasting server may have to recover what a crash left.
+/// Throwaway and persistent: the latter may need crash recovery.
 const START_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
-/// How long a port that was ours is waited for, and a former server's end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the server's port, and for a former server's end.
+const FORMER_SERVER_LIMIT: Duration = Duration::from_secs(10);
 
 impl PostgresServer {
     /// Starts the server again after [`stop`](Self::stop), [`kill`](Self::kill) or its own end,
@@ -40,7 +40,7 @@ impl PostgresServer {
             return Ok(());
         }
         self.postmaster = None;
-        process::wait_for_former(&self.home.data(), PATIENCE)?;
+        process::wait_for_former(&self.directory.data(), FORMER_SERVER_LIMIT)?;
         let known = self.port != 0;
         let started = Instant::now();
         loop {
@@ -49,9 +49,9 @@ impl PostgresServer {
             }
             let before = self.log().len();
             let Err(error) = self.launch() else { return Ok(()) };
-            // Others may know our address already: it is kept, and waited for.
+            // The address may be in use by clients already, so the port is kept and waited for.
             let taken = self.log().get(before..).is_some_and(|log| log.contains("could not bind"));
-            if !taken || started.elapsed() > PATIENCE {
+            if !taken || started.elapsed() > FORMER_SERVER_LIMIT {
                 return Err(error);
             }
             sleep(PAUSE);
@@ -60,10 +60,10 @@ impl PostgresServer {
 
     fn launch(&mut self) -> Result<(), TestingError> {
         let mut command = self.binaries.command("postgres");
-        command.arg("-D").arg(self.home.data()).arg("-k").arg(self.socket_directory());
+        command.arg("-D").arg(self.directory.data()).arg("-k").arg(self.socket_directory());
         command.args(["-p", &self.port.to_string()]).args(&self.arguments);
-        let log = self.home.log();
-        let watchdog = &mut self.home.scratch.watchdog;
+        let log = self.directory.log();
+        let watchdog = &mut self.directory.scratch.watchdog;
         let postmaster = Postmaster::start(&command, &self.binaries, &log, watchdog)?;
         self.postmaster = Some(postmaster);
         let ready = self.wait_until_ready();
@@ -74,11 +74,11 @@ impl PostgresServer {
     }
 
     fn wait_until_ready(&mut self) -> Result<(), TestingError> {
-        let (throwaway, lasting) = START_LIMIT;
-        let limit = if self.home.throwaway() { throwaway } else { lasting };
+        let (throwaway, persistent) = START_LIMIT;
+        let limit = if self.directory.throwaway() { throwaway } else { persistent };
         let started = Instant::now();
         while let Some(postmaster) = &mut self.postmaster {
-            if process::is_ready(&self.home.data(), postmaster.id()) {
+            if process::is_ready(&self.directory.data(), postmaster.id()) {
                 return Ok(());
             }
             if postmaster.has_ended() || started.elapsed() > limit {
@@ -92,17 +92,17 @@ impl PostgresServer {
     pub(super) fn end(&mut self, how: impl FnOnce(&mut Postmaster)) {
         if let Some(mut postmaster) = self.postmaster.take() {
             how(&mut postmaster);
-            // Its process id may soon be somebody else's. A watchdog that is gone stops nobody.
-            let _ = self.home.scratch.watchdog.watch(None);
+            // The process id may be reused soon. If the watchdog has ended, it stops nothing anyway.
+            let _ = self.directory.scratch.watchdog.watch(None);
         }
     }
 }
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        if self.home.throwaway() {
-            // After a crash the lock file is left, and shared memory, which only a new start finds.
-            if process::pid_in(&self.home.data()).is_some() {
+        if self.directory.throwaway() {
+            // A crash leaves the lock file and shared memory, which only a new start removes.
+            if process::pid_in(&self.directory.data()).is_some() {
                 let _ = self.start_again();
             }
             self.end(|postmaster| postmaster.stop("QUIT"));
@@ -112,8 +112,8 @@ impl Drop for PostgresServer {
     }
 }
 
-/// A free port below those that the system gives to outgoing connections: none of them takes it
-/// while the server is stopped.
+/// A free port below the ephemeral range, so that no outgoing connection takes it while the server is
+/// stopped.
 fn free_port() -> Result<u16, TestingError> {
     const LOWEST: u16 = 10_240;
     const COUNT: u16 = 20_480;

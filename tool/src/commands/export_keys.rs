@@ -1,13 +1,12 @@
 //! `export-keys`: all room keys as the standard key file.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::BufWriter,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-use matrix_sdk_postgres::PostgresCryptoStore;
+use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStores};
 use ruma::RoomId;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -15,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     context::Context,
     key_file::{KeyFileError, ROUNDS, Resumed, Writer, resume},
+    new_file,
     outcome::{Error, Outcome},
     prompt, secrets,
 };
@@ -68,8 +68,9 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         return Err(Error::refused(format!("{} exists: nothing was changed", file.display())));
     }
     let passphrase = args.passphrase.get(prompt::new_secret)?;
-    let stores = context.open(|config| config).await?;
-    let partial = partial(file);
+    let opened = |config| async move { PostgresStores::open(&config).await };
+    let stores = context.unlocked(opened).await?;
+    let partial = new_file::partial(file);
     let failed = |error: KeyFileError| failed(&partial, &error);
     let started = start(&partial, &passphrase, args.rounds).map_err(failed)?;
     let resumed = started.keys;
@@ -77,11 +78,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let finish = || {
         let written = writer.finish()?.into_inner().map_err(|error| error.into_error())?;
         written.sync_all()?;
-        // Never over a file that came meanwhile.
-        fs::hard_link(&partial, file)?;
-        fs::remove_file(&partial)
-            .and_then(|()| File::open(folder(file))?.sync_all())
-            .map_err(KeyFileError::from)
+        Ok(new_file::complete(&partial, file)?)
     };
     finish().map_err(failed)?;
     stores.close().await?;
@@ -90,19 +87,6 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         format!("{keys} room keys in {}{went_on}\n", file.display()),
         json!({ "file": file, "keys": keys, "resumed_from": resumed }),
     ))
-}
-
-fn partial(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
-}
-
-fn folder(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// Goes on with an export that was not finished, if there is one.
@@ -122,7 +106,7 @@ fn begin(
     passphrase: &str,
     rounds: u32,
 ) -> Result<Writer<BufWriter<File>>, KeyFileError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)?;
+    let file = new_file::create(partial)?;
     // Random bytes of the operating system; six bits of each half are a version.
     let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
     let random = <[u8; 32]>::try_from(random).unwrap_or_default();

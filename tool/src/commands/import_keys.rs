@@ -7,7 +7,9 @@ use std::{
 };
 
 use matrix_sdk_crypto::{OlmMachine, olm::ExportedRoomKey, store::CryptoStore};
-use matrix_sdk_postgres::{OwnershipSettings, PostgresCryptoStore, Takeover};
+use matrix_sdk_postgres::{
+    OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, PostgresStores, Takeover,
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -57,12 +59,15 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     verified.map_err(|error| failed(&file, &error))?;
     drop(spinner);
 
-    let owner = OwnershipSettings {
-        takeover: Takeover::RefuseIfAlive,
-        label: "matrix-postgres import-keys".to_owned(),
-        ..Default::default()
+    let open = |config: PostgresStoreConfig| async move {
+        let owner = OwnershipSettings {
+            takeover: Takeover::RefuseIfAlive,
+            label: "matrix-postgres import-keys".to_owned(),
+            ..Default::default()
+        };
+        PostgresStores::open(&config.access(owner)).await
     };
-    let stores = context.open(|config| config.access(owner.clone())).await?;
+    let stores = context.unlocked(open).await?;
     let imported = import(&stores.crypto_store(), &file, passphrase, context).await;
     // Also after an error, so that the same command can be run again at once.
     let closed = stores.close().await;

@@ -14,10 +14,9 @@ use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{RoomId, device_id, user_id};
 use tempfile::TempDir;
 
-use crate::{
-    common::fixture,
-    support::{PASSPHRASE, Place},
-};
+use test_support::fixture;
+
+use crate::support::{PASSPHRASE, Place};
 
 const KEYS_PASSPHRASE: &str = "the key file's own passphrase";
 /// Few rounds: the passphrase is stretched in each run.

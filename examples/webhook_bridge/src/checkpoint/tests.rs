@@ -7,15 +7,15 @@ use crate::{config::Args, http_client};
 #[tokio::test]
 async fn only_a_checkpoint_of_the_same_keys_counts() {
     let database = testing::database().unwrap();
-    let words = [
+    let arguments = [
         "b",
         "--homeserver=http://localhost",
         "--user=@b:x",
         "--webhook-url=http://localhost",
-        "--try",
+        "--embedded-postgres",
         "--plain",
     ];
-    let config = Config::try_from(Args::try_parse_from(words).unwrap()).unwrap();
+    let config = Config::try_from(Args::try_parse_from(arguments).unwrap()).unwrap();
     let settings = PostgresStoreConfig::new(database.url(), "@b:x");
     let (keys, _) = Keys::open(&config, settings, |_| ()).await.unwrap();
     keys.set_value("a", "1").await.unwrap();
@@ -27,26 +27,26 @@ async fn only_a_checkpoint_of_the_same_keys_counts() {
         user: config.user_id.clone(),
         device: "OURS".into(),
         ed25519: "key".to_owned(),
-        most: AtomicU64::new(0),
+        highest: AtomicU64::new(0),
         may_write: AtomicBool::new(true),
     };
-    let hear = |device: &str, ed25519: &str, commits: u64| {
+    let read = |device: &str, ed25519: &str, commits: u64| {
         let content = Content { device_id: device.into(), ed25519: ed25519.to_owned(), commits };
-        checkpoint.hear(&serde_json::to_string(&content).unwrap())
+        checkpoint.read_checkpoint(&serde_json::to_string(&content).unwrap())
     };
-    hear("OTHER", "key", commits + 1).unwrap();
-    hear("OURS", "another key", commits + 1).unwrap();
-    // Who knows what it meant.
-    checkpoint.hear("{}").unwrap_err();
-    hear("OURS", "key", commits).unwrap();
-    checkpoint.look().await.unwrap();
-    hear("OURS", "key", commits + 1).unwrap();
-    let behind = checkpoint.look().await;
+    read("OTHER", "key", commits + 1).unwrap();
+    read("OURS", "another key", commits + 1).unwrap();
+    // Malformed content may have had a higher count.
+    checkpoint.read_checkpoint("{}").unwrap_err();
+    read("OURS", "key", commits).unwrap();
+    checkpoint.check_commit_count().await.unwrap();
+    read("OURS", "key", commits + 1).unwrap();
+    let behind = checkpoint.check_commit_count().await;
     assert!(
-        matches!(behind, Err(BridgeError::Final { code: exit_code::ROLLED_BACK, .. })),
+        matches!(behind, Err(BridgeError::Fatal { code: exit_code::ROLLED_BACK, .. })),
         "{behind:?}"
     );
-    // What is written afterwards does not hide it.
+    // The higher count is written back, so that the rollback stays visible.
     let written = checkpoint.request().unwrap();
     assert!(written.data.json().get().contains(&format!(":{}", commits + 1)));
 }

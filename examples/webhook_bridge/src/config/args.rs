@@ -1,4 +1,4 @@
-//! Flags, and the environment variables that stand for them.
+//! Command line flags and their environment variables.
 
 use std::path::PathBuf;
 
@@ -31,42 +31,42 @@ pub struct Args {
     /// A file with the access token
     #[arg(long, env = "MATRIX_ACCESS_TOKEN_FILE")]
     pub access_token_file: Option<PathBuf>,
-    /// Device id for the first login [default: one is chosen and kept]
+    /// Device id for the first login [default: a random one, stored]
     #[arg(long, env = "MATRIX_DEVICE_ID")]
     pub device_id: Option<String>,
-    /// PostgreSQL URL or key=value string; libpq's PG* variables fill in, or stand for it
+    /// PostgreSQL URL or key=value string; libpq's PG* variables complete or replace it
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
     /// A file with the PostgreSQL URL
     #[arg(long, env = "DATABASE_URL_FILE")]
     pub database_url_file: Option<PathBuf>,
-    /// Try the bridge: where no database is named, start a private PostgreSQL in the data directory
-    #[arg(long = "try", env = "BRIDGE_TRY")]
+    /// If no database is configured, start an embedded PostgreSQL in the data directory, for a trial
+    #[arg(long, env = "BRIDGE_EMBEDDED_POSTGRES")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub trial: Option<String>,
-    /// Most connections to PostgreSQL [default: 8]
+    pub embedded_postgres: Option<String>,
+    /// Maximum number of connections to PostgreSQL [default: 8]
     #[arg(long, env = "BRIDGE_POOL_SIZE")]
     pub pool_size: Option<String>,
-    /// Whether a start brings the database's schemas up to date: true or false [default: true]
+    /// Whether the database's schemas are migrated at startup: true or false [default: true]
     #[arg(long, env = "BRIDGE_RUN_MIGRATIONS")]
     pub run_migrations: Option<String>,
-    /// Bring the database's schemas up to date, and end
+    /// Migrate the database's schemas and exit
     #[arg(long)]
     pub migrate_only: bool,
-    /// Seals keys and access token in the database
+    /// Passphrase that encrypts keys and access token in the database
     #[arg(long, env = "STORE_PASSPHRASE", hide_env_values = true)]
     pub store_passphrase: Option<SecretString>,
     /// A file with the passphrase
     #[arg(long, env = "STORE_PASSPHRASE_FILE")]
     pub store_passphrase_file: Option<PathBuf>,
-    /// Seal nothing: keys and access token lie in the database in clear
+    /// No encryption at rest: store keys and access token in plaintext
     #[arg(long, env = "BRIDGE_PLAIN")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub plain: Option<String>,
     /// Name under which keys and undelivered messages are kept [default: the user id]
     #[arg(long, env = "STORE_ACCOUNT")]
     pub store_account: Option<String>,
-    /// Where messages are POSTed
+    /// URL that messages are POSTed to
     #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
     pub webhook_url: Option<SecretString>,
     /// A file with the webhook's URL
@@ -78,25 +78,25 @@ pub struct Args {
     /// A file with the webhook's token
     #[arg(long, env = "WEBHOOK_TOKEN_FILE")]
     pub webhook_token_file: Option<PathBuf>,
-    /// Directory of the private PostgreSQL of --try
+    /// Directory of the embedded PostgreSQL
     #[arg(long, env = "BRIDGE_DATA_DIR", default_value = "./webhook_bridge_data")]
     pub data_dir: PathBuf,
     /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
     #[arg(long, env = "BRIDGE_LISTEN")]
     pub listen: Option<String>,
-    /// When another process has the account: wait, take or refuse [default: wait]
+    /// If another process owns the account: wait, immediate or refuse [default: wait]
     #[arg(long, env = "BRIDGE_TAKEOVER")]
     pub takeover: Option<String>,
-    /// Seconds for which a refusal that may pass is asked again: a join, a token [default: 600]
-    #[arg(long, env = "BRIDGE_REFUSAL_WAIT")]
-    pub refusal_wait: Option<String>,
-    /// Pages after which a gap in a room's history is given up [default: 200]
-    #[arg(long, env = "BRIDGE_GAP_PAGES")]
-    pub gap_pages: Option<String>,
-    /// Empty pages after which a gap in a room's history is given up [default: 20]
-    #[arg(long, env = "BRIDGE_GAP_EMPTY_PAGES")]
-    pub gap_empty_pages: Option<String>,
-    /// Start though the homeserver's checkpoint cannot be read: true or false [default: false]
+    /// Seconds for which a refused join or access token is retried [default: 600]
+    #[arg(long, env = "BRIDGE_RETRY_TIMEOUT")]
+    pub retry_timeout: Option<String>,
+    /// Pages after which filling a gap in a room's history is abandoned [default: 200]
+    #[arg(long, env = "BRIDGE_GAP_MAX_PAGES")]
+    pub gap_max_pages: Option<String>,
+    /// Empty pages after which filling a gap in a room's history is abandoned [default: 20]
+    #[arg(long, env = "BRIDGE_GAP_MAX_EMPTY_PAGES")]
+    pub gap_max_empty_pages: Option<String>,
+    /// Start even if the homeserver's checkpoint cannot be read: true or false [default: false]
     #[arg(long, env = "BRIDGE_SKIP_CHECKPOINT")]
     pub skip_checkpoint: Option<String>,
     /// Log more; RUST_LOG overrides

@@ -13,12 +13,12 @@ fn parse(changes: &[(&str, &str)]) -> Result<Config, BridgeError> {
         ("--webhook-url", "http://localhost/hook?key=tops3cret"),
     ]);
     settings.extend(changes.iter().copied());
-    let words = settings.into_iter().flat_map(|(name, value)| [name, value]);
-    Args::try_parse_from(std::iter::once("webhook_bridge").chain(words)).unwrap().try_into()
+    let arguments = settings.into_iter().flat_map(|(name, value)| [name, value]);
+    Args::try_parse_from(std::iter::once("webhook_bridge").chain(arguments)).unwrap().try_into()
 }
 
 #[test]
-fn names_the_setting_and_never_the_secret() {
+fn errors_name_the_setting_but_not_the_secret() {
     for (name, value, expected) in [
         ("--homeserver", "matrix.example.org", "MATRIX_HOMESERVER"),
         ("--homeserver", "ftp://example.org", "MATRIX_HOMESERVER"),
@@ -30,21 +30,21 @@ fn names_the_setting_and_never_the_secret() {
         ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
         ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
         ("--pool-size", "0", "BRIDGE_POOL_SIZE"),
-        ("--gap-pages", "0", "BRIDGE_GAP_PAGES"),
-        ("--gap-empty-pages", "many", "BRIDGE_GAP_EMPTY_PAGES"),
-        ("--refusal-wait", "1m", "BRIDGE_REFUSAL_WAIT"),
+        ("--gap-max-pages", "0", "BRIDGE_GAP_MAX_PAGES"),
+        ("--gap-max-empty-pages", "many", "BRIDGE_GAP_MAX_EMPTY_PAGES"),
+        ("--retry-timeout", "1m", "BRIDGE_RETRY_TIMEOUT"),
         ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),
     ] {
         let error = parse(&[(name, value)]).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(expected), "{text}");
         assert!(!text.contains("tops3cret"), "{text}");
-        assert!(matches!(error, BridgeError::Final { code: exit_code::CONFIGURATION, .. }));
+        assert!(matches!(error, BridgeError::Fatal { code: exit_code::CONFIGURATION, .. }));
     }
 }
 
 #[test]
-fn an_empty_value_is_unset_and_debug_is_silent() {
+fn an_empty_value_is_unset_and_debug_shows_no_secret() {
     let config = parse(&[
         ("--webhook-token", ""),
         ("--homeserver", "http://me:tops3cret@localhost"),

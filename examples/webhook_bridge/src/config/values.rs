@@ -1,4 +1,4 @@
-//! How a setting's text is read.
+//! Parses the values of settings.
 
 use std::{fmt::Display, path::PathBuf, str::FromStr};
 
@@ -12,16 +12,16 @@ use crate::{
 };
 
 pub fn invalid(message: impl Into<String>) -> BridgeError {
-    BridgeError::last(exit_code::CONFIGURATION, message)
+    BridgeError::fatal(exit_code::CONFIGURATION, message)
 }
 
-/// Compose files often set a variable to nothing when they mean unset.
-pub fn filled(value: Option<String>) -> Option<String> {
+/// An empty value counts as unset: compose files often set variables to nothing.
+pub fn non_empty(value: Option<String>) -> Option<String> {
     value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// A secret, from its setting or from a file. Files, and what is made of them, often end in a newline,
-/// which is no part of it.
+/// A secret, from its setting or from a file. A trailing newline is stripped, because files often end
+/// in one.
 pub fn secret(
     value: &Option<SecretString>,
     file: &Option<PathBuf>,
@@ -34,13 +34,13 @@ pub fn secret(
         return Ok(value);
     };
     if value.is_some() {
-        return Err(invalid(format!("{name} and {name}_FILE are both set: leave one out")));
+        return Err(invalid(format!("{name} and {name}_FILE are both set: remove one")));
     }
     let shown = file.display();
     let text = std::fs::read_to_string(file)
-        .map_err(|error| invalid(format!("{name}_FILE, {shown}, cannot be read: {error}")))?;
+        .map_err(|error| invalid(format!("{name}_FILE {shown} cannot be read: {error}")))?;
     match trimmed(&text) {
-        text if text.is_empty() => Err(invalid(format!("{name}_FILE, {shown}, is empty"))),
+        text if text.is_empty() => Err(invalid(format!("{name}_FILE {shown} is empty"))),
         text => Ok(Some(text)),
     }
 }
@@ -55,19 +55,19 @@ pub fn number<T: FromStr + Default + PartialOrd>(
     name: &str,
     default: T,
 ) -> Result<T, BridgeError> {
-    let Some(value) = filled(value.clone()) else { return Ok(default) };
+    let Some(value) = non_empty(value.clone()) else { return Ok(default) };
     match value.parse() {
         Ok(number) if number > T::default() => Ok(number),
-        _ => Err(invalid(format!("{name} is {value:?}: write a whole number above 0"))),
+        _ => Err(invalid(format!("{name} is {value:?}: set it to a whole number above 0"))),
     }
 }
 
 pub fn on_off(value: &Option<String>, name: &str, default: bool) -> Result<bool, BridgeError> {
-    match filled(value.clone()).map(|value| value.to_lowercase()).as_deref() {
+    match non_empty(value.clone()).map(|value| value.to_lowercase()).as_deref() {
         None => Ok(default),
         Some("true" | "1" | "yes" | "on") => Ok(true),
         Some("false" | "0" | "no" | "off") => Ok(false),
-        Some(other) => Err(invalid(format!("{name} is {other:?}: write true or false"))),
+        Some(other) => Err(invalid(format!("{name} is {other:?}: set it to true or false"))),
     }
 }
 
@@ -76,17 +76,17 @@ pub fn takeover(value: Option<&str>) -> Result<Takeover, BridgeError> {
         None | Some("wait") => Ok(Takeover::Wait),
         Some("immediate") => Ok(Takeover::Immediate),
         Some("refuse") => Ok(Takeover::Refuse),
-        Some(other) => {
-            Err(invalid(format!("BRIDGE_TAKEOVER is {other:?}: write wait, immediate or refuse")))
-        }
+        Some(other) => Err(invalid(format!(
+            "BRIDGE_TAKEOVER is {other:?}: set it to wait, immediate or refuse"
+        ))),
     }
 }
 
-/// The value itself is left out of the error: URLs of webhooks often hold a secret.
+/// The error does not quote the value, because webhook URLs often hold a secret.
 pub fn http_url(value: &str, name: &str) -> Result<Target, BridgeError> {
     let explain = |reason: &dyn Display| {
         invalid(format!(
-            "{name} is no usable URL ({reason}): it must begin with https:// or http://"
+            "{name} is not a usable URL ({reason}): it must begin with https:// or http://"
         ))
     };
     let url = Url::parse(value.trim()).map_err(|error| explain(&error))?;

@@ -5,26 +5,26 @@ use std::collections::HashSet;
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
 use super::{
-    Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events, migrate::begin,
+    Inbox, Placed, Received, Transaction, Value, cancel_redacted, insert_events, migrate::begin,
 };
 use crate::errors::BridgeError;
 
-/// A gap that is being filled, from new to old.
+/// A gap that is being filled, newest event first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub room_id: String,
     pub position: i64,
-    /// Empty: the next page begins at the newest event.
+    /// Empty: the next page starts at the room's newest event.
     pub from_token: String,
     pub to_token: Option<String>,
     pub stop_event_id: Option<String>,
-    /// Its pages have not come down to the events behind it yet.
+    /// Paging started at the newest event and has not reached the events after the gap yet.
     pub from_newest: bool,
     pub filled: i64,
     pub pages: Pages,
 }
 
-/// How many pages of a gap were fetched.
+/// Number of pages fetched for a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     pub all: i32,
@@ -32,7 +32,7 @@ pub struct Pages {
 }
 
 impl Inbox {
-    /// The rooms that have a gap, the oldest gap first.
+    /// Rooms with a gap, the one with the oldest gap first.
     pub async fn rooms_with_gaps(&self) -> Result<Vec<String>, BridgeError> {
         let sql = "
             SELECT room_id FROM webhook_bridge.gaps
@@ -42,7 +42,7 @@ impl Inbox {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// A room's oldest gap: its events wait for it.
+    /// A room's oldest gap, which blocks the room's later events.
     pub async fn oldest_gap(&self, room_id: &str) -> Result<Option<Gap>, BridgeError> {
         let sql = "
             SELECT room_id, position, from_token, to_token, stop_event_id, filled, pages,
@@ -83,8 +83,8 @@ impl Inbox {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The first event behind the gap, if there is any.
-    pub async fn first_behind(&self, gap: &Gap) -> Result<Option<String>, BridgeError> {
+    /// The first event after the gap, if any.
+    pub async fn first_after(&self, gap: &Gap) -> Result<Option<String>, BridgeError> {
         let sql = "
             SELECT event_id FROM webhook_bridge.events
             WHERE account = $1 AND room_id = $2 AND position > $3
@@ -95,8 +95,8 @@ impl Inbox {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Store a page, its newest event first, and where the next begins (`None`: the gap is closed),
-    /// in one transaction. Returns how many events were new, and advances `gap`.
+    /// Store a page, newest event first, and the token of the next page (`None` closes the gap), in one
+    /// transaction. Returns the number of new events, and advances `gap`.
     pub async fn fill(
         &self,
         gap: &mut Gap,
@@ -117,7 +117,7 @@ impl Inbox {
         let mut connection = self.connection().await?;
         let transaction = begin(&mut connection).await?;
         let received = insert_events(&transaction, &self.account, &placed).await?;
-        forget_redacted(&transaction, &self.account, &redacted).await?;
+        cancel_redacted(&transaction, &self.account, &redacted).await?;
         let [account, room, position]: [Value<'_>; 3] =
             [(&self.account, Type::TEXT), (&gap.room_id, Type::TEXT), (&gap.position, Type::INT8)];
         if let Some(next) = &next {

@@ -1,4 +1,4 @@
-//! Creates the bridge's schema, or brings it up to date.
+//! Creates and migrates the bridge's schema.
 
 use matrix_sdk_postgres::deadpool_postgres::{
     Object, Pool, Transaction,
@@ -13,18 +13,18 @@ const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/0002_limits_and_replays.sql"),
 ];
 
-/// The role's own limits may be too short for a large table, or while another bridge migrates.
+/// The role's default timeouts may be too short for a large table, or while another bridge migrates.
 const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
 
-/// Begin a transaction that is as the bridge needs it, whatever the role's defaults are: what waited for
-/// a lock must see what it waited for.
+/// Begin a transaction whose isolation level and access mode do not depend on the role's defaults.
+/// Read committed, so that after waiting for a lock it sees the lock holder's changes.
 pub async fn begin(connection: &mut Object) -> Result<Transaction<'_>, tokio_postgres::Error> {
     let builder = connection.build_transaction();
     builder.isolation_level(IsolationLevel::ReadCommitted).read_only(false).start().await
 }
 
-/// Apply what is missing, in one transaction; bridges that start at once wait for each other. Where
-/// nothing is missing, nothing is asked for that a role without CREATE may not do.
+/// Apply missing migrations in one transaction; concurrent bridges are serialised. An up-to-date
+/// schema needs no CREATE privilege.
 pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     let mut connection = pool.get().await?;
     if is_current(&connection).await? {
@@ -32,7 +32,7 @@ pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     }
     let transaction = begin(&mut connection).await?;
     transaction.batch_execute(LIMITS).await?;
-    // A number of our own; it only has to differ from other programs' numbers.
+    // An arbitrary number that other programs are unlikely to use.
     transaction.batch_execute("SELECT pg_advisory_xact_lock(7166209614382015)").await?;
     let found = version_to_begin_with(&transaction).await?;
     for (sql, version) in MIGRATIONS.iter().zip(1i32..).skip(found as usize) {
@@ -46,15 +46,15 @@ pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// Refuse a schema that is not what this bridge knows; nothing is changed.
+/// Refuse a schema of another version; changes nothing.
 pub async fn check(pool: &Pool) -> Result<(), BridgeError> {
     if is_current(&pool.get().await?).await? {
         return Ok(());
     }
-    Err(BridgeError::last(
+    Err(BridgeError::fatal(
         exit_code::DATABASE,
-        "the schema webhook_bridge is missing or old, and BRIDGE_RUN_MIGRATIONS is false: run the \
-         bridge with --migrate-only as a role that may create tables",
+        "the schema webhook_bridge is missing or outdated, and BRIDGE_RUN_MIGRATIONS is false: run \
+         the bridge with --migrate-only as a role that may create tables",
     ))
 }
 
@@ -71,19 +71,23 @@ async fn is_current(connection: &Object) -> Result<bool, BridgeError> {
     }
     let found: i32 = connection.query_typed_one(NEWEST, &[]).await?.get(0);
     if found as usize > MIGRATIONS.len() {
-        return Err(BridgeError::last(
+        return Err(BridgeError::fatal(
             exit_code::DATABASE,
-            format!("the schema webhook_bridge has version {found}: upgrade the bridge"),
+            format!(
+                "the schema webhook_bridge has version {found}, which is newer than this bridge's \
+                 {}: upgrade the bridge",
+                MIGRATIONS.len()
+            ),
         ));
     }
     Ok(found as usize == MIGRATIONS.len())
 }
 
-/// The newest version that was applied; the schema and its list of versions are there afterwards.
+/// The newest applied version. Creates the schema and its version table if they are missing.
 async fn version_to_begin_with(transaction: &Transaction<'_>) -> Result<i32, BridgeError> {
     let exists = transaction.query_typed_one(HAS_TABLE, &[]).await?;
-    // Looked up first: CREATE … IF NOT EXISTS demands the privilege even when nothing is missing. A
-    // schema that was made by hand is empty, not migrated.
+    // Not CREATE … IF NOT EXISTS, which requires the privilege even if nothing is missing. A schema
+    // that was created by hand is empty.
     if !exists.get::<_, bool>(0) {
         transaction.batch_execute("CREATE SCHEMA webhook_bridge").await?;
     }

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::errors::BridgeError;
 
-/// An event to be delivered, as the homeserver sent it.
+/// An event to be delivered, as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     pub event_id: String,
@@ -38,7 +38,7 @@ pub struct Received {
     pub json: String,
 }
 
-/// One account's part of the tables.
+/// The rows of one account.
 #[derive(Clone)]
 pub struct Inbox {
     pool: Pool,
@@ -50,7 +50,7 @@ impl Inbox {
         Self { pool, account: account.to_owned() }
     }
 
-    /// Whether the database answers.
+    /// Check that the database responds.
     pub async fn ping(&self) -> Result<(), BridgeError> {
         self.connection().await?.simple_query("SELECT 1").await?;
         Ok(())
@@ -61,10 +61,10 @@ impl Inbox {
     }
 }
 
-/// A value with its type.
+/// A statement parameter with its type.
 type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// A transaction that runs our statements: one of the pool's, or the one that keys are saved in.
+/// A transaction for the bridge's statements: one of the pool's, or the key store's.
 pub trait Transaction {
     async fn run(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, BridgeError>;
 }
@@ -81,7 +81,7 @@ impl Transaction for store::Transaction {
     }
 }
 
-/// An event and its place in its room.
+/// An event and its position in its room.
 struct Placed<'a> {
     room_id: &'a str,
     event: &'a Received,
@@ -89,13 +89,13 @@ struct Placed<'a> {
     place: i64,
 }
 
-/// Insert events; those that are known already change nothing. Returns how many were new.
+/// Insert events; known ones are ignored. Returns the number of new events.
 async fn insert_events(
     transaction: &impl Transaction,
     account: &str,
     events: &[Placed<'_>],
 ) -> Result<u64, BridgeError> {
-    /// Keeps one statement well below the sizes that a server dislikes: an event has up to 64 kB.
+    /// Limits the size of a statement: an event has up to 64 kB.
     const ROWS: usize = 100;
     const INSERT: &str = "
         WITH new AS (
@@ -128,9 +128,8 @@ async fn insert_events(
     Ok(inserted)
 }
 
-/// What its author has taken back before it was delivered is not delivered any more. Each event is
-/// named with its room.
-async fn forget_redacted(
+/// Cancel the delivery of redacted events, given as (room, event id).
+async fn cancel_redacted(
     transaction: &impl Transaction,
     account: &str,
     events: &[(&str, &str)],

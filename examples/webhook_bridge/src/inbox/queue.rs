@@ -1,4 +1,4 @@
-//! What is to be delivered, in which order, and what became of it.
+//! The delivery queue: order, states and retention of events.
 
 use std::time::Duration;
 
@@ -10,45 +10,44 @@ use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{
 use super::Inbox;
 use crate::errors::BridgeError;
 
-/// How long a message whose key has not come holds back later ones of its room. Keys often come a
-/// moment after the message.
+/// How long a message without its key blocks later ones of its room. Keys often arrive shortly after
+/// the message.
 pub const KEY_GRACE: Duration = Duration::from_secs(5);
 
-/// Delivered events are remembered this long, so that none is delivered twice, and the newest of each
-/// room for ever: a homeserver that was restored may show them again.
-const REMEMBER_DAYS: i32 = 30;
-const REMEMBER_NEWEST: i64 = 200;
+/// The ids of delivered events are kept this long, to deduplicate.
+const DELIVERED_RETENTION_DAYS: i32 = 30;
+/// The newest events of each room are kept for ever: a restored homeserver may return them again.
+const RETAINED_PER_ROOM: i64 = 200;
 
-/// Parked events are kept this long for a person to look at.
-const KEEP_FAILED_DAYS: i32 = 90;
+/// Dead letters are kept this long, for an operator to inspect.
+const FAILED_RETENTION_DAYS: i32 = 90;
 
-/// An event that is due.
+/// The next event of a room.
 #[derive(Clone, Debug)]
 pub struct Queued {
     pub event_id: String,
     pub json: Vec<u8>,
-    /// How often the webhook has refused it.
+    /// How often the webhook has rejected it.
     pub rejections: i32,
-    /// It was refused a moment ago, and its time has not come yet.
+    /// The webhook has rejected it, and its retry is not due yet.
     pub too_early: bool,
 }
 
-/// How many events are in which state.
+/// Number of events per state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     pub pending: i64,
     pub waiting: i64,
     pub failed: i64,
     pub gaps: i64,
-    /// For how many seconds the oldest pending message has waited.
+    /// Age of the oldest pending message, in seconds.
     pub oldest_pending: f64,
 }
 
 impl Inbox {
-    /// At start: whatever waited for a key, or was refused by the webhook, gets another chance.
-    /// A crash may have come between putting a message to wait and the second look for its key. Keys
-    /// that came while nobody was there follow with the first sync, so what waits for one holds its
-    /// room back once more.
+    /// At startup, retry events that wait for a key (a crash may have happened before the second check
+    /// for the key) and those that the webhook rejected. Waiting events block their room once more,
+    /// because the first sync may bring keys that were sent while the bridge was down.
     pub async fn retry_all(&self) -> Result<(), BridgeError> {
         let retry = "
             UPDATE webhook_bridge.events
@@ -59,7 +58,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Forget what was done, or given up, long ago.
+    /// Delete old delivered and failed events.
     pub async fn prune(&self) -> Result<u64, BridgeError> {
         let forget = "
             DELETE FROM webhook_bridge.events AS old
@@ -73,14 +72,14 @@ impl Inbox {
                    AND coalesce(done_at, received_at) < now() - make_interval(days => $3))";
         let values = [
             (&self.account as _, Type::TEXT),
-            (&REMEMBER_DAYS as _, Type::INT4),
-            (&KEEP_FAILED_DAYS as _, Type::INT4),
-            (&REMEMBER_NEWEST as _, Type::INT8),
+            (&DELIVERED_RETENTION_DAYS as _, Type::INT4),
+            (&FAILED_RETENTION_DAYS as _, Type::INT4),
+            (&RETAINED_PER_ROOM as _, Type::INT8),
         ];
         Ok(self.connection().await?.execute_typed(forget, &values).await?)
     }
 
-    /// Whether a room has something to deliver, due or not.
+    /// Whether a room has pending events, due or not.
     pub async fn has_pending(&self, room_id: &str) -> Result<bool, BridgeError> {
         let sql = "
             SELECT EXISTS (SELECT FROM webhook_bridge.events
@@ -89,7 +88,7 @@ impl Inbox {
         Ok(self.connection().await?.query_typed_one(sql, &values).await?.get(0))
     }
 
-    /// Rooms that have something to deliver, those that waited longest first.
+    /// Rooms with pending events, the longest waiting first.
     pub async fn pending_rooms(&self) -> Result<Vec<String>, BridgeError> {
         let sql = "
             SELECT room_id FROM webhook_bridge.events
@@ -100,8 +99,8 @@ impl Inbox {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The room's next events, in its order: none from behind a gap that is not filled, and none
-    /// from behind a message that has only just begun to wait for its key.
+    /// The room's next events in order, up to the first open gap and up to the first message that has
+    /// waited for its key for less than `KEY_GRACE`.
     pub async fn due(&self, room_id: &str, limit: i64) -> Result<Vec<Queued>, BridgeError> {
         let sql = "
             SELECT event_id, event, rejections, coalesce(retry_at > now(), false)
@@ -140,7 +139,7 @@ impl Inbox {
         self.change_event(sql, room_id, event_id, &[]).await
     }
 
-    /// Its key has not come.
+    /// The event's key is missing.
     pub async fn wait_for_key(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'waiting'
@@ -148,15 +147,15 @@ impl Inbox {
         self.change_event(sql, room_id, event_id, &[]).await
     }
 
-    /// Its key came after all, while it was being put to wait.
-    pub async fn wait_no_longer(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
+    /// The event's key arrived while the event was being marked as waiting.
+    pub async fn release(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'pending'
             WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'waiting'";
         self.change_event(sql, room_id, event_id, &[]).await
     }
 
-    /// The webhook refused it: try again after `delay`, and let the room wait.
+    /// The webhook rejected the event: retry after `delay`; until then its room waits.
     pub async fn retry_in(
         &self,
         room_id: &str,
@@ -170,7 +169,7 @@ impl Inbox {
         self.change_event(sql, room_id, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
     }
 
-    /// Parked: it holds nothing back, and stays for a person to look at.
+    /// Dead-letter the event: it blocks nothing, and is kept for an operator to inspect.
     pub async fn failed(
         &self,
         room_id: &str,

@@ -1,8 +1,8 @@
-//! What a sync adds to the transaction of its keys: its events, its gaps, and the position after it.
+//! Records a sync in the transaction of its keys: events, gaps, and the next position.
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
-use super::{Inbox, Placed, Received, Transaction, Value, forget_redacted, insert_events};
+use super::{Inbox, Placed, Received, Transaction, Value, cancel_redacted, insert_events};
 use crate::errors::BridgeError;
 
 /// A gap before the events of a room.
@@ -13,7 +13,7 @@ pub struct NewGap {
     pub stop_event_id: Option<String>,
 }
 
-/// What a sync said about a room we are in, or were.
+/// The changes of a joined or left room in a sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoomChange {
     pub room_id: String,
@@ -24,17 +24,17 @@ pub struct RoomChange {
     pub gap: Option<NewGap>,
     pub events: Vec<Received>,
     pub last_event_id: Option<String>,
-    /// How many events could not be told apart.
-    pub unreadable: usize,
+    /// Number of events without a valid id or sender.
+    pub malformed: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,
 }
 
-/// All that one sync changes.
+/// The changes of one sync.
 #[derive(Debug, Default)]
 pub struct SyncRecord {
     pub next_batch: String,
-    /// The homeserver does not know the position before it any more, nor the tokens of gaps.
+    /// The homeserver no longer knows the previous position, nor the tokens of gaps.
     pub lost: bool,
     pub rooms: Vec<RoomChange>,
     pub invitations: Vec<String>,
@@ -45,7 +45,7 @@ pub struct SyncRecord {
 }
 
 impl Inbox {
-    /// Where the next sync begins; `None` before the first.
+    /// The position of the next sync; `None` before the first.
     pub async fn sync_position(&self) -> Result<Option<String>, BridgeError> {
         let sql = "SELECT next_batch FROM webhook_bridge.sync_positions WHERE account = $1";
         let row = self.connection().await?;
@@ -53,8 +53,8 @@ impl Inbox {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Record a sync within the transaction that its keys are saved in. Returns how many events were
-    /// new to us. However many rooms there are, the statements are few: the keys' owner waits.
+    /// Record a sync within the transaction that saves its keys. Returns the number of new events. The
+    /// number of statements does not depend on the number of rooms, to keep the transaction short.
     pub async fn record(
         &self,
         transaction: &impl Transaction,
@@ -80,9 +80,9 @@ impl Inbox {
         }
         self.record_gaps(transaction, &gaps).await?;
         let received = insert_events(transaction, &self.account, &placed).await?;
-        forget_redacted(transaction, &self.account, &redacted).await?;
+        cancel_redacted(transaction, &self.account, &redacted).await?;
         self.record_invitations(transaction, sync).await?;
-        self.wake_waiting(transaction, &sync.new_sessions).await?;
+        self.release_waiting(transaction, &sync.new_sessions).await?;
         let advance = "
             INSERT INTO webhook_bridge.sync_positions (account, next_batch, next_position)
             VALUES ($1, $2, $3)
@@ -136,7 +136,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Each gap with its room and position.
+    /// `gaps`: room, gap, position.
     async fn record_gaps(
         &self,
         transaction: &impl Transaction,
@@ -168,7 +168,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Gaps that are open begin at the newest event again.
+    /// Restart all open gaps at the newest event.
     async fn restart_gaps(&self, transaction: &impl Transaction) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.gaps
@@ -200,7 +200,7 @@ impl Inbox {
         Ok(())
     }
 
-    async fn wake_waiting(
+    async fn release_waiting(
         &self,
         transaction: &impl Transaction,
         sessions: &[String],

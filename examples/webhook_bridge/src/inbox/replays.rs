@@ -1,11 +1,11 @@
-//! Which event each message index of a session was used for.
+//! Replay detection: which event used each message index of a session.
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
 use super::{Inbox, Value};
 use crate::errors::BridgeError;
 
-/// A place in a Megolm session; the sender uses each once.
+/// A message index of a Megolm session; a sender uses each index once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageIndex {
     pub session_id: String,
@@ -13,8 +13,8 @@ pub struct MessageIndex {
 }
 
 impl Inbox {
-    /// Note that an event was encrypted at this index, and return the event that was the first.
-    pub async fn first_at(
+    /// Record that an event used this index. Returns the first event that did.
+    pub async fn record_message_index(
         &self,
         at: &MessageIndex,
         room_id: &str,

@@ -1,4 +1,4 @@
-//! What is known of rooms: memberships, invitations, whose members are still to be fetched.
+//! The state of rooms: memberships, invitations, and whether the member list is known.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,13 +10,13 @@ use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 use super::Inbox;
 use crate::errors::BridgeError;
 
-/// A room as it was before a sync.
+/// The state of a room before a sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownRoom {
     pub joined: bool,
     pub encrypted: bool,
     pub last_event_id: Option<String>,
-    /// Those of a timeline that were received before, where that matters.
+    /// Events of the timeline that are stored already; filled only after a lost position.
     pub seen: HashSet<String>,
 }
 
@@ -39,7 +39,7 @@ impl Inbox {
         Ok(rows.iter().map(|row| (row.get(0), known(row))).collect())
     }
 
-    /// Which of these events, each with its room, were received before.
+    /// Add to `known` which of these events (room, event id) are stored already.
     pub async fn mark_seen(
         &self,
         known: &mut HashMap<String, KnownRoom>,
@@ -68,7 +68,7 @@ impl Inbox {
         self.room_ids("membership = 'invited'").await
     }
 
-    /// How long ago the homeserver told of an invitation; `None` once it is gone.
+    /// The age of an invitation; `None` if it was withdrawn.
     pub async fn invitation_age(&self, room_id: &str) -> Result<Option<Duration>, BridgeError> {
         let sql = "
             SELECT extract(epoch FROM now() - invited_at)::float8 FROM webhook_bridge.rooms
@@ -78,7 +78,7 @@ impl Inbox {
         Ok(row.map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or_default()))
     }
 
-    /// Encrypted rooms whose member list is missing or out of date.
+    /// Encrypted rooms whose member list is missing or outdated.
     pub async fn rooms_without_members(&self) -> Result<Vec<String>, BridgeError> {
         self.room_ids("membership = 'joined' AND encrypted AND NOT members_known").await
     }
@@ -93,7 +93,7 @@ impl Inbox {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// The invitation was accepted, or cannot be. A sync that has already said so wins.
+    /// Delete an accepted or abandoned invitation, unless a sync has already changed the membership.
     pub async fn forget_invitation(&self, room_id: &str) -> Result<(), BridgeError> {
         let sql = "
             DELETE FROM webhook_bridge.rooms

@@ -1,4 +1,4 @@
-//! On a real PostgreSQL: nothing twice, nothing lost, in order.
+//! Inbox tests on a real PostgreSQL: no duplicates, no losses, order kept.
 
 use matrix_sdk_postgres::{PostgresStoreConfig, testing};
 
@@ -52,7 +52,7 @@ async fn due(inbox: &Inbox) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn migrations_may_run_many_at_once_and_again() {
+async fn migrations_may_run_concurrently_and_repeatedly() {
     let database = testing::database().unwrap();
     let pool = PostgresStoreConfig::new(database.url(), "a").build_pool().unwrap();
     let all = futures_util::future::join_all((0..8).map(|_| migrate(&pool))).await;
@@ -78,7 +78,7 @@ async fn migrations_do_not_depend_on_the_defaults_of_their_sessions() {
 }
 
 #[tokio::test]
-async fn a_sync_that_comes_again_changes_nothing() {
+async fn a_repeated_sync_changes_nothing() {
     let (inbox, _database) = inbox().await;
     assert_eq!(inbox.sync_position().await.unwrap(), None);
     let first = sync("s1", vec![room(&["$1", "$2"])]);
@@ -95,7 +95,7 @@ async fn a_sync_that_comes_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_behind_a_gap_waits_until_it_is_filled_and_comes_after_it() {
+async fn events_after_a_gap_wait_until_it_is_filled() {
     let (inbox, _database) = inbox().await;
     record(&inbox, &sync("s1", vec![room(&["$1"])])).await;
     record(&inbox, &sync("s2", vec![with_gap(&["$6", "$7"])])).await;
@@ -107,7 +107,7 @@ async fn what_is_behind_a_gap_waits_until_it_is_filled_and_comes_after_it() {
     assert_eq!(inbox.fill(&mut gap, &page, &[], Some("p2".to_owned())).await.unwrap(), 2);
     assert_eq!(due(&inbox).await, ["$1"]);
 
-    // As after a crash: what is stored is all there is.
+    // As after a crash: only the stored state is used.
     let mut gap = inbox.oldest_gap("!r:x").await.unwrap().unwrap();
     assert_eq!((gap.from_token.as_str(), gap.filled), ("p2", 2));
     let page = vec![event("$4", "S"), event("$3", "S"), event("$2", "S")];
@@ -117,7 +117,7 @@ async fn what_is_behind_a_gap_waits_until_it_is_filled_and_comes_after_it() {
 }
 
 #[tokio::test]
-async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_while() {
+async fn a_message_waits_for_its_key_and_blocks_its_room_for_a_limited_time() {
     let (inbox, _database) = inbox().await;
     let mut change = room(&["$1", "$3"]);
     change.events.insert(1, event("$2", "other"));
@@ -138,25 +138,25 @@ async fn a_message_without_its_key_is_woken_by_it_and_overtaken_only_after_a_whi
     inbox.retry_all().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
-    assert_eq!(due(&inbox).await, ["$1"], "after a start it holds the room back once more");
+    assert_eq!(due(&inbox).await, ["$1"], "after a start it blocks the room once more");
 }
 
 #[tokio::test]
-async fn a_refused_message_holds_its_room_for_a_moment_and_is_parked_in_the_end() {
+async fn a_rejected_message_blocks_its_room_until_it_is_dead_lettered() {
     let (inbox, _database) = inbox().await;
     record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
     inbox.retry_in("!r:x", "$1", std::time::Duration::from_secs(60)).await.unwrap();
     let first = inbox.due("!r:x", 1).await.unwrap().remove(0);
     assert_eq!((first.event_id.as_str(), first.rejections, first.too_early), ("$1", 1, true));
-    inbox.failed("!r:x", "$1", "the webhook answered 400").await.unwrap();
+    inbox.failed("!r:x", "$1", "the webhook responded with 400").await.unwrap();
     assert_eq!(due(&inbox).await, ["$2"]);
     inbox.failed("!r:x", "$2", "it cannot be decrypted").await.unwrap();
     inbox.retry_all().await.unwrap();
-    assert_eq!(due(&inbox).await, ["$1"], "only what the webhook refused gets another chance");
+    assert_eq!(due(&inbox).await, ["$1"], "only events that the webhook rejected are retried");
 }
 
 #[tokio::test]
-async fn what_its_author_took_back_is_not_delivered() {
+async fn redacted_messages_are_not_delivered() {
     let (inbox, _database) = inbox().await;
     record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
     let change = RoomChange { redacted: vec!["$1".to_owned()], ..room(&["$3"]) };
@@ -169,7 +169,7 @@ async fn what_its_author_took_back_is_not_delivered() {
 }
 
 #[tokio::test]
-async fn two_bots_in_one_database_do_not_meet() {
+async fn bots_in_one_database_are_independent() {
     let (inbox, _database) = inbox().await;
     let other = Inbox::new(inbox.pool.clone(), "@other:x");
     record(&inbox, &sync("s1", vec![room(&["$1"])])).await;
@@ -188,7 +188,7 @@ async fn invitations_and_member_lists_survive_until_done() {
         SyncRecord { invitations: vec!["!r:x".into(), "!s:x".into()], ..sync("s1", vec![]) };
     record(&inbox, &invited).await;
     assert_eq!(inbox.invitations().await.unwrap(), ["!r:x", "!s:x"]);
-    // Joined by a sync before the bridge could note it: the room stays.
+    // A sync has recorded the join already: the room stays.
     record(&inbox, &sync("s2", vec![room(&["$1"])])).await;
     inbox.forget_invitation("!r:x").await.unwrap();
     let gone = SyncRecord { invitations_gone: vec!["!s:x".into()], ..sync("s3", vec![]) };

@@ -14,58 +14,58 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::{
-    answers::Sync,
     changes::{self, Position},
     errors::BridgeError,
     inbox::SyncRecord,
+    responses::Sync,
     retry::Delays,
     run::Run,
     timeline::TIMELINE_TYPES,
 };
 
-/// How long the homeserver may wait for news.
+/// The `timeout` parameter of `/sync`.
 const LONG_POLL: Duration = Duration::from_secs(30);
-/// After an outage a homeserver may take minutes to tell of all that was missed.
-const LONGEST_LIMIT: Duration = Duration::from_secs(5 * 60);
-/// So often it may refuse the stored position before we go on without.
-const REFUSALS: u32 = 3;
-/// A pause after answers that came at once and led nowhere, one after the other.
-const IDLE: Duration = Duration::from_secs(1);
+/// After an outage a homeserver may need minutes for a sync.
+const MAX_RESPONSE_TIME: Duration = Duration::from_secs(5 * 60);
+/// After this many refusals the stored position counts as lost.
+const MAX_POSITION_REFUSALS: u32 = 3;
+/// The pause after consecutive immediate responses without news, to avoid a busy loop.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sync until stopped.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
     let stored = run.inbox.sync_position().await?;
     let mut position = stored.map_or(Position::First, Position::At);
-    run.follow(slice::from_ref(&run.config.user_id)).await?;
+    run.track(slice::from_ref(&run.config.user_id)).await?;
     if position != Position::First {
         run.wake.all();
     }
-    // The first answer must not be long in coming: it shows that the bridge is ready.
+    // The first sync must not long-poll: readiness depends on it.
     let mut timeout = Duration::ZERO;
     let mut idle = 0;
     while !run.stop.is_cancelled() {
         let began = Instant::now();
         let sync = poll(run, &mut position, timeout).await?;
         let moves = !sync.is_empty() && position.since() != Some(&sync.next_batch);
-        let is_idle = !moves && timeout > Duration::ZERO && began.elapsed() < IDLE;
+        let is_idle = !moves && timeout > Duration::ZERO && began.elapsed() < IDLE_PAUSE;
         idle = if is_idle { idle + 1 } else { 0 };
-        position = Position::At(take_in(run, &position, sync).await?);
+        position = Position::At(process(run, &position, sync).await?);
         timeout = LONG_POLL;
-        // One alone is nothing unusual, and would hold up the next message.
+        // A single one is normal, and a pause would delay the next message.
         if idle > 1 {
-            run.stop.run_until_cancelled(sleep(IDLE)).await;
+            run.stop.run_until_cancelled(sleep(IDLE_PAUSE)).await;
         }
     }
     Ok(())
 }
 
-/// One `/sync`, waiting out what is temporary. A position that the homeserver refuses again and again
-/// is given up: it was restored or replaced.
+/// Send one `/sync`, retrying temporary errors. A position that is refused repeatedly is dropped: the
+/// homeserver was restored or replaced.
 async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<Sync, BridgeError> {
     let mut delays = Delays::new();
     let mut refusals = 0;
-    // The first sync of an account in many rooms takes a server minutes.
-    let mut patience = if position.since().is_some() { LONG_POLL } else { LONGEST_LIMIT };
+    // An initial sync with many rooms can take minutes.
+    let mut response_time = if position.since().is_some() { LONG_POLL } else { MAX_RESPONSE_TIME };
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
@@ -74,10 +74,10 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
         request.timeout = Some(timeout);
         let known = position.since().is_some();
         let began = Instant::now();
-        let attempt = run.homeserver.send_within(request, timeout + patience);
+        let attempt = run.homeserver.send_within(request, timeout + response_time);
         let error = match run.stop.run_until_cancelled(attempt).await {
             None => return Err(BridgeError::Stopped),
-            Some(Ok(answer)) => return Ok(answer),
+            Some(Ok(response)) => return Ok(response),
             Some(Err(error)) => error,
         };
         if error.ends_run() {
@@ -86,36 +86,36 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
         if known && error.refuses_position() {
             refusals += 1;
         }
-        if refusals >= REFUSALS {
+        if refusals >= MAX_POSITION_REFUSALS {
             warn!(
-                "{error}: the homeserver does not know our sync position any more, so it was \
-                 restored or replaced. Going on without: each known room is filled back to its last \
-                 event"
+                "{error}: the homeserver does not know the stored sync position any more, so it was \
+                 restored or replaced. Syncing without a position: each known room is filled back to \
+                 its last event"
             );
             run.metrics.positions_lost.inc();
             *position = Position::Lost;
-            (refusals, delays, patience) = (0, Delays::new(), LONGEST_LIMIT);
+            (refusals, delays, response_time) = (0, Delays::new(), MAX_RESPONSE_TIME);
             continue;
         }
-        if began.elapsed() >= timeout + patience {
-            patience = more(patience);
+        if began.elapsed() >= timeout + response_time {
+            response_time = extended(response_time);
         }
-        let delay = delays.next(error.wish());
-        warn!("{error}; syncing again in {} s", delay.as_secs());
+        let delay = delays.next(error.retry_after());
+        warn!("the sync failed: {error}; trying again in {} s", delay.as_secs());
         if run.stop.run_until_cancelled(sleep(delay)).await.is_none() {
             return Err(BridgeError::Stopped);
         }
     }
 }
 
-/// An answer that did not come in time may need longer.
-fn more(patience: Duration) -> Duration {
-    (patience * 2).min(LONGEST_LIMIT)
+/// The longer time limit after a timeout.
+fn extended(response_time: Duration) -> Duration {
+    (response_time * 2).min(MAX_RESPONSE_TIME)
 }
 
-/// Take in an answer, and return the position after it. Keys, events and position are one
-/// transaction: after a failure nothing of it is there, and it comes again.
-async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, BridgeError> {
+/// Process a sync response, and return the next position. Keys, events and position are stored in one
+/// transaction: after a failure nothing is stored, and the homeserver sends the same response again.
+async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, BridgeError> {
     let lost = *position == Position::Lost;
     let mut known = run.inbox.known_rooms(&changes::room_ids(&sync)).await?;
     if lost {
@@ -132,13 +132,13 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     };
     let count = record.rooms.len();
     for room in &record.rooms {
-        run.note_unreadable(&room.room_id, room.unreadable);
+        run.count_malformed(&room.room_id, room.malformed);
     }
-    // Before the messages are there: they wait for these.
-    run.devices.follow(&people);
-    run.devices.changed(&sync.device_lists.changed);
+    // Before the messages are stored, because they wait for their senders' devices.
+    run.devices.track(&people);
+    run.devices.mark_changed(&sync.device_lists.changed);
     if lost {
-        run.devices.all_changed();
+        run.devices.mark_all_changed();
     }
     let received = run
         .crypto
@@ -154,12 +154,12 @@ async fn take_in(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         debug!(received, "synced");
     }
     run.metrics.received.inc_by(received);
-    // After the first position: keys that are uploaded now are used after it.
+    // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)
 }
 
-/// Only what the bridge uses; a timeline of 100 is the most a homeserver gives.
+/// Only what the bridge uses. 100 timeline events are the most that homeservers return.
 fn filter() -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
@@ -173,7 +173,7 @@ fn filter() -> FilterDefinition {
     filter
 }
 
-/// The same for `/messages`, so that both see the same last event.
+/// Also used for `/messages`, so that both return the same events.
 pub fn timeline_filter() -> RoomEventFilter {
     let mut filter = RoomEventFilter::default();
     filter.limit = Some(uint!(100));

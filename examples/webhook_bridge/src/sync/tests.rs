@@ -1,4 +1,4 @@
-//! On a real PostgreSQL: a sync's keys, events and position are there together, or none of them is.
+//! Tests on a real PostgreSQL: a sync's keys, events and position are stored atomically.
 
 use std::{
     env,
@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    answers::{Answer, Piece},
     config::{Args, Config},
     crypto::{Crypto, Decrypted},
     devices::Devices,
@@ -34,6 +33,7 @@ use crate::{
     inbox::{Inbox, migrate},
     keys::Keys,
     metrics::Metrics,
+    responses::{ParseResponse, RawJson},
     run::Wake,
     webhook::Webhook,
 };
@@ -45,25 +45,25 @@ fn bot() -> (&'static UserId, &'static DeviceId) {
     (user_id!("@bot:example.org"), device_id!("BOT"))
 }
 
-/// The bridge's store; whoever had it before is gone. Nobody answers at the homeserver's address.
+/// Open the bridge's store, taking it over. The homeserver's address is unreachable.
 async fn open(url: &str) -> (Config, Keys, Pool) {
-    let words = [
+    let arguments = [
         "webhook_bridge",
         "--homeserver=http://127.0.0.1:1",
         "--user=@bot:example.org",
         "--webhook-url=http://127.0.0.1:1",
         "--takeover=immediate",
-        "--try",
+        "--embedded-postgres",
         "--plain",
     ];
-    let config = Config::try_from(Args::try_parse_from(words).unwrap()).unwrap();
+    let config = Config::try_from(Args::try_parse_from(arguments).unwrap()).unwrap();
     let settings = PostgresStoreConfig::new(url, &config.store_account);
     let (keys, pool) = Keys::open(&config, settings, |_| ()).await.unwrap();
     migrate(&pool).await.unwrap();
     (config, keys, pool)
 }
 
-/// A run as the engine makes it, with a new machine.
+/// A run as the engine builds it, with a new machine.
 async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
     let http = http_client::build(config).unwrap();
     let homeserver = Arc::new(Homeserver::new(http.clone(), config.homeserver.clone()));
@@ -81,8 +81,8 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
     }
 }
 
-/// What the homeserver would send to a bridge whose keys are in the database: the room keys of some
-/// senders, each with a message in a room.
+/// A sync for the bridge whose keys are in the database: the room keys of `SENDERS` senders, each with
+/// an encrypted message in a room.
 async fn first_contact(keys: &Keys) -> Value {
     let machine = keys.machine(bot().0, bot().1).await.unwrap();
     let requests = machine.outgoing_requests().await.unwrap();
@@ -91,9 +91,9 @@ async fn first_contact(keys: &Keys) -> Value {
         _ => None,
     });
     let (id, mut upload) = upload.unwrap();
-    let answer =
+    let response =
         upload_keys::v3::Response::new([("signed_curve25519".into(), 50_u8.into())].into());
-    machine.mark_request_as_sent(id, &answer).await.unwrap();
+    machine.mark_request_as_sent(id, &response).await.unwrap();
 
     let (mut to_device, mut rooms) = (Vec::new(), serde_json::Map::new());
     for number in 0..SENDERS {
@@ -107,16 +107,16 @@ async fn first_contact(keys: &Keys) -> Value {
             .unwrap()
             .into_iter()
             .find(|request| matches!(request.request(), AnyOutgoingRequest::KeysQuery(_)));
-        let mut answer = get_keys::v3::Response::new();
+        let mut response = get_keys::v3::Response::new();
         let device_keys = upload.device_keys.clone().unwrap();
-        answer.device_keys =
+        response.device_keys =
             [(bot().0.to_owned(), [(bot().1.to_owned(), device_keys)].into())].into();
-        sender.mark_request_as_sent(query.unwrap().request_id(), &answer).await.unwrap();
+        sender.mark_request_as_sent(query.unwrap().request_id(), &response).await.unwrap();
         let (id, _) = sender.get_missing_sessions([bot().0].into_iter()).await.unwrap().unwrap();
         let key = [upload.one_time_keys.pop_first().unwrap()].into();
         let claimed = [(bot().0.to_owned(), [(bot().1.to_owned(), key)].into())].into();
-        let answer = claim_keys::v3::Response::new(claimed);
-        sender.mark_request_as_sent(&id, &answer).await.unwrap();
+        let response = claim_keys::v3::Response::new(claimed);
+        sender.mark_request_as_sent(&id, &response).await.unwrap();
         let settings = EncryptionSettings::default();
         let shared = sender.share_room_key(&room, [bot().0].into_iter(), settings).await.unwrap();
         for request in shared {
@@ -135,7 +135,7 @@ async fn first_contact(keys: &Keys) -> Value {
 
 fn parse(sync: &Value) -> Sync {
     let text = sync.to_string();
-    let body = Piece::parse(&text).unwrap();
+    let body = RawJson::parse(&text).unwrap();
     Sync::read(body, &body.fields().unwrap()).unwrap()
 }
 
@@ -143,7 +143,7 @@ fn s1() -> Position {
     Position::At("s1".to_owned())
 }
 
-/// How many Olm sessions, room keys, events and positions there are.
+/// The number of Olm sessions, room keys, events and positions.
 async fn stored(pool: &Pool) -> [i64; 4] {
     let tables = [
         "matrix_sdk.olm_sessions",
@@ -163,37 +163,37 @@ async fn stored(pool: &Pool) -> [i64; 4] {
 const NOTHING: [i64; 4] = [0; 4];
 const ALL: [i64; 4] = [SENDERS as i64, SENDERS as i64, SENDERS as i64, 1];
 
-/// Something happens in the server at the first write to one of the bridge's tables.
-async fn trap(pool: &Pool, table: &str, event: &str) {
+/// Inject a fault: run PL/pgSQL before each insert into one of the bridge's tables.
+async fn inject_fault(pool: &Pool, table: &str, event: &str) {
     let sql = format!(
-        "CREATE OR REPLACE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql
+        "CREATE OR REPLACE FUNCTION public.inject_fault() RETURNS trigger LANGUAGE plpgsql
              AS $$ BEGIN {event}; RETURN new; END $$;
          CREATE TRIGGER trap BEFORE INSERT ON webhook_bridge.{table}
-             FOR EACH ROW EXECUTE FUNCTION public.trap()"
+             FOR EACH ROW EXECUTE FUNCTION public.inject_fault()"
     );
     pool.get().await.unwrap().batch_execute(&sql).await.unwrap();
 }
 
-async fn disarm(pool: &Pool, table: &str) {
+async fn remove_fault(pool: &Pool, table: &str) {
     let sql = format!("DROP TRIGGER trap ON webhook_bridge.{table}");
     pool.get().await.unwrap().batch_execute(&sql).await.unwrap();
 }
 
-/// The same sync again, from the stored position, with a new machine: every message is readable.
-async fn go_on(store: &(Config, Keys, Pool), sync: &Value) {
+/// Process the same sync again with a new machine: every message can be decrypted.
+async fn process_again(store: &(Config, Keys, Pool), sync: &Value) {
     let run = run_on(store).await;
-    // A connection that was cut may not know it yet.
+    // The pool may still hold broken connections.
     while run.inbox.ping().await.is_err() {}
     assert_eq!(run.inbox.sync_position().await.unwrap(), None);
-    assert_eq!(take_in(&run, &s1(), parse(sync)).await.unwrap(), "s2");
+    assert_eq!(process(&run, &s1(), parse(sync)).await.unwrap(), "s2");
     assert_eq!(stored(&store.2).await, ALL);
-    // As if the answer to the commit had been lost.
-    take_in(&run, &s1(), parse(sync)).await.unwrap();
+    // As if the response to the commit had been lost.
+    process(&run, &s1(), parse(sync)).await.unwrap();
     assert_eq!(stored(&store.2).await, ALL);
     assert_eq!(run.inbox.sync_position().await.unwrap().as_deref(), Some("s2"));
     for (room, event) in messages(sync) {
         let Decrypted::Result(result) = run.crypto.decrypt(&event, &room).await.unwrap() else {
-            panic!("its key cannot be read: {room}");
+            panic!("corrupt key in {room}");
         };
         assert!(matches!(*result, RoomEventDecryptionResult::Decrypted(_)), "{room}");
         let due = run.inbox.due(room.as_str(), 10).await.unwrap();
@@ -211,7 +211,7 @@ fn messages(sync: &Value) -> Vec<(OwnedRoomId, Raw<EncryptedEvent>)> {
 }
 
 #[tokio::test]
-async fn a_sync_that_fails_anywhere_leaves_nothing_and_is_taken_in_again() {
+async fn a_failed_sync_stores_nothing_and_is_processed_again() {
     let failures = ["RAISE 'refused'", "PERFORM pg_terminate_backend(pg_backend_pid())"];
     for failure in failures {
         for table in ["rooms", "events", "sync_positions"] {
@@ -219,37 +219,37 @@ async fn a_sync_that_fails_anywhere_leaves_nothing_and_is_taken_in_again() {
             let store = open(&database.url()).await;
             let sync = first_contact(&store.1).await;
             let run = run_on(&store).await;
-            trap(&store.2, table, failure).await;
-            let failed = take_in(&run, &s1(), parse(&sync)).await;
+            inject_fault(&store.2, table, failure).await;
+            let failed = process(&run, &s1(), parse(&sync)).await;
             assert!(matches!(failed, Err(BridgeError::Temporary(_))), "{failed:?}");
             assert_eq!(stored(&store.2).await, NOTHING, "{failure} at {table}");
-            // The machine knows keys that are not stored: it must not upload any.
+            // The machine holds keys that are not stored: it must not upload any.
             let late = run.crypto.outgoing_requests().await;
             assert!(matches!(late, Err(BridgeError::Temporary(_))), "{late:?}");
             drop(run);
-            disarm(&store.2, table).await;
+            remove_fault(&store.2, table).await;
             store.1.reopen().await.unwrap();
-            go_on(&store, &sync).await;
+            process_again(&store, &sync).await;
         }
     }
 }
 
-/// `kill -9` while the position is being written, behind the keys and the events.
+/// `kill -9` while the position is being written, after the keys and the events.
 #[tokio::test]
-async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
+async fn a_process_killed_during_a_sync_stores_nothing() {
     if let Ok(task) = env::var(CHILD) {
         let task: Value = serde_json::from_str(&task).unwrap();
         let run = run_on(&open(task["url"].as_str().unwrap()).await).await;
-        take_in(&run, &s1(), parse(&task["sync"])).await.unwrap();
+        process(&run, &s1(), parse(&task["sync"])).await.unwrap();
         return;
     }
     let database = testing::database().unwrap();
     let url = database.url();
     let store = open(&url).await;
     let sync = first_contact(&store.1).await;
-    trap(&store.2, "sync_positions", "PERFORM pg_sleep(1)").await;
+    inject_fault(&store.2, "sync_positions", "PERFORM pg_sleep(1)").await;
     let mut child = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "sync::tests::a_process_killed_in_a_sync_leaves_nothing_of_it"])
+        .args(["--exact", "sync::tests::a_process_killed_during_a_sync_stores_nothing"])
         .env(CHILD, json!({"url": url, "sync": sync}).to_string())
         .stdout(Stdio::null())
         .spawn()
@@ -261,7 +261,7 @@ async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
         connection.query_typed_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) > 0
     };
     while !is_sleeping().await {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        assert!(child.try_wait().unwrap().is_none(), "the process ended before it was killed");
         sleep(Duration::from_millis(10)).await;
     }
     child.kill().unwrap();
@@ -272,13 +272,13 @@ async fn a_process_killed_in_a_sync_leaves_nothing_of_it() {
 
     let store = open(&url).await;
     assert_eq!(stored(&store.2).await, NOTHING);
-    disarm(&store.2, "sync_positions").await;
-    go_on(&store, &sync).await;
+    remove_fault(&store.2, "sync_positions").await;
+    process_again(&store, &sync).await;
 }
 
 #[test]
-fn a_sync_that_takes_long_is_given_more_time_up_to_a_limit() {
-    let limits = std::iter::successors(Some(LONG_POLL), |limit| Some(more(*limit)));
+fn a_slow_sync_gets_a_longer_timeout_up_to_a_limit() {
+    let limits = std::iter::successors(Some(LONG_POLL), |limit| Some(extended(*limit)));
     let limits: Vec<_> = limits.map(|limit| limit.as_secs()).take(6).collect();
     assert_eq!(limits, [30, 60, 120, 240, 300, 300]);
 }

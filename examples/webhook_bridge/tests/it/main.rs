@@ -1,15 +1,15 @@
-//! The bridge as a process, between a homeserver and a webhook that are made for tests. Where a time
-//! matters, order is looked at and not the clock: what is held back waits at a latch.
+//! Runs the bridge as a process between a mock homeserver and a mock webhook. Tests control order with
+//! latches instead of measuring time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod devices;
-mod evidence;
 mod gaps;
+mod integrity;
 mod joins;
+mod malformed;
 mod messages;
 mod operator;
-mod reading;
 mod refusals;
 mod restored;
 mod settings;

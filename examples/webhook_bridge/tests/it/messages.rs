@@ -1,8 +1,8 @@
-//! Odd messages: delivered or parked, or counted with their room.
+//! Messages with odd or malformed fields: delivered, dead-lettered or counted.
 
 use serde_json::json;
 
-use crate::support::{World, message, room, sync};
+use crate::support::{Harness, message, room, sync};
 
 fn event(id: &str, sender: &str, content: &str, more: &str) -> String {
     format!(
@@ -12,9 +12,9 @@ fn event(id: &str, sender: &str, content: &str, more: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_an_id_and_a_sender_is_delivered_or_parked() {
-    let world = World::new().await;
-    let bridge = world.ready_bridge(&[]).await;
+async fn events_with_id_and_sender_are_delivered_or_dead_lettered() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let ok = |body: &str| format!(r#"{{"msgtype": "m.text", "body": "{body}"}}"#);
     let unsigned = |unsigned: &str| format!(r#", "unsigned": {unsigned}"#);
@@ -31,7 +31,7 @@ async fn what_has_an_id_and_a_sender_is_delivered_or_parked() {
         event("$upper-sender", "@Alice:x", &ok("8"), ""),
         event("$unïcode-id", alice, &ok("9"), ""),
     ];
-    let parked = [
+    let dead_lettered = [
         event("$half", alice, r#"{"msgtype": "m.text", "body": "half \ud83d"}"#, ""),
         event("$half-elsewhere", alice, r#"{"body": "x", "m.relates_to": {"key": "\ud83d"}}"#, ""),
         event("$huge", alice, r#"{"msgtype": "m.text", "body": "x", "geo": 1e999}"#, ""),
@@ -39,43 +39,43 @@ async fn what_has_an_id_and_a_sender_is_delivered_or_parked() {
         event("$two-contents", alice, &ok("x"), &format!(r#", "content": {}"#, ok("y"))),
     ];
     let good = message("$good").to_string();
-    let events = [&delivered[..], &parked[..], &[good]].concat().join(",");
-    world.homeserver.push_text(&format!(
+    let events = [&delivered[..], &dead_lettered[..], &[good]].concat().join(",");
+    harness.homeserver.push_text(&format!(
         r#"{{"next_batch": "NEXT", "rooms": {{"join": {{"!p:x": {{"timeline": {{"limited": false,
             "prev_batch": "p", "events": [{events}]}}}}}}}}}}"#
     ));
-    world.webhook.has(&["good"]).await;
+    harness.webhook.until_received(&["good"]).await;
     let known = "SELECT count(*) FROM webhook_bridge.events";
-    let all = delivered.len() + parked.len() + 1;
-    assert_eq!(world.number(known).await, all as i64, "{}", bridge.log());
-    assert_eq!(bridge.metric("messages_parked").await, Some(parked.len() as f64));
-    assert_eq!(world.webhook.bodies().len(), delivered.len() + 1);
+    let all = delivered.len() + dead_lettered.len() + 1;
+    assert_eq!(harness.number(known).await, all as i64, "{}", bridge.log());
+    assert_eq!(bridge.metric("messages_dead_lettered").await, Some(dead_lettered.len() as f64));
+    assert_eq!(harness.webhook.bodies().len(), delivered.len() + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_none_is_counted_and_its_room_named() {
-    let world = World::new().await;
-    let bridge = world.ready_bridge(&[]).await;
-    let nobody = json!({"event_id": "$1", "type": "m.room.message", "content": {"body": "x"}});
-    let nothing = json!({"sender": "@alice:x", "type": "m.room.message", "content": {"body": "x"}});
+async fn events_without_id_or_sender_are_counted_and_logged() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let no_sender = json!({"event_id": "$1", "type": "m.room.message", "content": {"body": "x"}});
+    let no_id = json!({"sender": "@alice:x", "type": "m.room.message", "content": {"body": "x"}});
     let no_user = crate::support::plain("$2", "x");
     let mut no_user = no_user;
     no_user["sender"] = json!("alice");
-    let events = [nobody, nothing, no_user, json!(null), json!(7), message("$good")];
-    world.homeserver.push(sync(&[("!odd:x", room(&events))]));
-    world.webhook.has(&["good"]).await;
-    assert_eq!(bridge.metric("events_unreadable_total").await, Some(5.0));
+    let events = [no_sender, no_id, no_user, json!(null), json!(7), message("$good")];
+    harness.homeserver.push(sync(&[("!odd:x", room(&events))]));
+    harness.webhook.until_received(&["good"]).await;
+    assert_eq!(bridge.metric("events_malformed_total").await, Some(5.0));
     assert!(bridge.log().contains("!odd:x"), "{}", bridge.log());
 }
 
-/// As room versions 1 and 2 allow.
+/// Possible in room versions 1 and 2.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_event_id_in_two_rooms_is_two_events() {
-    let world = World::new().await;
-    let _bridge = world.ready_bridge(&[]).await;
+    let harness = Harness::new().await;
+    let _bridge = harness.ready_bridge(&[]).await;
     let other = crate::support::plain("$same", "other");
-    world.homeserver.push(sync(&[("!q:x", room(&[other]))]));
-    world.webhook.has(&["other"]).await;
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$same"), message("$end")]))]));
-    world.webhook.has(&["same", "end"]).await;
+    harness.homeserver.push(sync(&[("!q:x", room(&[other]))]));
+    harness.webhook.until_received(&["other"]).await;
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$same"), message("$end")]))]));
+    harness.webhook.until_received(&["same", "end"]).await;
 }

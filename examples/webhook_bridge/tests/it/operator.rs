@@ -1,19 +1,19 @@
-//! What somebody expects who runs the bridge.
+//! Operations: settings, secrets, roles, signals, logs and metrics.
 
 use std::process::Command;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bridge, Reply, World, message, room, sync};
+use crate::support::{Bridge, Harness, Reply, message, room, sync};
 
-/// The settings without those that a test is about.
-async fn bare(world: &World, more: &[(&str, &str)]) -> Bridge {
+/// Start the bridge with the required settings except database and passphrase.
+async fn bare(harness: &Harness, more: &[(&str, &str)]) -> Bridge {
     let mut settings = vec![
-        ("MATRIX_HOMESERVER", world.homeserver.url.as_str()),
+        ("MATRIX_HOMESERVER", harness.homeserver.url.as_str()),
         ("MATRIX_USER", "@bot:example.org"),
         ("MATRIX_PASSWORD", "password"),
-        ("WEBHOOK_URL", &world.webhook.url),
+        ("WEBHOOK_URL", &harness.webhook.url),
     ];
     settings.extend(more);
     Bridge::start(&settings)
@@ -32,33 +32,33 @@ fn parts(url: &str) -> [String; 5] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_database_or_a_passphrase_it_ends_unless_that_is_wanted() {
-    let world = World::new().await;
-    let url = world.database.url();
-    for (settings, words) in [
-        (vec![("STORE_PASSPHRASE", "p")], "--try"),
+async fn a_missing_database_or_passphrase_is_refused_unless_intended() {
+    let harness = Harness::new().await;
+    let url = harness.database.url();
+    for (settings, text) in [
+        (vec![("STORE_PASSPHRASE", "p")], "--embedded-postgres"),
         (vec![("STORE_PASSPHRASE", "p"), ("DATABASE_URI", &url)], "DATABASE_URL"),
         (vec![("STORE_PASSPHRASE", "p"), ("PGPASSWORD", "p"), ("PGPORT", "1")], "DATABASE_URL"),
         (vec![("DATABASE_URL", &*url)], "--plain"),
         (vec![("DATABASE_URL", &url), ("STORE_PASSPHRASE", "\n")], "--plain"),
         (vec![("DATABASE_URL", &url), ("STORE_PASSPHRASE", "p"), ("--plain", "")], "--plain"),
     ] {
-        let mut bridge = bare(&world, &settings).await;
+        let mut bridge = bare(&harness, &settings).await;
         assert_eq!(bridge.ended().await, 2, "{}", bridge.log());
-        assert!(bridge.log().contains(words), "{}", bridge.log());
+        assert!(bridge.log().contains(text), "{}", bridge.log());
         assert_eq!(std::fs::read_dir(bridge.directory()).unwrap().count(), 0);
     }
-    let bridge = bare(&world, &[("DATABASE_URL", &url), ("--plain", "")]).await;
+    let bridge = bare(&harness, &[("DATABASE_URL", &url), ("--plain", "")]).await;
     bridge.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libpqs_variables_name_the_database_or_complete_its_url() {
-    let world = World::new().await;
-    let [host, port, user, password, database] = parts(&world.database.url());
+    let harness = Harness::new().await;
+    let [host, port, user, password, database] = parts(&harness.database.url());
     let plain = ("--plain", "");
     let mut bridge = bare(
-        &world,
+        &harness,
         &[
             plain,
             ("PGHOST", &host),
@@ -73,25 +73,25 @@ async fn libpqs_variables_name_the_database_or_complete_its_url() {
     assert_eq!(bridge.stop().await, 0);
     let url = format!("postgres://{host}:{port}/{database}");
     let settings = [plain, ("DATABASE_URL", &url), ("PGUSER", &user), ("PGPASSWORD", &password)];
-    let bridge = bare(&world, &settings).await;
+    let bridge = bare(&harness, &settings).await;
     bridge.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_come_from_files_and_their_last_newline_is_none_of_them() {
-    let world = World::new().await;
+async fn secrets_are_read_from_files_without_the_trailing_newline() {
+    let harness = Harness::new().await;
     let directory = tempdir("secrets");
     let file = |name: &str, content: &str| {
         let path = directory.join(name);
         std::fs::write(&path, content).unwrap();
         path.to_string_lossy().into_owned()
     };
-    let url = file("url", &format!("{}\n", world.database.url()));
+    let url = file("url", &format!("{}\n", harness.database.url()));
     let passphrase = file("passphrase", "a passphrase\r\n");
-    let hook = file("hook", &format!("{}\n", world.webhook.url));
+    let hook = file("hook", &format!("{}\n", harness.webhook.url));
     let (password, token) = (file("password", "pässword\n"), file("token", "tok\n"));
     let settings = [
-        ("MATRIX_HOMESERVER", world.homeserver.url.as_str()),
+        ("MATRIX_HOMESERVER", harness.homeserver.url.as_str()),
         ("MATRIX_USER", "@bot:example.org\n"),
         ("MATRIX_PASSWORD_FILE", &password),
         ("STORE_PASSPHRASE_FILE", &passphrase),
@@ -102,12 +102,12 @@ async fn secrets_come_from_files_and_their_last_newline_is_none_of_them() {
     ];
     let mut bridge = Bridge::start(&settings);
     bridge.ready().await;
-    let login = world.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
+    let login = harness.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
     assert_eq!(login.unwrap().body["password"], "pässword");
     assert_eq!(bridge.stop().await, 0);
     // The same secrets in the environment, with and without the newline.
     for passphrase in ["a passphrase", "a passphrase\n"] {
-        let mut bridge = world.bridge(&[("STORE_PASSPHRASE", passphrase)]);
+        let mut bridge = harness.bridge(&[("STORE_PASSPHRASE", passphrase)]);
         bridge.ready().await;
         assert_eq!(bridge.stop().await, 0);
     }
@@ -126,21 +126,21 @@ fn tempdir(name: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_env_is_read_and_the_environment_wins() {
-    let world = World::new().await;
+async fn a_dotenv_file_is_read_and_the_environment_overrides_it() {
+    let harness = Harness::new().await;
     let directory = tempdir("dotenv");
     let content = format!(
         "# settings\nMATRIX_HOMESERVER={}\nMATRIX_USER=@bot:example.org\nMATRIX_PASSWORD='pa$s word'\n\
          STORE_PASSPHRASE=\"p\"\nWEBHOOK_URL=http://127.0.0.1:1/\nDATABASE_URL={}\n",
-        world.homeserver.url,
-        world.database.url()
+        harness.homeserver.url,
+        harness.database.url()
     );
     std::fs::write(directory.join(".env"), content).unwrap();
-    let mut bridge = Bridge::start_in(directory.clone(), &[("WEBHOOK_URL", &world.webhook.url)]);
+    let mut bridge = Bridge::start_in(directory.clone(), &[("WEBHOOK_URL", &harness.webhook.url)]);
     bridge.ready().await;
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
-    world.webhook.has(&["1"]).await;
-    let login = world.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.until_received(&["1"]).await;
+    let login = harness.homeserver.calls.all().into_iter().find(|call| call.is("POST", "login"));
     assert_eq!(login.unwrap().body["password"], "pa$s word");
     assert_eq!(bridge.stop().await, 0);
     std::fs::write(directory.join(".env"), "MATRIX_PASSWORD='never shown").unwrap();
@@ -149,11 +149,11 @@ async fn a_file_env_is_read_and_the_environment_wins() {
     assert!(!bridge.log().contains("never shown"), "{}", bridge.log());
 }
 
-/// The careful roles of `docs/operations.md`, for both schemas.
+/// The least-privilege roles of `docs/operations.md`, for both schemas.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_runs_under_a_role_that_may_create_nothing() {
-    let world = World::new().await;
-    let name = parts(&world.database.url())[4].clone();
+async fn it_runs_with_a_role_without_create_privileges() {
+    let harness = Harness::new().await;
+    let name = parts(&harness.database.url())[4].clone();
     let (owner, bot) = (format!("{name}_owner"), format!("{name}_bot"));
     let roles = format!(
         "CREATE ROLE \"{owner}\" LOGIN PASSWORD 'secret';
@@ -165,75 +165,75 @@ async fn it_runs_under_a_role_that_may_create_nothing() {
          ALTER DEFAULT PRIVILEGES FOR ROLE \"{owner}\" IN SCHEMA matrix_sdk, webhook_bridge
              GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO \"{bot}\""
     );
-    world.connection().await.batch_execute(&roles).await.unwrap();
+    harness.connection().await.batch_execute(&roles).await.unwrap();
     let url_of = |role: &str| {
-        let mut url = url::Url::parse(&world.database.url()).unwrap();
+        let mut url = url::Url::parse(&harness.database.url()).unwrap();
         url.set_username(role).unwrap();
         url.set_password(Some("secret")).unwrap();
         url.to_string()
     };
     let (owner_url, bot_url) = (url_of(&owner), url_of(&bot));
     let as_bot = [("DATABASE_URL", bot_url.as_str()), ("BRIDGE_RUN_MIGRATIONS", "false")];
-    // Made by hand is not migrated.
-    let mut bridge = world.bridge(&as_bot);
+    // A schema created by hand is not migrated yet.
+    let mut bridge = harness.bridge(&as_bot);
     assert_eq!(bridge.ended().await, 5, "{}", bridge.log());
     assert!(bridge.log().contains("--migrate-only"), "{}", bridge.log());
     for _ in 0..2 {
         let mut migration = Bridge::start(&[("DATABASE_URL", &owner_url), ("--migrate-only", "")]);
         assert_eq!(migration.ended().await, 0, "{}", migration.log());
     }
-    assert_eq!(world.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
-    let mut bridge = world.ready_bridge(&as_bot).await;
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
-    world.webhook.has(&["1"]).await;
-    // While it runs, too; and what is there needs no privilege to be found.
+    assert_eq!(harness.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
+    let mut bridge = harness.ready_bridge(&as_bot).await;
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.until_received(&["1"]).await;
+    // Also while the bridge runs.
     let mut migration = Bridge::start(&[("DATABASE_URL", &owner_url), ("--migrate-only", "")]);
     assert_eq!(migration.ended().await, 0, "{}", migration.log());
     assert_eq!(bridge.stop().await, 0);
-    let mut bridge = world.bridge(&[("DATABASE_URL", &bot_url)]);
+    let mut bridge = harness.bridge(&[("DATABASE_URL", &bot_url)]);
     bridge.ready().await;
     assert_eq!(bridge.stop().await, 0);
     let forget = format!(
         "DROP OWNED BY \"{owner}\" CASCADE; DROP OWNED BY \"{bot}\" CASCADE;
          DROP ROLE \"{owner}\"; DROP ROLE \"{bot}\""
     );
-    world.connection().await.batch_execute(&forget).await.unwrap();
+    harness.connection().await.batch_execute(&forget).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_waits_for_no_delivery_and_closes_the_store() {
-    let world = World::new().await;
-    let mut bridge = world.ready_bridge(&[]).await;
+async fn a_second_sigterm_skips_deliveries_and_closes_the_store() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
     let latch = CancellationToken::new();
     let hang = latch.clone();
-    world.webhook.got.rule(move |_| Some(Reply::text(200, "").after(&hang)));
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
-    world.webhook.has(&["1"]).await;
+    harness.webhook.requests.rule(move |_| Some(Reply::text(200, "").after(&hang)));
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.until_received(&["1"]).await;
     bridge.signal("TERM");
-    bridge.says("stopping").await;
+    bridge.until_logged("stopping").await;
     bridge.signal("TERM");
     assert_eq!(bridge.ended().await, 0, "{}", bridge.log());
     latch.cancel();
-    // Closed: the account is free at once, for those who refuse an owner that is alive.
-    let bridge = world.bridge(&[("BRIDGE_TAKEOVER", "refuse")]);
+    // The account was released: `refuse` would fail if the owner were alive.
+    let bridge = harness.bridge(&[("BRIDGE_TAKEOVER", "refuse")]);
     bridge.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_trace_shows_the_userinfo_of_a_url() {
-    let world = World::new().await;
+async fn trace_logs_show_no_userinfo_of_urls() {
+    let harness = Harness::new().await;
     let with_userinfo = |url: &str| url.replace("http://", "http://me:tops3cret@");
-    let homeserver = with_userinfo(&world.homeserver.url);
-    let webhook = format!("{}?key=k3y", with_userinfo(&world.webhook.url));
+    let homeserver = with_userinfo(&harness.homeserver.url);
+    let webhook = format!("{}?key=k3y", with_userinfo(&harness.webhook.url));
     let settings = [
         ("MATRIX_HOMESERVER", homeserver.as_str()),
         ("WEBHOOK_URL", &webhook),
         ("MATRIX_PASSWORD", "pa55word"),
         ("RUST_LOG", "trace,hyper=trace,hyper_util::client=trace,reqwest::connect=trace"),
     ];
-    let bridge = world.ready_bridge(&settings).await;
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
-    world.webhook.has(&["1"]).await;
+    let bridge = harness.ready_bridge(&settings).await;
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.until_received(&["1"]).await;
     let log = bridge.log();
     for secret in ["tops3cret", "k3y", "pa55word", "bWU6dG9wczNjcmV0", "a passphrase"] {
         assert!(!log.contains(secret), "{secret} is in the log");
@@ -241,11 +241,11 @@ async fn no_trace_shows_the_userinfo_of_a_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_tell_who_is_owner_what_fails_and_which_version_it_is() {
-    let world = World::new().await;
-    let mut bridge = world.ready_bridge(&[]).await;
-    let standby = world.bridge(&[]);
-    standby.says("waiting until it is free").await;
+async fn metrics_show_ownership_failures_and_version() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
+    let standby = harness.bridge(&[]);
+    standby.until_logged("waiting until it is free").await;
     assert_eq!(standby.metric("standby").await, Some(1.0));
     assert_eq!(standby.metric("owner").await, Some(0.0));
     assert_eq!(bridge.metric("owner").await, Some(1.0));
@@ -254,16 +254,16 @@ async fn metrics_tell_who_is_owner_what_fails_and_which_version_it_is() {
     assert_eq!(bridge.metric(&version).await, Some(1.0));
     assert_eq!(bridge.metric("gaps_open").await, Some(0.0));
 
-    world.webhook.got.rule(|_| Some(Reply::json(500, json!({}))));
-    world.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
-    world.webhook.got.until_count("two calls", 2, |_| true).await;
+    harness.webhook.requests.rule(|_| Some(Reply::json(500, json!({}))));
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.requests.until_count("two calls", 2, |_| true).await;
     assert!(bridge.metric("webhook_failures_total").await.unwrap() >= 1.0);
-    assert!(bridge.metric("oldest_pending_seconds").await.unwrap() > 0.0);
-    world.webhook.got.no_rules();
+    assert!(bridge.metric("oldest_pending_age_seconds").await.unwrap() > 0.0);
+    harness.webhook.requests.clear_rules();
     let keyless = json!({"event_id": "$k", "sender": "@alice:x", "type": "m.room.encrypted",
         "origin_server_ts": 1, "content": {"algorithm": "m.megolm.v1.aes-sha2", "session_id": "s",
         "sender_key": "k", "device_id": "d", "ciphertext": "garbage"}});
-    world.homeserver.push(sync(&[("!r:x", room(&[keyless]))]));
+    harness.homeserver.push(sync(&[("!r:x", room(&[keyless]))]));
     bridge
         .until("an undecryptable message", async |bridge| {
             let (_, text) = bridge.get("/metrics").await.unwrap();
@@ -285,8 +285,13 @@ fn help_names_every_setting_and_shows_no_secret() {
         .output()
         .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    for name in ["--try", "--plain", "--migrate-only", "BRIDGE_POOL_SIZE", "STORE_PASSPHRASE_FILE"]
-    {
+    for name in [
+        "--embedded-postgres",
+        "--plain",
+        "--migrate-only",
+        "BRIDGE_POOL_SIZE",
+        "STORE_PASSPHRASE_FILE",
+    ] {
         assert!(help.contains(name), "{name}");
     }
     assert!(!help.contains("tops3cret"));

@@ -1,4 +1,4 @@
-//! Faults of every kind, at random, while they are switched on.
+//! Random faults of homeserver and webhook, while they are switched on.
 
 use std::sync::{
     Arc, Mutex,
@@ -17,11 +17,11 @@ use crate::{
 pub struct Chaos {
     is_on: AtomicBool,
     rng: Mutex<Rng>,
-    /// Opened at the end of the faults: what hangs, hangs until then.
+    /// Opened at the end of the faults, to release hanging replies.
     latch: Mutex<CancellationToken>,
     accepted: Mutex<Vec<Delivery>>,
     invited: Mutex<Vec<String>>,
-    /// How often the position is still refused.
+    /// How many more times the position is refused.
     lost: AtomicUsize,
     acknowledged: AtomicUsize,
 }
@@ -45,13 +45,13 @@ impl Chaos {
         let (own, history) = (chaos.clone(), history.clone());
         let server = Arc::downgrade(homeserver);
         homeserver.calls.rule(move |call| {
-            own.fault_of_homeserver(call).or_else(|| {
+            own.homeserver_fault(call).or_else(|| {
                 let syncs = server.upgrade()?.stored.lock().unwrap().syncs.len();
-                own.usual(call, &history, syncs)
+                own.default_reply(call, &history, syncs)
             })
         });
         let own = chaos.clone();
-        webhook.got.rule(move |delivery| Some(own.answer_of_webhook(delivery)));
+        webhook.requests.rule(move |delivery| Some(own.webhook_reply(delivery)));
         chaos
     }
 
@@ -65,7 +65,7 @@ impl Chaos {
         std::mem::take(&mut *self.latch.lock().unwrap()).cancel();
     }
 
-    /// What the webhook took.
+    /// The deliveries that the webhook accepted.
     pub fn accepted(&self) -> Vec<Delivery> {
         self.accepted.lock().unwrap().clone()
     }
@@ -78,12 +78,12 @@ impl Chaos {
         self.rng.lock().unwrap().u32(0..of)
     }
 
-    /// Until the faults end.
+    /// Hold the reply back until the faults end.
     fn hang(&self, reply: Reply) -> Reply {
         reply.after(&self.latch.lock().unwrap())
     }
 
-    fn usual(&self, call: &Call, history: &History, syncs: usize) -> Option<Reply> {
+    fn default_reply(&self, call: &Call, history: &History, syncs: usize) -> Option<Reply> {
         if call.is_sync() {
             let Some(since) = call.since() else {
                 let mut all = history.all(self.acknowledged.load(Relaxed));
@@ -98,7 +98,7 @@ impl Chaos {
         Some(Reply::json(200, history.page(room, from)))
     }
 
-    fn fault_of_homeserver(&self, call: &Call) -> Option<Reply> {
+    fn homeserver_fault(&self, call: &Call) -> Option<Reply> {
         if !self.is_on.load(Relaxed) {
             return None;
         }
@@ -134,7 +134,7 @@ impl Chaos {
         }
     }
 
-    fn answer_of_webhook(&self, delivery: &Delivery) -> Reply {
+    fn webhook_reply(&self, delivery: &Delivery) -> Reply {
         if self.is_on.load(Relaxed) {
             match self.pick(25) {
                 0 => return Reply::text(500, ""),
@@ -149,8 +149,8 @@ impl Chaos {
         Reply::text(200, "")
     }
 
-    /// Malformed parts that are not needed.
-    pub fn bend(&self, sync: &mut Value) {
+    /// Make a part of a sync malformed that the messages do not need.
+    pub fn malform(&self, sync: &mut Value) {
         match self.pick(8) {
             0 => sync["device_one_time_keys_count"] = Value::Null,
             1 => sync["rooms"]["join"]["no room id"] = json!({}),

@@ -1,15 +1,15 @@
-//! An hour of random faults, all at once, from a homeserver, a webhook and a database that are killed
-//! and come back. `scripts/soak` runs it; it is no part of the tests.
+//! Soak test with random faults: homeserver and webhook fail, bridge and database are killed. Run it
+//! with `scripts/soak`; `cargo test` does not run it by default.
 //!
-//! `SOAK_SECONDS` and `SOAK_SEED` change it. What is promised afterwards: every message was delivered
-//! under its id, in order within its room; no replay was; every invitation was accepted; and in each
-//! quiet moment between the faults every room was heard from again.
+//! `SOAK_SECONDS` and `SOAK_SEED` set duration and seed. It checks that every message was delivered
+//! under its id and in order within its room, that no replay was delivered, that every invitation was
+//! accepted, and that after each period of faults all rooms recovered.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chaos;
 mod history;
-// It has more than is needed here.
+// Not all of it is used here.
 #[allow(dead_code, unused_imports)]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -23,7 +23,7 @@ use std::{
 use fastrand::Rng;
 use matrix_sdk_postgres::testing::PostgresServer;
 use serde_json::json;
-use support::{Bridge, Homeserver, Person, Webhook};
+use support::{Bridge, Homeserver, MatrixUser, Webhook};
 use tokio::time::sleep;
 
 use self::{chaos::Chaos, history::History};
@@ -31,9 +31,9 @@ use self::{chaos::Chaos, history::History};
 const BOT: &str = "@bot:example.org";
 const ENCRYPTED: [&str; 3] = ["!secret0:x", "!secret1:x", "!secret2:x"];
 const PLAIN: [&str; 3] = ["!plain0:x", "!plain1:x", "!plain2:x"];
-/// How long faults last, and how long a room may then need to be heard from.
+/// The duration of faults, and the time limit for the recovery after them.
 const FAULTS: Duration = Duration::from_secs(20);
-const QUIET: Duration = Duration::from_secs(90);
+const RECOVERY: Duration = Duration::from_secs(90);
 
 struct Soak {
     rng: Rng,
@@ -44,8 +44,8 @@ struct Soak {
     bridge: Bridge,
     history: Arc<History>,
     chaos: Arc<Chaos>,
-    people: Vec<Person>,
-    /// Who has told the bot the key of which room.
+    users: Vec<MatrixUser>,
+    /// The (user, room) pairs whose current room key was sent to the bot.
     keys: HashMap<(usize, &'static str), bool>,
     sent: usize,
     kills: usize,
@@ -79,9 +79,9 @@ async fn soak() {
     bridge.ready().await;
     let history = Arc::new(History::default());
     let chaos = Chaos::install(seed, &homeserver, &webhook, &history);
-    let mut people = Vec::new();
+    let mut users = Vec::new();
     for name in ["@alice:x", "@bob:y", "@carol:z"] {
-        people.push(Person::meet(&homeserver, name).await);
+        users.push(MatrixUser::new(&homeserver, name).await);
     }
     let mut soak = Soak {
         rng: Rng::with_seed(seed),
@@ -92,7 +92,7 @@ async fn soak() {
         bridge,
         history,
         chaos,
-        people,
+        users,
         keys: HashMap::new(),
         sent: 0,
         kills: 0,
@@ -103,13 +103,13 @@ async fn soak() {
     while began.elapsed() < length {
         rounds += 1;
         soak.faults().await;
-        soak.quiet().await;
+        soak.recover().await;
         println!(
             "{} s: round {rounds}, {} messages, {} kills, {} calls of the webhook",
             began.elapsed().as_secs(),
             soak.sent,
             soak.kills,
-            soak.webhook.got.all().len()
+            soak.webhook.requests.all().len()
         );
     }
     soak.verify().await;
@@ -128,21 +128,21 @@ impl Soak {
                     "type": "m.room.encryption", "state_key": "", "origin_server_ts": 1,
                     "content": {"algorithm": "m.megolm.v1.aes-sha2"}}),
             );
-            for person in &self.people {
-                let mut member = support::member(person.user.as_str());
-                member["event_id"] = json!(format!("$member-{room}-{}", person.user));
+            for user in &self.users {
+                let mut member = support::member(user.id.as_str());
+                member["event_id"] = json!(format!("$member-{room}-{}", user.id));
                 self.history.add(room, member);
             }
         }
         self.homeserver.push(self.history.news(&mut Vec::new(), false));
     }
 
-    /// All faults at once, and messages meanwhile.
+    /// Switch all faults on, and send messages meanwhile.
     async fn faults(&mut self) {
         self.chaos.on();
         let end = Instant::now() + FAULTS;
         while Instant::now() < end {
-            self.say_something().await;
+            self.send_messages().await;
             sleep(Duration::from_millis(self.rng.u64(10..300))).await;
             match self.rng.u32(0..150) {
                 0 => self.kill_bridge().await,
@@ -154,19 +154,19 @@ impl Soak {
         self.chaos.off();
     }
 
-    async fn say_something(&mut self) {
+    async fn send_messages(&mut self) {
         let mut keys = Vec::new();
         for _ in 0..self.rng.usize(1..4) {
-            self.say(&mut keys).await;
+            self.send_message(&mut keys).await;
         }
-        // What a sync leaves out is in the gap before it.
+        // A limited sync creates a gap.
         let limited = self.rng.u32(0..10) == 0;
         let mut news = self.history.news(&mut keys, limited);
-        self.chaos.bend(&mut news);
+        self.chaos.malform(&mut news);
         self.homeserver.push(news);
     }
 
-    async fn say(&mut self, keys: &mut Vec<serde_json::Value>) {
+    async fn send_message(&mut self, keys: &mut Vec<serde_json::Value>) {
         self.sent += 1;
         let (id, body) = (format!("$m-{}", self.sent), format!("message {}", self.sent));
         if self.rng.bool() {
@@ -175,16 +175,16 @@ impl Soak {
             return;
         }
         let room = ENCRYPTED[self.rng.usize(..ENCRYPTED.len())];
-        let who = self.rng.usize(..self.people.len());
-        let person = &self.people[who];
+        let index = self.rng.usize(..self.users.len());
+        let user = &self.users[index];
         if self.rng.u32(0..20) == 0 {
-            person.rotate(room).await;
-            self.keys.remove(&(who, room));
+            user.rotate(room).await;
+            self.keys.remove(&(index, room));
         }
-        if self.keys.insert((who, room), true).is_none() {
-            keys.extend(person.room_key(room).await);
+        if self.keys.insert((index, room), true).is_none() {
+            keys.extend(user.room_key(room).await);
         }
-        let event = person.encrypt(room, &id, &body).await;
+        let event = user.encrypt(room, &id, &body).await;
         if self.rng.u32(0..20) == 0 {
             let mut replay = event.clone();
             replay["event_id"] = json!(format!("$replay-{}", self.sent));
@@ -213,8 +213,8 @@ impl Soak {
         self.postgres = Some(again.await.unwrap());
     }
 
-    /// Without faults every room is heard from, and all that was sent has arrived.
-    async fn quiet(&mut self) {
+    /// Without faults, wait until all messages have been delivered.
+    async fn recover(&mut self) {
         let mut keys = Vec::new();
         for room in PLAIN {
             self.sent += 1;
@@ -228,9 +228,9 @@ impl Soak {
             if missing.is_empty() {
                 return;
             }
-            if began.elapsed() > QUIET {
+            if began.elapsed() > RECOVERY {
                 panic!(
-                    "silent for {QUIET:?} without a fault: {} messages are missing: {:?}\n{}",
+                    "no recovery within {RECOVERY:?} without faults: {} messages are missing: {:?}\n{}",
                     missing.len(),
                     &missing[..missing.len().min(10)],
                     self.bridge.log()
@@ -243,8 +243,8 @@ impl Soak {
     async fn verify(&mut self) {
         let accepted = self.chaos.accepted();
         self.history.check(&accepted);
-        let asked = self.chaos.invited();
-        for room in &asked {
+        let invited = self.chaos.invited();
+        for room in &invited {
             let path = format!("rooms/{room}/join");
             let joined = self.homeserver.calls.count(|call| call.is("POST", &path));
             assert!(joined > 0, "the invitation to {room} was forgotten");
@@ -257,7 +257,7 @@ impl Soak {
             self.sent,
             accepted.len() - ids.len(),
             self.kills,
-            asked.len()
+            invited.len()
         );
     }
 }

@@ -1,9 +1,9 @@
 //! One transaction over everything that a future saves.
 //!
-//! The account's lane runs the transaction: from the first save on it works off the scope's requests,
-//! until it has committed, was told to roll back, or the time is up. It keeps the time, so that a
-//! future which is not polled any more holds nothing up. The caller's future, and whatever else reads
-//! in the account meanwhile, only sends requests: one that is dropped harms nothing.
+//! The lane's task runs the transaction: from the first save on it serves the scope's requests,
+//! until the scope commits, rolls back or exceeds its time limit. The task enforces the limit, so
+//! that a future which is no longer polled blocks nothing. The caller's future, and other reads in
+//! the account, only send requests, so that dropping them does no harm.
 
 pub(crate) mod request;
 mod runner;
@@ -28,7 +28,7 @@ use tokio_postgres::Row;
 pub use self::transaction::Transaction;
 pub(crate) use self::{
     request::{Query, Request},
-    runner::{Running, ScopeJob, run as run_scope},
+    runner::{RunningScope, ScopeJob, run as run_scope},
 };
 use crate::{
     Error,
@@ -44,11 +44,11 @@ tokio::task_local! {
     static CURRENT: Arc<Scope>;
 }
 
-/// How far a scope is.
+/// The phase of a scope.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The future ended well. Whether it is committed is the lane's business from here on.
+    /// The future returned `Ok`; the lane's task commits.
     Committing,
     Committed,
     RolledBack,
@@ -56,7 +56,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// Whether the scope can no longer be asked.
+    /// Whether the scope takes no more requests.
     fn is_over(self) -> bool {
         !matches!(self, Self::Open | Self::Committing)
     }
@@ -65,19 +65,20 @@ impl Phase {
 /// A lane that a scope writes in.
 pub(crate) struct ScopeLane {
     owner: Arc<LaneOwnership>,
-    running: Arc<Running>,
-    /// What was saved in it, for reads that need not ask.
+    running: Arc<RunningScope>,
+    /// The scope's saves in the lane, for reads without a query.
     overlay: Arc<UncommittedOverlay>,
-    /// Tables of which other tasks see rows only when they are committed.
+    /// Tables whose uncommitted rows are hidden from the reads of other tasks.
     seen_when_committed: &'static [&'static str],
-    /// Something outside of the scope has failed in the lane meanwhile.
+    /// An operation outside of the scope has failed in the lane: the lane fails when the scope
+    /// ends.
     fails_at_end: AtomicBool,
 }
 
 impl ScopeLane {
     pub(crate) fn new(
         owner: Arc<LaneOwnership>,
-        running: Arc<Running>,
+        running: Arc<RunningScope>,
         seen_when_committed: &'static [&'static str],
     ) -> Self {
         let overlay = UncommittedOverlay::new(owner.cache.clone());
@@ -86,19 +87,19 @@ impl ScopeLane {
     }
 }
 
-/// The transaction of one `atomically`, as those see it who save and read in it.
+/// The transaction of one `atomically`, for the tasks that save and read in it.
 pub(crate) struct Scope {
-    /// In the order of their names.
+    /// Ordered by name.
     lanes: Vec<ScopeLane>,
     requests: mpsc::UnboundedSender<Request>,
-    /// What starts the lanes' part, at the first request.
+    /// Taken at the first request, which queues the scope in its lanes.
     start: Mutex<Option<Start>>,
     phase: watch::Sender<Phase>,
     has_saved: AtomicBool,
 }
 
 struct Start {
-    /// Of the lanes. A scope that is over keeps none of them.
+    /// Of the lanes. Dropped when the scope ends, because they keep the lanes open.
     writers: Vec<Writer>,
     requests: mpsc::UnboundedReceiver<Request>,
     limit: Duration,
@@ -117,19 +118,20 @@ impl Scope {
 
     /// Whether the scope writes in this lane.
     pub(crate) fn is_of(&self, owner: &Arc<LaneOwnership>) -> bool {
-        self.place(owner).is_some()
+        self.lane_index(owner).is_some()
     }
 
-    fn place(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
+    fn lane_index(&self, owner: &Arc<LaneOwnership>) -> Option<usize> {
         self.lanes.iter().position(|lane| Arc::ptr_eq(&lane.owner, owner))
     }
 
-    /// What was saved within, in a lane.
+    /// The scope's overlay of a lane.
     pub(crate) fn overlay(&self, owner: &Arc<LaneOwnership>) -> Option<&UncommittedOverlay> {
         self.lane(owner).map(|lane| &*lane.overlay)
     }
 
-    /// Whether the caller must see a change of the scope's in what the statement reads.
+    /// Whether the statement reads tables that the scope has changed, and the caller must see these
+    /// changes.
     pub(crate) fn changes(&self, sql: &Sql) -> bool {
         self.has_written(sql) && self.shows(sql)
     }
@@ -147,7 +149,8 @@ impl Scope {
         self.is_current() || !sql.tables().iter().any(is_hidden)
     }
 
-    /// Runs the future in a scope and commits it when it ends well; `wrap` makes its kind of error.
+    /// Runs the future in a scope and commits it if the future returns `Ok`; `wrap` converts
+    /// errors.
     pub(crate) async fn run<T, E>(
         mut lanes: Vec<(ScopeLane, Writer)>,
         limit: Duration,
@@ -165,7 +168,7 @@ impl Scope {
             phase: watch::Sender::new(Phase::Open),
             has_saved: AtomicBool::new(false),
         });
-        let _rolled_back_when_dropped = Caller(scope.clone());
+        let _rolled_back_when_dropped = RollBackUnlessCommitted(scope.clone());
         let mut future = pin!(CURRENT.scope(scope.clone(), future));
         let value = tokio::select! {
             biased;
@@ -178,55 +181,56 @@ impl Scope {
         Ok(value)
     }
 
-    /// Takes a save in a lane: nothing is sent. One that was begun is taken even when its future is
-    /// dropped.
+    /// Stages a save in a lane; sends nothing. The save is staged even if this future is dropped
+    /// after its first poll.
     pub(crate) async fn write(
         self: &Arc<Self>,
         owner: &Arc<LaneOwnership>,
         stage: Stage,
     ) -> Result<(), Error> {
-        let place = self.place(owner).ok_or(Error::OtherStoreInAtomically)?;
+        let lane_index = self.lane_index(owner).ok_or(Error::OtherStoreInAtomically)?;
         self.has_saved.store(true, Ordering::Release);
         owner.check_write()?;
-        self.ask(|answer| Request::Save(place, stage, answer)).await
+        self.send(|answer| Request::Save(lane_index, stage, answer)).await
     }
 
-    /// Reads on the scope's connection, seeing what it has saved. `None` when the scope has ended: then
-    /// it is to be asked outside.
+    /// Reads on the scope's connection, and sees the scope's saves. `None` when the scope has
+    /// ended: the caller then reads outside of it.
     pub(crate) async fn read(&self, query: Query) -> Option<Result<Vec<Row>, Error>> {
         let (answer, rows) = oneshot::channel();
         let _ = self.requests.send(Request::Read(query, answer));
         rows.await.ok()
     }
 
-    /// Runs a statement of the application; also tells how many rows it returned or changed.
+    /// Runs a statement of the application; also returns how many rows it returned or changed.
     async fn run_application(self: &Arc<Self>, query: Query) -> Result<(Vec<Row>, u64), Error> {
         self.has_saved.store(true, Ordering::Release);
-        let answer = self.ask(|answer| Request::Application(query, answer));
+        let answer = self.send(|answer| Request::Application(query, answer));
         trace::operation("EXECUTE", answer).await
     }
 
     async fn commit(self: &Arc<Self>) -> Result<(), Error> {
-        // Also after a read that failed: what its caller has made of that must not be stored.
+        // Also refused after a failed read: what its caller derived from the failure must not be
+        // stored.
         self.lanes.iter().try_for_each(|lane| lane.owner.check_write())?;
         if !self.advance(Phase::Committing) {
-            return Err(self.why_over());
+            return Err(self.end_reason());
         }
         if self.start().take().is_some() {
             // Nothing was saved.
             self.end(Phase::Committed);
             return Ok(());
         }
-        let result = trace::operation("COMMIT", self.ask(Request::Commit)).await;
+        let result = trace::operation("COMMIT", self.send(Request::Commit)).await;
         if !self.is_over() {
-            // The lane is gone.
+            // The lane's task has ended.
             self.end(Phase::RolledBack);
         }
         result
     }
 
-    /// Sends a request to the lane; the first one makes the lane begin with the scope in its turn.
-    async fn ask<T>(
+    /// Sends a request to the lane; the first one queues the scope in its lanes.
+    async fn send<T>(
         self: &Arc<Self>,
         request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request,
     ) -> Result<T, Error> {
@@ -238,7 +242,7 @@ impl Scope {
         }
         let (answer, result) = oneshot::channel();
         let _ = self.requests.send(request(answer));
-        result.await.unwrap_or_else(|_| Err(self.why_over()))
+        result.await.unwrap_or_else(|_| Err(self.end_reason()))
     }
 
     fn start(&self) -> MutexGuard<'_, Option<Start>> {
@@ -249,21 +253,21 @@ impl Scope {
         *self.phase.borrow()
     }
 
-    /// Whether it can still be asked.
+    /// Whether the scope takes no more requests.
     fn is_over(&self) -> bool {
         self.phase().is_over()
     }
 
-    fn why_over(&self) -> Error {
+    fn end_reason(&self) -> Error {
         match self.phase() {
-            // The lane is gone.
+            // The lane's task has ended.
             Phase::Open | Phase::Committing => Error::StoreClosed,
             Phase::TimedOut => Error::AtomicallyTimeout,
             Phase::Committed | Phase::RolledBack => Error::NotInAtomically,
         }
     }
 
-    /// Goes on from [`Phase::Open`], unless that happened already.
+    /// Leaves [`Phase::Open`]; `false` if that has happened already.
     fn advance(&self, to: Phase) -> bool {
         self.phase.send_if_modified(|phase| {
             let is_open = *phase == Phase::Open;
@@ -286,12 +290,13 @@ impl Scope {
         self.lanes.iter().find(|lane| Arc::ptr_eq(&lane.owner, owner))
     }
 
-    /// Whether the store will have failed when the scope ends.
+    /// Whether the lane will fail when the scope ends.
     pub(crate) fn fails_at_end(&self, owner: &Arc<LaneOwnership>) -> bool {
         self.lane(owner).is_some_and(|lane| lane.fails_at_end.load(Ordering::Acquire))
     }
 
-    /// Something outside of the scope failed in a lane, so that nothing may be written there behind it.
+    /// Records that an operation outside of the scope failed in a lane, so that nothing may be
+    /// written there after the scope.
     pub(crate) fn fail_at_end(&self, owner: &Arc<LaneOwnership>) {
         self.phase.send_if_modified(|phase| {
             match self.lane(owner).filter(|_| !phase.is_over()) {
@@ -302,8 +307,8 @@ impl Scope {
         });
     }
 
-    /// What was saved and not committed makes the caller's memory be ahead of the database. It is noted
-    /// before the scope is over: the lane goes on at once.
+    /// Fails the lanes if saves were not committed, because the caller's memory is then ahead of
+    /// the database. Runs before the phase changes, because the lane takes its next job at once.
     fn fail_without_commit(&self, phase: Phase) {
         let is_lost = matches!(phase, Phase::RolledBack | Phase::TimedOut)
             && self.has_saved.load(Ordering::Acquire);
@@ -314,7 +319,7 @@ impl Scope {
         }
     }
 
-    /// Returns when it can no longer be asked.
+    /// Returns when the scope has ended.
     pub(crate) async fn ended(&self) {
         self.reached(Phase::is_over).await;
     }
@@ -325,19 +330,19 @@ impl Scope {
     }
 
     /// Returns when the scope has ended without a commit: by its caller, or by the time limit.
-    async fn given_up(&self, limit: Duration) {
+    async fn abandoned(&self, limit: Duration) {
         let rolled_back = self.reached(|phase| phase == Phase::RolledBack);
         if timeout(limit, rolled_back).await.is_err() && !self.advance(Phase::TimedOut) {
-            // It is about to be committed.
+            // The commit has begun, and is no longer abandoned.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The caller's part in a scope. Dropped before the commit was asked for, it rolls back.
-struct Caller(Arc<Scope>);
+/// Rolls the scope back when the caller's future is dropped before it requested the commit.
+struct RollBackUnlessCommitted(Arc<Scope>);
 
-impl Drop for Caller {
+impl Drop for RollBackUnlessCommitted {
     fn drop(&mut self) {
         self.0.advance(Phase::RolledBack);
         drop(self.0.start().take());

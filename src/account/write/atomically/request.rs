@@ -1,4 +1,5 @@
-//! What is asked of a scope: all of it owned, for the task that asks may be gone before the answer.
+//! The requests to a scope. They own their data, because the task that sends one may end before the
+//! answer.
 
 use std::fmt;
 
@@ -15,17 +16,17 @@ use crate::{
     postgres::{database::Param, statement::Sql},
 };
 
-/// Where the answer goes.
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
+/// Sends the answer to the requesting task.
+pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Error>>;
 
 pub(crate) enum Request {
-    /// A save in the lane at this place.
-    Save(usize, Stage, Answer<()>),
-    /// A read of the store's.
-    Read(Query, Answer<Vec<Row>>),
+    /// A save in the lane with this index.
+    Save(usize, Stage, ReplySender<()>),
+    /// A read of a store.
+    Read(Query, ReplySender<Vec<Row>>),
     /// A statement of the application.
-    Application(Query, Answer<(Vec<Row>, u64)>),
-    Commit(Answer<()>),
+    Application(Query, ReplySender<(Vec<Row>, u64)>),
+    Commit(ReplySender<()>),
 }
 
 /// A statement with its parameters.
@@ -59,7 +60,7 @@ impl Query {
     }
 }
 
-/// A parameter as it goes to the server, encoded by the task that asks.
+/// A parameter, encoded by the requesting task.
 #[derive(Clone)]
 struct Encoded(Option<Vec<u8>>);
 
@@ -78,7 +79,7 @@ impl Encoded {
     }
 }
 
-/// Silent, for tokio-postgres logs parameters at `debug`.
+/// Prints no value, because tokio-postgres logs parameters at `debug`.
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("_")
@@ -97,7 +98,7 @@ impl ToSql for Encoded {
     }
 
     fn accepts(_: &Type) -> bool {
-        // It was asked when the parameter was encoded.
+        // The type was checked when the parameter was encoded.
         true
     }
 

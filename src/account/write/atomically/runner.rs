@@ -1,4 +1,4 @@
-//! The lane's part in a scope.
+//! Runs a scope in the task of its first lane.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 
 use super::{
     Phase, Scope,
-    request::{Answer, Query, Request},
+    request::{Query, ReplySender, Request},
 };
 use crate::{
     Error,
@@ -24,7 +24,7 @@ use crate::{
     postgres::database::Database,
 };
 
-/// A scope that waits for its turn in the first of its lanes.
+/// A scope that is queued in the first of its lanes.
 pub(crate) struct ScopeJob {
     pub(super) scope: Arc<Scope>,
     /// Of the other lanes, in the order of their names.
@@ -33,11 +33,11 @@ pub(crate) struct ScopeJob {
     pub(super) limit: Duration,
 }
 
-/// The scope that has an account's lane: what it saved is seen by all reads of the account.
+/// The scope that holds a lane: all reads of the lane see its saves.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<Option<Arc<Scope>>>);
+pub(crate) struct RunningScope(Mutex<Option<Arc<Scope>>>);
 
-impl Running {
+impl RunningScope {
     pub(crate) fn get(&self) -> Option<Arc<Scope>> {
         let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         running.as_ref().filter(|scope| !scope.is_over()).cloned()
@@ -48,28 +48,28 @@ impl Running {
     }
 }
 
-/// The scope is seen by the reads of its lanes; also when a lane's task ends with its runtime, no longer
-/// than that.
-struct Shown<'a>(&'a Scope);
+/// Makes a scope visible to the reads of its lanes until dropped, also when a lane's task is
+/// dropped with its runtime.
+struct VisibleScope<'a>(&'a Scope);
 
-impl<'a> Shown<'a> {
+impl<'a> VisibleScope<'a> {
     fn new(scope: &'a Arc<Scope>) -> Self {
         scope.lanes.iter().for_each(|lane| lane.running.set(Some(scope.clone())));
         Self(scope)
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for VisibleScope<'_> {
     fn drop(&mut self) {
         self.0.lanes.iter().for_each(|lane| lane.running.set(None));
     }
 }
 
-/// A scope that is left without an end, by a lane that is closed or a task that is ended, is rolled back
-/// before its lanes go on.
-struct EndedWhenDropped<'a>(&'a Scope);
+/// Rolls back a scope that has not ended, because a lane was closed or the task was dropped, before
+/// its lanes take other jobs.
+struct RollBackOnDrop<'a>(&'a Scope);
 
-impl Drop for EndedWhenDropped<'_> {
+impl Drop for RollBackOnDrop<'_> {
     fn drop(&mut self) {
         if !self.0.is_over() {
             self.0.end(Phase::RolledBack);
@@ -77,7 +77,7 @@ impl Drop for EndedWhenDropped<'_> {
     }
 }
 
-/// Works off a scope's requests, and commits it or rolls it back.
+/// Serves a scope's requests, and commits it or rolls it back.
 pub(crate) async fn run(database: &Database, job: ScopeJob) {
     let ScopeJob { scope, others, mut requests, limit } = job;
     if scope.is_over() {
@@ -86,20 +86,20 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
     let owners = scope.lanes.iter().map(|lane| lane.owner.clone()).collect();
     let mut transaction = OpenTransaction::new(database.clone(), owners);
     let (mut loans, mut shown) = (Vec::new(), None);
-    let _ended = EndedWhenDropped(&scope);
+    let _ended = RollBackOnDrop(&scope);
     let committing = tokio::select! {
         biased;
-        () = scope.given_up(limit) => None,
+        () = scope.abandoned(limit) => None,
         answer = async {
-            // In the order of their names: no two scopes wait for each other.
+            // Reserved in the order of their names, so that no two scopes deadlock.
             for writer in &others {
-                loans.push(writer.lend().await?);
+                loans.push(writer.reserve().await?);
             }
-            shown = Some(Shown::new(&scope));
+            shown = Some(VisibleScope::new(&scope));
             Some(serve(database, &scope, &mut transaction, &mut requests).await)
         } => answer,
     };
-    // Its caller may be gone: it is finished all the same, before anything else is written.
+    // Finished before any other write, even if the caller is gone.
     if let Some(answer) = committing {
         let result = transaction.commit().await;
         scope.end(if result.is_ok() { Phase::Committed } else { Phase::RolledBack });
@@ -108,16 +108,17 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
     drop(shown);
 }
 
-/// Works off requests until the commit is asked for.
+/// Serves requests until the commit is requested.
 async fn serve(
     database: &Database,
     scope: &Scope,
     transaction: &mut OpenTransaction,
     requests: &mut mpsc::UnboundedReceiver<Request>,
-) -> Answer<()> {
-    // The server would end the transaction of a client that is silent.
-    let mut alive = interval(database.idle_timeout() / 3);
-    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+) -> ReplySender<()> {
+    // Sends keep-alives, so that `idle_in_transaction_session_timeout` does not end the
+    // transaction.
+    let mut keep_alive = interval(database.idle_timeout() / 3);
+    keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next = None;
     loop {
         let request = match next.take() {
@@ -125,19 +126,19 @@ async fn serve(
             None => tokio::select! {
                 biased;
                 Some(request) = requests.recv() => request,
-                _ = alive.tick() => {
+                _ = keep_alive.tick() => {
                     transaction.keep_alive();
                     continue;
                 }
             },
         };
         match request {
-            Request::Save(place, stage, answer) => {
-                let _ = answer.send(save(scope, transaction, place, stage).await);
+            Request::Save(lane_index, stage, answer) => {
+                let _ = answer.send(save(scope, transaction, lane_index, stage).await);
             }
             Request::Read(query, answer) => {
                 let mut reads = vec![(query, answer)];
-                // What others have asked meanwhile goes along in the same round trip.
+                // Reads that were queued meanwhile are sent in the same round trip.
                 while let Ok(request) = requests.try_recv() {
                     match request {
                         Request::Read(query, answer) => reads.push((query, answer)),
@@ -160,21 +161,21 @@ async fn serve(
 async fn save(
     scope: &Scope,
     transaction: &mut OpenTransaction,
-    place: usize,
+    lane_index: usize,
     stage: Stage,
 ) -> Result<(), Error> {
     let lane = scope
         .lanes
-        .get(place)
+        .get(lane_index)
         .ok_or(Error::Internal("a save in a lane that is not the scope's"))?;
     let batch = lane::stage(&lane.owner, stage, lane.overlay.clone()).await?;
-    transaction.stage(place, batch)?;
-    transaction.show_last(&lane.overlay);
+    transaction.stage(lane_index, batch)?;
+    transaction.apply_last_to(&lane.overlay);
     Ok(())
 }
 
-async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, Answer<Vec<Row>>)>) {
-    // Who asked may be gone.
+async fn read(transaction: &mut OpenTransaction, mut reads: Vec<(Query, ReplySender<Vec<Row>>)>) {
+    // Skips reads whose caller is gone.
     reads.retain(|(_, answer)| !answer.is_closed());
     if reads.is_empty() {
         return;

@@ -14,19 +14,19 @@ use crate::Error;
 /// application's own rows: they are committed together with the keys, or not at all.
 ///
 /// Tables outside of the crate's schema are found by the connection's `search_path`; the role must
-/// be allowed to use them. Statements are sent typed and unnamed, and not before the server has
-/// answered `BEGIN`.
+/// be allowed to use them. Statements are sent unnamed, with parameter types, and not before the
+/// server has answered `BEGIN`.
 ///
-/// `COMMIT`, `ROLLBACK` and whatever else ends the transaction are refused with
-/// [`Error::TransactionControl`], and `atomically` fails. Savepoints may be used; but one that is
-/// rolled back to must not be older than something that was saved in the store: that is refused in the
-/// same way, because the save would be undone.
+/// `COMMIT`, `ROLLBACK` and other statements that end the transaction are refused with
+/// [`Error::TransactionControl`], and `atomically` fails. Savepoints may be used. Rolling back to
+/// one that is older than a save in a store is refused in the same way, because it would undo the
+/// save.
 ///
-/// After a statement of the application has run, a lost connection cannot be replaced inside the
-/// store, for such statements are not repeated: the whole is rolled back, and the error is returned.
+/// After a statement of the application has run, a lost connection cannot be replaced, because such
+/// statements are not repeated: the whole transaction is rolled back, and the error is returned.
 ///
-/// A handle holds nothing: the transaction ends with its `atomically`, and from then on
-/// [`query`](Self::query) and [`execute`](Self::execute) return [`Error::NotInAtomically`].
+/// A `Transaction` does not keep the transaction open: that ends with its `atomically`, and from
+/// then on [`query`](Self::query) and [`execute`](Self::execute) return [`Error::NotInAtomically`].
 pub struct Transaction(Arc<Scope>);
 
 impl fmt::Debug for Transaction {
@@ -40,8 +40,8 @@ impl Transaction {
         Self(scope)
     }
 
-    /// Runs a statement and returns its rows; it sees all that was saved before. One that was begun is
-    /// run even when this future is dropped.
+    /// Runs a statement and returns its rows; it sees everything that was saved before. Once
+    /// polled, it is run even if this future is dropped.
     ///
     /// # Errors
     ///

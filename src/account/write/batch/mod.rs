@@ -1,11 +1,11 @@
 //! Writes staged in memory, as rows per statement.
 //!
-//! A row staged again under the same key replaces the earlier one, for PostgreSQL refuses to touch
-//! a row twice in one `ON CONFLICT` (SQLSTATE 21000). Rows leave in the order of their keys, so that
-//! two writers lock them in the same order.
+//! A row staged again under the same key replaces the earlier one, because PostgreSQL refuses to
+//! update a row twice in one `ON CONFLICT` (SQLSTATE 21000). Rows are sent in the order of their
+//! keys, so that two writers lock them in the same order.
 //!
-//! What a write does to the cache is staged with it: it follows from the table, or is named beside a
-//! statement that was written by hand.
+//! The cache update of a write is staged with it: derived from the table, or named with a
+//! hand-written statement.
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// How much a single statement carries: larger ones cost the server more memory and are no faster.
+/// Maximum size of a single statement: larger ones cost the server more memory and are no faster.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
-/// What runs after the commit, and only then.
+/// Runs after the commit, and only then.
 pub(crate) type OnCommit = Box<dyn FnOnce() + Send + Sync>;
 
 /// The rows of one statement, by key.
@@ -42,7 +42,7 @@ pub(crate) struct Batch {
     staged: Vec<Staged>,
     updates: Vec<CacheUpdate>,
     on_commit: Vec<OnCommit>,
-    on_show: Vec<Box<dyn Fn() + Send + Sync>>,
+    on_overlay: Vec<Box<dyn Fn() + Send + Sync>>,
     skipped: bool,
     /// A write of a cached table named no cache update.
     lacks_update: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Batch {
 pub(crate) struct Statement<'a> {
     pub(crate) sql: &'static Sql,
     pub(crate) columns: Vec<Column<'a>>,
-    /// The server must report so many rows at least.
+    /// The server must report at least this many rows.
     pub(crate) min_rows: u64,
 }
 
@@ -76,7 +76,7 @@ impl Batch {
         self.stage(&delete.0, key, Cells::default());
     }
 
-    /// Stages a row of a statement that was written by hand, and what it does to the cache.
+    /// Stages a row of a hand-written statement, and its cache updates.
     pub(crate) fn write(
         &mut self,
         write: &'static Write,
@@ -101,7 +101,7 @@ impl Batch {
         }
     }
 
-    /// Fails when the cache would not learn of a write.
+    /// Fails if a write of a cached table has no cache update.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self.lacks_update {
             true => Err(Error::Internal("a write of a cached table names no cache update")),
@@ -109,15 +109,15 @@ impl Batch {
         }
     }
 
-    /// Shows the writes to the reads that are to see them before they are committed.
-    pub(crate) fn show(&self, overlay: &UncommittedOverlay) {
+    /// Applies the writes to an overlay, for reads before the commit.
+    pub(crate) fn apply_to(&self, overlay: &UncommittedOverlay) {
         overlay.apply(&self.updates, self.staged.iter().map(|staged| staged.write.table.name));
-        self.on_show.iter().for_each(|act| act());
+        self.on_overlay.iter().for_each(|act| act());
     }
 
-    /// Runs `act` when reads find in an overlay what the batch writes.
-    pub(crate) fn on_show(&mut self, act: impl Fn() + Send + Sync + 'static) {
-        self.on_show.push(Box::new(act));
+    /// Runs `act` when the batch is applied to an overlay.
+    pub(crate) fn on_overlay(&mut self, act: impl Fn() + Send + Sync + 'static) {
+        self.on_overlay.push(Box::new(act));
     }
 
     /// Runs `act` when the batch has been committed.
@@ -129,7 +129,7 @@ impl Batch {
         self.staged.is_empty()
     }
 
-    /// Notes that something was to be written which is stored already.
+    /// Records that a row was not staged because it is stored already.
     pub(crate) fn skip_unchanged(&mut self) {
         self.skipped = true;
     }
@@ -146,7 +146,8 @@ impl Batch {
         self.staged.iter().flat_map(|staged| &staged.rows).map(row_bytes).sum()
     }
 
-    /// Applies what was committed together: to the cache, all at once, and to whatever waits for it.
+    /// Applies the batches of one commit: updates the cache, all at once, then runs the `on_commit`
+    /// actions.
     pub(crate) fn committed(batches: Vec<Self>, cache: &Cache) {
         let (updates, on_commit): (Vec<_>, Vec<_>) =
             batches.into_iter().map(|batch| (batch.updates, batch.on_commit)).unzip();
@@ -176,7 +177,7 @@ fn row_bytes((key, values): Row<'_>) -> usize {
     key.size() + values.size()
 }
 
-/// Cuts the rows so that no chunk exceeds [`CHUNK_BYTES`], unless a single row does.
+/// Splits the rows so that no chunk exceeds [`CHUNK_BYTES`], unless a single row does.
 fn chunks(rows: &BTreeMap<Cells, Cells>) -> impl Iterator<Item = Vec<Row<'_>>> {
     let mut rows = rows.iter().peekable();
     std::iter::from_fn(move || {
@@ -205,7 +206,8 @@ fn columns<'a>(rows: &[Row<'a>]) -> Vec<Column<'a>> {
     columns.into_iter().map(Column).collect()
 }
 
-/// An array parameter. Its `Debug` is silent, for tokio-postgres logs parameters at `debug`.
+/// An array parameter. Its `Debug` prints no value, because tokio-postgres logs parameters at
+/// `debug`.
 pub(crate) struct Column<'a>(Vec<&'a Cell>);
 
 impl fmt::Debug for Column<'_> {

@@ -62,7 +62,7 @@ fn group(room: &str) -> CacheKey {
     CacheKey::of_row(&BY_ROOM_AND_KIND, &key(room, "")).0
 }
 
-/// An array as it goes to the server.
+/// An array parameter in its binary form.
 fn sent(column: &super::Column<'_>, ty: &Type) -> BytesMut {
     let mut sent = BytesMut::new();
     column.to_sql_checked(ty, &mut sent).unwrap();
@@ -70,7 +70,7 @@ fn sent(column: &super::Column<'_>, ty: &Type) -> BytesMut {
 }
 
 #[test]
-fn a_key_staged_twice_is_one_row_and_rows_leave_in_the_order_of_their_keys() {
+fn a_key_staged_twice_is_one_row_and_rows_are_sent_in_the_order_of_their_keys() {
     let mut batch = Batch::default();
     for (state_key, position) in [("b", 1), ("a", 2), ("b", 3)] {
         batch.upsert(&UPSERT, key("room", state_key), values(position));
@@ -99,7 +99,7 @@ fn statements_run_in_the_order_in_which_they_were_staged_first() {
 }
 
 #[test]
-fn what_is_large_is_cut_and_no_row_is_lost() {
+fn a_large_batch_is_split_and_no_row_is_lost() {
     let mut batch = Batch::default();
     for number in 0..5_u8 {
         batch.write(&FORGET, [vec![number; CHUNK_BYTES / 2]], Cells::default(), []);
@@ -107,25 +107,27 @@ fn what_is_large_is_cut_and_no_row_is_lost() {
     let rows: Vec<_> = batch.statements().iter().map(|sent| sent.columns[0].0.len()).collect();
     assert_eq!(rows.iter().sum::<usize>(), 5);
     assert!(rows.len() >= 3, "{rows:?}");
-    // One that is too large by itself goes alone.
+    // A row above the limit is sent alone.
     let mut batch = Batch::default();
     batch.write(&FORGET, [vec![0; 2 * CHUNK_BYTES]], Cells::default(), []);
     assert_eq!(batch.statements().len(), 1);
 }
 
 #[test]
-fn the_cache_learns_of_a_write_when_it_is_committed_and_the_overlay_before() {
+fn a_write_updates_the_overlay_before_the_commit_and_the_cache_after_it() {
     let cache = Arc::new(Cache::new(1 << 20, 0));
-    let Some(Lookup::Miss(miss)) = cache.look_up(&group("room")) else { panic!("it was empty") };
+    let Some(Lookup::Miss(miss)) = cache.look_up(&group("room")) else {
+        panic!("a hit in an empty cache")
+    };
     miss.fill(Arc::default());
     drop(miss);
     let mut batch = Batch::default();
     batch.upsert(&UPSERT, key("room", "a"), values(1));
     batch.upsert(&UPSERT, key("room", "b"), values(2));
     batch.delete(&DELETE, key("room", "a"));
-    let told = Arc::new(AtomicUsize::new(0));
-    let (shown, committed) = (told.clone(), told.clone());
-    batch.on_show(move || {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (shown, committed) = (calls.clone(), calls.clone());
+    batch.on_overlay(move || {
         shown.fetch_add(1, Ordering::Relaxed);
     });
     batch.on_commit(move || {
@@ -133,22 +135,24 @@ fn the_cache_learns_of_a_write_when_it_is_committed_and_the_overlay_before() {
     });
 
     let overlay = UncommittedOverlay::new(cache.clone());
-    batch.show(&overlay);
-    let Some(Overlaid::Known(rows)) = overlay.look_up(&group("room")) else { panic!("not shown") };
+    batch.apply_to(&overlay);
+    let Some(Overlaid::Known(rows)) = overlay.look_up(&group("room")) else {
+        panic!("not in the overlay")
+    };
     let only = [([bytes("b")].into(), values(2))].into();
     assert_eq!(*rows, only);
     assert!(overlay.has_written(&["events"]) && !overlay.has_written(&["profiles"]));
     assert!(overlay.look_up(&group("another room")).is_none());
-    assert_eq!(told.load(Ordering::Relaxed), 1);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert!(cache.peek(&group("room")).unwrap().is_empty(), "not committed yet");
 
     Batch::committed(vec![batch], &cache);
     assert_eq!(*cache.peek(&group("room")).unwrap(), only);
-    assert_eq!(told.load(Ordering::Relaxed), 11);
+    assert_eq!(calls.load(Ordering::Relaxed), 11);
 }
 
 #[test]
-fn a_write_by_hand_updates_the_cache_as_it_says() {
+fn a_hand_written_statement_updates_the_cache_as_declared() {
     let cache = Arc::new(Cache::new(1 << 20, 0));
     let mut batch = Batch::default();
     let update = CacheUpdate::ReplaceGroup(group("room"), [bytes("a")].into(), values(1));
@@ -163,7 +167,7 @@ fn a_write_by_hand_updates_the_cache_as_it_says() {
 }
 
 #[test]
-fn nothing_is_printed_of_what_is_staged() {
+fn debug_prints_no_staged_value() {
     let mut batch = Batch::default();
     batch.write(&FORGET, [bytes("secret")], Cells::default(), []);
     let statements = batch.statements();

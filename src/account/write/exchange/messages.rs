@@ -1,4 +1,4 @@
-//! The statements of a transaction, and what is noted while they are sent.
+//! The statements of a transaction, and what is recorded while they are sent.
 
 use std::sync::{
     Arc, OnceLock,
@@ -9,7 +9,7 @@ use deadpool_postgres::Object;
 use futures_util::TryFutureExt;
 use tokio_postgres::Statement;
 
-use super::{Answer, Exchange, Failure};
+use super::{Exchange, Failure, Response};
 use crate::{
     DatabaseError,
     account::{
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What the guard and the count of commits are told.
+/// The parameters of `guard` and `count_commit`.
 pub(super) struct OwnershipParams {
     account_id: i64,
     token: Vec<u8>,
@@ -61,7 +61,7 @@ impl OwnershipParams {
 pub(super) struct Message<'a> {
     sql: &'static Sql,
     params: Vec<Param<'a>>,
-    /// How many rows it must report, if it only writes.
+    /// How many rows a write must report; `None` for a statement that is not a write.
     min_rows: Option<u64>,
     prepared: Option<Statement>,
 }
@@ -72,9 +72,9 @@ pub(super) fn messages<'a>(
     params: &'a OwnershipParams,
     writes: &'a [batch::Statement<'a>],
 ) -> Vec<Message<'a>> {
-    let ours = |sql, params| Message { sql, params, min_rows: None, prepared: None };
-    let guard = exchange.begin.map(|_| ours(&GUARD, params.guard()));
-    let count = exchange.commit.map(|_| ours(&COUNT_COMMIT, params.count()));
+    let engine = |sql, params| Message { sql, params, min_rows: None, prepared: None };
+    let guard = exchange.begin.map(|_| engine(&GUARD, params.guard()));
+    let count = exchange.commit.map(|_| engine(&COUNT_COMMIT, params.count()));
     let writes = writes.iter().map(|write| {
         let columns = write.columns.iter().map(|column| column as Param<'_>);
         let params = std::iter::once(&params.account_id as Param<'_>).chain(columns).collect();
@@ -96,7 +96,7 @@ pub(super) async fn prepare(
     Ok(())
 }
 
-/// What is noted while messages are sent and answered.
+/// What is recorded while messages are sent and answered.
 #[derive(Default)]
 pub(super) struct Sent {
     /// A message failed at its first poll: it was never sent, and COMMIT must not follow it.
@@ -107,13 +107,13 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    fn note_unsent(&self) {
+    fn record_unsent(&self) {
         self.has_unsent.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn simple<'a>(&'a self, connection: &'a Object, text: &'a str) -> Answer<'a> {
+    pub(super) fn simple<'a>(&'a self, connection: &'a Object, text: &'a str) -> Response<'a> {
         let answer = connection.batch_execute(text).map_ok(|()| Vec::new());
-        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+        Box::pin(answer.inspect_err(|_| self.record_unsent()))
     }
 
     pub(super) fn statement<'a>(
@@ -121,11 +121,11 @@ impl Sent {
         database: &'a Database,
         connection: &'a Object,
         message: &'a Message<'a>,
-    ) -> Answer<'a> {
+    ) -> Response<'a> {
         let Message { sql, params, min_rows, prepared } = message;
         let Some(min_rows) = min_rows else {
             let answer = database.run(connection, sql, prepared.as_ref(), params);
-            return Box::pin(answer.inspect_err(|_| self.note_unsent()));
+            return Box::pin(answer.inspect_err(|_| self.record_unsent()));
         };
         let answer = database.execute(connection, sql, prepared.as_ref(), params);
         let answer = answer.map_ok(move |rows| {
@@ -134,10 +134,10 @@ impl Sent {
             }
             Vec::new()
         });
-        Box::pin(answer.inspect_err(|_| self.note_unsent()))
+        Box::pin(answer.inspect_err(|_| self.record_unsent()))
     }
 
-    pub(super) fn commit<'a>(&'a self, connection: &'a Object) -> Answer<'a> {
+    pub(super) fn commit<'a>(&'a self, connection: &'a Object) -> Response<'a> {
         Box::pin(async {
             let may_commit = !self.has_unsent.load(Ordering::Relaxed);
             self.has_sent_commit.store(may_commit, Ordering::Relaxed);
@@ -154,11 +154,12 @@ impl Sent {
     pub(super) fn check_complete(&self, commits: bool) -> Result<(), Failure> {
         match self.incomplete.get() {
             None => Ok(()),
-            // COMMIT left before the answers came. The error ends the use of the store.
+            // COMMIT was sent before the answers arrived. After this error the store must be
+            // reopened.
             Some(name) if commits => {
                 Err(Failure::Incomplete(DatabaseError::incomplete(name).into()))
             }
-            // Without its end, a transaction ends with the connection.
+            // A transaction without COMMIT is rolled back when its connection is closed.
             Some(name) => {
                 let message = format!("{name} did not write all its rows");
                 Err(Failure::RolledBack(DatabaseError::broken(message).into()))

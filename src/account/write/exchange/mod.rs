@@ -1,8 +1,8 @@
-//! What crosses the wire for a transaction, or for a part of one: always one round trip.
+//! Sends a transaction, or a part of one, always in one round trip.
 //!
-//! `BEGIN`, the statements and `COMMIT` are on the wire before the first answer is awaited. `BEGIN`
-//! and `COMMIT` are simple queries. `COMMIT` of a failed transaction answers without an error, so
-//! every answer is looked at.
+//! `BEGIN`, the statements and `COMMIT` are sent before the first answer is awaited. `BEGIN` and
+//! `COMMIT` are simple queries. `COMMIT` of a failed transaction returns no error, so every answer
+//! is checked.
 
 mod messages;
 mod outcome;
@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::Object;
@@ -31,28 +31,28 @@ use crate::{
     postgres::{database::Database, transaction_connection::TransactionConnection},
 };
 
-/// From this size on a message may take long on its way.
+/// From this size on, sending a message may take long.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// What a link must carry at least, for large writes to pass.
+/// The minimum bandwidth of a link, for the time limit of large writes.
 const SLOW_LINK_BYTES_A_SECOND: usize = 128 << 10;
 
 /// What is sent together.
 pub(crate) struct Exchange<'a> {
-    /// Those that the transaction writes in, in the order of their names.
+    /// The lanes that the transaction writes in, in the order of their names.
     pub(crate) lanes: &'a [Arc<LaneOwnership>],
-    /// Begins a guarded transaction, in which the server waits for us this long at most.
+    /// Begins a guarded transaction, with this idle limit.
     pub(crate) begin: Option<Duration>,
     pub(crate) batches: &'a [&'a Batch],
     /// Commits, under this id.
     pub(crate) commit: Option<[u8; 16]>,
 }
 
-/// A message on its way, with the rows that answer it.
-pub(crate) type Answer<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+/// A message that is sent when polled; returns the rows of its answer.
+pub(crate) type Response<'a> = BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
 
 impl Exchange<'_> {
-    /// Sends all of it and awaits the answers. The connection goes back to the pool when the
+    /// Sends all of it and awaits the answers. Returns the connection to the pool if the
     /// transaction has ended on it.
     pub(crate) async fn send(
         self,
@@ -81,17 +81,19 @@ impl Exchange<'_> {
         // Before anything is sent: an await in between would let COMMIT be sent ahead of the writes.
         prepare(&mut messages, database, connection, is_prepared).await?;
         let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
-        let large = (size > LARGE_BYTES).then(|| allow(database.idle_timeout(), size));
+        let large =
+            (size > LARGE_BYTES).then(|| extend_idle_timeout(database.idle_timeout(), size));
         let begin = self.begin.map(|idle| database.begin(idle));
         let first: Vec<String> = begin.into_iter().chain(large).collect();
 
         let (sent, unreplicated) = (Sent::default(), database.unreplicated_commits());
-        let mut answers: Vec<Answer<'_>> = Vec::new();
+        let sent_at = Instant::now();
+        let mut answers: Vec<Response<'_>> = Vec::new();
         answers.extend(first.iter().map(|text| sent.simple(connection, text)));
         let statements = messages.iter();
         answers.extend(statements.map(|message| sent.statement(database, connection, message)));
         answers.extend(self.commit.map(|_| sent.commit(connection)));
-        let answers = timeout(database.time_for(self.parts()), in_order(answers));
+        let answers = timeout(database.response_timeout(self.parts()), in_order(answers));
         let answers = database.join_with_prepare(connection, is_prepared, answers).await;
 
         let answers = answers.map_err(|_| match self.commit {
@@ -105,38 +107,44 @@ impl Exchange<'_> {
                 let reason = "a COMMIT did not wait for its synchronous standby";
                 return Err(Failure::Unknown(DatabaseError::broken(reason).into()));
             }
-            self.see_commit(&params.seen, &rows).map_err(Failure::Unknown)?;
+            self.record_commit(&params.seen, &rows, sent_at).map_err(Failure::Unknown)?;
         }
         sent.check_complete(self.commit.is_some())
     }
 
-    /// Notes that a commit was counted in each lane, by the answer to the last statement.
-    fn see_commit(&self, seen: &[Position], rows: &[Row]) -> Result<(), Error> {
+    /// Records the new position of each lane, by the answer to `count_commit`.
+    fn record_commit(
+        &self,
+        seen: &[Position],
+        rows: &[Row],
+        sent_at: Instant,
+    ) -> Result<(), Error> {
         let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
         let maintenance: Vec<i64> = row.try_get(0)?;
         for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {
             lane.move_to(Position { commits: seen.commits + 1, last: self.commit });
-            lane.cache.see_maintenance(maintenance);
+            lane.owner.prove(sent_at);
+            lane.cache.set_maintenance(maintenance);
         }
         Ok(())
     }
 
-    /// How many statements of the usual size it is.
+    /// The size in statements of [`CHUNK_BYTES`], for time limits.
     pub(crate) fn parts(&self) -> u32 {
         let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
         u32::try_from(size / CHUNK_BYTES + 1).unwrap_or(u32::MAX)
     }
 }
 
-/// To the server a transaction is idle while a message is still on its way, so a large one gets the
-/// time that a slow link takes for a chunk.
-fn allow(idle: Duration, bytes: usize) -> String {
+/// The server counts a transaction as idle while a message is still arriving, so the limit grows by
+/// the time that a slow link takes for a chunk.
+fn extend_idle_timeout(idle: Duration, bytes: usize) -> String {
     let seconds = bytes.min(CHUNK_BYTES) / SLOW_LINK_BYTES_A_SECOND;
     let idle = idle + Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX) + 1);
     format!("SET LOCAL idle_in_transaction_session_timeout = {}", idle.as_millis())
 }
 
-/// Polls all futures in order each time, so that their messages leave in order.
+/// Polls all futures in order each time, so that their messages are sent in order.
 pub(crate) async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let mut futures: Vec<MaybeDone<_>> = futures.into_iter().map(maybe_done).collect();
     poll_fn(|context| {

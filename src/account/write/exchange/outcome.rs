@@ -1,4 +1,4 @@
-//! What the answers to a transaction's messages prove.
+//! Derives the outcome of a transaction from the answers to its messages.
 
 use tokio_postgres::Row;
 
@@ -9,7 +9,7 @@ use crate::{DatabaseError, Error};
 pub(crate) enum Failure {
     /// Nothing of it took effect.
     RolledBack(Error),
-    /// It may or may not have taken effect, or may still do so: only the server knows.
+    /// It may or may not have taken effect, or may still do so.
     Unknown(Error),
     /// It took effect, but not as a whole.
     Incomplete(Error),
@@ -30,29 +30,29 @@ impl Failure {
     }
 }
 
-type Answers<T> = Vec<Result<T, DatabaseError>>;
+type Responses<T> = Vec<Result<T, DatabaseError>>;
 
-/// The rows of the last answer, but for COMMIT's if that was sent.
+/// The rows of the last answer, other than COMMIT's if that was sent.
 pub(super) fn last_rows(
-    answers: Answers<Vec<Row>>,
+    answers: Responses<Vec<Row>>,
     has_sent_commit: bool,
 ) -> Result<Vec<Row>, Failure> {
     if has_sent_commit {
         return committed(answers);
     }
-    // Without its end, a transaction ends with the connection.
+    // A transaction without COMMIT is rolled back when its connection is closed.
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>();
     let answers = answers.map_err(|error| Failure::RolledBack(error.into()));
     Ok(answers?.pop().unwrap_or_default())
 }
 
-/// The last answer but COMMIT's, which was sent.
+/// The last answer before COMMIT's, when COMMIT was sent.
 ///
-/// A failure proves a rollback only when it is the server's own word: an ERROR, behind which every
-/// statement failed because the transaction had, or a refusal by one of our own functions; and when
-/// COMMIT was answered. A pooler speaks in the server's name of what happened to its link, and knows
-/// no more than we do of what the server does next.
-fn committed<T: Default>(mut answers: Answers<T>) -> Result<T, Failure> {
+/// An error proves a rollback only if COMMIT was answered and the error is certainly the server's:
+/// either all later statements failed because the transaction had failed, or one of the crate's own
+/// functions raised it. A pooler may report errors of its own connection in the server's format,
+/// and they do not show what the server does next.
+fn committed<T: Default>(mut answers: Responses<T>) -> Result<T, Failure> {
     let commit = answers.pop();
     let Some(failed) = answers.iter().position(Result::is_err) else {
         return match commit {
@@ -60,14 +60,14 @@ fn committed<T: Default>(mut answers: Answers<T>) -> Result<T, Failure> {
             _ => Ok(answers.pop().and_then(Result::ok).unwrap_or_default()),
         };
     };
-    let mut behind = answers.drain(failed..);
-    let Some(Err(error)) = behind.next() else { return Ok(T::default()) };
+    let mut later = answers.drain(failed..);
+    let Some(Err(error)) = later.next() else { return Ok(T::default()) };
     let in_failed = |answer: Result<T, DatabaseError>| {
         answer.is_err_and(|error| error.is_in_failed_transaction())
     };
-    // With nothing behind it, nothing bears an error out.
-    let is_borne_out = behind.len() > 0 && behind.all(in_failed);
-    let is_proven = error.is_own_refusal() || (error.is_statement_error() && is_borne_out);
+    // The last statement's error has no later one that confirms it.
+    let is_confirmed = later.len() > 0 && later.all(in_failed);
+    let is_proven = error.is_own_refusal() || (error.is_statement_error() && is_confirmed);
     let outcome = match commit {
         Some(Ok(_)) if is_proven => Failure::RolledBack,
         _ => Failure::Unknown,
@@ -77,7 +77,7 @@ fn committed<T: Default>(mut answers: Answers<T>) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use super::{Failure, committed};
     use crate::DatabaseError;
@@ -91,25 +91,25 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_before_commit_is_the_one() {
+    fn the_last_answer_before_commit_is_returned() {
         assert_eq!(committed(vec![Ok(0), Ok(1), Ok(2), Ok(0)]).unwrap(), 2);
     }
 
     #[test]
-    fn only_the_servers_own_word_proves_a_rollback() {
+    fn only_an_error_of_the_server_itself_proves_a_rollback() {
         let failed = || error("25P02");
         for (answers, is_proven) in [
-            // An ERROR, and everything behind it in the failed transaction.
+            // An ERROR, and every later statement in the failed transaction.
             (vec![Ok(0), error("23505"), failed(), Ok(0)], true),
-            // The last statement: nothing behind it bears it out.
+            // The last statement: no later error confirms it.
             (vec![Ok(0), Ok(1), error("23505"), Ok(0)], false),
-            // A refusal of our own.
+            // Raised by one of the crate's own functions.
             (vec![Ok(0), Ok(1), error("MX002"), Ok(0)], true),
             (vec![error("MX001"), failed(), failed(), Ok(0)], true),
             // COMMIT was not answered.
             (vec![Ok(0), error("23505"), failed(), broken()], false),
             (vec![Ok(0), error("MX002"), failed(), broken()], false),
-            // Something behind the error was done.
+            // A statement after the error succeeded.
             (vec![Ok(0), error("08P01"), Ok(1), Ok(0)], false),
             (vec![Ok(0), error("57014"), broken(), Ok(0)], false),
             // Only COMMIT failed.
@@ -120,7 +120,7 @@ mod tests {
             match committed(answers).unwrap_err() {
                 Failure::RolledBack(_) => assert!(is_proven, "{codes}"),
                 Failure::Unknown(_) => assert!(!is_proven, "{codes}"),
-                Failure::Incomplete(_) => unreachable!("no rows were counted"),
+                Failure::Incomplete(_) => panic!("no rows were counted"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How the transaction commits, and what became of it when that is not known.
+//! Commits the transaction, and resolves a commit of unknown outcome.
 
 use std::fmt;
 
@@ -19,9 +19,11 @@ use crate::{
 };
 
 impl OpenTransaction {
-    /// Commits, unless there is nothing to write, and tells the caches and what waits for the commit.
+    /// Commits, unless there is nothing to write; then updates the caches and runs what waits for
+    /// the commit.
     pub(crate) async fn commit(mut self) -> Result<(), Error> {
-        // Also after a read that failed: what its caller has made of that must not be stored.
+        // Also refused after a failed read: what its caller derived from the failure must not be
+        // stored.
         self.lanes.iter().try_for_each(|lane| lane.check_write())?;
         self.check()?;
         match self.connection.take() {
@@ -41,46 +43,47 @@ impl OpenTransaction {
         Ok(())
     }
 
-    /// Where a save found what it would write, the lane must still be ours.
+    /// Checks the ownership of lanes in which a save skipped rows that were stored already: no
+    /// guard has checked it.
     async fn check_skipped(&self) -> Result<(), Error> {
-        for (place, lane) in self.lanes.iter().enumerate() {
-            if self.saved.iter().any(|(of, batch)| *of == place && batch.has_skipped()) {
+        for (lane_index, lane) in self.lanes.iter().enumerate() {
+            if self.saved.iter().any(|(of, batch)| *of == lane_index && batch.has_skipped()) {
                 lane.check_current(&self.database).await?;
             }
         }
         Ok(())
     }
 
-    /// Commits what is open, with the rest of the saves.
+    /// Sends the remaining saves, and commits the open transaction.
     async fn commit_rest(
         &self,
         connection: TransactionConnection,
         transaction: [u8; 16],
     ) -> Result<(), Error> {
         match self.commit_on(connection, false, &self.unsent(), transaction).await {
-            Err(Uncommitted::Surely(error)) if self.may_repeat(&error) => {
+            Err(Uncommitted::NoEffect(error)) if self.may_repeat(&error) => {
                 self.commit_all(transaction).await
             }
-            Err(Uncommitted::Surely(error)) => self.explain_commit(transaction, error).await,
+            Err(Uncommitted::NoEffect(error)) => self.explain_commit(transaction, error).await,
             Err(Uncommitted::Unresolved(error)) => Err(error),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Commits all saves under this id, in one round trip; tries again when it surely had no effect and
-    /// the reason may pass. A transaction that was begun elsewhere keeps its id, for it may have been
+    /// Commits all saves in one round trip; retries a transient failure that certainly had no
+    /// effect. The id stays the same in all attempts, because an earlier one may have been
     /// committed.
     async fn commit_all(&self, transaction: [u8; 16]) -> Result<(), Error> {
         let started = Instant::now();
         let batches: Vec<&Batch> = self.saved.iter().map(|(_, batch)| batch).collect();
         let commit = || async {
-            let connection = self.database.connection().await.map_err(Uncommitted::Surely)?;
+            let connection = self.database.connection().await.map_err(Uncommitted::NoEffect)?;
             let connection = TransactionConnection::new(connection);
             self.commit_on(connection, true, &batches, transaction).await
         };
         match self.database.retry().run("commit", Uncommitted::is_retryable, commit).await {
             Ok(()) => {}
-            Err(Uncommitted::Surely(error)) => self.explain_commit(transaction, error).await?,
+            Err(Uncommitted::NoEffect(error)) => self.explain_commit(transaction, error).await?,
             Err(Uncommitted::Unresolved(error)) => return Err(error),
         }
         debug!(
@@ -108,30 +111,30 @@ impl OpenTransaction {
         }
     }
 
-    /// What became of a failed transaction: `Ok` when it was committed all the same.
+    /// Resolves the outcome of a failed transaction: `Ok` when it was committed after all.
     async fn resolve(&self, failure: Failure, transaction: [u8; 16]) -> Result<(), Uncommitted> {
-        // Perhaps another server answers now: what readers were told may be older than what it has.
+        // After a failover the server may have other rows than the cache.
         self.lanes.iter().for_each(|lane| lane.cache.clear());
         let error = match failure {
             Failure::RolledBack(error) if error.is_other_position() => {
                 return Err(self.follow_fences(error).await);
             }
             Failure::RolledBack(error) | Failure::Incomplete(error) => {
-                return Err(Uncommitted::Surely(error));
+                return Err(Uncommitted::NoEffect(error));
             }
             Failure::Unknown(error) => error,
         };
-        warn!(%error, "a commit has an unknown outcome: asking the server");
+        warn!(%error, "a commit has an unknown outcome: resolving it with a fence");
         let mut is_committed = false;
         for lane in &self.lanes {
             let resolved = lane.resolve(&self.database, transaction).await;
             is_committed = resolved.map_err(Uncommitted::Unresolved)?;
         }
-        if is_committed { Ok(()) } else { Err(Uncommitted::Surely(as_transient(error))) }
+        if is_committed { Ok(()) } else { Err(Uncommitted::NoEffect(as_transient(error))) }
     }
 
-    /// After a refusal because of a position: a fence of our own that went unanswered may have moved a
-    /// lane. Then the transaction is sent again, from where the lane is now.
+    /// After a refusal because of a position: a fence of this owner whose answer was lost may have
+    /// moved a lane. Then the transaction is sent again, from the lane's current position.
     async fn follow_fences(&self, error: Error) -> Uncommitted {
         let mut has_moved = false;
         for lane in &self.lanes {
@@ -140,7 +143,7 @@ impl OpenTransaction {
                 Err(error) => return Uncommitted::Unresolved(error),
             }
         }
-        Uncommitted::Surely(if has_moved { as_transient(error) } else { error })
+        Uncommitted::NoEffect(if has_moved { as_transient(error) } else { error })
     }
 
     /// Explains why `transaction` was refused; `Ok` when it turns out to have been committed.
@@ -150,7 +153,7 @@ impl OpenTransaction {
         error: Error,
     ) -> Result<(), Error> {
         let (mut explained, mut is_committed) = (error.clone(), false);
-        // Of each lane, for a commit has moved them all.
+        // Checks every lane, because a commit moves all of them.
         for lane in &self.lanes {
             match lane.explain_commit(&self.database, transaction, error.clone()).await {
                 Ok(()) => is_committed = true,
@@ -160,34 +163,34 @@ impl OpenTransaction {
         if is_committed {
             return Ok(());
         }
-        // A loss that one lane has found is the account's.
+        // A loss found in one lane is a loss of the account.
         self.lanes.iter().try_for_each(|lane| lane.check())?;
         Err(explained)
     }
 }
 
-/// Why a transaction was not committed, as far as that is known.
+/// Why a transaction was not committed, as far as it is known.
 enum Uncommitted {
     /// It had no effect, and never will have.
-    Surely(Error),
-    /// The question what became of it was not answered: it must not be sent again.
+    NoEffect(Error),
+    /// Its outcome could not be resolved: it must not be sent again.
     Unresolved(Error),
 }
 
 impl Uncommitted {
     fn is_retryable(&self) -> bool {
-        matches!(self, Self::Surely(error) if error.is_retryable())
+        matches!(self, Self::NoEffect(error) if error.is_retryable())
     }
 }
 
 impl fmt::Display for Uncommitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Surely(error) | Self::Unresolved(error)) = self;
+        let (Self::NoEffect(error) | Self::Unresolved(error)) = self;
         error.fmt(f)
     }
 }
 
-/// A transaction that is known to have had no effect can be repeated, however it failed.
+/// A transaction that certainly had no effect can be retried, whatever its error.
 fn as_transient(error: Error) -> Error {
     match error {
         error if error.is_retryable() => error,

@@ -1,7 +1,7 @@
 //! Statements of the application that would end the transaction.
 
-/// Whether it does more than `ROLLBACK TO SAVEPOINT`. Only one statement comes in one message, so its
-/// first words say what it is.
+/// Whether a statement ends the transaction, unlike `ROLLBACK TO SAVEPOINT`. A message holds one
+/// statement only, so its first words identify it.
 pub(super) fn ends_transaction(sql: &str) -> bool {
     let mut rest = sql;
     let mut word = || next_word(&mut rest);
@@ -17,18 +17,19 @@ pub(super) fn ends_transaction(sql: &str) -> bool {
     }
 }
 
-/// Takes the next word off, in capitals, and what stands before it; comments may be nested.
+/// Removes and returns the next word, in upper case; skips what precedes it, such as comments,
+/// which may be nested.
 fn next_word(rest: &mut &str) -> String {
     let mut depth = 0;
     loop {
-        if let Some(behind) = rest.strip_prefix("/*") {
-            (depth, *rest) = (depth + 1, behind);
-        } else if let Some(behind) = rest.strip_prefix("*/") {
-            (depth, *rest) = (depth - 1, behind);
+        if let Some(after) = rest.strip_prefix("/*") {
+            (depth, *rest) = (depth + 1, after);
+        } else if let Some(after) = rest.strip_prefix("*/") {
+            (depth, *rest) = (depth - 1, after);
         } else if depth == 0
-            && let Some(behind) = rest.strip_prefix("--")
+            && let Some(after) = rest.strip_prefix("--")
         {
-            *rest = behind.split_once(['\n', '\r']).map_or("", |(_, behind)| behind);
+            *rest = after.split_once(['\n', '\r']).map_or("", |(_, after)| after);
         } else {
             let mut characters = rest.chars();
             match characters.next() {
@@ -39,8 +40,8 @@ fn next_word(rest: &mut &str) -> String {
         }
     }
     let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
-    let (word, behind) = rest.split_at(end);
-    *rest = behind;
+    let (word, after) = rest.split_at(end);
+    *rest = after;
     word.to_ascii_uppercase()
 }
 

@@ -1,13 +1,13 @@
-//! The one transaction that writes: of a save, of saves that queued behind it, of one that comes in
-//! parts, and of `atomically`.
+//! The write transaction: of a save, a group commit, a save in parts, or `atomically`.
 //!
-//! Saves are staged in memory until something is queried: then they go to the server together with the
-//! query, which sees them. The commit takes the rest along; when nothing was sent before, that is one
-//! round trip with `BEGIN`. Dropped before, the transaction drops its connection, which rolls back.
+//! Saves are staged in memory until something is queried: then they are sent together with the
+//! query, which sees them. The commit sends the remaining ones; if nothing was sent before, that is
+//! one round trip with `BEGIN`. Dropping an uncommitted transaction closes its connection, which
+//! rolls back.
 //!
-//! When the connection is lost, the saves are sent again on another: nothing else can have been
-//! written in between, for the lanes are held and other processes are fenced. Only the application's
-//! own statements cannot be repeated.
+//! When the connection is lost, the saves are sent again on another one: nothing else can have been
+//! written in between, because the lanes are held and other processes are fenced off. Only the
+//! application's own statements cannot be repeated.
 
 mod commit;
 mod control;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use self::wire::{Answered, Asked};
+use self::wire::{Pipelined, PipelinedRows};
 use crate::{
     Error,
     account::{
@@ -34,15 +34,17 @@ use crate::{
 
 pub(crate) struct OpenTransaction {
     database: Database,
-    /// Those that it writes in, in the order of their names; the caller holds them all.
+    /// The lanes that the transaction writes in, in the order of their names; the caller holds all
+    /// of them.
     lanes: Vec<Arc<LaneOwnership>>,
     connection: Option<TransactionConnection>,
-    /// All saves, in order, with the place of their lane; the first `sent` are within the transaction.
+    /// All saves, in order, each with the index of its lane; the first `sent` of them have been
+    /// sent.
     saved: Vec<(usize, Batch)>,
     bytes: usize,
     sent: usize,
-    /// What the savepoints' witness in the transaction is expected to say.
-    witness: Option<usize>,
+    /// The expected value of `matrix_sdk.saves` in the transaction.
+    save_count: Option<usize>,
     /// The application's own statements have run: the transaction cannot be repeated.
     unrepeatable: bool,
     /// Something failed: the transaction is over.
@@ -58,13 +60,13 @@ impl OpenTransaction {
             saved: Vec::new(),
             bytes: 0,
             sent: 0,
-            witness: None,
+            save_count: None,
             unrepeatable: false,
             broken: false,
         }
     }
 
-    /// Takes a save in the lane at this place: nothing is sent.
+    /// Stages a save in the lane with this index; sends nothing.
     pub(crate) fn stage(&mut self, lane: usize, batch: Batch) -> Result<(), Error> {
         self.check()?;
         batch.check()?;
@@ -73,33 +75,33 @@ impl OpenTransaction {
         Ok(())
     }
 
-    /// Shows the newest save to those who are to see it before it is committed.
-    pub(crate) fn show_last(&self, overlay: &UncommittedOverlay) {
+    /// Applies the newest save to an overlay, for reads before the commit.
+    pub(crate) fn apply_last_to(&self, overlay: &UncommittedOverlay) {
         if let Some((_, batch)) = self.saved.last() {
-            batch.show(overlay);
+            batch.apply_to(overlay);
         }
     }
 
-    /// How much has been staged.
+    /// The size of the staged saves.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Sends what has been staged.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
-        self.ask(Asked::Nothing).await.map(drop)
+        self.send(Pipelined::Nothing).await.map(drop)
     }
 
-    /// Reads, seeing what has been staged, all in one round trip. A read that fails harms neither the
-    /// others nor the transaction.
+    /// Sends the staged saves and reads, which see them, in one round trip. A read that fails
+    /// affects neither the others nor the transaction.
     pub(crate) async fn query(
         &mut self,
         queries: &[Query],
     ) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
-        Ok(self.ask(Asked::Reads(queries)).await?.rows)
+        Ok(self.send(Pipelined::Reads(queries)).await?.rows)
     }
 
-    /// Runs a statement of the application; also tells how many rows it returned or changed.
+    /// Runs a statement of the application; also returns how many rows it returned or changed.
     pub(crate) async fn run(&mut self, query: &Query) -> Result<(Vec<Row>, u64), Error> {
         self.check()?;
         if let Text::Application(sql, _) = &query.text
@@ -109,19 +111,22 @@ impl OpenTransaction {
             return Err(Error::TransactionControl);
         }
         if self.connection.is_none() {
-            // Not together with BEGIN: should that be lost, it would be committed by itself.
+            // Not together with BEGIN: if that were lost, the statement would be committed on its
+            // own.
             self.flush().await?;
         }
         self.unrepeatable = true;
-        let Answered { mut rows, row_count } = self.ask(Asked::Application(query)).await?;
+        let PipelinedRows { mut rows, row_count } =
+            self.send(Pipelined::Application(query)).await?;
         let rows = rows.pop().ok_or(Error::Internal("a statement has no answer"))??;
         Ok((rows, row_count))
     }
 
-    /// Shows the server that we are here.
+    /// Sends a keep-alive, so that `idle_in_transaction_session_timeout` does not end the
+    /// transaction.
     pub(crate) fn keep_alive(&self) {
         if let Some(connection) = &self.connection {
-            connection.ping();
+            connection.send_keep_alive();
         }
     }
 
@@ -133,16 +138,16 @@ impl OpenTransaction {
         self.saved.iter().skip(self.sent).map(|(_, batch)| batch).collect()
     }
 
-    /// Sends what has been staged, and what is asked behind it.
-    async fn ask(&mut self, asked: Asked<'_>) -> Result<Answered, Error> {
+    /// Sends the staged saves, and the queries after them; retries.
+    async fn send(&mut self, pipelined: Pipelined<'_>) -> Result<PipelinedRows, Error> {
         self.check()?;
         let mut attempts = self.database.retry().attempts();
         loop {
-            let error = match self.send(&asked).await {
+            let error = match self.send_once(&pipelined).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) => error,
             };
-            // Also what was not answered in time: nothing of it was committed.
+            // A timeout can be retried as well, because nothing was committed.
             let is_late = matches!(error, Error::StatementTimeout) && !self.unrepeatable;
             let may_repeat = is_late || self.may_repeat(&error);
             if may_repeat && attempts.pause("an open transaction", &error).await {
@@ -150,30 +155,30 @@ impl OpenTransaction {
             }
             // Without a connection nothing was sent.
             self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
-            // It was never committed, so an id that no transaction has tells the same.
+            // Nothing was committed, so any unused id gives the same explanation.
             let explained = self.explain_commit(random_id(), error.clone()).await;
             return Err(explained.err().unwrap_or(error));
         }
     }
 
-    /// Sends it once; on a new connection, with everything that was saved, as the begin of the
-    /// transaction.
-    async fn send(&mut self, asked: &Asked<'_>) -> Result<Answered, Error> {
+    /// One attempt. On a new connection, it begins the transaction and sends all saves again.
+    async fn send_once(&mut self, pipelined: &Pipelined<'_>) -> Result<PipelinedRows, Error> {
         let (connection, begin) = match self.connection.take() {
             Some(connection) => (connection, None),
             None => {
-                (self.sent, self.witness) = (0, None);
+                (self.sent, self.save_count) = (0, None);
                 let connection = self.database.connection().await?;
                 (TransactionConnection::new(connection), Some(self.database.idle_timeout()))
             }
         };
-        if asked.is_application() {
-            self.witness = Some(self.saved.len());
+        if pipelined.is_application() {
+            self.save_count = Some(self.saved.len());
         }
         let batches = self.unsent();
         let exchange = Exchange { lanes: &self.lanes, begin, batches: &batches, commit: None };
-        let witness = self.witness;
-        let answers = wire::send(&self.database, connection.get()?, &exchange, asked, witness);
+        let save_count = self.save_count;
+        let answers =
+            wire::send(&self.database, connection.get()?, &exchange, pipelined, save_count);
         let answers = answers.await?;
         self.sent = self.saved.len();
         self.connection = Some(connection);

@@ -1,4 +1,4 @@
-//! What crosses the wire while the transaction is open: always one round trip.
+//! Sends saves and queries while the transaction is open, always in one round trip.
 
 use std::{
     pin::pin,
@@ -14,40 +14,41 @@ use crate::{
     DatabaseError, Error,
     account::write::{
         atomically::request::{Query, Text},
-        exchange::{Answer, Exchange, Failure, in_order},
+        exchange::{Exchange, Failure, Response, in_order},
     },
     postgres::database::{Database, Param},
 };
 
-/// What is asked behind the saves.
-pub(super) enum Asked<'a> {
+/// What is sent after the saves.
+pub(super) enum Pipelined<'a> {
     Nothing,
     Reads(&'a [Query]),
     Application(&'a Query),
 }
 
-/// The answers to what was asked.
-pub(super) struct Answered {
+/// The answers to the queries.
+pub(super) struct PipelinedRows {
     pub(super) rows: Vec<Result<Vec<Row>, Error>>,
     /// How many rows the application's statement returned or changed.
     pub(super) row_count: u64,
 }
 
-/// A read that fails is undone alone; one that succeeds has changed nothing.
+/// A savepoint around reads: a read that fails does not abort the transaction, and one that
+/// succeeds has changed nothing.
 const BEFORE_READS: &str = "SAVEPOINT matrix_sdk_read";
-const BEHIND_READ: &str = "ROLLBACK TO SAVEPOINT matrix_sdk_read";
-const BEHIND_READS: &str = "RELEASE SAVEPOINT matrix_sdk_read";
+const AFTER_READ: &str = "ROLLBACK TO SAVEPOINT matrix_sdk_read";
+const AFTER_READS: &str = "RELEASE SAVEPOINT matrix_sdk_read";
 
-/// Notes, before a statement of the application, how many saves there are. `ROLLBACK TO SAVEPOINT` with
-/// an older savepoint undoes it together with them.
-const SET_WITNESS: &str = "SELECT set_config('matrix_sdk.saves', $1, true)";
+/// Records, before a statement of the application, the number of saves. `ROLLBACK TO SAVEPOINT`
+/// with an older savepoint reverts it together with the saves.
+const SET_SAVE_COUNT: &str = "SELECT set_config('matrix_sdk.saves', $1, true)";
 
-/// Whether the guard's transaction is still the one that we are in, with all that was saved.
-const ASK_WITNESS: &str = "
+/// Whether this is still the transaction of the guard, with all saves in it.
+const CHECK_SAVE_COUNT: &str = "
 SELECT coalesce(current_setting('matrix_sdk.tx', true), '') <> ''
    AND coalesce(current_setting('matrix_sdk.saves', true), '') = $1";
 
-impl Asked<'_> {
+impl Pipelined<'_> {
     pub(super) fn is_application(&self) -> bool {
         matches!(self, Self::Application(_))
     }
@@ -61,69 +62,71 @@ impl Asked<'_> {
     }
 }
 
-/// Sends the saves, what is asked, and the question whether they are still in the transaction. After
-/// an error that is over.
+/// Sends the saves, the queries, and the check that the saves are still in the transaction. After
+/// an error the transaction is over.
 pub(super) async fn send(
     database: &Database,
     connection: &Object,
     saves: &Exchange<'_>,
-    asked: &Asked<'_>,
-    witness: Option<usize>,
-) -> Result<Answered, Error> {
+    pipelined: &Pipelined<'_>,
+    save_count: Option<usize>,
+) -> Result<PipelinedRows, Error> {
     let row_count = AtomicU64::new(0);
-    let queries = asked.queries();
+    let queries = pipelined.queries();
     let params: Vec<Vec<Param<'_>>> = queries.iter().map(Query::params).collect();
-    let witness = witness.map(|saves| saves.to_string()).unwrap_or_default();
-    let ask_witness = |sql| {
-        let witness = &witness;
-        Box::pin(async move { connection.query_typed(sql, &[(witness, Type::TEXT)]).await })
+    let save_count = save_count.map(|saves| saves.to_string()).unwrap_or_default();
+    let save_count_query = |sql| {
+        let save_count = &save_count;
+        Box::pin(async move { connection.query_typed(sql, &[(save_count, Type::TEXT)]).await })
     };
     let simple = |sql| Box::pin(connection.batch_execute(sql).map_ok(|()| Vec::new()));
 
     let mut messages: Vec<Message<'_>> = Vec::new();
-    match asked {
-        Asked::Nothing => {}
-        Asked::Reads(_) => messages.push(Message::frame(simple(BEFORE_READS))),
-        Asked::Application(_) => messages.push(Message::frame(ask_witness(SET_WITNESS))),
+    match pipelined {
+        Pipelined::Nothing => {}
+        Pipelined::Reads(_) => messages.push(Message::frame(simple(BEFORE_READS))),
+        Pipelined::Application(_) => {
+            messages.push(Message::frame(save_count_query(SET_SAVE_COUNT)))
+        }
     }
     for (query, params) in queries.iter().zip(&params) {
         messages
-            .push(Message::asked(answer(database, connection, query, params, &row_count).await?));
-        if !asked.is_application() {
-            messages.push(Message::frame(simple(BEHIND_READ)));
+            .push(Message::query(answer(database, connection, query, params, &row_count).await?));
+        if !pipelined.is_application() {
+            messages.push(Message::frame(simple(AFTER_READ)));
         }
     }
-    if let Asked::Reads(_) = asked {
-        messages.push(Message::frame(simple(BEHIND_READS)));
+    if let Pipelined::Reads(_) = pipelined {
+        messages.push(Message::frame(simple(AFTER_READS)));
     }
-    messages.push(Message::frame(ask_witness(ASK_WITNESS)));
+    messages.push(Message::frame(save_count_query(CHECK_SAVE_COUNT)));
 
-    let (is_asked, answers): (Vec<_>, Vec<_>) =
-        messages.into_iter().map(|message| (message.is_asked, message.answer)).unzip();
+    let (is_query, answers): (Vec<_>, Vec<_>) =
+        messages.into_iter().map(|message| (message.is_query, message.answer)).unzip();
     let parts = saves.parts().saturating_add(u32::try_from(answers.len()).unwrap_or(u32::MAX));
-    let answers = timeout(database.time_for(parts), in_order(answers));
-    // Polled in this order, so that the saves leave first.
+    let answers = timeout(database.response_timeout(parts), in_order(answers));
+    // Polled in this order, so that the saves are sent first.
     let (saved, answers) = join(saves.exchange(database, connection), answers).await;
     saved.map_err(Failure::into_error)?;
     let answers = answers.map_err(|_| Error::StatementTimeout)?;
-    let rows = judge(asked, is_asked.into_iter().zip(answers))?;
-    Ok(Answered { rows, row_count: row_count.into_inner() })
+    let rows = query_results(pipelined, is_query.into_iter().zip(answers))?;
+    Ok(PipelinedRows { rows, row_count: row_count.into_inner() })
 }
 
-/// A message behind the saves.
+/// A message that is sent after the saves.
 struct Message<'a> {
-    /// Whether its failure is its own.
-    is_asked: bool,
-    answer: Answer<'a>,
+    /// Whether it is a query: its failure alone does not end the transaction.
+    is_query: bool,
+    answer: Response<'a>,
 }
 
 impl<'a> Message<'a> {
-    fn frame(answer: Answer<'a>) -> Self {
-        Self { is_asked: false, answer }
+    fn frame(answer: Response<'a>) -> Self {
+        Self { is_query: false, answer }
     }
 
-    fn asked(answer: Answer<'a>) -> Self {
-        Self { is_asked: true, answer }
+    fn query(answer: Response<'a>) -> Self {
+        Self { is_query: true, answer }
     }
 }
 
@@ -134,10 +137,10 @@ async fn answer<'a>(
     query: &'a Query,
     params: &'a [Param<'a>],
     row_count: &'a AtomicU64,
-) -> Result<Answer<'a>, Error> {
+) -> Result<Response<'a>, Error> {
     Ok(match &query.text {
         Text::Store(sql) => {
-            // Ready at once.
+            // Does not wait: only cached statements are used.
             let is_prepared = database.is_prepared(connection);
             let statement = database.prepare(connection, is_prepared, sql).await?;
             Box::pin(async move { database.run(connection, sql, statement.as_ref(), params).await })
@@ -155,18 +158,18 @@ async fn answer<'a>(
     })
 }
 
-/// The answers to what was asked, or why the transaction is over.
-fn judge(
-    asked: &Asked<'_>,
+/// The results of the queries, or the error that ended the transaction.
+fn query_results(
+    pipelined: &Pipelined<'_>,
     answers: impl Iterator<Item = (bool, Result<Vec<Row>, tokio_postgres::Error>)>,
 ) -> Result<Vec<Result<Vec<Row>, Error>>, Error> {
     let (mut found, mut first, mut is_over, mut last) = (Vec::new(), None, false, Vec::new());
-    for (is_asked, answer) in answers {
+    for (is_query, answer) in answers {
         match answer.map_err(DatabaseError::from) {
-            Ok(rows) if is_asked => found.push(Ok(rows)),
+            Ok(rows) if is_query => found.push(Ok(rows)),
             Ok(rows) => last = rows,
             Err(error) => {
-                is_over |= !is_asked || error.spoils_connection();
+                is_over |= !is_query || error.spoils_connection();
                 first.get_or_insert_with(|| error.clone());
                 found.push(Err(error.into()));
             }
@@ -177,7 +180,7 @@ fn judge(
     }
     match last.first().map(|row| row.try_get(0)) {
         Some(Ok(true)) => Ok(found),
-        _ if asked.is_application() => Err(Error::TransactionControl),
+        _ if pipelined.is_application() => Err(Error::TransactionControl),
         _ => Err(DatabaseError::broken("a BEGIN was lost").into()),
     }
 }

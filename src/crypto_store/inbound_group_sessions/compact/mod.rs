@@ -1,8 +1,8 @@
-//! The compact form of a value: MessagePack with named fields, squeezed with LZ4 and a dictionary.
+//! The compact form of a value: MessagePack with named fields, compressed with LZ4 and a dictionary.
 //!
-//! Half of a room key's MessagePack are names, and its sender's keys are in it twice. The names are
-//! kept all the same, only shorter: a field that upstream adds, or a value that the dictionary has
-//! never seen, costs some bytes and loses nothing.
+//! Half of a room key's MessagePack is field names, and its sender's keys are in it twice. The names are
+//! kept, only shorter, so nothing is lost: a field that upstream adds, or a value that is not in the
+//! dictionary, only costs some bytes.
 
 use lz4_flex::block::{
     compress_prepend_size_with_dict, decompress_into_with_dict, uncompressed_size,
@@ -11,13 +11,14 @@ use rmp_serde::{Serializer, config::BytesMode};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-/// Says which dictionary a value needs. A new dictionary takes a new number, and the old ones stay.
+/// The number of the dictionary that a value needs. A new dictionary gets a new number, and the old ones
+/// stay.
 const FORM: u8 = 1;
 
-/// More cannot come out of a byte of LZ4, so what claims to is damaged.
-const MOST_A_BYTE: usize = 255;
+/// LZ4's maximum compression ratio: a value that claims a larger size is damaged.
+const MAX_COMPRESSION_RATIO: usize = 255;
 
-/// A room key without its secrets, field by field. Values are read with it for ever: never changed.
+/// A room key without its secrets, field by field. Never changed: stored values are read with it.
 const DICTIONARY: &[u8] = b"\
     \xadUnknownDevice\x81\xaelegacy_session\xc3\xb2owner_check_failed\xc3\
     \xabmaster_key\xd9+\x81\xaeVerificationViolation\x83\xb0SenderUnverified\x83\
@@ -47,7 +48,7 @@ const DICTIONARY: &[u8] = b"\
     \xa8imported\xc2\xa9backed_up\xc2\xb2history_visibility\xc0\
     \xa9algorithm\xb4m.megolm.v1.aes-sha2\xaeshared_history\xc2";
 
-/// `None` for what MessagePack cannot hold.
+/// Encodes a value; `None` if MessagePack cannot hold it.
 pub(super) fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
     let mut plain = Zeroizing::new(Vec::with_capacity(2048));
     let mut serializer =
@@ -58,14 +59,14 @@ pub(super) fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Or why it cannot be read.
+/// Decodes a value; the error says why it cannot be read.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, &'static str> {
     let Some((&FORM, bytes)) = bytes.split_first() else {
         return Err("an unknown compact form");
     };
     let damaged = |_| "a damaged compact form";
     let (size, bytes) = uncompressed_size(bytes).map_err(damaged)?;
-    if size > bytes.len().saturating_mul(MOST_A_BYTE) {
+    if size > bytes.len().saturating_mul(MAX_COMPRESSION_RATIO) {
         return Err("a damaged compact form");
     }
     let mut plain = Zeroizing::new(vec![0; size]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{DICTIONARY, decode, encode};
 
-/// What no dictionary has seen: names and values of any kind.
+/// Names and values that are not in the dictionary.
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -29,7 +29,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn nothing_is_lost(value in value()) {
+    fn values_round_trip(value in value()) {
         let bytes = encode(&value).unwrap();
         prop_assert_eq!(decode::<Value>(&bytes).unwrap(), value);
     }
@@ -37,23 +37,23 @@ proptest! {
     #[test]
     fn damage_is_an_error_or_another_value(
         value in value(),
-        place in any::<prop::sample::Index>(),
+        position in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         cut in any::<bool>(),
     ) {
         let mut bytes = encode(&value).unwrap();
-        let place = place.index(bytes.len());
+        let index = position.index(bytes.len());
         if cut {
-            bytes.truncate(place);
+            bytes.truncate(index);
             prop_assert!(decode::<Value>(&bytes).is_err());
         } else {
-            bytes[place] = byte;
+            bytes[index] = byte;
             let _ = decode::<Value>(&bytes);
         }
     }
 
     #[test]
-    fn garbage_is_no_panic(bytes in vec(any::<u8>(), 0..200)) {
+    fn garbage_does_not_panic(bytes in vec(any::<u8>(), 0..200)) {
         let _ = decode::<Value>(&bytes);
     }
 }
@@ -81,7 +81,7 @@ fn bytes_take_a_byte_each() {
 }
 
 #[test]
-fn a_size_that_cannot_be_is_refused_before_room_is_made_for_it() {
+fn an_impossible_size_is_refused_before_memory_is_allocated() {
     let mut bytes = encode(&json!({ "a": 1 })).unwrap();
     bytes[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(decode::<Value>(&bytes), Err("a damaged compact form"));

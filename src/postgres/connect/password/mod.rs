@@ -1,4 +1,4 @@
-//! Where a connection's password comes from: asked anew for each connection, so that rotated
+//! The source of a connection's password: read again for each connection, so that rotated
 //! credentials are picked up.
 
 mod passfile;
@@ -13,7 +13,7 @@ use crate::{
     postgres::connect::Failure,
 };
 
-/// The one source that counts: callback, file, connection string, `.pgpass`, in this order.
+/// The source in use: callback, file, connection string, `.pgpass`, the first that is set.
 #[derive(Clone)]
 pub(crate) enum PasswordSource {
     Callback(PasswordCallback),
@@ -48,10 +48,10 @@ impl PasswordSource {
         }
     }
 
-    /// Asks for the password, or for the file that holds one per server.
-    pub(crate) async fn ask(&self) -> Result<Passwords, Failure> {
+    /// Fetches the password, or the file that holds one per server.
+    pub(crate) async fn fetch(&self) -> Result<Passwords, Failure> {
         match self {
-            Self::Callback(callback) => match callback.ask().await {
+            Self::Callback(callback) => match callback.call().await {
                 Ok(password) => Ok(Passwords::One(password.into())),
                 Err(error) => {
                     Err(Failure::connect(format!("the password callback failed: {error}")))
@@ -65,19 +65,25 @@ impl PasswordSource {
             Self::Given(password) => Ok(Passwords::One(password.clone())),
             Self::PassFile(path) => {
                 let path = path.clone();
-                let text = blocking(move || Ok(passfile::read(&path))).await?;
-                Ok(text.map_or(Passwords::None, Passwords::PerServer))
+                let file = blocking(move || Ok((passfile::read(&path), path))).await?;
+                Ok(match file {
+                    (Ok(Some(text)), path) => Passwords::PerServer(text, path),
+                    (Ok(None), _) => Passwords::None,
+                    (Err(reason), _) => Passwords::Unused(reason),
+                })
             }
             Self::None => Ok(Passwords::None),
         }
     }
 }
 
-/// What a source answered.
+/// The result of a source.
 pub(crate) enum Passwords {
     One(Zeroizing<String>),
-    /// The text of a `.pgpass`.
-    PerServer(Zeroizing<String>),
+    /// The text of a `.pgpass`, and where it is.
+    PerServer(Zeroizing<String>, PathBuf),
+    /// Why the `.pgpass` is not used.
+    Unused(String),
     None,
 }
 
@@ -85,15 +91,27 @@ impl Passwords {
     pub(crate) fn of(&self, server: &Server<'_>) -> Option<Zeroizing<String>> {
         match self {
             Self::One(password) => Some(password.clone()),
-            Self::PerServer(text) => passfile::look_up(text, server),
-            Self::None => None,
+            Self::PerServer(text, _) => passfile::look_up(text, server),
+            Self::Unused(_) | Self::None => None,
+        }
+    }
+
+    /// Why none of them was for a server, where there is a file that could have held one.
+    pub(crate) fn why_none(&self) -> Option<String> {
+        match self {
+            Self::PerServer(_, path) => Some(format!(
+                "the password file {} has no line for this host, port, database and user",
+                path.display()
+            )),
+            Self::Unused(reason) => Some(reason.clone()),
+            Self::One(_) | Self::None => None,
         }
     }
 }
 
-/// What a line of `.pgpass` is about.
+/// The server, as a line of `.pgpass` names it.
 pub(crate) struct Server<'a> {
-    /// The name, or a socket's directory; `localhost` for the default one.
+    /// The host name, or a socket's directory; `localhost` for the default directory.
     pub(crate) host: &'a str,
     pub(crate) port: u16,
     pub(crate) dbname: &'a str,
@@ -114,7 +132,7 @@ fn read_password_file(path: PathBuf) -> Result<Zeroizing<String>, Failure> {
     Ok(line.to_owned().into())
 }
 
-/// Files may lie on slow volumes: reading them must not hold up other tasks.
+/// Reads off the async threads, because a file may be on a slow volume.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

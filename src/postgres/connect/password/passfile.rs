@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::Server;
 
-/// `PGPASSFILE`, else `~/.pgpass`.
+/// `PGPASSFILE`, or `~/.pgpass`.
 pub(super) fn default_path() -> Option<PathBuf> {
     match std::env::var_os("PGPASSFILE").filter(|path| !path.is_empty()) {
         Some(path) => Some(path.into()),
@@ -15,29 +15,33 @@ pub(super) fn default_path() -> Option<PathBuf> {
     }
 }
 
-/// Reads the file; as in libpq, one that is missing counts for nothing, and one that others may
-/// read is passed over with a warning.
-pub(super) fn read(path: &Path) -> Option<Zeroizing<String>> {
-    let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() {
-        warn!(path = %path.display(), "the password file is not a plain file: not used");
-        return None;
-    }
-    #[cfg(unix)]
-    if std::os::unix::fs::MetadataExt::mode(&metadata) & 0o077 != 0 {
-        warn!(
-            path = %path.display(),
-            "the password file has group or world access: not used; permissions should be 0600"
-        );
-        return None;
-    }
-    match std::fs::read_to_string(path) {
-        Ok(text) => Some(text.into()),
-        Err(error) => {
-            warn!(path = %path.display(), %error, "the password file cannot be read");
-            None
+/// Reads the file; as in libpq, a missing file is ignored, and so is one with group or world access. The
+/// reason is logged, and returned for the error of a login that needs a password.
+pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<String>>, String> {
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(None) };
+    let reason = if !metadata.is_file() {
+        "is not used: it is not a plain file".to_owned()
+    } else if is_open_to_others(&metadata) {
+        "is not used: it has group or world access, its permissions must be 0600".to_owned()
+    } else {
+        match std::fs::read_to_string(path) {
+            Ok(text) => return Ok(Some(text.into())),
+            Err(error) => format!("cannot be read: {error}"),
         }
-    }
+    };
+    let reason = format!("the password file {} {reason}", path.display());
+    warn!("{reason}");
+    Err(reason)
+}
+
+#[cfg(unix)]
+fn is_open_to_others(metadata: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::mode(metadata) & 0o077 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &std::fs::Metadata) -> bool {
+    false
 }
 
 /// The password of the first line whose four other fields match.
@@ -57,7 +61,7 @@ pub(super) fn look_up(text: &str, server: &Server<'_>) -> Option<Zeroizing<Strin
     })
 }
 
-/// Reads up to the next bare colon; a backslash takes the next character as it is.
+/// Reads up to the next unescaped colon; a backslash escapes the next character.
 fn take_field(text: &str) -> (Zeroizing<String>, Option<&str>) {
     let mut field = Zeroizing::new(String::with_capacity(text.len()));
     let mut characters = text.char_indices();

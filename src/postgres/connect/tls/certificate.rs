@@ -1,6 +1,7 @@
-//! What is wrong with a server's certificate, where the verifier's own words do not tell.
+//! Faults of a server's certificate that the verifier's error does not name.
 //!
-//! Only what a fault is told by is read of its DER; what cannot be read has no fault that we know.
+//! Reads only the DER elements that identify a fault; a certificate that cannot be read has no
+//! known fault.
 
 use std::fmt;
 
@@ -17,15 +18,15 @@ const VERSION: u8 = 0xa0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Version 1 has no extensions, so no name that counts.
+    /// Version 1 has no extensions, and so no subjectAltName.
     Version1,
-    /// The server's name stands in the common name only.
+    /// The server's name is in the common name only.
     CommonNameOnly,
     UnsupportedKey(&'static str),
     SelfSigned,
 }
 
-/// A refusal by the verifier, and the fault behind it.
+/// An error of the verifier, and the fault that caused it.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) fault: Fault,
@@ -40,7 +41,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Adds the fault to what the verifier says, if there is one that we know.
+/// Adds the fault to the verifier's error, if it is a known one.
 pub(super) fn with_fault(error: Error, certificate: &CertificateDer<'_>) -> Error {
     let fault = Certificate::read(certificate).and_then(|read| read.fault(&error));
     match fault {
@@ -88,7 +89,7 @@ impl<'a> Certificate<'a> {
     }
 
     fn fault(&self, error: &Error) -> Option<Fault> {
-        let names = |bytes: &[u8], identifier: &[u8]| {
+        let contains = |bytes: &[u8], identifier: &[u8]| {
             bytes.windows(identifier.len()).any(|window| window == identifier)
         };
         let is_about_the_name = matches!(
@@ -99,12 +100,12 @@ impl<'a> Certificate<'a> {
         );
         if self.is_version_1 {
             Some(Fault::Version1)
-        } else if names(self.key, P521) {
+        } else if contains(self.key, P521) {
             Some(Fault::UnsupportedKey("P-521"))
-        } else if names(self.key, RSA_PSS) {
+        } else if contains(self.key, RSA_PSS) {
             Some(Fault::UnsupportedKey("RSA-PSS"))
         } else if is_about_the_name {
-            (!names(self.extensions, ALTERNATIVE_NAME)).then_some(Fault::CommonNameOnly)
+            (!contains(self.extensions, ALTERNATIVE_NAME)).then_some(Fault::CommonNameOnly)
         } else if is_about_the_issuer(error) && self.issuer == self.subject {
             Some(Fault::SelfSigned)
         } else {
@@ -113,7 +114,7 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// The last is an authority's certificate in the place of a server's.
+/// `Other` includes an authority's certificate used as a server's.
 fn is_about_the_issuer(error: &Error) -> bool {
     matches!(
         error,
@@ -125,7 +126,7 @@ fn is_about_the_issuer(error: &Error) -> bool {
     )
 }
 
-/// The first element's tag and value, and what follows it.
+/// The first element's tag and value, and the remaining bytes.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
@@ -147,7 +148,7 @@ mod tests {
     use super::{Certificate, element};
 
     #[test]
-    fn what_is_no_certificate_is_not_read() {
+    fn a_malformed_certificate_is_not_read() {
         for bytes in [&[][..], &[0x30], &[0x30, 0x05, 1], &[0x30, 0x89, 1], &[0x30, 0x02, 0x30, 0]]
         {
             assert!(Certificate::read(bytes).is_none(), "{bytes:?}");

@@ -1,4 +1,4 @@
-//! What went wrong with TLS, and what to do about it.
+//! Texts for TLS failures: the cause, and the remedy.
 
 use std::error::Error;
 
@@ -8,15 +8,15 @@ use crate::{
     error::has_io_cause,
 };
 
-/// The server that a handshake was tried with.
+/// The server of the handshake.
 pub(crate) struct Peer<'a> {
     /// The name that its certificate must show, which may be an address.
     pub(crate) name: &'a str,
     pub(crate) port: u16,
 }
 
-/// The text for an error that is about TLS, or `None` for another. The driver's errors do not tell, so
-/// it is known by how far the connection had come.
+/// The text for a TLS error, or `None` for any other. The driver's errors do not say which they
+/// are, so the phase that the connection had reached decides.
 pub(crate) fn explain(
     error: &tokio_postgres::Error,
     settings: &TlsSettings,
@@ -30,10 +30,10 @@ pub(crate) fn explain(
     let cause = error.source()?;
     match phase {
         TlsPhase::Handshake => Some(cause.to_string()),
-        // Before the login, the driver itself gives up for this reason only.
+        // Before the login, the driver itself fails for this reason only.
         TlsPhase::NotBegun if settings.mode > Mode::Prefer && !has_io_cause(error) => {
             Some(format!(
-                "the server {}, port {}, offers no TLS, and sslmode={} demands it: set `ssl = on` in \
+                "the server {}, port {}, offers no TLS, and sslmode={} requires it: set `ssl = on` in \
                  its configuration, or use sslmode=prefer",
                 peer.name,
                 peer.port,
@@ -70,26 +70,28 @@ fn explain_rustls(error: &rustls::Error, settings: &TlsSettings, peer: &Peer<'_>
                 "the server's certificate is not acceptable ({error}): replace it; {UNVERIFIED}"
             )
         }
-        // The server looks for a signature that both know, and its certificate is never shown.
+        // The server found no signature scheme in common, and did not send its certificate.
         AlertReceived(AlertDescription::HandshakeFailure) => format!(
-            "the server broke off ({error}): it has no algorithm in common with us. Its TLS is older \
-             than 1.2, or its key is of a kind that is not supported (P-521, RSA-PSS): {}",
+            "the server aborted the TLS handshake ({error}): it has no algorithm in common with this \
+             client. Its TLS is older than 1.2, or its key is of a kind that is not supported \
+             (P-521, RSA-PSS): {}",
             new_certificate(peer)
         ),
         AlertReceived(_) if settings.cert.is_some() => {
             format!(
-                "the server broke off ({error}): check the client certificate, sslcert and sslkey"
+                "the server aborted the TLS handshake ({error}): check the client certificate, \
+                 sslcert and sslkey"
             )
         }
         AlertReceived(_) => format!(
-            "the server broke off ({error}): if it demands a client certificate, give sslcert and \
-             sslkey"
+            "the server aborted the TLS handshake ({error}): if it requires a client certificate, \
+             set sslcert and sslkey"
         ),
         _ => error.to_string(),
     }
 }
 
-/// What is wrong with the server's certificate, and the command that mends it.
+/// What is wrong with the server's certificate, and the command that fixes it.
 #[cfg(feature = "rustls")]
 fn remedy(fault: super::certificate::Fault, peer: &Peer<'_>) -> String {
     use super::certificate::Fault::*;
@@ -101,7 +103,7 @@ fn remedy(fault: super::certificate::Fault, peer: &Peer<'_>) -> String {
             new_certificate(peer)
         ),
         CommonNameOnly => format!(
-            "the server's certificate has no subjectAltName, and a common name does not count: {}; or \
+            "the server's certificate has no subjectAltName, and its common name is ignored: {}; or \
              use sslmode=verify-ca with sslrootcert=<the CA's file>",
             new_certificate(peer)
         ),
@@ -112,7 +114,7 @@ fn remedy(fault: super::certificate::Fault, peer: &Peer<'_>) -> String {
         SelfSigned => format!(
             "the server's certificate is self-signed, and not among those that are trusted: fetch it \
              with `openssl s_client -starttls postgres -connect {}:{} </dev/null | openssl x509 -out \
-             server.crt`, compare it with the server's own file, and give it with \
+             server.crt`, compare it with the server's own file, and set \
              sslrootcert=server.crt; {UNVERIFIED}",
             peer.name, peer.port
         ),
@@ -125,9 +127,9 @@ fn new_certificate(peer: &Peer<'_>) -> String {
     let name = peer.name;
     let kind = if name.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
     format!(
-        "make another, `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 825 \
-         -subj /CN={name} -addext subjectAltName={kind}:{name} -keyout server.key -out server.crt`, and \
-         give it with sslrootcert=server.crt"
+        "create a new one with `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+         -days 825 -subj /CN={name} -addext subjectAltName={kind}:{name} -keyout server.key -out \
+         server.crt`, and set sslrootcert=server.crt"
     )
 }
 
@@ -141,7 +143,7 @@ fn name(mode: Mode) -> &'static str {
     }
 }
 
-/// Looks for a cause of a type, within I/O errors too, which hide theirs from `source()`.
+/// Finds a cause of type `T`, also within I/O errors, whose `source()` skips it.
 pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     std::iter::successors(Some(error), |&error| {
         match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {

@@ -37,15 +37,17 @@ pub(super) fn client_certificate(
 
 /// All certificates of a file; at least one.
 pub(super) fn certificates(
-    word: &str,
+    parameter: &str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, OpenStoreError> {
-    let text = read(word, path)?;
+    let text = read(parameter, path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(invalid(format!("{word}: {} holds no PEM certificate", path.display()))),
-        Err(error) => Err(invalid(format!("{word}: {} is malformed: {error}", path.display()))),
+        Ok(_) => Err(invalid(format!("{parameter}: {} holds no PEM certificate", path.display()))),
+        Err(error) => {
+            Err(invalid(format!("{parameter}: {} is malformed: {error}", path.display())))
+        }
     }
 }
 
@@ -64,7 +66,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, OpenStoreError> {
     })
 }
 
-/// libpq's rule: 0600, or, for a file of root's, 0640.
+/// libpq's rule: 0600, or 0640 for a file that belongs to root.
 #[cfg(unix)]
 fn check_permissions(path: &Path) -> Result<(), OpenStoreError> {
     use std::os::unix::fs::MetadataExt;
@@ -86,12 +88,12 @@ fn check_permissions(_: &Path) -> Result<(), OpenStoreError> {
     Ok(())
 }
 
-fn read(word: &str, path: &Path) -> Result<Vec<u8>, OpenStoreError> {
-    std::fs::read(path).map_err(|error| unreadable(word, path, &error))
+fn read(parameter: &str, path: &Path) -> Result<Vec<u8>, OpenStoreError> {
+    std::fs::read(path).map_err(|error| unreadable(parameter, path, &error))
 }
 
-fn unreadable(word: &str, path: &Path, error: &std::io::Error) -> OpenStoreError {
-    invalid(format!("{word}: {} cannot be read: {error}", path.display()))
+fn unreadable(parameter: &str, path: &Path, error: &std::io::Error) -> OpenStoreError {
+    invalid(format!("{parameter}: {} cannot be read: {error}", path.display()))
 }
 
 pub(super) fn invalid(text: impl Into<String>) -> OpenStoreError {

@@ -8,13 +8,13 @@ mod certificate;
 mod explain;
 #[cfg(feature = "rustls")]
 mod files;
+mod phase;
 #[cfg(feature = "rustls")]
 mod verifier;
-mod watched;
 
 pub(crate) use self::{
     explain::{Peer, explain, find},
-    watched::{TlsPhase, Watched},
+    phase::{PhaseTracker, TlsPhase},
 };
 use crate::{
     OpenStoreError,
@@ -26,7 +26,7 @@ pub(crate) type MakeTls = tokio_postgres_rustls::MakeRustlsConnect;
 #[cfg(not(feature = "rustls"))]
 pub(crate) type MakeTls = tokio_postgres::NoTls;
 
-/// Reads the certificates and builds what makes TLS connections; `None` where there is no TLS.
+/// Reads the certificates and builds the TLS connector; `None` without TLS.
 #[cfg(feature = "rustls")]
 pub(crate) fn make_tls(settings: &TlsSettings) -> Result<Option<MakeTls>, OpenStoreError> {
     use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(crate) fn make_tls(settings: &TlsSettings) -> Result<Option<MakeTls>, OpenSt
     };
     config.enable_sni = settings.sni;
     if settings.direct {
-        // Without PostgreSQL's request, this is what tells the server which protocol is meant.
+        // Direct TLS has no SSLRequest: the server recognises the protocol by this name.
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }
     Ok(Some(MakeTls::new(config)))

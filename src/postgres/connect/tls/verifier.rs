@@ -23,7 +23,7 @@ use crate::{
     config::tls::{Mode, Roots, TlsSettings},
 };
 
-/// The verifier that a mode asks for.
+/// The verifier of an `sslmode`.
 pub(super) fn verifier(
     settings: &TlsSettings,
     provider: Arc<CryptoProvider>,
@@ -38,7 +38,8 @@ pub(super) fn verifier(
     };
     let Some(file) = file else {
         if settings.mode == Mode::VerifyCa {
-            // Public authorities certify everybody: without a name, that would verify nothing.
+            // Public authorities sign for every host: without a check of the name, that verifies
+            // nothing.
             return Err(invalid(
                 "sslmode=verify-ca needs sslrootcert=<the CA's file> (or ~/.postgresql/root.crt); \
                  for the system's authorities use sslmode=verify-full",
@@ -72,18 +73,29 @@ fn webpki(
 
 fn system_roots() -> Result<RootCertStore, OpenStoreError> {
     let mut roots = RootCertStore::empty();
-    // Single certificates that cannot be read are no reason to trust none.
+    // Certificates that cannot be read are skipped: the others are still trusted.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(invalid(
-            "this host has no trusted certificates: install ca-certificates, or give \
-             sslrootcert=<the CA's file>",
-        ));
+        return Err(invalid(no_roots(|name| std::env::var_os(name).is_some())));
     }
     Ok(roots)
 }
 
-/// Accepts what the given authorities have signed, for any name or for the host's only.
+/// What to do when there are no trusted authorities. `is_set`: whether a variable is set.
+fn no_roots(is_set: impl Fn(&str) -> bool) -> String {
+    let variables: Vec<&str> =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter(|name| is_set(name)).collect();
+    if variables.is_empty() {
+        "this host has no trusted certificates: install ca-certificates, or give \
+         sslrootcert=<the CA's file>"
+            .to_owned()
+    } else {
+        let variables = variables.join(" and ");
+        format!("{variables} names no readable file with a PEM certificate: correct or unset it")
+    }
+}
+
+/// Accepts certificates signed by the given authorities, for any name or for the host's only.
 #[derive(Debug)]
 struct ChainVerifier {
     webpki: Arc<WebPkiServerVerifier>,
@@ -108,12 +120,12 @@ impl ChainVerifier {
             now,
         );
         match verdict {
-            // webpki looks at the name last, when the chain has been found good.
+            // webpki checks the name last, after the chain.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.check_name => Ok(ServerCertVerified::assertion()),
-            // A self-signed certificate of the server is an authority and a server in one, which
-            // webpki refuses (after checking its dates); it is trusted if it is the very same.
+            // webpki refuses a self-signed server certificate, after checking its dates, because it
+            // is also an authority's; accepted if it is identical to a trusted one.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.trusted.iter().any(|trusted| trusted == end_entity) =>
             {
@@ -167,8 +179,8 @@ impl ServerCertVerifier for ChainVerifier {
     }
 }
 
-/// Accepts every certificate. That the server holds its key is checked all the same, or SCRAM's
-/// channel binding would bind to nothing.
+/// Accepts every certificate. Signatures of the handshake are still verified: without proof that
+/// the server holds the key, SCRAM's channel binding would be useless.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

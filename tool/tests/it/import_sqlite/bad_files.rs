@@ -6,10 +6,9 @@ use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
 use rusqlite::Connection;
 
 use super::files::{FILE, Folder, KEY, Mode, PASSPHRASE, check, close, import};
-use crate::{
-    common::fixture::Fixture,
-    support::{Place, Ran, run},
-};
+use test_support::fixture::Fixture;
+
+use crate::support::{Place, Ran, run};
 
 /// A closed file with a row in nearly every table.
 async fn filled(mode: Mode) -> Folder {

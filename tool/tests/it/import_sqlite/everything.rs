@@ -15,10 +15,9 @@ use ruma::{RoomId, events::secret::request::SecretName, room_id};
 use serde_json::json;
 
 use super::files::{Folder, KEY, Mode, PASSPHRASE, check, close, import};
-use crate::{
-    common::fixture::{self, Fixture},
-    support::Place,
-};
+use test_support::fixture::{self, Fixture};
+
+use crate::support::Place;
 
 /// A room that only the state store knows.
 fn silent_room() -> &'static RoomId {

@@ -6,10 +6,9 @@ use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
 use matrix_sdk_postgres::testing::PostgresServer;
 
 use super::files::{Folder, Mode, close, import};
-use crate::{
-    common::fixture::Fixture,
-    support::{Place, Ran},
-};
+use test_support::fixture::Fixture;
+
+use crate::support::{Place, Ran};
 
 async fn filled() -> (Folder, Fixture) {
     let (folder, fixture) = (Folder::new(), Fixture::new().await);

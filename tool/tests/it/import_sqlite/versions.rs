@@ -7,10 +7,9 @@ use ruma::{OwnedRoomId, RoomId, UserId};
 use serde_json::Value;
 
 use super::files::{Folder, Mode, expected, fixtures, import};
-use crate::{
-    common::machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
-    support::Place,
-};
+use test_support::machine::{Relay, SETTINGS, decrypt, encrypt, open_machine};
+
+use crate::support::Place;
 
 /// Those that `scripts/sqlite-fixtures` makes. 0.15 was withdrawn.
 const VERSIONS: [&str; 12] = [

@@ -18,7 +18,9 @@ use matrix_sdk_crypto::store::{
 use matrix_sdk_sqlite::SqliteCryptoStore;
 
 use super::files::{FILE, Folder, Mode, check, close, import};
-use crate::{common::fixture::Fixture, support::Place};
+use test_support::fixture::Fixture;
+
+use crate::support::Place;
 
 async fn filled(folder: &Folder, fixture: &Fixture) -> SqliteCryptoStore {
     let store = Mode::Passphrase.open(folder.path()).await;

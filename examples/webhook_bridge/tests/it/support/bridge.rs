@@ -1,4 +1,4 @@
-//! The bridge as a process, with nothing but its environment.
+//! The bridge as a process, with a clean environment.
 
 use std::{
     io::{BufRead, BufReader},
@@ -25,7 +25,7 @@ pub struct Bridge {
     directory: PathBuf,
 }
 
-/// An empty directory of its own, so that no `.env` of ours is read.
+/// An empty working directory, so that no `.env` is read.
 fn directory() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -36,7 +36,7 @@ fn directory() -> PathBuf {
 }
 
 impl Bridge {
-    /// `settings` are environment variables; those that are flags begin with `--`.
+    /// `settings` are environment variables; names that start with `--` are flags.
     pub fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_in(directory(), settings)
     }
@@ -90,7 +90,7 @@ impl Bridge {
         lock(&self.log).clone()
     }
 
-    /// Status and text of one of its pages; `None` while it does not answer.
+    /// Status and body of an endpoint; `None` while there is no response.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         let answer =
@@ -98,7 +98,7 @@ impl Bridge {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
-    /// A metric's value; its labels are part of the name.
+    /// A metric's value; `name` includes the labels.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await?;
         let name = format!("webhook_bridge_{name} ");
@@ -122,9 +122,11 @@ impl Bridge {
         .await;
     }
 
-    pub async fn says(&self, words: &str) {
-        self.until(&format!("the words {words:?}"), async |bridge| bridge.log().contains(words))
-            .await;
+    pub async fn until_logged(&self, text: &str) {
+        self.until(&format!("the log to contain {text:?}"), async |bridge| {
+            bridge.log().contains(text)
+        })
+        .await;
     }
 
     pub fn signal(&self, name: &str) {
@@ -137,7 +139,7 @@ impl Bridge {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Wait for its end: the exit code.
+    /// Wait for the process to exit. Returns the exit code.
     pub async fn ended(&mut self) -> i32 {
         for _ in 0..1200 {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -148,16 +150,16 @@ impl Bridge {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        panic!("it does not end:\n{}", self.log());
+        panic!("the bridge does not exit:\n{}", self.log());
     }
 
-    /// As `kill -9` does.
+    /// SIGKILL.
     pub async fn kill(&mut self) {
         self.child.kill().unwrap();
         self.ended().await;
     }
 
-    /// As SIGTERM does.
+    /// SIGTERM.
     pub async fn stop(&mut self) -> i32 {
         self.signal("TERM");
         self.ended().await
@@ -167,7 +169,7 @@ impl Bridge {
 fn reqwest_client() -> &'static reqwest::Client {
     static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
     CLIENT.get_or_init(|| {
-        // No test of ours uses TLS, but the client wants to know which.
+        // No test uses TLS, but the client requires a provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap()
     })
@@ -179,7 +181,7 @@ impl Drop for Bridge {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
         if std::thread::panicking() {
-            eprintln!("the bridge said:\n{}", self.log());
+            eprintln!("the bridge's log:\n{}", self.log());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! As much of a homeserver as the bridge uses; each test bends it with rules.
+//! A mock homeserver with the endpoints that the bridge uses; tests override them with rules.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +23,7 @@ pub const BOT: &str = "@bot:example.org";
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: String,
-    /// Behind `/_matrix/client/v3/`, or whatever the version is.
+    /// Relative to `/_matrix/client/v3/`, or another version.
     pub path: String,
     pub query: HashMap<String, String>,
     pub body: Value,
@@ -46,7 +46,7 @@ impl Call {
 #[derive(Clone)]
 pub enum Sync {
     Json(Value),
-    /// What no `Value` can hold; `NEXT` stands for the position behind it.
+    /// Invalid JSON, or JSON that a `Value` cannot hold; `NEXT` is replaced by the next position.
     Text(String),
 }
 
@@ -58,7 +58,7 @@ pub struct Stored {
     pub device_keys: Value,
     pub one_time_keys: BTreeMap<String, Value>,
     pub fallback_keys: BTreeMap<String, Value>,
-    /// What a key query tells of others.
+    /// The devices of other users, for key queries.
     pub users: BTreeMap<String, Value>,
     pub account_data: HashMap<String, Value>,
 }
@@ -87,7 +87,7 @@ impl Homeserver {
         homeserver
     }
 
-    /// What the next `/sync` answers; `next_batch` and the keys' counts are filled in.
+    /// Add a `/sync` response; `next_batch` and the key counts are filled in.
     pub fn push(&self, sync: Value) {
         self.push_sync(Sync::Json(sync));
     }
@@ -101,18 +101,19 @@ impl Homeserver {
         self.pushed.send_modify(|pushed| *pushed += 1);
     }
 
-    /// What a `/sync` without a position answers.
+    /// Set the response to a `/sync` without a position.
     pub fn set_initial(&self, sync: Value) {
         lock(&self.stored).initial = sync;
     }
 
-    /// How many one-time keys the bridge has uploaded and nobody has taken.
+    /// The number of uploaded and unclaimed one-time keys of the bridge.
     pub fn one_time_keys(&self) -> usize {
         lock(&self.stored).one_time_keys.len()
     }
 
-    /// All that was pushed has been taken in: the position behind it was asked with.
-    pub async fn taken_in(&self) {
+    /// Wait until the bridge has processed all pushed syncs, so that it requests the position after
+    /// them.
+    pub async fn until_synced(&self) {
         let end = format!("s{}", lock(&self.stored).syncs.len());
         self.calls
             .until("the last sync to be taken in", |calls| {
@@ -121,7 +122,7 @@ impl Homeserver {
             .await;
     }
 
-    async fn usual(&self, call: &Call) -> Reply {
+    async fn default_reply(&self, call: &Call) -> Reply {
         let path: Vec<&str> = call.path.split('/').collect();
         let ok = |body| Reply::json(200, body);
         match (call.method.as_str(), path.as_slice()) {
@@ -245,15 +246,15 @@ async fn answer(State(homeserver): State<Arc<Homeserver>>, request: Request) -> 
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
     homeserver.calls.add(call.clone());
-    let reply = match homeserver.calls.ruled(&call) {
+    let reply = match homeserver.calls.apply_rules(&call) {
         Some(reply) => reply,
-        None => homeserver.usual(&call).await,
+        None => homeserver.default_reply(&call).await,
     };
     reply.send().await
 }
 
 fn percent_decode(path: &str) -> String {
-    // A query decodes what a path does not.
+    // `Url` decodes query strings but not paths.
     let query = format!("http://x?{}", path.replace('+', "%2B").replace('&', "%26"));
     let url = url::Url::parse(&query.replace('=', "%3D")).unwrap();
     url.query_pairs().map(|(name, _)| name.into_owned()).collect()

@@ -1,21 +1,21 @@
-//! A homeserver and a webhook made for tests, people who encrypt, and the bridge as a process.
+//! Mock homeserver and webhook, Matrix users that encrypt, and the bridge as a process.
 
 mod bridge;
+mod harness;
 mod homeserver;
-mod person;
 mod record;
+mod user;
 mod webhook;
-mod world;
 
 pub use self::{
     bridge::Bridge,
+    harness::{Harness, invitation, limited, matrix_error, member, message, plain, room, sync},
     homeserver::{Call, Homeserver},
-    person::Person,
     record::Reply,
+    user::MatrixUser,
     webhook::Webhook,
-    world::{World, invitation, limited, member, message, no, plain, room, sync},
 };
 
-// What the soak uses.
+// For the soak test.
 #[allow(unused_imports)]
 pub use self::webhook::Delivery;

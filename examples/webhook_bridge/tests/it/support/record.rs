@@ -1,4 +1,4 @@
-//! What came in, in order, and answers that a test has prepared.
+//! Records requests in order, and overrides replies with rules.
 
 use std::{
     sync::{Mutex, MutexGuard},
@@ -10,12 +10,12 @@ use serde_json::Value;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Far longer than anything may take; a test that waits for it has failed.
+/// Far longer than any wait takes; a test that reaches it has failed.
 const LIMIT: Duration = Duration::from_secs(60);
 
 type Rule<T> = Box<dyn Fn(&T) -> Option<Reply> + Send + Sync>;
 
-/// Requests, and rules that answer them instead of the usual way.
+/// Recorded requests, and rules that override the default replies.
 pub struct Record<T> {
     seen: Mutex<Vec<T>>,
     rules: Mutex<Vec<Rule<T>>>,
@@ -32,16 +32,16 @@ impl<T: Clone + std::fmt::Debug> Record<T> {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// Answer what the rule has an answer to; the newest rule is asked first.
+    /// Add a rule that may reply to a request; newer rules take precedence.
     pub fn rule(&self, rule: impl Fn(&T) -> Option<Reply> + Send + Sync + 'static) {
         lock(&self.rules).push(Box::new(rule));
     }
 
-    pub fn no_rules(&self) {
+    pub fn clear_rules(&self) {
         lock(&self.rules).clear();
     }
 
-    pub fn ruled(&self, entry: &T) -> Option<Reply> {
+    pub fn apply_rules(&self, entry: &T) -> Option<Reply> {
         lock(&self.rules).iter().rev().find_map(|rule| rule(entry))
     }
 
@@ -53,7 +53,7 @@ impl<T: Clone + std::fmt::Debug> Record<T> {
         lock(&self.seen).iter().filter(|entry| wanted(entry)).count()
     }
 
-    /// Wait until `enough` is true of all that came in.
+    /// Wait until `enough` is true for the recorded requests.
     pub async fn until(&self, what: &str, enough: impl Fn(&[T]) -> bool) {
         let mut count = self.count.subscribe();
         let met = count.wait_for(|_| enough(&lock(&self.seen)));
@@ -62,7 +62,7 @@ impl<T: Clone + std::fmt::Debug> Record<T> {
         }
     }
 
-    /// Wait until so many came in that are `wanted`.
+    /// Wait until `count` requests match `wanted`.
     pub async fn until_count(&self, what: &str, count: usize, wanted: impl Fn(&T) -> bool) {
         self.until(what, |all| all.iter().filter(|entry| wanted(entry)).count() >= count).await;
     }
@@ -72,7 +72,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// An answer; it may wait until a latch is opened.
+/// A reply, optionally held back until a latch is opened.
 #[derive(Clone, Debug)]
 pub struct Reply {
     status: u16,

@@ -1,4 +1,4 @@
-//! A webhook that remembers what it was sent.
+//! A mock webhook that records its requests.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::record::{Record, Reply};
 
-/// One request to the webhook, whatever it was answered.
+/// One request to the webhook, accepted or not.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub key: String,
@@ -24,30 +24,30 @@ pub struct Delivery {
 
 pub struct Webhook {
     pub url: String,
-    pub got: Record<Delivery>,
+    pub requests: Record<Delivery>,
 }
 
 impl Webhook {
     pub async fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let webhook = Arc::new(Self { url, got: Record::new() });
+        let webhook = Arc::new(Self { url, requests: Record::new() });
         let router = Router::new().fallback(answer).with_state(webhook.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         webhook
     }
 
-    /// Wait for messages with these texts; in which order does not matter.
-    pub async fn has(&self, bodies: &[&str]) {
-        self.got
-            .until(&format!("the messages {bodies:?}"), |got| {
-                bodies.iter().all(|body| got.iter().any(|delivery| delivery.body == *body))
+    /// Wait for messages with these bodies, in any order.
+    pub async fn until_received(&self, bodies: &[&str]) {
+        self.requests
+            .until(&format!("the messages {bodies:?}"), |requests| {
+                bodies.iter().all(|body| requests.iter().any(|delivery| delivery.body == *body))
             })
             .await;
     }
 
     pub fn bodies(&self) -> Vec<String> {
-        self.got.all().into_iter().map(|delivery| delivery.body).collect()
+        self.requests.all().into_iter().map(|delivery| delivery.body).collect()
     }
 }
 
@@ -63,6 +63,6 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         body: text("body"),
         message: message.clone(),
     };
-    webhook.got.add(delivery.clone());
-    webhook.got.ruled(&delivery).unwrap_or(Reply::text(200, "")).send().await
+    webhook.requests.add(delivery.clone());
+    webhook.requests.apply_rules(&delivery).unwrap_or(Reply::text(200, "")).send().await
 }

@@ -1,0 +1,99 @@
+//! A bot on `matrix_sdk::Client`, its keys in PostgreSQL: it handles each message at least once.
+use matrix_sdk::config::{StoreConfig, SyncSettings};
+use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
+use matrix_sdk::deserialized_responses::TimelineEvent;
+use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind, uint};
+use matrix_sdk::{Client, Room, room::MessagesOptions, sync::Timeline};
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
+use std::{convert::Infallible, time::Duration};
+
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+/// Your code. What is not encrypted does not come here: anybody at the homeserver may have written it.
+async fn handle(room: &Room, message: &serde_json::Value) -> Result<()> {
+    println!("{} {} {}", room.room_id(), message["sender"], message["content"]["body"]);
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let config = PostgresStoreConfig::from_env("bot")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
+    let store = PostgresCryptoStore::open_with_config(&config).await?;
+    loop {
+        let Err(error) = run(&store).await;
+        let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
+        let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
+        if is_lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) {
+            return Err(error.to_string().into());
+        }
+        eprintln!("{error}; starting again");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Runs until something fails. The next run goes on from what is committed, with a new client.
+async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
+    store.reopen().await?;
+    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
+    let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
+    let client = client.build().await?;
+    // The login is kept beside the keys, sealed like them.
+    let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
+    let name = format!("login of {device}");
+    if let Some(saved) = store.get_custom_value(&name).await? {
+        auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
+    } else {
+        let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
+        login.device_id(&device).send().await?;
+        store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
+    }
+    let mut waiting = Vec::new();
+    loop {
+        let timeout = Duration::from_secs(if waiting.is_empty() { 30 } else { 0 });
+        let news = client.sync_once(SyncSettings::new().timeout(timeout)).await?;
+        for id in news.rooms.invited.keys() {
+            client.join_room_by_id(id).await.inspect_err(|error| eprintln!("{id}: {error}")).ok();
+        }
+        waiting.extend(news.rooms.joined);
+        // A sync brings a limited number of room keys: the messages wait for all of them.
+        if news.to_device.is_empty() {
+            for (id, update) in waiting.drain(..) {
+                handle_new(store, client.get_room(&id).ok_or("no room")?, update.timeline).await?;
+            }
+        }
+    }
+}
+
+/// Handles what came after the room's last event that was handled, also what the sync leaves out.
+async fn handle_new(store: &PostgresCryptoStore, room: Room, new: Timeline) -> Result<()> {
+    let (name, me) = (format!("last event of {}", room.room_id()), Some(room.own_user_id().into()));
+    let last = store.get_custom_value(&name).await?.map(String::from_utf8).transpose()?;
+    let is_last = |event: &TimelineEvent| event.event_id().map(String::from) == last;
+    let mut from = new.prev_batch.filter(|_| new.limited && last.is_some());
+    let mut events = new.events;
+    while !events.iter().any(is_last)
+        && let Some(token) = from
+    {
+        let page = room.messages(MessagesOptions::backward().from(token.as_str())).await?;
+        events.splice(0..0, page.chunk.into_iter().rev());
+        from = page.end;
+    }
+    let seen = events.iter().rposition(is_last).map_or(0, |at| at + 1);
+    for event in events.into_iter().skip(seen) {
+        let id = event.event_id().ok_or("an event without id")?;
+        let event = if event.kind.is_utd() { room.event(&id, None).await? } else { event };
+        let is_recent = event.timestamp_raw() > Some(Time(Time::now().0 - uint!(60_000)));
+        if event.kind.is_utd() && is_recent && last.is_some() {
+            return Err("the key of a message has not come yet".into());
+        } else if event.encryption_info().is_some() && event.sender() != me {
+            handle(&room, &event.raw().deserialize_as()?).await?;
+        }
+        store.set_custom_value(&name, id.as_bytes().to_vec()).await?;
+    }
+    Ok(())
+}
+
+fn env(name: &str) -> Result<String> {
+    std::env::var(name).map_err(|_| format!("{name} is not set").into())
+}

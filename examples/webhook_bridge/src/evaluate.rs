@@ -1,0 +1,135 @@
+//! Decides how to handle a stored event: decrypts it, checks it, and converts it to a message.
+
+use matrix_sdk_common::deserialized_responses::{DecryptedRoomEvent, UnableToDecryptReason};
+use matrix_sdk_crypto::RoomEventDecryptionResult;
+use ruma::RoomId;
+use tracing::warn;
+
+use crate::{
+    crypto::Decrypted,
+    devices::DeviceStatus,
+    errors::BridgeError,
+    inbox::Queued,
+    message::{Encrypted, Message, Stored, verification},
+    run::Run,
+};
+
+pub enum Verdict {
+    Deliver(Box<Message>),
+    /// The key is missing.
+    NoKey,
+    /// The sender's devices are not known yet.
+    SenderUnknown,
+    /// Not a message, but a verification step.
+    Skip,
+    /// Dead-letter it. `kind` is the metric's `reason` label.
+    Fail {
+        kind: &'static str,
+        reason: String,
+    },
+}
+
+fn fail(kind: &'static str, reason: impl Into<String>) -> Verdict {
+    Verdict::Fail { kind, reason: reason.into() }
+}
+
+pub async fn evaluate(run: &Run, room: &str, queued: &Queued) -> Result<Verdict, BridgeError> {
+    let (room_id, stored) = match (RoomId::parse(room), Stored::parse(&queued.json)) {
+        (Ok(room_id), Ok(stored)) => (room_id, stored),
+        _ => return Ok(fail("malformed", "malformed event")),
+    };
+    match stored {
+        Stored::Plain(event) => Ok(Verdict::Deliver(Box::new(Message::plain(room, event)))),
+        Stored::Encrypted(encrypted) => decrypt(run, &room_id, &queued.event_id, &encrypted).await,
+    }
+}
+
+async fn decrypt(
+    run: &Run,
+    room_id: &RoomId,
+    event_id: &str,
+    encrypted: &Encrypted,
+) -> Result<Verdict, BridgeError> {
+    let status = run.devices.sender_status(&encrypted.sender, event_id);
+    if status == DeviceStatus::Pending {
+        return Ok(Verdict::SenderUnknown);
+    }
+    let decrypted = match run.crypto.decrypt(&encrypted.event, room_id).await? {
+        Decrypted::Corrupt(reason) => {
+            return Ok(fail("corrupt_key", format!("the key is corrupt: {reason}")));
+        }
+        Decrypted::Result(result) => match *result {
+            RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
+            RoomEventDecryptionResult::UnableToDecrypt(info) => {
+                return Ok(undecrypted(info.reason));
+            }
+        },
+    };
+    let verdict = message(room_id, &decrypted, status);
+    // A message that fails must not claim its index: the genuine one may follow.
+    if let (Some(at), Verdict::Deliver(_) | Verdict::Skip) = (&encrypted.at, &verdict) {
+        let first = run.inbox.record_message_index(at, room_id.as_str(), event_id).await?;
+        if first != event_id {
+            let reason = format!("replay of event {first}");
+            return Ok(fail("replay", reason));
+        }
+    }
+    Ok(verdict)
+}
+
+fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, status: DeviceStatus) -> Verdict {
+    let info = &decrypted.encryption_info;
+    let Some(verification) = verification(&info.verification_state) else {
+        let reason = "the claimed sender is not the owner of the key that encrypted it";
+        return fail("mismatched_sender", reason);
+    };
+    let verification = with_devices(verification, status);
+    let device = info.sender_device.as_ref().map(ToString::to_string);
+    match Message::decrypted(room_id.as_str(), &decrypted.event, verification, device) {
+        Ok(Some(message)) => Verdict::Deliver(Box::new(message)),
+        Ok(None) => Verdict::Skip,
+        Err(_) => fail("malformed", "malformed after decryption"),
+    }
+}
+
+/// If the sender's devices are unavailable, an unknown device may exist.
+fn with_devices(verification: &'static str, status: DeviceStatus) -> &'static str {
+    match (verification, status) {
+        ("unknown_device", DeviceStatus::Unavailable) => "devices_unavailable",
+        _ => verification,
+    }
+}
+
+fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
+    let kind = match &reason {
+        UnableToDecryptReason::MissingMegolmSession { withheld_code } => {
+            if let Some(code) = withheld_code {
+                warn!(code = code.as_str(), "the key of a message was withheld by its sender");
+            }
+            return Verdict::NoKey;
+        }
+        UnableToDecryptReason::UnknownMegolmMessageIndex => return Verdict::NoKey,
+        UnableToDecryptReason::MalformedEncryptedEvent => "malformed",
+        UnableToDecryptReason::MegolmDecryptionFailure => "wrong_key",
+        UnableToDecryptReason::PayloadDeserializationFailure => "malformed",
+        UnableToDecryptReason::MismatchedIdentityKeys => "mismatched_sender",
+        _ => "other",
+    };
+    fail(kind, format!("decryption failed: {reason:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_unknown_only_after_a_successful_query() {
+        assert_eq!(with_devices("unknown_device", DeviceStatus::Known), "unknown_device");
+        assert_eq!(
+            with_devices("unknown_device", DeviceStatus::Unavailable),
+            "devices_unavailable"
+        );
+        // The room key's own message may contain the device keys.
+        assert_eq!(with_devices("unsigned_device", DeviceStatus::Unavailable), "unsigned_device");
+    }
+}

@@ -1,0 +1,105 @@
+//! A Matrix user that encrypts for the bot, with upstream's `OlmMachine`.
+
+use matrix_sdk_crypto::{EncryptionSettings, OlmMachine, types::requests::AnyOutgoingRequest};
+use ruma::{
+    OwnedUserId, RoomId, UserId,
+    api::client::keys::{claim_keys, get_keys},
+    device_id,
+};
+use serde_json::{Value, json};
+
+use super::{
+    homeserver::{BOT, Homeserver},
+    record::lock,
+};
+
+pub struct MatrixUser {
+    pub id: OwnedUserId,
+    machine: OlmMachine,
+}
+
+impl MatrixUser {
+    /// A user with an Olm session with the bot. Its device keys are added to the homeserver.
+    pub async fn new(homeserver: &Homeserver, user: &str) -> Self {
+        let ready = |bot: &super::homeserver::Stored| {
+            !bot.device_keys.is_null() && !bot.one_time_keys.is_empty()
+        };
+        homeserver.calls.until("the bot's keys", |_| ready(&lock(&homeserver.stored))).await;
+        let user = UserId::parse(user).unwrap();
+        let machine = OlmMachine::new(&user, device_id!("PERSON")).await;
+        let this = Self { id: user, machine };
+        this.claim_bot_keys(homeserver).await;
+        this
+    }
+
+    async fn claim_bot_keys(&self, homeserver: &Homeserver) {
+        let bot = UserId::parse(BOT).unwrap();
+        self.machine.update_tracked_users([bot.as_ref()]).await.unwrap();
+        let requests = self.machine.outgoing_requests().await.unwrap();
+        let (device_keys, device, key) = {
+            let mut stored = lock(&homeserver.stored);
+            for request in &requests {
+                if let AnyOutgoingRequest::KeysUpload(upload) = request.request() {
+                    let keys = serde_json::to_value(&upload.device_keys).unwrap();
+                    stored.users.insert(self.id.to_string(), json!({"PERSON": keys}));
+                }
+            }
+            let device = stored.device_keys["device_id"].as_str().unwrap().to_owned();
+            (stored.device_keys.clone(), device, stored.one_time_keys.pop_first().unwrap())
+        };
+        for request in &requests {
+            if let AnyOutgoingRequest::KeysQuery(_) = request.request() {
+                let mut answer = get_keys::v3::Response::new();
+                let devices = json!({BOT: {&device: device_keys}});
+                answer.device_keys = serde_json::from_value(devices).unwrap();
+                self.machine.mark_request_as_sent(request.request_id(), &answer).await.unwrap();
+            }
+        }
+        let missing = self.machine.get_missing_sessions([bot.as_ref()].into_iter()).await.unwrap();
+        let (id, _) = missing.unwrap();
+        let claimed = json!({BOT: {&device: {key.0: key.1}}});
+        let answer = claim_keys::v3::Response::new(serde_json::from_value(claimed).unwrap());
+        self.machine.mark_request_as_sent(&id, &answer).await.unwrap();
+    }
+
+    /// The to-device events that carry the room's key to the bot.
+    pub async fn room_key(&self, room: &str) -> Vec<Value> {
+        let bot = UserId::parse(BOT).unwrap();
+        let room = RoomId::parse(room).unwrap();
+        // Only `rotate` rotates: the machine panics when a message exceeds its session's limit.
+        let settings =
+            EncryptionSettings { rotation_period_msgs: 10_000, ..EncryptionSettings::default() };
+        let users = [bot.as_ref()];
+        let shared = self.machine.share_room_key(&room, users.into_iter(), settings).await.unwrap();
+        let mut events = Vec::new();
+        for request in shared {
+            for content in request.messages.values().flat_map(|devices| devices.values()) {
+                let kind = &request.event_type;
+                events.push(json!({"sender": self.id, "type": kind, "content": content}));
+            }
+            self.machine
+                .mark_request_as_sent(
+                    &request.txn_id,
+                    &ruma::api::client::to_device::send_event_to_device::v3::Response::new(),
+                )
+                .await
+                .unwrap();
+        }
+        events
+    }
+
+    /// An encrypted message event; requires an earlier [`Self::room_key`].
+    pub async fn encrypt(&self, room: &str, event_id: &str, body: &str) -> Value {
+        let content = serde_json::from_value(json!({"msgtype": "m.text", "body": body})).unwrap();
+        let room = RoomId::parse(room).unwrap();
+        let encrypted =
+            self.machine.encrypt_room_event_raw(&room, "m.room.message", &content).await.unwrap();
+        json!({"event_id": event_id, "sender": self.id, "type": "m.room.encrypted",
+            "origin_server_ts": 1, "content": encrypted.content})
+    }
+
+    /// Start a new Megolm session with the next message.
+    pub async fn rotate(&self, room: &str) {
+        self.machine.discard_room_key(&RoomId::parse(room).unwrap()).await.unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! Forwards the encrypted messages of the rooms it is invited to, decrypted, to a webhook.
+//!
+//! Its keys, its login and what it has forwarded are in PostgreSQL; it needs no disk. Each message is
+//! forwarded at least once, in its room's order: after a crash, a room's last one may come again, with the
+//! same `Idempotency-Key`.
+//!
+//! ```sh
+//! export DATABASE_URL=postgres://bot@localhost/bots STORE_PASSPHRASE='a long passphrase'
+//! export MATRIX_HOMESERVER=https://matrix.example MATRIX_USER=@bot:matrix.example MATRIX_PASSWORD=…
+//! export MATRIX_DEVICE_ID=WEBHOOK1 # a name of your choice; another one after a logout or an old backup
+//! export WEBHOOK_URL=https://example.org/hook
+//! cargo run --example webhook_minimal
+//! ```
+
+use matrix_sdk::config::{StoreConfig, SyncSettings};
+use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
+use matrix_sdk::deserialized_responses::{TimelineEvent, VerificationState};
+use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind, uint};
+use matrix_sdk::{Client, Room, room::MessagesOptions, sync::Timeline};
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
+use serde_json::{Value, json};
+use std::{convert::Infallible, time::Duration};
+
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+/// Posts a message until the webhook accepts it.
+async fn forward(webhook: &reqwest::Client, room: &Room, event: &TimelineEvent) -> Result<()> {
+    let message: Value = event.raw().deserialize_as()?;
+    let sender = event.encryption_info().map(|info| &info.verification_state);
+    let verified = matches!(sender, Some(VerificationState::Verified));
+    let body = json!({
+        "event_id": message["event_id"],
+        "room_id": room.room_id(),
+        "sender": message["sender"],
+        "timestamp": message["origin_server_ts"],
+        "type": message["type"],
+        "body": message["content"]["body"].as_str().unwrap_or_default(),
+        "content": message["content"],
+        "verification": if verified { "verified" } else { "unverified" },
+    });
+    let key = message["event_id"].as_str().unwrap_or_default();
+    let url = env("WEBHOOK_URL")?;
+    loop {
+        let request = webhook.post(&url).header("Content-Type", "application/json");
+        let request = request.header("Idempotency-Key", key).timeout(Duration::from_secs(30));
+        match request.body(body.to_string()).send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => eprintln!("the webhook answered {}", answer.status()),
+            Err(error) => eprintln!("the webhook does not answer: {}", error.without_url()),
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let config =
+        PostgresStoreConfig::from_env("webhook")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
+    let store = PostgresCryptoStore::open_with_config(&config).await?;
+    loop {
+        let Err(error) = run(&store).await;
+        let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
+        let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
+        if is_lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) {
+            return Err(error.to_string().into());
+        }
+        eprintln!("{error}; starting again");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Runs until something fails. The next run goes on from what is committed, with a new client.
+async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
+    store.reopen().await?;
+    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
+    let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
+    let client = client.build().await?;
+    let webhook = reqwest::Client::builder().http1_title_case_headers().build()?;
+    // The login is kept beside the keys, sealed like them.
+    let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
+    let name = format!("login of {device}");
+    if let Some(saved) = store.get_custom_value(&name).await? {
+        auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
+    } else {
+        let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
+        login.device_id(&device).send().await?;
+        store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
+    }
+    let mut waiting = Vec::new();
+    loop {
+        let timeout = Duration::from_secs(if waiting.is_empty() { 30 } else { 0 });
+        let news = client.sync_once(SyncSettings::new().timeout(timeout)).await?;
+        for id in news.rooms.invited.keys() {
+            client.join_room_by_id(id).await.inspect_err(|error| eprintln!("{id}: {error}")).ok();
+        }
+        waiting.extend(news.rooms.joined);
+        // A sync brings a limited number of room keys: the messages wait for all of them.
+        if news.to_device.is_empty() {
+            for (id, update) in waiting.drain(..) {
+                let room = client.get_room(&id).ok_or("the room is unknown")?;
+                forward_new(store, &webhook, room, update.timeline).await?;
+            }
+        }
+    }
+}
+
+/// Forwards what came after the last event of the room that was forwarded, also what the sync leaves out.
+async fn forward_new(
+    store: &PostgresCryptoStore,
+    webhook: &reqwest::Client,
+    room: Room,
+    new: Timeline,
+) -> Result<()> {
+    let (name, me) = (format!("last event of {}", room.room_id()), Some(room.own_user_id().into()));
+    let last = store.get_custom_value(&name).await?.map(String::from_utf8).transpose()?;
+    let is_last = |event: &TimelineEvent| event.event_id().map(String::from) == last;
+    let mut from = new.prev_batch.filter(|_| new.limited && last.is_some());
+    let mut events = new.events;
+    while !events.iter().any(is_last)
+        && let Some(token) = from
+    {
+        let page = room.messages(MessagesOptions::backward().from(token.as_str())).await?;
+        events.splice(0..0, page.chunk.into_iter().rev());
+        from = page.end;
+    }
+    let seen = events.iter().rposition(is_last).map_or(0, |at| at + 1);
+    for event in events.into_iter().skip(seen) {
+        let id = event.event_id().ok_or("an event without id")?;
+        let event = if event.kind.is_utd() { room.event(&id, None).await? } else { event };
+        let is_recent = event.timestamp_raw() > Some(Time(Time::now().0 - uint!(60_000)));
+        if event.kind.is_utd() && is_recent && last.is_some() {
+            return Err("the key of a message has not come yet".into());
+        } else if event.encryption_info().is_some() && event.sender() != me {
+            // What is not encrypted, anybody at the homeserver may have written.
+            forward(webhook, &room, &event).await?;
+        }
+        store.set_custom_value(&name, id.as_bytes().to_vec()).await?;
+    }
+    Ok(())
+}
+
+fn env(name: &str) -> Result<String> {
+    std::env::var(name).map_err(|_| format!("{name} is not set").into())
+}

@@ -1,0 +1,138 @@
+//! Says of a history whether it is possible.
+
+mod commits;
+mod fence;
+mod figures;
+mod owners;
+mod ratchets;
+mod registers;
+mod seeded;
+mod telling;
+mod zones;
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+pub use self::figures::Figures;
+use crate::concurrent::history::{Account, History, Outcome, Sent};
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A register's answers have no order: a lost write, a stale read, a torn transaction.
+    Order,
+    /// A value was read that was not written, was rolled back, or was written later.
+    Unwritten,
+    /// Writes were acknowledged to an owner after a newer claim had returned.
+    Ownership,
+    /// In the database a superseded owner wrote, or took the account back.
+    Fence,
+    /// A store was told of a new owner, and there was none.
+    FalseTakeover,
+    /// A store was told that its database was rolled back, or of a corrupt row; or it did not read its
+    /// own write.
+    Damage,
+    /// What the database holds of a write is not what its caller was told.
+    Commits,
+    /// The account's count is not the number of its transactions.
+    Count,
+    /// Two ciphertexts have one session and one index.
+    Reuse,
+}
+
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: Rule,
+    pub account: String,
+    pub text: String,
+    /// Names whose lines tell the story.
+    pub about: Vec<String>,
+}
+
+pub struct Report {
+    pub violations: Vec<Violation>,
+    pub figures: Figures,
+}
+
+/// Notes violations of one account.
+struct Findings<'a> {
+    account: &'a str,
+    found: Vec<Violation>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, rule: Rule, text: String, about: &[&str]) {
+        let about = about.iter().map(|name| (*name).to_owned()).collect();
+        let account = self.account.to_owned();
+        self.found.push(Violation { rule, account, text, about });
+    }
+}
+
+pub fn check(history: &History) -> Report {
+    let (started, mut violations) = (Instant::now(), Vec::new());
+    for (name, account) in history.accounts.iter().filter(|(name, _)| !name.is_empty()) {
+        let mut findings = Findings { account: name, found: Vec::new() };
+        owners::check(account, &mut findings);
+        fence::check(account, &mut findings);
+        registers::check(account, &mut findings);
+        commits::check(account, &mut findings);
+        ratchets::check(account, &mut findings);
+        damage(account, &mut findings);
+        violations.extend(findings.found);
+    }
+    let figures = Figures::of(history, started.elapsed());
+    Report { violations, figures }
+}
+
+/// No database was rolled back, and no row is corrupt: no store may be told so.
+fn damage(account: &Account, findings: &mut Findings<'_>) {
+    for (at, opening, outcome) in outcomes(account) {
+        if ["DatabaseRolledBack", "CorruptRow", "CorruptRow", "Wrong"]
+            .iter()
+            .any(|name| outcome.is(name))
+        {
+            let opening = opening.unwrap_or("a reader");
+            let text = format!("{opening} was told {} at {at}", outcome.name());
+            findings.add(Rule::Damage, text, &[opening]);
+        }
+    }
+}
+
+/// Everything that was answered to an opening, or to a reader.
+fn outcomes(account: &Account) -> Vec<(u64, Option<&str>, &Outcome)> {
+    let writes = account.writes.iter().filter_map(|write| {
+        Some((write.ended, Some(write.opening.as_str()), write.outcome.as_ref()?))
+    });
+    let claims = account
+        .claims
+        .iter()
+        .filter_map(|claim| Some((claim.ended, claim.former.as_deref(), claim.outcome.as_ref()?)));
+    let others = account.failures.iter();
+    let others = others.map(|(at, opening, outcome)| (*at, opening.as_deref(), outcome));
+    writes.chain(claims).chain(others).collect()
+}
+
+/// Acknowledged saves of each opening, messages that were sent included: when they began and ended.
+fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
+    let mut saves: HashMap<&str, Vec<_>> = HashMap::new();
+    for write in account.writes.iter().filter(|write| write.is_ok()) {
+        saves.entry(&write.opening).or_default().push((write.begun, write.ended));
+    }
+    // What was stored to be sent, anybody who reads it may send again: that is no save.
+    let mut senders: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for sent in &account.sent {
+        senders.entry(&sent.ciphertext).or_default().insert(&sent.opening);
+    }
+    let is_saved = |sent: &&Sent| senders[sent.ciphertext.as_str()].len() == 1;
+    for sent in account.sent.iter().filter(is_saved) {
+        saves.entry(&sent.opening).or_default().push((sent.begun, sent.ended));
+    }
+    saves
+}
+
+/// How long it took, for people.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

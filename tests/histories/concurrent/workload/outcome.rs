@@ -1,0 +1,89 @@
+//! Errors, as the history names them.
+
+use matrix_sdk_crypto::{MegolmError, OlmError, store::CryptoStoreError};
+use matrix_sdk_postgres::{Error, OpenStoreError};
+
+use crate::concurrent::history::Outcome;
+
+/// What a caller is told.
+#[derive(Debug)]
+pub enum Failure {
+    Store(Error),
+    Open(Box<OpenStoreError>),
+    Crypto(CryptoStoreError),
+    Machine(String),
+    /// An answer that no store may give.
+    Wrong(String),
+    /// The application's own, which rolls a transaction back.
+    OnPurpose,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<OpenStoreError> for Failure {
+    fn from(error: OpenStoreError) -> Self {
+        match error {
+            OpenStoreError::Store(error) => Self::Store(error),
+            error => Self::Open(Box::new(error)),
+        }
+    }
+}
+
+impl From<CryptoStoreError> for Failure {
+    fn from(error: CryptoStoreError) -> Self {
+        match error {
+            CryptoStoreError::Backend(inner) => match inner.downcast::<Error>() {
+                Ok(error) => Self::Store(*error),
+                Err(other) => Self::Crypto(CryptoStoreError::Backend(other)),
+            },
+            error => Self::Crypto(error),
+        }
+    }
+}
+
+impl From<OlmError> for Failure {
+    fn from(error: OlmError) -> Self {
+        match error {
+            OlmError::Store(error) => error.into(),
+            error => Self::Machine(format!("{error:?}")),
+        }
+    }
+}
+
+impl From<MegolmError> for Failure {
+    fn from(error: MegolmError) -> Self {
+        match error {
+            MegolmError::Store(error) => error.into(),
+            error => Self::Machine(format!("{error:?}")),
+        }
+    }
+}
+
+impl Failure {
+    pub fn outcome(&self) -> Outcome {
+        let text = match self {
+            Self::OnPurpose => return Outcome::Nothing,
+            // Refused before it was begun.
+            Self::Store(Error::ReopenRequired) => return Outcome::Nothing,
+            Self::Store(error) => format!("{error:?}"),
+            Self::Open(error) => format!("{error:?}"),
+            Self::Crypto(error) => format!("Crypto({error:?})"),
+            Self::Machine(text) => format!("Machine({text})"),
+            Self::Wrong(text) => format!("Wrong({text})"),
+        };
+        let kind = text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+        Outcome::Error { kind: kind.to_owned(), text }
+    }
+
+    pub fn is_superseded(&self) -> bool {
+        self.outcome().is("Superseded")
+    }
+}
+
+pub fn of<T>(result: &Result<T, Failure>) -> Outcome {
+    result.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok)
+}

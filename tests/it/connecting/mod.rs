@@ -1,0 +1,352 @@
+//! How a connection is made: where its password comes from, which server is taken, and what is
+//! said when none can be.
+mod gate;
+mod refusals;
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use assert_matches::assert_matches;
+use matrix_sdk_postgres::{
+    OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    deadpool_postgres::Object, testing::PostgresServer,
+};
+
+/// A server, its password, and a directory for files.
+struct World {
+    server: PostgresServer,
+    password: String,
+}
+
+fn world() -> World {
+    let server = PostgresServer::start().unwrap();
+    let password = server.url().split([':', '@']).nth(2).unwrap().to_owned();
+    World { server, password }
+}
+
+impl World {
+    /// Without a password.
+    fn config(&self, words: &str) -> PostgresStoreConfig {
+        let port = self.server.port();
+        // No file of the user's who runs the tests.
+        let passfile = if words.contains("passfile") { "" } else { "passfile=/none" };
+        PostgresStoreConfig::new(
+            format!("host=127.0.0.1 port={port} user=postgres dbname=postgres {passfile} {words}"),
+            "connecting",
+        )
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.server.data_directory().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+}
+
+/// What is retried may reach us later; the tests know that it will not.
+const SHORT: Duration = Duration::from_millis(100);
+
+async fn works(config: &PostgresStoreConfig) -> bool {
+    config.build_pool().unwrap().get().await.is_ok()
+}
+
+async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
+    PostgresCryptoStore::open_with_config(config).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_password_file_is_read_for_each_connection() {
+    let world = world();
+    let path = world.write("secret", "wrong\n");
+    let config = world
+        .config("")
+        .password_file(&path)
+        .timeouts(Timeouts { retry: SHORT, ..Default::default() });
+    let pool = config.build_pool().unwrap();
+    assert!(pool.get().await.is_err());
+    assert_matches!(
+        error(&config).await,
+        OpenStoreError::Authentication(error) if error.sqlstate() == Some("28P01")
+    );
+    for ending in ["", "\n", "\r\n"] {
+        fs::write(&path, format!("{}{ending}", world.password)).unwrap();
+        let connection = pool.get().await.unwrap();
+        drop(Object::take(connection));
+    }
+    fs::write(&path, "\n").unwrap();
+    assert_matches!(
+        error(&config).await,
+        OpenStoreError::InvalidConfig(text) if text.contains("secret is empty")
+    );
+    fs::remove_file(&path).unwrap();
+    assert_matches!(
+        error(&config).await,
+        OpenStoreError::InvalidConfig(text) if text.contains("secret cannot be read")
+    );
+}
+
+#[tokio::test]
+async fn a_callback_is_asked_for_each_connection() {
+    let world = world();
+    let (asked, password) = (Arc::new(AtomicUsize::new(0)), world.password.clone());
+    let counter = Arc::clone(&asked);
+    let config = world.config("").password_callback(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        let password = password.clone();
+        async move { Ok(password) }
+    });
+    let pool = config.build_pool().unwrap();
+    let (first, second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    drop((first, second));
+    drop(pool.get().await.unwrap());
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+
+    let failing = world.config("").password_callback(|| async { Err("no token today".into()) });
+    assert_matches!(
+        error(&failing).await,
+        OpenStoreError::Connect(error) if error.to_string().contains("no token today")
+    );
+    let hanging = world
+        .config("")
+        .pool(PoolSettings {
+            connect_timeout: Some(Duration::from_millis(200)),
+            ..Default::default()
+        })
+        .password_callback(|| async { std::future::pending().await });
+    assert_matches!(
+        error(&hanging).await,
+        OpenStoreError::Connect(error) if error.to_string().contains("no password was given")
+    );
+}
+
+#[tokio::test]
+async fn the_order_of_the_passwords_sources() {
+    let world = world();
+    let right = world.password.clone();
+    let passfile = world.write("pgpass", &format!("127.0.0.1:*:postgres:postgres:{right}\n"));
+    let passfile = format!("passfile={}", passfile.display());
+    let (good, bad) = (world.write("good", &right), world.write("bad", "wrong"));
+    let callback = move || {
+        let right = right.clone();
+        async move { Ok(right) }
+    };
+    assert!(works(&world.config(&passfile)).await);
+    assert!(!works(&world.config(&format!("{passfile} password=wrong"))).await);
+    assert!(works(&world.config("password=wrong").password_file(&good)).await);
+    assert!(
+        works(&world.config("password=wrong").password_file(bad).password_callback(callback)).await
+    );
+}
+
+/// Run by the test below, in a process that has the variables.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn pgpassword_of_the_process() {
+    let Ok(server) = std::env::var("TEST_SERVER") else { return };
+    let config = |words: &str| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
+    assert!(works(&config("")).await);
+    assert!(!works(&config("password=wrong")).await);
+}
+
+#[tokio::test]
+async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
+    let world = world();
+    let port = world.server.port();
+    let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "connecting::pgpassword_of_the_process", "--ignored"])
+        .env("TEST_SERVER", server)
+        .env("PGPASSWORD", &world.password)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_password_file_that_others_may_read_is_passed_over() {
+    let world = world();
+    let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
+    let config = world
+        .config(&format!("passfile={}", path.display()))
+        .timeouts(Timeouts { retry: SHORT, ..Default::default() });
+    assert!(works(&config).await);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_matches!(
+        error(&config).await,
+        OpenStoreError::Authentication(error)
+            if error.to_string().contains("asks for a password or another proof, and none was given")
+    );
+}
+
+#[tokio::test]
+async fn refused_logins() {
+    let world = world();
+    let right = format!("password={}", world.password);
+    for (words, code) in [
+        ("password=wrong".to_owned(), "28P01"),
+        (format!("{right} dbname=nowhere"), "3D000"),
+        (format!("{right} user=nobody_at_all"), "28P01"),
+    ] {
+        assert_matches!(
+            error(&world.config(&words)).await,
+            OpenStoreError::Authentication(error) if error.sqlstate() == Some(code),
+            "{words}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_connect() {
+    let world = world();
+    let pool = PostgresStoreConfig::new(world.server.url(), "admin").build_pool().unwrap();
+    let connection = pool.get().await.unwrap();
+    for sql in [
+        "CREATE ROLE guest LOGIN PASSWORD 'guest'",
+        "CREATE DATABASE closed",
+        "REVOKE CONNECT ON DATABASE closed FROM PUBLIC",
+    ] {
+        connection.batch_execute(sql).await.unwrap();
+    }
+    let config = world.config("user=guest password=guest dbname=closed");
+    assert_matches!(
+        error(&config).await,
+        OpenStoreError::PermissionDenied { source, .. } if source.sqlstate() == Some("42501")
+    );
+}
+
+/// Accepts connections, and never says a word.
+fn silent() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn closed_port() -> u16 {
+    silent().1
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let world = world();
+    let port = closed_port();
+    let error_of = |words: String| async move {
+        match error(&PostgresStoreConfig::new(words, "connecting")).await {
+            OpenStoreError::Connect(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let text = error_of(format!("host=127.0.0.1 port={port} user=a password=geheim")).await;
+    assert!(text.contains(&format!("127.0.0.1 port {port}")) && text.contains("refused"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+    let text = error_of(format!("host=localhost hostaddr=127.0.0.1 port={port} user=a")).await;
+    assert!(text.contains(&format!("localhost (127.0.0.1) port {port}")), "{text}");
+    let text = error_of("host=/nowhere user=a".to_owned()).await;
+    assert!(text.contains("socket /nowhere/.s.PGSQL.5432"), "{text}");
+    let text = error_of("host=no-such-host.invalid user=a".to_owned()).await;
+    assert!(text.contains("no-such-host.invalid\" cannot be resolved"), "{text}");
+    drop(world);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_in_time() {
+    let (_listener, port) = silent();
+    for mode in ["disable", "prefer"] {
+        let config = PostgresStoreConfig::new(
+            format!("host=127.0.0.1 port={port} user=a sslmode={mode}"),
+            "connecting",
+        )
+        .pool(PoolSettings {
+            connect_timeout: Some(Duration::from_millis(500)),
+            ..Default::default()
+        });
+        let started = Instant::now();
+        assert_matches!(
+            error(&config).await,
+            OpenStoreError::Connect(error) if error.to_string().contains("gave no answer")
+        );
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn of_several_servers_the_first_that_answers_is_taken() {
+    let world = world();
+    let (_listener, mute) = silent();
+    let (dead, port, password) = (closed_port(), world.server.port(), &world.password);
+    for ports in [format!("{dead},{port}"), format!("{mute},{port}"), format!("{port},{dead}")] {
+        for order in ["disable", "random"] {
+            let config = PostgresStoreConfig::new(
+                format!(
+                    "host=127.0.0.1,localhost hostaddr=127.0.0.1,127.0.0.1 port={ports} \
+                     user=postgres password={password} load_balance_hosts={order}"
+                ),
+                "connecting",
+            )
+            .pool(PoolSettings {
+                connect_timeout: Some(Duration::from_secs(4)),
+                ..Default::default()
+            });
+            assert!(works(&config).await, "{ports} {order}");
+        }
+    }
+    // A refused login ends the search: the other server is not asked.
+    let config = PostgresStoreConfig::new(
+        format!("postgres://postgres:wrong@127.0.0.1:{port},127.0.0.1:{mute}/postgres"),
+        "connecting",
+    );
+    let started = Instant::now();
+    assert_matches!(error(&config).await, OpenStoreError::Authentication(_));
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn of_several_servers_one_that_can_be_written_is_taken() {
+    let standby =
+        PostgresServer::builder().setting("default_transaction_read_only", "on").start().unwrap();
+    let primary = world();
+    let (closed, open) = (standby.port(), primary.server.port());
+    // Both let the same user in over their own rules, so that only the state decides.
+    for server in [&standby, &primary.server] {
+        let rules = server.data_directory().join("pg_hba.conf");
+        fs::write(&rules, "host all all 127.0.0.1/32 trust\nlocal all all trust\n").unwrap();
+        let config = PostgresStoreConfig::new(server.socket_url(), "admin");
+        let connection = config.build_pool().unwrap().get().await.unwrap();
+        connection.query_one("SELECT pg_reload_conf()", &[]).await.unwrap();
+    }
+    let url = format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{open}/postgres");
+    let mut found = 0;
+    // The reload takes a moment.
+    for _ in 0..50 {
+        let pool = PostgresStoreConfig::new(&url, "connecting").build_pool().unwrap();
+        if let Ok(connection) = pool.get().await {
+            found = connection.query_one("SELECT inet_server_port()", &[]).await.unwrap().get(0);
+            if found == i32::from(open) {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(found, i32::from(open));
+    // None of them: a standby, or a setting, and not a wrong address.
+    let closed_twice =
+        format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{closed}/postgres");
+    assert_matches!(
+        error(&PostgresStoreConfig::new(closed_twice, "connecting")).await,
+        OpenStoreError::Connect(error)
+            if error.to_string().contains("accepts no writes: it is a standby, or default_transaction")
+    );
+    let any = PostgresStoreConfig::new(format!("{url}?target_session_attrs=any"), "connecting");
+    let connection = any.build_pool().unwrap().get().await.unwrap();
+    let port: i32 = connection.query_one("SELECT inet_server_port()", &[]).await.unwrap().get(0);
+    assert_eq!(port, i32::from(closed));
+}

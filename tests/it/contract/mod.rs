@@ -1,0 +1,10 @@
+//! The rules learnt from other stores' bugs, seen through `CryptoStore`.
+
+mod backup;
+mod damaged_rows;
+mod hostile_ids;
+mod key_requests;
+mod leases;
+mod paging;
+mod same_key_again;
+mod swapped_rows;

@@ -1,0 +1,271 @@
+//! The pages say what is there and what works: every table, column and error is named, none is made
+//! up, and the SQL runs.
+
+use std::collections::BTreeMap;
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{
+    OpenStoreError, PostgresCryptoStore, PostgresStoreConfig,
+    testing::{self, PostgresServer},
+};
+use ruma::{room_id, user_id};
+use test_support::{
+    Mode, connect,
+    machine::{Relay, decrypt, encrypt, machine_of_device, open_machine},
+    number,
+};
+use tokio_postgres::Client;
+
+const SCHEMA: &str = include_str!("../../docs/schema.md");
+const ARCHITECTURE: &str = include_str!("../../docs/architecture.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const ERRORS: &str =
+    concat!(include_str!("../../src/error/mod.rs"), include_str!("../../src/error/open.rs"));
+
+/// The columns of each table, with their types, in order.
+type Tables = BTreeMap<String, Vec<(String, String)>>;
+
+/// Reads the tables under headings of the form "### `name`".
+fn documented() -> Tables {
+    let mut tables = Tables::new();
+    let mut current = None;
+    for line in SCHEMA.lines() {
+        if line.starts_with('#') {
+            let name = line.strip_prefix("### `").and_then(|rest| rest.strip_suffix('`'));
+            current = name.map(|name| tables.entry(name.to_owned()).or_default());
+        } else if let (Some(columns), Some(row)) = (&mut current, line.strip_prefix("| `")) {
+            let mut cells = row.split('|').map(|cell| cell.trim().trim_end_matches('`'));
+            let (name, kind) = (cells.next().unwrap(), cells.next().unwrap());
+            columns.push((name.to_owned(), kind.to_owned()));
+        }
+    }
+    tables
+}
+
+async fn tables_of(client: &Client) -> Tables {
+    let sql = "SELECT table_name::text, column_name::text, data_type::text
+               FROM information_schema.columns
+               WHERE table_schema = 'matrix_sdk' ORDER BY table_name, ordinal_position";
+    let mut tables = Tables::new();
+    for row in client.query(sql, &[]).await.unwrap() {
+        tables.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+    }
+    tables
+}
+
+/// The SQL of a page's section.
+fn sql(page: &str, heading: &str) -> Vec<String> {
+    let section = page.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
+    let blocks = section.split("```sql\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn the_schema_page_names_every_table_and_column() {
+    let database = testing::database().unwrap();
+    Mode::Plain.open(&database.url(), "docs").await;
+    let client = connect(&database.url()).await;
+
+    let (tables, documented) = (tables_of(&client).await, documented());
+    for (table, columns) in &tables {
+        assert_eq!(documented.get(table), Some(columns), "table {table} in docs/schema.md");
+    }
+    let made_up: Vec<_> = documented.keys().filter(|table| !tables.contains_key(*table)).collect();
+    assert!(made_up.is_empty(), "docs/schema.md names tables that do not exist: {made_up:?}");
+
+    let queries = sql(SCHEMA, "Questions that operators ask");
+    assert!(queries.len() > 3);
+    for sql in queries.into_iter().chain(sql(OPERATIONS, "Monitoring")) {
+        client.query(&sql, &[]).await.expect(&sql);
+    }
+    for sql in sql(OPERATIONS, "Vacuum") {
+        client.batch_execute(&sql).await.expect(&sql);
+    }
+}
+
+#[test]
+fn the_operations_page_names_every_error() {
+    for name in ["Error", "OpenStoreError"] {
+        let body = ERRORS.split(&format!("pub enum {name} {{")).nth(1).unwrap();
+        let body = body.split("\n}").next().unwrap();
+        let variants: Vec<&str> = body
+            .lines()
+            .filter_map(|line| line.strip_prefix("    "))
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase()))
+            .map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap())
+            .collect();
+        assert!(variants.len() > 5, "{variants:?}");
+        for variant in variants {
+            assert!(
+                OPERATIONS.contains(&format!("\n| `{variant}` |")),
+                "{name}::{variant} is not in docs/operations.md"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_documented_grants_are_enough_and_no_more() {
+    // Roles belong to the whole server, so this test has its own.
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let superuser = connect(&database.url()).await;
+    let [roles, after_migration] = sql(OPERATIONS, "Roles and grants").try_into().unwrap();
+    superuser.batch_execute(&roles).await.unwrap();
+    let url = database.url();
+    let (_, place) = url.split_once('@').unwrap();
+    let role = |name: &str, password: &str| format!("postgres://{name}:{password}@{place}");
+    let owner = role("matrix_sdk_owner", "change%20me");
+    let bot = role("matrix_sdk_bot", "change%20me%20too");
+    let config = |url: &str| PostgresStoreConfig::new(url, "bot").key(Some(&test_support::KEY));
+
+    let early = PostgresCryptoStore::open_with_config(&config(&bot).run_migrations(false)).await;
+    assert_matches!(early, Err(OpenStoreError::MigrationsPending { found: 0, .. }));
+    let early = PostgresCryptoStore::open_with_config(&config(&bot)).await;
+    assert_matches!(early, Err(OpenStoreError::PermissionDenied { .. }));
+
+    PostgresCryptoStore::open_with_config(&config(&owner)).await.unwrap().close().await.unwrap();
+    superuser.batch_execute(&after_migration).await.unwrap();
+
+    let store =
+        PostgresCryptoStore::open_with_config(&config(&bot).run_migrations(false)).await.unwrap();
+    let machine = open_machine(user_id!("@bot:example.org"), store.clone()).await;
+    Relay::default().serve(&machine).await;
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    store.remove_custom_value("key").await.unwrap();
+    assert!(store.get_size().await.unwrap().is_some());
+    // And an account that the owner has never seen.
+    Mode::Key.open(&bot, "another").await;
+
+    let client = connect(&bot).await;
+    for forbidden in [
+        "CREATE TABLE matrix_sdk.mine ()",
+        "DROP TABLE matrix_sdk.devices",
+        "TRUNCATE matrix_sdk.devices",
+        "DELETE FROM matrix_sdk.schema_migrations",
+    ] {
+        assert!(client.batch_execute(forbidden).await.is_err(), "{forbidden}");
+    }
+}
+
+#[tokio::test]
+async fn deleting_an_account_leaves_nothing_of_it_and_all_of_the_others() {
+    let database = testing::database().unwrap();
+    let (old, kept) = (user_id!("@old:example.org"), user_id!("@kept:example.org"));
+    let old_store = Mode::Passphrase.open(&database.url(), "old-bot").await;
+    let old_machine = open_machine(old, old_store.clone()).await;
+    let kept_machine = open_machine(kept, Mode::Key.open(&database.url(), "kept-bot").await).await;
+    let mut relay = Relay::default();
+    relay.serve(&old_machine).await;
+    relay.serve(&kept_machine).await;
+    relay.track(&old_machine, &[kept]).await;
+    relay.share(&old_machine, room_id!("!r:example.org"), &[kept]).await;
+    relay.sync(&kept_machine, "s1").await;
+    old_store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+
+    let client = connect(&database.url()).await;
+    let names = "SELECT c.relname::text FROM pg_class c
+                 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'account_id'
+                 WHERE c.relkind = 'r' AND c.relnamespace = 'matrix_sdk'::regnamespace";
+    let tables: Vec<String> =
+        client.query(names, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let count = |name: &'static str| {
+        let id = format!("(SELECT id FROM matrix_sdk.accounts WHERE name = '{name}')");
+        let counts = tables.iter().map(|table| {
+            format!("(SELECT count(*) FROM matrix_sdk.{table} WHERE account_id = {id})")
+        });
+        format!("SELECT {}", counts.collect::<Vec<_>>().join(" + "))
+    };
+    let before = number(&client, &count("kept-bot")).await;
+    assert!(number(&client, &count("old-bot")).await > 5);
+
+    let [delete] = sql(OPERATIONS, "Deleting an account").try_into().unwrap();
+    client.batch_execute(&delete).await.unwrap();
+    for table in &tables {
+        let orphans = format!(
+            "SELECT count(*) FROM matrix_sdk.{table}
+             WHERE account_id NOT IN (SELECT id FROM matrix_sdk.accounts)"
+        );
+        assert_eq!(number(&client, &orphans).await, 0, "rows are left in {table}");
+        // Tables that happen to be empty in this test are emptied too, by name or by reference.
+        let cascade = format!(
+            "SELECT count(*) FROM pg_constraint
+             WHERE conrelid = 'matrix_sdk.{table}'::regclass AND contype = 'f' AND confdeltype = 'c'"
+        );
+        let named = delete.contains(&format!("DELETE FROM matrix_sdk.{table} "));
+        assert!(named || number(&client, &cascade).await > 0, "{table} is not emptied");
+    }
+    assert_eq!(number(&client, &count("kept-bot")).await, before);
+    let accounts = "SELECT count(*) FROM matrix_sdk.accounts";
+    assert_eq!(number(&client, accounts).await, 1);
+}
+
+#[tokio::test]
+async fn after_an_old_backup_a_new_device_keeps_the_room_keys() {
+    let database = testing::database().unwrap();
+    let (alice_id, bot_id) = (user_id!("@alice:example.org"), user_id!("@bot:example.org"));
+    let (old_room, new_room) = (room_id!("!old:example.org"), room_id!("!new:example.org"));
+    let mut relay = Relay::default();
+    let alice = open_machine(alice_id, Mode::Plain.open(&database.url(), "alice").await).await;
+    let store = Mode::Passphrase.open(&database.url(), "alerts-bot").await;
+    let bot = open_machine(bot_id, store.clone()).await;
+    relay.serve(&alice).await;
+    relay.serve(&bot).await;
+    relay.track(&alice, &[bot_id]).await;
+    relay.track(&bot, &[alice_id]).await;
+    relay.share(&alice, old_room, &[bot_id]).await;
+    let old = encrypt(&alice, old_room, "old").await;
+    relay.sync(&bot, "s1").await;
+    relay.share(&bot, old_room, &[alice_id]).await;
+    let ours = encrypt(&bot, old_room, "ours").await;
+    drop(bot);
+    store.close().await.unwrap();
+
+    let [new_device] = sql(OPERATIONS, "Rollback detection").try_into().unwrap();
+    connect(&database.url()).await.batch_execute(&new_device).await.unwrap();
+
+    let store = Mode::Passphrase.open(&database.url(), "alerts-bot").await;
+    let bot = machine_of_device(bot_id, "NEWDEVICE", store).await;
+    assert_eq!(decrypt(&bot, old_room, &old).await, "old");
+    relay.serve(&bot).await;
+    relay.track(&bot, &[alice_id]).await;
+    alice.mark_all_tracked_users_as_dirty().await.unwrap();
+    relay.track(&alice, &[bot_id]).await;
+
+    relay.share(&alice, new_room, &[bot_id]).await;
+    let new = encrypt(&alice, new_room, "new").await;
+    relay.sync(&bot, "s2").await;
+    assert_eq!(decrypt(&bot, new_room, &new).await, "new");
+
+    relay.share(&bot, old_room, &[alice_id]).await;
+    let answer = encrypt(&bot, old_room, "answer").await;
+    assert_ne!(answer["content"]["session_id"], ours["content"]["session_id"]);
+    relay.sync(&alice, "s3").await;
+    assert_eq!(decrypt(&alice, old_room, &answer).await, "answer");
+}
+
+/// The tests that hold an invariant name it.
+#[test]
+fn the_architecture_page_lists_the_invariants_with_their_tests() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rows = ARCHITECTURE.split("## Invariants").nth(1).unwrap().lines();
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let mut count = 0;
+    for row in rows.filter(|row| row.get(1).is_some_and(|cell| cell.parse::<u32>().is_ok())) {
+        count += 1;
+        assert_eq!(row[1], count.to_string());
+        let tests: Vec<&str> =
+            row[3].split('`').filter(|part| part.starts_with("tests/")).collect();
+        assert!(!tests.is_empty(), "no test holds rule {count}");
+        for file in tests {
+            let text = std::fs::read_to_string(root.join(file)).expect(file);
+            let named = text.split("Rule").skip(1).flat_map(|text| {
+                let numbers = text.split([':', '.']).next().unwrap();
+                numbers.split(|c: char| !c.is_ascii_digit()).map(ToOwned::to_owned)
+            });
+            assert!(named.collect::<Vec<_>>().contains(&row[1].to_owned()), "{file}: rule {count}");
+        }
+    }
+    assert!(count > 20, "{count}");
+}

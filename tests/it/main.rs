@@ -1,0 +1,33 @@
+//! Most of the tests. `tests/README.md` says where to find which.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod accounts;
+mod admin;
+mod atomically;
+mod bot_day;
+mod cache;
+mod config;
+mod connecting;
+mod contract;
+mod deferred;
+mod docs;
+mod format;
+mod large_saves;
+mod layout;
+mod lifecycle;
+mod machine;
+mod ownership;
+mod preparing;
+mod readers;
+mod reserved;
+mod round_trips;
+mod scope;
+mod secrecy;
+mod spans;
+mod statements;
+mod testing_server;
+mod testing_server_owner;
+#[cfg(feature = "rustls")]
+mod tls;
+mod upstream_suite;
+mod writer;

@@ -1,0 +1,179 @@
+//! Rule 27: who an owner is, and how long it lives: copies of a database, runtimes that end, stores that are
+//! dropped with work to do.
+
+use std::{sync::Arc, time::Duration};
+
+use assert_matches::assert_matches;
+use futures_util::poll;
+use matrix_sdk_crypto::{
+    olm::Account,
+    store::{CryptoStore, types::PendingChanges},
+};
+use matrix_sdk_postgres::{
+    Error, OpenStoreError, OwnershipSettings, PostgresStoreConfig, Takeover, testing,
+};
+use ruma::{device_id, user_id};
+use test_support::{Mode, connect, without_heartbeats};
+use tokio::runtime::Runtime;
+
+use super::{open, set, value};
+
+const INTERVAL: Duration = Duration::from_millis(50);
+
+fn beating(url: &str, account: &str) -> PostgresStoreConfig {
+    beating_and(Takeover::Immediate, url, account)
+}
+
+fn beating_and(takeover: Takeover, url: &str, account: &str) -> PostgresStoreConfig {
+    Mode::Plain.config(url, account).access(OwnershipSettings {
+        takeover,
+        heartbeat_interval: INTERVAL,
+        ..Default::default()
+    })
+}
+
+/// Waits until the heartbeat of a database's only living process was renewed, some times.
+async fn wait_for_heartbeats(url: &str) {
+    let client = connect(url).await;
+    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
+               WHERE alive_until > clock_timestamp()";
+    let mut seen = std::collections::HashSet::<Option<String>>::new();
+    let enough = async {
+        while seen.iter().flatten().count() < 6 {
+            seen.insert(client.query_one(sql, &[]).await.unwrap().get(0));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), enough).await.expect("no heartbeats");
+}
+
+/// A template copies whatever a database calls itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_and_its_copy_are_two_databases() {
+    let original = testing::database().unwrap();
+    let url = original.url();
+    let store = open(beating(&url, "bot")).await.unwrap();
+    set(&store, b"before").await.unwrap();
+    store.close().await.unwrap();
+    let (name, copy) = (original.name(), format!("{}_copy", original.name()));
+    let admin = connect(&url.replace(&format!("/{name}"), "/postgres")).await;
+    // No connection may be left, not even one that is about to close.
+    let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
+    while admin.batch_execute(&create).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let copy_url = url.replace(&format!("/{name}"), &format!("/{copy}"));
+
+    store.reopen().await.unwrap();
+    let other = open(beating(&copy_url, "bot")).await.unwrap();
+    for _ in 0..3 {
+        set(&store, b"original").await.unwrap();
+    }
+    set(&other, b"copy").await.unwrap();
+    for url in [&url, &copy_url] {
+        wait_for_heartbeats(url).await;
+        // Both live, and nobody gets in.
+        let refused = open(beating_and(Takeover::RefuseIfAlive, url, "bot")).await;
+        assert_matches!(refused, Err(OpenStoreError::OwnerAlive { .. }));
+    }
+    assert_eq!(value(&store).await.unwrap(), b"original");
+    assert_eq!(value(&other).await.unwrap(), b"copy");
+    set(&store, b"still").await.unwrap();
+    set(&other, b"still").await.unwrap();
+    drop(other);
+    while admin.batch_execute(&format!("DROP DATABASE {copy} WITH (FORCE)")).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_store_whose_runtime_has_ended_is_opened_again_on_another() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let first = Runtime::new().unwrap();
+    let store = first.block_on(open(beating(&url, "bot"))).unwrap();
+    first.block_on(set(&store, b"first")).unwrap();
+    first.shutdown_background();
+    Runtime::new().unwrap().block_on(async {
+        assert_matches!(set(&store, b"lost").await, Err(Error::StoreClosed));
+        store.reopen().await.unwrap();
+        set(&store, b"second").await.unwrap();
+        assert_eq!(value(&store).await.unwrap(), b"second");
+    });
+}
+
+#[test]
+fn a_heartbeat_outlives_the_runtime_of_another_store() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let _one = first.block_on(open(beating(&url, "one"))).unwrap();
+    let two = second.block_on(open(beating(&url, "two"))).unwrap();
+    first.shutdown_background();
+    second.block_on(async {
+        wait_for_heartbeats(&url).await;
+        let refuse = |account: &str| beating_and(Takeover::RefuseIfAlive, &url, account);
+        assert_matches!(open(refuse("two")).await, Err(OpenStoreError::OwnerAlive { .. }));
+        set(&two, b"alive").await.unwrap();
+        // The other account is free when the heartbeat that ended is too old.
+        while open(refuse("one")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+/// What was begun is finished before the next owner comes, although store and callers are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let store = open(beating(&url, "bot")).await.unwrap();
+    let client = connect(&url).await;
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.custom_values").await.unwrap();
+    for number in 0..30u8 {
+        let store = Arc::new(store.clone());
+        let key = number.to_string();
+        let mut save = Box::pin(store.set_custom_value(&key, vec![number]));
+        assert!(poll!(&mut save).is_pending());
+    }
+    drop(store);
+    let takeover = Takeover::WaitUntilFree(Duration::from_secs(60));
+    let waiting = beating_and(takeover, &url, "bot");
+    let mut next = tokio::spawn(open(waiting));
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut next).await;
+    assert!(early.is_err(), "the account was free before the saves were written");
+    client.batch_execute("COMMIT").await.unwrap();
+    let next = next.await.unwrap().unwrap();
+    for number in 0..30u8 {
+        let found = next.get_custom_value(&number.to_string()).await.unwrap();
+        assert_eq!(found, Some(vec![number]));
+    }
+}
+
+/// A save that finds what it would write is refused like any other.
+#[tokio::test]
+async fn a_superseded_owner_saves_nothing_not_even_what_is_there() {
+    let database = testing::database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot");
+    let config = config.access(without_heartbeats());
+    let account = Account::with_device_id(user_id!("@alice:example.org"), device_id!("DEVICE"));
+    let saved = || PendingChanges { account: Some(account.deep_clone()) };
+    let users = [(user_id!("@bob:example.org"), true)];
+    for unchanged in ["account", "users"] {
+        let first = open(config.clone()).await.unwrap();
+        first.save_pending_changes(saved()).await.unwrap();
+        first.save_tracked_users(&users).await.unwrap();
+        // Only what was read is known to be there.
+        first.load_tracked_users().await.unwrap();
+        let commits = first.commit_count().await.unwrap();
+        first.save_pending_changes(saved()).await.unwrap();
+        first.save_tracked_users(&users).await.unwrap();
+        assert_eq!(first.commit_count().await.unwrap(), commits, "the saves are no commits");
+        let _second = open(config.clone()).await.unwrap();
+        let late = match unchanged {
+            "account" => first.save_pending_changes(saved()).await,
+            _ => first.save_tracked_users(&users).await,
+        };
+        assert_matches!(late, Err(Error::Superseded { .. }), "{unchanged}");
+    }
+}

@@ -1,0 +1,350 @@
+//! One account, one owner.
+mod identity;
+mod scopes;
+mod set_back;
+
+use std::time::Duration;
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
+use matrix_sdk_postgres::{
+    Access, Error, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    PostgresStores, Takeover, Timeouts,
+    deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
+    testing,
+};
+use test_support::{Mode, connect, number, without_heartbeats};
+
+async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenStoreError> {
+    PostgresCryptoStore::open_with_config(&config).await
+}
+
+async fn value(store: &PostgresCryptoStore) -> Option<Vec<u8>> {
+    store.get_custom_value("key").await.unwrap()
+}
+
+async fn set(store: &PostgresCryptoStore, value: &[u8]) -> Result<(), Error> {
+    store.set_custom_value("key", value.to_vec()).await
+}
+
+#[tokio::test]
+async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    // A heartbeat would tell it sooner than its write does.
+    let named = |label: &str| {
+        let label = label.to_owned();
+        Mode::Key.config(&url, "bot").access(OwnershipSettings { label, ..without_heartbeats() })
+    };
+    let first = open(named("blue")).await.unwrap();
+    set(&first, b"first").await.unwrap();
+    let second = open(named("green")).await.unwrap();
+    set(&second, b"second").await.unwrap();
+
+    assert_matches!(set(&first, b"late").await, Err(Error::Superseded { by, since }) => {
+        assert!(by.starts_with("green on ") && by.contains("process "), "{by}");
+        assert!(since.elapsed().unwrap() < Duration::from_secs(600));
+    });
+    // Every later call, too, and a reopening takes nothing back.
+    assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
+    assert_matches!(first.load_account().await, Err(Error::Superseded { .. }));
+    let lease = first.try_take_leased_lock(100, "key", "holder").await;
+    assert_matches!(lease, Err(Error::Superseded { .. }));
+    let within: Result<(), CryptoStoreError> = first.atomically(async { Ok(()) }).await;
+    assert_matches!(within, Err(CryptoStoreError::Backend(_)));
+    assert_matches!(first.reopen().await, Err(Error::Superseded { .. }));
+    first.close().await.unwrap();
+    assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
+    assert_matches!(first.reopen().await, Err(Error::Superseded { .. }));
+
+    assert_eq!(value(&second).await.unwrap(), b"second");
+    set(&second, b"third").await.unwrap();
+}
+
+/// The guard waits for a takeover that is being committed, and then judges by what that has written.
+#[tokio::test]
+async fn a_write_that_waited_for_a_takeover_is_refused() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
+    let store = open(config).await.unwrap();
+    set(&store, b"before").await.unwrap();
+    let (mut other, watcher) = (connect(&url).await, connect(&url).await);
+    let takeover = other.transaction().await.unwrap();
+    let sql = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'other'";
+    takeover.batch_execute(sql).await.unwrap();
+    let write = tokio::spawn({
+        let store = store.clone();
+        async move { set(&store, b"after").await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while number(&watcher, waiting).await == 0 {
+        assert!(!write.is_finished(), "the guard did not wait");
+    }
+    takeover.commit().await.unwrap();
+    assert_matches!(write.await.unwrap(), Err(Error::Superseded { by, .. }) if by == "other");
+    let stored = "SELECT count(*) FROM matrix_sdk.custom_values WHERE data = 'after'";
+    assert_eq!(number(&watcher, stored).await, 0);
+}
+
+#[tokio::test]
+async fn a_lease_is_fenced_as_well() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let first = Mode::Plain.open(&url, "bot").await;
+    let _second = Mode::Plain.open(&url, "bot").await;
+    let lease = first.try_take_leased_lock(60_000, "key", "holder").await;
+    assert_matches!(lease, Err(Error::Superseded { .. }));
+    let client = connect(&url).await;
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.lease_locks").await, 0);
+}
+
+/// Also one that was closed or had failed before the other came, and never saw it.
+#[tokio::test]
+async fn reopening_takes_nothing_back() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let first = Mode::Plain.open(&url, "bot").await;
+    first.close().await.unwrap();
+    first.reopen().await.unwrap();
+    set(&first, b"first").await.unwrap();
+    first.close().await.unwrap();
+    let second = Mode::Plain.open(&url, "bot").await;
+    second.close().await.unwrap();
+    assert_matches!(first.reopen().await, Err(Error::Superseded { .. }));
+    assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
+    second.reopen().await.unwrap();
+    set(&second, b"second").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
+    let database = testing::database().unwrap();
+    let config = Mode::Plain.config(&database.url(), "bot");
+    let config = config.access(OwnershipSettings {
+        heartbeat_interval: Duration::from_millis(20),
+        ..Default::default()
+    });
+    let first = open(config.clone()).await.unwrap();
+    let _second = open(config).await.unwrap();
+    // Reads reach the server as before; only the heartbeat can tell.
+    while first.get_custom_value("key").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
+}
+
+#[tokio::test]
+async fn one_that_refuses_goes_away_while_the_owner_lives() {
+    let database = testing::database().unwrap();
+    let config = Mode::Plain.config(&database.url(), "bot");
+    let polite = config.access(OwnershipSettings {
+        takeover: Takeover::RefuseIfAlive,
+        label: "blue".to_owned(),
+        ..Default::default()
+    });
+    let first = open(polite.clone()).await.unwrap();
+    assert_matches!(open(polite.clone()).await, Err(OpenStoreError::OwnerAlive { account, owner, .. }) => {
+        assert_eq!(account, "bot");
+        assert!(owner.starts_with("blue on "), "{owner}");
+    });
+    set(&first, b"undisturbed").await.unwrap();
+    first.close().await.unwrap();
+    let second = open(polite.clone()).await.unwrap();
+    // Dropped, it lets go in the background.
+    drop(second);
+    while open(polite.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let config = Mode::Plain.config(&url, "bot");
+    let waiting = config.clone().access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_secs(60)),
+        ..Default::default()
+    });
+    let first = open(config.clone()).await.unwrap();
+    let mut standby = tokio::spawn(open(waiting.clone()));
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut standby).await;
+    assert!(early.is_err(), "the standby did not wait");
+    set(&first, b"still ours").await.unwrap();
+    first.close().await.unwrap();
+    let second = standby.await.unwrap().unwrap();
+    set(&second, b"the standby's").await.unwrap();
+
+    let impatient = config.access(OwnershipSettings {
+        takeover: Takeover::WaitUntilFree(Duration::from_millis(10)),
+        ..Default::default()
+    });
+    assert_matches!(open(impatient).await, Err(OpenStoreError::OwnerAlive { .. }));
+
+    // As after a kill -9: the opening stays, the heartbeat ends.
+    let client = connect(&url).await;
+    client
+        .batch_execute(
+            "INSERT INTO matrix_sdk.account_handles
+                 SELECT account_id, 'dead', 'gone' FROM matrix_sdk.account_handles;
+             DELETE FROM matrix_sdk.account_handles WHERE id <> 'dead';
+             INSERT INTO matrix_sdk.heartbeats VALUES ('gone', clock_timestamp() + interval '1 s')",
+        )
+        .await
+        .unwrap();
+    open(waiting).await.unwrap();
+    assert_matches!(set(&second, b"late").await, Err(Error::Superseded { .. }));
+}
+
+#[tokio::test]
+async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
+    let missing = open(observing.clone()).await;
+    assert_matches!(missing, Err(OpenStoreError::MigrationsPending { found: 0, .. }));
+    let owner = Mode::Key.open(&url, "bot").await;
+    let other = Mode::Key.config(&url, "other").access(Access::ReadOnly);
+    assert_matches!(open(other).await, Err(OpenStoreError::AccountNotFound { account }) => {
+        assert_eq!(account, "other");
+    });
+
+    set(&owner, b"value").await.unwrap();
+    let observer = open(observing).await.unwrap();
+    assert_eq!(value(&observer).await.unwrap(), b"value");
+    assert_eq!(observer.commit_count().await.unwrap(), 1);
+    assert_matches!(set(&observer, b"other").await, Err(Error::ReadOnly));
+    let lease = observer.try_take_leased_lock(100, "key", "holder").await;
+    assert_matches!(lease, Err(Error::ReadOnly));
+    set(&owner, b"owned").await.unwrap();
+    assert_eq!(value(&observer).await.unwrap(), b"owned");
+    observer.close().await.unwrap();
+    set(&owner, b"still").await.unwrap();
+    let client = connect(&url).await;
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 1);
+}
+
+#[tokio::test]
+async fn many_accounts_of_a_process_share_one_heartbeat() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let mut stores = Vec::new();
+    for account in 0..20 {
+        stores.push(Mode::Plain.open(&url, &format!("bot {account}")).await);
+    }
+    let client = connect(&url).await;
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.heartbeats").await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 20);
+}
+
+/// No write takes effect outside of a guarded transaction: the transaction marker is not there.
+#[tokio::test]
+async fn writes_are_refused_without_the_guard() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let fixture = test_support::fixture::Fixture::new().await;
+    let store = Mode::Plain.open(&url, "bot").await;
+    fixture.fill(&store).await;
+    let id = {
+        let client = connect(&url).await;
+        number(&client, "SELECT id FROM matrix_sdk.accounts").await
+    };
+    let mut writes = 0;
+    for (name, text, types) in PostgresStores::statement_texts("matrix_sdk").unwrap() {
+        if !text.contains("matrix_sdk.tx") {
+            continue;
+        }
+        // A setting that was set once in a session is empty afterwards, and not absent.
+        let client = connect(&url).await;
+        let statement = client.prepare_typed(&text, &types).await.unwrap();
+        let bytes: Vec<Option<&[u8]>> = vec![Some(b"x")];
+        let (shorts, ints, bools) = (vec![1_i16], vec![1_i32], vec![true]);
+        let params = types.iter().skip(1).map(|ty| match *ty {
+            Type::BYTEA_ARRAY => &bytes as &(dyn tokio_postgres::types::ToSql + Sync),
+            Type::INT2_ARRAY => &shorts,
+            Type::INT4_ARRAY => &ints,
+            Type::BOOL_ARRAY => &bools,
+            _ => panic!("{name} takes a {ty}"),
+        });
+        let params: Vec<_> = std::iter::once(&id as _).chain(params).collect();
+        let refused = client.execute(&statement, &params).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::UNDEFINED_OBJECT), "{name}: {refused}");
+
+        let set = "SELECT set_config('matrix_sdk.tx', 'of another transaction', true)";
+        client.batch_execute(set).await.unwrap();
+        assert_eq!(client.execute(&statement, &params).await.unwrap(), 0, "{name}");
+        writes += 1;
+    }
+    assert!(writes >= 20, "only {writes} writes are guarded");
+}
+
+/// The application's own rows are part of the transaction.
+#[tokio::test]
+async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let client = connect(&url).await;
+    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    let store = Mode::Key.open(&url, "bot").await;
+    assert_matches!(store.transaction().await, Err(Error::NotInAtomically));
+
+    let insert = "INSERT INTO outbox VALUES ($1)";
+    let save = async |body: &str| {
+        set(&store, body.as_bytes()).await?;
+        let transaction = store.transaction().await?;
+        transaction.query(insert, &[(&body, Type::TEXT)]).await?;
+        let rows = transaction.query("SELECT count(*) FROM outbox", &[]).await?;
+        Ok::<i64, CryptoStoreError>(rows[0].get(0))
+    };
+    assert_eq!(store.atomically(save("first")).await.unwrap(), 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox").await, 1);
+
+    let failed: Result<(), CryptoStoreError> = store
+        .atomically(async {
+            assert_eq!(save("second").await?, 2);
+            Err(CryptoStoreError::AccountUnset)
+        })
+        .await;
+    assert_matches!(failed, Err(CryptoStoreError::AccountUnset));
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox").await, 1);
+    store.reopen().await.unwrap();
+    assert_eq!(value(&store).await.unwrap(), b"first");
+
+    // What ends the transaction loses the guard: nothing is acknowledged.
+    let ended: Result<(), CryptoStoreError> = store
+        .atomically(async {
+            store.transaction().await?.query("COMMIT", &[]).await?;
+            set(&store, b"third").await?;
+            Ok(())
+        })
+        .await;
+    assert!(ended.is_err());
+    store.reopen().await.unwrap();
+    assert_eq!(value(&store).await.unwrap(), b"first");
+}
+
+/// A silent client's transaction is ended by the server; one that only computes is not silent.
+#[tokio::test]
+async fn a_transaction_that_is_open_for_long_is_kept_alive() {
+    let database = testing::database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot");
+    let store =
+        open(config.timeouts(Timeouts {
+            transaction_idle: Duration::from_millis(150),
+            ..Default::default()
+        }))
+        .await
+        .unwrap();
+    let long = async {
+        set(&store, b"value").await?;
+        let open = store.transaction().await?;
+        open.query("SELECT 1", &[]).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        open.query("SELECT 1", &[]).await?;
+        Ok::<_, CryptoStoreError>(())
+    };
+    store.atomically(long).await.unwrap();
+    assert_eq!(value(&store).await.unwrap(), b"value");
+}

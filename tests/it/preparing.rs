@@ -1,0 +1,217 @@
+//! Statements are prepared once a connection, in the round trip of whatever is asked of it first.
+
+use std::time::Duration;
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::{
+    olm::OlmMessageHash,
+    store::{CryptoStore, CryptoStoreError, types::Changes},
+};
+use matrix_sdk_postgres::{
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+    PostgresStores, Timeouts, deadpool_postgres,
+    testing::{PostgresServer, TestDatabase},
+    tokio_postgres,
+};
+use test_support::{Mode, counting_proxy::Proxy};
+use tokio::{task::JoinSet, time::timeout};
+
+/// A server that logs each message of the extended protocol.
+fn server() -> PostgresServer {
+    PostgresServer::builder().setting("log_min_duration_statement", "0").start().unwrap()
+}
+
+/// So many statements are to be prepared.
+fn all() -> usize {
+    PostgresStores::statement_texts("matrix_sdk").unwrap().len()
+}
+
+/// How often the server has prepared a named statement, and executed one, from this place of its log.
+fn named(server: &PostgresServer, from: usize) -> (usize, usize) {
+    let log = server.log();
+    let count = |what: &str| log[from..].lines().filter(|line| line.contains(what)).count();
+    (count(" ms  parse s"), count(" ms  execute s"))
+}
+
+/// What is asked first.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Read,
+    Write,
+    Stream,
+    Lease,
+    Transaction,
+}
+
+impl Call {
+    async fn make(self, store: &PostgresCryptoStore) {
+        let value = || b"value".to_vec();
+        match self {
+            Self::Read => drop(store.next_batch_token().await.unwrap()),
+            Self::Write => store.set_custom_value("key", value()).await.unwrap(),
+            Self::Stream => drop(store.get_inbound_group_sessions().await.unwrap()),
+            Self::Lease => drop(store.try_take_leased_lock(0, "key", "holder").await.unwrap()),
+            Self::Transaction => {
+                let within = async {
+                    store.set_custom_value("key", value()).await.unwrap();
+                    store.get_custom_value("other").await.unwrap();
+                    Ok::<_, CryptoStoreError>(())
+                };
+                store.atomically(within).await.unwrap();
+            }
+        }
+    }
+}
+
+async fn new_store(
+    server: &PostgresServer,
+    database: &TestDatabase,
+) -> (Proxy, PostgresCryptoStore) {
+    let (proxy, url) = Proxy::before(server, database);
+    let config = Mode::Key
+        .config(&url, "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
+    (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    drop(Mode::Key.open(&database.url(), "bot").await);
+    for call in [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction] {
+        let (proxy, store) = new_store(&server, &database).await;
+        let start = server.log().len();
+        let before = proxy.turns();
+        call.make(&store).await;
+        let first = proxy.turns() - before;
+        assert_eq!(named(&server, start).0, all(), "{call:?}");
+
+        let start = server.log().len();
+        let before = proxy.turns();
+        call.make(&store).await;
+        assert_eq!(proxy.turns() - before, first, "{call:?}");
+        let (prepared, executed) = named(&server, start);
+        assert_eq!(prepared, 0, "{call:?}");
+        assert!(executed > 0, "{call:?}");
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_readers_prepares_for_all() {
+    const READERS: usize = 64;
+    let server = server();
+    let database = server.create_database().unwrap();
+    drop(Mode::Key.open(&database.url(), "bot").await);
+    // Behind the proxy, nothing is prepared before all of them have asked.
+    let (_proxy, store) = new_store(&server, &database).await;
+    let start = server.log().len();
+    let mut readers = JoinSet::new();
+    for number in 0..READERS {
+        let store = store.clone();
+        readers.spawn(async move { store.get_custom_value(&number.to_string()).await.unwrap() });
+    }
+    readers.join_all().await;
+    assert_eq!(named(&server, start).0, all());
+}
+
+/// A pool that `build_pool` made is known as such by the stores that are opened over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let one = Mode::Key
+        .config(&database.url(), "one")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
+    let pool = one.build_pool().unwrap();
+    let other_schema = one.clone().schema("another").account("two");
+    for config in [&one, &other_schema] {
+        let start = server.log().len();
+        let store = PostgresCryptoStore::open_with_pool(pool.clone(), config).await.unwrap();
+        store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+        assert_eq!(named(&server, start).0, all());
+
+        let start = server.log().len();
+        store.set_custom_value("key", b"next".to_vec()).await.unwrap();
+        let (prepared, executed) = named(&server, start);
+        assert_eq!(prepared, 0);
+        assert!(executed > 0);
+    }
+    // Two accounts in one schema have the same statements.
+    let config = one.clone().account("three");
+    let start = server.log().len();
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(named(&server, start).0, 0);
+}
+
+/// A pooler may be behind a pool that was made otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let postgres = database.url().parse().unwrap();
+    let manager = deadpool_postgres::Manager::new(postgres, tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(2).build().unwrap();
+    let config = PostgresStoreConfig::for_account("bot").passphrase(Some("a passphrase"));
+    let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
+    assert_eq!(named(&server, 0), (0, 0));
+}
+
+/// The transaction is what was asked; the statements are prepared another time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let store = Mode::Plain.open(&database.url(), "bot").await;
+    let client = test_support::connect(&database.url()).await;
+    client.batch_execute("ALTER TABLE matrix_sdk.secrets_inbox RENAME TO elsewhere").await.unwrap();
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
+
+    client.batch_execute("ALTER TABLE matrix_sdk.elsewhere RENAME TO secrets_inbox").await.unwrap();
+    store.set_custom_value("key", b"next".to_vec()).await.unwrap();
+    let start = server.log().len();
+    store.set_custom_value("key", b"last".to_vec()).await.unwrap();
+    let (prepared, executed) = named(&server, start);
+    assert_eq!(prepared, 0);
+    assert!(executed > 0);
+}
+
+/// A plan that became stale is made anew, whatever the language of the server's messages; any other
+/// "feature not supported" stays, and is not tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_stale_plan_is_prepared_again() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    let config = Mode::Plain
+        .config(&database.url(), "bot")
+        .pool(PoolSettings { max_size: 1, ..Default::default() })
+        .access(OwnershipSettings { cache_bytes: 0, ..Default::default() })
+        .timeouts(Timeouts { retry: Duration::from_secs(60), ..Default::default() });
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    for _ in 0..2 {
+        store.get_custom_value("key").await.unwrap();
+    }
+    let client = test_support::connect(&database.url()).await;
+    let retype = "ALTER TABLE matrix_sdk.custom_values ALTER COLUMN data TYPE text USING 'x'";
+    client.batch_execute(retype).await.unwrap();
+    assert_eq!(store.get_custom_value("key").await.unwrap(), None);
+    assert!(server.log().contains("cached plan must not change result type"));
+
+    let refuse = "
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN RAISE EXCEPTION ''no'' USING ERRCODE = ''0A000''; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON matrix_sdk.message_hashes
+            FOR EACH ROW EXECUTE FUNCTION refuse()";
+    client.batch_execute(refuse).await.unwrap();
+    let hash = OlmMessageHash { sender_key: "key".into(), hash: "hash".into() };
+    let changes = Changes { message_hashes: vec![hash], ..Default::default() };
+    let saved = timeout(Duration::from_secs(30), store.save_changes(changes)).await.unwrap();
+    assert_matches!(saved, Err(Error::Database(error)) if error.sqlstate() == Some("0A000"));
+}

@@ -1,0 +1,287 @@
+//! Outbound sessions stored ahead of their use: few commits, and no message index twice.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use matrix_sdk_crypto::{
+    EncryptionSettings, OlmMachine,
+    store::{CryptoStore, CryptoStoreError, MemoryStore},
+    vodozemac::megolm::MegolmMessage,
+};
+use matrix_sdk_postgres::{
+    OwnershipSettings, PostgresCryptoStore,
+    testing::{self, TestDatabase},
+};
+use ruma::{RoomId, UserId, room_id, user_id};
+use serde_json::Value;
+use test_support::{
+    Mode, connect,
+    machine::{Relay, decrypt, encrypt, open_machine},
+    without_heartbeats,
+};
+
+const ROTATION: u64 = 10_000;
+
+fn bot() -> &'static UserId {
+    user_id!("@bot:example.org")
+}
+
+fn alice() -> &'static UserId {
+    user_id!("@alice:example.org")
+}
+
+fn room() -> &'static RoomId {
+    room_id!("!room:example.org")
+}
+
+/// A bot that has shared a room key with Alice, and what was sent.
+struct Harness {
+    database: TestDatabase,
+    ownership: OwnershipSettings,
+    rotation: u64,
+    relay: Relay,
+    alice: OlmMachine,
+    store: PostgresCryptoStore,
+    bot: OlmMachine,
+    used: BTreeSet<(String, u32)>,
+    sent: usize,
+}
+
+impl Harness {
+    async fn new(ownership: OwnershipSettings, rotation: u64) -> Self {
+        let database = testing::database().unwrap();
+        let (mut relay, memory) = (Relay::default(), MemoryStore::new());
+        let alice = open_machine(alice(), memory).await;
+        relay.serve(&alice).await;
+        let (store, bot) = open(&database, &ownership).await;
+        relay.serve(&bot).await;
+        relay.track(&bot, &[alice.user_id()]).await;
+        let (used, sent) = (BTreeSet::new(), 0);
+        let mut harness =
+            Self { database, ownership, rotation, relay, alice, store, bot, used, sent };
+        harness.share().await;
+        harness
+    }
+
+    /// Shares the room's key where that is needed, as an application does before each message.
+    async fn share(&mut self) {
+        let users = [self.alice.user_id()];
+        if self.bot.get_missing_sessions(users.into_iter()).await.unwrap().is_some() {
+            self.relay.share(&self.bot, room_id!("!other:example.org"), &users).await;
+        }
+        let settings =
+            EncryptionSettings { rotation_period_msgs: self.rotation, ..Default::default() };
+        let requests = self.bot.share_room_key(room(), users.into_iter(), settings).await;
+        for request in requests.unwrap() {
+            self.relay.send(&self.bot, &request).await;
+        }
+        self.relay.sync(&self.alice, "next").await;
+    }
+
+    /// Sends a message, which uses an index that was never used, and that Alice can read.
+    async fn send(&mut self) {
+        self.share().await;
+        let body = format!("message {}", self.sent);
+        let event = encrypt(&self.bot, room(), &body).await;
+        self.received(&event, &body).await;
+    }
+
+    async fn received(&mut self, event: &Value, body: &str) {
+        self.sent += 1;
+        let used = index(event);
+        assert!(self.used.insert(used.clone()), "index used twice: {used:?}");
+        assert_eq!(decrypt(&self.alice, room(), event).await, body);
+    }
+
+    async fn send_many(&mut self, count: usize) {
+        for _ in 0..count {
+            self.send().await;
+        }
+    }
+
+    /// The process ends without a word, and another one goes on with what is stored.
+    async fn restart(&mut self) {
+        (self.store, self.bot) = open(&self.database, &self.ownership).await;
+    }
+
+    async fn commits(&self) -> u64 {
+        self.store.commit_count().await.unwrap()
+    }
+}
+
+async fn open(
+    database: &TestDatabase,
+    ownership: &OwnershipSettings,
+) -> (PostgresCryptoStore, OlmMachine) {
+    let config = Mode::Key.config(&database.url(), "bot").access(ownership.clone());
+    let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    let machine = open_machine(bot(), store.clone()).await;
+    (store, machine)
+}
+
+/// The session and the index that a message was encrypted with.
+fn index(event: &Value) -> (String, u32) {
+    let session_id = event["content"]["session_id"].as_str().unwrap().to_owned();
+    let ciphertext = event["content"]["ciphertext"].as_str().unwrap();
+    (session_id, MegolmMessage::from_base64(ciphertext).unwrap().message_index())
+}
+
+#[tokio::test]
+async fn fifty_messages_are_at_most_four_commits() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    let before = harness.commits().await;
+    harness.send_many(50).await;
+    let commits = harness.commits().await - before;
+    assert!((1..=4).contains(&commits), "{commits} commits");
+}
+
+#[tokio::test]
+async fn a_restart_uses_no_index_twice() {
+    let seed = std::env::var("RESERVED_SEED").ok().map(|seed| seed.parse().unwrap());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("RESERVED_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    for _ in 0..12 {
+        harness.send_many(rng.usize(0..45)).await;
+        match rng.u8(0..3) {
+            0 => harness.restart().await,
+            1 => {
+                // The former owner still sends what it has reserved.
+                let (former, _) = (harness.bot.clone(), harness.store.clone());
+                harness.restart().await;
+                for body in ["late", "later"] {
+                    let content = serde_json::json!({ "msgtype": "m.text", "body": body });
+                    let content = serde_json::from_value(content).unwrap();
+                    let encrypted =
+                        former.encrypt_room_event_raw(room(), "m.room.message", &content).await;
+                    if let Ok(encrypted) = encrypted {
+                        let event = serde_json::json!({
+                            "event_id": format!("${}", ruma::TransactionId::new()),
+                            "origin_server_ts": 1, "sender": bot(),
+                            "type": "m.room.encrypted", "content": encrypted.content,
+                        });
+                        harness.received(&event, body).await;
+                    }
+                }
+            }
+            _ => {
+                harness.store.close().await.unwrap();
+                harness.store.reopen().await.unwrap();
+                harness.bot = open_machine(bot(), harness.store.clone()).await;
+            }
+        }
+    }
+    harness.send().await;
+}
+
+/// The SDK panics when it encrypts with a session that it should have rotated.
+#[tokio::test]
+async fn a_session_is_never_stored_as_expired() {
+    for rotation in [1, 2, 20] {
+        let mut harness = Harness::new(OwnershipSettings::default(), rotation).await;
+        for count in 0..5 {
+            harness.share().await;
+            harness.restart().await;
+            harness.send_many(count).await;
+            let stored = harness.store.get_outbound_group_session(room()).await.unwrap().unwrap();
+            let stored = stored.pickle().await;
+            let counted = stored.message_count;
+            assert!(counted <= rotation, "{counted} of {rotation}: {count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_session_inherits_no_mark() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    harness.send_many(4).await;
+    harness.bot.discard_room_key(room()).await.unwrap();
+    harness.send().await;
+    harness.restart().await;
+    let stored = harness.store.get_outbound_group_session(room()).await.unwrap().unwrap();
+    assert_eq!(stored.message_index().await, 1);
+    harness.send().await;
+}
+
+/// A save for another reason, such as a new recipient, writes nothing below the mark.
+#[tokio::test]
+async fn a_shared_session_stays_at_its_mark() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    harness.send_many(3).await;
+    let bob = open_machine(user_id!("@bob:example.org"), MemoryStore::new()).await;
+    harness.relay.serve(&bob).await;
+    harness.relay.track(&harness.bot, &[bob.user_id()]).await;
+    let users = [alice(), bob.user_id()];
+    let (relay, bot) = (&mut harness.relay, &harness.bot);
+    relay.share(bot, room_id!("!other:example.org"), &users).await;
+    let settings = EncryptionSettings { rotation_period_msgs: ROTATION, ..Default::default() };
+    for request in bot.share_room_key(room(), users.into_iter(), settings).await.unwrap() {
+        // Not marked as sent: the share itself is what is saved.
+        relay.deliver(bot, &request);
+        let stored = harness.store.get_outbound_group_session(room()).await.unwrap().unwrap();
+        assert_eq!(stored.message_index().await, 18);
+    }
+    harness.restart().await;
+    harness.send().await;
+}
+
+/// What a scope saves may be rolled back.
+#[tokio::test]
+async fn a_scope_that_is_rolled_back_leaves_the_mark_where_it_is() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    harness.send_many(3).await;
+    let before = harness.commits().await;
+    let (store, machine) = (harness.store.clone(), harness.bot.clone());
+    let rolled_back: Result<Value, CryptoStoreError> = store
+        .atomically(async {
+            encrypt(&machine, room(), "never sent").await;
+            Err(CryptoStoreError::AccountUnset)
+        })
+        .await;
+    rolled_back.unwrap_err();
+    assert_eq!(harness.commits().await, before);
+    harness.store.reopen().await.unwrap();
+    harness.bot = open_machine(bot(), harness.store.clone()).await;
+    harness.send_many(20).await;
+    harness.restart().await;
+    harness.send().await;
+}
+
+/// An owner that has not heard of its account for long asks the database before each message.
+#[tokio::test]
+async fn without_a_recent_proof_of_ownership_a_message_is_a_commit() {
+    let ownership =
+        OwnershipSettings { heartbeat_interval: Duration::from_secs(1), ..Default::default() };
+    let mut harness = Harness::new(ownership, ROTATION).await;
+    harness.send_many(3).await;
+    let before = harness.commits().await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    harness.send().await;
+    assert_eq!(harness.commits().await, before, "heartbeats are proofs");
+    let other = connect(&harness.database.url()).await;
+    other.batch_execute("BEGIN; LOCK TABLE matrix_sdk.heartbeats IN SHARE MODE").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    harness.send().await;
+    assert_eq!(harness.commits().await, before + 1);
+    harness.send().await;
+    assert_eq!(harness.commits().await, before + 1, "a commit is a proof");
+}
+
+#[tokio::test]
+async fn a_superseded_owner_sends_nothing_that_it_had_not_reserved() {
+    let mut harness = Harness::new(without_heartbeats(), ROTATION).await;
+    harness.send_many(3).await;
+    let former = harness.bot.clone();
+    harness.restart().await;
+    let content = serde_json::from_value(serde_json::json!({ "body": "late" })).unwrap();
+    let mut last = None;
+    for _ in 0..20 {
+        let sent = former.encrypt_room_event_raw(room(), "m.room.message", &content).await;
+        let Ok(sent) = sent else { break };
+        let event = serde_json::json!({ "content": sent.content });
+        last = Some(index(&event).1);
+    }
+    assert_eq!(last, Some(17), "the mark is 18");
+    harness.send().await;
+    assert!(harness.used.iter().all(|(_, index)| *index < 3 || *index >= 18));
+}

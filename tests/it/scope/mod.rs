@@ -1,0 +1,70 @@
+//! A scope belongs to the store, not to a task: who sees what `atomically` saves, and how it ends.
+
+mod closing;
+mod ends;
+mod machines;
+mod readers;
+mod savepoints;
+mod spawned;
+
+use std::time::Duration;
+
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
+use matrix_sdk_postgres::{
+    Error, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+};
+use test_support::{Mode, number};
+use tokio_postgres::Client;
+
+/// The error that the store put into the SDK's.
+fn inner(error: CryptoStoreError) -> Error {
+    match error {
+        CryptoStoreError::Backend(inner) => *inner.downcast().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn open(config: &PostgresStoreConfig) -> PostgresCryptoStore {
+    PostgresCryptoStore::open_with_config(config).await.unwrap()
+}
+
+fn timeouts() -> Timeouts {
+    Timeouts { atomically: Duration::from_secs(5), ..Default::default() }
+}
+
+/// A configuration whose `atomically` gives up soon, should it stand still.
+fn config(url: &str, pool_size: usize) -> PostgresStoreConfig {
+    Mode::Key.config(url, "bot").timeouts(timeouts()).pool(PoolSettings {
+        max_size: pool_size,
+        wait_timeout: Duration::from_secs(3),
+        ..Default::default()
+    })
+}
+
+async fn set(store: &PostgresCryptoStore, key: &str) -> Result<(), CryptoStoreError> {
+    store.set_custom_value(key, b"value".to_vec()).await.map_err(Into::into)
+}
+
+async fn has(store: &PostgresCryptoStore, key: &str) -> bool {
+    store.get_custom_value(key).await.unwrap().is_some()
+}
+
+/// Waits until some backend waits for a lock of this kind.
+async fn until_locked(client: &Client, kind: &str) {
+    until(client, kind, true).await;
+}
+
+/// Waits until none does.
+async fn until_unlocked(client: &Client, kind: &str) {
+    until(client, kind, false).await;
+}
+
+async fn until(client: &Client, kind: &str, locked: bool) {
+    let waiting = format!(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+         WHERE d.datname = current_database() AND NOT granted AND locktype = '{kind}'"
+    );
+    while (number(client, &waiting).await > 0) != locked {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! What the application's own statements may do to the transaction.
+
+use assert_matches::assert_matches;
+use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
+use test_support::{connect, number};
+use tokio_postgres::{
+    Client,
+    types::{ToSql, Type},
+};
+
+use super::{config, has, open, set};
+
+async fn run(store: &PostgresCryptoStore, sql: &str) -> Result<(), CryptoStoreError> {
+    store.transaction().await?.query(sql, &[]).await?;
+    Ok(())
+}
+
+async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
+    let database = testing::database().unwrap();
+    let store = open(&config(&database.url(), 2)).await;
+    let client = connect(&database.url()).await;
+    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    (database, store, client)
+}
+
+/// An application learns how many rows it changed, also of a statement that returns some.
+#[tokio::test]
+async fn a_statement_tells_how_many_rows_it_changed() {
+    let (_database, store, client) = begin().await;
+    let changed = store.atomically(async {
+        set(&store, "key").await?;
+        let transaction = store.transaction().await?;
+        let mut changed = Vec::new();
+        for sql in [
+            "INSERT INTO outbox SELECT 'row' FROM generate_series(1, 3)",
+            "UPDATE outbox SET body = 'other' RETURNING body",
+            "DELETE FROM outbox WHERE body = 'row'",
+            "SELECT FROM outbox",
+            "CREATE TEMPORARY TABLE inbox (body text)",
+        ] {
+            changed.push(transaction.execute(sql, &[]).await?);
+        }
+        let body: (&(dyn ToSql + Sync), Type) = (&"other", Type::TEXT);
+        changed.push(transaction.execute("DELETE FROM outbox WHERE body = $1", &[body]).await?);
+        Ok::<_, CryptoStoreError>(changed)
+    });
+    assert_eq!(changed.await.unwrap(), [3, 3, 0, 3, 0, 3]);
+    assert!(has(&store, "key").await);
+    assert_eq!(number(&client, ROWS).await, 0);
+}
+
+const ROWS: &str = "SELECT count(*) FROM outbox";
+const INSERT: &str = "INSERT INTO outbox VALUES ('row')";
+
+/// What ends the transaction would commit a part of it, or let the rest run outside of it.
+#[tokio::test]
+async fn what_ends_the_transaction_is_refused_and_nothing_is_committed() {
+    let (_database, store, client) = begin().await;
+    for sql in ["COMMIT", "/* now */ rollback", "END", "ABORT", "PREPARE TRANSACTION 'x'"] {
+        let scope = store.atomically(async {
+            set(&store, "key").await?;
+            run(&store, INSERT).await?;
+            let refused = store.transaction().await?.query(sql, &[]).await;
+            assert_matches!(refused, Err(Error::TransactionControl), "{sql}");
+            // The application does not care.
+            set(&store, "another").await.unwrap_or_default();
+            Ok::<_, CryptoStoreError>(())
+        });
+        assert!(scope.await.is_err(), "{sql}");
+        store.reopen().await.unwrap();
+        assert!(!has(&store, "key").await && !has(&store, "another").await, "{sql}");
+        assert_eq!(number(&client, ROWS).await, 0, "{sql}");
+    }
+}
+
+/// Whether the save is sent by a read, by the application's next statement, or not at all yet.
+#[tokio::test]
+async fn a_savepoint_that_undoes_a_save_is_noticed_and_nothing_is_committed() {
+    let (_database, store, client) = begin().await;
+    for (reads, nested) in [(true, false), (false, true), (true, true), (false, false)] {
+        let scope = store.atomically(async {
+            set(&store, "before").await?;
+            run(&store, INSERT).await?;
+            run(&store, "SAVEPOINT here").await?;
+            set(&store, "undone").await?;
+            if reads {
+                assert!(has(&store, "undone").await);
+            }
+            if nested {
+                run(&store, "SAVEPOINT inner_one").await?;
+            }
+            let _ = run(&store, "ROLLBACK TO SAVEPOINT here").await;
+            set(&store, "after").await.unwrap_or_default();
+            Ok::<_, CryptoStoreError>(())
+        });
+        assert!(scope.await.is_err(), "reads {reads}, nested {nested}");
+        store.reopen().await.unwrap();
+        for key in ["before", "undone", "after"] {
+            assert!(!has(&store, key).await, "{key}: reads {reads}, nested {nested}");
+        }
+        assert_eq!(number(&client, ROWS).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_savepoint_that_undoes_rows_of_the_application_is_its_own_affair() {
+    let (_database, store, client) = begin().await;
+    let scope = store.atomically(async {
+        set(&store, "before").await?;
+        run(&store, "SAVEPOINT here").await?;
+        run(&store, INSERT).await?;
+        assert!(has(&store, "before").await);
+        run(&store, "ROLLBACK TO here").await?;
+        run(&store, INSERT).await?;
+        run(&store, "RELEASE here").await?;
+        set(&store, "after").await?;
+        run(&store, "SAVEPOINT here").await?;
+        run(&store, INSERT).await?;
+        run(&store, "ROLLBACK TRANSACTION TO here").await
+    });
+    scope.await.unwrap();
+    assert!(has(&store, "before").await && has(&store, "after").await);
+    assert_eq!(number(&client, ROWS).await, 1);
+    // And it goes on.
+    store.set_custom_value("later", vec![1]).await.unwrap();
+}

@@ -1,0 +1,266 @@
+//! The throwaway PostgreSQL in other processes: what is left when its owner ends, and what it needs
+//! of its surroundings. Each test runs itself again as the child.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use matrix_sdk_postgres::testing::{self, PostgresServer};
+use test_support::{connect, directory::Directory, number};
+
+const CHILD: &str = "TESTING_SERVER_CHILD";
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// This program again, running one test only.
+fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env_remove("DATABASE_URL");
+    command
+}
+
+/// Starts the child and returns the words of the line in which it says "child: …".
+fn told_by(command: &mut Command) -> (Child, Vec<String>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = lines.find_map(|line| line.split_once("child: ").map(|(_, said)| said.to_owned()));
+    // Read on, so that the child never waits for us.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, line.expect("what the child says").split(' ').map(str::to_owned).collect())
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+    text
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if holds() {
+            return;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    panic!("still not after 30 s: {what}");
+}
+
+/// Processes that have this text in their command line, other than zombies, which have none.
+fn processes_naming(text: &str) -> usize {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(text)).count()
+}
+
+/// A temporary directory as the system's own is.
+fn temporary() -> Directory {
+    let directory = Directory::new();
+    fs::create_dir(&directory.0).unwrap();
+    fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o1777)).unwrap();
+    directory
+}
+
+#[test]
+fn after_kill_9_of_the_owner_neither_process_nor_data_are_left() {
+    if is_child() {
+        let server = PostgresServer::start().unwrap();
+        println!("child: {}", server.data_directory().parent().unwrap().display());
+        loop {
+            sleep(Duration::from_secs(60));
+        }
+    }
+    let (mut child, said) = told_by(&mut again(
+        "testing_server_owner::after_kill_9_of_the_owner_neither_process_nor_data_are_left",
+    ));
+    let home = said[0].as_str();
+    assert!(processes_naming(home) >= 2 && Path::new(home).exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("all is gone", || processes_naming(home) == 0 && !Path::new(home).exists());
+}
+
+#[test]
+fn at_whatever_moment_the_owner_is_killed_nothing_is_left() {
+    if is_child() {
+        PostgresServer::start().unwrap();
+        return;
+    }
+    let name = "testing_server_owner::at_whatever_moment_the_owner_is_killed_nothing_is_left";
+    let temporary = temporary();
+    let path = temporary.0.to_str().unwrap();
+    let run = || again(name).env("TMPDIR", path).stdout(Stdio::null()).spawn().unwrap();
+    let killed_after = |milliseconds| {
+        let mut child = run();
+        sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    // While there is no template, the time goes to `initdb`; then to the copy and the server.
+    (0..6).for_each(|moment| killed_after(moment * 60));
+    assert!(run().wait().unwrap().success());
+    (0..25).for_each(|moment| killed_after(moment * 12));
+    eventually("no process is left", || processes_naming(path) == 0);
+    // The template stays, and at most an empty directory: one that had no watchdog yet.
+    let left = || {
+        let names = fs::read_dir(path).unwrap().flatten().map(|entry| entry.path());
+        let others = names.filter(|path| !path.to_string_lossy().contains("template"));
+        others.flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.path()).next()
+    };
+    eventually(&format!("no data are left, as {:?}", left()), || left().is_none());
+}
+
+#[tokio::test]
+async fn the_shared_server_ends_with_the_process() {
+    if is_child() {
+        let database = testing::database().unwrap();
+        let client = connect(&database.url()).await;
+        let row = client.query_one("SHOW data_directory", &[]).await.unwrap();
+        println!("child: {}", row.get::<_, String>(0));
+        return;
+    }
+    let (mut child, said) =
+        told_by(&mut again("testing_server_owner::the_shared_server_ends_with_the_process"));
+    assert!(child.wait().unwrap().success());
+    let data = said[0].as_str();
+    assert!(data.ends_with("/data"), "{data}");
+    eventually("all is gone", || processes_naming(data) == 0 && !Path::new(data).exists());
+}
+
+#[tokio::test]
+async fn a_lasting_server_is_taken_over_from_an_owner_that_was_killed() {
+    const PATH: &str = "TESTING_SERVER_PATH";
+    if is_child() {
+        let path = std::env::var_os(PATH).unwrap();
+        let server = PostgresServer::builder().data_directory(path).durable(true).start().unwrap();
+        let client = connect(&server.url()).await;
+        client.batch_execute("CREATE TABLE kept AS SELECT 7::int8 AS n").await.unwrap();
+        println!("child: ready");
+        loop {
+            sleep(Duration::from_secs(60));
+        }
+    }
+    let directory = Directory::new();
+    let (mut child, _) = told_by(
+        again("testing_server_owner::a_lasting_server_is_taken_over_from_an_owner_that_was_killed")
+            .env(PATH, &directory.0),
+    );
+    child.kill().unwrap();
+    // At once: the former server still runs.
+    let server = PostgresServer::builder().data_directory(&directory.0).start().unwrap();
+    child.wait().unwrap();
+    assert_eq!(number(&connect(&server.url()).await, "SELECT n FROM kept").await, 7);
+}
+
+#[tokio::test]
+async fn an_ordinary_user_and_root_can_both_start_one() {
+    if is_child() {
+        let server = PostgresServer::start().unwrap();
+        let database = server.create_database().unwrap();
+        connect(&database.socket_url()).await.batch_execute("SELECT").await.unwrap();
+        connect(&database.url()).await.batch_execute("SELECT").await.unwrap();
+        assert_ne!(fs::metadata(server.data_directory()).unwrap().uid(), 0);
+        return;
+    }
+    let name = "testing_server_owner::an_ordinary_user_and_root_can_both_start_one";
+    succeeds(&mut again(name));
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        // The build directory may be one that others cannot enter.
+        let temporary = temporary();
+        let program = temporary.0.join("test");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut command = Command::new(program);
+        command.args(["--exact", name, "--nocapture"]).env(CHILD, "1").env("TMPDIR", &temporary.0);
+        succeeds(command.current_dir("/").uid(65534).gid(65534));
+    }
+}
+
+#[test]
+fn neither_procps_nor_a_short_temporary_directory_is_needed() {
+    if is_child() {
+        let mut server = PostgresServer::start().unwrap();
+        server.restart().unwrap();
+        server.kill();
+        server.start_again().unwrap();
+        server.create_database().unwrap();
+        return;
+    }
+    let name = "testing_server_owner::neither_procps_nor_a_short_temporary_directory_is_needed";
+    // What an image without procps and util-linux has.
+    let programs = temporary();
+    for program in ["sh", "cp", "rm", "sleep", "test"] {
+        symlink(Path::new("/bin").join(program), programs.0.join(program)).unwrap();
+    }
+    succeeds(again(name).env("PATH", &programs.0));
+    let long = temporary();
+    let path = long.0.join("x".repeat(100));
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).unwrap();
+    succeeds(again(name).env("TMPDIR", path));
+}
+
+#[test]
+fn a_pg_bin_without_binaries_is_an_error_with_the_install_line() {
+    if is_child() {
+        println!("child: {}", testing::database().unwrap_err());
+        return;
+    }
+    let name = "testing_server_owner::a_pg_bin_without_binaries_is_an_error_with_the_install_line";
+    let empty = temporary();
+    let text = succeeds(again(name).env("PG_BIN", &empty.0));
+    assert!(text.contains("apt-get install postgresql") && text.contains("PG_BIN"), "{text}");
+}
+
+#[tokio::test]
+async fn database_url_is_used_and_what_it_lacks_is_said() {
+    if is_child() {
+        match testing::database() {
+            Ok(database) => {
+                let client = connect(&database.url()).await;
+                let row = client.query_one("SHOW data_directory", &[]).await.unwrap();
+                println!("child: on {} {}", row.get::<_, String>(0), database.url());
+            }
+            Err(error) => println!("child: {error}"),
+        }
+        return;
+    }
+    let name = "testing_server_owner::database_url_is_used_and_what_it_lacks_is_said";
+    let server = PostgresServer::start().unwrap();
+    let client = connect(&server.url()).await;
+    client
+        .batch_execute("CREATE ROLE poor LOGIN; GRANT ALL ON DATABASE postgres TO poor")
+        .await
+        .unwrap();
+
+    let on_it = format!("child: on {}", server.data_directory().display());
+    let with_options = format!("{}?application_name=mine", server.url());
+    let words = format!(
+        "host={} port={} user=postgres dbname=postgres",
+        server.socket_directory().display(),
+        server.port()
+    );
+    for (url, kept) in [(with_options, "application_name=mine"), (words, "user=postgres")] {
+        let text = succeeds(again(name).env("DATABASE_URL", &url));
+        assert!(text.contains(&on_it) && text.contains(kept), "{text}");
+    }
+    let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'mxsp%'";
+    assert_eq!(number(&client, left).await, 0);
+
+    let poor = server.socket_url().replace("//postgres@", "//poor@");
+    let text = succeeds(again(name).env("DATABASE_URL", poor));
+    assert!(text.contains("CREATEDB"), "{text}");
+    let text = succeeds(again(name).env("DATABASE_URL", "postgres://me:hush@127.0.0.1:1/postgres"));
+    assert!(!text.contains("CREATEDB") && !text.contains("hush"), "{text}");
+}

@@ -1,0 +1,65 @@
+//! Upstream's own suites, on every kind of account, with prepared and with unnamed statements.
+
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+};
+
+use matrix_sdk_postgres::{
+    PoolSettings, PostgresCryptoStore,
+    testing::{self, TestDatabase},
+};
+use test_support::Mode;
+
+/// One database for each store name: a test opens some more than once.
+static DATABASES: LazyLock<Mutex<HashMap<String, TestDatabase>>> = LazyLock::new(Mutex::default);
+
+async fn open(
+    mode: Mode,
+    prepared: bool,
+    name: &str,
+    passphrase: Option<&str>,
+    clear_data: bool,
+) -> PostgresCryptoStore {
+    // Upstream uses one name twice, and every mode uses them all.
+    let name = format!("{mode:?} {prepared} {name}");
+    let url = tokio::task::spawn_blocking(move || {
+        let mut databases = DATABASES.lock().unwrap();
+        if clear_data {
+            databases.remove(&name);
+        }
+        let database =
+            databases.entry(name).or_insert_with(|| testing::database().expect("a PostgreSQL"));
+        database.url()
+    });
+    let config = mode
+        .config(&url.await.unwrap(), "upstream")
+        .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
+    // The suite's own passphrase comes on top of the mode's secret.
+    let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
+    PostgresCryptoStore::open_with_config(&config).await.unwrap()
+}
+
+macro_rules! suite {
+    ($module:ident, $mode:expr, $prepared:expr) => {
+        mod $module {
+            async fn get_store(
+                name: &str,
+                passphrase: Option<&str>,
+                clear_data: bool,
+            ) -> super::PostgresCryptoStore {
+                super::open($mode, $prepared, name, passphrase, clear_data).await
+            }
+
+            matrix_sdk_crypto::cryptostore_integration_tests!();
+            matrix_sdk_crypto::cryptostore_integration_tests_time!();
+        }
+    };
+}
+
+suite!(plain, super::Mode::Plain, true);
+suite!(passphrase, super::Mode::Passphrase, true);
+suite!(key, super::Mode::Key, true);
+suite!(plain_unnamed, super::Mode::Plain, false);
+suite!(passphrase_unnamed, super::Mode::Passphrase, false);
+suite!(key_unnamed, super::Mode::Key, false);

@@ -1,0 +1,86 @@
+//! What the tests and benchmarks share.
+#![allow(missing_docs, clippy::new_without_default)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod again;
+pub mod bot_day;
+pub mod cluster;
+pub mod counting_proxy;
+pub mod directory;
+pub mod fixture;
+pub mod machine;
+pub mod needles;
+pub mod pooler;
+pub mod privileges;
+pub mod process;
+pub mod proxy;
+pub mod reads;
+mod runs;
+pub mod stream;
+pub mod values;
+
+use std::time::Duration;
+
+use matrix_sdk_postgres::{
+    Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
+};
+
+pub use self::runs::{eventually, figure, milliseconds, rounds, seeded};
+
+/// How an account is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Plain,
+    Passphrase,
+    Key,
+}
+
+pub const PASSPHRASE: &str = "correct horse battery staple";
+pub const KEY: [u8; 32] = [42; 32];
+
+impl Mode {
+    pub fn config(self, url: &str, account: &str) -> PostgresStoreConfig {
+        let config = PostgresStoreConfig::new(url, account)
+            .pool(PoolSettings { max_size: 4, ..Default::default() });
+        match self {
+            Mode::Plain => config,
+            Mode::Passphrase => config.passphrase(Some(PASSPHRASE)),
+            Mode::Key => config.key(Some(&KEY)),
+        }
+    }
+
+    pub async fn open(self, url: &str, account: &str) -> PostgresCryptoStore {
+        PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
+    }
+
+    /// A store that asks the database each time, so that rows may change under it.
+    pub async fn open_uncached(self, url: &str, account: &str) -> PostgresCryptoStore {
+        let config = self
+            .config(url, account)
+            .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
+        PostgresCryptoStore::open_with_config(&config).await.unwrap()
+    }
+
+    /// A store that reads what another one writes, and remembers nothing.
+    pub async fn open_observer(self, url: &str, account: &str) -> PostgresCryptoStore {
+        let config = self.config(url, account).access(Access::ReadOnly);
+        PostgresCryptoStore::open_with_config(&config).await.unwrap()
+    }
+}
+
+/// Heartbeats, which are transactions too, stay out of what a test counts or waits for.
+pub fn without_heartbeats() -> OwnershipSettings {
+    OwnershipSettings { heartbeat_interval: Duration::from_secs(3_600), ..Default::default() }
+}
+
+/// A connection beside the store's own, for looking and for breaking things.
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// The one number that a query returns.
+pub async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
