@@ -10,7 +10,10 @@
 //! done beside a bot fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
 //! names the owner.
 
+mod check;
 mod delete;
+mod device;
+mod doctor;
 mod health;
 mod migrate;
 mod owner;
@@ -26,8 +29,13 @@ mod time;
 mod unlock;
 mod verify;
 
+pub use crate::crypto_store::OwnDevice;
+
 pub use self::{
+    check::{Check, CheckStatus},
     delete::{Deleted, count_account, delete_account},
+    device::{check_backup, check_device, check_one_time_keys},
+    doctor::{DoctorOptions, doctor},
     health::{Health, HealthStatus, PoolHealth},
     migrate::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,

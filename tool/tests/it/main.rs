@@ -3,6 +3,7 @@
 
 mod command_line;
 mod delete_account;
+mod doctor;
 mod migrate;
 mod prune;
 mod rekey;
