@@ -4,6 +4,7 @@
 mod backup;
 mod command_line;
 mod delete_account;
+mod doctor;
 mod import_sqlite;
 mod keys;
 mod migrate;

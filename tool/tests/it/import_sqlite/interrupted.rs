@@ -119,7 +119,8 @@ async fn ctrl_c_in_the_middle() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_goes_in_the_middle() {
     let mut server = PostgresServer::start().unwrap();
-    let (place, (folder, _)) = (Place { database: server.create_database().unwrap() }, filled().await);
+    let (place, (folder, _)) =
+        (Place { database: server.create_database().unwrap() }, filled().await);
     drop(place.open("other").await);
     let before = folder.state();
     let (running, lock) = held_up(&place, &folder).await;
