@@ -66,6 +66,7 @@ pub use config::{
     PostgresStoreConfig,
     access::{Access, OwnershipSettings, Takeover},
     pool::PoolSettings,
+    secret::KeyRequest,
     timeouts::Timeouts,
 };
 pub use crypto_store::PostgresCryptoStore;

@@ -18,8 +18,9 @@ CREATE TABLE {schema}.accounts (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     -- The operator's label for the account, in clear.
     name text COLLATE "C" NOT NULL UNIQUE,
-    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key.
-    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 2),
+    -- What seals the cipher: 0 nothing (the account is plain), 1 a passphrase, 2 a key, 3 a key that the
+    -- application wraps.
+    secret_kind smallint NOT NULL CHECK (secret_kind BETWEEN 0 AND 3),
     -- The account's own encryption keys, sealed. Deleting them makes the account unreadable.
     cipher bytea CHECK ((cipher IS NULL) = (secret_kind = 0)),
     -- The minor version of the crate that wrote the cipher: newer ones change its form.

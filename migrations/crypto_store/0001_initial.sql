@@ -39,6 +39,7 @@ CREATE TABLE {schema}.olm_sessions (
 CREATE TABLE {schema}.message_hashes (
     account_id bigint NOT NULL,
     hash bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, hash)
 );
 
@@ -118,6 +119,7 @@ CREATE TABLE {schema}.key_requests (
     request_id bytea NOT NULL,
     info bytea NOT NULL,
     sent_out boolean NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     data bytea NOT NULL,
     PRIMARY KEY (account_id, request_id)
 );
@@ -130,6 +132,7 @@ CREATE TABLE {schema}.withheld_sessions (
     account_id bigint NOT NULL,
     room_id bytea NOT NULL,
     session_id bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
     data bytea NOT NULL,
     PRIMARY KEY (account_id, room_id, session_id)
 );
@@ -173,3 +176,15 @@ CREATE TABLE {schema}.custom_values (
     data bytea NOT NULL,
     PRIMARY KEY (account_id, key)
 ) WITH (fillfactor = 80);
+
+-- Rows that do not decode, set aside by an operator so that they are in nobody's way: as they were, to be
+-- put back.
+CREATE TABLE {schema}.quarantined_rows (
+    account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    table_name text COLLATE "C" NOT NULL,
+    reason text NOT NULL,
+    quarantined_at timestamptz NOT NULL DEFAULT now(),
+    contents jsonb NOT NULL,
+    PRIMARY KEY (account_id, id)
+);

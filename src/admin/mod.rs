@@ -10,24 +10,37 @@
 //! done beside a bot fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
 //! names the owner.
 
+mod archive;
 mod delete;
 mod health;
 mod migrate;
 mod owner;
+mod prune;
+mod quarantine;
+mod rekey;
+mod reset_device;
 mod self_test;
 mod session;
 mod stats;
 mod table_counts;
 mod time;
+mod unlock;
+mod verify;
 
 pub use self::{
+    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, check_backup, restore},
     delete::{Deleted, count_account, delete_account},
     health::{Health, HealthStatus, PoolHealth},
     migrate::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,
         try_migrations,
     },
+    prune::{PruneRules, Pruned, count_prunable, prune},
+    quarantine::{PutBack, put_back},
+    rekey::rekey,
+    reset_device::{DeviceReset, count_device, reset_device},
     self_test::{SelfTest, SelfTestStep, self_test},
     stats::{AccountStats, OwnerStats, Stats, TableStats, stats},
     table_counts::TableCount,
+    verify::{VerifiedTable, VerifyOptions, VerifyReport, verify},
 };

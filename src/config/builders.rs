@@ -3,7 +3,13 @@
 use std::{error::Error, future::Future, path::PathBuf, sync::Arc};
 
 use super::{PostgresStoreConfig, variable};
-use crate::config::{conninfo::ConnInfo, password_callback::PasswordCallback, secret::Secret};
+use zeroize::Zeroizing;
+
+use crate::config::{
+    conninfo::ConnInfo,
+    password_callback::PasswordCallback,
+    secret::{KeyProvider, KeyRequest, Passphrase, Secret},
+};
 
 impl PostgresStoreConfig {
     /// Sets the server, replacing the one given before: a connection string, as for
@@ -15,7 +21,7 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        let url = zeroize::Zeroizing::new(url.into());
+        let url = Zeroizing::new(url.into());
         self.server = Some(ConnInfo::parse(&url, variable).map(Arc::new));
         self
     }
@@ -54,7 +60,8 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn passphrase(mut self, passphrase: Option<&str>) -> Self {
-        self.secret = passphrase.map(|passphrase| Secret::Passphrase(passphrase.to_owned()));
+        self.secret =
+            passphrase.map(|passphrase| Secret::Passphrase(Passphrase(passphrase.to_owned())));
         self
     }
 
@@ -73,7 +80,49 @@ impl PostgresStoreConfig {
     /// ```
     #[must_use]
     pub fn key(mut self, key: Option<&[u8; 32]>) -> Self {
-        self.secret = key.map(|key| Secret::Key(Box::new(*key)));
+        self.secret = key.map(|key| Secret::Key(Box::new(Zeroizing::new(*key))));
+        self
+    }
+
+    /// Encrypts the account's data with a key that a function of the application wraps and unwraps: a key
+    /// management service, a vault, a hardware module.
+    ///
+    /// When the account is created, the function is asked to encrypt a random key of 32 bytes
+    /// ([`KeyRequest::Wrap`]); its answer is stored with the account, and at each opening it is asked to
+    /// decrypt that ([`KeyRequest::Unwrap`]). Of `passphrase`, `key` and `key_provider`, the last call
+    /// counts; [`admin::rekey`](crate::admin::rekey) moves an account from one to another. When the function
+    /// fails, opening fails with [`OpenStoreError::KeyProvider`](crate::OpenStoreError::KeyProvider) and the
+    /// function's text, which must not hold secrets; it is not asked again, for opening may be.
+    ///
+    /// ```
+    /// use matrix_sdk_postgres::{KeyRequest, PostgresStoreConfig};
+    ///
+    /// # #[derive(Clone)] struct Kms;
+    /// # impl Kms {
+    /// #     async fn encrypt(&self, _: &str, key: &[u8]) -> Result<Vec<u8>, std::io::Error> { Ok(key.to_vec()) }
+    /// #     async fn decrypt(&self, _: &str, key: &[u8]) -> Result<Vec<u8>, std::io::Error> { Ok(key.to_vec()) }
+    /// # }
+    /// # let kms = Kms;
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").key_provider(
+    ///     move |request| {
+    ///         let kms = kms.clone();
+    ///         async move {
+    ///             Ok(match request {
+    ///                 KeyRequest::Wrap(key) => kms.encrypt("bots", &*key).await?,
+    ///                 KeyRequest::Unwrap(wrapped) => kms.decrypt("bots", &wrapped).await?,
+    ///                 _ => return Err("an unknown request".into()),
+    ///             })
+    ///         }
+    ///     },
+    /// );
+    /// ```
+    #[must_use]
+    pub fn key_provider<F, Fut>(mut self, provider: F) -> Self
+    where
+        F: Fn(KeyRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<u8>, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        self.secret = Some(Secret::Provider(KeyProvider::new(provider)));
         self
     }
 

@@ -36,7 +36,7 @@ impl PostgresStoreConfig {
         if account.trim() != account {
             return Err("the account's name begins or ends with a blank".to_owned());
         }
-        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.is_empty()) {
+        if matches!(&self.secret, Some(Secret::Passphrase(passphrase)) if passphrase.0.is_empty()) {
             return Err("the passphrase is empty: give one, or None for no encryption".to_owned());
         }
         self.pool.check()?;

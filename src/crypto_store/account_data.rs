@@ -64,8 +64,19 @@ pub(super) enum Item {
 }
 
 impl Item {
+    pub(super) fn of(item: i16) -> Option<Self> {
+        let all = [
+            Self::OlmAccount,
+            Self::PrivateIdentity,
+            Self::BackupDecryptionKey,
+            Self::BackupVersion,
+            Self::DehydratedDeviceKey,
+        ];
+        all.into_iter().find(|known| *known as i16 == item)
+    }
+
     /// The key that the sealed value is bound to.
-    fn key(self, codec: &Codec) -> Key {
+    pub(super) fn key(self, codec: &Codec) -> Key {
         codec.key(TABLE, (self as i16).to_be_bytes())
     }
 

@@ -9,11 +9,13 @@ mod encrypted_rooms;
 mod error;
 mod identities;
 mod inbound_group_sessions;
+mod inspect;
 mod key_requests;
 mod message_hashes;
 mod olm_sessions;
 mod outbound_group_sessions;
 mod room_key_bundles;
+mod room_keys;
 mod save_changes;
 mod secrets;
 mod size;
@@ -53,7 +55,11 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub use self::store::PostgresCryptoStore;
-pub(crate) use self::{size::TABLES, store::CRYPTO_STORE};
+pub(crate) use self::{
+    inspect::{INSPECTED, Inspected},
+    size::TABLES,
+    store::CRYPTO_STORE,
+};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;

@@ -114,6 +114,28 @@ pub enum OpenStoreError {
         account: String,
     },
 
+    /// The account is encrypted with one kind of secret, and another was given, one of which is a
+    /// [`key_provider`](crate::PostgresStoreConfig::key_provider).
+    #[error("account {account:?} is encrypted with {stored}, but {given} was given")]
+    OtherKindOfSecret {
+        /// The account's name.
+        account: String,
+        /// What it is encrypted with.
+        stored: &'static str,
+        /// What was given.
+        given: &'static str,
+    },
+
+    /// The application's [`key_provider`](crate::PostgresStoreConfig::key_provider) failed. Nothing was
+    /// written.
+    #[error("the key provider failed for account {account:?}: {reason}")]
+    KeyProvider {
+        /// The account's name.
+        account: String,
+        /// What it said.
+        reason: String,
+    },
+
     /// The account is encrypted, and neither passphrase nor key was given.
     #[error("account {account:?} is encrypted: give its passphrase or key")]
     EncryptedWithoutSecret {

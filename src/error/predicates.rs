@@ -266,6 +266,7 @@ impl OpenStoreError {
             Self::Connect(_)
             | Self::ReadOnlyServer
             | Self::ReadOnlyRole { .. }
+            | Self::KeyProvider { .. }
             | Self::OwnerAlive { .. } => true,
             Self::Authentication(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
@@ -288,6 +289,7 @@ impl OpenStoreError {
             Self::Connect(_)
             | Self::ReadOnlyServer
             | Self::ReadOnlyRole { .. }
+            | Self::KeyProvider { .. }
             | Self::OwnerAlive { .. } => false,
             Self::Authentication(error) => error.is_permanent(),
             Self::Store(error) => error.is_permanent(),

@@ -1,11 +1,12 @@
 //! What all commands share: how the database is reached, and how they speak.
 
 use std::{
+    future::Future,
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
-use matrix_sdk_postgres::{Access, OpenStoreError, PostgresStoreConfig, PostgresStores};
+use matrix_sdk_postgres::{Access, OpenStoreError, PostgresStoreConfig};
 
 use crate::{
     args::Global,
@@ -28,6 +29,11 @@ impl Context {
         // A name must be given; none is looked up.
         let account = self.global.account.clone().unwrap_or_else(|| "-".to_owned());
         self.config_for(&account)
+    }
+
+    /// The server, the schema and the account, for what needs no secret. It reads only.
+    pub fn database_of_account(&self) -> Result<PostgresStoreConfig, Error> {
+        self.config_for(&self.account()?)
     }
 
     /// The server, the schema and the account, with the secret that was given. It reads only, unless
@@ -59,20 +65,19 @@ impl Context {
         Ok(config.schema(&self.global.schema).access(Access::ReadOnly).run_migrations(false))
     }
 
-    /// Opens the account as `configure` says. The passphrase of an encrypted one is asked for, if it was
+    /// Does what needs the account's secret. The passphrase of an encrypted account is asked for, if it was
     /// not given and there is a terminal.
-    pub async fn open(
+    pub async fn unlocked<T, F: Future<Output = Result<T, OpenStoreError>>>(
         &self,
-        configure: impl Fn(PostgresStoreConfig) -> PostgresStoreConfig,
-    ) -> Result<PostgresStores, Error> {
-        let config = configure(self.config()?);
-        match PostgresStores::open(&config).await {
+        act: impl Fn(PostgresStoreConfig) -> F,
+    ) -> Result<T, Error> {
+        let config = self.config()?;
+        match act(config.clone()).await {
             Err(OpenStoreError::EncryptedWithoutSecret { account }) if prompt::is_possible() => {
                 let passphrase = prompt::secret(&format!("Passphrase of the account {account:?}"))?;
-                let config = config.passphrase(Some(&passphrase));
-                Ok(PostgresStores::open(&config).await?)
+                Ok(act(config.passphrase(Some(&passphrase))).await?)
             }
-            opened => Ok(opened?),
+            done => Ok(done?),
         }
     }
 

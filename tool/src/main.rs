@@ -7,9 +7,12 @@ mod args;
 mod commands;
 mod context;
 mod import_sqlite;
+mod key_file;
+mod new_file;
 mod outcome;
 mod progress;
 mod prompt;
+mod sealed_file;
 mod secrets;
 mod text;
 

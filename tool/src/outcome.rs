@@ -93,7 +93,11 @@ impl From<OpenStoreError> for Error {
             error if error.is_transient() => Exit::Unavailable,
             _ => Exit::Failed,
         };
-        Self { message: with_causes(&error), exit }
+        let mut message = with_causes(&error);
+        if matches!(error, OpenStoreError::EncryptedWithoutSecret { .. }) {
+            message.push_str(": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help");
+        }
+        Self { message, exit }
     }
 }
 

@@ -6,6 +6,7 @@
 //! the database two rows could be swapped; the plaintext that is sealed therefore begins with a tag
 //! of its table and key.
 
+mod envelope;
 mod sealed;
 
 use std::fmt;

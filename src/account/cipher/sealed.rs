@@ -1,37 +1,26 @@
-//! An account's cipher at rest: sealed with a passphrase or key, and bound to the account's name.
+//! An account's cipher at rest, and what unlocks it.
 
 use std::sync::Arc;
 
-use matrix_sdk_store_encryption::{Error as CipherError, StoreCipher};
-use serde::{Deserialize, Serialize};
+use matrix_sdk_store_encryption::StoreCipher;
+use tokio::task::spawn_blocking;
 
-use super::{Codec, Key};
+use super::{
+    Codec,
+    envelope::{self, OpenFailure, Unlock},
+};
 use crate::{OpenStoreError, config::secret::Secret};
 
 const PLAIN: i16 = 0;
 const PASSPHRASE: i16 = 1;
 const KEY: i16 = 2;
+const PROVIDER: i16 = 3;
 
 /// Later minor versions change the form of a sealed cipher, so the writer's is recorded.
 const MINOR: i16 = match i16::from_str_radix(env!("CARGO_PKG_VERSION_MINOR"), 10) {
     Ok(minor) => minor,
     Err(_) => i16::MAX,
 };
-
-/// The table that the cipher's seal is bound to.
-const TABLE: &str = "accounts";
-const FORM: u8 = 1;
-
-/// The bytes in the account's row. Several accounts may have the same secret, so the secret alone
-/// does not prove whose cipher it is.
-#[derive(Serialize, Deserialize)]
-struct Envelope {
-    form: u8,
-    /// The cipher, sealed with the secret.
-    cipher: Vec<u8>,
-    /// The account's name, sealed with the cipher.
-    binding: Vec<u8>,
-}
 
 /// The columns of the cipher in the account's row.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,12 +40,37 @@ impl SealedCipher {
         let Some(secret) = secret else {
             return Ok(Self { secret_kind: PLAIN, bytes: None, written_by: MINOR });
         };
-        let name = account.to_owned();
-        let sealed = tokio::task::spawn_blocking(move || seal(&name, &secret).ok());
-        let Ok(Some((secret_kind, bytes))) = sealed.await else {
-            return Err(OpenStoreError::Cipher { account: account.to_owned() });
+        let cipher = StoreCipher::new();
+        let cipher = cipher.map_err(|_| OpenStoreError::Cipher { account: account.to_owned() })?;
+        Self::seal(account, secret, Arc::new(Codec::Sealed(Box::new(cipher)))).await
+    }
+
+    /// Seals a cipher with a secret.
+    pub(crate) async fn seal(
+        account: &str,
+        secret: Secret,
+        codec: Arc<Codec>,
+    ) -> Result<Self, OpenStoreError> {
+        let secret_kind = kind_of(&secret);
+        let unlock = match secret {
+            Secret::Passphrase(passphrase) => Unlock::Passphrase(passphrase),
+            Secret::Key(key) => Unlock::Key(*key),
+            Secret::Provider(provider) => {
+                let key = envelope::random_key();
+                let wrapped = provider.wrap(&key).await;
+                let wrapped = wrapped.map_err(|reason| OpenStoreError::KeyProvider {
+                    account: account.to_owned(),
+                    reason,
+                })?;
+                Unlock::Wrapped(key, wrapped)
+            }
         };
-        Ok(Self { secret_kind, bytes: Some(bytes), written_by: MINOR })
+        let name = account.to_owned();
+        let sealed = spawn_blocking(move || envelope::seal(&name, &unlock, &codec).ok()).await;
+        match sealed {
+            Ok(Some(bytes)) => Ok(Self { secret_kind, bytes: Some(bytes), written_by: MINOR }),
+            _ => Err(OpenStoreError::Cipher { account: account.to_owned() }),
+        }
     }
 
     /// Opens the cipher, or returns why the given secret does not fit.
@@ -65,35 +79,81 @@ impl SealedCipher {
         account: &str,
         secret: Option<Secret>,
     ) -> Result<Codec, OpenStoreError> {
+        if secret.is_none() && self.secret_kind == PLAIN {
+            return Ok(Codec::Plain);
+        }
+        let unlock = self.unlock(account, secret).await?;
         let account = account.to_owned();
-        let (secret, bytes) = match (secret, self.secret_kind, self.bytes) {
-            (None, PLAIN, _) => return Ok(Codec::Plain),
-            (Some(_), PLAIN, _) => return Err(OpenStoreError::PlainWithSecret { account }),
-            (None, _, _) => return Err(OpenStoreError::EncryptedWithoutSecret { account }),
-            (Some(Secret::Key(_)), PASSPHRASE, _) => {
-                return Err(OpenStoreError::KeyInsteadOfPassphrase { account });
-            }
-            (Some(Secret::Passphrase(_)), KEY, _) => {
-                return Err(OpenStoreError::PassphraseInsteadOfKey { account });
-            }
-            (Some(secret), _, Some(bytes)) => (secret, bytes),
-            (Some(_), _, None) => return Err(OpenStoreError::Cipher { account }),
-        };
+        let Some(bytes) = self.bytes else { return Err(OpenStoreError::Cipher { account }) };
         let name = account.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&name, &secret, &bytes)).await;
+        let opened = spawn_blocking(move || envelope::open(&name, &unlock, &bytes)).await;
         match opened.unwrap_or(Err(OpenFailure::Corrupt)) {
             Ok(codec) => Ok(codec),
             // A newer form of the cipher may look like a wrong secret to this version.
             Err(_) if self.written_by > MINOR => {
                 Err(OpenStoreError::CipherTooNew { account, written_by: self.written_by })
             }
-            Err(OpenFailure::WrongSecret) if self.secret_kind == KEY => {
-                Err(OpenStoreError::WrongKey { account })
+            Err(OpenFailure::WrongSecret) if self.secret_kind == PASSPHRASE => {
+                Err(OpenStoreError::WrongPassphrase { account })
             }
-            Err(OpenFailure::WrongSecret) => Err(OpenStoreError::WrongPassphrase { account }),
+            Err(OpenFailure::WrongSecret) => Err(OpenStoreError::WrongKey { account }),
             Err(OpenFailure::Foreign) => Err(OpenStoreError::ForeignCipher { account }),
             Err(OpenFailure::Corrupt) => Err(OpenStoreError::Cipher { account }),
         }
+    }
+
+    /// What opens the cipher, if the secret is of its kind.
+    async fn unlock(
+        &self,
+        account: &str,
+        secret: Option<Secret>,
+    ) -> Result<Unlock, OpenStoreError> {
+        let account = account.to_owned();
+        let Some(secret) = secret else {
+            return Err(OpenStoreError::EncryptedWithoutSecret { account });
+        };
+        let given = kind_of(&secret);
+        match (secret, self.secret_kind) {
+            (_, PLAIN) => Err(OpenStoreError::PlainWithSecret { account }),
+            (Secret::Passphrase(passphrase), PASSPHRASE) => Ok(Unlock::Passphrase(passphrase)),
+            (Secret::Key(key), KEY) => Ok(Unlock::Key(*key)),
+            (Secret::Provider(provider), PROVIDER) => {
+                let wrapped = self.bytes.as_deref().and_then(envelope::wrapped_key);
+                let damaged = || OpenStoreError::Cipher { account: account.clone() };
+                let wrapped = wrapped.ok_or_else(damaged)?;
+                match provider.unwrap(&wrapped).await {
+                    Ok(key) => Ok(Unlock::Wrapped(key, wrapped)),
+                    Err(reason) => Err(OpenStoreError::KeyProvider { account, reason }),
+                }
+            }
+            (Secret::Key(_), PASSPHRASE) => Err(OpenStoreError::KeyInsteadOfPassphrase { account }),
+            (Secret::Passphrase(_), KEY) => Err(OpenStoreError::PassphraseInsteadOfKey { account }),
+            _ => {
+                let (stored, given) = (name_of(self.secret_kind), name_of(given));
+                Err(OpenStoreError::OtherKindOfSecret { account, stored, given })
+            }
+        }
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        self.secret_kind == PLAIN
+    }
+}
+
+fn kind_of(secret: &Secret) -> i16 {
+    match secret {
+        Secret::Passphrase(_) => PASSPHRASE,
+        Secret::Key(_) => KEY,
+        Secret::Provider(_) => PROVIDER,
+    }
+}
+
+fn name_of(kind: i16) -> &'static str {
+    match kind {
+        PASSPHRASE => "a passphrase",
+        KEY => "a key",
+        PROVIDER => "a key of a key provider",
+        _ => "a kind of secret that this version does not know",
     }
 }
 
@@ -114,62 +174,18 @@ impl OpenedCipher {
         Ok(Self { codec, sealed })
     }
 
-    /// The same cipher, if the account's row still has it.
+    /// The same cipher, if the account's row still has it, whatever secret seals it now.
     pub(crate) fn reopen(
         &self,
         sealed: &SealedCipher,
         account: &str,
     ) -> Result<Self, OpenStoreError> {
-        if self.sealed == *sealed {
-            return Ok(self.clone());
+        let is_same_cipher = |bytes: &Vec<u8>| envelope::holds(account, bytes, &self.codec);
+        if self.sealed == *sealed || sealed.bytes.as_ref().is_some_and(is_same_cipher) {
+            return Ok(Self { codec: self.codec.clone(), sealed: sealed.clone() });
         }
         Err(OpenStoreError::CipherChanged { account: account.to_owned() })
     }
-}
-
-fn seal(account: &str, secret: &Secret) -> Result<(i16, Vec<u8>), Box<dyn std::error::Error>> {
-    let cipher = StoreCipher::new()?;
-    let (kind, sealed) = match secret {
-        Secret::Passphrase(passphrase) => (PASSPHRASE, cipher.export(passphrase)?),
-        Secret::Key(key) => {
-            // Upstream takes an array in 0.18 and a slice in 0.19: this works as both.
-            let key: &[u8; 32] = key;
-            (KEY, cipher.export_with_key(key)?)
-        }
-    };
-    let codec = Codec::Sealed(Box::new(cipher));
-    let binding = codec.seal_bytes(TABLE, &[&Key::stored(account.as_bytes())], Vec::new())?;
-    let envelope = Envelope { form: FORM, cipher: sealed, binding };
-    Ok((kind, postcard::to_stdvec(&envelope)?))
-}
-
-enum OpenFailure {
-    WrongSecret,
-    /// The cipher of another account.
-    Foreign,
-    Corrupt,
-}
-
-fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, OpenFailure> {
-    let envelope: Envelope = postcard::from_bytes(bytes).map_err(|_| OpenFailure::Corrupt)?;
-    if envelope.form != FORM {
-        return Err(OpenFailure::Corrupt);
-    }
-    let cipher = match secret {
-        Secret::Passphrase(passphrase) => StoreCipher::import(passphrase, &envelope.cipher),
-        Secret::Key(key) => {
-            let key: &[u8; 32] = key;
-            StoreCipher::import_with_key(key, &envelope.cipher)
-        }
-    };
-    let cipher = cipher.map_err(|error| match error {
-        CipherError::Encryption(_) => OpenFailure::WrongSecret,
-        _ => OpenFailure::Corrupt,
-    })?;
-    let codec = Codec::Sealed(Box::new(cipher));
-    let name = Key::stored(account.as_bytes());
-    codec.open_bytes(TABLE, &[&name], &envelope.binding).map_err(|_| OpenFailure::Foreign)?;
-    Ok(codec)
 }
 
 #[cfg(test)]
@@ -177,22 +193,41 @@ fn open(account: &str, secret: &Secret, bytes: &[u8]) -> Result<Codec, OpenFailu
 mod tests {
     use std::sync::Arc;
 
+    use zeroize::Zeroizing;
+
     use super::{OpenedCipher, SealedCipher};
     use crate::{OpenStoreError, config::secret::Secret};
+
+    fn key(byte: u8) -> Secret {
+        Secret::Key(Box::new(Zeroizing::new([byte; 32])))
+    }
 
     /// Reopening has no secret to derive a key from.
     #[tokio::test]
     async fn a_cipher_is_reopened_without_its_secret_unless_it_was_changed() {
-        let secret = || Some(Secret::Key(Box::new([7; 32])));
-        let sealed = SealedCipher::create("bot", secret()).await.unwrap();
-        let opened = OpenedCipher::open(sealed.clone(), "bot", secret()).await.unwrap();
+        let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
+        let opened = OpenedCipher::open(sealed.clone(), "bot", Some(key(7))).await.unwrap();
         let reopened = opened.reopen(&sealed, "bot").unwrap();
         assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
 
-        for other in [secret(), None] {
+        for other in [Some(key(7)), None] {
             let other = SealedCipher::create("bot", other).await.unwrap();
             let changed = opened.reopen(&other, "bot").err();
             assert!(matches!(changed, Some(OpenStoreError::CipherChanged { .. })));
         }
+    }
+
+    #[tokio::test]
+    async fn a_cipher_that_is_sealed_anew_is_the_same_one() {
+        let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
+        let opened = OpenedCipher::open(sealed, "bot", Some(key(7))).await.unwrap();
+        let anew = SealedCipher::seal("bot", key(8), opened.codec.clone()).await.unwrap();
+        let reopened = opened.reopen(&anew, "bot").unwrap();
+        assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
+        let old = OpenedCipher::open(anew.clone(), "bot", Some(key(7))).await.err();
+        assert!(matches!(old, Some(OpenStoreError::WrongKey { .. })));
+        OpenedCipher::open(anew.clone(), "bot", Some(key(8))).await.unwrap();
+        let other_account = opened.reopen(&anew, "tob").err();
+        assert!(matches!(other_account, Some(OpenStoreError::CipherChanged { .. })));
     }
 }

@@ -12,10 +12,10 @@ use matrix_sdk_crypto::{
 use tokio_postgres::Row;
 
 use self::statements::{
-    ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
+    AFTER, ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
 pub(super) use self::statements::{BY_KEY, INBOUND_SESSIONS, STATEMENTS};
-use super::backups;
+use super::{backups, inspect::same};
 use crate::{
     Error,
     account::{
@@ -46,6 +46,20 @@ pub(super) async fn get(
 
 pub(super) async fn all(account: &StoreLane) -> Result<Vec<InboundGroupSession>, Error> {
     account.read_all(&ALL, &[], |row| open_row(&account.codec, row)).await
+}
+
+/// The next sessions behind the one given, in an order that stays.
+pub(super) async fn after(
+    account: &StoreLane,
+    session: Option<(&RoomId, &str)>,
+    limit: usize,
+) -> Result<Vec<InboundGroupSession>, Error> {
+    // Sorts before every id.
+    let start = || [Codec::Plain.key(TABLE, []), Codec::Plain.key(TABLE, [])];
+    let [room_id, session_id] = session
+        .map_or_else(start, |(room_id, session_id)| key(&account.codec, room_id, session_id));
+    let rows = account.query(&AFTER, &[&room_id, &session_id, &as_limit(limit)]).await?;
+    open_all(account, rows)
 }
 
 pub(super) async fn by_room(
@@ -167,6 +181,23 @@ fn open_all(account: &StoreLane, rows: Vec<Row>) -> Result<Vec<InboundGroupSessi
 fn open_row(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
     let key = [&Key::of(row, 0, TABLE)?, &Key::of(row, 1, TABLE)?];
     open(codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
+}
+
+/// Opens and decodes a row as [`inspect`](super::inspect) reads it; its columns must say what it says.
+pub(super) fn check(codec: &Codec, row: &Row) -> Result<(), Error> {
+    let session = open_row(codec, row)?;
+    let derived = key(codec, session.room_id(), session.session_id());
+    same(&derived[0], &Key::of(row, 0, TABLE)?, TABLE)?;
+    same(&derived[1], &Key::of(row, 1, TABLE)?, TABLE)?;
+    let sender_key = codec.key(TABLE, session.sender_key().to_base64());
+    same(&sender_key, &Key::of(row, 4, TABLE)?, TABLE)?;
+    match column::<i16>(row, 5, TABLE)? == session.sender_data_type() as i16 {
+        true => Ok(()),
+        false => {
+            let reason = "the column sender_data_type is not the value's";
+            Err(Error::CorruptRow { table: TABLE, reason })
+        }
+    }
 }
 
 fn open(

@@ -116,7 +116,8 @@ impl Sql {
     }
 }
 
-/// A statement as it is sent.
+/// A statement as it is sent: behind a comment with its name, which `pg_stat_statements` and
+/// `pg_stat_activity` show.
 #[derive(Debug, Default)]
 pub(crate) struct Rendered {
     pub(crate) text: String,
@@ -136,7 +137,13 @@ impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
         let render = |sql: &Sql| Rendered {
             // The schema's name is inserted last, because it may look like a placeholder.
-            text: schema.qualify(&sql.template().replace("{guarded}", TRANSACTION_MARKER)),
+            text: format!(
+                "/* {} */ {}",
+                sql.name,
+                schema.qualify(
+                    sql.template().trim().replace("{guarded}", TRANSACTION_MARKER).as_str()
+                )
+            ),
             types: sql.types(),
         };
         let all: Vec<_> = all.into_iter().map(|sql| (sql.name, render(sql))).collect();

@@ -103,7 +103,11 @@ impl Sqlite {
         let (user_id, device_id) = opened.device();
         let account = context.account()?;
         let target = Target::open(context.config()?, account.clone()).await?;
-        opened.import(&target, context).await?;
+        let imported = opened.import(&target, context).await;
+        // Also after an error, so that the same command can be run again at once.
+        let closed = target.close().await;
+        imported?;
+        closed?;
         let mut text = report.text("came");
         text.push_str(&format!(
             "\nEvery row was read back and is the same. The account {account:?} is now the device \

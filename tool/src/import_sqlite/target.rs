@@ -127,9 +127,14 @@ impl Target {
         Ok(self.store.set_custom_value(MARK, mark.to_string().into_bytes()).await?)
     }
 
-    /// Removes the mark, and gives the account back.
+    /// Removes the mark.
     pub async fn end(&self) -> Result<(), Error> {
-        self.store.remove_custom_value(MARK).await?;
+        let removed = self.store.remove_custom_value(MARK).await;
+        removed.map_err(|error| self.interrupted(error))
+    }
+
+    /// Gives the account back.
+    pub async fn close(&self) -> Result<(), Error> {
         Ok(self.stores.close().await?)
     }
 

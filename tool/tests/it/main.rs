@@ -1,10 +1,16 @@
 //! The tool as a person uses it: each test runs the binary, on a database of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 mod command_line;
-mod common;
 mod delete_account;
+mod import_sqlite;
+mod keys;
 mod migrate;
+mod prune;
+mod rekey;
+mod reset_device;
 mod self_test;
 mod stats;
 mod support;
+mod verify;

@@ -12,7 +12,7 @@ use matrix_sdk_postgres::{
 };
 use serde_json::Value;
 
-use crate::common::fixture::Fixture;
+use test_support::fixture::Fixture;
 
 pub const PASSPHRASE: &str = "correct horse battery staple";
 

@@ -1,0 +1,246 @@
+//! Rows that are of no more use, by age.
+
+use std::time::{Duration, SystemTime};
+
+use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
+use serde::Serialize;
+use tokio_postgres::types::Type;
+
+use super::{
+    quarantine::raise_maintenance,
+    session::{Param, Session, Transaction},
+    table_counts::TableCount,
+    unlock::Unlocked,
+};
+use crate::{
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    account::cipher::{Codec, Key, column},
+};
+
+const OLM: &str = "olm_sessions";
+const OUTBOUND: &str = "megolm_outbound_sessions";
+const DEVICES: &str = "devices";
+
+/// The SDK rotates no session sooner.
+const SHORTEST_ROTATION: Duration = Duration::from_secs(3600);
+/// Nor does it use one for more messages.
+const MOST_MESSAGES: u64 = 10_000;
+
+/// Which rows [`prune`] deletes: each rule is off by default (`None`), and takes the age above which rows
+/// are deleted, by the server's clock. End with `..Default::default()`: later versions may have more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PruneRules {
+    /// Hashes of to-device messages that were processed. They tell a message that is delivered twice from
+    /// one that cannot be decrypted; a homeserver repeats what it has not been told of, which is the last
+    /// sync's. Safe from some days on.
+    pub message_hashes: Option<Duration>,
+    /// Notices that a room key was withheld. They only explain why a message cannot be read. Safe.
+    pub withheld_sessions: Option<Duration>,
+    /// Requests for keys and secrets that were sent, and not answered since. An answer that comes later is
+    /// ignored, and the SDK asks again when it needs the key. Safe from some days on.
+    pub sent_requests: Option<Duration>,
+    /// Olm sessions that are so old, with devices that are not known any more: deleted ones, and those of
+    /// users with whom no room is shared. A new session is set up when the device is met again; the first
+    /// message that such a device sends on the old session cannot be read, so give months. Needs the
+    /// account's passphrase or key.
+    pub gone_devices: Option<Duration>,
+    /// Sessions to send with that have been expired for so long: they are replaced before the next message
+    /// in any case. Safe. Needs the account's passphrase or key.
+    pub expired_outbound_sessions: Option<Duration>,
+    /// Room keys that came so long ago. **Older messages can no longer be read**, unless the server-side
+    /// backup holds the keys: for bots that never look back.
+    pub room_keys: Option<Duration>,
+}
+
+/// What [`prune`] deleted, or would delete.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// The account's name.
+    pub account: String,
+    /// Rows by table, of each rule that is on.
+    pub tables: Vec<TableCount>,
+}
+
+/// Counts what [`prune`] would delete. It reads only.
+///
+/// # Errors
+///
+/// See [`prune`].
+pub async fn count_prunable(
+    config: &PostgresStoreConfig,
+    rules: &PruneRules,
+) -> Result<Pruned, OpenStoreError> {
+    let pruning = Pruning::new(config, rules).await?;
+    let transaction = pruning.session.read().await?;
+    pruning.run(&transaction, "SELECT FROM").await
+}
+
+/// Deletes rows of an account by the rules that are on, in one transaction. It may run beside a bot, which
+/// forgets what it has cached.
+///
+/// # Errors
+///
+/// [`OpenStoreError::AccountNotFound`], what keeps a connection from being made, and
+/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not. Whatever
+/// fails, nothing was deleted.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+/// use std::time::Duration;
+///
+/// use matrix_sdk_postgres::{PostgresStoreConfig, admin};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot");
+/// let month = Some(Duration::from_secs(30 * 24 * 3600));
+/// let rules = admin::PruneRules { message_hashes: month, ..Default::default() };
+/// println!("{:?}", admin::prune(&config, &rules).await?.tables);
+/// # Ok(()) }
+/// ```
+pub async fn prune(
+    config: &PostgresStoreConfig,
+    rules: &PruneRules,
+) -> Result<Pruned, OpenStoreError> {
+    let pruning = Pruning::new(config, rules).await?;
+    let transaction = pruning.session.write().await?;
+    let pruned = pruning.run(&transaction, "DELETE FROM").await?;
+    if pruned.tables.iter().any(|table| table.rows > 0) {
+        let raised = raise_maintenance(&transaction, pruning.account_id).await;
+        raised.map_err(|error| OpenStoreError::refused(error, "pruning"))?;
+    }
+    transaction.commit().await?;
+    Ok(pruned)
+}
+
+struct Pruning {
+    session: Session,
+    account: String,
+    account_id: i64,
+    /// `None` where no rule has to decode anything.
+    codec: Option<std::sync::Arc<Codec>>,
+    rules: PruneRules,
+}
+
+impl Pruning {
+    async fn new(config: &PostgresStoreConfig, rules: &PruneRules) -> Result<Self, OpenStoreError> {
+        let (account, rules) = (config.account.clone(), rules.clone());
+        if rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some() {
+            let Unlocked { session, account_id, codec } = Unlocked::open(config).await?;
+            return Ok(Self { session, account, account_id, codec: Some(codec), rules });
+        }
+        let session = Session::new(config)?;
+        let account_id = session.read().await?.account_id(&account).await?;
+        Ok(Self { session, account, account_id, codec: None, rules })
+    }
+
+    async fn run(
+        &self,
+        transaction: &Transaction<'_>,
+        verb: &str,
+    ) -> Result<Pruned, OpenStoreError> {
+        let mut tables = Vec::new();
+        let by_age = [
+            ("message_hashes", "", self.rules.message_hashes),
+            ("withheld_sessions", "", self.rules.withheld_sessions),
+            ("key_requests", " AND sent_out", self.rules.sent_requests),
+            ("megolm_inbound_sessions", "", self.rules.room_keys),
+        ];
+        let refused = |error| OpenStoreError::refused(error, "pruning");
+        for (table, condition, age) in by_age {
+            if let Some(age) = age {
+                let rows = self.by_age(transaction, verb, table, condition, age, &[]).await;
+                tables.push(TableCount { table, rows: rows.map_err(refused)? });
+            }
+        }
+        if let (Some(codec), Some(age)) = (&self.codec, self.rules.gone_devices) {
+            let known = self.known_devices(transaction, codec).await?;
+            let condition = " AND NOT EXISTS (SELECT FROM unnest($3) AS u (key) \
+                                              WHERE u.key = sender_key)";
+            let known: [Param<'_>; 1] = [(&known, Type::BYTEA_ARRAY)];
+            let rows = self.by_age(transaction, verb, OLM, condition, age, &known).await;
+            tables.push(TableCount { table: OLM, rows: rows.map_err(refused)? });
+        }
+        if let (Some(codec), Some(age)) = (&self.codec, self.rules.expired_outbound_sessions) {
+            let rows = self.expired(transaction, verb, codec, age).await?;
+            tables.push(TableCount { table: OUTBOUND, rows });
+        }
+        Ok(Pruned { account: self.account.clone(), tables })
+    }
+
+    async fn by_age(
+        &self,
+        transaction: &Transaction<'_>,
+        verb: &str,
+        table: &str,
+        condition: &str,
+        age: Duration,
+        more: &[Param<'_>],
+    ) -> Result<u64, DatabaseError> {
+        let sql = format!(
+            "{verb} {{schema}}.{table} WHERE account_id = $1 \
+             AND created_at < now() - $2 * interval '1 second'{condition}"
+        );
+        let seconds = age.as_secs_f64();
+        let mut params: Vec<Param<'_>> =
+            vec![(&self.account_id, Type::INT8), (&seconds, Type::FLOAT8)];
+        params.extend(more.iter().cloned());
+        transaction.execute(&sql, &params).await
+    }
+
+    /// The keys of the sessions with all known devices, as `olm_sessions` has them.
+    async fn known_devices(
+        &self,
+        transaction: &Transaction<'_>,
+        codec: &Codec,
+    ) -> Result<Vec<Key>, OpenStoreError> {
+        let sql = "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1";
+        let mut known = Vec::new();
+        for row in transaction.query(sql, &[(&self.account_id, Type::INT8)]).await? {
+            let key = [&Key::of(&row, 0, DEVICES)?, &Key::of(&row, 1, DEVICES)?];
+            let device: DeviceData = codec.open(DEVICES, &key, column(&row, 2, DEVICES)?)?;
+            known.extend(device.curve25519_key().map(|key| codec.key(OLM, key.to_base64())));
+        }
+        Ok(known)
+    }
+
+    /// One by one, if they are still what was decoded.
+    async fn expired(
+        &self,
+        transaction: &Transaction<'_>,
+        verb: &str,
+        codec: &Codec,
+        age: Duration,
+    ) -> Result<u64, OpenStoreError> {
+        let id = (&self.account_id as _, Type::INT8);
+        let sql = "SELECT room_id, data, now() \
+                   FROM {schema}.megolm_outbound_sessions WHERE account_id = $1";
+        let mut count = 0;
+        for row in transaction.query(sql, std::slice::from_ref(&id)).await? {
+            let (room_id, data) = (Key::of(&row, 0, OUTBOUND)?, column(&row, 1, OUTBOUND)?);
+            let session: PickledOutboundGroupSession =
+                codec.open_json(OUTBOUND, &[&room_id], data)?;
+            if !expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
+                continue;
+            }
+            let sql = format!(
+                "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
+            );
+            let data = Key::stored(data);
+            let params = [id.clone(), (&room_id as _, Type::BYTEA), (&data as _, Type::BYTEA)];
+            count += transaction.execute(&sql, &params).await.map_err(Error::from)?;
+        }
+        Ok(count)
+    }
+}
+
+/// Whether the SDK would have replaced the session so long ago. When it had encrypted its last message is
+/// not known: it was created before.
+fn expired_for(session: &PickledOutboundGroupSession, age: Duration, now: SystemTime) -> bool {
+    let created = Duration::from_secs(session.creation_time.get().into());
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let rotation = session.settings.rotation_period.max(SHORTEST_ROTATION);
+    let messages = session.settings.rotation_period_msgs.clamp(1, MOST_MESSAGES);
+    let used_up = session.invalidated || session.message_count >= messages;
+    let life = if used_up { Duration::ZERO } else { rotation };
+    now.saturating_sub(created).saturating_sub(life) > age
+}

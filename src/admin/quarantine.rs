@@ -1,0 +1,122 @@
+//! Rows that do not decode, in a table of their own.
+
+use serde::Serialize;
+use tokio_postgres::types::Type;
+
+use super::{
+    session::{Param, Session, Transaction},
+    unlock::Unlocked,
+    verify::{CorruptRow, types},
+};
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
+};
+
+/// What [`put_back`] did.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct PutBack {
+    /// How many rows are in their tables again.
+    pub rows: u64,
+    /// How many stayed in quarantine: a newer row has their key.
+    pub superseded: u64,
+}
+
+/// Moves these rows, unless they were written anew meanwhile; returns how many.
+pub(super) async fn set_aside(
+    unlocked: &Unlocked,
+    inspected: &Inspected,
+    rows: &[CorruptRow],
+) -> Result<u64, OpenStoreError> {
+    let transaction = unlocked.session.write().await?;
+    let moved = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
+    let moved = moved.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
+    transaction.commit().await?;
+    Ok(moved)
+}
+
+async fn set_aside_within(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+    inspected: &Inspected,
+    rows: &[CorruptRow],
+) -> Result<u64, DatabaseError> {
+    let Inspected { table, key, .. } = inspected;
+    let conditions = key.iter().zip(4..).map(|((name, _), at)| format!(" AND d.{name} = ${at}"));
+    let sql = format!(
+        "WITH gone AS (DELETE FROM {{schema}}.{table} d \
+                       WHERE d.account_id = $1 AND sha256(d.data) = $2{} RETURNING d.*) \
+         INSERT INTO {{schema}}.quarantined_rows (account_id, table_name, reason, contents) \
+         SELECT account_id, '{table}', $3, to_jsonb(gone) FROM gone",
+        conditions.collect::<String>()
+    );
+    let mut moved = 0;
+    for row in rows {
+        let mut params: Vec<Param<'_>> =
+            vec![(&account_id, Type::INT8), (&row.digest, Type::BYTEA), (&row.reason, Type::TEXT)];
+        params.extend(row.key.iter().zip(types(inspected)).map(|(cell, ty)| (cell as _, ty)));
+        moved += transaction.execute(&sql, &params).await?;
+    }
+    if moved > 0 {
+        raise_maintenance(transaction, account_id).await?;
+    }
+    Ok(moved)
+}
+
+/// Tells the owner, if there is one, to forget what it has cached. The last statement of a transaction,
+/// for the owner's commits wait for it.
+pub(super) async fn raise_maintenance(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+) -> Result<(), DatabaseError> {
+    let sql = "UPDATE {schema}.account_lanes SET maintenance = maintenance + 1 \
+               WHERE account_id = $1 AND lane = $2";
+    let params = [(&account_id as _, Type::INT8), (&CRYPTO_STORE.name as _, Type::TEXT)];
+    transaction.execute(sql, &params).await.map(drop)
+}
+
+/// Puts the rows of an account that were set aside back into their tables, in one transaction: after a
+/// program that can decode them was installed, say. A row whose key is in use again stays where it is. It
+/// needs neither passphrase nor key, and a running bot forgets what it has cached.
+///
+/// # Errors
+///
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
+/// was put back.
+pub async fn put_back(config: &PostgresStoreConfig) -> Result<PutBack, OpenStoreError> {
+    let session = Session::new(config)?;
+    let transaction = session.write().await?;
+    let account_id = transaction.account_id(&config.account).await?;
+    let back = put_back_within(&transaction, account_id).await;
+    let back = back.map_err(|error| OpenStoreError::refused(error, "putting rows back"))?;
+    transaction.commit().await?;
+    Ok(back)
+}
+
+async fn put_back_within(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+) -> Result<PutBack, DatabaseError> {
+    let mut rows = 0;
+    for Inspected { table, .. } in &INSPECTED {
+        // The deletion finds those whose insertion succeeded by their contents: all of them hold the key.
+        let sql = format!(
+            "WITH kept AS (SELECT q.id, jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \
+                           FROM {{schema}}.quarantined_rows q \
+                           WHERE q.account_id = $1 AND q.table_name = '{table}' FOR UPDATE), \
+             back AS (INSERT INTO {{schema}}.{table} SELECT (r).* FROM kept \
+                      ON CONFLICT DO NOTHING RETURNING to_jsonb({table}.*) AS contents) \
+             DELETE FROM {{schema}}.quarantined_rows q USING kept, back \
+             WHERE q.account_id = $1 AND q.id = kept.id AND to_jsonb(kept.r) = back.contents"
+        );
+        rows += transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
+    }
+    let sql = "SELECT count(*) FROM {schema}.quarantined_rows WHERE account_id = $1";
+    let left = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;
+    let superseded = left.try_get::<_, i64>(0)?.unsigned_abs();
+    if rows > 0 {
+        raise_maintenance(transaction, account_id).await?;
+    }
+    Ok(PutBack { rows, superseded })
+}

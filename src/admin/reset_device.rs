@@ -1,0 +1,116 @@
+//! A new device for an account, whose room keys stay.
+
+use serde::Serialize;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::{
+    owner::Claimed,
+    quarantine::raise_maintenance,
+    session::{Session, Transaction},
+    table_counts::TableCount,
+};
+use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
+
+/// What belongs to a device, and what of it: the Olm account of `account_data`, everything of the others.
+const OF_THE_DEVICE: [(&str, &str); 7] = [
+    ("account_data", " AND item = 1"),
+    ("olm_sessions", ""),
+    ("megolm_outbound_sessions", ""),
+    ("message_hashes", ""),
+    ("key_requests", ""),
+    ("tracked_users", ""),
+    ("sync_tokens", ""),
+];
+
+/// What [`reset_device`] deleted, or would delete.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DeviceReset {
+    /// The account's name.
+    pub account: String,
+    /// Rows by table, those without rows left out.
+    pub tables: Vec<TableCount>,
+}
+
+/// Counts what [`reset_device`] would delete. It reads only, and asks nobody who is alive.
+///
+/// # Errors
+///
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
+pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
+    let session = Session::new(config)?;
+    let transaction = session.read().await?;
+    let id = transaction.account_id(&config.account).await?;
+    let counted = each(&transaction, id, "SELECT FROM").await;
+    let tables = counted.map_err(|error| OpenStoreError::refused(error, "counting rows"))?;
+    Ok(DeviceReset { account: config.account.clone(), tables })
+}
+
+/// Removes what belongs to the account's device, so that the bot begins with a new one: its Olm account, the
+/// sessions with other devices, the sessions it sends with, requests, and the sync position. Room keys,
+/// other devices and their trust, the private cross-signing keys, the backup's key and version, settings of
+/// rooms and the application's own values stay.
+///
+/// That is the way out after an old backup was restored, and of a device whose keys no longer match what the
+/// homeserver has ("one time key already exists"). All in one transaction, which also gives the account an
+/// owner token that nobody has: a process that was believed to be dead writes nothing any more. It needs
+/// neither passphrase nor key.
+///
+/// Then log the old device out at the homeserver, forget its access token and device id, and start the bot,
+/// which logs in with a new device id. Never start it with the old one: the homeserver has keys under that
+/// id which are gone.
+///
+/// # Errors
+///
+/// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
+/// was deleted.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+/// use matrix_sdk_postgres::{PostgresStoreConfig, admin};
+///
+/// admin::reset_device(&PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")).await?;
+/// # Ok(()) }
+/// ```
+pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
+    let session = Session::new(config)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&session, &config.account).await?;
+    let reset = reset(&transaction, account_id).await;
+    let tables = reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
+    transaction.commit().await?;
+    Ok(DeviceReset { account: config.account.clone(), tables })
+}
+
+pub(super) async fn reset(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+) -> Result<Vec<TableCount>, DatabaseError> {
+    let token = Uuid::new_v4().into_bytes();
+    let fence = "UPDATE {schema}.account_owners \
+                 SET token = $2, name = 'matrix-postgres reset-device', since = clock_timestamp() \
+                 WHERE account_id = $1";
+    let params = [(&account_id as _, Type::INT8), (&token.as_slice() as _, Type::BYTEA)];
+    transaction.execute(fence, &params).await?;
+    let leases = "DELETE FROM {schema}.lease_locks WHERE account_id = $1";
+    transaction.execute(leases, &[(&account_id, Type::INT8)]).await?;
+    let tables = each(transaction, account_id, "DELETE FROM").await?;
+    raise_maintenance(transaction, account_id).await?;
+    Ok(tables)
+}
+
+/// Does it with each of the device's rows; returns how many there were.
+async fn each(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+    verb: &str,
+) -> Result<Vec<TableCount>, DatabaseError> {
+    let mut tables = Vec::new();
+    for (table, condition) in OF_THE_DEVICE {
+        let sql = format!("{verb} {{schema}}.{table} WHERE account_id = $1{condition}");
+        let rows = transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
+        tables.push(TableCount { table, rows });
+    }
+    Ok(TableCount::without_empty(tables))
+}

@@ -1,0 +1,227 @@
+//! Every row, opened and decoded.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio_postgres::{Row, types::Type};
+
+use super::{quarantine, session::Param, unlock::Unlocked};
+use crate::{
+    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    crypto_store::{INSPECTED, Inspected},
+    postgres::cell::Cells,
+};
+
+/// Rows that are read with one statement.
+const PAGE: i64 = 1_000;
+
+/// How [`verify`] works. Later versions may have more fields: end with `..Default::default()`.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// Whether rows that do not decode are set aside, into the table `quarantined_rows`; `false` by default.
+    ///
+    /// Rows of `account_data` never are: without its Olm account a bot would begin a new device under the
+    /// old one's id. Each table's rows are set aside in one transaction, which raises the maintenance
+    /// counter, so that a running bot forgets what it has cached of them. [`put_back`] undoes it.
+    pub quarantine: bool,
+    /// At most so many rows of each table, in the order of their primary keys; all by default.
+    pub rows_per_table: Option<u64>,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// The account's name.
+    pub account: String,
+    /// The tables, those without rows among them.
+    pub tables: Vec<VerifiedTable>,
+}
+
+/// What [`verify`] found in a table.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct VerifiedTable {
+    /// The table's name.
+    pub table: &'static str,
+    /// How many rows were opened and decoded, or could not be.
+    pub rows: u64,
+    /// How many could not be.
+    pub corrupt: u64,
+    /// How many of them were set aside.
+    pub quarantined: u64,
+    /// Why they could not be, and how often.
+    pub reasons: BTreeMap<&'static str, u64>,
+}
+
+impl VerifyReport {
+    /// Whether every row decodes, or was set aside.
+    pub fn is_clean(&self) -> bool {
+        self.tables.iter().all(|table| table.corrupt == table.quarantined)
+    }
+
+    /// How many rows were looked at.
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|table| table.rows).sum()
+    }
+}
+
+/// Opens and decodes every row of an account, page by page, in bounded memory.
+///
+/// It needs the account's passphrase or key. It reads only, unless
+/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and beside a running bot: a row
+/// that the bot writes meanwhile is seen as it was or as it is. `progress` is told how many more rows were
+/// read, after each page.
+///
+/// # Errors
+///
+/// What keeps the account from being opened. Rows that do not decode are no error, they are the result.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+/// use matrix_sdk_postgres::{PostgresStoreConfig, admin};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")
+///     .passphrase(Some("correct horse battery staple"));
+/// let report = admin::verify(&config, &admin::VerifyOptions::default(), |_| {}).await?;
+/// assert!(report.is_clean(), "{:?}", report.tables);
+/// # Ok(()) }
+/// ```
+pub async fn verify(
+    config: &PostgresStoreConfig,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(u64),
+) -> Result<VerifyReport, OpenStoreError> {
+    let unlocked = Unlocked::open(config).await?;
+    let mut tables = Vec::new();
+    for inspected in &INSPECTED {
+        let mut found = Found::new(inspected);
+        let limit = options.rows_per_table.unwrap_or(u64::MAX);
+        found.read(&unlocked, limit, &mut progress).await?;
+        if options.quarantine && inspected.can_be_spared && !found.corrupt.is_empty() {
+            found.report.quarantined =
+                quarantine::set_aside(&unlocked, inspected, &found.corrupt).await?;
+        }
+        tables.push(found.report);
+    }
+    Ok(VerifyReport { account: config.account.clone(), tables })
+}
+
+/// A row that does not decode: as little of it as finds it again, unchanged.
+pub(super) struct CorruptRow {
+    pub(super) key: Cells,
+    /// SHA-256 of `data`, for the row may be written anew meanwhile.
+    pub(super) digest: Vec<u8>,
+    pub(super) reason: &'static str,
+}
+
+struct Found {
+    inspected: &'static Inspected,
+    report: VerifiedTable,
+    corrupt: Vec<CorruptRow>,
+}
+
+impl Found {
+    fn new(inspected: &'static Inspected) -> Self {
+        let report = VerifiedTable {
+            table: inspected.table,
+            rows: 0,
+            corrupt: 0,
+            quarantined: 0,
+            reasons: BTreeMap::new(),
+        };
+        Self { inspected, report, corrupt: Vec::new() }
+    }
+
+    async fn read(
+        &mut self,
+        unlocked: &Unlocked,
+        limit: u64,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), OpenStoreError> {
+        let mut after = None;
+        while self.report.rows < limit {
+            let rows = self.page(unlocked, after.as_ref()).await?;
+            for row in &rows {
+                self.check(unlocked, row)?;
+            }
+            let read = rows.len() as u64;
+            self.report.rows += read;
+            progress(read);
+            let Some(last) = rows.last().filter(|_| read == PAGE as u64) else { break };
+            after = Some(key(self.inspected, last)?);
+            // Decoding keeps the thread from others.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// The rows behind this key, in a transaction of their own: a long one would hold back vacuum.
+    async fn page(
+        &self,
+        unlocked: &Unlocked,
+        after: Option<&Cells>,
+    ) -> Result<Vec<Row>, OpenStoreError> {
+        let Inspected { table, key, values, .. } = *self.inspected;
+        let mut params: Vec<Param<'_>> = vec![(&unlocked.account_id, Type::INT8)];
+        let behind = match after {
+            Some(after) => {
+                let cells = after.iter().zip(types(self.inspected));
+                params.extend(cells.map(|(cell, ty)| (cell as _, ty)));
+                format!(" AND ({}) > ({})", names(key), numbers(2, key.len()))
+            }
+            None => String::new(),
+        };
+        let order = if key.is_empty() { "1".to_owned() } else { names(key) };
+        let columns = [&*names(key), values].join(if key.is_empty() { "" } else { ", " });
+        let sql = format!(
+            "SELECT {columns} FROM {{schema}}.{table} \
+             WHERE account_id = $1{behind} ORDER BY {order} LIMIT {PAGE}"
+        );
+        let query = || async {
+            let transaction = unlocked.session.read().await?;
+            let rows = transaction.query(&sql, &params).await;
+            let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading a table"))?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        let retry = unlocked.session.database.retry();
+        retry.run("verifying", OpenStoreError::is_retryable, query).await
+    }
+
+    fn check(&mut self, unlocked: &Unlocked, row: &Row) -> Result<(), OpenStoreError> {
+        let reason = match (self.inspected.check)(&unlocked.codec, row) {
+            Ok(()) => return Ok(()),
+            Err(Error::CorruptRow { reason, .. }) => reason,
+            Err(error) => return Err(error.into()),
+        };
+        self.report.corrupt += 1;
+        *self.report.reasons.entry(reason).or_default() += 1;
+        let data: &[u8] = row.try_get(self.inspected.key.len()).map_err(DatabaseError::from)?;
+        let digest = Sha256::digest(data).to_vec();
+        self.corrupt.push(CorruptRow { key: key(self.inspected, row)?, digest, reason });
+        Ok(())
+    }
+}
+
+/// The key columns of a row that was read.
+fn key(inspected: &Inspected, row: &Row) -> Result<Cells, OpenStoreError> {
+    Ok(Cells::of(row, inspected.table)?.split_at(inspected.key.len()).0)
+}
+
+pub(super) fn types(inspected: &Inspected) -> impl Iterator<Item = Type> {
+    inspected.key.iter().map(|(_, ty)| match *ty {
+        "smallint" => Type::INT2,
+        "integer" => Type::INT4,
+        _ => Type::BYTEA,
+    })
+}
+
+pub(super) fn names(key: &[(&str, &str)]) -> String {
+    key.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn numbers(from: usize, count: usize) -> String {
+    (from..from + count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,41 @@
+//! `health()`.
+
+use std::time::Duration;
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{
+    Access, PostgresCryptoStore, PostgresStores, admin::HealthStatus, testing::PostgresServer,
+};
+use test_support::Mode;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn each_state_of_a_store_has_a_name() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot");
+    let stores = PostgresStores::open(&config).await.unwrap();
+    let store = stores.crypto_store();
+    let health = stores.health(LIMIT).await;
+    assert!(health.is_ready() && health.round_trip.is_some(), "{health:?}");
+    assert_eq!(health.pool.unwrap().max_size, 4);
+
+    let reader = config.clone().access(Access::ReadOnly);
+    let reader = PostgresCryptoStore::open_with_config(&reader).await.unwrap();
+    assert!(reader.health(LIMIT).await.is_ready());
+
+    store.close().await.unwrap();
+    assert_eq!(store.health(LIMIT).await.status, HealthStatus::Closed);
+    store.reopen().await.unwrap();
+    assert!(store.health(LIMIT).await.is_ready());
+
+    let other = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+    // Found by the probe itself, before any write.
+    assert_eq!(store.health(LIMIT).await.status, HealthStatus::Superseded);
+    assert!(other.health(LIMIT).await.is_ready());
+
+    drop((database, server));
+    let health = other.health(Duration::from_millis(200)).await;
+    assert_eq!((health.status, health.round_trip), (HealthStatus::Unreachable, None));
+}

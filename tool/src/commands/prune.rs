@@ -1,0 +1,102 @@
+//! `prune`: rows that are of no more use.
+
+use std::{fmt::Write as _, time::Duration};
+
+use matrix_sdk_postgres::admin::{self, PruneRules, Pruned};
+
+use crate::{
+    context::Context,
+    outcome::{Error, Outcome},
+    text,
+};
+
+/// Delete old rows of an account, by rules that are all off by default
+///
+/// Ages are written as 90days, 6months or 1year. It runs in one transaction, may run beside a bot, and
+/// deletes nothing that a rule does not name.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Hashes of processed to-device messages: safe after some days, when no homeserver repeats them
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    message_hashes: Option<Duration>,
+    /// Notices that a room key was withheld: they only explain why a message cannot be read
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    withheld: Option<Duration>,
+    /// Requests for keys that were sent and not answered since: safe after some days
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    requests: Option<Duration>,
+    /// Olm sessions so old, with devices that are not known any more: give months; needs the passphrase
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    gone_devices: Option<Duration>,
+    /// Sessions to send with, expired for so long: safe; needs the passphrase
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    outbound: Option<Duration>,
+    /// Room keys that came so long ago: OLDER MESSAGES CAN NO LONGER BE READ
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    room_keys: Option<Duration>,
+    /// Show what would be deleted, and end
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
+    let rules = PruneRules {
+        message_hashes: args.message_hashes,
+        withheld_sessions: args.withheld,
+        sent_requests: args.requests,
+        gone_devices: args.gone_devices,
+        expired_outbound_sessions: args.outbound,
+        room_keys: args.room_keys,
+    };
+    if rules == PruneRules::default() {
+        return Err(Error::failed(
+            "no rule is given, and each is off by default: see prune --help",
+        ));
+    }
+    let account = context.account()?;
+    let needs_secret = rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some();
+    // A rule that decodes nothing must not fail for want of a secret.
+    let _progress = context.progress("pruning", None);
+    let counted = match needs_secret {
+        true => {
+            let count = |config| {
+                let rules = &rules;
+                async move { admin::count_prunable(&config, rules).await }
+            };
+            context.unlocked(count).await?
+        }
+        false => admin::count_prunable(&context.database()?, &rules).await?,
+    };
+    if args.dry_run {
+        let text = format!("would be deleted of account {account:?}:\n{}", render(&counted));
+        return Ok(Outcome::done(text, text::json(&counted)?));
+    }
+    let warning = match rules.room_keys {
+        Some(_) => "Messages whose keys are deleted can no longer be read.\n",
+        None => "",
+    };
+    context.confirm(&format!(
+        "This deletes of account {account:?}:\n{}{warning}Go on?",
+        render(&counted)
+    ))?;
+    let pruned = match needs_secret {
+        true => {
+            let prune = |config| {
+                let rules = &rules;
+                async move { admin::prune(&config, rules).await }
+            };
+            context.unlocked(prune).await?
+        }
+        false => admin::prune(&context.database()?, &rules).await?,
+    };
+    let text = format!("deleted of account {account:?}:\n{}", render(&pruned));
+    Ok(Outcome::done(text, text::json(&pruned)?))
+}
+
+fn render(pruned: &Pruned) -> String {
+    let mut text = String::new();
+    for count in &pruned.tables {
+        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
+    }
+    text
+}
