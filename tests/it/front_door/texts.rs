@@ -100,7 +100,7 @@ async fn a_password_file_that_is_not_used_is_named_with_the_reason() {
     write("other", "elsewhere:*:*:*:secret\n", 0o600);
     fs::create_dir(directory.join("folder")).unwrap();
     for (file, expected) in [
-        ("open", "it has group or world access: its permissions must be 0600"),
+        ("open", "it has group or world access, its permissions must be 0600"),
         ("folder", "it is not a plain file"),
         ("other", "has no line for this host, port, database and user"),
     ] {

@@ -85,7 +85,7 @@ fn ssl_cert_file_is_what_the_system_trusts() {
     };
     assert_eq!(result_with(authority.to_str()), "opened");
     let text = result_with(Some("/nowhere/authority.crt"));
-    assert!(text.contains("SSL_CERT_FILE names no file with a PEM certificate"), "{text}");
+    assert!(text.contains("SSL_CERT_FILE names no readable file with a PEM certificate"), "{text}");
     let text = result_with(None);
     assert!(text.contains("certificate"), "{text}");
 }
