@@ -6,6 +6,8 @@
 mod args;
 mod commands;
 mod context;
+#[cfg(test)]
+mod fuzz;
 mod import_sqlite;
 mod key_file;
 mod new_file;
