@@ -4,6 +4,8 @@
 mod args;
 mod commands;
 mod context;
+#[cfg(test)]
+mod fuzz;
 mod homeserver;
 mod import_sqlite;
 mod key_file;

@@ -5,6 +5,8 @@
 //! and the same command goes on with it. What is not finished is marked with a custom value.
 
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod item;
 mod report;
 mod rooms;
@@ -18,17 +20,19 @@ mod verify;
 mod walk;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore};
+use ruma::OwnedUserId;
 use tokio::task::yield_now;
 
 use self::{
     error::Failure, item::Item, rooms::Rooms, save::Last, source::Source, table::Table,
-    values::Values, walk::Walk,
+    target::Stopped, values::Values, walk::Walk,
 };
 pub use self::{report::Report, target::Target, values::Secret};
 use crate::{context::Context, outcome::Error};
@@ -107,16 +111,27 @@ impl Opened {
     /// Saves everything in the target, compares it, and makes the account usable.
     pub async fn import(&self, target: &Target, context: &Context) -> Result<(), Error> {
         target.begin(self.source.account()).await?;
+        self.move_all(target, context).await.map_err(|stopped| match stopped {
+            Stopped::Failed(error) => target.unfinished(error),
+            Stopped::Differs(error) => error,
+        })
+    }
+
+    async fn move_all(&self, target: &Target, context: &Context) -> Result<(), Stopped> {
         let mut last = Last::default();
         self.save(target, &mut last, context).await?;
         self.compare(target, Phase::BeforeLast, context).await?;
-        let finished = save::finish(target.store(), last).await;
-        finished.map_err(|error| target.interrupted(error))?;
+        save::finish(target.store(), last).await?;
         self.compare(target, Phase::AfterLast, context).await?;
-        target.end().await
+        Ok(target.end().await?)
     }
 
-    async fn save(&self, target: &Target, last: &mut Last, context: &Context) -> Result<(), Error> {
+    async fn save(
+        &self,
+        target: &Target,
+        last: &mut Last,
+        context: &Context,
+    ) -> Result<(), Stopped> {
         let bar = context.progress("saving", Some(self.rows()?));
         let version = source::key_value_of(&self.source, "backup_version_v1")?;
         let version: Option<String> = version.and_then(|v| self.source.values.message_pack(&v));
@@ -124,8 +139,7 @@ impl Opened {
             let mut walk = Walk::new(&self.source, table);
             while let Some(items) = walk.next()? {
                 let count = items.len() as u64;
-                let saved = save::save(target.store(), version.as_deref(), items, last).await;
-                saved.map_err(|error| target.interrupted(error))?;
+                save::save(target.store(), version.as_deref(), items, last).await?;
                 bar.add(count);
             }
         }
@@ -133,31 +147,28 @@ impl Opened {
     }
 
     /// Reads back every value, and counts the rows.
-    async fn compare(&self, target: &Target, phase: Phase, context: &Context) -> Result<(), Error> {
+    async fn compare(
+        &self,
+        target: &Target,
+        phase: Phase,
+        context: &Context,
+    ) -> Result<(), Stopped> {
         let bar = context.progress("comparing", Some(self.rows()?));
         let reader = target.reader().await?;
         let mut wanted = BTreeMap::new();
         for table in self.tables() {
-            let every = (self.source.count(table)? / SAMPLE).max(1);
             let tracked = target::tracked_users(&reader, table).await?;
-            let (mut walk, mut seen) = (Walk::new(&self.source, table), 0);
+            let mut compared =
+                Compared { every: (self.source.count(table)? / SAMPLE).max(1), seen: 0 };
+            let mut walk = Walk::new(&self.source, table);
             while let Some(items) = walk.next()? {
                 bar.add(items.len() as u64);
                 for item in &items {
                     *wanted.entry(target::table_of(item)).or_insert(0) += 1;
                 }
                 let items: Vec<_> = items.into_iter().filter(|item| phase.compares(item)).collect();
-                for chunk in items.chunks(CONCURRENT) {
-                    let same = chunk.iter().enumerate().map(|(at, item)| {
-                        let is_sampled = (seen + at as u64).is_multiple_of(every);
-                        target::is_same(&reader, item, tracked.as_ref(), is_sampled)
-                    });
-                    let same = futures_util::future::try_join_all(same).await;
-                    let same = same.map_err(|error| target.interrupted(error))?;
-                    seen += chunk.len() as u64;
-                    if same.contains(&false) {
-                        return Err(target.differs(table));
-                    }
+                if !compared.are_same(&reader, &items, tracked.as_ref()).await? {
+                    return Err(target.differs(table));
                 }
             }
         }
@@ -165,6 +176,33 @@ impl Opened {
             target.compare_counts(&wanted).await?;
         }
         Ok(CryptoStore::close(&reader).await?)
+    }
+}
+
+/// How far a table was compared.
+struct Compared {
+    /// Of so many room keys one is compared as it would be exported.
+    every: u64,
+    seen: u64,
+}
+
+impl Compared {
+    async fn are_same(
+        &mut self,
+        reader: &PostgresCryptoStore,
+        items: &[Item],
+        tracked: Option<&HashMap<OwnedUserId, bool>>,
+    ) -> Result<bool, StoreError> {
+        for chunk in items.chunks(CONCURRENT) {
+            let same = chunk.iter().zip(self.seen..).map(|(item, at)| {
+                target::is_same(reader, item, tracked, at.is_multiple_of(self.every))
+            });
+            if futures_util::future::try_join_all(same).await?.contains(&false) {
+                return Ok(false);
+            }
+            self.seen += chunk.len() as u64;
+        }
+        Ok(true)
     }
 }
 

@@ -60,6 +60,20 @@ pub fn table_of(item: &Item) -> &'static str {
     }
 }
 
+/// Why an import has ended before its end.
+pub enum Stopped {
+    /// It can go on.
+    Failed(Error),
+    /// What was saved is not what the file has.
+    Differs(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// The account, owned by this process until it is closed.
 pub struct Target {
     config: PostgresStoreConfig,
@@ -129,8 +143,7 @@ impl Target {
 
     /// Removes the mark.
     pub async fn end(&self) -> Result<(), Error> {
-        let removed = self.store.remove_custom_value(MARK).await;
-        removed.map_err(|error| self.interrupted(error))
+        Ok(self.store.remove_custom_value(MARK).await?)
     }
 
     /// Gives the account back.
@@ -139,8 +152,8 @@ impl Target {
     }
 
     /// An error in the middle: what was saved stays, and does no harm.
-    pub fn interrupted(&self, error: StoreError) -> Error {
-        let Error { message, exit } = error.into();
+    pub fn unfinished(&self, error: Error) -> Error {
+        let Error { message, exit } = error;
         let message = format!(
             "{message}. The import into {:?} is not finished; run the same command again, and it goes \
              on. Start no bot on this account before",
@@ -149,8 +162,8 @@ impl Target {
         Error { message, exit }
     }
 
-    pub fn differs(&self, table: Table) -> Error {
-        Error {
+    pub fn differs(&self, table: Table) -> Stopped {
+        Stopped::Differs(Error {
             message: format!(
                 "a value of the file's table {} reads back differently from the database: the account \
                  {:?} must not be used. Delete it (matrix-postgres delete-account), and report this",
@@ -158,11 +171,14 @@ impl Target {
                 self.name
             ),
             exit: Exit::Failed,
-        }
+        })
     }
 
     /// Compares how many rows there are with how many there should be.
-    pub async fn compare_counts(&self, wanted: &BTreeMap<&'static str, u64>) -> Result<(), Error> {
+    pub async fn compare_counts(
+        &self,
+        wanted: &BTreeMap<&'static str, u64>,
+    ) -> Result<(), Stopped> {
         let mut found = self.counts().await?;
         if let Some(custom_values) = found.get_mut("custom_values") {
             // The mark.
@@ -172,12 +188,12 @@ impl Target {
             let of = |counts: &BTreeMap<_, _>| counts.get(table).copied().unwrap_or(0);
             let (found, wanted) = (of(&found), of(wanted));
             if found != wanted {
-                return Err(Error::failed(format!(
+                return Err(Stopped::Differs(Error::failed(format!(
                     "the table {table} has {found} rows instead of {wanted}, perhaps from an interrupted \
                      import of an older state of the file: the account {:?} must not be used. Delete it \
                      (matrix-postgres delete-account), and import again",
                     self.name
-                )));
+                ))));
             }
         }
         Ok(())

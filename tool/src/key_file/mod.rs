@@ -12,6 +12,8 @@
 //! | 32 | HMAC-SHA-256 of all bytes before it |
 
 mod array;
+#[cfg(test)]
+mod fuzz;
 mod reader;
 mod resume;
 mod writer;
