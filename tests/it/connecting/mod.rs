@@ -6,7 +6,7 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,6 +19,7 @@ use matrix_sdk_postgres::{
     OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
     deadpool_postgres::Object, testing::PostgresServer,
 };
+use test_support::again;
 
 /// A server, its password, and a directory for files.
 struct World {
@@ -42,6 +43,11 @@ impl World {
             format!("host=127.0.0.1 port={port} user=postgres dbname=postgres {passfile} {words}"),
             "connecting",
         )
+    }
+
+    /// Where it is, and no password.
+    fn words(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.server.port())
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -148,27 +154,43 @@ async fn the_order_of_the_passwords_sources() {
     );
 }
 
-/// Run by the test below, in a process that has the variables.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn pgpassword_of_the_process() {
-    let Ok(server) = std::env::var("TEST_SERVER") else { return };
-    let config = |words: &str| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
-    assert!(works(&config("")).await);
-    assert!(!works(&config("password=wrong")).await);
-}
+/// The server of a test that runs again in a process with other variables.
+const SERVER: &str = "TEST_SERVER";
 
 #[tokio::test]
 async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
+    if let Ok(server) = std::env::var(SERVER) {
+        let config = |words| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
+        assert!(works(&config("")).await);
+        assert!(!works(&config("password=wrong")).await);
+        return;
+    }
     let world = world();
-    let port = world.server.port();
-    let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "connecting::pgpassword_of_the_process", "--ignored"])
-        .env("TEST_SERVER", server)
-        .env("PGPASSWORD", &world.password)
-        .status();
-    assert!(status.unwrap().success());
+    let server = format!("{} passfile=/none", world.words());
+    let name = "connecting::pgpassword_is_read_where_the_connection_string_has_no_password";
+    again::passes(name, &[(SERVER, &server), ("PGPASSWORD", &world.password)]);
+}
+
+#[tokio::test]
+async fn the_password_file_is_pgpassfile_or_that_in_the_home_directory() {
+    if let Ok(server) = std::env::var(SERVER) {
+        assert!(works(&PostgresStoreConfig::new(server, "connecting")).await);
+        return;
+    }
+    let world = world();
+    let text = format!("*:*:*:*:{}\n", world.password);
+    let (named, wrong) = (world.write("named", &text), world.write("wrong", "*:*:*:*:wrong\n"));
+    let home = world.write(".pgpass", &text);
+    let home = home.parent().unwrap();
+    let name = "connecting::the_password_file_is_pgpassfile_or_that_in_the_home_directory";
+    let passes = |home: &Path, file: &str| {
+        let home = home.to_str().unwrap();
+        let variables = [(SERVER, &*world.words()), ("HOME", home), ("PGPASSFILE", file)];
+        again::passes(name, &[&variables[..], &[("PGPASSWORD", "")]].concat());
+    };
+    passes(home, "");
+    passes(Path::new("/nowhere"), named.to_str().unwrap());
+    assert!(!works(&world.config(&format!("passfile={}", wrong.display()))).await);
 }
 
 #[tokio::test]
