@@ -5,6 +5,7 @@ mod command_line;
 mod delete_account;
 mod doctor;
 mod migrate;
+mod procedures;
 mod prune;
 mod rekey;
 mod reset_device;
