@@ -16,7 +16,7 @@ use bench::{
 use serde::Serialize;
 use test_support::{
     bot_day::{BigRoom, Meter, Step, Subject, live},
-    counting_proxy::Proxy,
+    proxy::Proxy,
 };
 
 /// The results that the report reads.
@@ -75,7 +75,7 @@ async fn time_day(environment: &Environment, contender: Contender, big_room: Big
 
 /// Runs the same day and counts its round trips.
 async fn count_costs(environment: &Environment, big_room: BigRoom) -> Vec<Step> {
-    let proxy = Proxy::start(environment.address());
+    let proxy = Proxy::counting(environment.address());
     let (url, name) = (environment.url_through(proxy.port()), environment.new_name());
     let open = async || open_postgres(url.clone(), &name, true).await;
     live(open, Meter::new(Some(&proxy)), big_room).await

@@ -10,7 +10,7 @@ use std::{convert::Infallible, time::Duration};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// Your code. What is not encrypted does not come here: anybody at the homeserver may have written it.
+/// Your code, for each encrypted event. Others could have been written by the homeserver.
 async fn handle(room: &Room, message: &serde_json::Value) -> Result<()> {
     println!("{} {} {}", room.room_id(), message["sender"], message["content"]["body"]);
     Ok(())

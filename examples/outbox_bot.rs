@@ -124,7 +124,9 @@ impl Bot {
         loop {
             // At first, what a crash left.
             self.handle_all(&machine).await?;
-            self.send_outgoing(&machine).await?;
+            if let Err(error) = self.send_outgoing(&machine).await {
+                eprintln!("{error}; sending it again after the next sync");
+            }
             self.receive(&machine).await?;
         }
     }
@@ -228,7 +230,7 @@ impl Bot {
         Ok(())
     }
 
-    /// Sends what the machine wants sent, its new keys above all. What fails is sent after the next sync.
+    /// Sends what the machine wants sent: its keys above all, without which nobody can write to it.
     async fn send_outgoing(&self, machine: &OlmMachine) -> Result<()> {
         for request in machine.outgoing_requests().await? {
             let id = request.request_id();
@@ -302,7 +304,7 @@ struct Messages {
 impl Messages {
     fn add<T>(&mut self, room_id: &RoomId, event: &Raw<T>) {
         let field = |name| event.get_field::<String>(name).ok().flatten();
-        // What is not encrypted, anybody at the homeserver may have written.
+        // What is not encrypted could have been written by the homeserver.
         if let (Some("m.room.encrypted"), Some(id)) = (field("type").as_deref(), field("event_id"))
         {
             self.room_ids.push(room_id.to_string());

@@ -132,7 +132,7 @@ async fn forward_new(
         if event.kind.is_utd() && is_recent && last.is_some() {
             return Err("the key of a message has not come yet".into());
         } else if event.encryption_info().is_some() && event.sender() != me {
-            // What is not encrypted, anybody at the homeserver may have written.
+            // What is not encrypted could have been written by the homeserver.
             forward(webhook, &room, &event).await?;
         }
         store.set_custom_value(&name, id.as_bytes().to_vec()).await?;

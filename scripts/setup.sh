@@ -255,24 +255,43 @@ enterable() {
   fi
 }
 
-need_bridge() {
-  local profile=${E2E_PROFILE:-debug} flag=
-  if [ -n "${E2E_BRIDGE:-}" ]; then return; fi
+need_compiler() {
   command -v cargo >/dev/null || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
   command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain"
   if ! command -v cc >/dev/null; then
     can_apt || fail "a C compiler is missing: apt-get install gcc libc6-dev"
     step "Installing a C compiler" apt_install gcc libc6-dev
   fi
+}
+
+need_bridge() {
+  local profile=${E2E_PROFILE:-debug} flag=
+  if [ -n "${E2E_BRIDGE:-}" ]; then return; fi
+  need_compiler
   [ "$profile" = release ] && flag=--release
   step "Building the bridge (takes minutes the first time)" cargo build --manifest-path "$root/Cargo.toml" -p webhook_bridge $flag
   E2E_BRIDGE=${CARGO_TARGET_DIR:-$root/target}/$profile/webhook_bridge
+}
+
+# The bridge, and examples/*.rs. In the form of the tests, so that nothing is compiled twice.
+need_programs() {
+  if [ -n "${E2E_BRIDGE:-}" ]; then
+    export E2E_EXAMPLES=${E2E_EXAMPLES:-$(dirname "$E2E_BRIDGE")/examples}
+    return
+  fi
+  need_compiler
+  local profile=${E2E_PROFILE:-debug} flag=
+  [ "$profile" = release ] && flag=--release
+  step "Building the bridge and the examples (minutes, the first time)" cargo build \
+    --manifest-path "$root/Cargo.toml" --workspace --all-features --bins --examples $flag
+  E2E_BRIDGE=${CARGO_TARGET_DIR:-$root/target}/$profile/webhook_bridge
+  export E2E_EXAMPLES=${CARGO_TARGET_DIR:-$root/target}/$profile/examples
 }
 
 setup() {
   find_libraries
   need_venv
   need_postgres
-  need_bridge
+  "${1:-need_bridge}"
   export E2E_BRIDGE PYTHONPATH=$root/scripts PYTHONPYCACHEPREFIX=$cache/pycache PYTHONUNBUFFERED=1
 }

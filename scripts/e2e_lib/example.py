@@ -61,11 +61,16 @@ class Example(Bridge):
         text = self.printed.read_text() if self.printed.exists() else ""
         return [body for _, _, body in LINE.findall(text)]
 
+    def figures(self, sent: int) -> str:
+        handled = self.handled()
+        again = len(handled) - len(set(handled))
+        return f"{len(set(handled))} of {sent} handled" + (f", {again} duplicates" if again else "")
+
     async def has_handled(self, sent, seconds: float = 60):
         bodies = {message.body for message in sent}
 
         def all_there():
-            self.alive()
+            self.check_running()
             return bodies <= set(self.handled())
 
         await until(all_there, seconds, f"{len(bodies)} messages to be handled", detail=self.tail)

@@ -11,6 +11,7 @@ import traceback
 from . import latency
 from .bridge import ROOT
 from .cases import CASES, Case
+from .example import Example
 from .harness import Failure, Harness
 from .postgres import Postgres
 from .processes import Scratch, Timeout
@@ -68,6 +69,8 @@ async def run(case: Case, synapse: Synapse, scratch: Scratch, number: int, datab
 def figures(harness: Harness) -> str:
     if not harness.sent:
         return ""
+    if isinstance(harness.bridge, Example) and not harness.sink.delivered:
+        return harness.bridge.figures(len(harness.sent))
     arrived = len(harness.sent) - len(harness.missing())
     duplicates = harness.sink.duplicates
     return f"{arrived} of {len(harness.sent)} arrived" + (f", {duplicates} duplicates" if duplicates else "")

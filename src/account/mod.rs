@@ -148,8 +148,8 @@ impl StoreLane {
         Ok(OwnerRow::parse(&rows)?.commits().unsigned_abs())
     }
 
-    /// Fails unless the server answers, and the lane may still be used: it also looks whether the account
-    /// has another owner, or its database was rolled back.
+    /// Fails unless the server answers and the lane may still be used. Also detects another owner, and a
+    /// database that was rolled back.
     pub(crate) async fn verify(&self) -> Result<(), Error> {
         self.lane.check()?;
         if self.writer.is_none() {
@@ -159,7 +159,7 @@ impl StoreLane {
         self.lane.check_write()
     }
 
-    /// How many connections the pool has, and how many operations wait for one.
+    /// The state of the connection pool.
     pub(crate) fn pool_status(&self) -> deadpool_postgres::Status {
         self.database.pool_status()
     }

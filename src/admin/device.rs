@@ -145,7 +145,7 @@ pub fn check_one_time_keys(own: &OwnDevice, counts: &BTreeMap<OneTimeKeyAlgorith
 
 /// Judges the homeserver's key backup: its version and public key (of `auth_data`), or `None` if it has
 /// none.
-pub fn check_backup(own: &OwnDevice, current: Option<(&str, Option<&str>)>) -> Check {
+pub fn check_key_backup(own: &OwnDevice, current: Option<(&str, Option<&str>)>) -> Check {
     const NAME: &str = "key backup";
     let has_key = |key: Option<&str>| own.backup_key.is_none() || own.backup_key.as_deref() == key;
     match (own.backup_version.as_deref(), current) {

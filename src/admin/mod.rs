@@ -10,6 +10,7 @@
 //! done beside a bot fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
 //! names the owner.
 
+mod archive;
 mod check;
 mod delete;
 mod device;
@@ -32,9 +33,10 @@ mod verify;
 pub use crate::crypto_store::OwnDevice;
 
 pub use self::{
+    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, check_backup, restore},
     check::{Check, CheckStatus},
     delete::{Deleted, count_account, delete_account},
-    device::{check_backup, check_device, check_one_time_keys},
+    device::{check_device, check_key_backup, check_one_time_keys},
     doctor::{DoctorOptions, doctor},
     health::{Health, HealthStatus, PoolHealth},
     migrate::{

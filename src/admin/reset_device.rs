@@ -83,7 +83,7 @@ pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
     Ok(DeviceReset { account: config.account.clone(), tables })
 }
 
-async fn reset(
+pub(super) async fn reset(
     transaction: &Transaction<'_>,
     account_id: i64,
 ) -> Result<Vec<TableCount>, DatabaseError> {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use deadpool_postgres::Object;
 use tokio_postgres::{
-    Row,
+    CopyInSink, CopyOutStream, Row,
     types::{ToSql, Type},
 };
 
@@ -137,6 +138,33 @@ impl Transaction<'_> {
         })?;
         self.connection.release();
         Ok(())
+    }
+
+    /// Lifts the time limit of statements, for those that read a whole table.
+    pub(super) async fn without_limits(&self) -> Result<(), DatabaseError> {
+        let sql = "SET LOCAL statement_timeout = 0; \
+                   SET LOCAL idle_in_transaction_session_timeout = '60s'";
+        self.batch(sql).await
+    }
+
+    /// Runs statements without parameters.
+    pub(super) async fn batch(&self, template: &str) -> Result<(), DatabaseError> {
+        Ok(self.client()?.batch_execute(&self.schema.qualify(template)).await?)
+    }
+
+    /// A table's name with its schema, quoted.
+    pub(super) fn qualified(&self, table: &str) -> String {
+        self.schema.qualify(&format!("{{schema}}.{table}"))
+    }
+
+    /// The rows of a `COPY … TO STDOUT`.
+    pub(super) async fn copy_out(&self, template: &str) -> Result<CopyOutStream, DatabaseError> {
+        Ok(self.client()?.copy_out(&self.schema.qualify(template)).await?)
+    }
+
+    /// Where the rows of a `COPY … FROM STDIN` go.
+    pub(super) async fn copy_in(&self, sql: &str) -> Result<CopyInSink<Bytes>, DatabaseError> {
+        Ok(self.client()?.copy_in(sql).await?)
     }
 
     fn client(&self) -> Result<&Object, DatabaseError> {

@@ -16,6 +16,7 @@ mod olm_sessions;
 mod outbound_group_sessions;
 mod own_device;
 mod room_key_bundles;
+mod room_keys;
 mod save_changes;
 mod secrets;
 mod size;

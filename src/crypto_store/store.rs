@@ -38,7 +38,15 @@ use crate::{
 /// Once an error has been returned, the SDK's memory and the database may differ, and the SDK does not
 /// always notice: in the middle of a sync it takes a failed read for an undecryptable
 /// message. So from then on the store refuses writes with [`Error::ReopenRequired`]: drop the
-/// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored sync token.
+/// `OlmMachine`, call `reopen()`, build a new machine and go on from the stored position.
+///
+/// # The stored position
+///
+/// [`next_batch_token`](matrix_sdk_crypto::store::CryptoStore::next_batch_token) is the `next_batch` of the last
+/// sync whose keys are committed: the machine saves it with them. Begin each `/sync` with it, after a start
+/// and after `reopen()`. The homeserver does not send again what came before it, so messages that were
+/// received with those keys, and not handled, are lost in a crash, unless they were committed in the same
+/// transaction: see [`atomically`](Self::atomically).
 ///
 /// # Ownership, syncs and closing
 ///

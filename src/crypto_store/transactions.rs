@@ -30,6 +30,10 @@ impl PostgresCryptoStore {
     /// # Ok(()) }
     /// ```
     ///
+    /// This commits the position too (`next_batch_token`), after which the homeserver does not send the
+    /// sync's messages again. A bot that handles messages puts them into a table of its own within the same
+    /// future, and handles them from there: `examples/outbox_bot.rs` is such a program.
+    ///
     /// It is committed when the future returns `Ok`, and rolled back when it returns an error, is
     /// dropped, or holds the account for longer than
     /// [`Timeouts::atomically`], whether it is still polled or

@@ -9,17 +9,14 @@ use matrix_sdk_crypto::{
     olm::{Account, SenderDataType},
     store::{CryptoStore, CryptoStoreError},
 };
-use matrix_sdk_postgres::{
-    Access, Error, PoolSettings, PostgresCryptoStore, Timeouts,
-    testing::{self, PostgresServer},
-};
+use matrix_sdk_postgres::{Access, Error, PoolSettings, PostgresCryptoStore, Timeouts, testing};
 use ruma::{OwnedUserId, RoomId, UserId, room_id, user_id};
 use test_support::{
     Mode, connect,
-    counting_proxy::Proxy,
     fixture::{Fixture, inbound_session, other_user, own_device, own_user, room},
     machine::{Relay, SETTINGS, decrypt, encrypt, open_machine},
     number,
+    proxy::Proxy,
 };
 
 /// The error that the store put into the SDK's.
@@ -228,11 +225,10 @@ async fn other_writers_wait_their_turn() {
     assert_eq!(get(&store).await.unwrap(), b"after");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn saves_within_take_one_round_trip_together() {
-    let server = PostgresServer::start().unwrap();
-    let database = server.create_database().unwrap();
-    let (proxy, url) = Proxy::before(&server, &database);
+    let database = testing::database().unwrap();
+    let (proxy, url) = Proxy::before(&database);
     let store = Mode::Key.open(&url, "bot").await;
     set(&store, b"prepares the connection").await.unwrap();
     let turns = proxy.turns();

@@ -4,21 +4,20 @@
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 use matrix_sdk_crypto::store::{CryptoStore, MemoryStore};
-use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
+use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing};
 use test_support::{
     Mode,
     bot_day::{BigRoom, Meter, Subject, live},
-    counting_proxy::Proxy,
+    proxy::Proxy,
     without_heartbeats,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bot_day.txt");
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_day_costs_what_the_golden_file_lists() {
-    let server = PostgresServer::start().unwrap();
-    let database = server.create_database().unwrap();
-    let (proxy, url) = Proxy::before(&server, &database);
+    let database = testing::database().unwrap();
+    let (proxy, url) = Proxy::before(&database);
     // No heartbeat comes between, and no sign of life within a transaction.
     let hour = Duration::from_secs(3_600);
     let config = Mode::Key.config(&url, "bot");

@@ -13,20 +13,20 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::{
     Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
-    testing::{PostgresServer, TestDatabase},
+    testing::{self, TestDatabase},
 };
 use ruma::{OwnedDeviceId, RoomId, device_id, owned_room_id};
 use test_support::{
     Mode, connect,
-    counting_proxy::Proxy,
     fixture::{Fixture, inbound_session, other_user, own_user, room},
-    number, without_heartbeats,
+    number,
+    proxy::Proxy,
+    without_heartbeats,
 };
 
 /// A database behind a proxy that counts round trips, and a configuration whose heartbeat never comes
 /// between.
 struct Place {
-    _server: PostgresServer,
     database: TestDatabase,
     proxy: Proxy,
     config: PostgresStoreConfig,
@@ -34,13 +34,12 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let server = PostgresServer::start().unwrap();
-        let database = server.create_database().unwrap();
-        let (proxy, url) = Proxy::before(&server, &database);
+        let database = testing::database().unwrap();
+        let (proxy, url) = Proxy::before(&database);
         let config =
             Mode::Key.config(&url, "bot").pool(PoolSettings { max_size: 1, ..Default::default() });
         let config = config.access(without_heartbeats());
-        Self { _server: server, database, proxy, config }
+        Self { database, proxy, config }
     }
 
     async fn open(&self, config: PostgresStoreConfig) -> PostgresCryptoStore {
@@ -82,7 +81,7 @@ async fn look_all_up(store: &PostgresCryptoStore, sessions: &[InboundGroupSessio
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_was_saved_or_read_is_not_asked_for_again() {
     let place = Place::new();
     let fixture = Fixture::new().await;
@@ -113,7 +112,7 @@ async fn what_was_saved_or_read_is_not_asked_for_again() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_is_stored_already_is_not_written_again() {
     let place = Place::new();
     let fixture = Fixture::new().await;
@@ -163,7 +162,7 @@ async fn what_is_stored_already_is_not_written_again() {
 }
 
 /// Saves that queue share a commit: the second is staged before the first is committed.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn of_saves_that_queue_the_last_one_stands() {
     let place = Place::new();
     let store = place.open(place.config.clone()).await;
@@ -186,7 +185,7 @@ async fn of_saves_that_queue_the_last_one_stands() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_cache_keeps_to_its_limits() {
     let place = Place::new();
     let saved = sessions(room(), 100);
@@ -218,7 +217,7 @@ async fn the_cache_keeps_to_its_limits() {
 }
 
 /// An import, or an operator, beside a live owner.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn maintenance_beside_the_owner_is_seen() {
     const RAISE: &str = "UPDATE matrix_sdk.account_lanes SET maintenance = maintenance + 1";
     let place = Place::new();
@@ -248,7 +247,7 @@ async fn maintenance_beside_the_owner_is_seen() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_was_not_committed_is_not_answered() {
     let place = Place::new();
     let store = place.open(place.config.clone()).await;
@@ -285,7 +284,7 @@ async fn what_was_not_committed_is_not_answered() {
 }
 
 /// One that only looks: what the owner changes is seen at once.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn observers_keep_nothing() {
     let place = Place::new();
     let owner = place.open(place.config.clone()).await;
@@ -299,7 +298,7 @@ async fn observers_keep_nothing() {
 }
 
 /// The SDK asks for each device of a user at once, and anybody may have thousands of them.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn devices_asked_for_together_are_not_all_read_for_each() {
     const DEVICES: usize = 60;
     let place = Place::new();
@@ -338,7 +337,7 @@ async fn devices_asked_for_together_are_not_all_read_for_each() {
 }
 
 /// The statement that reads Olm sessions reads our own device, too.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn sessions_are_read_with_the_own_device_that_was_just_saved() {
     let place = Place::new();
     let fixture = Fixture::new().await;

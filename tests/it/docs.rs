@@ -203,3 +203,22 @@ fn the_architecture_page_lists_the_invariants_with_their_tests() {
     }
     assert!(count > 20, "{count}");
 }
+
+/// Each module of the test binaries has its place in the table.
+#[test]
+fn the_tests_page_names_every_module() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let page = std::fs::read_to_string(tests.join("README.md")).unwrap();
+    let mut count = 0;
+    for binary in ["it", "reliability", "histories", "slow"] {
+        let main = std::fs::read_to_string(tests.join(binary).join("main.rs")).unwrap();
+        for module in main.lines().filter_map(|line| line.strip_prefix("mod ")) {
+            let module = module.trim_end_matches(';');
+            let names = [format!("`{module}`"), format!("`{module}::")];
+            let named = names.iter().any(|name| page.contains(name.as_str()));
+            assert!(named, "{binary}::{module} is not in tests/README.md");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count}");
+}

@@ -5,16 +5,13 @@ use matrix_sdk_crypto::{
     olm::{Account, InboundGroupSession, SenderDataType},
     store::{CryptoStore, CryptoStoreError},
 };
-use matrix_sdk_postgres::{
-    Error,
-    testing::{self, PostgresServer},
-};
+use matrix_sdk_postgres::{Error, testing};
 use ruma::OwnedRoomId;
 use test_support::{
     Mode, connect,
-    counting_proxy::Proxy,
     fixture::{inbound_session, own_device, own_user, room},
     number,
+    proxy::Proxy,
 };
 use tokio_postgres::Client;
 
@@ -73,11 +70,10 @@ async fn ten_thousand_room_keys_are_one_transaction() {
 }
 
 /// Sent at once, it would take a turn for each statement at most.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_server_answers_for_each_part_before_the_next_is_sent() {
-    let server = PostgresServer::start().unwrap();
-    let database = server.create_database().unwrap();
-    let (proxy, url) = Proxy::before(&server, &database);
+    let database = testing::database().unwrap();
+    let (proxy, url) = Proxy::before(&database);
     let store = Mode::Key.open(&url, "bot").await;
     store.next_batch_token().await.unwrap();
     let before = proxy.turns();

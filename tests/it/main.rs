@@ -12,6 +12,7 @@ mod contract;
 mod deferred;
 mod docs;
 mod format;
+mod front_door;
 mod large_saves;
 mod layout;
 mod lifecycle;

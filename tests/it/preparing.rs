@@ -13,7 +13,7 @@ use matrix_sdk_postgres::{
     testing::{PostgresServer, TestDatabase},
     tokio_postgres,
 };
-use test_support::{Mode, counting_proxy::Proxy};
+use test_support::{Mode, proxy::Proxy};
 use tokio::{task::JoinSet, time::timeout};
 
 /// A server that logs each message of the extended protocol.
@@ -63,11 +63,8 @@ impl Call {
     }
 }
 
-async fn new_store(
-    server: &PostgresServer,
-    database: &TestDatabase,
-) -> (Proxy, PostgresCryptoStore) {
-    let (proxy, url) = Proxy::before(server, database);
+async fn new_store(database: &TestDatabase) -> (Proxy, PostgresCryptoStore) {
+    let (proxy, url) = Proxy::before(database);
     let config = Mode::Key
         .config(&url, "bot")
         .pool(PoolSettings { max_size: 1, ..Default::default() })
@@ -75,13 +72,13 @@ async fn new_store(
     (proxy, PostgresCryptoStore::open_with_config(&config).await.unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next() {
     let server = server();
     let database = server.create_database().unwrap();
     drop(Mode::Key.open(&database.url(), "bot").await);
     for call in [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction] {
-        let (proxy, store) = new_store(&server, &database).await;
+        let (proxy, store) = new_store(&database).await;
         let start = server.log().len();
         let before = proxy.turns();
         call.make(&store).await;
@@ -99,14 +96,14 @@ async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next()
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn one_of_many_readers_prepares_for_all() {
     const READERS: usize = 64;
     let server = server();
     let database = server.create_database().unwrap();
     drop(Mode::Key.open(&database.url(), "bot").await);
     // Behind the proxy, nothing is prepared before all of them have asked.
-    let (_proxy, store) = new_store(&server, &database).await;
+    let (_proxy, store) = new_store(&database).await;
     let start = server.log().len();
     let mut readers = JoinSet::new();
     for number in 0..READERS {
@@ -118,7 +115,7 @@ async fn one_of_many_readers_prepares_for_all() {
 }
 
 /// A pool that `build_pool` made is known as such by the stores that are opened over it.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
     let server = server();
     let database = server.create_database().unwrap();
@@ -149,7 +146,7 @@ async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
 }
 
 /// A pooler may be behind a pool that was made otherwise.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
     let server = server();
     let database = server.create_database().unwrap();
@@ -164,7 +161,7 @@ async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
 }
 
 /// The transaction is what was asked; the statements are prepared another time.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
     let server = server();
     let database = server.create_database().unwrap();
@@ -185,7 +182,7 @@ async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
 
 /// A plan that became stale is made anew, whatever the language of the server's messages; any other
 /// "feature not supported" stays, and is not tried again.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn only_a_stale_plan_is_prepared_again() {
     let server = server();
     let database = server.create_database().unwrap();

@@ -11,17 +11,16 @@ use matrix_sdk_crypto::{
         types::{Changes, DeviceChanges, PendingChanges},
     },
 };
-use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, testing::PostgresServer};
+use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, testing};
 use ruma::{TransactionId, device_id, events::secret::request::SecretName, room_id, user_id};
-use test_support::{Mode, counting_proxy::Proxy, without_heartbeats};
+use test_support::{Mode, proxy::Proxy, without_heartbeats};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/round_trips.txt");
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn every_method_takes_the_round_trips_that_the_golden_file_lists() {
-    let server = PostgresServer::start().unwrap();
-    let database = server.create_database().unwrap();
-    let (proxy, url) = Proxy::before(&server, &database);
+    let database = testing::database().unwrap();
+    let (proxy, url) = Proxy::before(&database);
     let mut report = String::new();
     for (name, prepared, cache_bytes) in [
         ("prepared statements", true, 0),

@@ -12,12 +12,9 @@ use matrix_sdk_crypto::{
         types::{Changes, DeviceChanges, PendingChanges},
     },
 };
-use matrix_sdk_postgres::{
-    Error, PostgresCryptoStore, Timeouts,
-    testing::{self, PostgresServer},
-};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing};
 use ruma::{device_id, user_id};
-use test_support::{Mode, connect, counting_proxy::Proxy, number, without_heartbeats};
+use test_support::{Mode, connect, number, proxy::Proxy, without_heartbeats};
 
 fn account() -> Account {
     Account::with_device_id(user_id!("@alice:example.org"), device_id!("DEVICE"))
@@ -232,11 +229,10 @@ async fn many_tasks_on_one_store_and_a_small_pool() {
 }
 
 /// While the first commit is on its way, 63 saves queue: they are one more.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn saves_that_queue_behind_a_commit_share_the_next_one() {
-    let server = PostgresServer::start().unwrap();
-    let database = server.create_database().unwrap();
-    let (proxy, url) = Proxy::before(&server, &database);
+    let database = testing::database().unwrap();
+    let (proxy, url) = Proxy::before(&database);
     // Heartbeats commit, too.
     let config = Mode::Key.config(&url, "bot").access(without_heartbeats());
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
@@ -248,7 +244,7 @@ async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let mut first = Box::pin(save(0));
     assert!(futures_util::poll!(&mut first).is_pending());
     while proxy.commits() == before {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut others: Vec<_> = (1..64).map(|number| Box::pin(save(number))).collect();
     for save in &mut others {

@@ -11,7 +11,7 @@ use matrix_sdk_postgres::{
 use test_support::{
     Mode, connect, figure, number,
     process::Stopped,
-    proxy::{Action, FaultProxy, Message},
+    proxy::{Action, Message, Proxy},
     rounds, seeded,
     stream::{Ledger, observe},
     without_heartbeats,
@@ -21,7 +21,7 @@ use test_support::{
 pub struct Harmed {
     pub database: TestDatabase,
     pub server: PostgresServer,
-    pub proxy: FaultProxy,
+    pub proxy: Proxy,
     pub store: PostgresCryptoStore,
 }
 
@@ -40,7 +40,7 @@ impl Harmed {
             let sql = format!("ALTER DATABASE {name} SET {setting} = '{value}'");
             client.batch_execute(&sql).await.unwrap();
         }
-        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
         let url = proxy.url(&database.url(), server.port());
         // Heartbeats, which are transactions too, stay out of what the rules count.
         let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());

@@ -9,7 +9,7 @@ use test_support::{
     directory::Directory,
     figure,
     privileges::may_try,
-    proxy::FaultProxy,
+    proxy::Proxy,
     stream::{Ledger, observe},
 };
 use tokio::task::block_in_place;
@@ -37,8 +37,8 @@ async fn a_name_that_moves_is_followed() {
     }
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     let address = format!("127.0.0.1:{}", server.port());
-    let first = FaultProxy::listen("127.0.0.2:0", address.clone());
-    let second = FaultProxy::listen(&format!("127.0.0.3:{}", first.port()), address.clone());
+    let first = Proxy::listen("127.0.0.2:0", address.clone());
+    let second = Proxy::listen(&format!("127.0.0.3:{}", first.port()), address.clone());
     let url = server.url().replace(&address, &format!("{NAME}:{}", first.port()));
 
     let directory = Directory::new();

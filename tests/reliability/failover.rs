@@ -16,7 +16,7 @@ use ruma::user_id;
 use test_support::{
     cluster::Cluster,
     connect, eventually, figure, milliseconds, number,
-    proxy::{Action, FaultProxy},
+    proxy::{Action, Proxy},
     rounds, seeded,
     stream::{observe, stream},
     without_heartbeats,
@@ -78,7 +78,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
 async fn connections_to_a_read_only_node_are_discarded() {
     let cluster = Cluster::start().await;
     let address = |server: &PostgresServer| format!("127.0.0.1:{}", server.port());
-    let proxy = FaultProxy::start(address(&cluster.primary));
+    let proxy = Proxy::start(address(&cluster.primary));
     let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
     let store = open(&format!("{url}?target_session_attrs=any")).await;
     store.set_custom_value("key", b"old".to_vec()).await.unwrap();
@@ -108,7 +108,7 @@ async fn connections_to_a_read_only_node_are_discarded() {
 async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     let cluster = Cluster::start().await;
     let address = |server: &PostgresServer| format!("127.0.0.1:{}", server.port());
-    let proxy = FaultProxy::start(address(&cluster.primary));
+    let proxy = Proxy::start(address(&cluster.primary));
     let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
     let url = format!("{url}?target_session_attrs=any");
     // No heartbeat asks the standby.

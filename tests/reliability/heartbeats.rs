@@ -16,7 +16,7 @@ use matrix_sdk_postgres::{
 };
 use test_support::{
     Mode, connect, eventually, number,
-    proxy::{Action, FaultProxy, Message},
+    proxy::{Action, Message, Proxy},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
     // Whichever of them the heartbeat finds first.
     for silent in ACCOUNTS {
         let server = PostgresServer::start().unwrap();
-        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
         let url = proxy.url(&server.url(), server.port());
         let mut stores = Vec::new();
         for account in ACCOUNTS {

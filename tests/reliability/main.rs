@@ -21,6 +21,7 @@ mod outcomes;
 mod partition;
 mod pgbouncer;
 mod random_syncs;
+mod reserved_indices;
 mod retries;
 mod server_errors;
 mod split_brain;

@@ -24,7 +24,7 @@ use test_support::{
     figure,
     machine::{Relay, SETTINGS, encrypt, open_machine},
     process::signal,
-    proxy::{Action, FaultProxy},
+    proxy::{Action, Proxy},
     rounds, seeded,
 };
 use tokio::{sync::Notify, task::block_in_place};
@@ -40,7 +40,7 @@ pub fn bob() -> &'static UserId {
 /// A database in which Bob has done nothing yet, and what 20 others have sent him since.
 struct FirstContact {
     server: PostgresServer,
-    proxy: FaultProxy,
+    proxy: Proxy,
     events: Events,
     messages: Vec<(OwnedRoomId, Value)>,
     copies: usize,
@@ -50,7 +50,7 @@ impl FirstContact {
     async fn new() -> Self {
         let server = PostgresServer::start().unwrap();
         connect(&server.url()).await.batch_execute("CREATE DATABASE original").await.unwrap();
-        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
         let url = of_database(&server, "original");
         let mut relay = Relay::default();
         let store = Mode::Plain.open(&url, "bob").await;

@@ -15,7 +15,7 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{Error, OwnershipSettings, PostgresCryptoStore, Takeover, Timeouts};
 use test_support::{
     Mode, eventually, number,
-    proxy::{Action, FaultProxy},
+    proxy::{Action, Proxy},
 };
 use tokio::sync::oneshot;
 
@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// A way for an opener of its own.
-fn other_way(harmed: &Harmed) -> (FaultProxy, String) {
-    let proxy = FaultProxy::start(format!("127.0.0.1:{}", harmed.server.port()));
+fn other_way(harmed: &Harmed) -> (Proxy, String) {
+    let proxy = Proxy::start(format!("127.0.0.1:{}", harmed.server.port()));
     let url = proxy.url(&harmed.database.url(), harmed.server.port());
     (proxy, url)
 }

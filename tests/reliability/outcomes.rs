@@ -17,7 +17,7 @@ use test_support::{
     Mode, connect, eventually, number,
     pooler::{Pooler, Release},
     process::Stopped,
-    proxy::{Action, FaultProxy, Message},
+    proxy::{Action, Message, Proxy},
     rounds,
     stream::observe,
     without_heartbeats,
@@ -31,7 +31,7 @@ const QUERY_TIMEOUT: &str = "query_timeout = 1\n";
 /// A store behind a pooler that gives up, whose link to the server can be harmed.
 struct Pooled {
     server: PostgresServer,
-    proxy: FaultProxy,
+    proxy: Proxy,
     store: PostgresCryptoStore,
     _pooler: Pooler,
 }
@@ -39,7 +39,7 @@ struct Pooled {
 impl Pooled {
     async fn new() -> Self {
         let server = PostgresServer::start().unwrap();
-        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
         let pooler = Pooler::start_before(Release::Old, &server, proxy.port(), QUERY_TIMEOUT);
         let config = Mode::Plain.config(&pooler.url(&server.url(), &server), "bot");
         let config = config.pool(PoolSettings { prepared_statements: false, ..Default::default() });

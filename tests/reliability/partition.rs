@@ -15,7 +15,7 @@ use test_support::{
     again::{self, Again},
     eventually, figure,
     privileges::{may_try, run},
-    proxy::FaultProxy,
+    proxy::Proxy,
 };
 use tokio::task::block_in_place;
 
@@ -48,7 +48,7 @@ async fn world() {
     run("ip link add here type veth peer name there");
     run("ip addr add 10.77.0.1/24 dev here");
     run("ip link set here up");
-    let proxy = FaultProxy::listen("10.77.0.1:0", format!("127.0.0.1:{}", server.port()));
+    let proxy = Proxy::listen("10.77.0.1:0", format!("127.0.0.1:{}", server.port()));
     let url = server
         .url()
         .replace(&format!("127.0.0.1:{}", server.port()), &format!("10.77.0.1:{}", proxy.port()));

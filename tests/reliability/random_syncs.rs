@@ -11,7 +11,7 @@ use ruma::RoomId;
 use test_support::{
     Mode, figure,
     machine::{Relay, encrypt, open_machine},
-    proxy::{Action, FaultProxy},
+    proxy::{Action, Proxy},
     rounds, seeded,
 };
 use tokio::sync::Notify;
@@ -22,12 +22,7 @@ const SENDERS: usize = 3;
 
 /// Works through a sync after a restart, cut at its `cut`-th statement. Returns how many there were
 /// if it came to its end before.
-async fn restart_and_sync(
-    proxy: &FaultProxy,
-    url: &str,
-    events: &Events,
-    cut: usize,
-) -> Option<usize> {
+async fn restart_and_sync(proxy: &Proxy, url: &str, events: &Events, cut: usize) -> Option<usize> {
     let store = Mode::Plain.open(url, "bob").await;
     let machine = open_machine(bob(), store.clone()).await;
     let now = Arc::new(Notify::new());
@@ -55,7 +50,7 @@ async fn restart_and_sync(
 async fn syncs_cut_at_random_lose_no_room_key() {
     let mut rng = seeded("random syncs");
     let server = PostgresServer::start().unwrap();
-    let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
     let url = proxy.url(&server.url(), server.port());
     let mut relay = Relay::default();
     {

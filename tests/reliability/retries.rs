@@ -9,7 +9,7 @@ use matrix_sdk_postgres::{
 };
 use test_support::{
     Mode,
-    proxy::{Action, FaultProxy, Message},
+    proxy::{Action, Message, Proxy},
     without_heartbeats,
 };
 
@@ -17,14 +17,14 @@ use crate::commit::{is_begin, is_commit};
 
 struct World {
     _server: PostgresServer,
-    proxy: FaultProxy,
+    proxy: Proxy,
     config: PostgresStoreConfig,
 }
 
 impl World {
     fn new() -> Self {
         let server = PostgresServer::start().unwrap();
-        let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
         let url = proxy.url(&server.url(), server.port());
         let config = Mode::Plain
             .config(&url, "bot")

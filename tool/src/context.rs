@@ -31,6 +31,11 @@ impl Context {
         self.config_for(&account)
     }
 
+    /// The server, the schema and the account, for what needs no secret. It reads only.
+    pub fn database_of_account(&self) -> Result<PostgresStoreConfig, Error> {
+        self.config_for(&self.account()?)
+    }
+
     /// The server, the schema and the account, with the secret that was given. It reads only, unless
     /// the command sets another access.
     pub fn config(&self) -> Result<PostgresStoreConfig, Error> {
@@ -48,6 +53,11 @@ impl Context {
         self.global.account.clone().ok_or_else(|| {
             Error::failed("no account is named: give --account NAME, or set STORE_ACCOUNT")
         })
+    }
+
+    /// Whether a secret for the account was given.
+    pub fn has_secret(&self) -> Result<bool, Error> {
+        secrets::is_given(&self.global)
     }
 
     fn config_for(&self, account: &str) -> Result<PostgresStoreConfig, Error> {

@@ -4,10 +4,16 @@
 mod args;
 mod commands;
 mod context;
+#[cfg(test)]
+mod fuzz;
 mod homeserver;
+mod import_sqlite;
+mod key_file;
+mod new_file;
 mod outcome;
 mod progress;
 mod prompt;
+mod sealed_file;
 mod secrets;
 mod text;
 

@@ -32,6 +32,11 @@ impl Progress {
     pub fn add(&self, steps: u64) {
         self.0.inc(steps);
     }
+
+    /// So many steps are done in all.
+    pub fn set(&self, steps: u64) {
+        self.0.set_position(steps);
+    }
 }
 
 impl Drop for Progress {

@@ -59,6 +59,14 @@ pub fn unlock(config: PostgresStoreConfig, global: &Global) -> Result<PostgresSt
     }
 }
 
+/// Whether the account's passphrase or key was given.
+pub fn is_given(global: &Global) -> Result<bool, Error> {
+    let passphrase =
+        secret(global.passphrase_file.as_deref(), "STORE_PASSPHRASE", "the passphrase")?;
+    let key = key_bytes(global.key_file.as_deref(), "STORE_KEY", "the key")?;
+    Ok(passphrase.is_some() || key.is_some())
+}
+
 /// A secret text: the file's, else the environment variable's.
 pub fn secret(
     file: Option<&Path>,

@@ -13,7 +13,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// The `application_name` of connections that are given none.
+/// The `application_name` of a connection string without one.
 pub(crate) const APPLICATION_NAME: &str = "matrix-sdk-postgres";
 
 /// Operating systems accept no more: with a larger value no connection could be made.

@@ -12,7 +12,7 @@ use matrix_sdk_crypto::{
 use tokio_postgres::Row;
 
 use self::statements::{
-    ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
+    AFTER, ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
 pub(super) use self::statements::{BY_KEY, INBOUND_SESSIONS, STATEMENTS};
 use super::{backups, inspect::same};
@@ -46,6 +46,20 @@ pub(super) async fn get(
 
 pub(super) async fn all(account: &StoreLane) -> Result<Vec<InboundGroupSession>, Error> {
     account.read_all(&ALL, &[], |row| open_row(&account.codec, row)).await
+}
+
+/// The next sessions behind the one given, in an order that stays.
+pub(super) async fn after(
+    account: &StoreLane,
+    session: Option<(&RoomId, &str)>,
+    limit: usize,
+) -> Result<Vec<InboundGroupSession>, Error> {
+    // Sorts before every id.
+    let start = || [Codec::Plain.key(TABLE, []), Codec::Plain.key(TABLE, [])];
+    let [room_id, session_id] = session
+        .map_or_else(start, |(room_id, session_id)| key(&account.codec, room_id, session_id));
+    let rows = account.query(&AFTER, &[&room_id, &session_id, &as_limit(limit)]).await?;
+    open_all(account, rows)
 }
 
 pub(super) async fn by_room(

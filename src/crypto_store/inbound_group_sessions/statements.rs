@@ -70,6 +70,17 @@ pub(super) static BY_ROOM: Sql = Sql::new(
     &[Type::INT8, Type::BYTEA],
 );
 
+// In the order of the primary key: hashes in an encrypted account, so it means nothing, but it is total
+// and stays.
+pub(super) static AFTER: Sql = Sql::new(
+    "megolm_inbound_sessions.after",
+    select!(
+        "AND (s.room_id, s.session_id) > ($2, $3)
+ORDER BY s.room_id, s.session_id LIMIT $4"
+    ),
+    &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::INT8],
+);
+
 // Session ids are compared as stored bytes: hashes in an encrypted account, so the order has no
 // meaning, but it is total and stable. The next page begins after a session id, so a page holds all rooms
 // of its last id, even beyond the limit: otherwise the next page would skip the rest.
@@ -184,6 +195,7 @@ pub(in crate::crypto_store) const STATEMENTS: &[&Sql] = &[
     &GET,
     &KEYS,
     &ALL,
+    &AFTER,
     &BY_ROOM,
     &GET_BY_SENDER,
     &SENDERS,

@@ -1,6 +1,5 @@
 //! How a connection is made: where its password comes from, which server is taken, and what is
 //! said when none can be.
-mod gate;
 mod refusals;
 
 use std::{

@@ -14,9 +14,9 @@ use matrix_sdk_postgres::{
     Error, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
     PostgresStoreConfig, Timeouts,
 };
-use test_support::without_heartbeats;
+use test_support::{proxy::Proxy, without_heartbeats};
 
-use super::{SHORT, error, gate::Gate, world};
+use super::{SHORT, World, error, world};
 
 /// A server that starts or is full; PgBouncer; PgCat; Supavisor; an account that is not known yet.
 const CODES: [&str; 8] = ["57P03", "53300", "08P01", "53400", "58000", "XX000", "3D000", "42501"];
@@ -24,8 +24,12 @@ const CODES: [&str; 8] = ["57P03", "53300", "08P01", "53400", "58000", "XX000", 
 /// Of these, what passes by itself as a rule: opening reports the others at once.
 const CODES_AT_OPEN: [&str; 6] = ["57P03", "53300", "08P01", "53400", "58000", "XX000"];
 
+fn address(world: &World) -> String {
+    format!("127.0.0.1:{}", world.server.port())
+}
+
 /// Through the gate, without a password; each operation makes a new connection.
-fn through(gate: &Gate, words: &str) -> PostgresStoreConfig {
+fn through(gate: &Proxy, words: &str) -> PostgresStoreConfig {
     let passfile = if words.contains("passfile") { "" } else { "passfile=/none" };
     let url = format!(
         "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable {passfile} {words}",
@@ -53,19 +57,19 @@ async fn rest() {
 #[tokio::test]
 async fn refused_logins_are_retried_in_use() {
     let world = world();
-    let gate = Gate::before(world.server.port());
+    let gate = Proxy::start(address(&world));
     let store = open(&through(&gate, &format!("password={}", world.password))).await;
     for code in CODES {
         for read in [false, true] {
             rest().await;
-            gate.refuse(2, code);
+            gate.refuse_logins(2, code);
             if read {
                 let found = store.get_custom_value("key").await;
                 assert_eq!(found.unwrap().as_deref(), Some(code.as_bytes()), "{code}");
             } else {
                 store.set_custom_value("key", code.into()).await.expect(code);
             }
-            assert_eq!((gate.left(), gate.logins()), (0, 3), "{code}");
+            assert_eq!((gate.refusals_left(), gate.logins()), (0, 3), "{code}");
         }
     }
 }
@@ -73,11 +77,11 @@ async fn refused_logins_are_retried_in_use() {
 #[tokio::test]
 async fn refused_logins_are_retried_until_the_retry_timeout() {
     let world = world();
-    let gate = Gate::before(world.server.port());
+    let gate = Proxy::start(address(&world));
     let config = through(&gate, &format!("password={}", world.password));
     let store = open(&config.timeouts(Timeouts { retry: SHORT, ..Default::default() })).await;
     rest().await;
-    gate.refuse(usize::MAX, "58000");
+    gate.refuse_logins(usize::MAX, "58000");
     let error = store.set_custom_value("key", b"value".to_vec()).await.unwrap_err();
     assert_matches!(code(&error), Some("58000"));
     assert!(gate.logins() > 1);
@@ -86,22 +90,22 @@ async fn refused_logins_are_retried_until_the_retry_timeout() {
 #[tokio::test]
 async fn refused_logins_are_retried_at_open() {
     let world = world();
-    let gate = Gate::before(world.server.port());
+    let gate = Proxy::start(address(&world));
     let config = through(&gate, &format!("password={}", world.password));
     for code in CODES_AT_OPEN {
-        gate.refuse(2, code);
+        gate.refuse_logins(2, code);
         open(&config).await.close().await.unwrap();
-        assert_eq!(gate.left(), 0, "{code}");
+        assert_eq!(gate.refusals_left(), 0, "{code}");
     }
     for code in ["28P01", "28000", "3D000"] {
-        gate.refuse(1, code);
+        gate.refuse_logins(1, code);
         assert_matches!(
             error(&config).await,
             OpenStoreError::Authentication(error) if error.sqlstate() == Some(code)
         );
         assert_eq!(gate.logins(), 1, "{code}");
     }
-    gate.refuse(1, "42501");
+    gate.refuse_logins(1, "42501");
     assert_matches!(error(&config).await, OpenStoreError::PermissionDenied { .. });
     assert_eq!(gate.logins(), 1);
 }
@@ -110,7 +114,7 @@ async fn refused_logins_are_retried_at_open() {
 #[tokio::test]
 async fn a_fixed_password_that_is_refused_fails_at_once() {
     let world = world();
-    let gate = Gate::before(world.server.port());
+    let gate = Proxy::start(address(&world));
     let config = through(&gate, &format!("password={}", world.password));
     for shared in [false, true] {
         let store = match shared {
@@ -121,7 +125,7 @@ async fn a_fixed_password_that_is_refused_fails_at_once() {
             }
         };
         rest().await;
-        gate.refuse(1, "28P01");
+        gate.refuse_logins(1, "28P01");
         let error = store.set_custom_value("key", b"value".to_vec()).await.unwrap_err();
         assert_matches!(code(&error), Some("28P01"));
         assert_eq!(gate.logins(), 1);
@@ -137,7 +141,7 @@ async fn a_fixed_password_that_is_refused_fails_at_once() {
 #[tokio::test]
 async fn a_rotated_password_that_arrives_late_is_waited_for() {
     let world = world();
-    let gate = Gate::before(world.server.port());
+    let gate = Proxy::start(address(&world));
     let right = world.password.clone();
     let file = world.write("late", &right);
     let passfile = world.write("late-pgpass", &format!("*:*:*:*:{right}\n"));
@@ -153,15 +157,15 @@ async fn a_rotated_password_that_arrives_late_is_waited_for() {
     ] {
         for code in ["28P01", "28000"] {
             let pool = config.build_pool().unwrap();
-            gate.refuse(2, code);
+            gate.refuse_logins(2, code);
             let own = open(&config).await;
-            assert_eq!(gate.left(), 0);
+            assert_eq!(gate.refusals_left(), 0);
             let shared = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
             own.close().await.unwrap();
             rest().await;
-            gate.refuse(2, code);
+            gate.refuse_logins(2, code);
             shared.set_custom_value("key", b"value".to_vec()).await.unwrap();
-            assert_eq!((gate.left(), gate.logins()), (0, 3));
+            assert_eq!((gate.refusals_left(), gate.logins()), (0, 3));
         }
     }
 }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use test_support::{
     again::{self, Again},
     figure, milliseconds,
-    proxy::{Action, FaultProxy},
+    proxy::{Action, Proxy},
     rounds, seeded,
 };
 use tokio::task::block_in_place;
@@ -74,7 +74,7 @@ async fn nothing_is_lost(way: Way) {
     let mut rng = seeded(&format!("{way:?}"));
     let server = PostgresServer::start().unwrap();
     // A database some way off, so that a kill often comes between two saves.
-    let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()));
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
     proxy.rule(|_| Action::Delay(DISTANCE));
     let url = proxy.url(&server.url(), server.port());
     let (creator, bob) = (sender().await, client(&url, "bob").await);

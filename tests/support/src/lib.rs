@@ -5,7 +5,6 @@
 pub mod again;
 pub mod bot_day;
 pub mod cluster;
-pub mod counting_proxy;
 pub mod directory;
 pub mod fixture;
 pub mod machine;

@@ -1,1 +1,123 @@
-//! `backup`: has no arguments and no entry in `Command` yet.
+//! `backup`: an account as an encrypted file.
+
+use std::{
+    fs,
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
+
+use matrix_sdk_postgres::admin::{self, Backup, BackupError};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::{
+    context::Context,
+    new_file,
+    outcome::{Error, Outcome},
+    prompt,
+    sealed_file::{self, Seal, Unseal},
+    secrets,
+};
+
+/// Write one account to an encrypted file
+///
+/// A consistent snapshot, also beside a running bot. The file is encrypted with age
+/// (https://age-encryption.org), with a passphrase or for public keys; rows of an encrypted account are
+/// sealed in it, too, so that the account's own passphrase or key is needed as well. With a passphrase the
+/// file is read back before it gets its name.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The file to write; it must not exist
+    file: PathBuf,
+    /// Encrypt for this age public key instead of with a passphrase; may be repeated
+    #[arg(long, value_name = "AGE1…")]
+    recipient: Vec<String>,
+    #[command(flatten)]
+    passphrase: Passphrase,
+}
+
+/// What a backup is encrypted with.
+#[derive(clap::Args)]
+pub struct Passphrase {
+    /// File with the backup's passphrase [env: BACKUP_PASSPHRASE]
+    #[arg(long, env = "BACKUP_PASSPHRASE_FILE", value_name = "FILE")]
+    backup_passphrase_file: Option<PathBuf>,
+}
+
+impl Passphrase {
+    pub fn get(
+        &self,
+        ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
+    ) -> Result<Zeroizing<String>, Error> {
+        let file = self.backup_passphrase_file.as_deref();
+        let given = secrets::secret(file, "BACKUP_PASSPHRASE", "the backup's passphrase")?;
+        match given {
+            Some(passphrase) if passphrase.is_empty() => {
+                Err(Error::failed("the backup's passphrase is empty"))
+            }
+            Some(passphrase) => Ok(passphrase),
+            None => ask("Passphrase of the backup (or set BACKUP_PASSPHRASE)"),
+        }
+    }
+}
+
+impl From<BackupError> for Error {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Open(error) => error.into(),
+            error => Error::failed(error.to_string()),
+        }
+    }
+}
+
+pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
+    let file = &args.file;
+    if file.exists() {
+        return Err(Error::refused(format!("{} exists: nothing was changed", file.display())));
+    }
+    let seal = match args.recipient.is_empty() {
+        true => Seal::Passphrase(args.passphrase.get(prompt::new_secret)?),
+        false => Seal::Recipients(args.recipient.clone()),
+    };
+    let partial = new_file::partial(file);
+    let failed = |error: std::io::Error| Error::failed(format!("{}: {error}", partial.display()));
+    let written = write(&partial, &seal, context).await;
+    if written.is_err() && partial.exists() {
+        fs::remove_file(&partial).map_err(failed)?;
+    }
+    let backup = written?;
+    new_file::complete(&partial, file).map_err(failed)?;
+    let size = fs::metadata(file).map_err(failed)?.len();
+    let rows: u64 = backup.tables.iter().map(|table| table.rows).sum();
+    let is_checked = matches!(seal, Seal::Passphrase(_));
+    let text = format!(
+        "{}: account {:?}, {rows} rows, {} commits, {size} bytes{}\n",
+        file.display(),
+        backup.account,
+        backup.commits,
+        if is_checked { ", read back" } else { "" },
+    );
+    let json = json!({ "file": file, "bytes": size, "read_back": is_checked, "backup": backup });
+    Ok(Outcome::done(text, json))
+}
+
+async fn write(partial: &Path, seal: &Seal, context: &Context) -> Result<Backup, Error> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::failed(format!(
+            "{} is there: another backup is running, or was interrupted; delete it then",
+            partial.display()
+        )),
+        _ => Error::failed(format!("{}: {error}", partial.display())),
+    };
+    let mut stream = seal.wrap(BufWriter::new(new_file::create(partial).map_err(failed)?))?;
+    let bar = context.progress("backing up", None);
+    let config = context.database_of_account()?;
+    let backup = admin::backup(&config, &mut stream, &mut |bytes| bar.add(bytes)).await?;
+    sealed_file::finish(stream).map_err(failed)?;
+    drop(bar);
+    if let Seal::Passphrase(passphrase) = seal {
+        let mut opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
+        admin::check_backup(&mut opened)?;
+    }
+    Ok(backup)
+}

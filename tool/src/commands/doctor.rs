@@ -84,7 +84,7 @@ async fn ask(config: &PostgresStoreConfig, homeserver: &Homeserver) -> Result<Ve
     checks.push(admin::check_one_time_keys(&own, &counts.collect()));
     let backup = homeserver.backup().await?;
     let backup = backup.as_ref().map(|(version, key)| (version.as_str(), key.as_deref()));
-    checks.push(admin::check_backup(&own, backup));
+    checks.push(admin::check_key_backup(&own, backup));
     Ok(checks)
 }
 

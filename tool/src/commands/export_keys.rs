@@ -1,1 +1,164 @@
-//! `export-keys`: has no arguments and no entry in `Command` yet.
+//! `export-keys`: all room keys as the standard key file.
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
+
+use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStores};
+use ruma::RoomId;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::{
+    context::Context,
+    key_file::{KeyFileError, ROUNDS, Resumed, Writer, resume},
+    new_file,
+    outcome::{Error, Outcome},
+    prompt, secrets,
+};
+
+/// So many keys are read from the database at a time.
+const PAGE: usize = 500;
+
+/// Write all room keys to a key file, which every Matrix client can import
+///
+/// The file is encrypted with a passphrase of its own. Until it is complete it is called FILE.partial;
+/// when the command is interrupted and run again, it goes on there. The bot may go on meanwhile.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The file to write; it must not exist
+    file: PathBuf,
+    #[command(flatten)]
+    passphrase: Passphrase,
+    /// Rounds of PBKDF2 that stretch the passphrase
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+/// What the key file is encrypted with.
+#[derive(clap::Args)]
+pub struct Passphrase {
+    /// File with the key file's passphrase [env: KEYS_PASSPHRASE]
+    #[arg(long, env = "KEYS_PASSPHRASE_FILE", value_name = "FILE")]
+    keys_passphrase_file: Option<PathBuf>,
+}
+
+impl Passphrase {
+    pub fn get(
+        &self,
+        ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
+    ) -> Result<Zeroizing<String>, Error> {
+        let file = self.keys_passphrase_file.as_deref();
+        let given = secrets::secret(file, "KEYS_PASSPHRASE", "the key file's passphrase")?;
+        match given {
+            Some(passphrase) if passphrase.is_empty() => {
+                Err(Error::failed("the key file's passphrase is empty"))
+            }
+            Some(passphrase) => Ok(passphrase),
+            None => ask("Passphrase of the key file (or set KEYS_PASSPHRASE)"),
+        }
+    }
+}
+
+pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
+    let file = &args.file;
+    if file.exists() {
+        return Err(Error::refused(format!("{} exists: nothing was changed", file.display())));
+    }
+    let passphrase = args.passphrase.get(prompt::new_secret)?;
+    let opened = |config| async move { PostgresStores::open(&config).await };
+    let stores = context.unlocked(opened).await?;
+    let partial = new_file::partial(file);
+    let failed = |error: KeyFileError| failed(&partial, &error);
+    let started = start(&partial, &passphrase, args.rounds).map_err(failed)?;
+    let resumed = started.keys;
+    let (writer, keys) = write(started, &stores.crypto_store(), &partial, context).await?;
+    let finish = || {
+        let written = writer.finish()?.into_inner().map_err(|error| error.into_error())?;
+        written.sync_all()?;
+        Ok(new_file::complete(&partial, file)?)
+    };
+    finish().map_err(failed)?;
+    stores.close().await?;
+    let went_on = if resumed > 0 { format!(", {resumed} of them before") } else { String::new() };
+    Ok(Outcome::done(
+        format!("{keys} room keys in {}{went_on}\n", file.display()),
+        json!({ "file": file, "keys": keys, "resumed_from": resumed }),
+    ))
+}
+
+/// Goes on with an export that was not finished, if there is one.
+fn start(partial: &Path, passphrase: &str, rounds: u32) -> Result<Resumed, KeyFileError> {
+    if partial.exists() {
+        if let Some(resumed) = resume(partial, passphrase)? {
+            return Ok(resumed);
+        }
+        // It was interrupted before its first line was written.
+        fs::remove_file(partial)?;
+    }
+    Ok(Resumed { writer: begin(partial, passphrase, rounds)?, keys: 0, last: None })
+}
+
+fn begin(
+    partial: &Path,
+    passphrase: &str,
+    rounds: u32,
+) -> Result<Writer<BufWriter<File>>, KeyFileError> {
+    let file = new_file::create(partial)?;
+    // Random bytes of the operating system; six bits of each half are a version.
+    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+    let random = <[u8; 32]>::try_from(random).unwrap_or_default();
+    Writer::new(BufWriter::new(file), passphrase, rounds, random)
+}
+
+async fn write(
+    started: Resumed,
+    store: &PostgresCryptoStore,
+    partial: &Path,
+    context: &Context,
+) -> Result<(Writer<BufWriter<File>>, u64), Error> {
+    use matrix_sdk_crypto::store::CryptoStore;
+
+    let Resumed { mut writer, mut keys, last } = started;
+    let mut last = match last {
+        Some((room_id, session_id)) => {
+            let room_id =
+                RoomId::parse(room_id).map_err(|_| failed(partial, &KeyFileError::Content))?;
+            Some((room_id, session_id))
+        }
+        None => None,
+    };
+    let total = store.inbound_group_session_counts(None).await?.total;
+    let bar = context.progress("exporting", Some(total as u64));
+    loop {
+        bar.set(keys);
+        let after = last.as_ref().map(|(room_id, session_id)| (&**room_id, session_id.as_str()));
+        let page = store.room_keys_after(after, PAGE).await?;
+        let Some(end) = page.last() else { return Ok((writer, keys)) };
+        for session in &page {
+            let pushed = writer.push(&session.export().await);
+            pushed.map_err(|error| failed(partial, &error))?;
+        }
+        writer.flush().map_err(|error| failed(partial, &error))?;
+        keys += page.len() as u64;
+        last = Some((end.room_id().to_owned(), end.session_id().to_owned()));
+    }
+}
+
+fn failed(partial: &Path, error: &KeyFileError) -> Error {
+    let file = partial.display();
+    match error {
+        KeyFileError::Mac | KeyFileError::Content | KeyFileError::Format => Error::failed(format!(
+            "{file} is an export that was not finished, and not one with this passphrase: give that one, \
+             or delete the file"
+        )),
+        KeyFileError::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Error::failed(format!("another file came in the place of the export, which is {file}"))
+        }
+        error => Error::failed(format!(
+            "{file}: {error}. What was written stays; the same command goes on"
+        )),
+    }
+}

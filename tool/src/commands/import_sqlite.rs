@@ -1,1 +1,120 @@
-//! `import sqlite`: has no arguments and no entry in `Command` yet.
+//! `import sqlite`: moves a bot's SQLite file into an account.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::{
+    context::Context,
+    import_sqlite::{self, Opened, Report, Secret, Target},
+    outcome::{Error, Outcome},
+    secrets,
+};
+
+/// Move a crypto store in from elsewhere
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    from: From,
+}
+
+#[derive(clap::Subcommand)]
+enum From {
+    /// From the file of matrix-sdk-sqlite, 0.7 to 0.19, into an empty account
+    Sqlite(Sqlite),
+}
+
+/// The file is copied first and never written to. All or nothing that a bot could use: the device itself
+/// is the last transaction, after every row was read back and compared. An import that was interrupted
+/// goes on when it is run again.
+///
+/// The bot must be stopped for good: a device that lives in two places corrupts itself.
+#[derive(clap::Args)]
+struct Sqlite {
+    /// matrix-sdk-crypto.sqlite3, or the folder that it is in
+    path: PathBuf,
+    /// Read everything, and tell what would come; needs no database
+    #[arg(long)]
+    check: bool,
+    /// File with the passphrase of the SQLite file [env: SQLITE_PASSPHRASE]
+    #[arg(long, env = "SQLITE_PASSPHRASE_FILE", value_name = "FILE")]
+    source_passphrase_file: Option<PathBuf>,
+    /// File with the key of the SQLite file: 64 hexadecimal digits, base64, or 32 bytes [env: SQLITE_KEY]
+    #[arg(long, env = "SQLITE_KEY_FILE", value_name = "FILE")]
+    source_key_file: Option<PathBuf>,
+    /// Leave rows behind that cannot be decoded
+    #[arg(long)]
+    skip_undecodable: bool,
+    /// Put what is encrypted in the file into an account that is not
+    #[arg(long)]
+    unencrypted: bool,
+}
+
+pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
+    let From::Sqlite(args) = &args.from;
+    let secret = args.secret()?;
+    let opened = import_sqlite::open(&args.path, &secret, context)?;
+    drop(secret);
+    let report = opened.check(context).await?;
+    if args.check {
+        let is_in_order = report.undecodable() == 0;
+        return Ok(Outcome::done(report.text("would come"), report.json()).in_order(is_in_order));
+    }
+    args.import(&opened, &report, context).await
+}
+
+impl Sqlite {
+    fn secret(&self) -> Result<Secret, Error> {
+        let file = self.source_passphrase_file.as_deref();
+        let passphrase =
+            secrets::secret(file, "SQLITE_PASSPHRASE", "the passphrase of the SQLite file")?;
+        let file = self.source_key_file.as_deref();
+        let key = secrets::key_bytes(file, "SQLITE_KEY", "the key of the SQLite file")?;
+        match (passphrase, key) {
+            (Some(_), Some(_)) => Err(Error::failed(
+                "both a passphrase and a key for the SQLite file were given: it has one of them",
+            )),
+            (Some(passphrase), None) => Ok(Secret::Passphrase(passphrase)),
+            (None, Some(key)) => Ok(Secret::Key(key)),
+            (None, None) => Ok(Secret::None),
+        }
+    }
+
+    async fn import(
+        &self,
+        opened: &Opened,
+        report: &Report,
+        context: &Context,
+    ) -> Result<Outcome, Error> {
+        let undecodable = report.undecodable();
+        if undecodable > 0 && !self.skip_undecodable {
+            return Err(Error::refused(format!(
+                "{}\n{undecodable} rows cannot be decoded; nothing was changed. --skip-undecodable \
+                 leaves them behind",
+                report.text("would come")
+            )));
+        }
+        if opened.is_encrypted() && !self.unencrypted && !context.has_secret()? {
+            return Err(Error::refused(
+                "the file is encrypted, and no secret for the account was given: set STORE_PASSPHRASE or \
+                 STORE_KEY, or say --unencrypted; nothing was changed",
+            ));
+        }
+        let (user_id, device_id) = opened.device();
+        let account = context.account()?;
+        let target = Target::open(context.config()?, account.clone()).await?;
+        let imported = opened.import(&target, context).await;
+        // Also after an error, so that the same command can be run again at once.
+        let closed = target.close().await;
+        imported?;
+        closed?;
+        let mut text = report.text("came");
+        text.push_str(&format!(
+            "\nEvery row was read back and is the same. The account {account:?} is now the device \
+             {device_id} of {user_id}.\nThe old bot must not start again: a device that lives in two \
+             places corrupts itself. Move the SQLite file away.\n"
+        ));
+        let json = json!({ "account": account, "imported": report.json() });
+        Ok(Outcome::done(text, json))
+    }
+}

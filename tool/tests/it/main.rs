@@ -1,9 +1,12 @@
 //! The tool as a person uses it: each test runs the binary, on a database of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 mod command_line;
 mod delete_account;
 mod doctor;
+mod import_sqlite;
+mod keys;
 mod migrate;
 mod procedures;
 mod prune;

@@ -21,7 +21,7 @@ use matrix_sdk_crypto::{
 use matrix_sdk_postgres::PostgresCryptoStore;
 
 pub use self::day::{BigRoom, live};
-use super::counting_proxy::Proxy;
+use super::proxy::Proxy;
 
 /// The store under the bot.
 pub struct Subject {

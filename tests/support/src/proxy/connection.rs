@@ -1,162 +1,21 @@
-//! A TCP proxy between the store and its server, which knows PostgreSQL's messages well enough to do
-//! harm at a chosen one.
+//! One connection through the proxy: its start, and its messages both ways.
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst},
     },
     thread,
     time::{Duration, Instant},
 };
 
-/// What the client sends: a message that the rule decides on.
-pub struct Message<'a> {
-    pub tag: u8,
-    pub body: &'a [u8],
-    /// The server's process for this connection.
-    pub backend: u32,
-}
-
-impl Message<'_> {
-    /// Whether it is a simple query that begins so.
-    pub fn is_query(&self, text: &str) -> bool {
-        self.tag == b'Q' && self.body.starts_with(text.as_bytes())
-    }
-
-    /// A statement that the server is to run.
-    pub fn runs(&self) -> bool {
-        matches!(self.tag, b'Q' | b'E')
-    }
-}
-
-/// What becomes of a message.
-#[derive(Clone, Debug)]
-pub enum Action {
-    Pass,
-    /// It never arrives.
-    Drop,
-    /// Another simple query arrives in its place.
-    Instead(&'static str),
-    /// The connection breaks before it arrives.
-    CutBefore,
-    /// The connection breaks in the middle of it.
-    CutDuring,
-    /// The server has done it, and its answer is lost with the connection.
-    CutAfter,
-    /// It arrives; the client's end breaks, and the server does not notice.
-    CutClient,
-    /// It arrives, and nothing after it either way: neither end notices.
-    BlackHole,
-    /// It arrives; from now on answers take so long.
-    Delay(Duration),
-    /// It and all behind it wait until [`FaultProxy::let_go`], also when the client has gone.
-    Hold,
-    /// It and all behind it arrive, but the client hears an error of this severity and SQLSTATE in
-    /// the server's place. After `COMMIT` has been answered its end breaks.
-    Impostor(&'static str, &'static str),
-}
-
-type Rule = Box<dyn FnMut(&Message<'_>) -> Action + Send>;
-
-/// Passes connections on until its rule says otherwise. Ends with the process.
-#[derive(Clone)]
-pub struct FaultProxy {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    server: Mutex<String>,
-    rule: Mutex<Rule>,
-    open: Mutex<Vec<TcpStream>>,
-    refusing: AtomicBool,
-    holding: (Mutex<bool>, Condvar),
-}
-
-impl FaultProxy {
-    pub fn start(server: String) -> Self {
-        Self::listen("127.0.0.1:0", server)
-    }
-
-    pub fn listen(address: &str, server: String) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        let shared = Arc::new(Shared {
-            server: Mutex::new(server),
-            rule: Mutex::new(Box::new(|_| Action::Pass)),
-            open: Mutex::default(),
-            refusing: AtomicBool::new(false),
-            holding: (Mutex::new(true), Condvar::new()),
-        });
-        let proxy = Self { address: listener.local_addr().unwrap(), shared: shared.clone() };
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let (Ok(client), shared) = (client, shared.clone()) else { continue };
-                thread::spawn(move || serve(client, &shared));
-            }
-        });
-        proxy
-    }
-
-    pub fn port(&self) -> u16 {
-        self.address.port()
-    }
-
-    /// A server's URL, through this proxy.
-    pub fn url(&self, url: &str, port: u16) -> String {
-        url.replace(&format!("127.0.0.1:{port}"), &self.address.to_string())
-    }
-
-    /// Decides on every message that clients send from now on.
-    pub fn rule(&self, rule: impl FnMut(&Message<'_>) -> Action + Send + 'static) {
-        *self.shared.rule.lock().unwrap() = Box::new(rule);
-    }
-
-    /// Does this once, to the first message for which `matches` holds; all others pass.
-    pub fn once(
-        &self,
-        mut matches: impl FnMut(&Message<'_>) -> bool + Send + 'static,
-        action: Action,
-    ) -> Arc<AtomicBool> {
-        let done = Arc::new(AtomicBool::new(false));
-        let flag = done.clone();
-        self.rule(move |message| match !flag.load(SeqCst) && matches(message) {
-            true => {
-                flag.store(true, SeqCst);
-                action.clone()
-            }
-            false => Action::Pass,
-        });
-        done
-    }
-
-    /// Where new connections lead from now on.
-    pub fn lead_to(&self, server: String) {
-        *self.shared.server.lock().unwrap() = server;
-    }
-
-    /// Lets what is held go on.
-    pub fn let_go(&self) {
-        *self.shared.holding.0.lock().unwrap() = false;
-        self.shared.holding.1.notify_all();
-    }
-
-    /// Breaks all connections; takes none until told otherwise.
-    pub fn refuse(&self, refusing: bool) {
-        self.shared.refusing.store(refusing, SeqCst);
-        if refusing {
-            self.cut_all();
-        }
-    }
-
-    pub fn cut_all(&self) {
-        for stream in self.shared.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
+use super::{
+    Shared,
+    rule::{Action, Message},
+    turns::{Sending, WaitFor},
+};
 
 /// One connection through the proxy.
 struct Link {
@@ -168,6 +27,8 @@ struct Link {
     /// Answers are swallowed.
     mute: AtomicBool,
     delay: Mutex<Option<Duration>>,
+    /// Whether the client is sending, where turns are counted.
+    sending: Sending,
 }
 
 impl Link {
@@ -184,7 +45,7 @@ impl Link {
     }
 }
 
-fn serve(client: TcpStream, shared: &Shared) {
+pub(super) fn serve(client: TcpStream, shared: &Arc<Shared>) {
     let address = shared.server.lock().unwrap().clone();
     let Ok(server) = TcpStream::connect(address) else { return };
     if shared.refusing.load(SeqCst) {
@@ -201,30 +62,44 @@ fn serve(client: TcpStream, shared: &Shared) {
         owed: AtomicI64::new(1),
         mute: AtomicBool::new(false),
         delay: Mutex::new(None),
+        sending: Sending::default(),
     });
-    let answers = link.clone();
-    if start_up(&link).is_some() {
-        thread::spawn(move || pass_answers(&answers));
+    if start_up(&link, shared).is_some() {
+        let (answers, of_answers) = (link.clone(), shared.clone());
+        thread::spawn(move || pass_answers(&answers, &of_answers));
         let _ = pass_messages(&link, shared);
     }
+    link.sending.end();
     if !link.mute.load(SeqCst) {
         link.cut();
     }
 }
 
-/// Passes the start-up packet on. TLS is declined in the server's place.
-fn start_up(link: &Link) -> Option<()> {
+/// Passes the start-up packet on, unless logins are refused. TLS is declined in the server's place.
+fn start_up(link: &Link, shared: &Shared) -> Option<()> {
     loop {
         let mut head = [0; 8];
         (&link.client).read_exact(&mut head).ok()?;
         let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
         let code = u32::from_be_bytes(head[4..].try_into().unwrap());
         if code == 80_877_103 {
+            if let Some(turns) = &shared.turns {
+                link.sending.begin();
+                turns.wait_for_message(&link.client, &link.sending, WaitFor::Silence);
+                turns.answer(1);
+            }
             (&link.client).write_all(b"N").ok()?;
             continue;
         }
         let mut rest = vec![0; length - head.len()];
         (&link.client).read_exact(&mut rest).ok()?;
+        if let Some(sqlstate) = shared.logins.next_refusal() {
+            (&link.client).write_all(&error("FATAL", sqlstate, "no login now")).ok()?;
+            return None;
+        }
+        if shared.turns.is_some() {
+            link.sending.begin();
+        }
         (&link.server).write_all(&[&head[..], &rest].concat()).ok()?;
         return Some(());
     }
@@ -243,11 +118,17 @@ fn message(mut from: &TcpStream) -> Option<(u8, Vec<u8>)> {
 fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
     let mut impostor = false;
     loop {
+        if let Some(turns) = &shared.turns {
+            turns.wait_for_message(&link.client, &link.sending, WaitFor::Message);
+        }
         let Some((tag, bytes)) = message(&link.client) else {
             // What was held has arrived.
             let _ = link.server.shutdown(Shutdown::Write);
             return None;
         };
+        if let Some(turns) = &shared.turns {
+            turns.look_at(&bytes);
+        }
         let backend = link.backend.load(SeqCst);
         let action = {
             let mut rule = shared.rule.lock().unwrap();
@@ -289,7 +170,9 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             Action::Impostor(severity, code) => {
                 link.mute.store(true, SeqCst);
                 impostor = true;
-                (&link.client).write_all(&error(severity, code)).ok()?;
+                let ready = b"Z\0\0\0\x05I";
+                let answer = [&error(severity, code, "gave up")[..], ready].concat();
+                (&link.client).write_all(&answer).ok()?;
             }
             Action::Delay(delay) => *link.delay.lock().unwrap() = Some(delay),
             Action::Instead(text) => {
@@ -308,14 +191,14 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
     }
 }
 
-/// An error as PostgreSQL words it, and that it is ready for more.
-fn error(severity: &str, code: &str) -> Vec<u8> {
-    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mgave up\0\0");
+/// An error as PostgreSQL words it.
+fn error(severity: &str, code: &str, text: &str) -> Vec<u8> {
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0M{text}\0\0");
     let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
-    [b"E", &length[..], fields.as_bytes(), b"Z\0\0\0\x05I"].concat()
+    [b"E", &length[..], fields.as_bytes()].concat()
 }
 
-fn pass_answers(link: &Link) {
+fn pass_answers(link: &Link, shared: &Shared) {
     let mut client = &link.client;
     while let Some((tag, bytes)) = message(&link.server) {
         if tag == b'K' {
@@ -324,6 +207,10 @@ fn pass_answers(link: &Link) {
         let delay = *link.delay.lock().unwrap();
         if let Some(delay) = delay {
             thread::sleep(delay);
+        }
+        if let Some(turns) = &shared.turns {
+            turns.answer(bytes.len());
+            link.sending.wait_until_silent();
         }
         // An answer counts as given when the client can have it.
         let given = link.mute.load(SeqCst) || client.write_all(&bytes).is_ok();

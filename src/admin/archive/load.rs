@@ -1,0 +1,245 @@
+//! A backup, back in a database.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use tokio_postgres::types::Type;
+
+use super::{
+    BackedUpTable, Backup, BackupError, dump::VERSIONS, read_end, read_frame, read_header,
+};
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    admin::{
+        owner::Claimed,
+        reset_device::reset,
+        session::{Session, Transaction},
+    },
+    crypto_store::TABLES,
+};
+
+/// What becomes of the device in a backup.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RestoredDevice {
+    /// It is left out, as [`reset_device`](crate::admin::reset_device) does: room keys, trust and the
+    /// backup's key stay, and the bot logs in with a new device id. For the ratchets of a backup may be
+    /// older than what the device has sent since, and an old ratchet must not be used again.
+    New,
+
+    /// It goes on. The caller knows from elsewhere how many commits the account has made
+    /// ([`PostgresStores::commit_count`](crate::PostgresStores::commit_count)); a backup with fewer is
+    /// refused. The account that it was made from must never be used again.
+    Same {
+        /// The number of commits.
+        checkpoint: u64,
+    },
+
+    /// It goes on, and its account is removed from where it is now, in the same step: a backup that does not
+    /// have all its commits is refused, and so is an account that is in use. It stays there without its
+    /// device.
+    Moved {
+        /// The account that the backup was made from.
+        from: Box<PostgresStoreConfig>,
+    },
+}
+
+/// Restores a backup into an account that does not exist, or is empty, in one transaction and in bounded
+/// memory. Passphrase and key are those that the account had. The schema is migrated first, if it has to be.
+///
+/// # Errors
+///
+/// [`BackupError`]: each reason has a variant. Nothing was changed, but for [`RestoredDevice::Moved`]: when
+/// the last `COMMIT` fails, the device was removed from where it was, and the error says so; restore the same
+/// backup with [`RestoredDevice::Same`].
+///
+/// ```no_run
+/// # async fn example(mut decrypted: &[u8]) -> Result<(), matrix_sdk_postgres::admin::BackupError> {
+/// use matrix_sdk_postgres::{PostgresStoreConfig, admin, admin::RestoredDevice};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot");
+/// admin::restore(&config, &mut decrypted, &RestoredDevice::New, &mut |_| {}).await?;
+/// # Ok(()) }
+/// ```
+pub async fn restore(
+    config: &PostgresStoreConfig,
+    input: &mut (dyn Read + Send),
+    device: &RestoredDevice,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Backup, BackupError> {
+    let header = read_header(input)?;
+    check(config, &header, device)?;
+    config.migrate().await?;
+    let session = Session::new(config)?;
+    let transaction = match Claimed::lock(&session, &header.account).await {
+        Ok(Claimed { transaction, account_id }) => {
+            remove_empty(&transaction, &header.account, account_id).await?;
+            transaction
+        }
+        Err(OpenStoreError::AccountNotFound { .. }) => session.write().await?,
+        Err(error) => return Err(error.into()),
+    };
+    check_schema(&transaction, &header).await?;
+    let account_id = make_account(&transaction, &header).await?;
+    for table in &header.tables {
+        copy(&transaction, account_id, table, input, progress).await?;
+    }
+    read_end(input)?;
+    match device {
+        RestoredDevice::New => {
+            let reset = reset(&transaction, account_id).await;
+            reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
+        }
+        RestoredDevice::Same { .. } => {}
+        RestoredDevice::Moved { from } => move_away(from, &header).await?,
+    }
+    transaction.commit().await?;
+    Ok(header)
+}
+
+/// What needs no database.
+fn check(
+    config: &PostgresStoreConfig,
+    header: &Backup,
+    device: &RestoredDevice,
+) -> Result<(), BackupError> {
+    if header.account != config.account {
+        let (found, wanted) = (header.account.clone(), config.account.clone());
+        return Err(BackupError::OtherAccount { found, wanted });
+    }
+    match device {
+        RestoredDevice::Same { checkpoint } if header.commits < *checkpoint => {
+            Err(BackupError::Old { found: header.commits, known: *checkpoint })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn check_schema(transaction: &Transaction<'_>, header: &Backup) -> Result<(), BackupError> {
+    for row in transaction.query(VERSIONS, &[]).await? {
+        let part: String = row.try_get(0).map_err(DatabaseError::from)?;
+        let installed: i32 = row.try_get(1).map_err(DatabaseError::from)?;
+        let found = header.schema.iter().find(|(name, _)| *name == part);
+        let found = found.map_or(0, |(_, version)| *version);
+        if found != installed {
+            return Err(BackupError::OtherSchema { part, found, installed });
+        }
+    }
+    // Names come from the stream, and go into statements.
+    let is_known = |table: &BackedUpTable| {
+        TABLES.iter().any(|known| known.name == table.table)
+            && table.columns.iter().all(|column| is_name(column))
+            && !table.columns.is_empty()
+    };
+    match header.tables.len() == TABLES.len() && header.tables.iter().all(is_known) {
+        true => Ok(()),
+        false => Err(BackupError::Damaged("it names other tables")),
+    }
+}
+
+fn is_name(column: &str) -> bool {
+    column.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+async fn make_account(transaction: &Transaction<'_>, header: &Backup) -> Result<i64, BackupError> {
+    let refused = |error| OpenStoreError::refused(error, "making the account");
+    let sql = "\
+INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by, created_at)
+VALUES ($1, $2, decode($3, 'hex'), $4, $5::text::timestamptz) RETURNING id";
+    let row = transaction
+        .query_one(
+            sql,
+            &[
+                (&header.account, Type::TEXT),
+                (&header.secret_kind, Type::INT2),
+                (&header.cipher, Type::TEXT),
+                (&header.cipher_written_by, Type::INT2),
+                (&header.created_at, Type::TEXT),
+            ],
+        )
+        .await
+        .map_err(refused)?;
+    let account_id: i64 = row.try_get(0).map_err(DatabaseError::from)?;
+    for (lane, commits) in &header.lanes {
+        // The count goes on, so that checkpoints stay comparable.
+        let sql = "\
+INSERT INTO {schema}.account_lanes (account_id, lane, commits) VALUES ($1, $2, $3)";
+        let params =
+            [(&account_id as _, Type::INT8), (lane as _, Type::TEXT), (commits as _, Type::INT8)];
+        transaction.execute(sql, &params).await.map_err(refused)?;
+    }
+    Ok(account_id)
+}
+
+/// Removes the row of an account that has nothing.
+async fn remove_empty(
+    transaction: &Transaction<'_>,
+    account: &str,
+    account_id: i64,
+) -> Result<(), BackupError> {
+    let id = [(&account_id as _, Type::INT8)];
+    for table in TABLES {
+        let sql = format!("SELECT FROM {{schema}}.{} WHERE account_id = $1 LIMIT 1", table.name);
+        if !transaction.query(&sql, &id).await?.is_empty() {
+            return Err(BackupError::NotEmpty { account: account.to_owned() });
+        }
+    }
+    let deleted = transaction.execute("DELETE FROM {schema}.accounts WHERE id = $1", &id).await;
+    deleted.map_err(|error| OpenStoreError::refused(error, "replacing the empty account"))?;
+    Ok(())
+}
+
+/// Copies a table's rows, through a temporary table that has no `account_id`.
+async fn copy(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+    table: &BackedUpTable,
+    input: &mut (dyn Read + Send),
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), BackupError> {
+    let (name, columns) = (&table.table, table.columns.join(", "));
+    let refused = |error| OpenStoreError::refused(error, "restoring rows");
+    let make = format!(
+        "CREATE TEMPORARY TABLE restoring ON COMMIT DROP AS \
+         SELECT {columns} FROM {{schema}}.{name} WITH NO DATA"
+    );
+    transaction.batch(&make).await.map_err(refused)?;
+    let sink = transaction.copy_in("COPY pg_temp.restoring FROM STDIN (FORMAT binary)").await;
+    let mut sink = Box::pin(sink.map_err(refused)?);
+    loop {
+        let bytes = read_frame(input)?;
+        if bytes.is_empty() {
+            break;
+        }
+        progress(bytes.len() as u64);
+        sink.send(Bytes::from(bytes)).await.map_err(|error| refused(error.into()))?;
+    }
+    sink.as_mut().finish().await.map_err(|error| refused(error.into()))?;
+    let insert = format!(
+        "INSERT INTO {{schema}}.{name} (account_id, {columns}) SELECT $1, {columns} FROM pg_temp.restoring"
+    );
+    let rows = transaction.execute(&insert, &[(&account_id, Type::INT8)]).await.map_err(refused)?;
+    if rows != table.rows {
+        return Err(BackupError::Damaged("a table has another number of rows than it says"));
+    }
+    Ok(transaction.batch("DROP TABLE pg_temp.restoring").await?)
+}
+
+/// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
+/// twice.
+async fn move_away(from: &PostgresStoreConfig, header: &Backup) -> Result<(), BackupError> {
+    let session = Session::new(from)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&session, &header.account).await?;
+    let sql =
+        "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
+    let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;
+    let known: i64 = row.try_get(0).map_err(DatabaseError::from)?;
+    if header.commits != known.unsigned_abs() {
+        return Err(BackupError::Old { found: header.commits, known: known.unsigned_abs() });
+    }
+    let reset = reset(&transaction, account_id).await;
+    reset
+        .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;
+    Ok(transaction.commit().await?)
+}

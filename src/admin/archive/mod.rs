@@ -1,0 +1,197 @@
+//! One account as a stream of bytes, and back.
+//!
+//! The rows are copied as they are, sealed or plain, with PostgreSQL's own `COPY`: nothing is decoded, so
+//! neither passphrase nor key is needed, and nothing that a newer version has put into a row is lost. What is
+//! clear in the tables is clear in the stream; the caller encrypts it.
+//!
+//! The stream is a sequence of frames, each a length (32 bits, big-endian) and so many bytes:
+//!
+//! | frame | holds |
+//! |---|---|
+//! | first | the header, as JSON |
+//! | any number for each table, then an empty one | the table's rows, in `COPY`'s binary format, without `account_id` |
+//! | last | the bytes `end` |
+
+mod dump;
+mod load;
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    dump::{backup, check_backup},
+    load::{RestoredDevice, restore},
+};
+use crate::{DatabaseError, Error, OpenStoreError};
+
+/// Of the stream.
+const FORMAT: u32 = 1;
+const END: &[u8] = b"end";
+/// No frame is larger. PostgreSQL sends a row at a time.
+const LARGEST: usize = 64 << 20;
+
+/// What a backup holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Backup {
+    /// The form of the stream.
+    pub format: u32,
+    /// The account's name.
+    pub account: String,
+    /// When it was made, by the server's clock, in UTC.
+    pub made_at: String,
+    /// How many commits the account had: see
+    /// [`PostgresStores::commit_count`](crate::PostgresStores::commit_count).
+    pub commits: u64,
+    /// The version of each part of the schema. A backup is restored into the same ones.
+    pub schema: Vec<(String, i32)>,
+    /// The tables, and how many rows they have.
+    pub tables: Vec<BackedUpTable>,
+    /// What seals the account's key: 0 nothing, 1 a passphrase, 2 a key.
+    secret_kind: i16,
+    cipher_written_by: i16,
+    created_at: String,
+    /// The account's key, sealed; in hexadecimal digits.
+    cipher: Option<String>,
+    lanes: Vec<(String, i64)>,
+}
+
+/// A table in a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BackedUpTable {
+    /// Its name.
+    pub table: String,
+    /// How many rows.
+    pub rows: u64,
+    columns: Vec<String>,
+}
+
+/// Why a backup was not made or restored. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The database failed, or refused.
+    #[error(transparent)]
+    Open(#[from] OpenStoreError),
+
+    /// The stream cannot be read or written.
+    #[error("the backup cannot be read or written: {0}")]
+    Io(#[from] io::Error),
+
+    /// The stream is no backup, was changed, or ends too early.
+    #[error("this is no whole backup: {0}")]
+    Damaged(&'static str),
+
+    /// The stream was made by a newer version.
+    #[error(
+        "the backup has format {found}, this version knows {FORMAT}: use the version that made it"
+    )]
+    TooNew {
+        /// Its format.
+        found: u32,
+    },
+
+    /// The backup is of another schema version.
+    #[error(
+        "the backup is of version {found} of the schema's part {part}, here it is {installed}: restore \
+         it with the version that made it, into a schema of its own, and upgrade then"
+    )]
+    OtherSchema {
+        /// The part.
+        part: String,
+        /// The version in the backup.
+        found: i32,
+        /// The version here.
+        installed: i32,
+    },
+
+    /// The backup is of another account: its name is sealed into it.
+    #[error("the backup is of the account {found:?}, not of {wanted:?}: accounts keep their names")]
+    OtherAccount {
+        /// Its account.
+        found: String,
+        /// The configuration's.
+        wanted: String,
+    },
+
+    /// The account has rows.
+    #[error(
+        "the account {account:?} is not empty: delete it first, or restore into another schema"
+    )]
+    NotEmpty {
+        /// The account.
+        account: String,
+    },
+
+    /// The same device was asked for, and the backup is older than what is known of it.
+    #[error(
+        "the backup has {found} commits, and the device has made {known}: its ratchets are old, and must \
+         not be used again. Restore it as a new device"
+    )]
+    Old {
+        /// In the backup.
+        found: u64,
+        /// Known from elsewhere.
+        known: u64,
+    },
+}
+
+impl From<DatabaseError> for BackupError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Open(OpenStoreError::Store(Error::Database(error)))
+    }
+}
+
+fn write_frame(out: &mut (impl Write + ?Sized), bytes: &[u8]) -> Result<(), BackupError> {
+    let length = u32::try_from(bytes.len()).ok().filter(|length| *length as usize <= LARGEST);
+    let length = length.ok_or(BackupError::Damaged("a row is too large"))?;
+    out.write_all(&length.to_be_bytes())?;
+    Ok(out.write_all(bytes)?)
+}
+
+fn read_frame(input: &mut (impl Read + ?Sized)) -> Result<Vec<u8>, BackupError> {
+    let too_early = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => BackupError::Damaged("it ends too early"),
+        _ => BackupError::Io(error),
+    };
+    let mut length = [0; 4];
+    input.read_exact(&mut length).map_err(too_early)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > LARGEST {
+        return Err(BackupError::Damaged("a frame is too large"));
+    }
+    let mut bytes = Vec::new();
+    // Grows with what is really there.
+    input.take(length as u64).read_to_end(&mut bytes)?;
+    match bytes.len() == length {
+        true => Ok(bytes),
+        false => Err(BackupError::Damaged("it ends too early")),
+    }
+}
+
+fn read_header(input: &mut (impl Read + ?Sized)) -> Result<Backup, BackupError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = read_frame(input)?;
+    let format = serde_json::from_slice::<Format>(&bytes);
+    let format = format.map_err(|_| BackupError::Damaged("it has no header"))?.format;
+    if format > FORMAT {
+        return Err(BackupError::TooNew { found: format });
+    }
+    serde_json::from_slice(&bytes).map_err(|_| BackupError::Damaged("its header is incomplete"))
+}
+
+fn read_end(input: &mut (impl Read + ?Sized)) -> Result<(), BackupError> {
+    if read_frame(input)? != END {
+        return Err(BackupError::Damaged("it has no end"));
+    }
+    // What encrypts the stream may notice only here that something was cut off.
+    match input.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(BackupError::Damaged("something comes behind its end")),
+    }
+}

@@ -1,0 +1,132 @@
+//! Message indices reserved ahead: a process that is killed or superseded at a random moment of a stream
+//! of messages uses no index twice, and every message that it has sent is readable.
+
+use std::collections::BTreeSet;
+
+use matrix_sdk_crypto::{
+    EncryptionSettings, OlmMachine,
+    store::{CryptoStoreError, MemoryStore},
+    vodozemac::megolm::MegolmMessage,
+};
+use matrix_sdk_postgres::testing;
+use ruma::{RoomId, UserId, room_id, user_id};
+use serde_json::{Value, json};
+use test_support::{
+    Mode,
+    again::{self, Again},
+    figure,
+    machine::{Relay, decrypt, open_machine},
+    milliseconds, rounds, seeded,
+};
+use tokio::task::block_in_place;
+
+const NAME: &str = "reserved_indices::a_killed_or_superseded_process_uses_no_index_twice";
+
+/// So many messages a process: the session must not be rotated within the test.
+const MESSAGES: usize = 10;
+
+fn bot() -> &'static UserId {
+    user_id!("@bot:example.org")
+}
+
+fn alice() -> &'static UserId {
+    user_id!("@alice:example.org")
+}
+
+fn room() -> &'static RoomId {
+    room_id!("!room:example.org")
+}
+
+/// A bot that has shared the room's key with Alice; returns her machine.
+async fn shared_room_key(url: &str) -> OlmMachine {
+    let mut relay = Relay::default();
+    let alice = open_machine(alice(), MemoryStore::new()).await;
+    relay.serve(&alice).await;
+    let store = Mode::Plain.open(url, "bot").await;
+    let bot = open_machine(bot(), store.clone()).await;
+    relay.serve(&bot).await;
+    let users = [alice.user_id()];
+    relay.track(&bot, &users).await;
+    // Another room's key, so that there is an Olm session.
+    relay.share(&bot, room_id!("!other:example.org"), &users).await;
+    let settings = EncryptionSettings { rotation_period_msgs: 10_000, ..Default::default() };
+    for request in bot.share_room_key(room(), users.into_iter(), settings).await.unwrap() {
+        relay.send(&bot, &request).await;
+    }
+    relay.sync(&alice, "next").await;
+    alice
+}
+
+/// The child's side: sends messages until it is killed or superseded.
+async fn send_until_killed(url: &str) {
+    let store = Mode::Plain.open(url, "bot").await;
+    let machine = open_machine(bot(), store).await;
+    let content = serde_json::from_value(json!({ "msgtype": "m.text", "body": "sent" })).unwrap();
+    for _ in 0..MESSAGES {
+        let sent: Result<_, CryptoStoreError> = machine
+            .encrypt_room_event_raw(room(), "m.room.message", &content)
+            .await
+            .map_err(|error| match error {
+                matrix_sdk_crypto::MegolmError::Store(error) => error,
+                other => panic!("{other}"),
+            });
+        match sent {
+            Ok(sent) => again::say(json!(sent.content)),
+            Err(error) => return assert!(format!("{error:?}").contains("Superseded"), "{error:?}"),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_or_superseded_process_uses_no_index_twice() {
+    if let Some(url) = again::task() {
+        return send_until_killed(&url).await;
+    }
+    let mut rng = seeded("message indices");
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let alice = shared_room_key(&url).await;
+    let (kills, mut takeovers, mut sent) = (rounds(20, 200), 0, Vec::new());
+    let start = |sent: &mut Vec<String>| {
+        let mut child = Again::start(NAME, &url);
+        sent.push(child.hear().expect("a first message"));
+        child
+    };
+    let mut child = block_in_place(|| start(&mut sent));
+    for _ in 0..kills {
+        let pause = milliseconds(&mut rng, 30);
+        let is_takeover = rng.bool();
+        takeovers += usize::from(is_takeover);
+        child = block_in_place(|| {
+            std::thread::sleep(pause);
+            if is_takeover {
+                let next = start(&mut sent);
+                sent.extend(child.kill());
+                next
+            } else {
+                sent.extend(child.kill());
+                start(&mut sent)
+            }
+        });
+    }
+    sent.extend(block_in_place(|| child.kill()));
+    let mut used = BTreeSet::new();
+    for content in &sent {
+        let content: Value = serde_json::from_str(content).unwrap();
+        let ciphertext = content["ciphertext"].as_str().unwrap();
+        let index = MegolmMessage::from_base64(ciphertext).unwrap().message_index();
+        assert!(used.insert(index), "index {index} was used twice");
+        let event = json!({
+            "event_id": format!("${index}"),
+            "origin_server_ts": 1,
+            "sender": bot(),
+            "type": "m.room.encrypted",
+            "content": content,
+        });
+        assert_eq!(decrypt(&alice, room(), &event).await, "sent");
+    }
+    figure("process killed (kill -9) between messages, times", kills);
+    figure("of these after a takeover", takeovers);
+    figure("messages sent, each readable, no index twice", sent.len());
+}

@@ -1,0 +1,187 @@
+//! A consistent copy of a SQLite file, which is never written to.
+//!
+//! The copy is taken with SQLite's backup interface into a temporary database that has no name in any
+//! folder: it is gone with the process. What is opened depends on what lies beside the file:
+//!
+//! - `-wal` and `-shm`: a program has it open, or was killed. It is read through both, the `-shm` file
+//!   read-only, so that SQLite rebuilds a stale one in memory.
+//! - `-wal` alone, as after a copy: both files are copied first, as SQLite must make a `-shm` file.
+//! - neither: everything is in the file, which is opened as immutable. If it changes meanwhile, once more.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+};
+
+use super::error::Failure;
+
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// So much at a time, between two updates of the progress bar.
+const PAGES: i32 = 2_000;
+const ATTEMPTS: usize = 5;
+
+/// The copy, and when the file was last written to.
+pub struct Snapshot {
+    pub connection: Connection,
+    pub changed_at: SystemTime,
+}
+
+/// Copies the file. `progress` is told how many pages are done, of how many.
+pub fn take(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Snapshot, Failure> {
+    check_magic(file)?;
+    for _ in 0..ATTEMPTS {
+        let before = State::of(file)?;
+        let copied = match before.kind() {
+            Kind::Open => copy(&open(file, "mode=ro&readonly_shm=1")?, file, progress),
+            Kind::Left => copy_of_files(file, progress),
+            Kind::Closed => copy(&open(file, "mode=ro&immutable=1")?, file, progress),
+        };
+        let is_stable = before.kind() == Kind::Open || State::of(file)? == before;
+        match copied {
+            Ok(connection) if is_stable => {
+                check_integrity(&connection, file)?;
+                return Ok(Snapshot { connection, changed_at: before.changed_at() });
+            }
+            // A writer has come in between.
+            Ok(_) => {}
+            Err(Failure::Busy) => std::thread::sleep(Duration::from_millis(200)),
+            Err(error) if is_stable => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Err(Failure::changing(file))
+}
+
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Open,
+    Left,
+    Closed,
+}
+
+/// What tells whether the file was changed.
+#[derive(PartialEq, Eq)]
+struct State {
+    file: (u64, SystemTime),
+    wal: Option<(u64, SystemTime)>,
+    has_shm: bool,
+}
+
+impl State {
+    fn of(file: &Path) -> Result<Self, Failure> {
+        let stat = |path: &Path| {
+            let data = fs::metadata(path)?;
+            Ok::<_, io::Error>((data.len(), data.modified()?))
+        };
+        let wal = match stat(&beside(file, "-wal")) {
+            Ok(wal) if wal.0 > 0 => Some(wal),
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Failure::io(file, &error)),
+        };
+        let has_shm = beside(file, "-shm").exists();
+        let file = stat(file).map_err(|error| Failure::io(file, &error))?;
+        Ok(Self { file, wal, has_shm })
+    }
+
+    fn kind(&self) -> Kind {
+        match (&self.wal, self.has_shm) {
+            (Some(_), true) => Kind::Open,
+            (Some(_), false) => Kind::Left,
+            (None, _) => Kind::Closed,
+        }
+    }
+
+    fn changed_at(&self) -> SystemTime {
+        self.wal.map_or(self.file.1, |(_, changed)| changed.max(self.file.1))
+    }
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn check_magic(file: &Path) -> Result<(), Failure> {
+    let mut magic = [0; 16];
+    let mut opened = fs::File::open(file).map_err(|error| Failure::io(file, &error))?;
+    match opened.read_exact(&mut magic) {
+        Ok(()) if &magic == MAGIC => Ok(()),
+        Ok(()) => Err(Failure::no_database(file)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(Failure::no_database(file))
+        }
+        Err(error) => Err(Failure::io(file, &error)),
+    }
+}
+
+fn open(file: &Path, parameters: &str) -> Result<Connection, Failure> {
+    let path = fs::canonicalize(file).map_err(|error| Failure::io(file, &error))?;
+    let path = path.to_str().ok_or_else(|| Failure::no_utf8(file))?;
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(format!("file:{path}?{parameters}"), flags);
+    opened.map_err(|error| Failure::sqlite(file, &error))
+}
+
+/// Copies what a connection sees into a database without a name.
+fn copy(
+    from: &Connection,
+    file: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Connection, Failure> {
+    let failed = |error: rusqlite::Error| Failure::sqlite(file, &error);
+    from.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
+    // A read transaction, so that all steps see the same state.
+    from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_master;").map_err(failed)?;
+    let mut to = Connection::open("").map_err(Failure::copying)?;
+    {
+        let backup = Backup::new(from, &mut to).map_err(failed)?;
+        loop {
+            let step = backup.step(PAGES).map_err(|error| match Failure::is_full(&error) {
+                true => Failure::copying(error),
+                false => Failure::sqlite(file, &error),
+            })?;
+            let done = backup.progress();
+            let of = u64::try_from(done.pagecount).unwrap_or(0);
+            progress(of.saturating_sub(u64::try_from(done.remaining).unwrap_or(0)), of);
+            match step {
+                StepResult::Done => break,
+                StepResult::More => {}
+                _ => return Err(Failure::Busy),
+            }
+        }
+    }
+    Ok(to)
+}
+
+/// Copies file and log, and then what they hold together.
+fn copy_of_files(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Connection, Failure> {
+    let folder = tempfile::tempdir().map_err(|error| Failure::io(&std::env::temp_dir(), &error))?;
+    let copied = folder.path().join("copy.sqlite3");
+    for suffix in ["", "-wal"] {
+        let to = beside(&copied, suffix);
+        fs::copy(beside(file, suffix), &to).map_err(|error| Failure::io(&to, &error))?;
+    }
+    let opened = Connection::open(&copied).map_err(|error| Failure::sqlite(file, &error))?;
+    copy(&opened, file, progress)
+}
+
+fn check_integrity(copy: &Connection, file: &Path) -> Result<(), Failure> {
+    let checked: Result<String, _> = copy.query_row("PRAGMA quick_check(1)", (), |row| row.get(0));
+    match checked {
+        Ok(answer) if answer == "ok" => Ok(()),
+        Ok(_) => Err(Failure::damaged(file)),
+        Err(error) => Err(Failure::sqlite(file, &error)),
+    }
+}

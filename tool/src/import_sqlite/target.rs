@@ -1,0 +1,236 @@
+//! The account that a file is moved into.
+
+use std::collections::{BTreeMap, HashMap};
+
+use matrix_sdk_crypto::{olm::StaticAccountData, store::CryptoStore};
+use matrix_sdk_postgres::{
+    Access, Error as StoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    PostgresStores, Takeover, admin,
+};
+use ruma::OwnedUserId;
+use serde_json::{Value, json};
+
+use super::{item::Item, table::Table, verify};
+use crate::outcome::{Error, Exit};
+
+/// Marks an import that has not ended.
+const MARK: &str = "matrix-postgres.import-sqlite";
+
+/// The tables of what an account keeps; others are about its owner.
+const COUNTED: [&str; 17] = [
+    "account_data",
+    "sync_tokens",
+    "custom_values",
+    "olm_sessions",
+    "message_hashes",
+    "devices",
+    "user_identities",
+    "tracked_users",
+    "megolm_inbound_sessions",
+    "megolm_outbound_sessions",
+    "encrypted_rooms",
+    "withheld_sessions",
+    "room_key_bundles",
+    "pending_key_bundles",
+    "backed_up_rooms",
+    "key_requests",
+    "secrets_inbox",
+];
+
+/// Which of them has a value.
+pub fn table_of(item: &Item) -> &'static str {
+    match item {
+        Item::Device(_) => "devices",
+        Item::UserIdentity(_) => "user_identities",
+        Item::TrackedUser(_) => "tracked_users",
+        Item::OlmSession(_) => "olm_sessions",
+        Item::InboundSession(_) => "megolm_inbound_sessions",
+        Item::OutboundSession(_) => "megolm_outbound_sessions",
+        Item::MessageHash(_) => "message_hashes",
+        Item::KeyRequest(_) => "key_requests",
+        Item::Secret(_) => "secrets_inbox",
+        Item::Withheld(..) => "withheld_sessions",
+        Item::RoomSettings(..) => "encrypted_rooms",
+        Item::RoomKeyBundle(_) => "room_key_bundles",
+        Item::PendingKeyBundle(_) => "pending_key_bundles",
+        Item::BackedUpRoom(_) => "backed_up_rooms",
+        Item::CustomValue(..) => "custom_values",
+        Item::SyncToken(_) => "sync_tokens",
+        _ => "account_data",
+    }
+}
+
+/// Why an import has ended before its end.
+pub enum Stopped {
+    /// It can go on.
+    Failed(Error),
+    /// What was saved is not what the file has.
+    Differs(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The account, owned by this process until it is closed.
+pub struct Target {
+    config: PostgresStoreConfig,
+    name: String,
+    stores: PostgresStores,
+    store: PostgresCryptoStore,
+}
+
+impl Target {
+    /// Opens the account, which is made if it is not there. A live owner is not disturbed.
+    pub async fn open(config: PostgresStoreConfig, name: String) -> Result<Self, Error> {
+        let owner = OwnershipSettings {
+            takeover: Takeover::RefuseIfAlive,
+            label: "matrix-postgres import".to_owned(),
+            // What is saved is not read again here.
+            cache_bytes: 0,
+            ..Default::default()
+        };
+        let writing = config.clone().access(owner).run_migrations(true);
+        let stores = PostgresStores::open(&writing).await?;
+        let store = stores.crypto_store();
+        Ok(Self { config: config.access(Access::ReadOnly), name, stores, store })
+    }
+
+    pub fn store(&self) -> &PostgresCryptoStore {
+        &self.store
+    }
+
+    /// A store that reads only, and caches nothing.
+    pub async fn reader(&self) -> Result<PostgresCryptoStore, Error> {
+        let reader = PostgresCryptoStore::open_with_config(&self.config).await?;
+        // Learns of the own account, if there is one.
+        reader.load_account().await?;
+        Ok(reader)
+    }
+
+    /// Refuses an account that is not empty, unless it holds an import of the same device that was
+    /// interrupted.
+    pub async fn begin(&self, of: &StaticAccountData) -> Result<(), Error> {
+        let mark = json!({
+            "user_id": of.user_id,
+            "device_id": of.device_id,
+            "curve25519": of.identity_keys.curve25519.to_base64(),
+        });
+        let found = self.store.get_custom_value(MARK).await?;
+        let found: Option<Value> = found.and_then(|found| serde_json::from_slice(&found).ok());
+        if found.as_ref() == Some(&mark) {
+            return Ok(());
+        }
+        let rows: u64 = self.counts().await?.values().sum();
+        if found.is_some() || rows > 0 {
+            let what = match (found, self.store.load_account().await?) {
+                (Some(_), _) => "an import of another device that was not finished".to_owned(),
+                (None, Some(account)) => {
+                    format!("the device {} of {}", account.device_id(), account.user_id())
+                }
+                (None, None) => format!("{rows} rows"),
+            };
+            return Err(Error::refused(format!(
+                "the account {:?} is not empty, it holds {what}: nothing was changed. Give the name of \
+                 a new account, or delete this one first (matrix-postgres delete-account)",
+                self.name
+            )));
+        }
+        Ok(self.store.set_custom_value(MARK, mark.to_string().into_bytes()).await?)
+    }
+
+    /// Removes the mark.
+    pub async fn end(&self) -> Result<(), Error> {
+        Ok(self.store.remove_custom_value(MARK).await?)
+    }
+
+    /// Gives the account back.
+    pub async fn close(&self) -> Result<(), Error> {
+        Ok(self.stores.close().await?)
+    }
+
+    /// An error in the middle: what was saved stays, and does no harm.
+    pub fn unfinished(&self, error: Error) -> Error {
+        let Error { message, exit } = error;
+        let message = format!(
+            "{message}. The import into {:?} is not finished; run the same command again, and it goes \
+             on. Start no bot on this account before",
+            self.name
+        );
+        Error { message, exit }
+    }
+
+    pub fn differs(&self, table: Table) -> Stopped {
+        Stopped::Differs(Error {
+            message: format!(
+                "a value of the file's table {} reads back differently from the database: the account \
+                 {:?} must not be used. Delete it (matrix-postgres delete-account), and report this",
+                table.name(),
+                self.name
+            ),
+            exit: Exit::Failed,
+        })
+    }
+
+    /// Compares how many rows there are with how many there should be.
+    pub async fn compare_counts(
+        &self,
+        wanted: &BTreeMap<&'static str, u64>,
+    ) -> Result<(), Stopped> {
+        let mut found = self.counts().await?;
+        if let Some(custom_values) = found.get_mut("custom_values") {
+            // The mark.
+            *custom_values = custom_values.saturating_sub(1);
+        }
+        for table in COUNTED {
+            let of = |counts: &BTreeMap<_, _>| counts.get(table).copied().unwrap_or(0);
+            let (found, wanted) = (of(&found), of(wanted));
+            if found != wanted {
+                return Err(Stopped::Differs(Error::failed(format!(
+                    "the table {table} has {found} rows instead of {wanted}, perhaps from an interrupted \
+                     import of an older state of the file: the account {:?} must not be used. Delete it \
+                     (matrix-postgres delete-account), and import again",
+                    self.name
+                ))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows by table; those without any are left out.
+    async fn counts(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
+        let counted = admin::count_account(&self.config).await?;
+        let counts = counted.tables.into_iter().filter(|count| COUNTED.contains(&count.table));
+        Ok(counts.map(|count| (count.table, count.rows)).collect())
+    }
+}
+
+/// All tracked users at once: the store gives them out together.
+pub async fn tracked_users(
+    reader: &PostgresCryptoStore,
+    table: Table,
+) -> Result<Option<HashMap<OwnedUserId, bool>>, Error> {
+    if table != Table::TrackedUsers {
+        return Ok(None);
+    }
+    let users = reader.load_tracked_users().await?;
+    Ok(Some(users.into_iter().map(|user| (user.user_id, user.dirty)).collect()))
+}
+
+/// Whether the database has the value, and a room key in the sample exports as the file's does.
+pub async fn is_same(
+    reader: &PostgresCryptoStore,
+    item: &Item,
+    tracked: Option<&HashMap<OwnedUserId, bool>>,
+    is_sampled: bool,
+) -> Result<bool, StoreError> {
+    if let (Item::TrackedUser(user), Some(tracked)) = (item, tracked) {
+        return Ok(tracked.get(&user.user_id) == Some(&user.dirty));
+    }
+    if is_sampled && !verify::exports_the_same(reader, item).await? {
+        return Ok(false);
+    }
+    verify::is_there(reader, item).await
+}

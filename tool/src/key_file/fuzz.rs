@@ -1,0 +1,53 @@
+//! Key files that were changed at random: an error, never a panic.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Cursor;
+
+use serde_json::json;
+
+use super::{Reader, Writer, each, resume, verify};
+use crate::fuzz::{Budget, mutate};
+
+fn file(random: &mut fastrand::Rng) -> Vec<u8> {
+    let bytes = std::array::from_fn(|_| random.u8(..));
+    let mut writer = Writer::new(Vec::new(), "passphrase", 1, bytes).unwrap();
+    for number in 0..random.usize(..20) {
+        let key = json!({ "room_id": "!room:example.org", "session_id": number.to_string() });
+        writer.push(&key).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+#[ignore = "runs for as long as FUZZ_SECONDS says"]
+fn key_files() {
+    let mut budget = Budget::new("key_files");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fuzzed.partial");
+    while let Some(mut random) = budget.next() {
+        let mut bytes = file(&mut random);
+        let whole = verify(Cursor::new(&bytes), "passphrase").is_ok();
+        assert!(whole, "seed {}", budget.seed());
+        mutate(&mut bytes, &mut random);
+        let verified = verify(Cursor::new(&bytes), "passphrase").is_ok();
+        // Also what nobody has verified.
+        if let Ok(reader) = Reader::new(Cursor::new(&bytes), "passphrase") {
+            let _ = each(reader, |_| Ok(()));
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(Some(resumed)) = resume(&path, "passphrase") {
+            resumed.writer.finish().unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            verify(Cursor::new(&bytes), "passphrase").unwrap();
+            let mut keys = 0;
+            each(Reader::new(Cursor::new(&bytes), "passphrase").unwrap(), |_| {
+                keys += 1;
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(keys, resumed.keys, "seed {}", budget.seed());
+        }
+        budget.count(verified);
+    }
+}

@@ -1,0 +1,28 @@
+//! A file that gets its name when it is complete.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// What the file is called until then.
+pub fn partial(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+/// Makes a file that only its owner can read.
+pub fn create(partial: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)
+}
+
+/// Gives the file its name, never in the place of another one.
+pub fn complete(partial: &Path, file: &Path) -> io::Result<()> {
+    fs::hard_link(partial, file)?;
+    fs::remove_file(partial)?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}

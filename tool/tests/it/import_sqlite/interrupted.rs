@@ -1,0 +1,132 @@
+//! Imports that end in their middle, and accounts that are not empty.
+
+use std::{process::Stdio, time::Duration};
+
+use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
+use matrix_sdk_postgres::testing::PostgresServer;
+
+use super::files::{Folder, Mode, close, import};
+use test_support::fixture::Fixture;
+
+use crate::support::{Place, Ran};
+
+async fn filled() -> (Folder, Fixture) {
+    let (folder, fixture) = (Folder::new(), Fixture::new().await);
+    let store = Mode::Passphrase.open(folder.path()).await;
+    let account = Some(fixture.account.deep_clone());
+    store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    store.save_changes(fixture.changes()).await.unwrap();
+    close(store, &folder).await;
+    (folder, fixture)
+}
+
+async fn imports(place: &Place, folder: &Folder) -> Ran {
+    place.run_command(import(place, folder, Mode::Passphrase, "bot")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_not_empty_is_left_alone() {
+    let (place, (folder, _)) = (Place::new(), filled().await);
+    imports(&place, &folder).await.expect(0);
+    // Again, and one of another device.
+    let refused = imports(&place, &folder).await.expect(4);
+    assert!(refused.err.contains("is not empty, it holds the device ALICESDEVICE"), "{refused:?}");
+
+    let store = place.open("other").await;
+    store.set_custom_value("mine", b"mine".to_vec()).await.unwrap();
+    let into_other = || import(&place, &folder, Mode::Passphrase, "other");
+    // It has an owner,
+    let refused = place.run_command(into_other()).await.expect(4);
+    assert!(refused.err.contains("matrix-sdk-postgres on "), "{refused:?}");
+    // and when it has none, it is not empty.
+    store.close().await.unwrap();
+    let refused = place.run_command(into_other()).await.expect(4);
+    assert!(refused.err.contains("it holds 1 rows"), "{refused:?}");
+}
+
+/// A save that fails: as on a full disk, or when a right is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_import_is_no_device_and_goes_on() {
+    let (place, (folder, fixture)) = (Place::new(), filled().await);
+    drop(place.open("other").await);
+    let client = place.client().await;
+    for table in ["custom_values", "devices", "megolm_inbound_sessions", "withheld_sessions"] {
+        let sql = format!(
+            "ALTER TABLE matrix_sdk.{table} ADD CONSTRAINT no_room CHECK (account_id < 0) NOT VALID"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        let before = folder.state();
+        let failed = imports(&place, &folder).await.expect(1);
+        assert!(failed.err.contains("23514"), "{failed:?}");
+        assert_eq!(folder.state(), before);
+        let sql = format!("ALTER TABLE matrix_sdk.{table} DROP CONSTRAINT no_room");
+        client.batch_execute(&sql).await.unwrap();
+        let store = place.open("bot").await;
+        assert!(store.load_account().await.unwrap().is_none(), "{table}");
+        store.close().await.unwrap();
+    }
+    // Another device's file does not go on with it.
+    let (other, _) = filled().await;
+    let refused = imports(&place, &other).await.expect(4);
+    assert!(refused.err.contains("an import of another device"), "{refused:?}");
+
+    let ran = imports(&place, &folder).await.expect(0);
+    assert!(ran.out.contains("read back and is the same"), "{}", ran.out);
+    let account = place.open("bot").await.load_account().await.unwrap().unwrap();
+    assert_eq!(account.identity_keys(), fixture.account.identity_keys());
+}
+
+/// Starts an import that waits in its middle.
+async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl Sized) {
+    let client = place.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.olm_sessions IN SHARE MODE").await.unwrap();
+    let mut command = import(place, folder, Mode::Passphrase, "bot");
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Until it waits there.
+    let waiting = "SELECT count(*) FROM pg_locks
+                   WHERE relation = 'matrix_sdk.olm_sessions'::regclass AND NOT granted";
+    while place.number(waiting).await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (running, client)
+}
+
+async fn ended(running: std::process::Child) -> Ran {
+    let output = tokio::task::spawn_blocking(|| running.wait_with_output().unwrap()).await.unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_in_the_middle() {
+    let (place, (folder, _)) = (Place::new(), filled().await);
+    drop(place.open("other").await);
+    let before = folder.state();
+    let (running, lock) = held_up(&place, &folder).await;
+    let pid = running.id().to_string();
+    std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    ended(running).await.expect(130);
+    drop(lock);
+    assert_eq!(folder.state(), before);
+    imports(&place, &folder).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_goes_in_the_middle() {
+    let mut server = PostgresServer::start().unwrap();
+    let (place, (folder, _)) =
+        (Place { database: server.create_database().unwrap() }, filled().await);
+    drop(place.open("other").await);
+    let before = folder.state();
+    let (running, lock) = held_up(&place, &folder).await;
+    server.kill();
+    let gone = ended(running).await.expect(5);
+    assert!(gone.err.contains("run the same command again, and it goes on"), "{gone:?}");
+    assert_eq!(folder.state(), before);
+    drop(lock);
+    server.restart().unwrap();
+    imports(&place, &folder).await.expect(0);
+}

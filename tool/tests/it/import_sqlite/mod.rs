@@ -1,0 +1,8 @@
+//! `import sqlite`.
+
+mod bad_files;
+mod everything;
+mod files;
+mod interrupted;
+mod versions;
+mod writer;

@@ -1,0 +1,157 @@
+//! A file that a bot has open, and one that was left open by a bot that was killed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use matrix_sdk_crypto::store::{
+    CryptoStore,
+    types::{Changes, PendingChanges},
+};
+use matrix_sdk_sqlite::SqliteCryptoStore;
+
+use super::files::{FILE, Folder, Mode, check, close, import};
+use test_support::fixture::Fixture;
+
+use crate::support::Place;
+
+async fn filled(folder: &Folder, fixture: &Fixture) -> SqliteCryptoStore {
+    let store = Mode::Passphrase.open(folder.path()).await;
+    let account = Some(fixture.account.deep_clone());
+    store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    store.save_changes(fixture.changes()).await.unwrap();
+    store
+}
+
+/// Both are saved in one transaction, so a copy that has one of them has the other.
+async fn save_pair(store: &SqliteCryptoStore, number: u64) {
+    let changes = Changes {
+        next_batch_token: Some(number.to_string()),
+        backup_version: Some(number.to_string()),
+        ..Changes::default()
+    };
+    store.save_changes(changes).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_consistent_while_a_writer_commits() {
+    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
+    let store = filled(&folder, &fixture).await;
+    save_pair(&store, 0).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (store, stop) = (store.clone(), stop.clone());
+        async move {
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                save_pair(&store, number).await;
+            }
+            number
+        }
+    });
+    let mut seen = Vec::new();
+    for attempt in 0..5 {
+        let account = format!("bot {attempt}");
+        let ran = place.run_command(import(&place, &folder, Mode::Passphrase, &account)).await;
+        ran.expect(0);
+        let copied = place.open(&account).await;
+        let token = copied.next_batch_token().await.unwrap().unwrap();
+        let version = copied.load_backup_keys().await.unwrap().backup_version.unwrap();
+        assert_eq!(token, version);
+        seen.push(token.parse::<u64>().unwrap());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let last = writer.await.unwrap();
+    // The writer went on, and each copy is newer than the one before.
+    assert!(seen.is_sorted_by(|a, b| a < b) && seen[4] <= last, "{seen:?} {last}");
+}
+
+/// What tells that a file was written to. The `-shm` file holds locks and no data.
+fn data(folder: &Folder) -> BTreeMap<std::path::PathBuf, (Vec<u8>, std::time::SystemTime)> {
+    let mut state = folder.state();
+    assert_eq!(state.len(), 3, "{:?}", state.keys());
+    state.remove(&folder.path().join(format!("{FILE}-shm"))).unwrap();
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_open_is_not_written_to() {
+    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
+    let store = filled(&folder, &fixture).await;
+    let before = data(&folder);
+    let ran = place.run_command(import(&place, &folder, Mode::Passphrase, "bot")).await.expect(0);
+    assert!(ran.out.contains("read back and is the same"), "{}", ran.out);
+    assert_eq!(data(&folder), before);
+    // And its owner goes on.
+    save_pair(&store, 1).await;
+}
+
+/// Set in the process that is killed.
+const VICTIM: &str = "IMPORT_SQLITE_VICTIM";
+
+/// Not a test by itself: the program that the next test kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let store = Mode::Passphrase.open(path.as_ref()).await;
+    let fixture = Fixture::new().await;
+    let account = Some(fixture.account.deep_clone());
+    store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    store.save_changes(fixture.changes()).await.unwrap();
+    fs::write(std::path::Path::new(&path).join("ready"), "").unwrap();
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
+    let (place, folder) = (Place::new(), Folder::new());
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    victim.args(["--exact", "import_sqlite::writer::victim"]).env(VICTIM, folder.path());
+    let mut victim = victim.stdout(Stdio::null()).spawn().unwrap();
+    while !folder.path().join("ready").exists() {
+        assert_eq!(victim.try_wait().unwrap(), None, "the victim has ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    fs::remove_file(folder.path().join("ready")).unwrap();
+    let before = folder.state();
+    assert_eq!(before.len(), 3, "{:?}", before.keys());
+
+    place.run_command(import(&place, &folder, Mode::Passphrase, "bot")).await.expect(0);
+    assert_eq!(folder.state(), before);
+
+    // A copy of the file with its log, but without the lock file.
+    let copied = Folder::new();
+    for suffix in ["", "-wal"] {
+        let name = format!("{FILE}{suffix}");
+        fs::copy(folder.path().join(&name), copied.path().join(&name)).unwrap();
+    }
+    let before = copied.state();
+    let ran = place.run_command(check(&copied, Mode::Passphrase)).await.expect(0);
+    assert!(ran.out.contains("device ALICESDEVICE"), "{}", ran.out);
+    assert_eq!(copied.state(), before);
+}
+
+/// A folder that cannot be written to, as of another user's bot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_file_needs_no_right_to_write() {
+    use std::os::unix::fs::PermissionsExt;
+    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
+    close(filled(&folder, &fixture).await, &folder).await;
+    fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o400)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    let before = folder.state();
+    assert_eq!(before.len(), 1);
+    place.run_command(check(&folder, Mode::Passphrase)).await.expect(0);
+    assert_eq!(folder.state(), before);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
