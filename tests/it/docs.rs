@@ -1,5 +1,5 @@
-//! The pages say what is there and what works: every table, column and error is named, none is made
-//! up, and the SQL runs.
+//! The documentation is complete and correct: it names every table, column and error and no others, and its
+//! SQL runs.
 
 use std::collections::BTreeMap;
 
@@ -107,7 +107,7 @@ fn the_operations_page_names_every_error() {
 
 #[tokio::test]
 async fn the_documented_grants_are_enough_and_no_more() {
-    // Roles belong to the whole server, so this test has its own.
+    // Roles are global to the server, so this test starts its own server.
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
     let superuser = connect(&database.url()).await;
@@ -135,7 +135,7 @@ async fn the_documented_grants_are_enough_and_no_more() {
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     store.remove_custom_value("key").await.unwrap();
     assert!(store.get_size().await.unwrap().is_some());
-    // And an account that the owner has never seen.
+    // An account that the owner has not created.
     Mode::Key.open(&bot, "another").await;
 
     let client = connect(&bot).await;
@@ -188,7 +188,7 @@ async fn deleting_an_account_leaves_nothing_of_it_and_all_of_the_others() {
              WHERE account_id NOT IN (SELECT id FROM matrix_sdk.accounts)"
         );
         assert_eq!(number(&client, &orphans).await, 0, "rows are left in {table}");
-        // Tables that happen to be empty in this test are emptied too, by name or by reference.
+        // Tables that are empty in this test must be covered too: by a DELETE or by a foreign key.
         let cascade = format!(
             "SELECT count(*) FROM pg_constraint
              WHERE conrelid = 'matrix_sdk.{table}'::regclass AND contype = 'f' AND confdeltype = 'c'"
@@ -245,7 +245,7 @@ async fn after_an_old_backup_a_new_device_keeps_the_room_keys() {
     assert_eq!(decrypt(&alice, old_room, &answer).await, "answer");
 }
 
-/// The tests that hold an invariant name it.
+/// The tests of an invariant name it.
 #[test]
 fn the_architecture_page_lists_the_invariants_with_their_tests() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -257,7 +257,7 @@ fn the_architecture_page_lists_the_invariants_with_their_tests() {
         assert_eq!(row[1], count.to_string());
         let tests: Vec<&str> =
             row[3].split('`').filter(|part| part.starts_with("tests/")).collect();
-        assert!(!tests.is_empty(), "no test holds rule {count}");
+        assert!(!tests.is_empty(), "no test for rule {count}");
         for file in tests {
             let text = std::fs::read_to_string(root.join(file)).expect(file);
             let named = text.split("Rule").skip(1).flat_map(|text| {

@@ -1,5 +1,5 @@
-//! The text of every statement. `tests/golden/statements.sql` lists them, so that a change is seen as
-//! a diff; `UPDATE_GOLDEN=1` writes it anew. What a text must not do is checked beside.
+//! The text of every statement. `tests/golden/statements.sql` lists them, so that a change shows as a diff;
+//! `UPDATE_GOLDEN=1` rewrites it. The texts are also searched for forbidden constructs.
 use std::fmt::Write;
 
 use matrix_sdk_postgres::PostgresStores;
@@ -8,7 +8,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/statemen
 
 const SCHEMA: &str = "bots";
 
-/// These write before an account has an owner.
+/// Statements that write before an account has an owner.
 const WITHOUT_OWNER: [&str; 2] = ["accounts.insert", "accounts.insert_next"];
 
 const VOLATILE: [&str; 7] = [
@@ -35,7 +35,7 @@ fn every_text_is_in_the_golden_file() {
     assert_eq!(listed, golden, "statements changed; UPDATE_GOLDEN=1 accepts them");
 }
 
-/// Begins with the name of its table, as errors and traces have it.
+/// The name begins with the table's, and appears in errors and traces.
 #[test]
 fn every_statement_has_a_name_of_its_own() {
     let texts = PostgresStores::statement_texts(SCHEMA).unwrap();
@@ -46,7 +46,7 @@ fn every_statement_has_a_name_of_its_own() {
 }
 
 #[test]
-fn no_text_does_what_it_must_not() {
+fn no_statement_has_a_forbidden_construct() {
     let mut found = Vec::new();
     for (name, text, _) in PostgresStores::statement_texts(SCHEMA).unwrap() {
         found.extend(faults(name, &text).into_iter().map(|fault| format!("{name}: {fault}")));
@@ -54,7 +54,7 @@ fn no_text_does_what_it_must_not() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// What is wrong with a statement.
+/// The forbidden constructs in a statement.
 fn faults(name: &str, text: &str) -> Vec<&'static str> {
     let has_owner = !WITHOUT_OWNER.contains(&name);
     let text = text.trim();
@@ -105,14 +105,14 @@ fn sub_selects(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What an UPDATE sets, and what comes behind DO UPDATE and RETURNING.
+/// The text after SET of an UPDATE, and after DO UPDATE and RETURNING.
 fn effects(text: &str) -> impl Iterator<Item = &str> {
     let update = text.starts_with("UPDATE").then_some(text);
     let behind = |word| text.split_once(word).map(|(_, behind)| behind);
     update.into_iter().chain(behind("DO UPDATE")).chain(behind("RETURNING"))
 }
 
-/// The search for faults finds them.
+/// Tests `faults()` itself.
 #[test]
 fn each_fault_is_found() {
     let good = "INSERT INTO b.t (account_id, v) SELECT o.account_id, u.v \

@@ -1,7 +1,6 @@
-//! How a connection is made: where its password comes from, which server is taken, and what is
-//! said when none can be.
-mod gate;
+//! Connecting: the sources of the password, the choice of the server, and errors when no server is usable.
 mod refusals;
+mod refusing_proxy;
 
 use std::{
     fs,
@@ -22,22 +21,22 @@ use matrix_sdk_postgres::{
 };
 
 /// A server, its password, and a directory for files.
-struct World {
+struct Environment {
     server: PostgresServer,
     password: String,
 }
 
-fn world() -> World {
+fn environment() -> Environment {
     let server = PostgresServer::start().unwrap();
     let password = server.url().split([':', '@']).nth(2).unwrap().to_owned();
-    World { server, password }
+    Environment { server, password }
 }
 
-impl World {
+impl Environment {
     /// Without a password.
     fn config(&self, words: &str) -> PostgresStoreConfig {
         let port = self.server.port();
-        // No file of the user's who runs the tests.
+        // Not the password file of the user who runs the tests.
         let passfile = if words.contains("passfile") { "" } else { "passfile=/none" };
         PostgresStoreConfig::new(
             format!("host=127.0.0.1 port={port} user=postgres dbname=postgres {passfile} {words}"),
@@ -53,7 +52,7 @@ impl World {
     }
 }
 
-/// What is retried may reach us later; the tests know that it will not.
+/// A short retry timeout, because these errors are permanent.
 const SHORT: Duration = Duration::from_millis(100);
 
 async fn works(config: &PostgresStoreConfig) -> bool {
@@ -66,9 +65,9 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 
 #[tokio::test]
 async fn a_password_file_is_read_for_each_connection() {
-    let world = world();
-    let path = world.write("secret", "wrong\n");
-    let config = world
+    let environment = environment();
+    let path = environment.write("secret", "wrong\n");
+    let config = environment
         .config("")
         .password_file(&path)
         .timeouts(Timeouts { retry: SHORT, ..Default::default() });
@@ -79,7 +78,7 @@ async fn a_password_file_is_read_for_each_connection() {
         OpenStoreError::Authentication(error) if error.sqlstate() == Some("28P01")
     );
     for ending in ["", "\n", "\r\n"] {
-        fs::write(&path, format!("{}{ending}", world.password)).unwrap();
+        fs::write(&path, format!("{}{ending}", environment.password)).unwrap();
         let connection = pool.get().await.unwrap();
         drop(Object::take(connection));
     }
@@ -96,11 +95,11 @@ async fn a_password_file_is_read_for_each_connection() {
 }
 
 #[tokio::test]
-async fn a_callback_is_asked_for_each_connection() {
-    let world = world();
-    let (asked, password) = (Arc::new(AtomicUsize::new(0)), world.password.clone());
+async fn a_password_callback_is_called_for_each_connection() {
+    let environment = environment();
+    let (asked, password) = (Arc::new(AtomicUsize::new(0)), environment.password.clone());
     let counter = Arc::clone(&asked);
-    let config = world.config("").password_callback(move || {
+    let config = environment.config("").password_callback(move || {
         counter.fetch_add(1, Ordering::SeqCst);
         let password = password.clone();
         async move { Ok(password) }
@@ -112,12 +111,13 @@ async fn a_callback_is_asked_for_each_connection() {
     drop(pool.get().await.unwrap());
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 
-    let failing = world.config("").password_callback(|| async { Err("no token today".into()) });
+    let failing =
+        environment.config("").password_callback(|| async { Err("no token today".into()) });
     assert_matches!(
         error(&failing).await,
         OpenStoreError::Connect(error) if error.to_string().contains("no token today")
     );
-    let hanging = world
+    let hanging = environment
         .config("")
         .pool(PoolSettings {
             connect_timeout: Some(Duration::from_millis(200)),
@@ -132,24 +132,25 @@ async fn a_callback_is_asked_for_each_connection() {
 
 #[tokio::test]
 async fn the_order_of_the_passwords_sources() {
-    let world = world();
-    let right = world.password.clone();
-    let passfile = world.write("pgpass", &format!("127.0.0.1:*:postgres:postgres:{right}\n"));
+    let environment = environment();
+    let right = environment.password.clone();
+    let passfile = environment.write("pgpass", &format!("127.0.0.1:*:postgres:postgres:{right}\n"));
     let passfile = format!("passfile={}", passfile.display());
-    let (good, bad) = (world.write("good", &right), world.write("bad", "wrong"));
+    let (good, bad) = (environment.write("good", &right), environment.write("bad", "wrong"));
     let callback = move || {
         let right = right.clone();
         async move { Ok(right) }
     };
-    assert!(works(&world.config(&passfile)).await);
-    assert!(!works(&world.config(&format!("{passfile} password=wrong"))).await);
-    assert!(works(&world.config("password=wrong").password_file(&good)).await);
+    assert!(works(&environment.config(&passfile)).await);
+    assert!(!works(&environment.config(&format!("{passfile} password=wrong"))).await);
+    assert!(works(&environment.config("password=wrong").password_file(&good)).await);
     assert!(
-        works(&world.config("password=wrong").password_file(bad).password_callback(callback)).await
+        works(&environment.config("password=wrong").password_file(bad).password_callback(callback))
+            .await
     );
 }
 
-/// Run by the test below, in a process that has the variables.
+/// Run by the test below in a child process that has the variables.
 #[tokio::test]
 #[ignore = "run by another test"]
 async fn pgpassword_of_the_process() {
@@ -161,22 +162,22 @@ async fn pgpassword_of_the_process() {
 
 #[tokio::test]
 async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
-    let world = world();
-    let port = world.server.port();
+    let environment = environment();
+    let port = environment.server.port();
     let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "connecting::pgpassword_of_the_process", "--ignored"])
         .env("TEST_SERVER", server)
-        .env("PGPASSWORD", &world.password)
+        .env("PGPASSWORD", &environment.password)
         .status();
     assert!(status.unwrap().success());
 }
 
 #[tokio::test]
-async fn a_password_file_that_others_may_read_is_passed_over() {
-    let world = world();
-    let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
-    let config = world
+async fn a_password_file_that_others_may_read_is_ignored() {
+    let environment = environment();
+    let path = environment.write("pgpass", &format!("*:*:*:*:{}\n", environment.password));
+    let config = environment
         .config(&format!("passfile={}", path.display()))
         .timeouts(Timeouts { retry: SHORT, ..Default::default() });
     assert!(works(&config).await);
@@ -190,15 +191,15 @@ async fn a_password_file_that_others_may_read_is_passed_over() {
 
 #[tokio::test]
 async fn refused_logins() {
-    let world = world();
-    let right = format!("password={}", world.password);
+    let environment = environment();
+    let right = format!("password={}", environment.password);
     for (words, code) in [
         ("password=wrong".to_owned(), "28P01"),
         (format!("{right} dbname=nowhere"), "3D000"),
         (format!("{right} user=nobody_at_all"), "28P01"),
     ] {
         assert_matches!(
-            error(&world.config(&words)).await,
+            error(&environment.config(&words)).await,
             OpenStoreError::Authentication(error) if error.sqlstate() == Some(code),
             "{words}"
         );
@@ -207,8 +208,8 @@ async fn refused_logins() {
 
 #[tokio::test]
 async fn a_role_that_may_not_connect() {
-    let world = world();
-    let pool = PostgresStoreConfig::new(world.server.url(), "admin").build_pool().unwrap();
+    let environment = environment();
+    let pool = PostgresStoreConfig::new(environment.server.url(), "admin").build_pool().unwrap();
     let connection = pool.get().await.unwrap();
     for sql in [
         "CREATE ROLE guest LOGIN PASSWORD 'guest'",
@@ -217,14 +218,14 @@ async fn a_role_that_may_not_connect() {
     ] {
         connection.batch_execute(sql).await.unwrap();
     }
-    let config = world.config("user=guest password=guest dbname=closed");
+    let config = environment.config("user=guest password=guest dbname=closed");
     assert_matches!(
         error(&config).await,
         OpenStoreError::PermissionDenied { source, .. } if source.sqlstate() == Some("42501")
     );
 }
 
-/// Accepts connections, and never says a word.
+/// Accepts connections, but sends nothing.
 fn silent() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -236,8 +237,8 @@ fn closed_port() -> u16 {
 }
 
 #[tokio::test]
-async fn nobody_there() {
-    let world = world();
+async fn unreachable_servers() {
+    let environment = environment();
     let port = closed_port();
     let error_of = |words: String| async move {
         match error(&PostgresStoreConfig::new(words, "connecting")).await {
@@ -254,11 +255,11 @@ async fn nobody_there() {
     assert!(text.contains("socket /nowhere/.s.PGSQL.5432"), "{text}");
     let text = error_of("host=no-such-host.invalid user=a".to_owned()).await;
     assert!(text.contains("no-such-host.invalid\" cannot be resolved"), "{text}");
-    drop(world);
+    drop(environment);
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_in_time() {
+async fn a_silent_server_times_out() {
     let (_listener, port) = silent();
     for mode in ["disable", "prefer"] {
         let config = PostgresStoreConfig::new(
@@ -279,10 +280,10 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn of_several_servers_the_first_that_answers_is_taken() {
-    let world = world();
+async fn the_first_reachable_of_several_servers_is_used() {
+    let environment = environment();
     let (_listener, mute) = silent();
-    let (dead, port, password) = (closed_port(), world.server.port(), &world.password);
+    let (dead, port, password) = (closed_port(), environment.server.port(), &environment.password);
     for ports in [format!("{dead},{port}"), format!("{mute},{port}"), format!("{port},{dead}")] {
         for order in ["disable", "random"] {
             let config = PostgresStoreConfig::new(
@@ -299,7 +300,7 @@ async fn of_several_servers_the_first_that_answers_is_taken() {
             assert!(works(&config).await, "{ports} {order}");
         }
     }
-    // A refused login ends the search: the other server is not asked.
+    // After a refused login the next server is not tried.
     let config = PostgresStoreConfig::new(
         format!("postgres://postgres:wrong@127.0.0.1:{port},127.0.0.1:{mute}/postgres"),
         "connecting",
@@ -310,12 +311,12 @@ async fn of_several_servers_the_first_that_answers_is_taken() {
 }
 
 #[tokio::test]
-async fn of_several_servers_one_that_can_be_written_is_taken() {
+async fn the_writable_one_of_several_servers_is_used() {
     let standby =
         PostgresServer::builder().setting("default_transaction_read_only", "on").start().unwrap();
-    let primary = world();
+    let primary = environment();
     let (closed, open) = (standby.port(), primary.server.port());
-    // Both let the same user in over their own rules, so that only the state decides.
+    // Both accept the same user, so that only their state decides.
     for server in [&standby, &primary.server] {
         let rules = server.data_directory().join("pg_hba.conf");
         fs::write(&rules, "host all all 127.0.0.1/32 trust\nlocal all all trust\n").unwrap();
@@ -325,7 +326,7 @@ async fn of_several_servers_one_that_can_be_written_is_taken() {
     }
     let url = format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{open}/postgres");
     let mut found = 0;
-    // The reload takes a moment.
+    // The reload is asynchronous.
     for _ in 0..50 {
         let pool = PostgresStoreConfig::new(&url, "connecting").build_pool().unwrap();
         if let Ok(connection) = pool.get().await {
@@ -337,7 +338,7 @@ async fn of_several_servers_one_that_can_be_written_is_taken() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(found, i32::from(open));
-    // None of them: a standby, or a setting, and not a wrong address.
+    // If none is writable, the error must name a standby or the setting instead of a wrong address.
     let closed_twice =
         format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{closed}/postgres");
     assert_matches!(

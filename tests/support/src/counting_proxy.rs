@@ -1,5 +1,4 @@
-//! A TCP proxy that counts turns of the wire: how often the client had to wait for the server. And
-//! the transactions that it committed.
+//! A TCP proxy that counts round trips (how often the client waits for the server), bytes and commits.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -14,14 +13,14 @@ use std::{
 
 use matrix_sdk_postgres::testing::{PostgresServer, TestDatabase};
 
-/// How long the client must be silent before it counts as waiting. Answers are held back until
-/// then, so that a message pipelined behind another never looks like an answer to its answer.
+/// How long the client must be silent before it counts as waiting. Responses are held until then, so that
+/// a pipelined message is not taken for a reaction to a response.
 const SILENCE: Duration = Duration::from_millis(15);
 
-/// How a transaction is committed: `COMMIT` as a simple query.
+/// `COMMIT` as a simple query.
 const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
 
-/// Counts what all its connections do together.
+/// Counts over all of its connections.
 pub struct Proxy {
     port: u16,
     counts: Arc<Counts>,
@@ -29,13 +28,13 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Counts {
-    turns: AtomicUsize,
+    round_trips: AtomicUsize,
     commits: AtomicUsize,
     answered: AtomicUsize,
 }
 
 impl Proxy {
-    /// Listens on a free port and passes on to `server`. It ends with the process.
+    /// Listens on a free port and forwards to `server`. Ends with the process.
     pub fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -50,7 +49,7 @@ impl Proxy {
         Self { port, counts }
     }
 
-    /// Stands before a server. Also gives the URL that leads to a database of it this way.
+    /// A proxy in front of a server, and the URL of a database through it.
     pub fn before(server: &PostgresServer, database: &TestDatabase) -> (Self, String) {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let proxy = Self::start(address(server.port()));
@@ -62,11 +61,11 @@ impl Proxy {
         self.port
     }
 
-    pub fn turns(&self) -> usize {
-        self.counts.turns.load(Ordering::SeqCst)
+    pub fn round_trips(&self) -> usize {
+        self.counts.round_trips.load(Ordering::SeqCst)
     }
 
-    /// The bytes of all answers.
+    /// Number of bytes that the server has sent.
     pub fn answered(&self) -> usize {
         self.counts.answered.load(Ordering::SeqCst)
     }
@@ -80,7 +79,7 @@ fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
-    // Whether the client is still sending, and the signal that it has stopped.
+    // Whether the client is sending, and the signal that it has stopped.
     let sending = Arc::new((Mutex::new(false), Condvar::new()));
 
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -88,7 +87,7 @@ fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
     thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         let mut silent = true;
-        // The end of what came before: a message may come in two pieces.
+        // The end of the previous bytes, because a message may arrive in two pieces.
         let mut seen = Vec::new();
         loop {
             from.set_read_timeout((!silent).then_some(SILENCE)).unwrap();
@@ -109,7 +108,7 @@ fn pass(client: TcpStream, server: TcpStream, counts: Arc<Counts>) {
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
                     silent = true;
-                    counts.turns.fetch_add(1, Ordering::SeqCst);
+                    counts.round_trips.fetch_add(1, Ordering::SeqCst);
                     *state.0.lock().unwrap() = false;
                     state.1.notify_all();
                 }

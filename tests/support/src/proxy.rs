@@ -1,5 +1,5 @@
-//! A TCP proxy between the store and its server, which knows PostgreSQL's messages well enough to do
-//! harm at a chosen one.
+//! A TCP proxy between the store and its server, which parses PostgreSQL's messages and injects a fault at
+//! a chosen one.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the client sends: a message that the rule decides on.
+/// A message of the client, for which the rule chooses an action.
 pub struct Message<'a> {
     pub tag: u8,
     pub body: &'a [u8],
@@ -21,47 +21,47 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// Whether it is a simple query that begins so.
+    /// Whether it is a simple query that begins with this text.
     pub fn is_query(&self, text: &str) -> bool {
         self.tag == b'Q' && self.body.starts_with(text.as_bytes())
     }
 
-    /// A statement that the server is to run.
+    /// Whether it executes a statement.
     pub fn runs(&self) -> bool {
         matches!(self.tag, b'Q' | b'E')
     }
 }
 
-/// What becomes of a message.
+/// What the proxy does with a message.
 #[derive(Clone, Debug)]
 pub enum Action {
     Pass,
-    /// It never arrives.
+    /// Discards it.
     Drop,
-    /// Another simple query arrives in its place.
+    /// Sends another simple query in its place.
     Instead(&'static str),
-    /// The connection breaks before it arrives.
+    /// Breaks the connection before it.
     CutBefore,
-    /// The connection breaks in the middle of it.
+    /// Breaks the connection in the middle of it.
     CutDuring,
-    /// The server has done it, and its answer is lost with the connection.
+    /// Breaks the connection after the server has executed it, and discards the response.
     CutAfter,
-    /// It arrives; the client's end breaks, and the server does not notice.
+    /// Forwards it and breaks the client's end only: the server does not notice.
     CutClient,
-    /// It arrives, and nothing after it either way: neither end notices.
+    /// Forwards it, and nothing after it in either direction: neither end notices.
     BlackHole,
-    /// It arrives; from now on answers take so long.
+    /// Forwards it, and delays responses from then on.
     Delay(Duration),
-    /// It and all behind it wait until [`FaultProxy::let_go`], also when the client has gone.
+    /// Holds it and all later ones until [`FaultProxy::release`], even after the client has gone.
     Hold,
-    /// It and all behind it arrive, but the client hears an error of this severity and SQLSTATE in
-    /// the server's place. After `COMMIT` has been answered its end breaks.
-    Impostor(&'static str, &'static str),
+    /// Forwards it and all later ones, but sends the client an error with this severity and SQLSTATE in the
+    /// server's place. Breaks the connection after the response to `COMMIT`.
+    ForgedError(&'static str, &'static str),
 }
 
 type Rule = Box<dyn FnMut(&Message<'_>) -> Action + Send>;
 
-/// Passes connections on until its rule says otherwise. Ends with the process.
+/// Forwards connections, except where its rule says otherwise. Ends with the process.
 #[derive(Clone)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -109,12 +109,12 @@ impl FaultProxy {
         url.replace(&format!("127.0.0.1:{port}"), &self.address.to_string())
     }
 
-    /// Decides on every message that clients send from now on.
+    /// Sets the rule for every message that clients send from now on.
     pub fn rule(&self, rule: impl FnMut(&Message<'_>) -> Action + Send + 'static) {
         *self.shared.rule.lock().unwrap() = Box::new(rule);
     }
 
-    /// Does this once, to the first message for which `matches` holds; all others pass.
+    /// Applies the action once, to the first message that matches; all others pass.
     pub fn once(
         &self,
         mut matches: impl FnMut(&Message<'_>) -> bool + Send + 'static,
@@ -132,18 +132,18 @@ impl FaultProxy {
         done
     }
 
-    /// Where new connections lead from now on.
-    pub fn lead_to(&self, server: String) {
+    /// Forwards new connections to this server from now on.
+    pub fn redirect_to(&self, server: String) {
         *self.shared.server.lock().unwrap() = server;
     }
 
-    /// Lets what is held go on.
-    pub fn let_go(&self) {
+    /// Releases held messages.
+    pub fn release(&self) {
         *self.shared.holding.0.lock().unwrap() = false;
         self.shared.holding.1.notify_all();
     }
 
-    /// Breaks all connections; takes none until told otherwise.
+    /// `true`: breaks all connections and refuses new ones; `false`: accepts them again.
     pub fn refuse(&self, refusing: bool) {
         self.shared.refusing.store(refusing, SeqCst);
         if refusing {
@@ -163,9 +163,9 @@ struct Link {
     client: TcpStream,
     server: TcpStream,
     backend: AtomicU32,
-    /// Answers (`ReadyForQuery`) that the server owes.
+    /// Number of responses (`ReadyForQuery`) that are outstanding.
     owed: AtomicI64,
-    /// Answers are swallowed.
+    /// Whether responses are discarded.
     mute: AtomicBool,
     delay: Mutex<Option<Duration>>,
 }
@@ -212,7 +212,7 @@ fn serve(client: TcpStream, shared: &Shared) {
     }
 }
 
-/// Passes the start-up packet on. TLS is declined in the server's place.
+/// Forwards the start-up packet. Declines TLS in the server's place.
 fn start_up(link: &Link) -> Option<()> {
     loop {
         let mut head = [0; 8];
@@ -241,10 +241,10 @@ fn message(mut from: &TcpStream) -> Option<(u8, Vec<u8>)> {
 }
 
 fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
-    let mut impostor = false;
+    let mut is_forged = false;
     loop {
         let Some((tag, bytes)) = message(&link.client) else {
-            // What was held has arrived.
+            // Held messages were forwarded before.
             let _ = link.server.shutdown(Shutdown::Write);
             return None;
         };
@@ -283,12 +283,12 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             }
             Action::Hold => {
                 link.mute.store(true, SeqCst);
-                let (holding, let_go) = &shared.holding;
-                drop(let_go.wait_while(holding.lock().unwrap(), |holding| *holding).unwrap());
+                let (holding, released) = &shared.holding;
+                drop(released.wait_while(holding.lock().unwrap(), |holding| *holding).unwrap());
             }
-            Action::Impostor(severity, code) => {
+            Action::ForgedError(severity, code) => {
                 link.mute.store(true, SeqCst);
-                impostor = true;
+                is_forged = true;
                 (&link.client).write_all(&error(severity, code)).ok()?;
             }
             Action::Delay(delay) => *link.delay.lock().unwrap() = Some(delay),
@@ -300,7 +300,7 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             Action::Pass | Action::Drop => {}
         }
         server.write_all(&bytes).ok()?;
-        if impostor && bytes.starts_with(b"Q\0\0\0\x0bCOMMIT") {
+        if is_forged && bytes.starts_with(b"Q\0\0\0\x0bCOMMIT") {
             link.wait_for_answers();
             link.cut();
             return None;
@@ -308,9 +308,9 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
     }
 }
 
-/// An error as PostgreSQL words it, and that it is ready for more.
+/// An `ErrorResponse` followed by `ReadyForQuery`.
 fn error(severity: &str, code: &str) -> Vec<u8> {
-    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mgave up\0\0");
+    let fields = format!("S{severity}\0V{severity}\0C{code}\0Mquery timeout\0\0");
     let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
     [b"E", &length[..], fields.as_bytes(), b"Z\0\0\0\x05I"].concat()
 }
@@ -325,7 +325,7 @@ fn pass_answers(link: &Link) {
         if let Some(delay) = delay {
             thread::sleep(delay);
         }
-        // An answer counts as given when the client can have it.
+        // A response counts once it was written to the client.
         let given = link.mute.load(SeqCst) || client.write_all(&bytes).is_ok();
         if tag == b'Z' {
             link.owed.fetch_sub(1, SeqCst);

@@ -1,4 +1,4 @@
-//! A gate before a server, which refuses logins in its own name, as poolers do.
+//! A proxy in front of a server that refuses logins itself, as poolers do.
 
 use std::{
     io::{Read, Write, copy},
@@ -14,49 +14,49 @@ const TLS_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 /// Ends with the process.
 #[derive(Clone)]
-pub struct Gate {
+pub struct RefusingProxy {
     port: u16,
     state: Arc<State>,
 }
 
 struct State {
-    /// How many logins are still to be refused, and with which SQLSTATE.
+    /// Number of logins that are still to be refused, and the SQLSTATE.
     refusals: Mutex<(usize, &'static str)>,
     logins: AtomicUsize,
 }
 
-impl Gate {
+impl RefusingProxy {
     pub fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State { refusals: Mutex::new((0, "")), logins: AtomicUsize::new(0) });
-        let gate = Self { port, state: state.clone() };
+        let proxy = Self { port, state: state.clone() };
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, state) = (client.unwrap(), state.clone());
-                // A client that goes away ends its thread.
+                // The thread ends with its client.
                 thread::spawn(move || serve(client, server, &state));
             }
         });
-        gate
+        proxy
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Refuses so many logins from now on.
+    /// Refuses this number of logins from now on.
     pub fn refuse(&self, logins: usize, sqlstate: &'static str) {
         *self.state.refusals.lock().unwrap() = (logins, sqlstate);
         self.state.logins.store(0, SeqCst);
     }
 
-    /// How many of them are still to come.
+    /// Number of logins that are still to be refused.
     pub fn left(&self) -> usize {
         self.state.refusals.lock().unwrap().0
     }
 
-    /// How many logins there were since [`Self::refuse`].
+    /// Number of logins since [`Self::refuse`].
     pub fn logins(&self) -> usize {
         self.state.logins.load(SeqCst)
     }
@@ -102,7 +102,7 @@ fn packet(client: &mut TcpStream) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// An `ErrorResponse` in a language that is not the driver's.
+/// An `ErrorResponse` whose text is not one of PostgreSQL.
 fn refusal(sqlstate: &str) -> Vec<u8> {
     let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0Mno login now\0\0");
     let length = u32::try_from(fields.len() + 4).unwrap();
