@@ -69,7 +69,7 @@ fn faults(name: &str, text: &str) -> Vec<&'static str> {
         ),
         (
             is_write && has_owner && !asks_marker && !guards_itself,
-            "writes without asking for the transaction marker",
+            "writes without checking the transaction marker",
         ),
         (
             is_insert && has_owner && !takes_rows_through_owner(text),
@@ -122,7 +122,7 @@ fn each_fault_is_found() {
     assert_eq!(faults("t.upsert", good), Vec::<&str>::new());
     for (from, to, fault) in [
         ("'matrix_sdk.tx')", "'matrix_sdk.tx', true)", "missing_ok"),
-        ("AND current_setting('matrix_sdk.tx') = $1::text", "", "without asking"),
+        ("AND current_setting('matrix_sdk.tx') = $1::text", "", "without checking"),
         ("SELECT o.account_id", "SELECT $1", "through the owner"),
         ("u.v FROM", "(SELECT 1 FROM b.t WHERE t.account_id = o.account_id) FROM", "sub-select"),
         ("excluded.v", "now()", "volatile"),

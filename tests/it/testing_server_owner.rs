@@ -34,7 +34,7 @@ fn test_command(test: &str) -> Command {
 fn first_line_of(command: &mut Command) -> (Child, Vec<String>) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find_map(|line| line.split_once("child: ").map(|(_, said)| said.to_owned()));
+    let line = lines.find_map(|line| line.split_once("child: ").map(|(_, text)| text.to_owned()));
     // Drains the pipe, so that the child does not block.
     std::thread::spawn(move || lines.for_each(drop));
     (child, line.expect("a line of the child").split(' ').map(str::to_owned).collect())
@@ -82,10 +82,10 @@ fn after_kill_9_of_the_owner_neither_process_nor_data_are_left() {
             sleep(Duration::from_secs(60));
         }
     }
-    let (mut child, said) = first_line_of(&mut test_command(
+    let (mut child, words) = first_line_of(&mut test_command(
         "testing_server_owner::after_kill_9_of_the_owner_neither_process_nor_data_are_left",
     ));
-    let home = said[0].as_str();
+    let home = words[0].as_str();
     assert!(processes_naming(home) >= 2 && Path::new(home).exists());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -131,11 +131,11 @@ async fn the_shared_server_ends_with_the_process() {
         println!("child: {}", row.get::<_, String>(0));
         return;
     }
-    let (mut child, said) = first_line_of(&mut test_command(
+    let (mut child, words) = first_line_of(&mut test_command(
         "testing_server_owner::the_shared_server_ends_with_the_process",
     ));
     assert!(child.wait().unwrap().success());
-    let data = said[0].as_str();
+    let data = words[0].as_str();
     assert!(data.ends_with("/data"), "{data}");
     eventually("all is gone", || processes_naming(data) == 0 && !Path::new(data).exists());
 }

@@ -142,8 +142,8 @@ async fn a_lagging_standby_is_not_taken_for_a_rolled_back_database() {
 
     proxy.redirect_to(address(&cluster.standby));
     proxy.cut_all();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let checks = Arc::new(AtomicUsize::new(0));
+    let count = checks.clone();
     proxy.rule(move |message| {
         count.fetch_add(usize::from(is_begin(message)), SeqCst);
         Action::Pass
@@ -153,7 +153,7 @@ async fn a_lagging_standby_is_not_taken_for_a_rolled_back_database() {
         async move { store.save_tracked_users(&users).await }
     });
     // A second query follows a refused first one.
-    let refused = async || save.is_finished() || asked.load(SeqCst) > 1;
+    let refused = async || save.is_finished() || checks.load(SeqCst) > 1;
     eventually("the standby has refused the check", refused).await;
     assert!(!save.is_finished(), "the check was made on the lagging standby");
     proxy.redirect_to(address(&cluster.primary));

@@ -56,13 +56,14 @@ async fn an_account_without_a_response_does_not_block_the_others() {
         }
         let client = connect(&server.url()).await;
         let id = format!("SELECT id FROM matrix_sdk.accounts WHERE name = '{silent}'");
-        let (id, mut asking, asked) =
+        let (id, mut querying_backend, queries) =
             (number(&client, &id).await, 0, Arc::new(AtomicUsize::new(0)));
-        let is_asked = asked.clone();
+        let counter = queries.clone();
         proxy.rule(move |message| {
-            asking = if is_owner_query(message) { message.backend } else { asking };
-            if asking == message.backend && is_of(message, id) {
-                is_asked.fetch_add(1, SeqCst);
+            querying_backend =
+                if is_owner_query(message) { message.backend } else { querying_backend };
+            if querying_backend == message.backend && is_of(message, id) {
+                counter.fetch_add(1, SeqCst);
                 return Action::BlackHole;
             }
             Action::Pass
@@ -70,7 +71,8 @@ async fn an_account_without_a_response_does_not_block_the_others() {
         // All takeovers in one transaction, so that one heartbeat finds them all.
         let taken = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'other'";
         client.batch_execute(taken).await.unwrap();
-        eventually("the silent account has sent its query", async || asked.load(SeqCst) > 0).await;
+        eventually("the silent account has sent its query", async || queries.load(SeqCst) > 0)
+            .await;
         for (store, account) in stores.iter().zip(ACCOUNTS).filter(|(_, of)| *of != silent) {
             eventually(account, async || store.get_custom_value("key").await.is_err()).await;
             let error = store.get_custom_value("key").await;
@@ -83,7 +85,7 @@ async fn an_account_without_a_response_does_not_block_the_others() {
             let before = alive().await;
             eventually("the heartbeat is renewed", async || alive().await != before).await;
         }
-        assert_eq!(asked.load(SeqCst), 1, "queries without a response");
+        assert_eq!(queries.load(SeqCst), 1, "queries without a response");
     }
 }
 

@@ -153,15 +153,15 @@ async fn a_store_that_is_closed_while_it_is_reopened_is_closed() {
     let proxied = ProxiedStore::new().await;
     proxied.set("first").await;
     proxied.store.close().await.unwrap();
-    let asked = Arc::new(AtomicBool::new(false));
-    let is_asked = asked.clone();
+    let is_sent = Arc::new(AtomicBool::new(false));
+    let flag = is_sent.clone();
     proxied.proxy.rule(move |message| {
-        let is_first = is_begin(message) && !is_asked.swap(true, SeqCst);
+        let is_first = is_begin(message) && !flag.swap(true, SeqCst);
         if is_first { Action::Hold } else { Action::Pass }
     });
     let [reopening, closing] = [proxied.store.clone(), proxied.store.clone()];
     let reopening = tokio::spawn(async move { reopening.reopen().await });
-    eventually("it is being reopened", async || asked.load(SeqCst)).await;
+    eventually("it is being reopened", async || is_sent.load(SeqCst)).await;
     let closing = tokio::spawn(async move { closing.close().await });
     proxied.proxy.release();
     reopening.await.unwrap().unwrap();

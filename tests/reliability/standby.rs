@@ -196,8 +196,8 @@ async fn a_wait_cancelled_on_another_server_makes_no_outcome_unknown() {
     eventually("a wait is cancelled", async || number(&admin, cancel).await > 0).await;
     eventually("the server has logged it", async || other.log().contains(CANCELLED)).await;
     // The store that gets the warning queries the outcome of its commit.
-    let asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    eventually("the warning has come", async || number(&admin, asked).await > 0).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the query for the outcome waits", async || number(&admin, waiting).await > 0).await;
     client.batch_execute("COMMIT").await.unwrap();
     saving.await.unwrap().unwrap();
     // The outcome of a commit is queried with a fence.

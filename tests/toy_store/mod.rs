@@ -69,7 +69,7 @@ static TOY_STORE: StoreKind = StoreKind {
         &GET_PROFILE,
         UPSERT_PROFILE.sql(),
     ]],
-    seen_when_committed: &[],
+    hidden_until_commit: &[],
 };
 
 /// The store's own errors.

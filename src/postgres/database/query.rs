@@ -41,7 +41,7 @@ impl Database {
             queries.iter().map(|(sql, params)| self.send(connection, is_prepared, sql, params));
         let answers = try_join_all(answers);
         let answers = self.join_with_prepare(connection, is_prepared, answers).await;
-        if answers.as_ref().is_err_and(Error::spoils_connection) {
+        if answers.as_ref().is_err_and(Error::invalidates_connection) {
             shared.spoil();
         }
         answers

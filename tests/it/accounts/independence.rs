@@ -111,10 +111,10 @@ async fn deleting_one_account_leaves_the_other() {
         fixture.fill(&second).await;
 
         // An account with the same name starts empty, with a new cipher.
-        let anew = ours.open(&url, "ours").await;
-        assert_empty(&anew, &fixture).await;
-        fixture.fill(&anew).await;
-        assert_complete(&anew, &fixture).await;
+        let recreated = ours.open(&url, "ours").await;
+        assert_empty(&recreated, &fixture).await;
+        fixture.fill(&recreated).await;
+        assert_complete(&recreated, &fixture).await;
         assert_complete(&second, &fixture).await;
     }
 }

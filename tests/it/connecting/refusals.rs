@@ -170,9 +170,9 @@ async fn a_rotated_password_that_arrives_late_is_retried() {
 #[tokio::test]
 async fn a_password_changes_on_the_server_first() {
     let environment = environment();
-    let (asked, new) = (Arc::new(AtomicUsize::new(0)), "the-new-one");
+    let (calls, new) = (Arc::new(AtomicUsize::new(0)), "the-new-one");
     // The callback returns the old password twice more.
-    let (counter, old) = (asked.clone(), environment.password.clone());
+    let (counter, old) = (calls.clone(), environment.password.clone());
     let from = Arc::new(AtomicUsize::new(usize::MAX));
     let change = from.clone();
     let config = environment.config("").password_callback(move || {
@@ -192,11 +192,11 @@ async fn a_password_changes_on_the_server_first() {
     let admin = PostgresStoreConfig::new(environment.server.url(), "admin").build_pool().unwrap();
     let alter = format!("ALTER ROLE postgres PASSWORD '{new}'");
     admin.get().await.unwrap().batch_execute(&alter).await.unwrap();
-    from.store(asked.load(SeqCst) + 2, SeqCst);
+    from.store(calls.load(SeqCst) + 2, SeqCst);
     expire_connection().await;
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
-    assert!(asked.load(SeqCst) > from.load(SeqCst));
-    from.store(asked.load(SeqCst) + 2, SeqCst);
+    assert!(calls.load(SeqCst) > from.load(SeqCst));
+    from.store(calls.load(SeqCst) + 2, SeqCst);
     store.close().await.unwrap();
     store.reopen().await.unwrap();
 }

@@ -212,10 +212,10 @@ async fn a_corrupt_row_read_by_another_task_does_not_fail_the_scope() {
 }
 
 /// Waits until the query waits for a lock in the server; returns the value that was sent.
-async fn waiting<T>(is_asked: oneshot::Receiver<T>, watcher: &tokio_postgres::Client) -> T {
-    let asked = is_asked.await.unwrap();
+async fn waiting<T>(has_sent: oneshot::Receiver<T>, watcher: &tokio_postgres::Client) -> T {
+    let sent = has_sent.await.unwrap();
     until_locked(watcher, "relation").await;
-    asked
+    sent
 }
 
 /// The scope's own statement waits in the server, with another task's read queued behind it; then the scope
@@ -227,15 +227,15 @@ async fn a_read_queued_behind_an_ended_scope_is_repeated_outside() {
     let store = open(&config(&url, 4)).await;
     let (client, watcher) = (connect(&url).await, connect(&url).await);
     client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.withheld_sessions").await.unwrap();
-    let (asked, is_asked) = oneshot::channel();
+    let (sent, has_sent) = oneshot::channel();
     let scope = store.atomically(async {
         store.save_changes(withheld()).await?;
-        asked.send(read_withheld(&store)).unwrap();
+        sent.send(read_withheld(&store)).unwrap();
         std::future::pending::<Result<(), CryptoStoreError>>().await
     });
     let reader = tokio::select! {
         biased;
-        reader = waiting(is_asked, &watcher) => reader,
+        reader = waiting(has_sent, &watcher) => reader,
         ended = scope => panic!("{ended:?}"),
     };
     client.batch_execute("COMMIT").await.unwrap();
