@@ -11,7 +11,10 @@
 //! names the owner.
 
 mod archive;
+mod check;
 mod delete;
+mod device;
+mod doctor;
 mod health;
 mod migrate;
 mod owner;
@@ -27,9 +30,14 @@ mod time;
 mod unlock;
 mod verify;
 
+pub use crate::crypto_store::OwnDevice;
+
 pub use self::{
-    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, check_backup, restore},
+    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, read_backup, restore},
+    check::{Check, CheckStatus},
     delete::{Deleted, count_account, delete_account},
+    device::{check_backup, check_device, check_one_time_keys},
+    doctor::{DoctorOptions, doctor},
     health::{Health, HealthStatus, PoolHealth},
     migrate::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,

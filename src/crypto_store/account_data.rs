@@ -2,7 +2,7 @@
 
 use matrix_sdk_crypto::{
     Account,
-    olm::{PickledAccount, PrivateCrossSigningIdentity},
+    olm::{PickledAccount, PickledCrossSigningIdentity, PrivateCrossSigningIdentity},
     store::types::{BackupDecryptionKey, BackupKeys, DehydratedDeviceKey, PendingChanges},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -210,6 +210,17 @@ pub(super) async fn delete_dehydrated_device_key(account: &StoreLane) -> Result<
     account.delete(&DELETE, Item::DehydratedDeviceKey.cells()).await
 }
 
+/// The Olm account as it is stored, for those who only look.
+pub(super) async fn pickled_account(account: &StoreLane) -> Result<Option<PickledAccount>, Error> {
+    get(account, Item::OlmAccount).await
+}
+
+pub(super) async fn pickled_identity(
+    account: &StoreLane,
+) -> Result<Option<PickledCrossSigningIdentity>, Error> {
+    get(account, Item::PrivateIdentity).await
+}
+
 async fn get<T: DeserializeOwned>(account: &StoreLane, item: Item) -> Result<Option<T>, Error> {
     let row = account.row(&BY_ITEM, item.cells()).await?;
     row.map(|row| open(&account.codec, item, row.bytes(0, TABLE)?)).transpose()
@@ -229,6 +240,6 @@ fn stage(
     Ok(())
 }
 
-fn invalid_pickle() -> Error {
+pub(super) fn invalid_pickle() -> Error {
     Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" }
 }

@@ -14,6 +14,7 @@ mod key_requests;
 mod message_hashes;
 mod olm_sessions;
 mod outbound_group_sessions;
+mod own_device;
 mod room_key_bundles;
 mod room_keys;
 mod save_changes;
@@ -54,12 +55,12 @@ use matrix_sdk_crypto::{
 use tracing::instrument;
 use zeroize::Zeroizing;
 
-pub use self::store::PostgresCryptoStore;
 pub(crate) use self::{
     inspect::{INSPECTED, Inspected},
     size::TABLES,
     store::CRYPTO_STORE,
 };
+pub use self::{own_device::OwnDevice, store::PostgresCryptoStore};
 use crate::Error;
 
 type Result<T> = std::result::Result<T, Error>;

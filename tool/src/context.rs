@@ -96,8 +96,10 @@ impl Context {
         Progress::new(what, steps, shows)
     }
 
-    pub fn is_json(&self) -> bool {
-        self.global.json
+    /// Whether standard output is read by a person who wants colours.
+    pub fn has_colours(&self) -> bool {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        wanted && !self.global.json && io::stdout().is_terminal()
     }
 
     /// Prints what a command has done.

@@ -66,7 +66,9 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
                 let part = bytes[at..end].to_vec();
                 bytes.splice(at..at, part);
             }
-            4..10 => bytes[at] = *random.choice(&[0, 1, 0x7f, 0x80, 0xc1, 0xdc, 0xff]).unwrap_or(&0),
+            4..10 => {
+                bytes[at] = *random.choice(&[0, 1, 0x7f, 0x80, 0xc1, 0xdc, 0xff]).unwrap_or(&0)
+            }
             _ => bytes[at] ^= 1 << random.u8(..8),
         }
     }

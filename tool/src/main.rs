@@ -1,13 +1,12 @@
 //! `matrix-postgres`: what operators do with the stores of `matrix-sdk-postgres`. It only calls the
 //! library.
 
-#![allow(dead_code, reason = "the commands that need it come one by one")]
-
 mod args;
 mod commands;
 mod context;
 #[cfg(test)]
 mod fuzz;
+mod homeserver;
 mod import_sqlite;
 mod key_file;
 mod new_file;

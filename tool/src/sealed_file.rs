@@ -9,8 +9,8 @@ use std::{
 };
 
 use age::{
-    Decryptor, Encryptor, Identity, IdentityFile, Recipient, secrecy::SecretString, stream::StreamWriter,
-    x25519,
+    Decryptor, Encryptor, Identity, IdentityFile, Recipient, secrecy::SecretString,
+    stream::StreamWriter, x25519,
 };
 use zeroize::Zeroizing;
 
@@ -59,7 +59,8 @@ impl Unseal {
         let failed =
             |error: &dyn std::fmt::Display| Error::failed(format!("{}: {error}", file.display()));
         let opened = File::open(file).map_err(|error| failed(&error))?;
-        let parsed = IdentityFile::from_buffer(BufReader::new(opened)).map_err(|error| failed(&error))?;
+        let parsed =
+            IdentityFile::from_buffer(BufReader::new(opened)).map_err(|error| failed(&error))?;
         parsed.into_identities().map(Self::Identities).map_err(|error| failed(&error))
     }
 
@@ -80,9 +81,9 @@ impl Unseal {
             }
         };
         opened.map(BufReader::new).map_err(|error| match (&error, self) {
-            (age::DecryptError::NoMatchingKeys, Self::Passphrase(_)) => {
-                failed(&"it is encrypted for a public key: give its private key with --identity-file")
-            }
+            (age::DecryptError::NoMatchingKeys, Self::Passphrase(_)) => failed(
+                &"it is encrypted for a public key: give its private key with --identity-file",
+            ),
             (age::DecryptError::NoMatchingKeys, Self::Identities(_)) => {
                 failed(&"it is not encrypted for a key of the identity file")
             }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::types::Type;
 
-use super::{BackedUpTable, Backup, BackupError, dump::VERSIONS, read_end, read_frame, read_header};
+use super::{
+    BackedUpTable, Backup, BackupError, dump::VERSIONS, read_end, read_frame, read_header,
+};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::{
@@ -140,10 +142,7 @@ fn is_name(column: &str) -> bool {
     column.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
-async fn make_account(
-    transaction: &Transaction<'_>,
-    header: &Backup,
-) -> Result<i64, BackupError> {
+async fn make_account(transaction: &Transaction<'_>, header: &Backup) -> Result<i64, BackupError> {
     let refused = |error| OpenStoreError::refused(error, "making the account");
     let sql = "\
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by, created_at)
@@ -166,7 +165,8 @@ VALUES ($1, $2, decode($3, 'hex'), $4, $5::text::timestamptz) RETURNING id";
         // The count goes on, so that checkpoints stay comparable.
         let sql = "\
 INSERT INTO {schema}.account_lanes (account_id, lane, commits) VALUES ($1, $2, $3)";
-        let params = [(&account_id as _, Type::INT8), (lane as _, Type::TEXT), (commits as _, Type::INT8)];
+        let params =
+            [(&account_id as _, Type::INT8), (lane as _, Type::TEXT), (commits as _, Type::INT8)];
         transaction.execute(sql, &params).await.map_err(refused)?;
     }
     Ok(account_id)
@@ -231,13 +231,15 @@ async fn copy(
 async fn move_away(from: &PostgresStoreConfig, header: &Backup) -> Result<(), BackupError> {
     let session = Session::new(from)?;
     let Claimed { transaction, account_id } = Claimed::lock(&session, &header.account).await?;
-    let sql = "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
+    let sql =
+        "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
     let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;
     let known: i64 = row.try_get(0).map_err(DatabaseError::from)?;
     if header.commits != known.unsigned_abs() {
         return Err(BackupError::Old { found: header.commits, known: known.unsigned_abs() });
     }
     let reset = reset(&transaction, account_id).await;
-    reset.map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;
+    reset
+        .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;
     Ok(transaction.commit().await?)
 }

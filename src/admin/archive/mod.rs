@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    dump::{backup, check_backup},
+    dump::{backup, read_backup},
     load::{RestoredDevice, restore},
 };
 use crate::{DatabaseError, Error, OpenStoreError};
@@ -85,7 +85,9 @@ pub enum BackupError {
     Damaged(&'static str),
 
     /// The stream was made by a newer version.
-    #[error("the backup has format {found}, this version knows {FORMAT}: use the version that made it")]
+    #[error(
+        "the backup has format {found}, this version knows {FORMAT}: use the version that made it"
+    )]
     TooNew {
         /// Its format.
         found: u32,
@@ -115,7 +117,9 @@ pub enum BackupError {
     },
 
     /// The account has rows.
-    #[error("the account {account:?} is not empty: delete it first, or restore into another schema")]
+    #[error(
+        "the account {account:?} is not empty: delete it first, or restore into another schema"
+    )]
     NotEmpty {
         /// The account.
         account: String,

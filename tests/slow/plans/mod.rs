@@ -12,13 +12,15 @@ use tokio_postgres::{Client, types::Type};
 use self::fill::{ACCOUNTS, fill};
 
 /// These read all of an account, so an account that is most of a table is read by reading the table.
-const WHOLE_ACCOUNT: [&str; 10] = [
+const WHOLE_ACCOUNT: [&str; 11] = [
     "devices.keys",
     "megolm_inbound_sessions.keys",
     "megolm_inbound_sessions.senders",
     "message_hashes.keys",
     "olm_sessions.keys",
     "user_identities.keys",
+    // A page at a time.
+    "megolm_inbound_sessions.after",
     "megolm_inbound_sessions.all",
     "megolm_inbound_sessions.counts",
     "pending_key_bundles.all",

@@ -80,8 +80,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         false => Seal::Recipients(args.recipient.clone()),
     };
     let partial = new_file::partial(file);
-    let failed =
-        |error: std::io::Error| Error::failed(format!("{}: {error}", partial.display()));
+    let failed = |error: std::io::Error| Error::failed(format!("{}: {error}", partial.display()));
     let written = write(&partial, &seal, context).await;
     if written.is_err() && partial.exists() {
         fs::remove_file(&partial).map_err(failed)?;
@@ -118,7 +117,7 @@ async fn write(partial: &Path, seal: &Seal, context: &Context) -> Result<Backup,
     drop(bar);
     if let Seal::Passphrase(passphrase) = seal {
         let mut opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
-        admin::check_backup(&mut opened)?;
+        admin::read_backup(&mut opened)?;
     }
     Ok(backup)
 }

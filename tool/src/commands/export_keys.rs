@@ -124,7 +124,8 @@ async fn write(
     let Resumed { mut writer, mut keys, last } = started;
     let mut last = match last {
         Some((room_id, session_id)) => {
-            let room_id = RoomId::parse(room_id).map_err(|_| failed(partial, &KeyFileError::Content))?;
+            let room_id =
+                RoomId::parse(room_id).map_err(|_| failed(partial, &KeyFileError::Content))?;
             Some((room_id, session_id))
         }
         None => None,

@@ -75,7 +75,8 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     closed?;
     let Counts { total, imported, undecodable } = counts;
     let known = total - imported - undecodable;
-    let mut text = format!("{total} room keys: {imported} added or improved, {known} known already\n");
+    let mut text =
+        format!("{total} room keys: {imported} added or improved, {known} known already\n");
     if undecodable > 0 {
         text.push_str(&format!("{undecodable} cannot be decoded, and were left out\n"));
     }

@@ -3,6 +3,7 @@
 mod backup;
 mod completions;
 mod delete_account;
+mod doctor;
 mod export_keys;
 mod import_keys;
 mod import_sqlite;
@@ -26,6 +27,7 @@ use crate::{
 /// What there is to do.
 #[derive(Subcommand)]
 pub enum Command {
+    Doctor(doctor::Args),
     SelfTest(self_test::Args),
     Stats(stats::Args),
     Verify(verify::Args),
@@ -45,6 +47,7 @@ pub enum Command {
 
 pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error> {
     match command {
+        Command::Doctor(args) => doctor::run(args, context).await,
         Command::SelfTest(args) => self_test::run(args, context).await,
         Command::Stats(args) => stats::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,

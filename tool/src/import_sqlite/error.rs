@@ -85,7 +85,9 @@ fn reason(error: &rusqlite::Error) -> String {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Busy => Error::failed("the SQLite file is locked by another program: try again"),
+            Failure::Busy => {
+                Error::failed("the SQLite file is locked by another program: try again")
+            }
             Failure::Final(message) => Error::failed(message),
         }
     }

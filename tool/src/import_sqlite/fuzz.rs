@@ -13,11 +13,7 @@ use flate2::read::GzDecoder;
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use super::{
-    Secret, snapshot, source, source_of,
-    table::Table,
-    walk::Walk,
-};
+use super::{Secret, snapshot, source, source_of, table::Table, walk::Walk};
 use crate::fuzz::{Budget, mutate};
 
 const PASSPHRASE: &str = "fixture passphrase";

@@ -30,18 +30,11 @@ use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore};
 use ruma::OwnedUserId;
 use tokio::task::yield_now;
 
-pub use self::{report::Report, target::Target, values::Secret};
 use self::{
-    error::Failure,
-    item::Item,
-    rooms::Rooms,
-    save::Last,
-    source::Source,
-    table::Table,
-    target::Stopped,
-    values::Values,
-    walk::Walk,
+    error::Failure, item::Item, rooms::Rooms, save::Last, source::Source, table::Table,
+    target::Stopped, values::Values, walk::Walk,
 };
+pub use self::{report::Report, target::Target, values::Secret};
 use crate::{context::Context, outcome::Error};
 
 const FILE: &str = "matrix-sdk-crypto.sqlite3";
@@ -165,7 +158,8 @@ impl Opened {
         let mut wanted = BTreeMap::new();
         for table in self.tables() {
             let tracked = target::tracked_users(&reader, table).await?;
-            let mut compared = Compared { every: (self.source.count(table)? / SAMPLE).max(1), seen: 0 };
+            let mut compared =
+                Compared { every: (self.source.count(table)? / SAMPLE).max(1), seen: 0 };
             let mut walk = Walk::new(&self.source, table);
             while let Some(items) = walk.next()? {
                 bar.add(items.len() as u64);

@@ -93,7 +93,10 @@ fn notes(table: Table, tally: &Tally) -> Vec<(String, u64)> {
     if tally.undecodable > 0 {
         let rows: Vec<_> = tally.undecodable_rows.iter().map(ToString::to_string).collect();
         let more = if tally.undecodable > rows.len() as u64 { ", …" } else { "" };
-        notes.push((format!("cannot be decoded (rowid {}{more})", rows.join(", ")), tally.undecodable));
+        notes.push((
+            format!("cannot be decoded (rowid {}{more})", rows.join(", ")),
+            tally.undecodable,
+        ));
     }
     notes
 }

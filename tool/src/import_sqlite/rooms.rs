@@ -65,9 +65,9 @@ impl Rooms {
             }
         } else {
             // In clear.
-            ids.extend(keys.iter().filter_map(|key| {
-                RoomId::parse(std::str::from_utf8(key).ok()?).ok()
-            }));
+            ids.extend(
+                keys.iter().filter_map(|key| RoomId::parse(std::str::from_utf8(key).ok()?).ok()),
+            );
         }
         for id in ids {
             for table in HASHED {

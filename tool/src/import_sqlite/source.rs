@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use matrix_sdk_crypto::{
-    Account,
+    Account, DeviceData, GossipRequest, GossippedSecret,
     olm::{
         InboundGroupSession, OutboundGroupSession, PickledInboundGroupSession,
         PrivateCrossSigningIdentity, Session, StaticAccountData,
     },
+    store::types::{RoomKeyWithheldEntry, SecretsInboxItem},
     types::DeviceKeys,
 };
-use matrix_sdk_crypto::{DeviceData, GossipRequest, GossippedSecret};
 use ruma::events::secret::request::SecretName;
 use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 use zeroize::Zeroizing;
@@ -22,7 +22,6 @@ use super::{
     table::Table,
     values::Values,
 };
-use matrix_sdk_crypto::store::types::{RoomKeyWithheldEntry, SecretsInboxItem};
 
 /// The newest schema that this program knows: that of matrix-sdk-sqlite 0.19.
 const NEWEST: u8 = 19;
@@ -69,9 +68,8 @@ impl Source {
             return Err(no_store(file));
         }
         let version: Option<Vec<u8>> = key_value(copy, file, "version")?;
-        let missing = Table::ALL.iter().find(|table| {
-            table.is_required() && !has_table(copy, table.name())
-        });
+        let missing =
+            Table::ALL.iter().find(|table| table.is_required() && !has_table(copy, table.name()));
         match (version.as_deref(), missing) {
             (Some([version @ 1..=NEWEST]), None) => Ok(*version),
             (Some([1..=NEWEST]), Some(_)) => Err(no_store(file)),
@@ -107,7 +105,10 @@ impl Source {
     fn account_of(copy: &Connection, file: &Path, values: &Values) -> Result<Account, Failure> {
         let pickle = key_value(copy, file, "account")?;
         let pickle = pickle.ok_or_else(|| {
-            Failure::new(format!("{} holds no account yet: there is nothing to move", file.display()))
+            Failure::new(format!(
+                "{} holds no account yet: there is nothing to move",
+                file.display()
+            ))
         })?;
         let account = values.message_pack(&pickle).and_then(|p| Account::from_pickle(p).ok());
         account.ok_or_else(|| {
@@ -130,10 +131,6 @@ impl Source {
     /// Whose keys the file holds.
     pub fn account(&self) -> &StaticAccountData {
         &self.own.account
-    }
-
-    pub fn olm_account(&self) -> Result<Account, Failure> {
-        Self::account_of(&self.copy, &self.file, &self.values)
     }
 
     pub fn has(&self, table: Table) -> bool {
@@ -229,9 +226,9 @@ impl Source {
 
     fn secret(&self, row: &Row) -> Option<Decoded> {
         let secret: String = self.values.json(&row.value)?;
-        let name = SECRET_NAMES.into_iter().find(|name| {
-            self.values.key(Table::Secrets.name(), name) == row.key
-        });
+        let name = SECRET_NAMES
+            .into_iter()
+            .find(|name| self.values.key(Table::Secrets.name(), name) == row.key);
         let name = match (name, self.values.is_encrypted()) {
             (Some(name), _) => name.to_owned(),
             (None, false) => String::from_utf8(row.key.clone()).ok()?,
@@ -293,11 +290,7 @@ pub fn has_table(copy: &Connection, name: &str) -> bool {
 }
 
 /// A value of the table `kv`.
-pub fn key_value(
-    copy: &Connection,
-    file: &Path,
-    name: &str,
-) -> Result<Option<Vec<u8>>, Failure> {
+pub fn key_value(copy: &Connection, file: &Path, name: &str) -> Result<Option<Vec<u8>>, Failure> {
     let sql = "SELECT value FROM kv WHERE key = ?1";
     let found = copy.query_row(sql, (name,), |row| Ok(bytes(row.get_ref(0)?))).optional();
     found.map_err(|error| Failure::sqlite(file, &error))

@@ -107,7 +107,9 @@ impl Table {
             Self::OutboundSessions => {
                 Some((6, "they are in an older form, which the SDK drops too; new ones are made"))
             }
-            Self::RoomKeyBundles => Some((11, "they lack the sender's key; the SDK drops them too")),
+            Self::RoomKeyBundles => {
+                Some((11, "they lack the sender's key; the SDK drops them too"))
+            }
             _ => None,
         }
     }

@@ -49,9 +49,13 @@ impl Values {
             (Secret::Key(key), _) => StoreCipher::import_with_key(key, sealed),
         };
         let cipher = opened.map_err(|error| match error {
-            CipherError::Encryption(_) => Failure::new(format!("wrong passphrase or key for {file}")),
+            CipherError::Encryption(_) => {
+                Failure::new(format!("wrong passphrase or key for {file}"))
+            }
             CipherError::KdfMismatch => Failure::new(match secret {
-                Secret::Key(_) => format!("{file} is encrypted with a passphrase, but a key was given"),
+                Secret::Key(_) => {
+                    format!("{file} is encrypted with a passphrase, but a key was given")
+                }
                 _ => format!("{file} is encrypted with a key, but a passphrase was given"),
             }),
             _ => Failure::new(format!("the key that {file} is encrypted with is damaged")),

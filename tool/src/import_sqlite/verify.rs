@@ -31,9 +31,7 @@ pub async fn find(store: &PostgresCryptoStore, item: &Item) -> Result<Option<Ite
             let found = store.get_outbound_group_session(session.room_id()).await?;
             found.map(|found| Item::OutboundSession(Box::new(found)))
         }
-        Item::MessageHash(hash) => {
-            store.is_message_known(hash).await?.then(|| item.clone())
-        }
+        Item::MessageHash(hash) => store.is_message_known(hash).await?.then(|| item.clone()),
         Item::KeyRequest(request) => {
             let found = store.get_outgoing_secret_requests(&request.request_id).await?;
             found.map(|found| Item::KeyRequest(Box::new(found)))

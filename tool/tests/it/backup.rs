@@ -211,7 +211,8 @@ async fn a_restore_that_fails_in_its_middle_leaves_nothing() {
     let other = Place::new();
     PostgresStoreConfig::new(other.url(), "bot").migrate().await.unwrap();
     let client = other.client().await;
-    let sql = "ALTER TABLE matrix_sdk.withheld_sessions ADD CONSTRAINT no_room CHECK (account_id < 0)";
+    let sql =
+        "ALTER TABLE matrix_sdk.withheld_sessions ADD CONSTRAINT no_room CHECK (account_id < 0)";
     client.batch_execute(sql).await.unwrap();
     let failed = other.run_command(tool(&other, &["restore", &file])).await.expect(1);
     assert!(failed.err.contains("23514"), "{}", failed.err);

@@ -138,8 +138,7 @@ async fn of_two_copies_of_a_key_the_better_one_stays() {
     let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
     let store = filled(&place, "bot", 0).await;
     let room_id = RoomId::parse("!room:example.org").unwrap();
-    let session =
-        || fixture::inbound_session(&account(), &room_id, SenderDataType::UnknownDevice);
+    let session = || fixture::inbound_session(&account(), &room_id, SenderDataType::UnknownDevice);
     let [improved, kept] = [session(), session()];
     let stored = vec![advanced(&improved, 5).await, advanced(&kept, 5).await];
     store.save_inbound_group_sessions(stored, None).await.unwrap();
@@ -259,7 +258,10 @@ async fn an_import_that_fails_in_its_middle_goes_on() {
     let failed = place.run_command(tool(&place, "import-keys", "to", &file)).await;
     assert!([1, 5].contains(&failed.code) && failed.err.contains("53100"), "{failed:?}");
     assert!(failed.err.contains("run the same command again"), "{failed:?}");
-    client.batch_execute("DROP TRIGGER no_room ON matrix_sdk.megolm_inbound_sessions").await.unwrap();
+    client
+        .batch_execute("DROP TRIGGER no_room ON matrix_sdk.megolm_inbound_sessions")
+        .await
+        .unwrap();
     let ran = place.run_command(tool(&place, "import-keys", "to", &file)).await.expect(0);
     assert_eq!(ran.out, "1203 room keys: 703 added or improved, 500 known already\n");
     assert_eq!(keys_of(&place.open("to").await).await, keys_of(&from).await);

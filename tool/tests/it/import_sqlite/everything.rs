@@ -140,7 +140,10 @@ async fn look_into(place: &Place, fixture: &Fixture, mode: Mode) {
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].request_id.as_str(), "a-newer-request");
     let secrets = store.get_secrets_from_inbox(&SecretName::RecoveryKey).await.unwrap();
-    assert_eq!(secrets.iter().map(|secret| secret.as_str()).collect::<Vec<_>>(), ["a recovery key"]);
+    assert_eq!(
+        secrets.iter().map(|secret| secret.as_str()).collect::<Vec<_>>(),
+        ["a recovery key"]
+    );
 
     for (room_id, is_known) in
         [(room_id, true), (silent_room(), true), (lost_room(), mode == Mode::Plain)]

@@ -13,8 +13,8 @@ use crate::support::Place;
 
 /// Those that `scripts/sqlite-fixtures` makes. 0.15 was withdrawn.
 const VERSIONS: [&str; 12] = [
-    "0.7.1", "0.8.0", "0.9.0", "0.10.0", "0.11.0", "0.12.0", "0.13.0", "0.14.0", "0.16.1", "0.17.0",
-    "0.18.0", "0.19.1",
+    "0.7.1", "0.8.0", "0.9.0", "0.10.0", "0.11.0", "0.12.0", "0.13.0", "0.14.0", "0.16.1",
+    "0.17.0", "0.18.0", "0.19.1",
 ];
 
 #[test]
@@ -32,7 +32,6 @@ async fn machines_go_on_with_files_of_every_version() {
     let place = Place::new();
     for version in VERSIONS {
         let version = format!("sqlite-{version}");
-        if !fixtures().join(&version).is_dir() { eprintln!("MISSING {version}"); continue; }
         let said = expected(&version);
         let bob_folder = Folder::of_version(&version, "bob");
         let bob_name = format!("bob of {version}");

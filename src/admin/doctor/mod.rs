@@ -1,0 +1,139 @@
+//! One look at everything that can be wrong.
+
+mod accounts;
+mod logging;
+mod pooler;
+mod schema;
+mod server;
+mod tls;
+
+use super::{
+    check::Check,
+    session::Session,
+    verify::{VerifyOptions, verify},
+};
+use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
+
+/// What [`doctor`] is to know. Later versions may have more fields: end with `..Default::default()`.
+#[derive(Debug, Clone)]
+pub struct DoctorOptions {
+    /// The account's commit count as it was last noted elsewhere: a smaller one in the database means that
+    /// an old backup was restored. See [`commit_count`](crate::PostgresCryptoStore::commit_count).
+    pub checkpoint: Option<u64>,
+    /// How many rows of each table are opened and decoded, 1 000 by default.
+    pub rows_per_table: u64,
+}
+
+impl Default for DoctorOptions {
+    fn default() -> Self {
+        Self { checkpoint: None, rows_per_table: 1_000 }
+    }
+}
+
+/// Looks at connection, TLS, server, pooler, log, clock, schema, rights, tables, accounts, owners and rows,
+/// and says of each how it is and what to do. It reads only, works beside a running bot, and takes some
+/// seconds.
+///
+/// Without a passphrase or key, and without an account of the configured name, what needs them is
+/// [`NotChecked`](super::CheckStatus::NotChecked). What the homeserver thinks of the device is told by
+/// [`check_device`](super::check_device).
+///
+/// ```no_run
+/// # async fn example() {
+/// use matrix_sdk_postgres::{PostgresStoreConfig, admin};
+///
+/// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot");
+/// for check in admin::doctor(&config, &admin::DoctorOptions::default()).await {
+///     println!("{:?} {}: {}", check.status, check.name, check.found);
+/// }
+/// # }
+/// ```
+pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Vec<Check> {
+    const NAME: &str = "connection";
+    let session = match Session::new(config) {
+        Ok(session) => session,
+        Err(error) => return vec![connection_failed(&error)],
+    };
+    if let Err(error) = session.connect().await {
+        return vec![connection_failed(&error)];
+    }
+    let mut checks = vec![Check::ok(NAME, "the server answers, and lets the role in")];
+    let mut add = |name, result: Result<Vec<Check>, OpenStoreError>| match result {
+        Ok(found) => checks.extend(found),
+        Err(error) => checks.push(failed(name, &error)),
+    };
+    add("TLS", tls::check(&session, config).await);
+    add("server", server::check(&session).await);
+    add("pooler", pooler::check(&session, config).await);
+    add("server's log", logging::check(&session, config).await);
+    let schema = schema::check(&session, config).await;
+    let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);
+    add("schema", schema.map(|found| found.checks));
+    if has_schema {
+        add("accounts", accounts::check(&session, config, options).await);
+        add("rows", rows(config, options).await);
+    }
+    checks
+}
+
+fn connection_failed(error: &OpenStoreError) -> Check {
+    Check::problem(
+        "connection",
+        error.to_string(),
+        "check address, port, user, password and firewall",
+    )
+    .see("docs/troubleshooting.md#the-bot-cannot-connect")
+}
+
+fn failed(name: &'static str, error: &OpenStoreError) -> Check {
+    Check::not_checked(
+        name,
+        format!("it could not be read: {error}"),
+        "see to the error, and run it again",
+    )
+}
+
+/// The first rows of each table.
+async fn rows(
+    config: &PostgresStoreConfig,
+    options: &DoctorOptions,
+) -> Result<Vec<Check>, OpenStoreError> {
+    const NAME: &str = "rows decode";
+    let limit = Some(options.rows_per_table);
+    let options = VerifyOptions { rows_per_table: limit, ..Default::default() };
+    let report = match verify(config, &options, |_| {}).await {
+        Ok(report) => report,
+        Err(error @ OpenStoreError::AccountNotFound { .. }) => {
+            let advice = "name the account";
+            return Ok(vec![Check::not_checked(NAME, error.to_string(), advice)]);
+        }
+        Err(error @ OpenStoreError::EncryptedWithoutSecret { .. }) => {
+            let advice = "give its passphrase or key";
+            return Ok(vec![Check::not_checked(NAME, error.to_string(), advice)]);
+        }
+        Err(error) => {
+            let advice = "give the passphrase or key that the account was made with";
+            return Ok(vec![Check::problem(NAME, error.to_string(), advice)]);
+        }
+    };
+    if report.is_clean() {
+        let found = format!("{} rows looked at, all decode", report.rows());
+        return Ok(vec![Check::ok(NAME, found)]);
+    }
+    let corrupt = report.tables.iter().filter(|table| table.corrupt > 0);
+    let corrupt: Vec<_> =
+        corrupt.map(|table| format!("{} of {}", table.corrupt, table.table)).collect();
+    let found = format!("{} rows looked at; corrupt: {}", report.rows(), corrupt.join(", "));
+    let advice =
+        "restore them from a backup, or set them aside: matrix-postgres verify --quarantine";
+    let check = Check::problem(NAME, found, advice);
+    Ok(vec![check.see("docs/troubleshooting.md#a-row-cannot-be-decoded")])
+}
+
+/// A column of an answer.
+fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a tokio_postgres::Row,
+    column: &str,
+) -> Result<T, DatabaseError> {
+    Ok(row.try_get(column)?)
+}

@@ -1,0 +1,175 @@
+//! The schema: its version, the role's rights, and what became of its tables.
+
+use tokio_postgres::types::Type;
+
+use super::get;
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    admin::{
+        check::Check,
+        migrate::{MigrationStatus, migration_status},
+        session::{Session, Transaction},
+    },
+};
+
+pub(super) struct Found {
+    pub(super) is_current: bool,
+    pub(super) checks: Vec<Check>,
+}
+
+const DOC_ROLES: &str = "docs/operations.md#roles-and-grants";
+
+pub(super) async fn check(
+    session: &Session,
+    config: &PostgresStoreConfig,
+) -> Result<Found, OpenStoreError> {
+    let status = migration_status(config).await?;
+    let mut checks = vec![version(&status)];
+    let is_current = status.is_current();
+    if is_current {
+        let transaction = session.read().await?;
+        let schema = session.schema().name();
+        checks.push(rights(&transaction, schema).await?);
+        checks.push(tables(&transaction, schema).await?);
+        checks.push(distribution(&transaction, schema).await?);
+        checks.push(dead_rows(&transaction, schema).await?);
+    }
+    Ok(Found { is_current, checks })
+}
+
+fn version(status: &MigrationStatus) -> Check {
+    const NAME: &str = "schema";
+    let schema = &status.schema;
+    if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
+        let found = format!("part {} of {schema} has version {}", part.part, part.installed);
+        let found = format!("{found}, which is newer than this program knows");
+        return Check::problem(NAME, found, "upgrade this program");
+    }
+    if status.is_current() {
+        return Check::ok(NAME, format!("{schema} is up to date"));
+    }
+    let found = match status.exists {
+        true => format!("{schema} is older than this program needs"),
+        false => format!("{schema} does not exist"),
+    };
+    Check::problem(NAME, found, "run matrix-postgres migrate, as the schema's owner").see(DOC_ROLES)
+}
+
+async fn rights(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+    const NAME: &str = "rights";
+    let sql = "
+SELECT c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT (
+    has_table_privilege(c.oid, 'SELECT') AND (c.relname = 'schema_migrations' OR (
+        has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+        AND has_table_privilege(c.oid, 'DELETE'))))
+UNION ALL
+SELECT p.proname::text || '()' FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = $1 AND NOT has_function_privilege(p.oid, 'EXECUTE')
+UNION ALL
+SELECT 'schema ' || n.nspname::text FROM pg_namespace n
+WHERE n.nspname = $1 AND NOT has_schema_privilege(n.oid, 'USAGE')
+ORDER BY 1";
+    let missing = names(transaction, sql, schema).await?;
+    if missing.is_empty() {
+        return Ok(Check::ok(NAME, "the role may read and write every table"));
+    }
+    let found = format!("the role lacks rights on {}", missing.join(", "));
+    let advice = "grant them; a role that only reads needs no more than SELECT";
+    Ok(Check::problem(NAME, found, advice).see(DOC_ROLES))
+}
+
+/// What others did to the tables that the store does not expect.
+async fn tables(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+    const NAME: &str = "tables";
+    let sql = "
+SELECT c.relname::text || CASE
+    WHEN c.relkind = 'p' OR c.relispartition THEN ' is partitioned'
+    WHEN c.relkind = 'f' THEN ' is a foreign table'
+    WHEN c.relpersistence = 'u' THEN ' is unlogged: a crash empties it'
+    WHEN c.relrowsecurity THEN ' has row security'
+    WHEN EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN ' has children'
+    ELSE ' has a trigger of its own' END AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND (
+    c.relkind <> 'r' OR c.relispartition OR c.relpersistence = 'u' OR c.relrowsecurity
+    OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+    OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
+ORDER BY 1";
+    let odd = names(transaction, sql, schema).await?;
+    if odd.is_empty() {
+        return Ok(Check::ok(NAME, "as the migrations made them"));
+    }
+    let advice = "undo it: the store is not tested with it";
+    Ok(Check::problem(NAME, odd.join(", "), advice).see("docs/schema.md"))
+}
+
+/// Of a database that Citus distributes.
+async fn distribution(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+    const NAME: &str = "distribution";
+    let exists = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS found";
+    if !get::<bool>(&transaction.query_one(exists, &[]).await?, "found")? {
+        return Ok(Check::ok(NAME, "the tables are on one server"));
+    }
+    let sql = "
+SELECT c.relname::text || ' by ' ||
+    coalesce(column_to_column_name(d.logicalrelid, d.partkey), 'nothing') AS name
+FROM pg_dist_partition d JOIN pg_class c ON c.oid = d.logicalrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND d.partmethod <> 'n' AND NOT (d.partmethod = 'h' AND
+    column_to_column_name(d.logicalrelid, d.partkey) =
+        CASE c.relname WHEN 'accounts' THEN 'id' ELSE 'account_id' END)
+ORDER BY 1";
+    let odd = names(transaction, sql, schema).await?;
+    if odd.is_empty() {
+        return Ok(Check::ok(NAME, "by the account's number, or on every node"));
+    }
+    let found = format!("distributed by another column: {}", odd.join(", "));
+    Ok(Check::problem(NAME, found, "distribute them by account_id, or not at all"))
+}
+
+/// Whether vacuum keeps up, and what keeps it from that.
+async fn dead_rows(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+    const NAME: &str = "dead rows";
+    let sql = "SELECT relname::text || ' (' || n_dead_tup || ' dead, ' || n_live_tup || ' live)' AS name \
+               FROM pg_stat_user_tables \
+               WHERE schemaname = $1 AND n_dead_tup > 10000 AND n_dead_tup > n_live_tup ORDER BY 1";
+    let bloated = names(transaction, sql, schema).await?;
+    let sql = "
+SELECT 'a transaction that is open for ' || date_trunc('minute', now() - xact_start) ||
+    ' (process ' || pid || ')' AS name
+FROM pg_stat_activity WHERE datname = current_database() AND xact_start < now() - interval '1 hour'
+    AND $1 <> ''
+UNION ALL
+SELECT 'the replication slot ' || slot_name FROM pg_replication_slots
+WHERE NOT active AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL)
+UNION ALL
+SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts WHERE database = current_database()
+ORDER BY 1";
+    let holders = names(transaction, sql, schema).await?;
+    let doc = "docs/operations.md#vacuum";
+    let holds = format!("vacuum is held back by {}", holders.join(", "));
+    Ok(match (bloated.is_empty(), holders.is_empty()) {
+        (true, true) => Check::ok(NAME, "vacuum keeps up"),
+        (true, false) => Check::warning(NAME, holds, "end it").see(doc),
+        (false, true) => {
+            let found = format!("more dead rows than live ones in {}", bloated.join(", "));
+            Check::warning(NAME, found, "let autovacuum come earlier, or VACUUM these tables")
+                .see(doc)
+        }
+        (false, false) => {
+            let found = format!("more dead rows than live ones in {}; {holds}", bloated.join(", "));
+            Check::problem(NAME, found, "end it, then VACUUM these tables").see(doc)
+        }
+    })
+}
+
+/// The column `name` of the answer to a question about a schema.
+async fn names(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    schema: &str,
+) -> Result<Vec<String>, DatabaseError> {
+    let rows = transaction.query(sql, &[(&schema, Type::TEXT)]).await?;
+    rows.iter().map(|row| get(row, "name")).collect()
+}

@@ -1,0 +1,131 @@
+//! `doctor`: everything at one look.
+
+use std::fmt::Write as _;
+
+use matrix_sdk_postgres::{
+    PostgresCryptoStore, PostgresStoreConfig,
+    admin::{self, Check, CheckStatus, DoctorOptions, OwnDevice},
+};
+use ruma::UInt;
+use serde_json::json;
+
+use crate::{
+    context::Context,
+    homeserver::{Homeserver, HomeserverArgs},
+    outcome::{Error, Outcome},
+    text,
+};
+
+/// Look at everything that can be wrong: one line each, with what to do
+///
+/// It reads only, and works beside a running bot. With --homeserver and the bot's token it also compares
+/// the homeserver's view of the device with ours. Exit code 3 if there is a problem.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The commit count as it was last noted elsewhere: a smaller one means that an old backup was restored
+    #[arg(long, value_name = "COMMITS")]
+    checkpoint: Option<u64>,
+    #[command(flatten)]
+    homeserver: HomeserverArgs,
+}
+
+/// Where the pages are.
+const PAGES: &str =
+    concat!("https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/");
+
+pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
+    let homeserver = args.homeserver.connect()?;
+    let config = match context.account_filter() {
+        Some(_) => context.config()?,
+        None => context.database()?,
+    };
+    let progress = context.progress("looking", None);
+    let options = DoctorOptions { checkpoint: args.checkpoint, ..Default::default() };
+    let mut checks = admin::doctor(&config, &options).await;
+    let mut device = Vec::new();
+    let mut failure = None;
+    if let Some(homeserver) = homeserver {
+        match ask(&config, &homeserver).await {
+            Ok(found) => device = found,
+            Err(error) => failure = Some(error.message),
+        }
+    }
+    drop(progress);
+    checks.extend(device);
+    let in_order =
+        failure.is_none() && checks.iter().all(|check| check.status != CheckStatus::Problem);
+    let mut text = render(&checks, context.has_colours());
+    if let Some(failure) = &failure {
+        let _ = writeln!(text, "homeserver: {failure}");
+    }
+    let json = json!({ "checks": text::json(&checks)?, "homeserver_error": failure });
+    Ok(Outcome::done(text, json).in_order(in_order))
+}
+
+/// What the homeserver thinks of the device.
+async fn ask(config: &PostgresStoreConfig, homeserver: &Homeserver) -> Result<Vec<Check>, Error> {
+    let store = PostgresCryptoStore::open_with_config(config).await?;
+    let own = store.own_device().await?;
+    let own = own.ok_or_else(|| Error::failed("the account has no device yet: start the bot"))?;
+    let (user, device) = homeserver.whoami().await?;
+    check_token(&own, &user, device.as_deref())?;
+    let mut checks = admin::check_device(&own, &homeserver.keys(own.user_id.as_str()).await?);
+    let counts = homeserver.one_time_keys().await?;
+    let counts = counts.as_object().into_iter().flatten().filter_map(|(algorithm, count)| {
+        Some((algorithm.as_str().into(), count.as_u64().and_then(|count| UInt::new(count))?))
+    });
+    checks.push(admin::check_one_time_keys(&own, &counts.collect()));
+    let backup = homeserver.backup().await?;
+    let backup = backup.as_ref().map(|(version, key)| (version.as_str(), key.as_deref()));
+    checks.push(admin::check_backup(&own, backup));
+    Ok(checks)
+}
+
+fn check_token(own: &OwnDevice, user: &str, device: Option<&str>) -> Result<(), Error> {
+    let same = own.user_id.as_str() == user
+        && device.is_none_or(|device| own.device_id.as_str() == device);
+    if same {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "the token belongs to device {} of {user}, but the account's is {} of {}",
+        device.unwrap_or("?"),
+        own.device_id,
+        own.user_id
+    )))
+}
+
+fn render(checks: &[Check], has_colours: bool) -> String {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
+    let mut text = String::new();
+    for check in checks {
+        let (word, colour) = match check.status {
+            CheckStatus::Ok => ("ok     ", 32),
+            CheckStatus::Warning => ("warning", 33),
+            CheckStatus::Problem => ("PROBLEM", 31),
+            _ => ("skipped", 36),
+        };
+        let word = match has_colours {
+            true => format!("\u{1b}[{colour}m{word}\u{1b}[0m"),
+            false => word.to_owned(),
+        };
+        let _ = writeln!(text, "{word}  {:<width$}  {}", check.name, check.found);
+        let indent = " ".repeat(width + 11);
+        if let Some(advice) = &check.advice {
+            let _ = writeln!(text, "{indent}→ {advice}");
+        }
+        if let Some(doc) = check.doc {
+            let _ = writeln!(text, "{indent}  {PAGES}{doc}");
+        }
+    }
+    let count = |status| checks.iter().filter(|check| check.status == status).count();
+    let _ = writeln!(
+        text,
+        "{} in order, {} warnings, {} problems, {} not checked",
+        count(CheckStatus::Ok),
+        count(CheckStatus::Warning),
+        count(CheckStatus::Problem),
+        count(CheckStatus::NotChecked)
+    );
+    text
+}

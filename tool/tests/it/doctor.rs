@@ -1,0 +1,217 @@
+//! `doctor`.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::testing::PostgresServer;
+use ruma::user_id;
+use serde_json::{Value, json};
+use test_support::machine::{Relay, open_machine};
+
+use crate::support::{Place, Ran};
+
+/// The status of each check, by its name.
+fn status(ran: &Ran, name: &str) -> String {
+    let json = ran.json();
+    let checks = json["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["name"] == name);
+    let check = check.unwrap_or_else(|| panic!("no check {name}: {json:#}"));
+    check["status"].as_str().unwrap().to_owned()
+}
+
+const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
+
+/// A server that forgets nothing.
+fn durable() -> (PostgresServer, Place) {
+    let server = PostgresServer::builder().durable(true).start().unwrap();
+    let place = Place { database: server.create_database().unwrap() };
+    (server, place)
+}
+
+#[tokio::test]
+async fn a_bot_in_order_has_no_problem_and_is_not_disturbed() {
+    let (_server, place) = durable();
+    let (bot, _) = place.filled("bot").await;
+    let commits = bot.commit_count().await.unwrap();
+    let ran = place.run_unlocked(&COMMAND).await.expect(0);
+    let names = [
+        "connection",
+        "TLS",
+        "server version",
+        "durability",
+        "writable",
+        "clock",
+        "pooler",
+        "server's log",
+        "schema",
+        "rights",
+        "tables",
+        "distribution",
+        "dead rows",
+        "accounts behind one role",
+        "encryption at rest",
+        "owner",
+        "rolled back",
+        "rows decode",
+    ];
+    for name in names {
+        assert_eq!(status(&ran, name), "ok", "{name}");
+    }
+    assert_eq!(bot.commit_count().await.unwrap(), commits);
+    bot.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    let text = place.run_unlocked(&COMMAND[..3]).await.expect(0).out;
+    assert!(text.contains("18 in order, 0 warnings, 0 problems") && !text.contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn what_is_missing_is_not_taken_for_green() {
+    let (_server, place) = durable();
+    let nothing = place.run(&COMMAND).await.expect(3);
+    assert_eq!(status(&nothing, "schema"), "problem");
+    drop(place.open("bot").await);
+    let locked = place.run(&COMMAND).await.expect(0);
+    assert_eq!(status(&locked, "rows decode"), "not_checked");
+    let unnamed = place.run(&["doctor", "--json"]).await.expect(0);
+    assert_eq!(status(&unnamed, "account"), "not_checked");
+    let mut away = place.command(&COMMAND);
+    away.env("DATABASE_URL", "postgres://bot@127.0.0.1:1/bots");
+    assert_eq!(status(&place.run_command(away).await.expect(3), "connection"), "problem");
+}
+
+#[tokio::test]
+async fn each_fault_turns_its_line_red() {
+    let (_server, place) = durable();
+    let (bot, _) = place.filled("bot").await;
+    let (client, name) = (place.client().await, place.database.name());
+    let faults = [
+        ("UPDATE matrix_sdk.devices SET data = '\\x00'", "rows decode", "problem"),
+        ("ALTER TABLE matrix_sdk.olm_sessions ENABLE ROW LEVEL SECURITY", "tables", "problem"),
+        (&*format!("ALTER DATABASE {name} SET synchronous_commit = off"), "durability", "problem"),
+        (&*format!("ALTER DATABASE {name} SET log_statement = 'all'"), "server's log", "warning"),
+        (
+            "UPDATE matrix_sdk.account_owners SET since = now() + interval '1 day'",
+            "rolled back",
+            "warning",
+        ),
+    ];
+    for (sql, check, expected) in faults {
+        client.batch_execute(sql).await.unwrap();
+        let ran = place.run_unlocked(&COMMAND).await;
+        assert_eq!(status(&ran, check), expected, "{sql}");
+    }
+    let checkpoint = [&COMMAND[..], &["--checkpoint", "1000000"]].concat();
+    assert_eq!(status(&place.run_unlocked(&checkpoint).await, "rolled back"), "problem");
+    bot.close().await.unwrap();
+    assert_eq!(status(&place.run_unlocked(&COMMAND).await, "owner"), "warning");
+    drop(place.open("other").await);
+    assert_eq!(status(&place.run_unlocked(&COMMAND).await, "accounts behind one role"), "warning");
+}
+
+/// Answers with what it was told for each path; others are not found.
+pub struct Homeserver {
+    pub url: String,
+    answers: Arc<Mutex<Vec<(&'static str, Value)>>>,
+}
+
+impl Homeserver {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answers: Arc<Mutex<Vec<(&'static str, Value)>>> = Arc::default();
+        let shared = answers.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length, mut is_ours) = (String::new(), 0, false);
+                reader.read_line(&mut line).unwrap();
+                loop {
+                    let mut header = String::new();
+                    reader.read_line(&mut header).unwrap();
+                    let header = header.trim().to_lowercase();
+                    if header.is_empty() {
+                        break;
+                    }
+                    is_ours |= header == "authorization: bearer secret-token";
+                    if let Some(value) = header.strip_prefix("content-length: ") {
+                        length = value.parse().unwrap();
+                    }
+                }
+                reader.read_exact(&mut vec![0; length]).unwrap();
+                let answers = shared.lock().unwrap();
+                let found = answers.iter().rev().find(|(path, _)| line.contains(path));
+                let (status, body) = match found {
+                    _ if !is_ours => ("401 Unauthorized", json!({ "errcode": "M_UNKNOWN_TOKEN" })),
+                    Some((_, body)) => ("200 OK", body.clone()),
+                    None => ("404 Not Found", json!({ "errcode": "M_NOT_FOUND" })),
+                };
+                let body = body.to_string();
+                let length = body.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                     content-length: {length}\r\n\r\n{body}"
+                );
+            }
+        });
+        Self { url, answers }
+    }
+
+    pub fn set(&self, path: &'static str, answer: Value) {
+        self.answers.lock().unwrap().push((path, answer));
+    }
+
+    async fn ask(&self, place: &Place, token: &str) -> Ran {
+        let args = [&COMMAND[..], &["--homeserver", &self.url]].concat();
+        let mut command = place.command(&args);
+        command.env("STORE_PASSPHRASE", crate::support::PASSPHRASE);
+        command.env("MATRIX_ACCESS_TOKEN", token);
+        place.run_command(command).await
+    }
+}
+
+#[tokio::test]
+async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
+    let (_server, place) = durable();
+    let user = user_id!("@bot:example.org");
+    let store = place.open("bot").await;
+    let machine = open_machine(user, store.clone()).await;
+    Relay::default().serve(&machine).await;
+    let keys = store.load_account().await.unwrap().unwrap().device_keys();
+    let homeserver = Homeserver::start();
+    homeserver.set("whoami", json!({ "user_id": user, "device_id": "DEVICE" }));
+    homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": keys } } }));
+    homeserver.set("keys/upload", json!({ "one_time_key_counts": { "signed_curve25519": 50 } }));
+
+    let ran = homeserver.ask(&place, "secret-token").await.expect(0);
+    assert_eq!(status(&ran, "device keys"), "ok");
+    assert_eq!(status(&ran, "device signed"), "warning");
+    assert_eq!(status(&ran, "one-time keys"), "ok");
+    assert_eq!(status(&ran, "key backup"), "ok");
+
+    // Another machine has uploaded its keys under our id: the commonest complaint.
+    let other = place.open("other").await;
+    open_machine(user, other.clone()).await;
+    let other = other.load_account().await.unwrap().unwrap().device_keys();
+    homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": other } } }));
+    homeserver.set("room_keys/version", json!({ "version": "7", "auth_data": {} }));
+    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    assert_eq!(status(&ran, "device keys"), "problem");
+    assert!(ran.out.contains("reset-device"), "{}", ran.out);
+    assert_eq!(status(&ran, "key backup"), "warning");
+    homeserver.set("keys/query", json!({ "device_keys": {} }));
+    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    assert_eq!(status(&ran, "device keys"), "problem");
+
+    let ran = homeserver.ask(&place, "wrong").await.expect(3);
+    assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("refused the token"));
+    assert!(!ran.out.contains("wrong\""), "{}", ran.out);
+    homeserver.set("whoami", json!({ "user_id": user, "device_id": "OTHER" }));
+    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("device OTHER"));
+}
