@@ -72,7 +72,7 @@ async fn ask(config: &PostgresStoreConfig, homeserver: &Homeserver) -> Result<Ve
     let mut checks = admin::check_device(&own, &homeserver.keys(own.user_id.as_str()).await?);
     let counts = homeserver.one_time_keys().await?;
     let counts = counts.as_object().into_iter().flatten().filter_map(|(algorithm, count)| {
-        Some((algorithm.as_str().into(), count.as_u64().and_then(|count| UInt::new(count))?))
+        Some((algorithm.as_str().into(), count.as_u64().and_then(UInt::new)?))
     });
     checks.push(admin::check_one_time_keys(&own, &counts.collect()));
     let backup = homeserver.backup().await?;
