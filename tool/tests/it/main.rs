@@ -6,6 +6,7 @@ mod command_line;
 mod delete_account;
 mod doctor;
 mod import_sqlite;
+mod interrupted;
 mod keys;
 mod migrate;
 mod procedures;
