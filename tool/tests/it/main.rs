@@ -7,6 +7,7 @@ mod delete_account;
 mod doctor;
 mod from_sqlite;
 mod import_sqlite;
+mod interrupted;
 mod keys;
 mod migrate;
 mod procedures;
