@@ -1,5 +1,5 @@
-//! The pages say what is there and what works: every table, column and error is named, none is made
-//! up, and the SQL runs.
+//! The documentation is complete and correct: it names every table, column and error and no others, and its
+//! SQL runs.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,7 @@ fn the_operations_page_names_every_error() {
 
 #[tokio::test]
 async fn the_documented_grants_are_enough_and_no_more() {
-    // Roles belong to the whole server, so this test has its own.
+    // Roles are global to the server, so this test starts its own server.
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
     let superuser = connect(&database.url()).await;
@@ -166,7 +166,7 @@ async fn the_documented_grants_are_enough_and_no_more() {
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     store.remove_custom_value("key").await.unwrap();
     assert!(store.get_size().await.unwrap().is_some());
-    // And an account that the owner has never seen.
+    // An account that the owner has not created.
     Mode::Key.open(&bot, "another").await;
 
     let client = connect(&bot).await;
@@ -191,7 +191,7 @@ fn the_architecture_page_lists_the_invariants_with_their_tests() {
         assert_eq!(row[1], count.to_string());
         let tests: Vec<&str> =
             row[3].split('`').filter(|part| part.starts_with("tests/")).collect();
-        assert!(!tests.is_empty(), "no test holds rule {count}");
+        assert!(!tests.is_empty(), "no test for rule {count}");
         for file in tests {
             let text = std::fs::read_to_string(root.join(file)).expect(file);
             let named = text.split("Rule").skip(1).flat_map(|text| {

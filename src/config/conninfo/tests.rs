@@ -166,6 +166,7 @@ fn session_settings() {
     assert_eq!(default.get_tcp_user_timeout(), Some(&Duration::from_secs(30)));
     assert!(default.get_keepalives());
     assert_eq!(default.get_keepalives_idle(), Duration::from_secs(30));
+    assert_eq!(default.get_keepalives_retries(), Some(3));
     assert_eq!(format!("{:?}", default.get_target_session_attrs()), "Any");
 
     // libpq's milliseconds, where tokio-postgres has seconds.
@@ -177,6 +178,21 @@ fn session_settings() {
     assert_eq!(off.get_tcp_user_timeout(), None);
     assert!(!off.get_keepalives());
     assert_eq!(off.get_application_name(), Some("fall"));
+
+    for (text, expected) in
+        [("keepalives_count=5", 5), ("keepalives_retries=6", 6), ("keepalives_count=0", 3)]
+    {
+        assert_eq!(config(text).get_keepalives_retries(), Some(expected));
+    }
+    for (text, expected) in [
+        ("host=db", "Prefer"),
+        ("host=db channel_binding=disable", "Disable"),
+        ("host=db channel_binding=prefer", "Prefer"),
+        ("host=db channel_binding=require", "Require"),
+    ] {
+        let binding = config(text).get_channel_binding();
+        assert_eq!(format!("{binding:?}"), expected);
+    }
 
     for (text, expected) in [
         ("host=a,b", "ReadWrite"),

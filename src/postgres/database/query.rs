@@ -42,7 +42,7 @@ impl Database {
         let answers = try_join_all(answers);
         metrics::round_trip();
         let answers = self.join_with_prepare(connection, is_prepared, answers).await;
-        if answers.as_ref().is_err_and(Error::spoils_connection) {
+        if answers.as_ref().is_err_and(Error::invalidates_connection) {
             shared.spoil();
         }
         answers

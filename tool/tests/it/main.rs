@@ -5,6 +5,7 @@ mod backup;
 mod command_line;
 mod delete_account;
 mod doctor;
+mod from_sqlite;
 mod import_sqlite;
 mod interrupted;
 mod keys;

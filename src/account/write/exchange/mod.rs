@@ -61,7 +61,7 @@ impl Exchange<'_> {
     ) -> Result<(), Failure> {
         let object = connection.get().map_err(Failure::RolledBack)?;
         let result = self.exchange(database, object).await;
-        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::spoils_connection) {
+        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::invalidates_connection) {
             connection.release();
         }
         result
