@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::PoolSettings;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
