@@ -7,7 +7,6 @@ mod context;
 #[cfg(test)]
 mod fuzz;
 mod homeserver;
-#[allow(dead_code, reason = "what compares the file with the homeserver comes next")]
 mod import_sqlite;
 mod key_file;
 mod new_file;
