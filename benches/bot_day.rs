@@ -15,7 +15,7 @@ use bench::{
 };
 use serde::Serialize;
 use test_support::{
-    bot_day::{BigRoom, Meter, Step, Subject, live},
+    bot_day::{BigRoom, Meter, Step, Subject, run},
     proxy::Proxy,
 };
 
@@ -63,9 +63,9 @@ async fn time_day(environment: &Environment, contender: Contender, big_room: Big
     let day = if contender == Contender::Memory {
         // A memory store ends with its process, so the same one is used all day.
         let store = environment.open(contender, &name).await.store();
-        live(async || Subject::other(store.clone()), Meter::new(None), big_room).await
+        run(async || Subject::other(store.clone()), Meter::new(None), big_room).await
     } else {
-        live(async || environment.open(contender, &name).await, Meter::new(None), big_room).await
+        run(async || environment.open(contender, &name).await, Meter::new(None), big_room).await
     };
     if let Contender::Sqlite { .. } = contender {
         std::fs::remove_dir_all(environment.path(&name)).unwrap();
@@ -78,7 +78,7 @@ async fn count_costs(environment: &Environment, big_room: BigRoom) -> Vec<Step> 
     let proxy = Proxy::counting(environment.address());
     let (url, name) = (environment.url_through(proxy.port()), environment.new_name());
     let open = async || open_postgres(url.clone(), &name, true).await;
-    live(open, Meter::new(Some(&proxy)), big_room).await
+    run(open, Meter::new(Some(&proxy)), big_room).await
 }
 
 fn print(days: &Days) {

@@ -248,6 +248,6 @@ were:\n\n```text\n{}\n```\n",
             output.trim()
         )
         .unwrap(),
-        None => page.push_str("`pg_test_fsync` is not on this machine.\n"),
+        None => page.push_str("`pg_test_fsync` is not installed on this machine.\n"),
     }
 }

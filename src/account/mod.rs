@@ -282,7 +282,7 @@ impl StoreLane {
 
     fn scope_lane(&self) -> Result<(ScopeLane, Writer), Error> {
         let writer = self.writer()?.clone();
-        let hidden = self.kind.seen_when_committed;
+        let hidden = self.kind.hidden_until_commit;
         Ok((ScopeLane::new(self.lane.clone(), self.running.clone(), hidden), writer))
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct StoreKind {
     /// All of its statements, to be prepared together.
     pub(crate) statements: &'static [&'static [&'static Sql]],
     /// Tables whose uncommitted rows are hidden from the reads of other tasks.
-    pub(crate) seen_when_committed: &'static [&'static str],
+    pub(crate) hidden_until_commit: &'static [&'static str],
 }
 
 impl StoreKind {
@@ -29,14 +29,14 @@ impl StoreKind {
 
 /// Hooks of a store for closing and reopening.
 pub(crate) trait Lifecycle: Send + Sync + 'static {
-    /// Whether a store that can be written to needs no reopening.
-    fn is_in_order(&self) -> bool {
+    /// Whether `reopen()` may do nothing if the store accepts writes.
+    fn can_skip_reopening(&self) -> bool {
         true
     }
 
-    /// Called after the store was closed. `is_whole`: all of its operations had ended, and none had
+    /// Called after the store was closed. `is_clean`: all of its operations had ended, and none had
     /// failed.
-    fn closed(&self, _lane: &Arc<LaneOwnership>, _is_whole: bool) {}
+    fn closed(&self, _lane: &Arc<LaneOwnership>, _is_clean: bool) {}
 
     /// Called before the store is open again.
     fn reopened(&self, _lane: &Arc<LaneOwnership>) {}

@@ -156,8 +156,8 @@ impl StoreHandle {
 
     async fn reopen_lane(&self) -> Result<(), Error> {
         self.account.check_lost()?;
-        let is_in_order = self.operation().is_ok_and(|account| account.can_write());
-        if is_in_order && self.lifecycle.is_in_order() {
+        let can_write = self.operation().is_ok_and(|account| account.can_write());
+        if can_write && self.lifecycle.can_skip_reopening() {
             return Ok(());
         }
         self.close_lane().await;

@@ -13,7 +13,7 @@ use crate::{
     },
     postgres::{
         cell::Cells,
-        statement::{Reports, Sql, Table, Write, bytea},
+        statement::{ExpectedRows, Sql, Table, Write, bytea},
     },
 };
 
@@ -26,7 +26,7 @@ pub(super) static BACKUP_VERSIONS: Table =
 // A version that exists is not inserted again.
 static INSERT: Write = Write {
     table: &BACKUP_VERSIONS,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
     sql: Sql::new(
         "backup_versions.insert",
         "
@@ -44,7 +44,7 @@ WHERE o.account_id = $1 AND {guarded}
 
 static RETIRE: Write = Write {
     table: &BACKUP_VERSIONS,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
     sql: Sql::new(
         "backup_versions.retire",
         "

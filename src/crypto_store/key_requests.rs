@@ -18,7 +18,7 @@ use crate::{
     },
     postgres::{
         cell::{Cell, Cells},
-        statement::{CacheIndex, Delete, Reports, Sql, Table, Write, bytea},
+        statement::{CacheIndex, Delete, ExpectedRows, Sql, Table, Write, bytea},
     },
 };
 
@@ -59,7 +59,7 @@ static GET_UNSENT: Sql =
 // only, and a CTE does not see its sibling's changes, so a DELETE comes first, then an INSERT.
 static DELETE_OLDER: Write = Write {
     table: &KEY_REQUESTS,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
     sql: Sql::new(
         "key_requests.delete_older",
         "
@@ -71,7 +71,7 @@ WHERE account_id = $1 AND {guarded} AND (info = ANY ($2) OR request_id = ANY ($3
 
 static INSERT: Write = Write {
     table: &KEY_REQUESTS,
-    reports: Reports::Each,
+    expected_rows: ExpectedRows::Each,
     sql: Sql::new(
         "key_requests.insert",
         "

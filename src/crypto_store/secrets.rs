@@ -12,7 +12,7 @@ use crate::{
         cipher::{Codec, Key, column},
         write::batch::Batch,
     },
-    postgres::statement::{Reports, Sql, Table, Upsert, Write, bytea},
+    postgres::statement::{ExpectedRows, Sql, Table, Upsert, Write, bytea},
 };
 
 const TABLE: &str = SECRETS_INBOX.name;
@@ -36,7 +36,7 @@ static UPSERT: Upsert = Upsert::new("secrets_inbox.upsert", &SECRETS_INBOX);
 
 static DELETE: Write = Write {
     table: &SECRETS_INBOX,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
     sql: Sql::new(
         "secrets_inbox.delete",
         "

@@ -275,5 +275,5 @@ pub(crate) static CRYPTO_STORE: StoreKind = StoreKind {
         withheld::STATEMENTS,
     ],
     // Other tasks act on these values at the homeserver.
-    seen_when_committed: &["sync_tokens", "custom_values"],
+    hidden_until_commit: &["sync_tokens", "custom_values"],
 };

@@ -11,7 +11,7 @@ use crate::{
     },
     postgres::{
         cell::Cells,
-        statement::{Reports, Sql, Table, Write, bytea},
+        statement::{ExpectedRows, Sql, Table, Write, bytea},
     },
 };
 
@@ -28,7 +28,7 @@ static GET: Sql = Sql::new(
 
 static UPSERT: Write = Write {
     table: &SYNC_TOKENS,
-    reports: Reports::Each,
+    expected_rows: ExpectedRows::Each,
     sql: Sql::new(
         "sync_tokens.upsert",
         "

@@ -28,7 +28,7 @@ impl DatabaseError {
     /// (class 57P), became read-only in a failover (25006), ended an idle transaction (25P03), lacks a
     /// prepared statement (26000) or has an outdated plan, is in recovery, or never received the BEGIN
     /// (MX003; 42704 for a write, which finds no transaction marker).
-    pub(crate) fn spoils_connection(&self) -> bool {
+    pub(crate) fn invalidates_connection(&self) -> bool {
         self.origin != Origin::Statement
             || self.sqlstate.is_none()
             || self.has_code(&["25006", "25P03", "26000", "42704", NOT_BEGUN])
@@ -46,7 +46,7 @@ impl DatabaseError {
             Origin::Login { is_permanent } => !is_permanent,
             _ if self.has_code(&["57P04"]) => false,
             Origin::Statement | Origin::ThisConnection | Origin::Connection => {
-                self.spoils_connection()
+                self.invalidates_connection()
                     || self.has_code(&["40001", "40P01", "55P03", "53300", "53400"])
             }
         }
@@ -205,9 +205,9 @@ impl Error {
 
     /// Whether the connection must not be used again. After a timeout the answer may still arrive, and
     /// must not be taken for that of the next query.
-    pub(crate) fn spoils_connection(&self) -> bool {
+    pub(crate) fn invalidates_connection(&self) -> bool {
         match self {
-            Self::Database(error) => error.spoils_connection(),
+            Self::Database(error) => error.invalidates_connection(),
             error => matches!(error, Self::StatementTimeout),
         }
     }

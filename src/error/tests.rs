@@ -68,7 +68,7 @@ fn a_statement_timeout_is_retryable_only_where_a_late_attempt_is_harmless() {
 /// 0A000 is transient if the connection has an outdated plan, or its server is in recovery.
 #[test]
 fn feature_not_supported_is_transient_only_where_another_connection_may_succeed() {
-    assert!(!statement("0A000").spoils_connection());
+    assert!(!statement("0A000").invalidates_connection());
     let outdated = Error::from(DatabaseError::answer("0A000", Origin::ThisConnection));
-    assert!(outdated.spoils_connection() && outdated.is_retryable());
+    assert!(outdated.invalidates_connection() && outdated.is_retryable());
 }

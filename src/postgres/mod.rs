@@ -3,6 +3,7 @@
 pub(crate) mod cell;
 pub(crate) mod connect;
 pub(crate) mod database;
+pub(crate) mod metrics;
 pub(crate) mod migrations;
 mod pool;
 pub(crate) mod retry;

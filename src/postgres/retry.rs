@@ -10,6 +10,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
+use crate::postgres::metrics;
+
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,7 @@ impl Attempts {
         match self.pauses.next() {
             Some(pause) if !left.is_zero() => {
                 debug!(what, %error, ?pause, "retrying");
+                metrics::retry();
                 sleep(pause.min(left)).await;
                 true
             }

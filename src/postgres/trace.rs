@@ -3,11 +3,14 @@
 //! Created in the caller's task, so that they are children of the store's operations. No field
 //! holds data.
 
-use std::future::Future;
+use std::{future::Future, time::Instant};
 
 use tracing::{Instrument, Span, field::Empty, info_span};
 
-use crate::{Error, postgres::statement::Sql};
+use crate::{
+    Error,
+    postgres::{metrics, statement::Sql},
+};
 
 /// Runs a statement, with its retries, in a span.
 pub(crate) async fn query<T>(
@@ -19,7 +22,10 @@ pub(crate) async fn query<T>(
     if let Some(table) = sql.own_table() {
         span.record("db.collection.name", table);
     }
-    traced(span, work).await
+    let began = Instant::now();
+    let result = traced(span, work).await;
+    metrics::statement(sql.name, began.elapsed(), result.is_err());
+    result
 }
 
 /// Awaits a commit, or a statement of the application, in a span.
@@ -27,7 +33,10 @@ pub(crate) async fn operation<T>(
     name: &'static str,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    traced(span(name), work).await
+    let began = Instant::now();
+    let result = traced(span(name), work).await;
+    metrics::operation(name, began.elapsed(), result.is_err());
+    result
 }
 
 fn span(operation: &'static str) -> Span {

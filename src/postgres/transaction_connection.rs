@@ -33,7 +33,7 @@ impl TransactionConnection {
     /// Returns the connection to the pool, unless the answer is an error after which it must not be
     /// used.
     pub(crate) fn release_unless_spoiled<T>(self, answer: &Result<T, Error>) {
-        if answer.as_ref().err().is_none_or(|error| !error.spoils_connection()) {
+        if answer.as_ref().err().is_none_or(|error| !error.invalidates_connection()) {
             self.release();
         }
     }

@@ -158,6 +158,14 @@ FROM (SELECT room_id || session_id AS key
 FROM "bots".megolm_inbound_sessions s
 WHERE s.account_id = $1;
 
+-- megolm_inbound_sessions.after (int8, bytea, bytea, int8)
+/* megolm_inbound_sessions.after */ SELECT s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (
+    SELECT FROM "bots".backup_versions v
+    WHERE v.account_id = $1 AND v.generation = s.backup_generation AND NOT v.retired)
+FROM "bots".megolm_inbound_sessions s
+WHERE s.account_id = $1 AND (s.room_id, s.session_id) > ($2, $3)
+ORDER BY s.room_id, s.session_id LIMIT $4;
+
 -- megolm_inbound_sessions.by_room (int8, bytea)
 /* megolm_inbound_sessions.by_room */ SELECT s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (
     SELECT FROM "bots".backup_versions v

@@ -1,4 +1,4 @@
-//! One sync, one commit: `atomically`.
+//! `atomically`: one transaction for a whole sync.
 
 use std::{future::Future, task::Poll, time::Duration};
 
@@ -19,7 +19,7 @@ use test_support::{
     proxy::Proxy,
 };
 
-/// The error that the store put into the SDK's.
+/// The store's error in the SDK's.
 fn inner(error: CryptoStoreError) -> Error {
     match error {
         CryptoStoreError::Backend(inner) => *inner.downcast().unwrap(),
@@ -36,12 +36,12 @@ async fn get(store: &PostgresCryptoStore) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
+async fn saves_are_visible_within_the_scope_and_to_others_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Key.open(&url, "bot").await;
-    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
-    let other = PostgresCryptoStore::open_with_config(&observing).await.unwrap();
+    let read_only_config = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
+    let other = PostgresCryptoStore::open_with_config(&read_only_config).await.unwrap();
     store
         .atomically(async {
             set(&store, b"first").await?;
@@ -50,7 +50,7 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
             assert_eq!(get(&store).await, None);
             set(&store, b"second").await?;
             assert_eq!(get(&store).await.unwrap(), b"second");
-            // Another task is not in the scope: it sees nothing of this, and may use other stores.
+            // Another task is not in the scope: it does not read the custom value, and may use other stores.
             let other = other.clone();
             assert_eq!(tokio::spawn(async move { get(&other).await }).await.unwrap(), None);
             Ok::<_, CryptoStoreError>(())
@@ -61,9 +61,9 @@ async fn what_is_saved_within_is_seen_within_and_by_others_after_the_commit() {
     set(&store, b"third").await.unwrap();
 }
 
-/// Reads of many rows, too, which outside of a transaction have a connection of their own.
+/// Reads of many rows are streamed, on a connection of their own outside of a transaction.
 #[tokio::test]
-async fn room_keys_saved_within_are_among_all_that_are_read_within() {
+async fn streamed_reads_within_a_scope_include_its_saves() {
     let database = testing::database().unwrap();
     let config = Mode::Key
         .config(&database.url(), "bot")
@@ -118,12 +118,12 @@ async fn an_error_and_a_dropped_future_roll_back_and_the_store_must_be_reopened(
     assert_eq!(get(&store).await.unwrap(), b"after");
     assert_matches!(inner(set(&store, b"after").await.unwrap_err()), Error::ReopenRequired);
     store.reopen().await.unwrap();
-    // No lock of the transaction that was cut is left.
+    // The cancelled transaction holds no lock.
     set(&store, b"at last").await.unwrap();
 }
 
-/// A connection that goes back to a shared pool in the middle of a transaction would take in whatever
-/// is asked of it next.
+/// If a connection were returned to a shared pool in the middle of a transaction, the next query on it would
+/// run in that transaction.
 #[tokio::test]
 async fn a_future_dropped_while_the_server_works_leaves_no_transaction_in_the_pool() {
     let database = testing::database().unwrap();
@@ -162,7 +162,7 @@ async fn a_future_dropped_while_the_server_works_leaves_no_transaction_in_the_po
 }
 
 #[tokio::test]
-async fn an_error_before_anything_was_saved_does_no_harm() {
+async fn an_error_before_the_first_save_does_not_fail_the_store() {
     let database = testing::database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
     let failed: Result<(), _> =
@@ -200,7 +200,7 @@ async fn nesting_other_stores_and_long_waits_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_writers_wait_their_turn() {
+async fn other_writers_wait_for_the_scope() {
     let database = testing::database().unwrap();
     let store = Mode::Key.open(&database.url(), "bot").await;
     let (started, is_started) = tokio::sync::oneshot::channel();
@@ -226,12 +226,12 @@ async fn other_writers_wait_their_turn() {
 }
 
 #[tokio::test]
-async fn saves_within_take_one_round_trip_together() {
+async fn saves_within_a_scope_take_one_round_trip() {
     let database = testing::database().unwrap();
     let (proxy, url) = Proxy::before(&database);
     let store = Mode::Key.open(&url, "bot").await;
     set(&store, b"prepares the connection").await.unwrap();
-    let turns = proxy.turns();
+    let round_trips = proxy.round_trips();
     store
         .atomically(async {
             for round in 0..20 {
@@ -241,11 +241,11 @@ async fn saves_within_take_one_round_trip_together() {
         })
         .await
         .unwrap();
-    assert_eq!(proxy.turns() - turns, 1);
+    assert_eq!(proxy.round_trips() - round_trips, 1);
     assert_eq!(get(&store).await.unwrap(), [19]);
 }
 
-/// A sync with room keys of several senders, interrupted after each number of polls.
+/// A sync with room keys of several senders.
 struct Senders {
     relay: Relay,
     messages: Vec<(OwnedUserId, serde_json::Value)>,
@@ -270,10 +270,10 @@ async fn first_contact(bob: &UserId, room_id: &RoomId, url: &str) -> Senders {
     Senders { relay, messages }
 }
 
-/// The experiment that loses keys in other stores: a sync is cut after every number of steps, and
-/// the same sync is sent again to a machine that starts from what was stored.
+/// The experiment that loses keys in other stores: a sync is dropped after every number of polls, and the
+/// same sync is sent again to a machine that starts from the stored state.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sync_cut_anywhere_and_sent_again_loses_no_room_key() {
+async fn a_sync_dropped_at_any_poll_and_replayed_loses_no_room_key() {
     let (bob, room_id) = (user_id!("@bob:example.org"), room_id!("!room:example.org"));
     let mut cut_at = 1;
     loop {
@@ -311,20 +311,20 @@ async fn a_sync_cut_anywhere_and_sent_again_loses_no_room_key() {
         store.atomically::<_, OlmError>(work).await.unwrap();
         for (sender, event) in &messages {
             let body = decrypt(&machine, room_id, event).await;
-            assert_eq!(body, sender.as_str(), "cut after {cut_at} polls");
+            assert_eq!(body, sender.as_str(), "dropped after {cut_at} polls");
         }
         if finished {
-            // How often it waits depends on the machine: several answers may come with one wake-up.
-            assert!(cut_at > 3, "the sync was never cut in its middle: {cut_at}");
+            // The number of polls varies: several responses may arrive with one wake-up.
+            assert!(cut_at > 3, "the sync was never dropped before its end: {cut_at}");
             return;
         }
         cut_at += 1;
     }
 }
 
-/// The SDK takes a failed read for an undecryptable message, and ends the sync well.
+/// The SDK takes a failed read for an undecryptable message, and ends the sync successfully.
 #[tokio::test]
-async fn nothing_is_committed_after_a_read_that_failed() {
+async fn nothing_is_committed_after_a_failed_read() {
     let database = testing::database().unwrap();
     let (url, fixture) = (database.url(), Fixture::new().await);
     let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);

@@ -1,5 +1,5 @@
-//! What a bot's day costs on the wire. `tests/golden/bot_day.txt` lists the steps, so that a change
-//! is seen as a diff; `UPDATE_GOLDEN=1` writes it anew. The benchmark of this name takes the time.
+//! Calls, round trips and commits of a bot's day. `tests/golden/bot_day.txt` lists them for each step, so that
+//! a change shows as a diff; `UPDATE_GOLDEN=1` rewrites it. The benchmark of this name measures times.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use matrix_sdk_crypto::store::{CryptoStore, MemoryStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing};
 use test_support::{
     Mode,
-    bot_day::{BigRoom, Meter, Subject, live},
+    bot_day::{BigRoom, Meter, Subject, run},
     proxy::Proxy,
     without_heartbeats,
 };
@@ -15,21 +15,21 @@ use test_support::{
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bot_day.txt");
 
 #[tokio::test]
-async fn a_day_costs_what_the_golden_file_lists() {
+async fn costs_match_the_golden_file() {
     let database = testing::database().unwrap();
     let (proxy, url) = Proxy::before(&database);
-    // No heartbeat comes between, and no sign of life within a transaction.
+    // Without heartbeats, and without keep-alives in a transaction.
     let hour = Duration::from_secs(3_600);
     let config = Mode::Key.config(&url, "bot");
     let config = config
         .access(without_heartbeats())
         .timeouts(Timeouts { transaction_idle: hour, ..Default::default() });
     let open_store = async || PostgresCryptoStore::open_with_config(&config).await.unwrap();
-    // The schema is there already, and so is the account.
+    // The schema and the account exist already.
     open_store().await.close().await.unwrap();
 
     let open = async || Subject::postgres(open_store().await);
-    let steps = live(open, Meter::new(Some(&proxy)), BigRoom::No).await;
+    let steps = run(open, Meter::new(Some(&proxy)), BigRoom::No).await;
 
     let mut report = String::from("store calls, round trips, commits, step\n");
     for step in &steps {
@@ -43,11 +43,11 @@ async fn a_day_costs_what_the_golden_file_lists() {
     assert_eq!(report, golden, "the day's costs changed; UPDATE_GOLDEN=1 accepts them");
 }
 
-/// The scenario owes nothing to our store.
+/// The scenario makes the same calls to every store.
 #[tokio::test]
-async fn a_day_on_the_memory_store_asks_for_as_much() {
+async fn the_memory_store_gets_as_many_calls() {
     let store = Arc::new(MemoryStore::new());
-    let steps = live(async || Subject::other(store.clone()), Meter::new(None), BigRoom::No).await;
+    let steps = run(async || Subject::other(store.clone()), Meter::new(None), BigRoom::No).await;
     let golden = std::fs::read_to_string(GOLDEN).unwrap_or_default();
     let listed: Vec<&str> = golden.lines().skip(1).collect();
     assert_eq!(steps.len(), listed.len());

@@ -1,4 +1,4 @@
-//! Configuration: what is refused, what is never shown, and where passwords come from.
+//! Configuration: refused settings, redacted secrets, and time limits.
 use std::time::Duration;
 
 use assert_matches::assert_matches;
@@ -10,8 +10,8 @@ use matrix_sdk_postgres::{
 
 const SECRET: &str = "hunter2-geheim";
 
-/// What building a pool complains about.
-fn complaint(config: &PostgresStoreConfig) -> String {
+/// The error of `build_pool`.
+fn build_pool_error(config: &PostgresStoreConfig) -> String {
     match config.build_pool() {
         Err(OpenStoreError::InvalidConfig(text)) => text,
         other => panic!("{:?}", other.map(|_| "a pool")),
@@ -31,7 +31,7 @@ fn labelled(label: &str) -> PostgresStoreConfig {
 }
 
 #[test]
-fn mistakes_surface_when_the_pool_is_built() {
+fn invalid_settings_are_refused_when_the_pool_is_built() {
     for (config, expected) in [
         (PostgresStoreConfig::new("", "my-bot"), "the connection string is empty"),
         (PostgresStoreConfig::new("host=db", ""), "the account's name is empty"),
@@ -44,7 +44,7 @@ fn mistakes_surface_when_the_pool_is_built() {
         (labelled("a\0b"), "the owner's label contains a control character"),
         (labelled(&"a".repeat(256)), "the owner's label has 256 bytes"),
     ] {
-        let text = complaint(&config);
+        let text = build_pool_error(&config);
         assert!(text.contains(expected), "{text}");
     }
 }
@@ -62,7 +62,7 @@ fn account_names() {
         ("a".repeat(256), "the account's name has 256 bytes"),
         ("ü".repeat(128), "the account's name has 256 bytes"),
     ] {
-        let text = complaint(&PostgresStoreConfig::new("host=db", &name));
+        let text = build_pool_error(&PostgresStoreConfig::new("host=db", &name));
         assert!(text.contains(expected), "{name:?}: {text}");
     }
     for name in ["a", "my bot", "o'brien", "@bot:example.org", "ü", &"a".repeat(255)] {
@@ -70,7 +70,7 @@ fn account_names() {
     }
 }
 
-/// All settings that are a time.
+/// All settings that are durations.
 #[derive(Default)]
 struct Times {
     pool: PoolSettings,
@@ -91,7 +91,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const SHORTEST: Duration = Duration::from_millis(10);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Each of them, with its shortest and its longest value.
+/// Each duration, with its shortest and its longest value.
 const TIMES: [(&str, Setter, Duration, Duration); 9] = [
     ("pool.connect_timeout", |t, time| t.pool.connect_timeout = Some(time), SHORTEST, DAY),
     ("pool.wait_timeout", |t, time| t.pool.wait_timeout = time, SHORTEST, DAY),
@@ -130,7 +130,7 @@ fn each_time_has_a_shortest_and_a_longest_value() {
         for time in
             [Duration::ZERO, nanosecond, shortest - nanosecond, longest + nanosecond, Duration::MAX]
         {
-            let text = complaint(&with_time(set, time));
+            let text = build_pool_error(&with_time(set, time));
             for expected in [&format!("{name} is "), &format!("from {shortest:?} to {longest:?}")] {
                 assert!(text.contains(expected), "{time:?}: {text}");
             }
@@ -142,7 +142,7 @@ fn each_time_has_a_shortest_and_a_longest_value() {
     times.put_into(config()).build_pool().unwrap();
 }
 
-/// Nothing overflows, in the client or in the server.
+/// No value overflows in the client or in the server.
 #[tokio::test]
 async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
     let database = testing::database().unwrap();
@@ -169,7 +169,7 @@ async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
         store.reopen().await.unwrap();
         assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
     }
-    // A connection string may ask for no limit.
+    // In a connection string, 0 means no limit.
     let url = format!("{}?connect_timeout=0", database.url().split('?').next().unwrap());
     drop(PostgresStoreConfig::new(url, "bot").build_pool().unwrap().get().await.unwrap());
 }
@@ -185,7 +185,7 @@ fn the_later_of_passphrase_and_key_counts() {
 }
 
 #[test]
-fn debug_shows_where_and_who_and_nothing_secret() {
+fn debug_shows_server_and_account_but_no_secret() {
     let config = PostgresStoreConfig::new(
         format!("postgres://bot:{SECRET}@db.example:6432/bots?sslmode=verify-full"),
         "my-bot",
@@ -202,7 +202,7 @@ fn debug_shows_where_and_who_and_nothing_secret() {
     }
 }
 
-/// Every damage by one character: an error may come, the password may not.
+/// Every change of one character: the error may not contain the password.
 #[test]
 fn a_mangled_connection_string_never_shows_its_password() {
     let originals = [
@@ -211,7 +211,7 @@ fn a_mangled_connection_string_never_shows_its_password() {
         format!("host=db.example user=bot password={SECRET} dbname=bots sslmode=disable"),
         format!("host=db.example user=bot password='{SECRET}' dbname=bots sslmode=disable"),
     ];
-    // Two thirds of it, so that a cut does not hide it.
+    // Two thirds of the password, so that a truncated one is found, too.
     let pieces = ["hunter", "geheim", "ter2-geh"];
     let mut refused = 0;
     for original in originals {

@@ -1,4 +1,4 @@
-//! What was written once must be read for ever, by every later version of the crate and the SDK.
+//! Stored values must stay readable by every later version of the crate and the SDK.
 
 use matrix_sdk_crypto::{
     olm::{InboundGroupSession, PickledInboundGroupSession},
@@ -50,7 +50,7 @@ async fn values_of_the_first_version_are_read() {
     {
         let database = testing::database().unwrap();
         let url = database.url();
-        // The schema comes first, the golden rows next.
+        // Creates the schema, into which the golden rows are inserted.
         Mode::Plain.open(&url, "other").await;
         let client = connect(&url).await;
         let insert = format!(
@@ -66,7 +66,7 @@ async fn values_of_the_first_version_are_read() {
     }
 }
 
-/// A room key in the compact form, whose dictionary must never change.
+/// A room key in the compressed form, whose dictionary must never change.
 #[tokio::test]
 async fn room_keys_of_the_first_version_are_read() {
     let expected = include_str!("../golden/room_key.json");

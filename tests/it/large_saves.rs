@@ -1,4 +1,4 @@
-//! A save so large that it is sent in parts, each while the next one is staged: still one transaction.
+//! Large saves are sent in chunks, each while the next one is staged, but in one transaction.
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{
@@ -16,9 +16,9 @@ use test_support::{
 use tokio_postgres::Client;
 
 const MANY: usize = 10_000;
-const PARTS: usize = 10;
+const CHUNKS: usize = 10;
 
-/// One ratchet in many rooms.
+/// Sessions with one ratchet in many rooms.
 fn sessions() -> Vec<InboundGroupSession> {
     let account = Account::with_device_id(own_user(), own_device());
     let session = inbound_session(&account, room(), SenderDataType::UnknownDevice);
@@ -39,7 +39,7 @@ async fn transactions(client: &Client) -> i64 {
     number(client, sql).await
 }
 
-/// Waits until the server works on a save, and returns the process that does.
+/// Waits until the server executes a save, and returns the backend's process id.
 async fn busy_backend(client: &Client) -> i32 {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
                AND query LIKE '%INSERT INTO \"matrix_sdk\".megolm_inbound_sessions%' \
@@ -62,42 +62,42 @@ async fn ten_thousand_room_keys_are_one_transaction() {
         assert_eq!((rows(&client).await, transactions(&client).await), (MANY as i64, 1));
         assert_eq!(store.commit_count().await.unwrap(), before + 1, "{mode:?}");
 
-        // The version comes before the sessions that name it.
+        // The backup version is stored before the sessions that refer to it.
         store.save_inbound_group_sessions(sessions(), Some("1")).await.unwrap();
         let counts = store.inbound_group_session_counts(Some("1")).await.unwrap();
         assert_eq!((counts.total, counts.backed_up), (2 * MANY, MANY), "{mode:?}");
     }
 }
 
-/// Sent at once, it would take a turn for each statement at most.
+/// Sent at once, it would take at most one round trip for each statement.
 #[tokio::test]
-async fn the_server_answers_for_each_part_before_the_next_is_sent() {
+async fn each_chunk_is_executed_before_the_next_is_sent() {
     let database = testing::database().unwrap();
     let (proxy, url) = Proxy::before(&database);
     let store = Mode::Key.open(&url, "bot").await;
     store.next_batch_token().await.unwrap();
-    let before = proxy.turns();
+    let before = proxy.round_trips();
     store.save_inbound_group_sessions(sessions(), None).await.unwrap();
-    let turns = proxy.turns() - before;
-    println!("{turns} turns");
-    assert!(turns >= PARTS, "{turns} turns");
+    let round_trips = proxy.round_trips() - before;
+    println!("{round_trips} round trips");
+    assert!(round_trips >= CHUNKS, "{round_trips} round trips");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_that_walks_away_neither_tears_it_nor_is_overtaken() {
+async fn a_chunked_save_whose_future_is_dropped_is_finished_in_order() {
     let database = testing::database().unwrap();
     let url = database.url();
     let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);
     let mut dropped = Box::pin(store.save_inbound_group_sessions(sessions(), None));
     assert!(futures_util::poll!(&mut dropped).is_pending());
     drop(dropped);
-    // It waits its turn.
+    // Queued behind the large save.
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     assert_eq!((rows(&client).await, transactions(&client).await), (MANY as i64, 1));
 }
 
 #[tokio::test]
-async fn what_fails_in_the_last_part_leaves_nothing_of_the_others() {
+async fn a_failure_in_the_last_chunk_rolls_back_all_chunks() {
     let database = testing::database().unwrap();
     let url = database.url();
     let (store, client) = (Mode::Plain.open(&url, "bot").await, connect(&url).await);
@@ -117,7 +117,7 @@ async fn what_fails_in_the_last_part_leaves_nothing_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_lost_between_the_parts_is_made_good() {
+async fn a_connection_lost_between_chunks_is_retried() {
     let database = testing::database().unwrap();
     let url = database.url();
     let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);
@@ -134,7 +134,7 @@ async fn a_connection_lost_between_the_parts_is_made_good() {
 }
 
 #[tokio::test]
-async fn within_a_transaction_it_is_committed_with_the_rest() {
+async fn a_chunked_save_within_atomically_is_committed_with_the_scope() {
     let database = testing::database().unwrap();
     let url = database.url();
     let (store, client) = (Mode::Key.open(&url, "bot").await, connect(&url).await);

@@ -1,4 +1,4 @@
-//! The houses of `src/`: data travels one way between them, and the engine knows no store.
+//! The module layout of `src/`: modules use only those below them, and the engine uses no terms of a store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,17 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each house may use those before it, and none behind it.
-const HOUSES: [&str; 7] =
+/// The top-level modules. Each may use those before it in this list, and none after it.
+const TOP_LEVEL: [&str; 7] =
     ["error", "config", "postgres", "account", "crypto_store", "stores", "admin"];
 
-/// For the tests of this crate and of others; uses nothing of a store.
-const APART: &str = "testing";
+/// A top-level module for tests, which may use `error` only.
+const TEST_MODULE: &str = "testing";
 
-/// Houses whose rooms use each other one way, too.
-const WITH_ROOMS: [&str; 2] = ["postgres", "account"];
+/// Modules whose submodules must not have cyclic uses either.
+const WITH_SUBMODULES: [&str; 2] = ["postgres", "account"];
 
-/// Names that `lib.rs` exports from the houses.
+/// The modules of names that `lib.rs` exports.
 fn exported(name: &str) -> Option<&'static str> {
     Some(match name {
         "DatabaseError" | "Error" | "OpenStoreError" => "error",
@@ -42,16 +42,16 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The house, and the room in it where that counts, of a path of modules.
-fn room(path: &[&str]) -> String {
+/// The top-level module of a path, with the submodule where that is checked.
+fn module(path: &[&str]) -> String {
     match path {
-        [house, room, ..] if WITH_ROOMS.contains(house) => format!("{house}::{room}"),
-        [house, ..] => (*house).to_owned(),
+        [top, sub, ..] if WITH_SUBMODULES.contains(top) => format!("{top}::{sub}"),
+        [top, ..] => (*top).to_owned(),
         [] => String::new(),
     }
 }
 
-/// The paths in `a::{b, c::d}`, written out.
+/// The single paths in `a::{b, c::d}`.
 fn paths(tree: &str) -> Vec<String> {
     let tree = tree.trim();
     let Some((head, inner)) = tree.split_once('{') else { return vec![tree.to_owned()] };
@@ -65,7 +65,7 @@ fn paths(tree: &str) -> Vec<String> {
     items.flat_map(paths).map(|path| format!("{head}{path}")).collect()
 }
 
-/// Which rooms each room uses.
+/// The modules that each module uses.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -87,40 +87,46 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
         let used: Vec<String> = used.chain(inline.filter(|path| !path.is_empty())).collect();
         for path in used {
             let path: Vec<&str> = path.split("::").map(str::trim).collect();
-            let target = exported(path[0]).map_or_else(|| room(&path), ToOwned::to_owned);
-            uses.entry(room(modules)).or_default().insert(target);
+            let target = exported(path[0]).map_or_else(|| module(&path), ToOwned::to_owned);
+            uses.entry(module(modules)).or_default().insert(target);
         }
     }
     uses
 }
 
 #[test]
-fn data_travels_one_way_between_the_houses() {
-    let house = |room: &str| room.split("::").next().unwrap().to_owned();
-    let place = |room: &str| HOUSES.iter().position(|name| *name == house(room));
+fn modules_use_only_those_below_them() {
+    let top_level = |module: &str| module.split("::").next().unwrap().to_owned();
+    let position = |module: &str| TOP_LEVEL.iter().position(|name| *name == top_level(module));
     for (user, used) in uses() {
-        for target in used.iter().filter(|target| house(target) != house(&user)) {
-            if user == APART {
+        for target in used.iter().filter(|target| top_level(target) != top_level(&user)) {
+            if user == TEST_MODULE {
                 assert_eq!(target, "error", "{user} uses {target}");
                 continue;
             }
-            let (from, to) = (place(&user), place(target));
-            assert!(from.is_some() && to.is_some(), "{user} or {target} is no house: name it here");
-            assert!(from > to, "{user} uses {target}, which stands behind it");
+            let (from, to) = (position(&user), position(target));
+            assert!(
+                from.is_some() && to.is_some(),
+                "add {user} or {target} to TOP_LEVEL in tests/it/layout.rs"
+            );
+            assert!(from > to, "{user} uses {target}, which is above it");
         }
     }
 }
 
 #[test]
-fn the_rooms_of_a_house_use_each_other_one_way() {
+fn submodules_have_no_cyclic_uses() {
     let uses = uses();
     let none = BTreeSet::new();
-    for start in uses.keys().filter(|room| room.contains("::")) {
+    for start in uses.keys().filter(|module| module.contains("::")) {
         let (mut seen, mut next) = (BTreeSet::new(), vec![start]);
-        while let Some(room) = next.pop() {
-            for used in uses.get(room).unwrap_or(&none) {
-                // A house's own code is above its rooms.
-                assert!(used != start || room == start, "{start} uses itself by way of {room}");
+        while let Some(module) = next.pop() {
+            for used in uses.get(module).unwrap_or(&none) {
+                // A module's own code is above its submodules.
+                assert!(
+                    used != start || module == start,
+                    "cycle: {start} uses itself through {module}"
+                );
                 if used.contains("::") && seen.insert(used) {
                     next.push(used);
                 }
@@ -129,8 +135,8 @@ fn the_rooms_of_a_house_use_each_other_one_way() {
     }
 }
 
-/// Words of a store, beside its tables.
-const WORDS_OF_STORES: [&str; 13] = [
+/// Terms of a store, in addition to the names of its tables.
+const TERMS_OF_STORES: [&str; 13] = [
     "matrix_sdk_crypto",
     "matrix_sdk_base",
     "olm",
@@ -152,17 +158,18 @@ fn tables(sql: &str) -> impl Iterator<Item = &str> {
     created.filter_map(|rest| rest.split([' ', '(']).next())
 }
 
-/// The engine's code, comments and error texts: what they say is true of every store.
+/// The engine's code, comments and error texts apply to every store.
 #[test]
-fn the_engine_does_not_know_the_words_of_a_store() {
+fn the_engine_uses_no_terms_of_a_store() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sql = fs::read_to_string(root.join("migrations/crypto_store/0001_initial.sql")).unwrap();
-    let words: Vec<&str> = tables(&sql).chain(WORDS_OF_STORES).collect();
+    let words: Vec<&str> = tables(&sql).chain(TERMS_OF_STORES).collect();
     assert!(words.contains(&"devices") && words.len() > 25, "{words:?}");
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut found = Vec::new();
-    for file in
-        ["account", "postgres"].iter().flat_map(|house| sources(&root.join("src").join(house)))
+    for file in ["account", "postgres"]
+        .iter()
+        .flat_map(|top_level| sources(&root.join("src").join(top_level)))
     {
         let text = fs::read_to_string(&file).unwrap().to_lowercase();
         for (number, line) in text.lines().enumerate() {

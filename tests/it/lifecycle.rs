@@ -20,15 +20,15 @@ async fn sixteen_openings_of_an_empty_database_make_one_schema_one_account_one_c
     let stores = join_all((0..16).map(|_| Mode::Key.open(&url, "bot"))).await;
     let mut sealed = 0;
     for store in &stores {
-        // One owner: the newest.
+        // Only the newest is the owner.
         match store.set_custom_value("greeting", b"hello".to_vec()).await {
             Ok(()) => sealed += 1,
             Err(error) => assert_matches!(error, Error::Superseded { .. }),
         }
     }
     assert_eq!(sealed, 1);
-    // One cipher: what the owner sealed, all can open.
-    for store in join_all((0..3).map(|_| Mode::Key.open_observer(&url, "bot"))).await {
+    // One cipher: every opener decrypts the owner's value.
+    for store in join_all((0..3).map(|_| Mode::Key.open_read_only(&url, "bot"))).await {
         assert_eq!(store.get_custom_value("greeting").await.unwrap().unwrap(), b"hello");
     }
     let client = connect(&url).await;
@@ -36,7 +36,7 @@ async fn sixteen_openings_of_an_empty_database_make_one_schema_one_account_one_c
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.schema_migrations").await, 2);
 }
 
-/// A store keeps its opened cipher, not the secret: what the account's row holds must still be that.
+/// A store keeps its opened cipher, not the secret. On reopening, the account's row must still hold that cipher.
 #[tokio::test]
 async fn a_store_is_reopened_without_its_secret_unless_its_cipher_was_changed() {
     let database = testing::database().unwrap();
@@ -122,9 +122,9 @@ async fn each_wrong_secret_has_its_own_error_and_nothing_is_written() {
     assert_eq!(number(&client, fingerprint).await, before);
 }
 
-/// A cipher that a newer minor version wrote in another form is reported as that.
+/// The error for a cipher in a newer minor version's format is specific.
 #[tokio::test]
-async fn a_cipher_of_a_newer_version_says_so() {
+async fn a_cipher_of_a_newer_version_is_reported_as_that() {
     let database = testing::database().unwrap();
     let url = database.url();
     Mode::Key.open(&url, "bot").await;
@@ -168,7 +168,7 @@ async fn a_newer_schema_is_refused_unless_it_is_compatible() {
     }
 }
 
-/// Nothing of it is migrated: the error says what to do.
+/// Such a schema is not migrated; the error says what to do.
 #[tokio::test]
 async fn a_schema_from_before_the_first_release_is_refused_by_name() {
     let database = testing::database().unwrap();
@@ -207,13 +207,13 @@ async fn without_migrations_a_missing_schema_is_an_error_and_stays_missing() {
     open(config).await.unwrap();
 }
 
-/// A migration must not queue behind a long reader for ever, nor give up at the first.
+/// A migration waits for a lock with a time limit, and retries.
 #[tokio::test]
 async fn a_migration_waits_for_a_lock_and_then_succeeds() {
     let database = testing::database().unwrap();
     let url = database.url();
     let mut client = connect(&url).await;
-    // Holds the migration's advisory lock, as another migrating process would.
+    // Holds the advisory lock, as a concurrent migration would.
     let transaction = client.transaction().await.unwrap();
     let lock = "SELECT pg_advisory_xact_lock(1836610416, hashtext('matrix_sdk'))";
     transaction.batch_execute(lock).await.unwrap();
@@ -236,7 +236,7 @@ async fn close_waits_for_work_in_flight_and_reopen_works() {
     let database = testing::database().unwrap();
     let store = Mode::Passphrase.open(&database.url(), "bot").await;
     let twin = store.clone();
-    // Begun and dropped: closing finishes it.
+    // Its future is dropped after the first poll: closing finishes the save.
     let mut begun = Box::pin(twin.set_custom_value("begun", b"before the close".to_vec()));
     assert!(futures_util::poll!(&mut begun).is_pending());
     drop(begun);
@@ -299,8 +299,8 @@ async fn an_estimate_of_the_size_is_per_account() {
 }
 
 #[tokio::test]
-async fn a_broken_address_is_told_apart_from_a_broken_configuration() {
-    // Port 1 is reserved, and nobody listens there.
+async fn an_unreachable_address_and_an_invalid_configuration_are_different_errors() {
+    // Port 1 is reserved and closed.
     let refused = open(PostgresStoreConfig::new("postgres://bot@127.0.0.1:1/db", "bot")).await;
     assert_matches!(refused, Err(OpenStoreError::Connect(_)));
     let malformed = open(PostgresStoreConfig::new("postgres://bot:secret@[::1/db", "bot")).await;

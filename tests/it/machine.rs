@@ -1,4 +1,4 @@
-//! Real `OlmMachine`s over the store: what a bot depends on.
+//! Real `OlmMachine`s on the store.
 
 use std::collections::BTreeSet;
 
@@ -36,12 +36,12 @@ async fn machines_dropped_and_reopened_decrypt_old_and_new_messages() {
         assert_eq!((alice.identity_keys(), bob.identity_keys()), (alice_key, bob_key));
         assert_eq!(decrypt(&bob, room_id, &before).await, "before the restart", "{mode:?}");
 
-        // The ratchet goes on where it was, without a new room key.
+        // The ratchet continues without a new room key.
         let after = encrypt(&alice, room_id, "after the restart").await;
         assert_eq!(after["content"]["session_id"], before["content"]["session_id"]);
         assert_eq!(decrypt(&bob, room_id, &after).await, "after the restart", "{mode:?}");
 
-        // And Bob can answer: his Olm session with Alice is there, too.
+        // Bob's Olm session with Alice is stored, too, so he can reply.
         relay.share(&bob, room_id, &[alice_id]).await;
         let answer = encrypt(&bob, room_id, "an answer").await;
         relay.sync(&alice, "s2").await;

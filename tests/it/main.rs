@@ -1,4 +1,4 @@
-//! Most of the tests. `tests/README.md` says where to find which.
+//! Integration tests of the public interface. `tests/README.md` lists all tests by subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accounts;

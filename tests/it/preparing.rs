@@ -1,4 +1,4 @@
-//! Statements are prepared once a connection, in the round trip of whatever is asked of it first.
+//! Statements are prepared once per connection, in the round trip of its first query.
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ fn server() -> PostgresServer {
     PostgresServer::builder().setting("log_min_duration_statement", "0").start().unwrap()
 }
 
-/// So many statements are to be prepared.
+/// The number of statements that are prepared.
 fn all() -> usize {
     PostgresStores::statement_texts("matrix_sdk").unwrap().len()
 }
 
-/// How often the server has prepared a named statement, and executed one, from this place of its log.
+/// Number of named statements that were prepared and executed, from this position in the server's log.
 fn named(server: &PostgresServer, from: usize) -> (usize, usize) {
     let log = server.log();
     let count = |what: &str| log[from..].lines().filter(|line| line.contains(what)).count();
     (count(" ms  parse s"), count(" ms  execute s"))
 }
 
-/// What is asked first.
+/// The first call on a connection.
 #[derive(Debug, Clone, Copy)]
 enum Call {
     Read,
@@ -80,15 +80,15 @@ async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next()
     for call in [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction] {
         let (proxy, store) = new_store(&database).await;
         let start = server.log().len();
-        let before = proxy.turns();
+        let before = proxy.round_trips();
         call.make(&store).await;
-        let first = proxy.turns() - before;
+        let first = proxy.round_trips() - before;
         assert_eq!(named(&server, start).0, all(), "{call:?}");
 
         let start = server.log().len();
-        let before = proxy.turns();
+        let before = proxy.round_trips();
         call.make(&store).await;
-        assert_eq!(proxy.turns() - before, first, "{call:?}");
+        assert_eq!(proxy.round_trips() - before, first, "{call:?}");
         let (prepared, executed) = named(&server, start);
         assert_eq!(prepared, 0, "{call:?}");
         assert!(executed > 0, "{call:?}");
@@ -97,12 +97,12 @@ async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next()
 }
 
 #[tokio::test]
-async fn one_of_many_readers_prepares_for_all() {
+async fn many_readers_of_a_connection_prepare_its_statements_once() {
     const READERS: usize = 64;
     let server = server();
     let database = server.create_database().unwrap();
     drop(Mode::Key.open(&database.url(), "bot").await);
-    // Behind the proxy, nothing is prepared before all of them have asked.
+    // The proxy's delay ensures that all of them have sent a query before anything is prepared.
     let (_proxy, store) = new_store(&database).await;
     let start = server.log().len();
     let mut readers = JoinSet::new();
@@ -114,9 +114,9 @@ async fn one_of_many_readers_prepares_for_all() {
     assert_eq!(named(&server, start).0, all());
 }
 
-/// A pool that `build_pool` made is known as such by the stores that are opened over it.
+/// Stores recognise a pool that was made by `build_pool`.
 #[tokio::test]
-async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
+async fn stores_that_share_a_pool_of_build_pool_prepare_their_statements() {
     let server = server();
     let database = server.create_database().unwrap();
     let one = Mode::Key
@@ -137,7 +137,7 @@ async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
         assert_eq!(prepared, 0);
         assert!(executed > 0);
     }
-    // Two accounts in one schema have the same statements.
+    // Accounts in one schema share their statements.
     let config = one.clone().account("three");
     let start = server.log().len();
     let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
@@ -145,7 +145,7 @@ async fn stores_that_share_a_pool_of_ours_prepare_their_statements() {
     assert_eq!(named(&server, start).0, 0);
 }
 
-/// A pooler may be behind a pool that was made otherwise.
+/// A foreign pool may lead to a pooler without prepared statements.
 #[tokio::test]
 async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
     let server = server();
@@ -160,9 +160,9 @@ async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
     assert_eq!(named(&server, 0), (0, 0));
 }
 
-/// The transaction is what was asked; the statements are prepared another time.
+/// The transaction runs unprepared, and the statements are prepared later.
 #[tokio::test]
-async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
+async fn a_statement_that_cannot_be_prepared_does_not_block_others() {
     let server = server();
     let database = server.create_database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
@@ -180,8 +180,8 @@ async fn a_statement_that_cannot_be_prepared_keeps_no_other_from_running() {
     assert!(executed > 0);
 }
 
-/// A plan that became stale is made anew, whatever the language of the server's messages; any other
-/// "feature not supported" stays, and is not tried again.
+/// A statement with an outdated plan is prepared again, whatever the language of the server's messages. Any
+/// other "feature not supported" error is returned without a retry.
 #[tokio::test]
 async fn only_a_stale_plan_is_prepared_again() {
     let server = server();

@@ -1,4 +1,4 @@
-//! Many readers at once: they share a few connections of the pool, whosever store they belong to.
+//! Many readers at once share a few connections of the pool, also across stores.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use matrix_sdk_postgres::{
 };
 use test_support::{Mode, connect, number};
 
-/// The backends of this database but for the one that asks.
+/// The other backends of this database.
 const OTHERS: &str = "pg_stat_activity WHERE datname = current_database() \
                       AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
 
@@ -31,7 +31,7 @@ async fn write_values(store: &PostgresCryptoStore, number: usize, keys: usize) {
     }
 }
 
-/// Reads every value, and one that is not there.
+/// Reads every value, and one that does not exist.
 async fn read_values(store: &PostgresCryptoStore, number: usize, keys: usize) -> Result<(), Error> {
     for key in 0..keys {
         let found = store.get_custom_value(&key.to_string()).await?;
@@ -76,9 +76,9 @@ async fn sixty_four_tasks_read_one_store_while_it_writes() {
     }
 }
 
-/// Each read begins before the one before has ended, so there is no moment without a reader.
+/// Each read begins before the previous one has ended, so that there is always a reader.
 #[tokio::test]
-async fn readers_without_end_do_not_keep_the_only_connection_from_the_writer() {
+async fn continuous_readers_do_not_starve_the_writer() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot").pool(PoolSettings {
         max_size: 1,
@@ -135,7 +135,7 @@ async fn two_hundred_stores_on_one_pool_of_sixteen() {
     for task in join_all(tasks).await {
         task.unwrap().unwrap();
     }
-    // Nobody keeps a connection that it does not use.
+    // Unused connections were returned to the pool.
     assert_eq!(pool.status().available, pool.status().size);
     for store in stores {
         store.close().await.unwrap();
@@ -143,10 +143,10 @@ async fn two_hundred_stores_on_one_pool_of_sixteen() {
     assert!(!pool.is_closed());
 }
 
-/// Sixty-four readers of one store and a single one of another have the same connections: each answer
-/// of his waits for one of each of theirs at most, and a few that overtake on another connection.
+/// Sixty-four readers of one store and one reader of another share the connections. Each read of the latter
+/// waits for at most one read of each of the others, and a few that overtake on another connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_with_one_reader_has_its_share_beside_one_with_sixty_four() {
+async fn a_store_with_one_reader_gets_its_share_next_to_one_with_sixty_four() {
     const READS: usize = 200;
     const GREEDY: usize = 64;
     let database = testing::database().unwrap();
@@ -190,11 +190,11 @@ async fn a_store_with_one_reader_has_its_share_beside_one_with_sixty_four() {
         reader.unwrap();
     }
     println!("{} answers to the greedy for each to the modest", beside / READS);
-    assert!(beside <= 3 * GREEDY * READS, "{beside} answers beside {READS}");
+    assert!(beside <= 3 * GREEDY * READS, "{beside} reads of the other store during {READS}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_are_answered_while_the_writer_waits() {
+async fn reads_continue_while_the_writer_waits_for_a_lock() {
     for connections in [2, 10] {
         let database = testing::database().unwrap();
         let config = Mode::Key
@@ -218,7 +218,7 @@ async fn readers_are_answered_while_the_writer_waits() {
     }
 }
 
-/// With a checkout for each read, 64 readers would take all of the pool.
+/// With a checkout for each read, 64 readers would occupy the whole pool.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_leave_most_of_the_pool_to_others() {
     let database = testing::database().unwrap();
@@ -242,12 +242,12 @@ async fn readers_leave_most_of_the_pool_to_others() {
     for reader in join_all(readers).await {
         reader.unwrap();
     }
-    // Four, and four more while those before are still waiting for answers.
+    // Four, and four more while the previous ones still wait for responses.
     assert!(pool.status().size <= 8, "{} connections", pool.status().size);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_the_server_ends_are_replaced_under_all_their_readers() {
+async fn terminated_shared_connections_are_replaced_for_all_their_readers() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Key.open(&url, "bot").await;
@@ -268,7 +268,7 @@ async fn connections_that_the_server_ends_are_replaced_under_all_their_readers()
     let mut terminated = 0;
     while terminated < 20 {
         terminated += number(&client, &terminate).await;
-        // Less often than reads are tried again.
+        // Fewer terminations than attempts of a read.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     is_over.store(true, Ordering::Relaxed);
@@ -277,7 +277,7 @@ async fn connections_that_the_server_ends_are_replaced_under_all_their_readers()
     }
 }
 
-/// A reader that walks away leaves its answer to nobody else.
+/// The response to a dropped read is not delivered to another reader.
 #[tokio::test]
 async fn dropped_reads_do_not_mix_up_the_answers_of_others() {
     let database = testing::database().unwrap();
@@ -299,9 +299,9 @@ async fn dropped_reads_do_not_mix_up_the_answers_of_others() {
     }
 }
 
-/// The server has no connection left: tried again, then reported as what it is.
+/// The login is refused with 53300: retried, then returned.
 #[tokio::test]
-async fn when_the_server_has_no_connections_left_the_error_says_so() {
+async fn too_many_connections_is_retried_and_then_reported() {
     let server = PostgresServer::builder()
         .setting("max_connections", "8")
         .setting("superuser_reserved_connections", "0")
@@ -323,7 +323,7 @@ async fn when_the_server_has_no_connections_left_the_error_says_so() {
         others.push(client);
     }
     assert!(others.len() < 8);
-    // One that becomes free in time is enough.
+    // The retry succeeds once a connection becomes free.
     let read = store.get_custom_value("key");
     tokio::pin!(read);
     let early = tokio::time::timeout(Duration::from_millis(100), &mut read).await;
@@ -341,7 +341,7 @@ async fn when_the_server_has_no_connections_left_the_error_says_so() {
     let error = store.get_custom_value("key").await.unwrap_err();
     assert_matches!(&error, Error::Database(error) if error.sqlstate() == Some("53300"));
     assert!(error.to_string().contains("too many clients"), "{error}");
-    // What failed were reads of one store; it works again when it is reopened.
+    // The failed reads require a reopening of this store.
     drop(others);
     store.reopen().await.unwrap();
     store.set_custom_value("key", b"new".to_vec()).await.unwrap();

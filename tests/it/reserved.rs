@@ -1,4 +1,4 @@
-//! Outbound sessions stored ahead of their use: few commits, and no message index twice.
+//! Reserved message indices: outbound sessions are stored ahead of their use, and no index is used twice.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -33,7 +33,7 @@ fn room() -> &'static RoomId {
     room_id!("!room:example.org")
 }
 
-/// A bot that has shared a room key with Alice, and what was sent.
+/// A bot that has shared a room key with Alice, and the indices that it has used.
 struct Harness {
     database: TestDatabase,
     ownership: OwnershipSettings,
@@ -62,7 +62,7 @@ impl Harness {
         harness
     }
 
-    /// Shares the room's key where that is needed, as an application does before each message.
+    /// Shares the room's key if needed, as an application does before each message.
     async fn share(&mut self) {
         let users = [self.alice.user_id()];
         if self.bot.get_missing_sessions(users.into_iter()).await.unwrap().is_some() {
@@ -77,7 +77,7 @@ impl Harness {
         self.relay.sync(&self.alice, "next").await;
     }
 
-    /// Sends a message, which uses an index that was never used, and that Alice can read.
+    /// Sends a message; asserts that its index is new and that Alice can decrypt it.
     async fn send(&mut self) {
         self.share().await;
         let body = format!("message {}", self.sent);
@@ -98,7 +98,7 @@ impl Harness {
         }
     }
 
-    /// The process ends without a word, and another one goes on with what is stored.
+    /// Simulates a crash: another owner continues with the stored session.
     async fn restart(&mut self) {
         (self.store, self.bot) = open(&self.database, &self.ownership).await;
     }
@@ -146,7 +146,7 @@ async fn a_restart_uses_no_index_twice() {
         match rng.u8(0..3) {
             0 => harness.restart().await,
             1 => {
-                // The former owner still sends what it has reserved.
+                // The former owner still sends with its reserved indices.
                 let (former, _) = (harness.bot.clone(), harness.store.clone());
                 harness.restart().await;
                 for body in ["late", "later"] {
@@ -192,7 +192,7 @@ async fn a_session_is_never_stored_as_expired() {
 }
 
 #[tokio::test]
-async fn a_rotated_session_inherits_no_mark() {
+async fn a_rotated_session_inherits_no_reservation() {
     let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
     harness.send_many(4).await;
     harness.bot.discard_room_key(room()).await.unwrap();
@@ -203,9 +203,9 @@ async fn a_rotated_session_inherits_no_mark() {
     harness.send().await;
 }
 
-/// A save for another reason, such as a new recipient, writes nothing below the mark.
+/// A save for another reason, such as a new recipient, stores no index below the reserved ones.
 #[tokio::test]
-async fn a_shared_session_stays_at_its_mark() {
+async fn saving_a_shared_session_keeps_its_reservation() {
     let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
     harness.send_many(3).await;
     let bob = open_machine(user_id!("@bob:example.org"), MemoryStore::new()).await;
@@ -216,7 +216,7 @@ async fn a_shared_session_stays_at_its_mark() {
     relay.share(bot, room_id!("!other:example.org"), &users).await;
     let settings = EncryptionSettings { rotation_period_msgs: ROTATION, ..Default::default() };
     for request in bot.share_room_key(room(), users.into_iter(), settings).await.unwrap() {
-        // Not marked as sent: the share itself is what is saved.
+        // Not marked as sent, so that the session is saved by the sharing itself.
         relay.deliver(bot, &request);
         let stored = harness.store.get_outbound_group_session(room()).await.unwrap().unwrap();
         assert_eq!(stored.message_index().await, 18);
@@ -225,9 +225,9 @@ async fn a_shared_session_stays_at_its_mark() {
     harness.send().await;
 }
 
-/// What a scope saves may be rolled back.
+/// A scope's reservation may be rolled back, so no message may use it before the commit.
 #[tokio::test]
-async fn a_scope_that_is_rolled_back_leaves_the_mark_where_it_is() {
+async fn a_rolled_back_scope_changes_no_reservation() {
     let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
     harness.send_many(3).await;
     let before = harness.commits().await;
@@ -247,7 +247,7 @@ async fn a_scope_that_is_rolled_back_leaves_the_mark_where_it_is() {
     harness.send().await;
 }
 
-/// An owner that has not heard of its account for long asks the database before each message.
+/// Without a recent proof of ownership an owner commits before each message.
 #[tokio::test]
 async fn without_a_recent_proof_of_ownership_a_message_is_a_commit() {
     let ownership =
@@ -257,14 +257,14 @@ async fn without_a_recent_proof_of_ownership_a_message_is_a_commit() {
     let before = harness.commits().await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     harness.send().await;
-    assert_eq!(harness.commits().await, before, "heartbeats are proofs");
+    assert_eq!(harness.commits().await, before, "a heartbeat was not accepted as a proof");
     let other = connect(&harness.database.url()).await;
     other.batch_execute("BEGIN; LOCK TABLE matrix_sdk.heartbeats IN SHARE MODE").await.unwrap();
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     harness.send().await;
     assert_eq!(harness.commits().await, before + 1);
     harness.send().await;
-    assert_eq!(harness.commits().await, before + 1, "a commit is a proof");
+    assert_eq!(harness.commits().await, before + 1, "a commit was not accepted as a proof");
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn a_superseded_owner_sends_nothing_that_it_had_not_reserved() {
         let event = serde_json::json!({ "content": sent.content });
         last = Some(index(&event).1);
     }
-    assert_eq!(last, Some(17), "the mark is 18");
+    assert_eq!(last, Some(17), "18 indices were reserved");
     harness.send().await;
     assert!(harness.used.iter().all(|(_, index)| *index < 3 || *index >= 18));
 }

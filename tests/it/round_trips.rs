@@ -1,5 +1,5 @@
-//! Round trips of every trait method, counted on the wire. `tests/golden/round_trips.txt` lists
-//! them, so that a change is seen as a diff; `UPDATE_GOLDEN=1` writes it anew.
+//! Round trips of every trait method, counted on the wire. `tests/golden/round_trips.txt` lists them, so that a
+//! change shows as a diff; `UPDATE_GOLDEN=1` rewrites it.
 
 use std::fmt::Write;
 
@@ -50,16 +50,16 @@ async fn count(
 ) {
     macro_rules! count {
         ($name:expr, $operation:expr) => {{
-            let before = proxy.turns();
+            let before = proxy.round_trips();
             let result = $operation.await.unwrap();
-            writeln!(report, "{:>4}  {}", proxy.turns() - before, $name).unwrap();
+            writeln!(report, "{:>4}  {}", proxy.round_trips() - before, $name).unwrap();
             result
         }};
     }
     let open = || matrix_sdk_postgres::PostgresCryptoStore::open_with_config(config);
     open().await.unwrap().close().await.unwrap();
 
-    // What connecting itself costs: the question for TLS, start-up, and the two steps of SCRAM.
+    // Round trips of connecting: the TLS request, the start-up packet, and the two steps of SCRAM.
     let store = count!("open (4 of them connect)", open());
     count!("load_account, first use of a connection", store.load_account());
     let (alice, device) = (user_id!("@alice:example.org"), device_id!("DEVICE"));

@@ -1,5 +1,5 @@
-//! The text of every statement. `tests/golden/statements.sql` lists them, so that a change is seen as
-//! a diff; `UPDATE_GOLDEN=1` writes it anew. What a text must not do is checked beside.
+//! The text of every statement. `tests/golden/statements.sql` lists them, so that a change shows as a diff;
+//! `UPDATE_GOLDEN=1` rewrites it. The texts are also searched for forbidden constructs.
 use std::fmt::Write;
 
 use matrix_sdk_postgres::PostgresStores;
@@ -8,7 +8,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/statemen
 
 const SCHEMA: &str = "bots";
 
-/// These write before an account has an owner.
+/// Statements that write before an account has an owner.
 const WITHOUT_OWNER: [&str; 2] = ["accounts.insert", "accounts.insert_next"];
 
 const VOLATILE: [&str; 7] = [
@@ -35,7 +35,7 @@ fn every_text_is_in_the_golden_file() {
     assert_eq!(listed, golden, "statements changed; UPDATE_GOLDEN=1 accepts them");
 }
 
-/// Begins with the name of its table, as errors and traces have it.
+/// The name begins with the table's, and appears in errors and traces.
 #[test]
 fn every_statement_has_a_name_of_its_own() {
     let texts = PostgresStores::statement_texts(SCHEMA).unwrap();
@@ -54,7 +54,7 @@ fn every_text_begins_with_its_name_as_a_comment() {
 }
 
 #[test]
-fn no_text_does_what_it_must_not() {
+fn no_statement_has_a_forbidden_construct() {
     let mut found = Vec::new();
     for (name, text, _) in PostgresStores::statement_texts(SCHEMA).unwrap() {
         found.extend(faults(name, &text).into_iter().map(|fault| format!("{name}: {fault}")));
@@ -62,7 +62,7 @@ fn no_text_does_what_it_must_not() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// What is wrong with a statement.
+/// The forbidden constructs in a statement.
 fn faults(name: &str, text: &str) -> Vec<&'static str> {
     let has_owner = !WITHOUT_OWNER.contains(&name);
     let text = text.split_once("*/").map_or(text, |(_, text)| text).trim();
@@ -77,7 +77,7 @@ fn faults(name: &str, text: &str) -> Vec<&'static str> {
         ),
         (
             is_write && has_owner && !asks_marker && !guards_itself,
-            "writes without asking for the transaction marker",
+            "writes without checking the transaction marker",
         ),
         (
             is_insert && has_owner && !takes_rows_through_owner(text),
@@ -113,14 +113,14 @@ fn sub_selects(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What an UPDATE sets, and what comes behind DO UPDATE and RETURNING.
+/// The text after SET of an UPDATE, and after DO UPDATE and RETURNING.
 fn effects(text: &str) -> impl Iterator<Item = &str> {
     let update = text.starts_with("UPDATE").then_some(text);
     let behind = |word| text.split_once(word).map(|(_, behind)| behind);
     update.into_iter().chain(behind("DO UPDATE")).chain(behind("RETURNING"))
 }
 
-/// The search for faults finds them.
+/// Tests `faults()` itself.
 #[test]
 fn each_fault_is_found() {
     let good = "INSERT INTO b.t (account_id, v) SELECT o.account_id, u.v \
@@ -130,7 +130,7 @@ fn each_fault_is_found() {
     assert_eq!(faults("t.upsert", good), Vec::<&str>::new());
     for (from, to, fault) in [
         ("'matrix_sdk.tx')", "'matrix_sdk.tx', true)", "missing_ok"),
-        ("AND current_setting('matrix_sdk.tx') = $1::text", "", "without asking"),
+        ("AND current_setting('matrix_sdk.tx') = $1::text", "", "without checking"),
         ("SELECT o.account_id", "SELECT $1", "through the owner"),
         ("u.v FROM", "(SELECT 1 FROM b.t WHERE t.account_id = o.account_id) FROM", "sub-select"),
         ("excluded.v", "now()", "volatile"),

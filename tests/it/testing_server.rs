@@ -1,4 +1,4 @@
-//! The throwaway PostgreSQL that all other tests stand on.
+//! The throwaway PostgreSQL server that all other tests use.
 
 use std::{
     fs,
@@ -108,7 +108,7 @@ async fn the_address_stays_the_same_however_the_server_ended() {
     server.start_again().unwrap();
     let pid = server.pid().unwrap();
     Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap();
-    // Until its children have noticed, PostgreSQL lets no successor in.
+    // PostgreSQL cannot be started again until the children of the killed server have ended.
     while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
         sleep(Duration::from_millis(5));
     }
@@ -149,7 +149,7 @@ fn a_directory_with_other_files_is_refused_and_left_alone() {
 }
 
 #[test]
-fn an_interrupted_creation_begins_anew() {
+fn an_interrupted_creation_starts_over() {
     let directory = Directory::new();
     fs::create_dir_all(directory.0.join("data.new-1/base")).unwrap();
     fs::write(directory.0.join("data.new-1/PG_VERSION"), "15").unwrap();
@@ -159,7 +159,7 @@ fn an_interrupted_creation_begins_anew() {
     assert!(!directory.0.join("data.new-1").exists());
 }
 
-/// After the restart of a container, any process can have the id that the lock file names.
+/// After a container's restart, an unrelated process can have the id in the lock file.
 #[test]
 fn a_lock_file_that_names_another_program_is_no_obstacle() {
     let directory = Directory::new();
@@ -189,7 +189,7 @@ fn a_lock_file_that_names_another_program_is_no_obstacle() {
 fn a_crashed_server_leaves_no_shared_memory() {
     let mut server = PostgresServer::start().unwrap();
     let creator = server.pid().unwrap().to_string();
-    // The fifth column is the process that made the segment.
+    // The fifth column is the id of the process that created the segment.
     let left = || {
         let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
         segments.lines().any(|line| line.split_whitespace().nth(4) == Some(&creator))

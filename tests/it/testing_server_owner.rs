@@ -1,5 +1,5 @@
-//! The throwaway PostgreSQL in other processes: what is left when its owner ends, and what it needs
-//! of its surroundings. Each test runs itself again as the child.
+//! The throwaway PostgreSQL server in other processes: clean-up when its owner ends, and what it needs from
+//! the system. Each test runs itself again as a child process.
 
 use std::{
     fs,
@@ -23,21 +23,21 @@ fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// This program again, running one test only.
-fn again(test: &str) -> Command {
+/// A command that runs one test of this program.
+fn test_command(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env_remove("DATABASE_URL");
     command
 }
 
-/// Starts the child and returns the words of the line in which it says "child: …".
-fn told_by(command: &mut Command) -> (Child, Vec<String>) {
+/// Starts the child and returns the words of its first line that begins with "child: ".
+fn first_line_of(command: &mut Command) -> (Child, Vec<String>) {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find_map(|line| line.split_once("child: ").map(|(_, said)| said.to_owned()));
-    // Read on, so that the child never waits for us.
+    let line = lines.find_map(|line| line.split_once("child: ").map(|(_, text)| text.to_owned()));
+    // Drains the pipe, so that the child does not block.
     std::thread::spawn(move || lines.for_each(drop));
-    (child, line.expect("what the child says").split(' ').map(str::to_owned).collect())
+    (child, line.expect("a line of the child").split(' ').map(str::to_owned).collect())
 }
 
 fn succeeds(command: &mut Command) -> String {
@@ -58,14 +58,14 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("still not after 30 s: {what}");
 }
 
-/// Processes that have this text in their command line, other than zombies, which have none.
+/// Number of processes with this text in their command line. Zombies have none.
 fn processes_naming(text: &str) -> usize {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines.filter(|line| String::from_utf8_lossy(line).contains(text)).count()
 }
 
-/// A temporary directory as the system's own is.
+/// A temporary directory with the permissions of /tmp.
 fn temporary() -> Directory {
     let directory = Directory::new();
     fs::create_dir(&directory.0).unwrap();
@@ -82,10 +82,10 @@ fn after_kill_9_of_the_owner_neither_process_nor_data_are_left() {
             sleep(Duration::from_secs(60));
         }
     }
-    let (mut child, said) = told_by(&mut again(
+    let (mut child, words) = first_line_of(&mut test_command(
         "testing_server_owner::after_kill_9_of_the_owner_neither_process_nor_data_are_left",
     ));
-    let home = said[0].as_str();
+    let home = words[0].as_str();
     assert!(processes_naming(home) >= 2 && Path::new(home).exists());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -93,27 +93,27 @@ fn after_kill_9_of_the_owner_neither_process_nor_data_are_left() {
 }
 
 #[test]
-fn at_whatever_moment_the_owner_is_killed_nothing_is_left() {
+fn killing_the_owner_at_any_moment_leaves_nothing() {
     if is_child() {
         PostgresServer::start().unwrap();
         return;
     }
-    let name = "testing_server_owner::at_whatever_moment_the_owner_is_killed_nothing_is_left";
+    let name = "testing_server_owner::killing_the_owner_at_any_moment_leaves_nothing";
     let temporary = temporary();
     let path = temporary.0.to_str().unwrap();
-    let run = || again(name).env("TMPDIR", path).stdout(Stdio::null()).spawn().unwrap();
+    let run = || test_command(name).env("TMPDIR", path).stdout(Stdio::null()).spawn().unwrap();
     let killed_after = |milliseconds| {
         let mut child = run();
         sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
     };
-    // While there is no template, the time goes to `initdb`; then to the copy and the server.
+    // The first run is killed during `initdb`; later ones copy its template and start the server.
     (0..6).for_each(|moment| killed_after(moment * 60));
     assert!(run().wait().unwrap().success());
     (0..25).for_each(|moment| killed_after(moment * 12));
     eventually("no process is left", || processes_naming(path) == 0);
-    // The template stays, and at most an empty directory: one that had no watchdog yet.
+    // The template stays, and at most an empty directory whose watchdog had not started.
     let left = || {
         let names = fs::read_dir(path).unwrap().flatten().map(|entry| entry.path());
         let others = names.filter(|path| !path.to_string_lossy().contains("template"));
@@ -131,10 +131,11 @@ async fn the_shared_server_ends_with_the_process() {
         println!("child: {}", row.get::<_, String>(0));
         return;
     }
-    let (mut child, said) =
-        told_by(&mut again("testing_server_owner::the_shared_server_ends_with_the_process"));
+    let (mut child, words) = first_line_of(&mut test_command(
+        "testing_server_owner::the_shared_server_ends_with_the_process",
+    ));
     assert!(child.wait().unwrap().success());
-    let data = said[0].as_str();
+    let data = words[0].as_str();
     assert!(data.ends_with("/data"), "{data}");
     eventually("all is gone", || processes_naming(data) == 0 && !Path::new(data).exists());
 }
@@ -153,12 +154,14 @@ async fn a_lasting_server_is_taken_over_from_an_owner_that_was_killed() {
         }
     }
     let directory = Directory::new();
-    let (mut child, _) = told_by(
-        again("testing_server_owner::a_lasting_server_is_taken_over_from_an_owner_that_was_killed")
-            .env(PATH, &directory.0),
+    let (mut child, _) = first_line_of(
+        test_command(
+            "testing_server_owner::a_lasting_server_is_taken_over_from_an_owner_that_was_killed",
+        )
+        .env(PATH, &directory.0),
     );
     child.kill().unwrap();
-    // At once: the former server still runs.
+    // The former server still runs.
     let server = PostgresServer::builder().data_directory(&directory.0).start().unwrap();
     child.wait().unwrap();
     assert_eq!(number(&connect(&server.url()).await, "SELECT n FROM kept").await, 7);
@@ -175,9 +178,9 @@ async fn an_ordinary_user_and_root_can_both_start_one() {
         return;
     }
     let name = "testing_server_owner::an_ordinary_user_and_root_can_both_start_one";
-    succeeds(&mut again(name));
+    succeeds(&mut test_command(name));
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        // The build directory may be one that others cannot enter.
+        // Other users may not be able to enter the build directory.
         let temporary = temporary();
         let program = temporary.0.join("test");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
@@ -198,17 +201,17 @@ fn neither_procps_nor_a_short_temporary_directory_is_needed() {
         return;
     }
     let name = "testing_server_owner::neither_procps_nor_a_short_temporary_directory_is_needed";
-    // What an image without procps and util-linux has.
+    // The programs of an image without procps and util-linux.
     let programs = temporary();
     for program in ["sh", "cp", "rm", "sleep", "test"] {
         symlink(Path::new("/bin").join(program), programs.0.join(program)).unwrap();
     }
-    succeeds(again(name).env("PATH", &programs.0));
+    succeeds(test_command(name).env("PATH", &programs.0));
     let long = temporary();
     let path = long.0.join("x".repeat(100));
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).unwrap();
-    succeeds(again(name).env("TMPDIR", path));
+    succeeds(test_command(name).env("TMPDIR", path));
 }
 
 #[test]
@@ -219,12 +222,12 @@ fn a_pg_bin_without_binaries_is_an_error_with_the_install_line() {
     }
     let name = "testing_server_owner::a_pg_bin_without_binaries_is_an_error_with_the_install_line";
     let empty = temporary();
-    let text = succeeds(again(name).env("PG_BIN", &empty.0));
+    let text = succeeds(test_command(name).env("PG_BIN", &empty.0));
     assert!(text.contains("apt-get install postgresql") && text.contains("PG_BIN"), "{text}");
 }
 
 #[tokio::test]
-async fn database_url_is_used_and_what_it_lacks_is_said() {
+async fn database_url_is_used_and_a_missing_privilege_is_reported() {
     if is_child() {
         match testing::database() {
             Ok(database) => {
@@ -236,7 +239,7 @@ async fn database_url_is_used_and_what_it_lacks_is_said() {
         }
         return;
     }
-    let name = "testing_server_owner::database_url_is_used_and_what_it_lacks_is_said";
+    let name = "testing_server_owner::database_url_is_used_and_a_missing_privilege_is_reported";
     let server = PostgresServer::start().unwrap();
     let client = connect(&server.url()).await;
     client
@@ -252,15 +255,16 @@ async fn database_url_is_used_and_what_it_lacks_is_said() {
         server.port()
     );
     for (url, kept) in [(with_options, "application_name=mine"), (words, "user=postgres")] {
-        let text = succeeds(again(name).env("DATABASE_URL", &url));
+        let text = succeeds(test_command(name).env("DATABASE_URL", &url));
         assert!(text.contains(&on_it) && text.contains(kept), "{text}");
     }
     let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'mxsp%'";
     assert_eq!(number(&client, left).await, 0);
 
     let poor = server.socket_url().replace("//postgres@", "//poor@");
-    let text = succeeds(again(name).env("DATABASE_URL", poor));
+    let text = succeeds(test_command(name).env("DATABASE_URL", poor));
     assert!(text.contains("CREATEDB"), "{text}");
-    let text = succeeds(again(name).env("DATABASE_URL", "postgres://me:hush@127.0.0.1:1/postgres"));
+    let text =
+        succeeds(test_command(name).env("DATABASE_URL", "postgres://me:hush@127.0.0.1:1/postgres"));
     assert!(!text.contains("CREATEDB") && !text.contains("hush"), "{text}");
 }

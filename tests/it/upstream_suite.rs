@@ -1,4 +1,4 @@
-//! Upstream's own suites, on every kind of account, with prepared and with unnamed statements.
+//! Upstream's test suites, on every kind of account, with prepared and with unnamed statements.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ async fn open(
     passphrase: Option<&str>,
     clear_data: bool,
 ) -> PostgresCryptoStore {
-    // Upstream uses one name twice, and every mode uses them all.
+    // Upstream's suite uses one name twice, and every mode uses the same names.
     let name = format!("{mode:?} {prepared} {name}");
     let url = tokio::task::spawn_blocking(move || {
         let mut databases = DATABASES.lock().unwrap();
@@ -35,7 +35,7 @@ async fn open(
     let config = mode
         .config(&url.await.unwrap(), "upstream")
         .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
-    // The suite's own passphrase comes on top of the mode's secret.
+    // The suite's passphrase replaces the mode's secret.
     let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! The writer's lane: order, atomicity, and what happens when the database fails.
+//! The writer lane: order, atomicity, and failures of the database.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn a_save_dropped_after_its_first_poll_does_not_overtake_a_later_one() {
     let database = testing::database().unwrap();
     let store = Mode::Key.open(&database.url(), "bot").await;
     for round in 0..20 {
-        // A large one, so that it would lose the race if there were one.
+        // Large, so that it would be overtaken if saves were concurrent.
         let mut dropped = Box::pin(store.set_custom_value("key", vec![0; 3_000_000]));
         assert!(futures_util::poll!(&mut dropped).is_pending());
         drop(dropped);
@@ -45,19 +45,19 @@ async fn a_save_dropped_after_its_first_poll_does_not_overtake_a_later_one() {
 }
 
 #[tokio::test]
-async fn a_save_that_was_begun_is_finished_although_its_caller_is_gone() {
+async fn a_save_is_finished_after_its_future_is_dropped() {
     let database = testing::database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
     let mut dropped = Box::pin(store.set_custom_value("key", b"value".to_vec()));
     assert!(futures_util::poll!(&mut dropped).is_pending());
     drop(dropped);
-    // A later write waits its turn, so the earlier one is done when this returns.
+    // Writes are in order, so the earlier one is done when this one returns.
     store.remove_custom_value("other").await.unwrap();
     assert_eq!(store.get_custom_value("key").await.unwrap().unwrap(), b"value");
 }
 
 #[tokio::test]
-async fn a_failed_write_leaves_nothing_half_there_and_the_store_refuses_more() {
+async fn a_failed_write_is_rolled_back_and_the_store_refuses_writes() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Plain.open(&url, "bot").await;
@@ -112,7 +112,7 @@ async fn memory_changes_only_after_the_commit() {
     assert!(store.get_static_account().is_some());
 }
 
-/// A read that fails for good stops writes as well: the SDK swallows it and would save the token.
+/// A permanently failed read ends writes as well: the SDK ignores it and would save the token.
 #[tokio::test]
 async fn after_a_failed_read_nothing_is_written_until_the_store_is_reopened() {
     let database = testing::database().unwrap();
@@ -143,13 +143,13 @@ async fn terminated_connections_are_replaced_without_an_error() {
         let others = "SELECT count(*) FROM pg_stat_activity \
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
         while number(&client, others).await > 0 {}
-        // What the server did is only noticed by its client when the socket is read.
+        // The client detects the termination only when it reads the socket.
         tokio::task::yield_now().await;
         assert_eq!(store.get_custom_value("round").await.unwrap().unwrap(), vec![round]);
     }
 }
 
-/// The server ends a transaction that waits for a lock: it was rolled back, so it is tried again.
+/// The server terminates a transaction that waits for a lock. It was rolled back, so it is retried.
 #[tokio::test]
 async fn a_transaction_terminated_before_its_commit_is_repeated() {
     let database = testing::database().unwrap();
@@ -184,7 +184,7 @@ async fn a_deadlock_is_resolved_by_trying_again() {
     let mut client = connect(&url).await;
     let watcher = connect(&url).await;
     let other = client.transaction().await.unwrap();
-    // The other takes the devices first; the store's batch takes the token first. The store's
+    // The other transaction locks the devices first; the store's batch locks the token first. The store's
     // backend checks for deadlocks sooner, so it is the one that is aborted.
     other.batch_execute("SET LOCAL deadlock_timeout = '1h'").await.unwrap();
     other.batch_execute("SELECT * FROM matrix_sdk.devices FOR UPDATE").await.unwrap();
@@ -202,7 +202,7 @@ async fn a_deadlock_is_resolved_by_trying_again() {
     other.commit().await.unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(store.next_batch_token().await.unwrap().as_deref(), Some("new"));
-    // Statistics arrive late; without a deadlock this would wait for ever.
+    // Statistics are reported with a delay.
     while number(&watcher, deadlocks).await == 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -228,7 +228,7 @@ async fn many_tasks_on_one_store_and_a_small_pool() {
     }
 }
 
-/// While the first commit is on its way, 63 saves queue: they are one more.
+/// During the first commit, 63 saves are queued: they share the second one.
 #[tokio::test]
 async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let database = testing::database().unwrap();
@@ -275,12 +275,12 @@ async fn an_empty_batch_is_no_transaction() {
     store.save_pending_changes(PendingChanges::default()).await.unwrap();
     store.save_inbound_group_sessions(vec![], None).await.unwrap();
     store.mark_inbound_group_sessions_as_backed_up("1", &[]).await.unwrap();
-    // Only our own look took a transaction id.
+    // Only this query has taken a transaction id.
     assert_eq!(number(&client, transactions).await, before + 1);
 }
 
-/// Each write says how many rows it must reach. Alone it is known too late to take COMMIT back, so the
-/// store refuses to go on; within `atomically` nothing is committed.
+/// Each write states how many rows it must affect. Outside of `atomically` the mismatch is detected after
+/// COMMIT was sent, so the store refuses further writes; within `atomically` nothing is committed.
 #[tokio::test]
 async fn a_write_that_does_not_reach_all_its_rows_is_an_error() {
     let database = testing::database().unwrap();
@@ -304,7 +304,7 @@ async fn a_write_that_does_not_reach_all_its_rows_is_an_error() {
     let saved: Result<(), CryptoStoreError> = store
         .atomically(async {
             store.save_changes(device_and_token("within")).await?;
-            // Sends what was saved.
+            // The read sends the save.
             store.get_user_devices(user_id!("@bob:example.org")).await?;
             store.transaction().await?.query("SELECT 1", &[]).await?;
             Ok(())

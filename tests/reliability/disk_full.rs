@@ -1,4 +1,4 @@
-//! The disk is full: of tables, and of the write-ahead log. As root, on a small file system.
+//! A full disk: by tables, and by the write-ahead log. Needs root, for a small file system.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,12 +8,12 @@ use test_support::{
     Mode,
     directory::Directory,
     eventually, figure,
-    privileges::{may_try, run},
-    stream::{Ledger, observe, reopen, stream},
+    privileges::{has_privileges_for, run},
+    stream::{Ledger, open_read_only, reopen, stream},
 };
 use tokio::task::block_in_place;
 
-/// A file system of its own.
+/// A tmpfs of a given size.
 struct Disk(Directory);
 
 impl Disk {
@@ -28,11 +28,11 @@ impl Disk {
         &self.0.0
     }
 
-    /// Leaves no block free.
+    /// Fills all free blocks.
     fn fill(&self) {
         let ballast = self.path().join("ballast");
         let of = format!("of={}", ballast.display());
-        // It ends when nothing more fits.
+        // It ends with an error when the disk is full.
         Command::new("dd").args(["if=/dev/zero", &of, "bs=4096"]).output().unwrap();
     }
 
@@ -47,7 +47,7 @@ impl Drop for Disk {
     }
 }
 
-/// Puts the write-ahead log into another directory, which must not exist.
+/// Moves the write-ahead log into another directory, which must not exist.
 fn move_log(server: &mut PostgresServer, to: &Path) {
     let log = server.data_directory().join("pg_wal");
     server.stop();
@@ -56,10 +56,10 @@ fn move_log(server: &mut PostgresServer, to: &Path) {
     server.start_again().unwrap();
 }
 
-/// Saves until an error is handed up, with something large each time.
+/// Saves with a large value each time, until an error is returned.
 async fn save_until_refused(store: &PostgresCryptoStore, ledger: &mut Ledger) -> String {
     for number in 0..10_000 {
-        // Random bytes, which are not compressed.
+        // Random bytes, which cannot be compressed.
         let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(20_000).collect();
         if let Err(error) = store.set_custom_value(&format!("large {number}"), value).await {
             return format!("{error:?}");
@@ -72,8 +72,8 @@ async fn save_until_refused(store: &PostgresCryptoStore, ledger: &mut Ledger) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_full_of_tables_is_reported_as_that_and_nothing_is_lost() {
-    if !may_try("a full disk") {
+async fn a_disk_full_of_tables_is_reported_and_nothing_is_lost() {
+    if !has_privileges_for("a full disk") {
         return;
     }
     let disk = Disk::new("200m");
@@ -83,7 +83,7 @@ async fn a_disk_full_of_tables_is_reported_as_that_and_nothing_is_lost() {
         .data_directory(&home)
         .start()
         .unwrap();
-    // The log lies elsewhere, so that only tables meet the full disk.
+    // The log is on another disk, so that only tables fill this one.
     let elsewhere = Directory::new();
     move_log(&mut server, &elsewhere.0);
 
@@ -96,19 +96,19 @@ async fn a_disk_full_of_tables_is_reported_as_that_and_nothing_is_lost() {
     block_in_place(|| disk.relieve());
     reopen(&store).await;
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
     figure("disk full of tables: reported (53100); acknowledged saves checked", checked);
     drop(server);
 }
 
-/// Without room for its log the server panics and cannot start; the store waits for it.
+/// Without space for its log the server panics and cannot start; the store retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
     use std::sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     };
-    if !may_try("a full disk") {
+    if !has_privileges_for("a full disk") {
         return;
     }
     let disk = Disk::new("100m");
@@ -117,7 +117,7 @@ async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
     let store = Mode::Plain.open(&server.url(), "bot").await;
     let end = Arc::new(AtomicBool::new(false));
     let (saves, count) = stream(&store, &end);
-    eventually("the bot is busy", || async { count.load(SeqCst) > 20 }).await;
+    eventually("the bot saves", || async { count.load(SeqCst) > 20 }).await;
     let other = Mode::Plain.open(&server.url(), "other").await;
     block_in_place(|| disk.fill());
     let large = save_until_refused(&other, &mut Ledger::default()).await;
@@ -126,17 +126,17 @@ async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
     let before = count.load(SeqCst);
     block_in_place(|| {
         disk.relieve();
-        // It ends by itself, sooner or later.
+        // The server ends by itself after some time.
         let started = std::time::Instant::now();
         while count.load(SeqCst) == before {
             server.start_again().unwrap();
-            assert!(started.elapsed().as_secs() < 60, "saves do not go on");
+            assert!(started.elapsed().as_secs() < 60, "no save succeeds again");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     });
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
     figure("disk full of log, server panicked; acknowledged saves checked", checked);
     drop(server);
 }

@@ -1,38 +1,38 @@
-//! A host name that moves to another address.
+//! A host name whose address changes.
 
 use std::fs;
 
 use matrix_sdk_postgres::testing::PostgresServer;
 use test_support::{
     Mode,
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     directory::Directory,
     figure,
-    privileges::may_try,
+    privileges::has_privileges_for,
     proxy::Proxy,
-    stream::{Ledger, observe},
+    stream::{Ledger, open_read_only},
 };
 use tokio::task::block_in_place;
 
 const NAME: &str = "database.test";
 
-/// The child's side: saves, and says what was acknowledged, in a mount namespace whose hosts file
-/// is the parent's.
+/// Runs in the child process: saves and reports acknowledged saves, in a mount name space in which the parent
+/// controls the hosts file.
 async fn save_until_killed(url: &str) {
     let store = Mode::Plain.open(url, "bot").await;
     let mut ledger = Ledger::default();
     loop {
         ledger.save(&store).await.unwrap();
-        again::say(ledger.begun - 1);
+        child_process::send(ledger.begun - 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_moves_is_followed() {
-    if let Some(url) = again::task() {
+async fn a_host_name_that_moves_is_followed() {
+    if let Some(url) = child_process::task() {
         return save_until_killed(&url).await;
     }
-    if !may_try("a host name that moves") {
+    if !has_privileges_for("a host name that moves") {
         return;
     }
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
@@ -47,13 +47,17 @@ async fn a_name_that_moves_is_followed() {
     let leads_to = |address: &str| fs::write(&hosts, format!("{address} {NAME}\n")).unwrap();
     leads_to("127.0.0.2");
     let bind = format!(r#"mount --bind {} /etc/hosts && exec "$@""#, hosts.display());
-    let test = "dns::a_name_that_moves_is_followed";
+    let test = "dns::a_host_name_that_moves_is_followed";
     let mut ledger = Ledger::default();
     block_in_place(|| {
-        let mut child = Again::within(&["unshare", "--mount", "sh", "-c", &bind, "sh"], test, &url);
+        let mut child = ChildProcess::start_wrapped(
+            &["unshare", "--mount", "sh", "-c", &bind, "sh"],
+            test,
+            &url,
+        );
         let mut hear = |count: usize| {
             for _ in 0..count {
-                let number = child.hear().expect("a save that is acknowledged");
+                let number = child.receive().expect("the child ended without an acknowledged save");
                 ledger.acknowledged.insert(number.parse().unwrap());
             }
         };
@@ -71,6 +75,6 @@ async fn a_name_that_moves_is_followed() {
         ledger.acknowledged.extend(child.kill().iter().map(|it| it.parse::<u64>().unwrap()));
     });
     ledger.begun = ledger.acknowledged.last().unwrap() + 2;
-    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
     figure("host name moved to another address 6 times; acknowledged saves checked", checked);
 }

@@ -1,4 +1,4 @@
-//! Failover: the primary is killed and the standby promoted while a bot is busy.
+//! Failover: the primary is killed and the standby promoted while a bot saves.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use test_support::{
     connect, eventually, figure, milliseconds, number,
     proxy::{Action, Proxy},
     rounds, seeded,
-    stream::{observe, stream},
+    stream::{open_read_only, stream},
     without_heartbeats,
 };
 use tokio::task::block_in_place;
@@ -34,7 +34,7 @@ async fn open(url: &str) -> PostgresCryptoStore {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() {
+async fn a_promoted_standby_has_all_acknowledged_saves_and_the_bot_continues() {
     let mut rng = seeded("failover");
     let (mut checked, mut slowest) = (0, Duration::ZERO);
     let failovers = rounds(1, 10);
@@ -43,7 +43,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
         let store = open(&cluster.url()).await;
         let end = Arc::new(AtomicBool::new(false));
         let (saves, count) = stream(&store, &end);
-        eventually("the bot is busy", || async { count.load(SeqCst) > 20 }).await;
+        eventually("the bot saves", || async { count.load(SeqCst) > 20 }).await;
         let pause = milliseconds(&mut rng, 300);
         block_in_place(|| {
             std::thread::sleep(pause);
@@ -57,14 +57,15 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
         }
         let (promoted, before) = (Instant::now(), count.load(SeqCst));
         while count.load(SeqCst) == before {
-            assert!(promoted.elapsed() < Duration::from_secs(60), "the bot does not go on");
+            assert!(promoted.elapsed() < Duration::from_secs(60), "no save succeeds again");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         slowest = slowest.max(promoted.elapsed());
-        eventually("the bot is busy again", || async { count.load(SeqCst) > before + 20 }).await;
+        eventually("the bot saves again", || async { count.load(SeqCst) > before + 20 }).await;
         end.store(true, SeqCst);
         let ledger = saves.await.unwrap();
-        checked += ledger.check(&observe(&cluster.url_of(&cluster.standby), "bot").await).await;
+        checked +=
+            ledger.check(&open_read_only(&cluster.url_of(&cluster.standby), "bot").await).await;
         ledger.assert_no_error();
     }
     figure("failovers to a synchronous standby", failovers);
@@ -72,8 +73,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_the_bot_goes_on() 
     figure("from promotion to the next acknowledged save, at most", format!("{slowest:.1?}"));
 }
 
-/// As behind a pooler or a moved address: the connections that are there lead to a node that only
-/// reads.
+/// As behind a pooler or a changed address: existing connections lead to a read-only node.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_a_read_only_node_are_discarded() {
     let cluster = Cluster::start().await;
@@ -83,7 +83,7 @@ async fn connections_to_a_read_only_node_are_discarded() {
     let store = open(&format!("{url}?target_session_attrs=any")).await;
     store.set_custom_value("key", b"old".to_vec()).await.unwrap();
 
-    proxy.lead_to(address(&cluster.standby));
+    proxy.redirect_to(address(&cluster.standby));
     proxy.cut_all();
     let write = tokio::spawn({
         let store = store.clone();
@@ -92,26 +92,30 @@ async fn connections_to_a_read_only_node_are_discarded() {
     let reader = connect(&cluster.url_of(&cluster.standby)).await;
     let ours =
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'matrix-sdk-postgres%'";
-    eventually("the store asks the standby", || async { number(&reader, ours).await > 0 }).await;
+    eventually("the store is connected to the standby", || async {
+        number(&reader, ours).await > 0
+    })
+    .await;
     assert!(!write.is_finished());
-    // Nothing is cut: what leads to the standby goes on leading there.
-    proxy.lead_to(address(&cluster.primary));
+    // Existing connections stay open, and lead to the standby.
+    proxy.redirect_to(address(&cluster.primary));
     write.await.unwrap().unwrap();
-    eventually("no connection to it is kept", || async { number(&reader, ours).await == 0 }).await;
-    let other = observe(&cluster.url_of(&cluster.primary), "bot").await;
+    eventually("all connections to it are closed", || async { number(&reader, ours).await == 0 })
+        .await;
+    let other = open_read_only(&cluster.url_of(&cluster.primary), "bot").await;
     assert_eq!(other.get_custom_value("key").await.unwrap().unwrap(), b"new");
 }
 
-/// A save that finds what it would write asks whether the account is still its owner's. A standby that
-/// lags, on a connection that leads there, does not decide that.
+/// A save of unchanged rows checks the ownership. The state of a lagging standby, to which the connection leads,
+/// must not be used for that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
+async fn a_lagging_standby_is_not_taken_for_a_rolled_back_database() {
     let cluster = Cluster::start().await;
     let address = |server: &PostgresServer| format!("127.0.0.1:{}", server.port());
     let proxy = Proxy::start(address(&cluster.primary));
     let url = proxy.url(&cluster.url_of(&cluster.primary), cluster.primary.port());
     let url = format!("{url}?target_session_attrs=any");
-    // No heartbeat asks the standby.
+    // Without heartbeats, which would query the standby.
     let config = PostgresStoreConfig::new(&url, "bot").access(without_heartbeats());
     let config = config.timeouts(Timeouts {
         statement: Duration::from_secs(2),
@@ -121,7 +125,7 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let users = [(user_id!("@bob:example.org"), true)];
     store.save_tracked_users(&users).await.unwrap();
-    // What was read is known to be there.
+    // Reading makes the row known, so that saving it is a no-op.
     store.load_tracked_users().await.unwrap();
 
     let reader = connect(&cluster.url_of(&cluster.standby)).await;
@@ -136,10 +140,10 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
     assert_eq!(number(&primary, commits).await, known + 1);
     assert_eq!(number(&reader, commits).await, known);
 
-    proxy.lead_to(address(&cluster.standby));
+    proxy.redirect_to(address(&cluster.standby));
     proxy.cut_all();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let checks = Arc::new(AtomicUsize::new(0));
+    let count = checks.clone();
     proxy.rule(move |message| {
         count.fetch_add(usize::from(is_begin(message)), SeqCst);
         Action::Pass
@@ -148,11 +152,11 @@ async fn a_standby_that_lags_does_not_say_that_the_database_was_set_back() {
         let store = store.clone();
         async move { store.save_tracked_users(&users).await }
     });
-    // Asked a second time, it has refused the first.
-    let refused = async || save.is_finished() || asked.load(SeqCst) > 1;
-    eventually("the standby has refused to answer", refused).await;
-    assert!(!save.is_finished(), "a standby that lags has answered");
-    proxy.lead_to(address(&cluster.primary));
+    // A second query follows a refused first one.
+    let refused = async || save.is_finished() || checks.load(SeqCst) > 1;
+    eventually("the standby has refused the check", refused).await;
+    assert!(!save.is_finished(), "the check was made on the lagging standby");
+    proxy.redirect_to(address(&cluster.primary));
     save.await.unwrap().unwrap();
     assert_eq!(number(&primary, commits).await, known + 1, "the save was no commit");
     store.set_custom_value("key", b"newer".to_vec()).await.unwrap();

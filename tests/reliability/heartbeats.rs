@@ -1,4 +1,4 @@
-//! The accounts of a process share a heartbeat, and none of them waits for another.
+//! The accounts of a process share a heartbeat, and no account delays another.
 
 use std::{
     sync::{
@@ -23,21 +23,21 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const ACCOUNTS: [&str; 3] = ["first", "second", "third"];
 
-/// The statement that asks for an account's owner, and for what its last transaction was.
-fn asks_for_owner(message: &Message<'_>) -> bool {
+/// Whether it is the statement that reads an account's owner and last transaction.
+fn is_owner_query(message: &Message<'_>) -> bool {
     message.tag == b'P' && message.body.windows(18).any(|bytes| bytes == b"l.last_transaction")
 }
 
-/// The parameter that says of which account.
+/// Whether the parameter is this account.
 fn is_of(message: &Message<'_>, account_id: i64) -> bool {
     let bytes = account_id.to_be_bytes();
     message.tag == b'B' && message.body.windows(8).any(|found| found == bytes)
 }
 
-/// The heartbeat finds all accounts taken, and what one asks about that is never answered.
+/// The heartbeat finds all accounts taken over; the owner query of one account gets no response.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
-    // Whichever of them the heartbeat finds first.
+async fn an_account_without_a_response_does_not_block_the_others() {
+    // For each position of that account in the heartbeat.
     for silent in ACCOUNTS {
         let server = PostgresServer::start().unwrap();
         let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
@@ -56,40 +56,42 @@ async fn an_account_that_hears_no_answer_keeps_nothing_from_the_others() {
         }
         let client = connect(&server.url()).await;
         let id = format!("SELECT id FROM matrix_sdk.accounts WHERE name = '{silent}'");
-        let (id, mut asking, asked) =
+        let (id, mut querying_backend, queries) =
             (number(&client, &id).await, 0, Arc::new(AtomicUsize::new(0)));
-        let is_asked = asked.clone();
+        let counter = queries.clone();
         proxy.rule(move |message| {
-            asking = if asks_for_owner(message) { message.backend } else { asking };
-            if asking == message.backend && is_of(message, id) {
-                is_asked.fetch_add(1, SeqCst);
+            querying_backend =
+                if is_owner_query(message) { message.backend } else { querying_backend };
+            if querying_backend == message.backend && is_of(message, id) {
+                counter.fetch_add(1, SeqCst);
                 return Action::BlackHole;
             }
             Action::Pass
         });
-        // All at once, so that they stay in their order.
+        // All takeovers in one transaction, so that one heartbeat finds them all.
         let taken = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'other'";
         client.batch_execute(taken).await.unwrap();
-        eventually("the silent one has asked", async || asked.load(SeqCst) > 0).await;
+        eventually("the silent account has sent its query", async || queries.load(SeqCst) > 0)
+            .await;
         for (store, account) in stores.iter().zip(ACCOUNTS).filter(|(_, of)| *of != silent) {
             eventually(account, async || store.get_custom_value("key").await.is_err()).await;
-            let told = store.get_custom_value("key").await;
-            assert_matches!(told, Err(Error::Superseded { by, .. }) if by == "other");
+            let error = store.get_custom_value("key").await;
+            assert_matches!(error, Err(Error::Superseded { by, .. }) if by == "other");
         }
-        // It goes on, and the silent one asks once at a time: each question takes a connection.
+        // The heartbeat continues, and the silent account has one query at a time: each occupies a connection.
         let alive = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
         let alive = async || client.query_one(alive, &[]).await.unwrap().get::<_, String>(0);
         for _ in 0..5 {
             let before = alive().await;
             eventually("the heartbeat is renewed", async || alive().await != before).await;
         }
-        assert_eq!(asked.load(SeqCst), 1, "questions without an answer");
+        assert_eq!(queries.load(SeqCst), 1, "queries without a response");
     }
 }
 
 /// The heartbeat is shared with a store that was opened before the role's password changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
+async fn a_password_that_the_first_account_does_not_have_ends_no_heartbeat() {
     let server = PostgresServer::start().unwrap();
     let admin = connect(&server.url()).await;
     admin.batch_execute("CREATE ROLE bot SUPERUSER LOGIN PASSWORD 'old'").await.unwrap();
@@ -112,5 +114,5 @@ async fn a_password_that_the_first_account_does_not_know_ends_no_heartbeat() {
         .await
         .unwrap();
     let beats = "SELECT count(*) FROM matrix_sdk.heartbeats, before WHERE alive_until > before.max";
-    eventually("it beats again", async || number(&admin, beats).await > 0).await;
+    eventually("the heartbeat is written again", async || number(&admin, beats).await > 0).await;
 }

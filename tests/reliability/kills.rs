@@ -13,16 +13,16 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing::{self, PostgresServer};
 use test_support::{
     Mode,
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     eventually, figure, milliseconds, rounds, seeded,
-    stream::{Ledger, changes, observe, stream},
+    stream::{Ledger, changes, open_read_only, stream},
 };
 use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     let mut rng = seeded("server killed");
-    // What the system holds survives a `kill -9`, so `fsync` would only slow the test down.
+    // The page cache survives a `kill -9`, so `fsync` would only slow the test down.
     let builder = PostgresServer::builder().setting("synchronous_commit", "on");
     let mut server = builder.start().unwrap();
     let database = server.create_database().unwrap();
@@ -33,7 +33,7 @@ async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     for _ in 0..kills {
         let (before, down) = (milliseconds(&mut rng, 150), milliseconds(&mut rng, 100));
         let begin = count.load(SeqCst);
-        eventually("saves go on", || async { count.load(SeqCst) > begin }).await;
+        eventually("saves continue", || async { count.load(SeqCst) > begin }).await;
         block_in_place(|| {
             std::thread::sleep(before);
             server.kill();
@@ -43,27 +43,27 @@ async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     }
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&observe(&database.url(), "bot").await).await;
-    assert!(checked > kills, "the stream stood still: {checked} saves");
+    let checked = ledger.check(&open_read_only(&database.url(), "bot").await).await;
+    assert!(checked > kills, "too few saves: {checked}");
     figure("server killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
     ledger.assert_no_error();
 }
 
-/// The child's side: saves until it is killed, and says what was acknowledged.
+/// Runs in the child process: saves until it is killed, and reports acknowledged saves.
 async fn save_until_killed(task: &str) {
     let (begin, url) = task.split_once(' ').unwrap();
     let store = Mode::Plain.open(url, "bot").await;
     let mut ledger = Ledger { begun: begin.parse().unwrap(), ..Default::default() };
     loop {
         ledger.save(&store).await.unwrap();
-        again::say(ledger.begun - 1);
+        child_process::send(ledger.begun - 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_in_a_stream_of_saves_loses_nothing() {
-    if let Some(task) = again::task() {
+    if let Some(task) = child_process::task() {
         return save_until_killed(&task).await;
     }
     let mut rng = seeded("process killed");
@@ -75,23 +75,23 @@ async fn a_process_killed_in_a_stream_of_saves_loses_nothing() {
         let name = "kills::a_process_killed_in_a_stream_of_saves_loses_nothing";
         let pause = milliseconds(&mut rng, 60);
         let task = format!("{} {url}", ledger.begun);
-        let said = block_in_place(|| {
-            let mut child = Again::start(name, &task);
-            let first = child.hear().expect("a first save");
+        let lines = block_in_place(|| {
+            let mut child = ChildProcess::start(name, &task);
+            let first = child.receive().expect("the child ended without a save");
             std::thread::sleep(pause);
             [vec![first], child.kill()].concat()
         });
-        ledger.acknowledged.extend(said.iter().map(|number| number.parse::<u64>().unwrap()));
-        // One more was on its way.
+        ledger.acknowledged.extend(lines.iter().map(|number| number.parse::<u64>().unwrap()));
+        // One more save was in flight.
         ledger.begun = ledger.acknowledged.last().unwrap() + 2;
     }
-    let checked = ledger.check(&observe(&url, "bot").await).await;
+    let checked = ledger.check(&open_read_only(&url, "bot").await).await;
     figure("process killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn futures_dropped_in_a_stream_of_saves_tear_nothing_and_overtake_nothing() {
+async fn futures_dropped_in_a_stream_of_saves_leave_whole_saves_in_order() {
     let mut rng = seeded("futures dropped");
     let database = testing::database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
@@ -110,7 +110,7 @@ async fn futures_dropped_in_a_stream_of_saves_tear_nothing_and_overtake_nothing(
         }
     }
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&observe(&database.url(), "bot").await).await;
+    let checked = ledger.check(&open_read_only(&database.url(), "bot").await).await;
     figure("futures dropped, times", drops);
     figure("acknowledged saves checked after it", checked);
 }

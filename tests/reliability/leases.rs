@@ -1,5 +1,5 @@
-//! Rule 23: leases stand beside the writer lane: one that is taken while the outcome of a commit is being
-//! resolved, which fences the lane, is granted once, and disturbs nothing.
+//! Rule 23: leases do not use the writer lane. A lease taken while a commit of unknown outcome is resolved, which
+//! fences the lane, is granted once and does not disturb the lane.
 
 use std::{
     sync::{
@@ -14,14 +14,14 @@ use matrix_sdk_postgres::{Error, PoolSettings, PostgresCryptoStore, Timeouts};
 use test_support::{Mode, eventually, number, proxy::Action, without_heartbeats};
 use tokio_postgres::Client;
 
-use crate::commit::{Harmed, is_commit};
+use crate::commit::{ProxiedStore, is_commit};
 
 const KEY: &str = "lock";
 const GENERATIONS: &str = "SELECT coalesce(sum(generation), 0)::bigint FROM matrix_sdk.lease_locks";
 
-/// A store that takes leases while one of its commits is in doubt.
-struct Doubtful {
-    harmed: Harmed,
+/// A store that takes leases while one of its commits has an unknown outcome.
+struct UnresolvedCommit {
+    proxied: ProxiedStore,
     store: PostgresCryptoStore,
     client: Client,
     commits: u64,
@@ -29,23 +29,23 @@ struct Doubtful {
     last: Vec<u8>,
 }
 
-impl Doubtful {
-    /// One that waits so long for an answer.
+impl UnresolvedCommit {
+    /// `limit`: the store's time limit for a response.
     async fn new(limit: Duration) -> Self {
-        let harmed = Harmed::new().await;
-        let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+        let proxied = ProxiedStore::new().await;
+        let url = proxied.proxy.url(&proxied.database.url(), proxied.server.port());
         let config = Mode::Plain
             .config(&url, "bot")
             .timeouts(Timeouts { statement: limit, ..Default::default() });
-        // A locked table must not keep a new connection from preparing its statements.
+        // Unnamed statements, because a locked table would block a new connection that prepares them.
         let config = config
             .access(without_heartbeats())
             .pool(PoolSettings { prepared_statements: false, ..Default::default() });
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         store.set_custom_value("key", b"before".to_vec()).await.unwrap();
-        let (commits, client) = (store.commit_count().await.unwrap(), harmed.connect().await);
+        let (commits, client) = (store.commit_count().await.unwrap(), proxied.connect().await);
         let last = last_transaction(&client).await;
-        Self { harmed, store, client, commits, last }
+        Self { proxied, store, client, commits, last }
     }
 
     async fn take(&self, holder: &str) -> Result<Option<u64>, Error> {
@@ -56,12 +56,16 @@ impl Doubtful {
         last_transaction(&self.client).await != self.last
     }
 
-    /// The lease is ours with its first generation, the save was committed once, and writes go on.
+    /// Asserts that the lease has its first generation, the save was committed once, and writes continue.
     async fn check(&self) {
         assert_eq!(self.store.commit_count().await.unwrap(), self.commits + 1);
-        assert_eq!(self.harmed.value("key").await.unwrap(), b"saved");
+        assert_eq!(self.proxied.value("key").await.unwrap(), b"saved");
         assert_eq!(self.take("ours").await.unwrap(), Some(1), "the lease was lost");
-        assert_eq!(self.take("other").await.unwrap(), None, "the lease was given away");
+        assert_eq!(
+            self.take("other").await.unwrap(),
+            None,
+            "the lease was granted to another holder"
+        );
         assert_eq!(number(&self.client, GENERATIONS).await, 1);
         self.store.set_custom_value("key", b"later".to_vec()).await.unwrap();
         assert_eq!(self.store.commit_count().await.unwrap(), self.commits + 2);
@@ -73,56 +77,57 @@ async fn last_transaction(client: &Client) -> Vec<u8> {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// The lease has begun, and waits.
+/// The lease has begun, and waits for a lock.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_that_the_resolving_overtakes_is_granted_once() {
+async fn a_lease_overtaken_by_the_fence_is_granted_once() {
     for is_extended in [false, true] {
-        let doubtful = Arc::new(Doubtful::new(Duration::from_secs(60)).await);
+        let unresolved = Arc::new(UnresolvedCommit::new(Duration::from_secs(60)).await);
         if is_extended {
-            assert_eq!(doubtful.take("ours").await.unwrap(), Some(1));
+            assert_eq!(unresolved.take("ours").await.unwrap(), Some(1));
         }
-        let locking = doubtful.harmed.connect().await;
+        let locking = unresolved.proxied.connect().await;
         locking.batch_execute("BEGIN; LOCK TABLE matrix_sdk.lease_locks").await.unwrap();
         let lease = tokio::spawn({
-            let doubtful = doubtful.clone();
-            async move { doubtful.take("ours").await }
+            let unresolved = unresolved.clone();
+            async move { unresolved.take("ours").await }
         });
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
-        eventually("the lease waits", async || number(&doubtful.client, waiting).await == 1).await;
-        let done = doubtful.harmed.proxy.once(is_commit, Action::CutAfter);
-        doubtful.store.set_custom_value("key", b"saved".to_vec()).await.unwrap();
+        eventually("the lease waits", async || number(&unresolved.client, waiting).await == 1)
+            .await;
+        let done = unresolved.proxied.proxy.once(is_commit, Action::CutAfter);
+        unresolved.store.set_custom_value("key", b"saved".to_vec()).await.unwrap();
         assert!(done.load(SeqCst), "no commit was cut");
-        assert!(doubtful.is_resolved().await);
+        assert!(unresolved.is_resolved().await);
         assert!(!lease.is_finished());
         locking.batch_execute("COMMIT").await.unwrap();
         let taken = lease.await.unwrap();
         assert_eq!(taken.unwrap(), Some(1), "extended: {is_extended}");
-        doubtful.check().await;
+        unresolved.check().await;
     }
 }
 
-/// The lane is fenced, and the answer is not here yet.
+/// The lane is fenced, and the response has not arrived yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_before_the_answer_of_the_resolving_is_granted_once() {
-    let doubtful = Doubtful::new(Duration::from_secs(3)).await;
+async fn a_lease_taken_before_the_response_to_the_fence_is_granted_once() {
+    let unresolved = UnresolvedCommit::new(Duration::from_secs(3)).await;
     let sent = Arc::new(AtomicUsize::new(0));
     let commits = sent.clone();
-    doubtful.harmed.proxy.rule(move |message| {
+    unresolved.proxied.proxy.rule(move |message| {
         if !is_commit(message) {
             return Action::Pass;
         }
         match commits.fetch_add(1, SeqCst) {
-            // The save's, and that of what is asked about it.
+            // The messages of the save and of its resolution.
             0 => Action::CutBefore,
             1 => Action::BlackHole,
             _ => Action::Pass,
         }
     });
-    let store = doubtful.store.clone();
+    let store = unresolved.store.clone();
     let save = tokio::spawn(async move { store.set_custom_value("key", b"saved".to_vec()).await });
-    eventually("it is resolved", async || doubtful.is_resolved().await).await;
-    assert_eq!(doubtful.take("ours").await.unwrap(), Some(1));
-    assert!(sent.load(SeqCst) > 2, "nothing was kept back");
+    eventually("the outcome is resolved", async || unresolved.is_resolved().await).await;
+    assert_eq!(unresolved.take("ours").await.unwrap(), Some(1));
+    assert!(sent.load(SeqCst) > 2, "no message was held");
     save.await.unwrap().unwrap();
-    doubtful.check().await;
+    unresolved.check().await;
 }

@@ -1,5 +1,4 @@
-//! Nothing lost: what the store promises when servers, connections and processes fail, on real
-//! PostgreSQL servers.
+//! The guarantees of docs/reliability.md when servers, connections and processes fail, on real PostgreSQL servers.
 //!
 //! The counts are small by default. `scripts/reliability` makes the long run, with
 //! `RELIABILITY_LONG=1`, and prints the figures of `docs/reliability.md`. Randomised tests print

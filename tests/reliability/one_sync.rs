@@ -1,6 +1,5 @@
-//! One sync, one commit: a sync that carries room keys is cut at a statement, by `kill -9` of the
-//! process or by dropping the future, and sent again. Every room must be readable, within `atomically`
-//! and without.
+//! A sync with room keys is interrupted at a statement, by `kill -9` of the process or by dropping the future, and
+//! replayed. Every room must be readable, with and without `atomically`.
 
 use std::{
     fs,
@@ -18,7 +17,7 @@ use ruma::{
 use serde_json::{Value, json};
 use test_support::{
     Mode,
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     connect,
     directory::Directory,
     figure,
@@ -37,8 +36,8 @@ pub fn bob() -> &'static UserId {
     user_id!("@bob:example.org")
 }
 
-/// A database in which Bob has done nothing yet, and what 20 others have sent him since.
-struct FirstContact {
+/// Bob's database before the sync, and the events that 20 senders have sent him since.
+struct SyncReplay {
     server: PostgresServer,
     proxy: Proxy,
     events: Events,
@@ -46,7 +45,7 @@ struct FirstContact {
     copies: usize,
 }
 
-impl FirstContact {
+impl SyncReplay {
     async fn new() -> Self {
         let server = PostgresServer::start().unwrap();
         connect(&server.url()).await.batch_execute("CREATE DATABASE original").await.unwrap();
@@ -67,7 +66,7 @@ impl FirstContact {
         Self { server, proxy, events: relay.take(bob()), messages, copies: 0 }
     }
 
-    /// A copy of the database; returns its URL, and the one through the proxy.
+    /// Copies the database; returns the copy's URL, and the one through the proxy.
     async fn copy(&mut self) -> (String, String) {
         self.copies += 1;
         let name = format!("copy{}", self.copies);
@@ -78,8 +77,7 @@ impl FirstContact {
         (url, through)
     }
 
-    /// Sends the sync again, to a machine that starts from what was stored; counts the readable
-    /// rooms.
+    /// Replays the sync to a machine that starts from the stored state; counts the readable rooms.
     async fn readable(&self, url: &str) -> usize {
         let store = Mode::Plain.open(url, "bob").await;
         let machine = open_machine(bob(), store.clone()).await;
@@ -140,32 +138,32 @@ pub async fn can_read(machine: &OlmMachine, room_id: &RoomId, event: &Value) -> 
     machine.decrypt_room_event(&event, room_id, &SETTINGS).await.is_ok()
 }
 
-/// The child's side: works through the sync that a file holds.
+/// Runs in the child process: processes the sync in the task's file.
 async fn sync_until_killed(file: &str) {
     let task: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     let store = Mode::Plain.open(task["url"].as_str().unwrap(), "bob").await;
     let machine = open_machine(bob(), store.clone()).await;
-    again::say("ready");
+    child_process::send("ready");
     let mut line = String::new();
     block_in_place(|| std::io::stdin().read_line(&mut line)).unwrap();
     let events = serde_json::from_value(task["events"].clone()).unwrap();
     sync(&store, &machine, events, task["atomically"].as_bool().unwrap()).await.unwrap();
-    again::say("done");
+    child_process::send("done");
 }
 
-/// Runs the sync in a child, killed at the `k`-th statement; says whether that came.
-async fn killed_at(contact: &FirstContact, through: &str, k: usize, atomically: bool) -> bool {
+/// Runs the sync in a child process, killed at the `k`-th statement; returns whether it was.
+async fn killed_at(replay: &SyncReplay, through: &str, k: usize, atomically: bool) -> bool {
     const NAME: &str = "one_sync::a_process_killed_in_a_sync_loses_no_room_key";
     let directory = Directory::new();
     fs::create_dir(&directory.0).unwrap();
     let file = directory.0.join("task");
-    let task = json!({ "url": through, "events": contact.events, "atomically": atomically });
+    let task = json!({ "url": through, "events": replay.events, "atomically": atomically });
     fs::write(&file, task.to_string()).unwrap();
     block_in_place(|| {
-        let mut child = Again::start(NAME, file.to_str().unwrap());
-        assert_eq!(child.hear().as_deref(), Some("ready"));
+        let mut child = ChildProcess::start(NAME, file.to_str().unwrap());
+        assert_eq!(child.receive().as_deref(), Some("ready"));
         let (pid, mut seen) = (child.child.id(), 0);
-        contact.proxy.rule(move |message| {
+        replay.proxy.rule(move |message| {
             seen += usize::from(message.runs());
             if seen == k && message.runs() {
                 signal(pid, "KILL");
@@ -174,17 +172,17 @@ async fn killed_at(contact: &FirstContact, through: &str, k: usize, atomically: 
         });
         use std::io::Write;
         child.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-        let killed = child.hear().is_none();
-        contact.proxy.rule(|_| Action::Pass);
+        let killed = child.receive().is_none();
+        replay.proxy.rule(|_| Action::Pass);
         killed
     })
 }
 
-/// Which statements a sync is cut at: each of them in the long run.
-async fn cuts(contact: &mut FirstContact, rng: &mut fastrand::Rng, atomically: bool) -> Vec<usize> {
-    let (_, through) = contact.copy().await;
+/// The statements at which a sync is interrupted: all of them in the long run.
+async fn cuts(replay: &mut SyncReplay, rng: &mut fastrand::Rng, atomically: bool) -> Vec<usize> {
+    let (_, through) = replay.copy().await;
     let statements = Arc::new(AtomicUsize::new(0));
-    assert!(!dropped_at(contact, &through, (usize::MAX, &statements), atomically).await);
+    assert!(!dropped_at(replay, &through, (usize::MAX, &statements), atomically).await);
     let all: Vec<usize> = (1..=statements.load(SeqCst)).collect();
     assert!(all.len() > 10, "a sync with {SENDERS} room keys took {} statements", all.len());
     let mut chosen = rng.choose_multiple(all.iter().copied(), rounds(8, all.len()));
@@ -194,34 +192,34 @@ async fn cuts(contact: &mut FirstContact, rng: &mut fastrand::Rng, atomically: b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_in_a_sync_loses_no_room_key() {
-    if let Some(file) = again::task() {
+    if let Some(file) = child_process::task() {
         return sync_until_killed(&file).await;
     }
     let mut rng = seeded("process killed in a sync");
-    let mut contact = FirstContact::new().await;
+    let mut replay = SyncReplay::new().await;
     for (atomically, how) in [(true, "within atomically()"), (false, "without atomically()")] {
         let mut kills = 0;
-        for k in cuts(&mut contact, &mut rng, atomically).await {
-            let (url, through) = contact.copy().await;
-            kills += usize::from(killed_at(&contact, &through, k, atomically).await);
-            assert_eq!(contact.readable(&url).await, SENDERS, "{how}, killed at statement {k}");
+        for k in cuts(&mut replay, &mut rng, atomically).await {
+            let (url, through) = replay.copy().await;
+            kills += usize::from(killed_at(&replay, &through, k, atomically).await);
+            assert_eq!(replay.readable(&url).await, SENDERS, "{how}, killed at statement {k}");
         }
         // The number of statements varies a little with the machine's speed.
-        assert!(kills > 3, "{how}, the sync was hardly ever killed in its middle");
+        assert!(kills > 3, "{how}, too few syncs were killed before their end");
         figure(
             &format!("sync with 20 room keys, {how}, killed (kill -9) at a statement, times"),
             kills,
         );
     }
     figure(
-        "rooms readable after the same sync sent again, always",
+        "rooms readable after the same sync was replayed, always",
         format!("{SENDERS} of {SENDERS}"),
     );
 }
 
-/// Drops the sync's future at the `k`-th statement; says whether that came.
+/// Drops the sync's future at the `k`-th statement; returns whether it did.
 async fn dropped_at(
-    contact: &FirstContact,
+    replay: &SyncReplay,
     through: &str,
     (k, seen): (usize, &Arc<AtomicUsize>),
     atomically: bool,
@@ -230,7 +228,7 @@ async fn dropped_at(
     let machine = open_machine(bob(), store.clone()).await;
     let now = Arc::new(Notify::new());
     let (signal, seen) = (now.clone(), seen.clone());
-    contact.proxy.rule(move |message| {
+    replay.proxy.rule(move |message| {
         if message.runs() && seen.fetch_add(1, SeqCst) + 1 == k {
             signal.notify_one();
         }
@@ -239,12 +237,12 @@ async fn dropped_at(
     let dropped = tokio::select! {
         biased;
         () = now.notified() => true,
-        result = sync(&store, &machine, contact.events.clone(), atomically) => {
+        result = sync(&store, &machine, replay.events.clone(), atomically) => {
             result.unwrap();
             false
         }
     };
-    contact.proxy.rule(|_| Action::Pass);
+    replay.proxy.rule(|_| Action::Pass);
     store_closed(&store, machine).await;
     dropped
 }
@@ -252,16 +250,16 @@ async fn dropped_at(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_future_dropped_in_a_sync_loses_no_room_key() {
     let mut rng = seeded("future dropped in a sync");
-    let mut contact = FirstContact::new().await;
+    let mut replay = SyncReplay::new().await;
     for (atomically, how) in [(true, "within atomically()"), (false, "without atomically()")] {
         let mut drops = 0;
-        for k in cuts(&mut contact, &mut rng, atomically).await {
-            let (url, through) = contact.copy().await;
+        for k in cuts(&mut replay, &mut rng, atomically).await {
+            let (url, through) = replay.copy().await;
             let cut = (k, &Arc::default());
-            drops += usize::from(dropped_at(&contact, &through, cut, atomically).await);
-            assert_eq!(contact.readable(&url).await, SENDERS, "{how}, dropped at statement {k}");
+            drops += usize::from(dropped_at(&replay, &through, cut, atomically).await);
+            assert_eq!(replay.readable(&url).await, SENDERS, "{how}, dropped at statement {k}");
         }
-        assert!(drops > 3, "{how}, the sync was hardly ever dropped in its middle");
+        assert!(drops > 3, "{how}, too few syncs were dropped before their end");
         figure(&format!("sync with 20 room keys, {how}, dropped at a statement, times"), drops);
     }
 }

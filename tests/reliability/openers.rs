@@ -1,4 +1,4 @@
-//! An opener that is gone takes nothing, and one that waits for the owner's transaction waits long enough.
+//! A dropped opener takes nothing, and an opener waits long enough for the owner's transaction.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,22 +21,22 @@ use tokio::sync::oneshot;
 
 use crate::{
     claims::is_claim,
-    commit::{Harmed, is_begin, is_commit},
+    commit::{ProxiedStore, is_begin, is_commit},
 };
 
-/// A way for an opener of its own.
-fn other_way(harmed: &Harmed) -> (Proxy, String) {
-    let proxy = Proxy::start(format!("127.0.0.1:{}", harmed.server.port()));
-    let url = proxy.url(&harmed.database.url(), harmed.server.port());
+/// A second proxy for an opener, and the URL through it.
+fn second_proxy(proxied: &ProxiedStore) -> (Proxy, String) {
+    let proxy = Proxy::start(format!("127.0.0.1:{}", proxied.server.port()));
+    let url = proxy.url(&proxied.database.url(), proxied.server.port());
     (proxy, url)
 }
 
-/// Its `COMMIT` is lost, it is dropped, and then its way to the server works again.
+/// The opener's `COMMIT` is lost, the opener is dropped, and then its connection works again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_is_not_asked_again_for_an_opener_that_is_gone() {
-    let harmed = Harmed::new().await;
-    harmed.set("first").await;
-    let (proxy, url) = other_way(&harmed);
+async fn a_claim_is_not_resolved_for_an_opener_that_was_dropped() {
+    let proxied = ProxiedStore::new().await;
+    proxied.set("first").await;
+    let (proxy, url) = second_proxy(&proxied);
     let (lost, works) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let tries = Arc::new(AtomicUsize::new(0));
     let mut claiming = 0;
@@ -65,18 +65,18 @@ async fn a_claim_is_not_asked_again_for_an_opener_that_is_gone() {
     }
     drop(opening);
     works.store(true, SeqCst);
-    // A try that began before may still be under way.
+    // An attempt that began before the drop may still be in progress.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    harmed.set("second").await;
-    // What it gives up with the opening's row is a transaction, too.
-    assert!(tries.load(SeqCst) <= 1, "asked again for nobody");
+    proxied.set("second").await;
+    // The release of the handle's row is a transaction, too.
+    assert!(tries.load(SeqCst) <= 1, "the claim was retried after its opener was dropped");
 }
 
-/// Dropped at each poll: what it has not asked for by then, it does not ask for later.
+/// Dropped at each poll: after the drop it sends no `COMMIT`.
 #[tokio::test]
 async fn an_opener_dropped_before_its_commit_takes_nothing() {
-    let harmed = Harmed::new().await;
-    let (proxy, url) = other_way(&harmed);
+    let proxied = ProxiedStore::new().await;
+    let (proxy, url) = second_proxy(&proxied);
     let committing = Arc::new(AtomicBool::new(false));
     let mut claiming = 0;
     proxy.rule({
@@ -90,7 +90,7 @@ async fn an_opener_dropped_before_its_commit_takes_nothing() {
         }
     });
     let config = Mode::Plain.config(&url, "bot");
-    // How many polls it takes varies.
+    // The number of polls varies.
     for polls in (1..).flat_map(|polls| [polls; 4]) {
         let (mut opening, mut polled) =
             (Box::pin(PostgresCryptoStore::open_with_config(&config)), 0);
@@ -102,23 +102,26 @@ async fn an_opener_dropped_before_its_commit_takes_nothing() {
         .await;
         let was_sent = committing.load(SeqCst);
         drop(opening);
-        // Whatever it left behind has had its turn.
+        // Waits for statements that were sent before the drop.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let saved = harmed.store.set_custom_value("key", b"still ours".to_vec()).await;
+        let saved = proxied.store.set_custom_value("key", b"still ours".to_vec()).await;
         if let Err(error) = saved {
-            assert!(was_sent, "taken at poll {polls} by what was sent after the drop: {error}");
+            assert!(
+                was_sent,
+                "taken at poll {polls} by a COMMIT that was sent after the drop: {error}"
+            );
             return;
         }
     }
 }
 
-/// The owner works within `atomically` for longer than the opener's statements may take.
+/// The owner's `atomically` takes longer than the opener's statement timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_waits_for_an_owner_within_atomically() {
-    let harmed = Harmed::new().await;
+    let proxied = ProxiedStore::new().await;
     let (begun, is_begun) = oneshot::channel();
     let (go_on, may_go_on) = oneshot::channel::<()>();
-    let store = harmed.store.clone();
+    let store = proxied.store.clone();
     let work = tokio::spawn(async move {
         let work = store.atomically(async {
             store.set_custom_value("key", b"value".to_vec()).await?;
@@ -130,13 +133,13 @@ async fn a_takeover_waits_for_an_owner_within_atomically() {
         work.await
     });
     is_begun.await.unwrap();
-    let config = Mode::Plain.config(&harmed.database.url(), "bot");
+    let config = Mode::Plain.config(&proxied.database.url(), "bot");
     let config =
         config.timeouts(Timeouts { statement: Duration::from_millis(300), ..Default::default() });
     let opening = tokio::spawn(async move { PostgresCryptoStore::open_with_config(&config).await });
-    let watcher = harmed.connect().await;
-    let cancelled = || harmed.server.log().matches("due to statement timeout").count();
-    eventually("the claim has taken too long, twice", async || cancelled() >= 2).await;
+    let watcher = proxied.connect().await;
+    let cancelled = || proxied.server.log().matches("due to statement timeout").count();
+    eventually("the claim has timed out twice", async || cancelled() >= 2).await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     eventually("it waits again", async || number(&watcher, waits).await > 0).await;
     go_on.send(()).unwrap();
@@ -144,29 +147,29 @@ async fn a_takeover_waits_for_an_owner_within_atomically() {
     opening.await.unwrap().unwrap();
 }
 
-/// `close()` beside a reopening that takes long: the store is closed afterwards, and the account free.
+/// `close()` during a slow reopening: the store is closed afterwards, and the account is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_closed_while_it_is_reopened_is_closed() {
-    let harmed = Harmed::new().await;
-    harmed.set("first").await;
-    harmed.store.close().await.unwrap();
-    let asked = Arc::new(AtomicBool::new(false));
-    let is_asked = asked.clone();
-    harmed.proxy.rule(move |message| {
-        let is_first = is_begin(message) && !is_asked.swap(true, SeqCst);
+    let proxied = ProxiedStore::new().await;
+    proxied.set("first").await;
+    proxied.store.close().await.unwrap();
+    let is_sent = Arc::new(AtomicBool::new(false));
+    let flag = is_sent.clone();
+    proxied.proxy.rule(move |message| {
+        let is_first = is_begin(message) && !flag.swap(true, SeqCst);
         if is_first { Action::Hold } else { Action::Pass }
     });
-    let [reopening, closing] = [harmed.store.clone(), harmed.store.clone()];
+    let [reopening, closing] = [proxied.store.clone(), proxied.store.clone()];
     let reopening = tokio::spawn(async move { reopening.reopen().await });
-    eventually("it is being reopened", async || asked.load(SeqCst)).await;
+    eventually("it is being reopened", async || is_sent.load(SeqCst)).await;
     let closing = tokio::spawn(async move { closing.close().await });
-    harmed.proxy.let_go();
+    proxied.proxy.release();
     reopening.await.unwrap().unwrap();
     closing.await.unwrap().unwrap();
-    let saved = harmed.store.set_custom_value("key", b"second".to_vec()).await;
+    let saved = proxied.store.set_custom_value("key", b"second".to_vec()).await;
     assert_matches!(saved, Err(Error::StoreClosed));
     let config = Mode::Plain
-        .config(&harmed.database.url(), "bot")
+        .config(&proxied.database.url(), "bot")
         .access(OwnershipSettings { takeover: Takeover::RefuseIfAlive, ..Default::default() });
     PostgresCryptoStore::open_with_config(&config).await.unwrap();
 }

@@ -1,5 +1,5 @@
-//! Rule 21: what became of a transaction is the server's to say. A pooler that gives up, or anything else that
-//! speaks in the server's name, knows no more than the store does.
+//! Rule 21: only the server decides the outcome of a transaction. An error that a pooler sends in the server's
+//! place leaves the outcome unknown.
 
 use std::{
     sync::{
@@ -19,16 +19,16 @@ use test_support::{
     process::Stopped,
     proxy::{Action, Message, Proxy},
     rounds,
-    stream::observe,
+    stream::open_read_only,
     without_heartbeats,
 };
 
-use crate::commit::{Harmed, is_begin, is_commit};
+use crate::commit::{ProxiedStore, is_begin, is_commit};
 
-/// Seconds after which the pooler gives up.
+/// The pooler's time limit in seconds.
 const QUERY_TIMEOUT: &str = "query_timeout = 1\n";
 
-/// A store behind a pooler that gives up, whose link to the server can be harmed.
+/// A store behind a pooler with a short time limit, and a fault proxy between pooler and server.
 struct Pooled {
     server: PostgresServer,
     proxy: Proxy,
@@ -43,7 +43,7 @@ impl Pooled {
         let pooler = Pooler::start_before(Release::Old, &server, proxy.port(), QUERY_TIMEOUT);
         let config = Mode::Plain.config(&pooler.url(&server.url(), &server), "bot");
         let config = config.pool(PoolSettings { prepared_statements: false, ..Default::default() });
-        // Heartbeats, which are transactions too, stay out of what the rules look for.
+        // Without heartbeats, which are transactions too, so that the rules match only the store's messages.
         let config = config.access(without_heartbeats());
         let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
         Self { server, proxy, store, _pooler: pooler }
@@ -54,11 +54,11 @@ impl Pooled {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let observer = observe(&self.server.url(), "bot").await;
-        observer.get_custom_value("key").await.unwrap().unwrap()
+        let read_only = open_read_only(&self.server.url(), "bot").await;
+        read_only.get_custom_value("key").await.unwrap().unwrap()
     }
 
-    /// Waits until the server's process has done what came late, and has ended.
+    /// Waits until the backend has executed the late messages, and has ended.
     async fn has_ended(&self, backend: u32) {
         let watcher = connect(&self.server.url()).await;
         let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}");
@@ -67,10 +67,10 @@ impl Pooled {
     }
 }
 
-/// The link stalls in a write, the pooler gives up, the write is repeated, later ones follow; then
-/// the link delivers what it held.
+/// The link stalls in a write, the pooler times out, the write is retried, later ones follow; then the held
+/// messages are delivered.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_link_delivers_after_the_pooler_gave_up_changes_nothing() {
+async fn messages_delivered_after_the_poolers_timeout_change_nothing() {
     for at in [is_begin, is_commit, |message: &Message<'_>| message.tag == b'P'] {
         let pooled = Pooled::new().await;
         pooled.set("first").await;
@@ -90,7 +90,7 @@ async fn what_a_link_delivers_after_the_pooler_gave_up_changes_nothing() {
         pooled.set("third").await;
         let held = backend.load(SeqCst);
         assert_ne!(held, 0, "nothing was held");
-        pooled.proxy.let_go();
+        pooled.proxy.release();
         pooled.has_ended(held).await;
         assert_eq!(pooled.value().await, b"third", "a late attempt undid a later write");
         assert_eq!(pooled.store.commit_count().await.unwrap(), commits + 2);
@@ -98,9 +98,9 @@ async fn what_a_link_delivers_after_the_pooler_gave_up_changes_nothing() {
     }
 }
 
-/// The server's own process is stopped, instead of the link.
+/// The backend is stopped instead of the link.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_stopped_server_process_does_after_the_pooler_gave_up_changes_nothing() {
+async fn a_server_process_resumed_after_the_poolers_timeout_changes_nothing() {
     for _ in 0..rounds(1, 20) {
         let pooled = Pooled::new().await;
         pooled.set("first").await;
@@ -125,10 +125,10 @@ async fn what_a_stopped_server_process_does_after_the_pooler_gave_up_changes_not
     }
 }
 
-/// An error before `COMMIT`'s answer that is not the server's: the transaction is committed all the
-/// same, and not once more.
+/// An error in the server's place, before the response to `COMMIT`: the transaction is committed nevertheless, and
+/// not a second time.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_in_the_servers_place_proves_nothing() {
+async fn an_error_in_the_servers_place_is_an_unknown_outcome() {
     let impostors = [
         ("FATAL", "08P01"),
         ("FATAL", "58000"),
@@ -140,64 +140,64 @@ async fn an_error_in_the_servers_place_proves_nothing() {
     ];
     for at in [is_begin, |message: &Message<'_>| message.tag == b'S'] {
         for (severity, code) in impostors {
-            let harmed = Harmed::new().await;
-            harmed.set("old").await;
-            let commits = harmed.store.commit_count().await.unwrap();
+            let proxied = ProxiedStore::new().await;
+            proxied.set("old").await;
+            let commits = proxied.store.commit_count().await.unwrap();
             let mut begun = false;
             let at_write = move |message: &Message<'_>| {
                 begun |= is_begin(message);
                 begun && at(message)
             };
-            let done = harmed.proxy.once(at_write, Action::Impostor(severity, code));
-            harmed.set("new").await;
+            let done = proxied.proxy.once(at_write, Action::ForgedError(severity, code));
+            proxied.set("new").await;
             assert!(done.load(SeqCst));
-            assert_eq!(harmed.value("key").await.unwrap(), b"new");
-            let found = harmed.store.commit_count().await.unwrap();
+            assert_eq!(proxied.value("key").await.unwrap(), b"new");
+            let found = proxied.store.commit_count().await.unwrap();
             assert_eq!(found, commits + 1, "{severity} {code}");
         }
     }
 }
 
-/// What every session of the database begins with decides nothing.
+/// The sessions' default isolation level does not change outcomes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_isolation_of_a_session_changes_no_outcome() {
     for isolation in ["repeatable read", "serializable"] {
         let defaults = [("default_transaction_isolation", isolation), ("lock_timeout", "100ms")];
-        let harmed = Harmed::with_defaults(&defaults).await;
+        let proxied = ProxiedStore::with_defaults(&defaults).await;
         let actions = [Action::CutBefore, Action::CutAfter, Action::CutClient, Action::BlackHole];
         for (number, action) in actions.into_iter().enumerate() {
-            harmed.set("old").await;
-            let commits = harmed.store.commit_count().await.unwrap();
-            let done = harmed.proxy.once(is_commit, action.clone());
+            proxied.set("old").await;
+            let commits = proxied.store.commit_count().await.unwrap();
+            let done = proxied.proxy.once(is_commit, action.clone());
             let value = number.to_string();
-            harmed.set(&value).await;
+            proxied.set(&value).await;
             assert!(done.load(SeqCst));
-            assert_eq!(harmed.value("key").await.unwrap(), value.as_bytes());
-            let found = harmed.store.commit_count().await.unwrap();
+            assert_eq!(proxied.value("key").await.unwrap(), value.as_bytes());
+            let found = proxied.store.commit_count().await.unwrap();
             assert_eq!(found, commits + 1, "{isolation}, {action:?}");
         }
     }
 }
 
-/// Another writer with the same token, such as a clone of this machine: the count tells.
+/// Another writer with the same token, such as a clone of this machine, is detected by the count.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copied_token_writes_nothing_and_is_noticed() {
-    let harmed = Harmed::new().await;
-    harmed.set("ours").await;
-    let client = connect(&harmed.database.url()).await;
+async fn a_copied_token_writes_nothing_and_is_detected() {
+    let proxied = ProxiedStore::new().await;
+    proxied.set("ours").await;
+    let client = connect(&proxied.database.url()).await;
     let clone = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
     client.batch_execute(clone).await.unwrap();
-    let refused = harmed.store.set_custom_value("key", b"late".to_vec()).await;
+    let refused = proxied.store.set_custom_value("key", b"late".to_vec()).await;
     assert!(refused.as_ref().is_err_and(test_support::stream::is_superseded), "{refused:?}");
-    assert_eq!(harmed.value("key").await.unwrap(), b"ours");
+    assert_eq!(proxied.value("key").await.unwrap(), b"ours");
 }
 
-/// A scope's `COMMIT` is not answered, and the server is away for longer than the store asks what
-/// became of it, but not than it tries again: what it then finds is its own commit, not a copy's.
+/// A scope's `COMMIT` gets no response, and the server is away for longer than the store tries to resolve the
+/// outcome, but not longer than it retries. The commit that it then finds is its own, not that of a copy.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scopes_commit_that_is_found_late_is_its_own() {
-    let harmed = Harmed::new().await;
-    let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+async fn a_scopes_commit_that_is_resolved_late_is_recognised() {
+    let proxied = ProxiedStore::new().await;
+    let url = proxied.proxy.url(&proxied.database.url(), proxied.server.port());
     let config = Mode::Plain.config(&url, "scoped").access(without_heartbeats());
     let config =
         config.timeouts(Timeouts { retry: Duration::from_millis(800), ..Default::default() });
@@ -205,7 +205,7 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
     for away_for in [900, 1100, 1300, 1500, 5000] {
         let (away, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (is_away, is_sent) = (away.clone(), sent.clone());
-        harmed.proxy.rule(move |message| {
+        proxied.proxy.rule(move |message| {
             if is_away.load(SeqCst) {
                 return Action::CutBefore;
             }
@@ -215,7 +215,7 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
             }
             Action::Pass
         });
-        let commits = commits_of(&harmed).await;
+        let commits = commits_of(&proxied).await;
         let saving = tokio::spawn({
             let store = store.clone();
             async move {
@@ -231,26 +231,26 @@ async fn a_scopes_commit_that_is_found_late_is_its_own() {
         tokio::time::sleep(Duration::from_millis(away_for)).await;
         away.store(false, SeqCst);
         let saved = saving.await.unwrap();
-        // Whatever the caller was told, the account is still ours.
+        // Whatever the result, the store is still the owner.
         if saved.is_err() {
             test_support::stream::reopen(&store).await;
         }
         store.set_custom_value("key", b"later".to_vec()).await.unwrap();
-        assert_eq!(commits_of(&harmed).await, commits + 2, "away for {away_for} ms: {saved:?}");
+        assert_eq!(commits_of(&proxied).await, commits + 2, "away for {away_for} ms: {saved:?}");
     }
 }
 
-async fn commits_of(harmed: &Harmed) -> i64 {
-    let client = connect(&harmed.database.url()).await;
+async fn commits_of(proxied: &ProxiedStore) -> i64 {
+    let client = connect(&proxied.database.url()).await;
     number(&client, "SELECT max(commits) FROM matrix_sdk.account_lanes").await
 }
 
-/// A fence takes effect, and its answer never comes. The store must not take it for a copy's.
+/// A fence takes effect, and its response is missing. The store must not take it for that of a copy.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fence_that_was_given_up_is_known_as_the_stores_own() {
+async fn an_abandoned_fence_is_recognised_as_the_stores_own() {
     for pause in [900, 1100, 1300, 1700].map(Duration::from_millis) {
-        let harmed = Harmed::new().await;
-        let url = harmed.proxy.url(&harmed.database.url(), harmed.server.port());
+        let proxied = ProxiedStore::new().await;
+        let url = proxied.proxy.url(&proxied.database.url(), proxied.server.port());
         let timeouts = Timeouts {
             statement: Duration::from_secs(1),
             retry: Duration::from_millis(800),
@@ -261,7 +261,7 @@ async fn a_fence_that_was_given_up_is_known_as_the_stores_own() {
             PostgresCryptoStore::open_with_config(&config.timeouts(timeouts)).await.unwrap();
         store.set_custom_value("key", b"before".to_vec()).await.unwrap();
         let (mut commits, mut away_since) = (0, None::<std::time::Instant>);
-        harmed.proxy.rule(move |message| {
+        proxied.proxy.rule(move |message| {
             if away_since.is_some_and(|since| since.elapsed() < pause) {
                 return Action::CutBefore;
             }
@@ -287,6 +287,6 @@ async fn a_fence_that_was_given_up_is_known_as_the_stores_own() {
             store.reopen().await.unwrap();
         }
         store.set_custom_value("key", b"later".to_vec()).await.unwrap();
-        assert_eq!(harmed.value("key").await.unwrap(), b"later", "{pause:?}");
+        assert_eq!(proxied.value("key").await.unwrap(), b"later", "{pause:?}");
     }
 }

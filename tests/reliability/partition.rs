@@ -1,5 +1,5 @@
-//! A network partition, in network namespaces: the owner that is cut off gives up, a standby takes
-//! over, and the old owner is fenced when the link returns. As root.
+//! A network partition, in network name spaces: the isolated owner returns an error, a standby takes over, and the
+//! old owner is fenced when the link returns. Needs root.
 
 use std::{
     io::Write,
@@ -12,9 +12,9 @@ use matrix_sdk_postgres::{
 };
 use test_support::{
     Mode,
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     eventually, figure,
-    privileges::{may_try, run},
+    privileges::{has_privileges_for, run},
     proxy::Proxy,
 };
 use tokio::task::block_in_place;
@@ -24,25 +24,26 @@ const NEW_NETWORK: [&str; 2] = ["unshare", "--net"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_owner_gives_up_and_is_fenced() {
-    match again::task().as_deref() {
-        None if may_try("a network partition") => {
-            let mut world = Again::within(&NEW_NETWORK, TEST, "world");
-            let mut said = Vec::new();
-            block_in_place(|| said.extend(std::iter::from_fn(|| world.hear())));
-            assert_eq!(said.pop().as_deref(), Some("done"));
-            for line in said {
+    match child_process::task().as_deref() {
+        None if has_privileges_for("a network partition") => {
+            let mut database_side =
+                ChildProcess::start_wrapped(&NEW_NETWORK, TEST, "database_side");
+            let mut lines = Vec::new();
+            block_in_place(|| lines.extend(std::iter::from_fn(|| database_side.receive())));
+            assert_eq!(lines.pop().as_deref(), Some("done"));
+            for line in lines {
                 let (what, value) = line.split_once(": ").unwrap();
                 figure(what, value);
             }
         }
         None => {}
-        Some("world") => world().await,
+        Some("database_side") => database_side().await,
         Some(task) => owner(task).await,
     }
 }
 
 /// The database's side of the network.
-async fn world() {
+async fn database_side() {
     run("ip link set lo up");
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     run("ip link add here type veth peer name there");
@@ -52,16 +53,16 @@ async fn world() {
     let url = server
         .url()
         .replace(&format!("127.0.0.1:{}", server.port()), &format!("10.77.0.1:{}", proxy.port()));
-    let mut owner = Again::within(&NEW_NETWORK, TEST, &url);
+    let mut owner = ChildProcess::start_wrapped(&NEW_NETWORK, TEST, &url);
     let pid = owner.child.id();
-    assert_eq!(block_in_place(|| owner.hear()).as_deref(), Some("started"));
+    assert_eq!(block_in_place(|| owner.receive()).as_deref(), Some("started"));
     run(&format!("ip link set there netns {pid}"));
     let within = |command: &str| run(&format!("nsenter --target {pid} --net {command}"));
     within("ip addr add 10.77.0.2/24 dev there");
     within("ip link set there up");
     owner.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     for _ in 0..20 {
-        assert_eq!(block_in_place(|| owner.hear()).as_deref(), Some("saved"));
+        assert_eq!(block_in_place(|| owner.receive()).as_deref(), Some("saved"));
     }
 
     run("ip link set here down");
@@ -69,29 +70,34 @@ async fn world() {
     let standby = Mode::Plain.open(&server.url(), "bot").await;
     standby.set_custom_value("key", b"the standby's".to_vec()).await.unwrap();
     let taken = cut.elapsed();
-    assert!(taken < Duration::from_secs(20), "the takeover waited for the cut owner: {taken:?}");
-    let heard = block_in_place(|| {
-        std::iter::from_fn(|| owner.hear())
-            .find(|said| said != "saved")
-            .expect("the cut owner's end")
+    assert!(
+        taken < Duration::from_secs(20),
+        "the takeover waited for the isolated owner: {taken:?}"
+    );
+    let last_line = block_in_place(|| {
+        std::iter::from_fn(|| owner.receive())
+            .find(|line| line != "saved")
+            .expect("the isolated owner did not end")
     });
-    assert!(heard.starts_with("gave up"), "{heard}");
+    assert!(last_line.starts_with("gave up"), "{last_line}");
     let gave_up = cut.elapsed();
 
     run("ip link set here up");
-    let fenced = block_in_place(|| owner.hear()).unwrap();
+    let fenced = block_in_place(|| owner.receive()).unwrap();
     assert!(fenced.contains("Superseded"), "{fenced}");
     let value = standby.get_custom_value("key").await.unwrap().unwrap();
     assert_eq!(value, b"the standby's");
     standby.set_custom_value("key", b"still the standby's".to_vec()).await.unwrap();
-    again::say(format!("network cut: the standby has taken over and saved after: {taken:.1?}"));
-    again::say(format!("network cut: the old owner has given up after: {gave_up:.1?}"));
-    again::say("done");
+    child_process::send(format!(
+        "network cut: the standby has taken over and saved after: {taken:.1?}"
+    ));
+    child_process::send(format!("network cut: the old owner has given up after: {gave_up:.1?}"));
+    child_process::send("done");
 }
 
-/// The owner's side.
+/// Runs in the owner's process.
 async fn owner(url: &str) {
-    again::say("started");
+    child_process::send("started");
     let mut line = String::new();
     block_in_place(|| std::io::stdin().read_line(&mut line)).unwrap();
     let second = Duration::from_secs(1);
@@ -101,20 +107,20 @@ async fn owner(url: &str) {
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let error = loop {
         match store.set_custom_value("key", b"the old owner's".to_vec()).await {
-            Ok(()) => again::say("saved"),
+            Ok(()) => child_process::send("saved"),
             Err(error) => break error,
         }
     };
-    again::say(format!("gave up: {error:?}"));
-    // It tries to come back, and is told.
+    child_process::send(format!("gave up: {error:?}"));
+    // It tries to reopen, and is refused.
     eventually("the old owner is fenced", || async {
         match store.reopen().await {
-            Ok(()) => panic!("the old owner took the account back"),
+            Ok(()) => panic!("the superseded owner took the account back"),
             Err(error) => {
                 let text = format!("{error:?}");
                 let superseded = text.contains("Superseded");
                 if superseded {
-                    again::say(text);
+                    child_process::send(text);
                 }
                 superseded
             }

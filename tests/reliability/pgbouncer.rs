@@ -1,5 +1,5 @@
-//! Behind pgbouncer in transaction mode: 1.18 with unnamed statements, and a newer one with prepared
-//! ones. Upstream's whole suite, and a stream of saves of several bots.
+//! Behind PgBouncer in transaction mode: 1.18 with unnamed statements, and a newer one with prepared statements.
+//! Upstream's whole suite, and saves of several bots.
 
 use std::{
     collections::HashMap,
@@ -18,21 +18,21 @@ use test_support::{
     stream::Ledger,
 };
 
-/// One server and pooler for the whole suite, and a database for each store's name.
-struct World {
+/// One server and pooler for the whole suite, and a database for each store name.
+struct Environment {
     server: PostgresServer,
     pooler: Pooler,
     databases: Mutex<HashMap<String, TestDatabase>>,
 }
 
-impl World {
+impl Environment {
     fn new(release: Release) -> Self {
         let server = PostgresServer::start().unwrap();
         let pooler = Pooler::start(release, &server);
         Self { server, pooler, databases: Mutex::default() }
     }
 
-    /// The database of that name, through the pooler.
+    /// The URL of the database for that name, through the pooler.
     fn url(&self, name: &str, fresh: bool) -> String {
         let mut databases = self.databases.lock().unwrap();
         if fresh {
@@ -44,18 +44,18 @@ impl World {
     }
 }
 
-static OLD: LazyLock<World> = LazyLock::new(|| World::new(Release::Old));
-static NEW: LazyLock<World> = LazyLock::new(|| World::new(Release::New));
+static OLD: LazyLock<Environment> = LazyLock::new(|| Environment::new(Release::Old));
+static NEW: LazyLock<Environment> = LazyLock::new(|| Environment::new(Release::New));
 
 async fn open(
-    world: &'static LazyLock<World>,
+    environment: &'static LazyLock<Environment>,
     prepared: bool,
     name: &str,
     passphrase: Option<&str>,
     fresh: bool,
 ) -> PostgresCryptoStore {
     let name = name.to_owned();
-    let url = tokio::task::spawn_blocking(move || world.url(&name, fresh)).await.unwrap();
+    let url = tokio::task::spawn_blocking(move || environment.url(&name, fresh)).await.unwrap();
     let config = Mode::Key
         .config(&url, "upstream")
         .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
@@ -64,14 +64,14 @@ async fn open(
 }
 
 macro_rules! suite {
-    ($module:ident, $world:expr, $prepared:expr) => {
+    ($module:ident, $environment:expr, $prepared:expr) => {
         mod $module {
             async fn get_store(
                 name: &str,
                 passphrase: Option<&str>,
                 clear_data: bool,
             ) -> matrix_sdk_postgres::PostgresCryptoStore {
-                super::open(&$world, $prepared, name, passphrase, clear_data).await
+                super::open(&$environment, $prepared, name, passphrase, clear_data).await
             }
 
             matrix_sdk_crypto::cryptostore_integration_tests!();
@@ -83,7 +83,7 @@ macro_rules! suite {
 suite!(old_unnamed, super::OLD, false);
 suite!(new_prepared, super::NEW, true);
 
-/// More bots than connections: each gets its own answers, and all that was acknowledged is there.
+/// More bots than connections: each gets the responses to its own queries, and all acknowledged saves are stored.
 async fn several_bots(release: Release, prepared: bool) {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();

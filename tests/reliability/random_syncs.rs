@@ -1,5 +1,5 @@
-//! One sync, one commit, at random: several senders, rooms and restarts, with syncs that are cut
-//! anywhere and sent again.
+//! Random syncs: several senders, rooms and restarts, with syncs that are interrupted at any statement and
+//! replayed.
 
 use std::sync::{
     Arc,
@@ -20,8 +20,8 @@ use crate::one_sync::{Events, bob, can_read, open_sender, sync};
 
 const SENDERS: usize = 3;
 
-/// Works through a sync after a restart, cut at its `cut`-th statement. Returns how many there were
-/// if it came to its end before.
+/// Processes a sync after a restart, interrupted at its `cut`-th statement. Returns the number of statements if
+/// the sync ended before.
 async fn restart_and_sync(proxy: &Proxy, url: &str, events: &Events, cut: usize) -> Option<usize> {
     let store = Mode::Plain.open(url, "bob").await;
     let machine = open_machine(bob(), store.clone()).await;
@@ -74,7 +74,7 @@ async fn syncs_cut_at_random_lose_no_room_key() {
         }
         let events = relay.take(bob());
         loop {
-            // As likely as not the longest is cut; the first of all is.
+            // About half of the longest syncs are interrupted, and always the first one.
             let cut = if cuts == 0 { 1 } else { rng.usize(1..2 * longest + 1) };
             if let Some(statements) = restart_and_sync(&proxy, &url, &events, cut).await {
                 longest = longest.max(statements);
@@ -87,7 +87,7 @@ async fn syncs_cut_at_random_lose_no_room_key() {
     for (room_id, event) in &messages {
         assert!(can_read(&machine, room_id, event).await, "{room_id} cannot be read");
     }
-    assert!(cuts > 0, "no sync was cut");
+    assert!(cuts > 0, "no sync was interrupted");
     figure("random syncs of several senders", syncs);
     figure("of these cut and sent again, times", cuts);
     figure("rooms readable after them", format!("{0} of {0}", messages.len()));

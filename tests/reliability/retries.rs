@@ -1,5 +1,5 @@
-//! What is not answered in time is tried again, however short the time for retries is beside it: that
-//! counts from the first failure.
+//! An operation without a response in time is retried, even if `Timeouts::retry` is shorter than
+//! `Timeouts::statement`, because it counts from the first failure.
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
@@ -15,13 +15,13 @@ use test_support::{
 
 use crate::commit::{is_begin, is_commit};
 
-struct World {
+struct Environment {
     _server: PostgresServer,
     proxy: Proxy,
     config: PostgresStoreConfig,
 }
 
-impl World {
+impl Environment {
     fn new() -> Self {
         let server = PostgresServer::start().unwrap();
         let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
@@ -41,7 +41,7 @@ impl World {
         PostgresCryptoStore::open_with_config(&self.config).await.unwrap()
     }
 
-    /// Does `work` while the first message for which `matches` holds gets no answer.
+    /// Runs `work` while the first message that matches gets no response.
     async fn unanswered<T>(
         &self,
         action: Action,
@@ -50,29 +50,29 @@ impl World {
     ) -> T {
         let done = self.proxy.once(matches, action);
         let result = work.await;
-        assert!(done.load(SeqCst), "nothing went unanswered");
+        assert!(done.load(SeqCst), "no message matched");
         result
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_answered_in_time_is_tried_again() {
-    let world = World::new();
-    let store = world.unanswered(Action::BlackHole, is_begin, world.open()).await;
+async fn operations_without_a_response_in_time_are_retried() {
+    let environment = Environment::new();
+    let store = environment.unanswered(Action::BlackHole, is_begin, environment.open()).await;
     let value = || b"value".to_vec();
-    // The server does not get to see this COMMIT.
+    // This COMMIT does not reach the server.
     let save = store.set_custom_value("key", value());
-    world.unanswered(Action::Hold, is_commit, save).await.unwrap();
+    environment.unanswered(Action::Hold, is_commit, save).await.unwrap();
 
     let read = store.get_custom_value("key");
-    let read = world.unanswered(Action::BlackHole, |message| message.runs(), read).await;
+    let read = environment.unanswered(Action::BlackHole, |message| message.runs(), read).await;
     assert_eq!(read.unwrap(), Some(value()));
 
     let within = store.atomically(async {
         store.set_custom_value("other", value()).await?;
-        // The save goes to the server with the read.
+        // The read sends the save.
         let read = store.get_custom_value("other");
-        let read = world.unanswered(Action::BlackHole, is_begin, read).await?;
+        let read = environment.unanswered(Action::BlackHole, is_begin, read).await?;
         assert_eq!(read, Some(value()));
         Ok::<_, CryptoStoreError>(())
     });

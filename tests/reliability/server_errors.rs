@@ -1,11 +1,11 @@
-//! Rule 22: what a server answers when it cannot: retried, or reported as what it is.
+//! Rule 22: errors of the server are retried, or returned with their code.
 
 use std::time::Duration;
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing::PostgresServer};
-use test_support::{Mode, connect, eventually, number, stream::observe};
+use test_support::{Mode, connect, eventually, number, stream::open_read_only};
 use tokio::task::JoinHandle;
 
 struct Bot {
@@ -38,13 +38,13 @@ impl Bot {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let other = observe(&self.url, "bot").await;
+        let other = open_read_only(&self.url, "bot").await;
         other.get_custom_value("key").await.unwrap().unwrap()
     }
 }
 
-/// An error that passes when the write is tried again.
-async fn is_retried(raise: &str) {
+/// Asserts that a write is retried after this error.
+async fn assert_retried(raise: &str) {
     let bot = Bot::new(&[]).await;
     let client = connect(&bot.url).await;
     let trigger = format!(
@@ -62,22 +62,22 @@ async fn is_retried(raise: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serialization_failures_and_deadlocks_are_retried() {
-    is_retried("RAISE EXCEPTION 'no' USING ERRCODE = '40001'").await;
-    is_retried("RAISE EXCEPTION 'no' USING ERRCODE = '40P01'").await;
+    assert_retried("RAISE EXCEPTION 'no' USING ERRCODE = '40001'").await;
+    assert_retried("RAISE EXCEPTION 'no' USING ERRCODE = '40P01'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_shutdown_is_retried() {
-    is_retried("PERFORM pg_terminate_backend(pg_backend_pid())").await;
+async fn an_admin_shutdown_assert_retried() {
+    assert_retried("PERFORM pg_terminate_backend(pg_backend_pid())").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_deadlock_is_retried() {
+async fn a_real_deadlock_assert_retried() {
     let bot = Bot::new(&[("deadlock_timeout", "100ms")]).await;
     let mut client = connect(&bot.url).await;
     client.batch_execute("SET deadlock_timeout = '1h'").await.unwrap();
     let other = client.transaction().await.unwrap();
-    // The store's write must come to the second lock with the first one in its hand.
+    // The store's write must wait for the second lock while it holds the first one.
     let trigger = "CREATE TABLE hub (n int); INSERT INTO hub VALUES (1)";
     let maker = connect(&bot.url).await;
     maker.batch_execute(trigger).await.unwrap();
@@ -90,14 +90,14 @@ async fn a_real_deadlock_is_retried() {
     let write = bot.write();
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     eventually("the write waits", || async { number(&maker, waiting).await == 1 }).await;
-    // Waits for the store, which waits for us: the store's side is the one that looks.
+    // Completes the deadlock, which the store's backend detects first.
     other.batch_execute("SELECT * FROM matrix_sdk.custom_values FOR UPDATE").await.unwrap();
     other.commit().await.unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(bot.value().await, b"new");
 }
 
-/// A lock that is not let go: the server ends our statement, and says so.
+/// A lock that is not released: the server cancels the statement with a specific error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_timeout_is_reported_as_that() {
     let bot = Bot::new(&[]).await;
@@ -116,9 +116,9 @@ async fn a_statement_timeout_is_reported_as_that() {
     assert_eq!(bot.value().await, b"after");
 }
 
-/// The server ends what idles within `atomically`: it is begun again, with what was saved before.
+/// The server ends the idle transaction of a scope: it is retried, with the earlier saves.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_transaction_ended_by_the_server_is_begun_again() {
+async fn an_idle_transaction_ended_by_the_server_assert_retried() {
     use matrix_sdk_crypto::CryptoStoreError;
     let bot = Bot::new(&[]).await;
     let client = connect(&bot.url).await;
@@ -129,8 +129,10 @@ async fn an_idle_transaction_ended_by_the_server_is_begun_again() {
             bot.store.get_custom_value("key").await?;
             let idle = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                         WHERE state = 'idle in transaction'";
-            eventually("our transaction idles", || async { number(&client, idle).await == 1 })
-                .await;
+            eventually("the scope's transaction is idle", || async {
+                number(&client, idle).await == 1
+            })
+            .await;
             bot.store.get_custom_value("key").await?;
             Ok(())
         })
@@ -140,13 +142,13 @@ async fn an_idle_transaction_ended_by_the_server_is_begun_again() {
     bot.store.set_custom_value("key", b"after".to_vec()).await.unwrap();
 }
 
-/// The server is full for a while: the write waits for its place.
+/// All connections of the server are in use for a while: the write is retried until one is free.
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_connections_are_waited_for() {
+async fn too_many_connections_assert_retried() {
     let settings = [("max_connections", "12"), ("superuser_reserved_connections", "0")];
     let bot = Bot::new(&settings).await;
     let admin = connect(&bot.url).await;
-    // The store's own connections go first, and the rest is taken by others.
+    // Terminates the store's connections, and occupies all others.
     let ours = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                 WHERE application_name LIKE 'matrix-sdk-postgres%'";
     let mut others = Vec::new();
@@ -159,7 +161,7 @@ async fn too_many_connections_are_waited_for() {
     }
     let write = bot.write();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!write.is_finished(), "there was room for a connection, or the write gave up");
+    assert!(!write.is_finished(), "a connection was free, or the write was not retried");
     others.clear();
     write.await.unwrap().unwrap();
     assert_eq!(bot.value().await, b"new");

@@ -1,4 +1,4 @@
-//! Two owners on one account, both writing as fast as they can, ownership taken back and forth.
+//! Two owners of one account that write as fast as they can, and take it over from each other.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use test_support::{
 };
 use tokio::task::JoinHandle;
 
-/// Notes who wrote in which transaction: owners by the key that each of them writes, takeovers in
-/// their order. An owner that changes its own token leaves the time of its takeover as it is.
+/// Records the writes of each transaction, by the owner's key, and the takeovers in order. A change of an owner's
+/// own token does not change the time of its takeover.
 const NOTES: &str = "
 CREATE TABLE writes (owner bytea, xid xid8 DEFAULT pg_current_xact_id());
 CREATE TABLE takeovers (xid xid8 DEFAULT pg_current_xact_id());
@@ -23,7 +23,7 @@ CREATE TRIGGER note AFTER INSERT OR UPDATE ON matrix_sdk.custom_values
 CREATE TRIGGER note AFTER UPDATE OF since ON matrix_sdk.account_owners
   FOR EACH ROW EXECUTE FUNCTION note_takeover();";
 
-/// Writes of an owner that committed after the takeover that ended its time.
+/// Writes of an owner that were committed after the takeover that superseded it.
 const LATE: &str = "
 SELECT count(*) FROM writes w
 JOIN (SELECT row_number() OVER (ORDER BY xid) AS number, xid FROM takeovers) t
@@ -66,7 +66,7 @@ async fn no_write_of_a_superseded_owner_after_the_takeover() {
         assert!(is_superseded(&error), "owner {owner}: {error:?}");
         let sql = format!("SELECT count(*) FROM writes WHERE owner = 'owner {owner}'");
         let found = number(&client, &sql).await - i64::try_from(written).unwrap();
-        // The last one may have been committed, and its answer in doubt when the next owner came.
+        // The last write may have been committed with an unknown outcome at the time of the takeover.
         assert!((0..=1).contains(&found), "owner {owner}: {written} acknowledged, {found} more");
         acknowledged += written;
     }
@@ -77,7 +77,7 @@ async fn no_write_of_a_superseded_owner_after_the_takeover() {
     assert!(!writer.is_finished(), "the last owner was superseded");
     writer.abort();
     assert_eq!(number(&client, LATE).await, 0, "a superseded owner wrote after the takeover");
-    assert!(acknowledged > takeovers, "the owners hardly wrote: {acknowledged}");
+    assert!(acknowledged > takeovers, "too few writes: {acknowledged}");
     figure("ownership taken back and forth, times", takeovers);
     figure("writes of the owners", acknowledged);
     figure("of these after the takeover that ended them", 0);

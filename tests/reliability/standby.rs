@@ -1,5 +1,5 @@
-//! `COMMIT` waits for a synchronous standby that is gone: bounded for the caller, never cancelled by
-//! us, and not taken for done when somebody else cancels it.
+//! `COMMIT` waits for a synchronous standby that is down: the caller's wait is bounded, the store does not cancel
+//! the server's wait, and a wait that is cancelled by someone else is not an acknowledgement.
 
 use std::{
     sync::{
@@ -13,12 +13,12 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use test_support::{
     Mode, connect, eventually, figure, number,
-    stream::{Ledger, changes, observe, reopen},
+    stream::{Ledger, changes, open_read_only, reopen},
     without_heartbeats,
 };
 use tokio_postgres::Client;
 
-/// Every commit from now on waits for a standby that does not exist; or none does.
+/// Makes every commit wait for a standby that does not exist; with an empty name, none waits.
 async fn wait_for_standby(client: &Client, name: &str) {
     let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
     client.batch_execute(&sql).await.unwrap();
@@ -27,7 +27,7 @@ async fn wait_for_standby(client: &Client, name: &str) {
                  AND setting = '";
     let shown = format!("{shown}{name}'");
     eventually("the setting is read", || async { number(client, &shown).await == 1 }).await;
-    // The checkpointer tells the waiting ones, a moment after our own session knows.
+    // The checkpointer wakes the waiting backends a moment after this session has the setting.
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
@@ -39,11 +39,11 @@ struct Bot {
     ledger: Ledger,
 }
 
-/// With defaults of the sessions.
+/// `defaults`: settings of the sessions.
 async fn bot(defaults: &str) -> Bot {
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     let url = server.url();
-    // Its own changes of settings wait for nobody.
+    // The test's own transactions do not wait for a standby.
     let admin = connect(&url).await;
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
     admin.batch_execute(defaults).await.unwrap();
@@ -58,12 +58,12 @@ async fn bot(defaults: &str) -> Bot {
 }
 
 impl Bot {
-    /// The standby is given up, and the store goes on.
-    async fn goes_on(mut self) {
+    /// Ends the waiting for a standby; asserts that the store continues.
+    async fn assert_continues(mut self) {
         wait_for_standby(&self.admin, "").await;
         reopen(&self.store).await;
         self.ledger.save(&self.store).await.unwrap();
-        self.ledger.check(&observe(&self.url, "bot").await).await;
+        self.ledger.check(&open_read_only(&self.url, "bot").await).await;
     }
 }
 
@@ -74,18 +74,17 @@ async fn a_commit_that_waits_for_a_dead_standby_is_bounded_and_not_cancelled() {
     let mut bot = bot("").await;
     let started = std::time::Instant::now();
     let saved = tokio::time::timeout(Duration::from_secs(90), bot.ledger.save(&bot.store)).await;
-    saved.expect("the caller waits for ever").expect_err("nobody has confirmed it");
-    figure("COMMIT without its standby, handed up after", format!("{:.1?}", started.elapsed()));
+    saved.expect("the save has no time limit").expect_err("acknowledged without a standby");
+    figure("COMMIT without its standby, returned after", format!("{:.1?}", started.elapsed()));
     assert!(!bot.server.log().contains(CANCELLED), "the wait was cancelled");
-    bot.goes_on().await;
+    bot.assert_continues().await;
 }
 
-/// The server answers a cancelled wait with a warning and success: what was written is on one
-/// machine only.
+/// After a cancelled wait the server sends a warning and success, although the commit is on one server only.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_somebody_cancels_is_no_acknowledgement() {
+async fn a_cancelled_wait_for_the_standby_is_not_an_acknowledgement() {
     no_acknowledgement("").await;
-    // The warning would not be sent.
+    // With this setting the server does not send the warning.
     no_acknowledgement("ALTER DATABASE postgres SET client_min_messages = error").await;
 }
 
@@ -110,17 +109,17 @@ async fn no_acknowledgement(defaults: &str) {
     end.store(true, SeqCst);
     assert!(cancelling.await.unwrap() > 0, "nothing waited");
     assert!(bot.server.log().contains(CANCELLED));
-    saved.expect("the caller waits for ever").expect_err("a cancelled wait was acknowledged");
-    bot.goes_on().await;
+    saved.expect("the save has no time limit").expect_err("a cancelled wait was acknowledged");
+    bot.assert_continues().await;
 }
 
-/// Only the commit's own wait is cancelled: what is asked about it waits, and finds it committed.
+/// Only the commit's wait is cancelled. The query for the outcome waits too, and finds it committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     let admin = connect(&server.url()).await;
     admin.batch_execute("SET synchronous_commit = local").await.unwrap();
-    // Nothing but a save waits, and it waits as long as the test does.
+    // Only saves wait, without a time limit.
     let minute = Duration::from_secs(60);
     let config = Mode::Plain.config(&server.url(), "bot").access(without_heartbeats());
     let config =
@@ -141,7 +140,7 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
                 }
                 let work = store.atomically(async {
                     store.save_changes(changes(save)).await?;
-                    // With it the transaction is open before its commit, and not to be repeated.
+                    // Begins the transaction before its commit, and makes it non-repeatable.
                     store.transaction().await?.query("SELECT 1", &[]).await?;
                     Ok::<_, CryptoStoreError>(())
                 });
@@ -158,25 +157,27 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
             server.log().matches(CANCELLED).count() > cancelled
         })
         .await;
-        eventually("what is asked waits", || async { number(&admin, waiting).await == 1 }).await;
+        eventually("the query for the outcome waits", || async {
+            number(&admin, waiting).await == 1
+        })
+        .await;
         assert!(!saving.is_finished(), "acknowledged before a standby has it");
         wait_for_standby(&admin, "").await;
         let saved: Result<(), CryptoStoreError> = saving.await.unwrap();
         saved.unwrap_or_else(|error| panic!("within a scope: {within}: {error:?}"));
         ledger.acknowledged.insert(save);
-        // Also after the count has been compared once more.
+        // After another comparison of the count, too.
         ledger.save(&store).await.unwrap();
         let commits = store.commit_count().await.unwrap() - before;
         assert_eq!(commits, u64::try_from(ledger.acknowledged.len()).unwrap(), "within: {within}");
     }
-    let checked = ledger.check(&observe(&server.url(), "bot").await).await;
+    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
     assert_eq!(u64::try_from(checked).unwrap(), ledger.begun);
 }
 
-/// The warning of a cancelled wait belongs to no statement, but to a connection: of another database's
-/// commit it says nothing.
+/// The warning about a cancelled wait is attributed to a connection: it does not affect a commit on another server.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
+async fn a_wait_cancelled_on_another_server_makes_no_outcome_unknown() {
     let Bot { server: other, admin, store: waiting, mut ledger, .. } = bot("").await;
     let server = PostgresServer::builder();
     let server = server.setting("log_min_duration_statement", "0").start().unwrap();
@@ -193,13 +194,13 @@ async fn a_wait_cancelled_on_another_server_leaves_no_commit_in_doubt() {
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
                   WHERE wait_event = 'SyncRep'";
     eventually("a wait is cancelled", async || number(&admin, cancel).await > 0).await;
-    eventually("the server says so", async || other.log().contains(CANCELLED)).await;
-    // The store that is warned asks what became of its commit.
-    let asked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    eventually("the warning has come", async || number(&admin, asked).await > 0).await;
+    eventually("the server has logged it", async || other.log().contains(CANCELLED)).await;
+    // The store that gets the warning queries the outcome of its commit.
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually("the query for the outcome waits", async || number(&admin, waiting).await > 0).await;
     client.batch_execute("COMMIT").await.unwrap();
     saving.await.unwrap().unwrap();
-    // What became of a commit is asked for with a fence.
+    // The outcome of a commit is queried with a fence.
     let executed = |text: &str| {
         let is_executed = |entry: &&str| entry.contains(" ms  execute ") && entry.contains(text);
         server.log().split("LOG: ").filter(is_executed).count()

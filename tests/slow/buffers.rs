@@ -1,4 +1,4 @@
-//! What a point lookup reads does not grow with the database.
+//! The number of buffers that a point lookup reads does not grow with the database.
 
 use matrix_sdk_postgres::{PostgresStores, testing};
 use serde_json::Value;
@@ -8,10 +8,10 @@ use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 const LOOKUP: &str = "megolm_inbound_sessions.get";
 const BY_INFO: &str = "key_requests.by_info";
 
-/// What more may be read of the large database than of the small one.
+/// Buffers that may be read of the large database in addition to those of the small one.
 const MORE_BUFFERS: i64 = 2;
 
-/// Keys as an encrypted account has them: 32 bytes, in no order.
+/// Random keys of 32 bytes, like those of an encrypted account.
 async fn fill_sessions(client: &Client, accounts: i64, sessions: i64) {
     let sql = format!(
         "TRUNCATE matrix_sdk.megolm_inbound_sessions;
@@ -27,7 +27,7 @@ async fn fill_sessions(client: &Client, accounts: i64, sessions: i64) {
     }
 }
 
-/// Runs one of the store's statements as a prepared one, and returns what it did.
+/// Runs one of the store's statements as a prepared one; returns its plan with ANALYZE and BUFFERS.
 async fn explain(client: &Client, name: &str, values: &str) -> Value {
     let statements = PostgresStores::statement_texts("matrix_sdk").unwrap();
     let (_, text, types) = statements.iter().find(|(found, ..)| *found == name).unwrap();
@@ -45,7 +45,7 @@ async fn explain(client: &Client, name: &str, values: &str) -> Value {
     plan[0]["Plan"].clone()
 }
 
-/// The most that a lookup of one of these sessions reads.
+/// The maximum number of buffers that a lookup of one of these sessions reads.
 async fn buffers(client: &Client, account: i64, sessions: i64) -> i64 {
     let mut most = 0;
     for step in 0..20 {
@@ -64,7 +64,7 @@ async fn buffers(client: &Client, account: i64, sessions: i64) -> i64 {
 async fn a_lookup_reads_two_buffers_more_at_most_however_large_the_database() {
     let database = testing::database().unwrap();
     let url = database.url();
-    // Makes the tables, and the account with the id 1.
+    // Creates the tables, and the account with id 1.
     let _store = Mode::Plain.open(&url, "1").await;
     let client = connect(&url).await;
 
@@ -82,7 +82,7 @@ async fn a_lookup_reads_two_buffers_more_at_most_however_large_the_database() {
     println!("1 000 sessions: {few} buffers, 1 000 000: {many}");
     assert!(many <= few + MORE_BUFFERS, "{few}, then {many} buffers");
 
-    // Without the index the same measure finds fault: it has teeth.
+    // Tests the measurement itself: without the index it exceeds the limit.
     let drop = "ALTER TABLE matrix_sdk.megolm_inbound_sessions
                     DROP CONSTRAINT megolm_inbound_sessions_pkey";
     client.batch_execute(drop).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_lookup_reads_two_buffers_more_at_most_however_large_the_database() {
     assert!(buffers(&client, 1, 1_000).await > few + MORE_BUFFERS);
 }
 
-/// The scans at the ends of the plan.
+/// The scans at the leaves of the plan.
 fn scans(plan: &Value) -> Vec<&Value> {
     match plan["Plans"].as_array() {
         Some(plans) => plans.iter().flat_map(scans).collect(),

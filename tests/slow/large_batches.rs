@@ -19,20 +19,20 @@ use test_support::{
 
 const MANY: usize = 70_000;
 
-/// What the server may need for them, in bytes.
+/// Maximum memory of the server process, in bytes.
 const SERVER_MEMORY: u64 = 200_000_000;
 
 async fn rows(client: &tokio_postgres::Client, table: &str) -> i64 {
     number(client, &format!("SELECT count(*) FROM matrix_sdk.{table}")).await
 }
 
-/// Letters that no compression makes less of, others for each number.
+/// Incompressible letters, different for each number.
 fn noise(number: usize, length: usize) -> String {
     let mut random = fastrand::Rng::with_seed(number as u64);
     (0..length).map(|_| random.alphanumeric()).collect()
 }
 
-/// Long, so that a row has a kilobyte.
+/// Long, so that a row has about a kilobyte.
 fn room_id(number: usize) -> OwnedRoomId {
     OwnedRoomId::try_from(format!("!{number}{}:example.org", noise(number, 230))).unwrap()
 }
@@ -41,7 +41,7 @@ async fn save_room_keys(store: &PostgresCryptoStore, count: usize) {
     let user_id = UserId::parse(format!("@{}:example.org", noise(0, 230))).unwrap();
     let account = Account::with_device_id(&user_id, device_id!("DEVICE"));
     let session = inbound_session(&account, room(), SenderDataType::DeviceInfo);
-    // One ratchet in many rooms: each is a row of its own, and making them costs nothing.
+    // One ratchet in many rooms: each is a row of its own, and cheap to create.
     let sessions = (0..count).map(|number| {
         let mut session = session.clone();
         session.room_id = room_id(number);
@@ -51,8 +51,7 @@ async fn save_room_keys(store: &PostgresCryptoStore, count: usize) {
     store.save_changes(Changes { inbound_group_sessions, ..Default::default() }).await.unwrap();
 }
 
-/// The most memory that a process of the server had that serves the store, the shared buffers that
-/// it touched among it, in bytes.
+/// The peak memory of the store's server processes in bytes, including the shared buffers that they used.
 async fn server_memory(client: &tokio_postgres::Client) -> u64 {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
                AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
@@ -67,7 +66,7 @@ async fn server_memory(client: &tokio_postgres::Client) -> u64 {
 
 #[tokio::test]
 async fn seventy_thousand_room_keys_of_a_kilobyte() {
-    // On this machine, for its memory is looked at.
+    // A local server, whose memory the test can read.
     let server = PostgresServer::start().unwrap();
     for mode in [Mode::Plain, Mode::Key] {
         let database = server.create_database().unwrap();
@@ -81,7 +80,7 @@ async fn seventy_thousand_room_keys_of_a_kilobyte() {
         let average = number(&client, average).await;
         assert!((900..1100).contains(&average), "{average} bytes a row");
         assert_eq!(store.inbound_group_session_counts(None).await.unwrap().total, MANY);
-        // All or nothing: it was one transaction.
+        // It was one transaction.
         let transactions =
             "SELECT count(DISTINCT xmin::text) FROM matrix_sdk.megolm_inbound_sessions";
         assert_eq!(number(&client, transactions).await, 1);
@@ -148,7 +147,7 @@ async fn batches_of_one_and_of_none() {
     }
 }
 
-/// One value larger than what a statement carries at most.
+/// One value that is larger than the size limit of a statement.
 #[tokio::test]
 async fn a_single_value_of_twenty_megabytes() {
     for mode in [Mode::Plain, Mode::Key] {

@@ -1,4 +1,4 @@
-//! Tests that take long, for the rows they write or for the servers they start.
+//! Slow tests: they write many rows, or start a homeserver.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod buffers;

@@ -1,4 +1,4 @@
-//! How many bytes an inbound session takes, indexes included.
+//! The size of an inbound session in bytes, including indexes.
 
 use matrix_sdk_crypto::{
     olm::{Account, InboundGroupSession, SenderDataType},
@@ -12,10 +12,10 @@ use tokio_postgres::Client;
 const INSERTED: f64 = 1000.0;
 const MARKED: f64 = 1200.0;
 
-/// So many sessions the SDK uploads in a request.
+/// Number of sessions that the SDK uploads in a request.
 const REQUEST: usize = 100;
 
-/// Whose device is known: the kind that takes the most room.
+/// The kind with the largest rows.
 const KIND: SenderDataType = SenderDataType::DeviceInfo;
 
 /// One session of each sender in each room, in random order.
@@ -29,7 +29,7 @@ fn sessions(senders: usize, rooms: usize) -> Vec<InboundGroupSession> {
         let user_id = OwnedUserId::try_from(format!("@friend{number}:example.org")).unwrap();
         let device_id = format!("DEVICE{number:04}");
         let sender = Account::with_device_id(&user_id, <&DeviceId>::from(device_id.as_str()));
-        // One ratchet in many rooms: each row has as many bytes as with a ratchet of its own.
+        // One ratchet in many rooms: each row is as large as with a ratchet of its own.
         let session = inbound_session(&sender, &rooms[0], KIND);
         sessions.extend(rooms.iter().map(|room_id| {
             let mut session = session.clone();
@@ -51,8 +51,8 @@ async fn bytes_a_session(client: &Client, count: usize) -> f64 {
     number(client, size).await as f64 / count as f64
 }
 
-/// Marks all sessions, as the SDK does while it uploads them. Autovacuum comes whenever a fifth of
-/// the rows is dead; here it comes at once, and not by the clock.
+/// Marks all sessions, as the SDK does while it uploads them. Vacuums whenever a fifth of the rows is dead, like
+/// autovacuum, but without its delay.
 async fn mark_all(store: &PostgresCryptoStore, client: &Client, count: usize) {
     for request in 1.. {
         let batch = store.inbound_group_sessions_for_backup("1", REQUEST).await.unwrap();
@@ -70,7 +70,7 @@ async fn mark_all(store: &PostgresCryptoStore, client: &Client, count: usize) {
 async fn measure(mode: Mode, senders: usize, rooms: usize) {
     let database = testing::database().unwrap();
     let (store, client) = (mode.open(&database.url(), "bot").await, connect(&database.url()).await);
-    // Not now and then: exactly when the test says so.
+    // Vacuumed by the test only.
     let off = "ALTER TABLE matrix_sdk.megolm_inbound_sessions SET (autovacuum_enabled = false)";
     client.batch_execute(off).await.unwrap();
     let sessions = sessions(senders, rooms);

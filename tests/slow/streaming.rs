@@ -1,4 +1,4 @@
-//! Reads of many rows: decoded as they arrive, and no burden to anybody else.
+//! Reads of many rows: decoded as they arrive, on a connection that is returned to the pool.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use matrix_sdk_postgres::{Access, Error, PoolSettings, PostgresCryptoStore, test
 use peak_alloc::PeakAlloc;
 use ruma::device_id;
 use test_support::{
-    Mode, again, connect,
+    Mode, child_process, connect,
     fixture::{inbound_session, own_user, room},
     number,
 };
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
-/// Counts the bytes that the program holds, and the most that it held.
+/// Counts the allocated bytes and their peak.
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
@@ -48,7 +48,7 @@ async fn backends(client: &Client) -> Vec<i32> {
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// The sessions that a read finds, and what it held beside them at most.
+/// The sessions that a read returns, and the peak of allocated bytes.
 async fn measure(
     read: impl Future<Output = Result<Vec<InboundGroupSession>, Error>>,
 ) -> (usize, usize) {
@@ -62,11 +62,11 @@ async fn measure(
     (decoded, peak)
 }
 
-/// In a process of its own, because the allocator counts for all of the program.
+/// Runs in a process of its own, because the allocator counts for the whole program.
 #[tokio::test]
 async fn one_hundred_thousand_room_keys_are_decoded_while_they_arrive() {
     let name = "streaming::one_hundred_thousand_room_keys_are_decoded_while_they_arrive";
-    if again::has_run_alone(name) {
+    if child_process::run_alone(name) {
         return;
     }
     let database = testing::database().unwrap();
@@ -75,7 +75,7 @@ async fn one_hundred_thousand_room_keys_are_decoded_while_they_arrive() {
     let store = Mode::Plain.open(&url, "bot").await;
     fill(&store, &client, MANY).await;
     store.close().await.unwrap();
-    // An observer has no heartbeat, and so no connection but the pool's.
+    // A read-only store has no heartbeat, and so no connection except the pool's.
     let config = Mode::Plain
         .config(&url, "bot")
         .pool(PoolSettings { max_size: 1, ..Default::default() })
@@ -89,24 +89,24 @@ async fn one_hundred_thousand_room_keys_are_decoded_while_they_arrive() {
         measure(store.get_inbound_group_sessions_by_room_id(room())).await,
     ] {
         assert!(peak < decoded * 5 / 2, "{decoded} bytes decoded, {peak} at the peak");
-        // The rows were never all there.
-        assert!(peak - decoded < rows / 4, "{} bytes beside those decoded", peak - decoded);
+        // The rows were not all in memory at once.
+        assert!(peak - decoded < rows / 4, "{} bytes in addition to those decoded", peak - decoded);
     }
 
-    // The one connection went back to the pool each time.
+    // The connection was returned to the pool each time.
     let before = backends(&client).await;
     assert_eq!(before.len(), 1);
     assert_eq!(store.get_custom_value("nothing").await.unwrap(), None);
     assert_eq!(backends(&client).await, before);
 
-    // A caller walks away half-way, when the server has more to say than the wire holds.
+    // The read is dropped while the server has more rows than fit into the socket's buffers.
     let mut read = Box::pin(store.get_inbound_group_sessions());
     let stuck = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'";
     while number(&client, stuck).await == 0 {
         assert!(poll!(&mut read).is_pending());
     }
     drop(read);
-    // The next one gets a new connection.
+    // The next read gets a new connection.
     assert_eq!(store.get_custom_value("nothing").await.unwrap(), None);
     assert!(backends(&client).await.iter().any(|pid| *pid != before[0]));
     while backends(&client).await.contains(&before[0]) {

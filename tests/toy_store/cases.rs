@@ -41,7 +41,7 @@ impl Stores {
         [crypto.unwrap().account(), toy.unwrap().account()]
     }
 
-    /// One transaction of what the future saves in both stores.
+    /// Runs the future in one transaction over both stores.
     async fn atomically<T>(
         &self,
         future: impl Future<Output = Result<T, ToyError>>,
@@ -77,7 +77,7 @@ async fn number(client: &Client, sql: &str) -> i64 {
 const HANDLES: &str = "SELECT count(*) FROM matrix_sdk.account_handles";
 
 #[tokio::test]
-async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
+async fn two_stores_share_one_account_handle_and_each_counts_in_its_own_lane() {
     let database = testing::database().unwrap();
     let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     assert_eq!(number(&client, HANDLES).await, 1);
@@ -99,7 +99,7 @@ async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
     assert_eq!(stores.toy.state(TOPIC).await.unwrap(), None);
     assert_eq!(stores.toy.profile("@alice").await.unwrap().as_deref(), Some("Alice"));
     assert!(matches!(stores.toy.set_profile("@bob", &[0xff]).await, Err(ToyError::NotText)));
-    // Changed, it is read as it is now, from memory or not.
+    // Reads return the changed value, with and without the cache.
     stores.toy.set_state(NAME, "d").await.unwrap();
     assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("d"));
     let open = number(&client, HANDLES).await;
@@ -108,7 +108,7 @@ async fn two_stores_share_one_opening_and_each_counts_in_its_own_lane() {
     stores.toy.0.close().await.unwrap();
     assert_eq!(number(&client, HANDLES).await, 0);
 
-    // A store that is dropped holds nothing either.
+    // Dropping the last store releases the account, too.
     let Stores { crypto, toy } = open_stores(&database.url()).await;
     drop(crypto);
     toy.set_state(NAME, "alone").await.unwrap();
@@ -123,7 +123,7 @@ async fn one_transaction_writes_in_both_stores_or_in_none() {
     let saved = stores.atomically(async {
         stores.set_value("together").await?;
         stores.toy.set_state(NAME, "together").await?;
-        // Within, both are seen.
+        // Within the scope, the changes of both are visible.
         assert_eq!(stores.value().await.as_deref(), Some(b"together".as_slice()));
         assert_eq!(stores.toy.state(NAME).await?.as_deref(), Some("together"));
         Ok(())
@@ -152,7 +152,7 @@ async fn one_transaction_writes_in_both_stores_or_in_none() {
 }
 
 #[tokio::test]
-async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_other() {
+async fn a_stalled_transaction_of_one_store_delays_no_save_of_the_other() {
     let database = testing::database().unwrap();
     let stores = open_stores(&database.url()).await;
     let (latch, released) = oneshot::channel::<()>();
@@ -162,7 +162,7 @@ async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_othe
         let lane = toy.0.operation().unwrap().account();
         let future = async {
             toy.set_state(NAME, "slow").await?;
-            // A table that the scope has changed: the read sends the save, and BEGIN before it.
+            // Reading a table that the scope has changed sends BEGIN and the save.
             toy.set_profile("@alice", b"Alice").await?;
             assert_eq!(toy.profile("@alice").await?.as_deref(), Some("Alice"));
             let _ = reached.send(());
@@ -172,20 +172,20 @@ async fn a_transaction_of_one_store_that_stands_still_delays_no_save_of_the_othe
         lane.atomically(future, ToyError::from).await
     });
     standing.await.unwrap();
-    // Else it would wait for the latch, which is opened behind it.
+    // If it waited for the scope, it would never return: the scope ends only after it.
     stores.set_value("fast").await.unwrap();
     assert_eq!(stores.value().await.as_deref(), Some(b"fast".as_slice()));
     latch.send(()).unwrap();
     standing_still.await.unwrap().unwrap();
     assert_eq!(stores.toy.state(NAME).await.unwrap().as_deref(), Some("slow"));
-    // Within one store's transaction another store's saves have no place.
+    // Within one store's transaction, saves of another store are refused.
     let [crypto, _] = stores.lanes();
     let foreign = crypto.atomically(async { stores.toy.set_state(NAME, "no").await }, Into::into);
     assert!(matches!(foreign.await, Err(ToyError::Engine(Error::OtherStoreInAtomically))));
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_reopened_beside_one_that_goes_on() {
+async fn a_failed_store_is_reopened_while_the_other_continues() {
     let database = testing::database().unwrap();
     let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     stores.toy.set_state(NAME, "before").await.unwrap();
@@ -215,7 +215,7 @@ CREATE CONSTRAINT TRIGGER end_first AFTER INSERT OR UPDATE ON matrix_sdk.toy_sta
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.end_first()";
 
 #[tokio::test]
-async fn an_unknown_outcome_in_one_lane_is_resolved_beside_an_open_transaction_of_the_other() {
+async fn an_unknown_outcome_in_one_lane_is_resolved_during_an_open_transaction_of_the_other() {
     let database = testing::database().unwrap();
     let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     client.batch_execute(END_FIRST_COMMIT).await.unwrap();
@@ -281,20 +281,24 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
     locking.batch_execute("LOCK TABLE matrix_sdk.custom_values").await.unwrap();
     for number in 0..20 {
         let save = stores.crypto.set_custom_value("key", vec![number]);
-        assert!(save.now_or_never().is_none(), "nothing held the save up");
+        assert!(save.now_or_never().is_none(), "the save was not delayed");
     }
     let Stores { crypto, toy } = stores;
     drop(crypto);
     toy.0.close().await.unwrap();
-    assert_eq!(number(&watcher, HANDLES).await, 1, "the account was released beside its writes");
+    assert_eq!(
+        number(&watcher, HANDLES).await,
+        1,
+        "the account was released before its writes had ended"
+    );
     locking.commit().await.unwrap();
     while number(&watcher, HANDLES).await > 0 {
         tokio::task::yield_now().await;
     }
     let last = "SELECT count(*) FROM matrix_sdk.custom_values";
     assert_eq!(number(&watcher, last).await, 1);
-    let observer = open_stores(&database.url()).await;
-    assert_eq!(observer.value().await, Some(vec![19]));
+    let read_only = open_stores(&database.url()).await;
+    assert_eq!(read_only.value().await, Some(vec![19]));
 }
 
 #[test]
@@ -316,7 +320,7 @@ fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
         stores.toy.0.reopen().await.unwrap();
         stores.set_value("second").await.unwrap();
         stores.toy.set_state(NAME, "second").await.unwrap();
-        // Longer than a heartbeat lives.
+        // Longer than a heartbeat is valid.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let other = AccountHandle::open(None, &config(), vec![&CRYPTO_STORE, &TOY_STORE]).await;
         assert!(matches!(other.err(), Some(OpenStoreError::OwnerAlive { .. })));
@@ -324,9 +328,9 @@ fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
     });
 }
 
-/// The one store's reader may have missed a row; what the other one holds is in order.
+/// The reader of one store may have missed a row; the other store is not affected.
 #[tokio::test]
-async fn a_read_that_fails_beside_a_transaction_of_both_stores_fails_its_own_store() {
+async fn a_read_that_fails_during_a_transaction_of_both_stores_fails_its_own_store() {
     let database = testing::database().unwrap();
     let (stores, client) = (open_stores(&database.url()).await, connect(&database).await);
     stores.toy.profile("@alice").await.unwrap();

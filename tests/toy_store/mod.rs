@@ -1,6 +1,5 @@
-//! A second store on the same engine, which shows that one can move in: two tables, one with a key of
-//! three parts, its own migrations and its own errors. Compiled into the crate's unit tests, for the
-//! engine is not public; it touches nothing of it.
+//! A second store on the same engine, without a change to it: two tables, one with a key of three parts, own
+//! migrations and own errors. Compiled into the crate's unit tests, because the engine is not public.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
@@ -70,7 +69,7 @@ static TOY_STORE: StoreKind = StoreKind {
         &GET_PROFILE,
         UPSERT_PROFILE.sql(),
     ]],
-    seen_when_committed: &[],
+    hidden_until_commit: &[],
 };
 
 /// The store's own errors.

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use matrix_sdk_postgres::{Access, OpenStoreError, PostgresStoreConfig};
+use matrix_sdk_postgres::{Access, OpenStoreError, PoolSettings, PostgresStoreConfig};
 
 use crate::{
     args::Global,
@@ -62,7 +62,10 @@ impl Context {
 
     fn config_for(&self, account: &str) -> Result<PostgresStoreConfig, Error> {
         let config = secrets::server(account, &self.global)?;
-        Ok(config.schema(&self.global.schema).access(Access::ReadOnly).run_migrations(false))
+        // Whatever pooler is in between: statements without names pass through all of them.
+        let pool = PoolSettings { prepared_statements: false, ..Default::default() };
+        let config = config.schema(&self.global.schema).pool(pool);
+        Ok(config.access(Access::ReadOnly).run_migrations(false))
     }
 
     /// Does what needs the account's secret. The passphrase of an encrypted account is asked for, if it was

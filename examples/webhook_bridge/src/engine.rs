@@ -65,20 +65,15 @@ pub struct Stop {
 
 /// Migrate the database's schemas, and do nothing else.
 pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
-    /// A temporary account: opening an account migrates the store's schema.
+    /// No account is opened; a configuration has a name all the same.
     const ACCOUNT: &str = "webhook_bridge.migrate-only";
     let database = DatabaseServer::new(&config.database).await?;
     let migrate = async {
         let settings = database
             .settings(ACCOUNT)?
             .pool(PoolSettings { max_size: config.pool_size, ..Default::default() });
-        let pool = settings.build_pool()?;
-        let store = PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await?;
-        store.close().await.map_err(CryptoStoreError::from)?;
-        let pool = settings.build_pool()?;
-        let remove = format!("DELETE FROM matrix_sdk.accounts WHERE name = '{ACCOUNT}'");
-        pool.get().await?.batch_execute(&remove).await?;
-        inbox::migrate(&pool).await
+        settings.migrate().await?;
+        inbox::migrate(&settings.build_pool()?).await
     };
     let migrated = migrate.await;
     database.stop().await;

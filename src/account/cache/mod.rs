@@ -28,7 +28,7 @@ pub(crate) use self::{
     overlay::{Overlaid, UncommittedOverlay},
     update::CacheUpdate,
 };
-use crate::postgres::{cell::Cells, statement::CacheIndex};
+use crate::postgres::{cell::Cells, metrics, statement::CacheIndex};
 
 /// The key under which a group of rows is cached: what its rows have in common.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -149,7 +149,9 @@ impl Cache {
 
     /// Looks a group up; `None` when the cache is disabled.
     pub(crate) fn look_up(self: &Arc<Self>, key: &CacheKey) -> Option<Lookup> {
-        Some(match self.lock().as_mut()?.look_up(key) {
+        let found = self.lock().as_mut()?.look_up(key);
+        metrics::cache_lookup(key.index.group.name, found.is_ok());
+        Some(match found {
             Ok(rows) => Lookup::Hit(rows),
             Err(plan) => Lookup::Miss(CacheMiss { cache: self.clone(), key: key.clone(), plan }),
         })

@@ -25,7 +25,9 @@ use crate::{
             random_id,
         },
     },
-    postgres::{database::Database, statement::Sql, transaction_connection::TransactionConnection},
+    postgres::{
+        database::Database, metrics, statement::Sql, transaction_connection::TransactionConnection,
+    },
 };
 
 pub(crate) static CLAIM: Sql = Sql::new(
@@ -108,6 +110,7 @@ pub(in crate::account) async fn claim(
         let sent = std::time::Instant::now();
         if let Some((answer, handle_row)) = claim.run().await.map_err(refused)? {
             info!(account, "the account was claimed");
+            metrics::ownership("claimed");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
             let owner = Owner::new(account_id, known, lease(settings.heartbeat_interval));
             owner.prove(sent);

@@ -25,6 +25,7 @@ use crate::{
     account::ownership::{Owner, OwnershipState, lock, random_id},
     postgres::{
         database::{Database, Param, Target},
+        metrics,
         statement::Sql,
     },
 };
@@ -133,6 +134,7 @@ impl Drop for HandleRow {
 }
 
 async fn release(database: &Database, account_id: i64, id: [u8; 16]) {
+    metrics::ownership("released");
     if let Err(error) = database.write_autocommit(&RELEASE, &[&account_id, &id.as_slice()]).await {
         debug!(%error, "the account could not be released: it is free when its heartbeat expires");
     }

@@ -27,7 +27,7 @@ pub(crate) use self::{
 use crate::{
     Error,
     account::cache::Cache,
-    postgres::{database::Database, statement::Sql},
+    postgres::{database::Database, metrics, statement::Sql},
 };
 
 /// First statement of a write transaction: checks the owner token, and sets the transaction marker
@@ -170,7 +170,12 @@ impl Owner {
 
     /// Records that the account was lost, for all of its lanes.
     pub(crate) fn record_loss(&self, loss: &Loss) {
-        let _ = self.loss.set(loss.clone());
+        if self.loss.set(loss.clone()).is_ok() {
+            metrics::ownership(match loss {
+                Loss::Superseded { .. } => "superseded",
+                Loss::DatabaseRolledBack => "rolled_back",
+            });
+        }
         self.lanes().iter().for_each(|lane| lane.record_loss(loss.clone()));
     }
 

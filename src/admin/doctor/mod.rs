@@ -22,11 +22,14 @@ pub struct DoctorOptions {
     pub checkpoint: Option<u64>,
     /// How many rows of each table are opened and decoded, 1 000 by default.
     pub rows_per_table: u64,
+    /// Whether the bot prepares statements by name, `true` by default: see
+    /// [`PoolSettings::prepared_statements`](crate::PoolSettings::prepared_statements).
+    pub prepared_statements: bool,
 }
 
 impl Default for DoctorOptions {
     fn default() -> Self {
-        Self { checkpoint: None, rows_per_table: 1_000 }
+        Self { checkpoint: None, rows_per_table: 1_000, prepared_statements: true }
     }
 }
 
@@ -64,7 +67,7 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
     };
     add("TLS", tls::check(&session, config).await);
     add("server", server::check(&session).await);
-    add("pooler", pooler::check(&session, config).await);
+    add("pooler", pooler::check(&session, options.prepared_statements).await);
     add("server's log", logging::check(&session, config).await);
     let schema = schema::check(&session, config).await;
     let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);

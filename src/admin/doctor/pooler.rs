@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    DatabaseError, Error, OpenStoreError,
     admin::{check::Check, session::Session},
 };
 
@@ -16,10 +16,7 @@ const DOC: &str = "docs/operations.md#poolers";
 /// How long a pooler may keep the second of two transactions waiting.
 const LIMIT: Duration = Duration::from_secs(3);
 
-pub(super) async fn check(
-    session: &Session,
-    config: &PostgresStoreConfig,
-) -> Result<Vec<Check>, OpenStoreError> {
+pub(super) async fn check(session: &Session, prepares: bool) -> Result<Vec<Check>, OpenStoreError> {
     let began = Instant::now();
     let first = session.database.connect_unpooled().await?;
     let second = session.database.connect_unpooled().await?;
@@ -34,7 +31,7 @@ pub(super) async fn check(
         return Ok(vec![Check::ok(NAME, format!("{found}: nothing has to be set"))]);
     }
     let keeps_names = timeout(LIMIT, keeps_names(&first, &second)).await;
-    Ok(vec![judge(config.pool.prepared_statements, keeps_names.unwrap_or(Ok(false))?)])
+    Ok(vec![judge(prepares, keeps_names.unwrap_or(Ok(false))?)])
 }
 
 fn judge(prepares: bool, keeps_names: bool) -> Check {
@@ -46,7 +43,7 @@ fn judge(prepares: bool, keeps_names: bool) -> Check {
         (true, false) => {
             let found = "one in transaction mode, which loses named statements: errors, and answers to \
                          other questions";
-            let advice = "set PoolSettings::prepared_statements to false, or, with PgBouncer 1.21 or newer, \
+            let advice = "set PoolSettings::prepared_statements to false in the bot (then doctor --unnamed-statements), or, with PgBouncer 1.21 or newer, \
                           max_prepared_statements above 0";
             Check::problem(NAME, found, advice).see(DOC)
         }

@@ -105,13 +105,13 @@ impl Deferred {
 
 impl Lifecycle for Deferred {
     /// Deferred rows mean that a sync is in progress, or was dropped before its end.
-    fn is_in_order(&self) -> bool {
+    fn can_skip_reopening(&self) -> bool {
         self.lock().current().is_none_or(|rows| rows.is_empty())
     }
 
-    fn closed(&self, lane: &Arc<LaneOwnership>, is_whole: bool) {
+    fn closed(&self, lane: &Arc<LaneOwnership>, is_clean: bool) {
         let is_current = |state: &State| Arc::ptr_eq(&state.lane, lane);
-        if !is_whole || self.lock().rows.values().any(|rows| !rows.is_empty()) {
+        if !is_clean || self.lock().rows.values().any(|rows| !rows.is_empty()) {
             self.record_interrupted_sync();
         }
         let mut state = self.lock();

@@ -2,7 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use crate::postgres::statement::{CacheIndex, Reports, Sql, Table, Write, bytea};
+use crate::postgres::statement::{CacheIndex, ExpectedRows, Sql, Table, Write, bytea};
 
 pub(super) const TABLE: &str = INBOUND_SESSIONS.name;
 
@@ -143,7 +143,7 @@ FROM {schema}.megolm_inbound_sessions s WHERE s.account_id = $1",
 // With a version, the session is backed up in it; generation -1 keeps a known session's generation.
 pub(super) static UPSERT: Write = Write {
     table: &INBOUND_SESSIONS,
-    reports: Reports::Each,
+    expected_rows: ExpectedRows::Each,
     sql: Sql::new(
         "megolm_inbound_sessions.upsert",
         "
@@ -178,7 +178,7 @@ ON CONFLICT (account_id, room_id, session_id) DO UPDATE SET
 // Unknown sessions are skipped.
 pub(super) static MARK_BACKED_UP: Write = Write {
     table: &INBOUND_SESSIONS,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
     sql: Sql::new(
         "megolm_inbound_sessions.mark_backed_up",
         "

@@ -71,7 +71,7 @@ impl Failure {
         let text = DatabaseError::from(error).to_string();
         match (is_refusal, config.get_password()) {
             (true, None) => Self::Login(format!(
-                "{target} asks for a password or another proof, and none was given ({text})"
+                "{target} requires authentication, and no password is configured ({text})"
             )),
             (true, Some(_)) => Self::Login(format!("{target}: {text}")),
             (false, _) => Self::Connect(format!("{target}: {text}")),

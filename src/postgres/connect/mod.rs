@@ -140,7 +140,7 @@ impl Inner {
         let deadline = Instant::now() + self.limit;
         let passwords = timeout_at(deadline, self.password.fetch()).await.map_err(|_| {
             Failure::connect(format!(
-                "no password was given within the connect timeout, {:?}",
+                "the password source returned no password within the connect timeout, {:?}",
                 self.limit
             ))
         })??;
@@ -154,11 +154,11 @@ impl Inner {
                 Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(failure)) => failure,
                 Err(_) if targets.len() == 1 => Failure::connect(format!(
-                    "{target} gave no answer within the connect timeout, {:?}",
+                    "{target} did not respond within the connect timeout, {:?}",
                     self.limit
                 )),
                 Err(_) => Failure::connect(format!(
-                    "{target} gave no answer within its part of the connect timeout, {:?} for {} \
+                    "{target} did not respond within its part of the connect timeout, {:?} for {} \
                      addresses",
                     self.limit,
                     targets.len()

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row, Statement};
 use super::{Database, Param};
 use crate::{
     DatabaseError, Error,
-    postgres::{statement::Sql, transaction_connection::TransactionConnection},
+    postgres::{metrics, statement::Sql, transaction_connection::TransactionConnection},
 };
 
 impl Database {
@@ -99,6 +99,7 @@ impl Database {
             self.run(client, sql, statement, params),
             client.batch_execute("COMMIT"),
         );
+        metrics::round_trip();
         let answers = timeout(self.statement_timeout(), answers).await;
         let (begun, rows, committed) = answers.map_err(|_| Error::StatementTimeout)?;
         let failed = |error: tokio_postgres::Error| DatabaseError::from(error);

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool::managed::Manager as _;
@@ -27,6 +27,7 @@ use crate::{
     config::timeouts,
     postgres::{
         connect::{self, Connector},
+        metrics,
         pool::pool_error,
         retry::Retry,
         shared_connection::{self, SharedConnections},
@@ -181,7 +182,10 @@ impl Database {
         if !self.waits && self.pool.status().available == 0 {
             return Err(Error::PoolTimeout);
         }
-        self.pool.timeout_get(&timeouts).await.map_err(pool_error)
+        let began = Instant::now();
+        let taken = self.pool.timeout_get(&timeouts).await.map_err(pool_error);
+        metrics::pool_wait(began, taken.is_err());
+        taken
     }
 
     /// Whether all statements are prepared on this connection.

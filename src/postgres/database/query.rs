@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{Database, Param};
 use crate::{
     Error,
-    postgres::{statement::Sql, trace},
+    postgres::{metrics, statement::Sql, trace},
 };
 
 impl Database {
@@ -40,8 +40,9 @@ impl Database {
         let answers =
             queries.iter().map(|(sql, params)| self.send(connection, is_prepared, sql, params));
         let answers = try_join_all(answers);
+        metrics::round_trip();
         let answers = self.join_with_prepare(connection, is_prepared, answers).await;
-        if answers.as_ref().is_err_and(Error::spoils_connection) {
+        if answers.as_ref().is_err_and(Error::invalidates_connection) {
             shared.spoil();
         }
         answers

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::{Database, Param, typed};
 use crate::{
     Error,
-    postgres::{statement::Sql, transaction_connection::TransactionConnection},
+    postgres::{metrics, statement::Sql, transaction_connection::TransactionConnection},
 };
 
 impl Database {
@@ -43,6 +43,7 @@ impl Database {
         let object = connection.get()?;
         let is_prepared = self.is_prepared(object);
         let rows = timeout(self.limits.statement, self.stream(object, is_prepared, sql, params));
+        metrics::round_trip();
         let rows = self.join_with_prepare(object, is_prepared, rows).await;
         let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();

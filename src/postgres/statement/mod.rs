@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tokio_postgres::types::Type;
 
 pub(crate) use self::table::{
-    CacheIndex, Column, ColumnType, Delete, Reports, Table, Upsert, Write, bytea,
+    CacheIndex, Column, ColumnType, Delete, ExpectedRows, Table, Upsert, Write, bytea,
 };
 use crate::postgres::schema::Schema;
 

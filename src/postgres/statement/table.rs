@@ -103,9 +103,9 @@ impl std::hash::Hash for CacheIndex {
     }
 }
 
-/// How many rows a write must report.
+/// The number of rows that a write must affect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reports {
+pub(crate) enum ExpectedRows {
     /// One for each staged row; fewer is an error.
     Each,
     /// Any number: a deletion or a mark affects the rows that exist, an insertion may find its row
@@ -118,7 +118,7 @@ pub(crate) enum Reports {
 pub(crate) struct Write {
     pub(crate) sql: Sql,
     pub(crate) table: &'static Table,
-    pub(crate) reports: Reports,
+    pub(crate) expected_rows: ExpectedRows,
 }
 
 /// Writes rows of a table; the newest wins.
@@ -131,7 +131,11 @@ impl Upsert {
         Self(Write {
             sql,
             table,
-            reports: if table.values.is_empty() { Reports::Any } else { Reports::Each },
+            expected_rows: if table.values.is_empty() {
+                ExpectedRows::Any
+            } else {
+                ExpectedRows::Each
+            },
         })
     }
 
@@ -147,7 +151,7 @@ pub(crate) struct Delete(pub(crate) Write);
 impl Delete {
     pub(crate) const fn new(name: &'static str, table: &'static Table) -> Self {
         let sql = Sql::of(name, Text::Generated(table, Action::Delete));
-        Self(Write { sql, table, reports: Reports::Any })
+        Self(Write { sql, table, expected_rows: ExpectedRows::Any })
     }
 
     pub(crate) const fn sql(&'static self) -> &'static Sql {

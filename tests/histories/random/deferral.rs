@@ -1,21 +1,21 @@
-//! What a store may not have written yet: the saves of a sync that are harmful alone.
+//! The model's part for deferred saves: those of a sync that must not be stored without the sync's own save.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    answers::Answer,
     model::Model,
+    results::ReadResult,
     steps::{Change, DeviceList, Index, Read, Write},
 };
 
-/// What is stored, and what is deferred. The model has both.
+/// The rows that are stored and those that are deferred. `Model` contains both.
 #[derive(Clone, Debug, Default)]
 pub struct Deferral {
-    /// What another store would find.
+    /// What another store would read.
     stored: Model,
     rows: BTreeSet<Row>,
-    /// In which form each Olm session was last read or saved by this store.
-    seen: BTreeMap<(Index, Index), Index>,
+    /// The form in which this store last read or saved each Olm session.
+    last_seen: BTreeMap<(Index, Index), Index>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ enum Row {
 }
 
 impl Deferral {
-    /// Whether a save says no more than that a message was received, or an answer came.
+    /// Whether a save is deferred: it only records that a message or the reply to a request was received.
     pub fn defers(&self, write: &Write) -> bool {
         let Write::Changes(changes) = write else {
             return matches!(write, Write::DeleteRequest(_));
@@ -42,11 +42,11 @@ impl Deferral {
             }
         }
         let [(session, form)] = sessions.as_slice() else { return false };
-        // In its first form it has encrypted nothing.
-        devices <= 1 && (*form == 0 || self.seen.get(session) == Some(form))
+        // In its first form the session has encrypted nothing.
+        devices <= 1 && (*form == 0 || self.last_seen.get(session) == Some(form))
     }
 
-    /// Whether a save changes what is stored.
+    /// Whether a save changes stored rows.
     pub fn changes_rows(&self, model: &Model, write: &Write) -> bool {
         if self.defers(write) {
             return false;
@@ -56,20 +56,20 @@ impl Deferral {
         after.stored != self.stored
     }
 
-    /// A save was made; `model` is how it is now.
+    /// Applies a save; `model` is the model after it.
     pub fn written(&mut self, model: &Model, write: &Write) {
         if self.defers(write) {
             self.rows.extend(rows(write));
-            self.see(write);
+            self.note_write(write);
         } else {
             self.committed(model, std::slice::from_ref(write));
         }
     }
 
-    /// These saves were committed, without any of them being deferred.
+    /// Applies saves that were committed without being deferred.
     pub fn committed(&mut self, model: &Model, writes: &[Write]) {
         for write in writes {
-            self.see(write);
+            self.note_write(write);
             self.stored.apply(write);
             let saved = rows(write);
             self.rows.retain(|row| !saved.contains(row));
@@ -80,26 +80,26 @@ impl Deferral {
         }
     }
 
-    /// Notes the sessions of a save.
-    pub fn see(&mut self, write: &Write) {
+    /// Records the Olm sessions of a save.
+    pub fn note_write(&mut self, write: &Write) {
         let Write::Changes(changes) = write else { return };
         for change in changes {
             if let Change::OlmSession { sender, session, form } = *change {
-                self.seen.insert((sender, session), form);
+                self.last_seen.insert((sender, session), form);
             }
         }
     }
 
-    /// Notes the sessions that a read answered with.
-    pub fn saw(&mut self, read: &Read, answer: &Answer) {
+    /// Records the Olm sessions that a read returned.
+    pub fn note_read(&mut self, read: &Read, result: &ReadResult) {
         if !matches!(read, Read::OlmSessions { .. }) {
             return;
         }
-        for name in answer.iter().flatten() {
+        for name in result.iter().flatten() {
             let numbers = name.strip_prefix("Olm session ").unwrap_or_default();
             let numbers: Vec<Index> = numbers.split('/').flat_map(str::parse).collect();
             if let [sender, session, form] = *numbers {
-                self.seen.insert((sender, session), form);
+                self.last_seen.insert((sender, session), form);
             }
         }
     }
@@ -108,7 +108,7 @@ impl Deferral {
         self.rows.is_empty()
     }
 
-    /// What is deferred is dropped: what is stored is all there is.
+    /// Drops the deferred rows; returns the model of the stored ones.
     pub fn dropped(&mut self) -> Model {
         self.rows.clear();
         self.stored.clone()
@@ -118,13 +118,13 @@ impl Deferral {
         &self.stored
     }
 
-    /// Another store has seen nothing, and neither has one that failed.
-    pub fn forget_seen(&mut self) {
-        self.seen.clear();
+    /// A new store has read no session yet, and a store that failed forgets those it has read.
+    pub fn forget_last_seen(&mut self) {
+        self.last_seen.clear();
     }
 }
 
-/// Whether everything that is deferred goes with a save.
+/// Whether a save stores all deferred rows with it.
 pub fn ends_sync(write: &Write) -> bool {
     match write {
         Write::Account(account) => account.is_some(),

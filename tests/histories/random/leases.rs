@@ -1,4 +1,4 @@
-//! The leases of an account: they belong to no transaction.
+//! The leases of an account. They are not part of any transaction.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::PostgresCryptoStore;
 
 use super::{
+    harness::{Verdict, debug},
     steps::{Index, name},
-    world::{Verdict, debug},
 };
 
 const TEN_MINUTES: u32 = 600_000;
@@ -22,7 +22,7 @@ struct Lease {
 }
 
 impl Leases {
-    /// Takes or keeps a lease for long, or for no time, which gives it up.
+    /// Takes or renews a lease for ten minutes, or releases it (a lease of zero milliseconds).
     pub async fn take(
         &mut self,
         store: &PostgresCryptoStore,

@@ -1,9 +1,9 @@
-//! In which configurations each history takes place. The one place to extend.
+//! The configurations in which each history runs.
 
 use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore};
 use test_support::Mode;
 
-use super::place::Place;
+use super::environment::Environment;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Configuration {
@@ -17,24 +17,24 @@ pub struct Configuration {
 pub enum Cache {
     Off,
     On,
-    /// So little that it forgets all the time, and knows the keys of the smallest tables only.
+    /// So small that rows are evicted all the time, and that only the smallest tables have a key set.
     Small,
 }
 
-/// How statements travel.
+/// How statements are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Statements {
     Prepared,
     Unnamed,
-    /// Over a pool that is not the store's own: unnamed, and not closed with the store.
+    /// Unnamed, over a pool of the application's, which is not closed with the store.
     ForeignPool,
 }
 
 impl Configuration {
-    /// The configurations of a case: they take turns, but for the cache, which is off and on.
+    /// The configurations of a case: alternating by its number, each with the cache on and off.
     pub fn of(case: u64) -> Vec<Self> {
         let modes = [Mode::Plain, Mode::Key];
-        // Mostly the one that needs no connections of its own: it is quicker.
+        // Mostly the shared pool, which is quicker because it opens no connections.
         let statements = match case / 2 % 6 {
             0 => Statements::Prepared,
             1 => Statements::Unnamed,
@@ -45,7 +45,12 @@ impl Configuration {
         [on, Cache::Off].map(|cache| Self { mode, statements, cache }).into()
     }
 
-    pub async fn open(self, place: &Place, url: &str, account: &str) -> PostgresCryptoStore {
+    pub async fn open(
+        self,
+        environment: &Environment,
+        url: &str,
+        account: &str,
+    ) -> PostgresCryptoStore {
         let config =
             self.mode.config(url, account).pool(PoolSettings { max_size: 3, ..Default::default() });
         let config = match self.cache {
@@ -57,7 +62,7 @@ impl Configuration {
         };
         let opened = match self.statements {
             Statements::ForeignPool => {
-                PostgresCryptoStore::open_with_pool(place.pool.clone(), &config).await
+                PostgresCryptoStore::open_with_pool(environment.pool.clone(), &config).await
             }
             Statements::Prepared => PostgresCryptoStore::open_with_config(&config).await,
             Statements::Unnamed => {

@@ -1,29 +1,29 @@
-//! Rule 28: random histories of calls, reopenings, failures and takeovers: the store must answer as a model
-//! does, step by step.
+//! Rule 28: stateful property testing. Random histories of calls, reopenings, failures and takeovers; after
+//! each step the store must return what a model returns.
 //!
 //! A failure prints its seed and the shortest history found. `HISTORY_SEED=…` replays one, and
 //! `HISTORIES=20000` draws more of them.
 
-mod answers;
-mod asking;
+mod all_reads;
 mod deferral;
-mod everything;
+mod environment;
+mod fixtures;
+mod harness;
 mod leases;
 mod matrix;
 mod model;
-mod place;
 mod proxy;
-mod running;
-mod saving;
+mod reads;
+mod results;
+mod runner;
 mod scope;
 mod steps;
 mod strategies;
 mod takeover;
-mod universe;
 mod values;
-mod world;
+mod writes;
 
 #[test]
-fn a_store_answers_as_the_model_does() {
-    running::run();
+fn a_store_returns_what_the_model_returns() {
+    runner::run();
 }

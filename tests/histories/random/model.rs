@@ -1,14 +1,14 @@
-//! What a crypto store must answer, in the plainest form.
+//! A model of a crypto store, in the simplest form.
 //!
 //! Written from the trait's documentation and the rules that this crate documents, not from its
-//! code: no generations, no batches, no cache. Values are the numbers of the universe.
+//! code: no generations, no batches, no cache. Values are represented by their numbers in the fixtures.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    answers::{Expected, Failure},
+    fixtures::{OWN_DEVICE, OWN_USER, is_device_known, sender_of},
+    results::{Expected, Failure},
     steps::{Change, DeviceList, IdentityList, Index, Read, RoomKey, Write, name},
-    universe::{OWN_DEVICE, OWN_USER, is_device_known, sender_of},
 };
 
 /// All that an account has stored.
@@ -64,7 +64,7 @@ impl Model {
     pub fn apply(&mut self, write: &Write) {
         match write {
             Write::Changes(changes) => self.apply_changes(changes),
-            // Without an account, nothing changes: what is not given is not deleted.
+            // Without an account nothing changes: `None` does not delete it.
             Write::Account(account) => self.account = account.or(self.account),
             Write::RoomKeys { keys, version } => self.save_room_keys(keys, *version),
             Write::MarkBackedUp { version, keys } => {
@@ -143,7 +143,7 @@ impl Model {
         self.apply_lists(changes);
     }
 
-    /// Identities and devices come in lists of their own: changed after new, deleted last.
+    /// Identities and devices come in separate lists, applied in the order new, changed, deleted.
     fn apply_lists(&mut self, changes: &[Change]) {
         for wanted in [IdentityList::New, IdentityList::Changed] {
             for change in changes {
@@ -171,20 +171,20 @@ impl Model {
         }
     }
 
-    /// Of a key that is there twice, the last counts alone.
+    /// If a key is listed twice, only the last entry counts.
     fn save_room_keys(&mut self, keys: &[RoomKey], version: Option<Index>) {
         let last: BTreeMap<_, _> = keys.iter().map(|key| ((key.room, key.session), key)).collect();
-        for (place, key) in last {
-            let known = self.room_keys.get(&place).and_then(|stored| stored.in_backup);
-            // Not backed up: the backup has another copy at most. Backed up in a version that is
-            // not named: what is known of it stays.
+        for (id, key) in last {
+            let known = self.room_keys.get(&id).and_then(|stored| stored.in_backup);
+            // Not backed up: the backup holds another copy of the key, if any. Backed up without a
+            // version: the stored version stays.
             let in_backup = version.or(if key.backed_up { known } else { None });
-            self.room_keys.insert(place, StoredRoomKey { form: key.form, in_backup });
+            self.room_keys.insert(id, StoredRoomKey { form: key.form, in_backup });
         }
     }
 
-    /// What the store must answer. `account_is_loaded`: whether this store has loaded or saved its
-    /// account, so that it knows whose it is.
+    /// The result that the store must return. `account_is_loaded`: whether this store has loaded or saved
+    /// its account, without which some reads are refused.
     pub fn expect(&self, read: &Read, account_is_loaded: bool) -> Expected {
         let one = |kind: &str, value: Option<&Index>| {
             exactly(value.into_iter().map(|value| name(kind, &[*value])))
@@ -196,12 +196,12 @@ impl Model {
                 self.expect_own(read, account_is_loaded)
             }
             Read::RoomKey { room, session } => {
-                exactly(self.room_keys(|place, _| place == (room, session)))
+                exactly(self.room_keys(|key, _| key == (room, session)))
             }
             Read::RoomKeys => exactly(self.room_keys(|_, _| true)),
             Read::RoomKeysByRoom { room } => exactly(self.room_keys(|(of, _), _| of == room)),
-            Read::Pages { sender, known_device, .. } => exactly(self.room_keys(|place, stored| {
-                sender_of(place.1, stored.form) == sender
+            Read::Pages { sender, known_device, .. } => exactly(self.room_keys(|key, stored| {
+                sender_of(key.1, stored.form) == sender
                     && is_device_known(stored.form) == known_device
             })),
             Read::ForBackup { version, limit } => {
@@ -250,7 +250,7 @@ impl Model {
         }
     }
 
-    /// The reads that need to know whose the store is.
+    /// The reads that need a loaded account.
     fn expect_own(&self, read: &Read, account_is_loaded: bool) -> Expected {
         let own_device = self.devices.get(&(OWN_USER, OWN_DEVICE));
         match (*read, account_is_loaded) {
@@ -283,18 +283,17 @@ impl Model {
         &self,
         is_wanted: impl Fn((Index, Index), &StoredRoomKey) -> bool,
     ) -> impl Iterator<Item = String> {
-        let wanted =
-            self.room_keys.iter().filter(move |(place, stored)| is_wanted(**place, stored));
-        wanted.map(|(place, stored)| room_key(*place, stored.form, stored.in_backup.is_some()))
+        let wanted = self.room_keys.iter().filter(move |(key, stored)| is_wanted(**key, stored));
+        wanted.map(|(key, stored)| room_key(*key, stored.form, stored.in_backup.is_some()))
     }
 
     fn withheld(&self, is_wanted: impl Fn((Index, Index)) -> bool) -> impl Iterator<Item = String> {
-        let wanted = self.withheld.iter().filter(move |(place, _)| is_wanted(**place));
+        let wanted = self.withheld.iter().filter(move |(key, _)| is_wanted(**key));
         wanted.map(|((room, session), form)| name("withheld", &[*room, *session, *form]))
     }
 
     fn devices(&self, is_wanted: impl Fn((Index, Index)) -> bool) -> impl Iterator<Item = String> {
-        let wanted = self.devices.iter().filter(move |(place, _)| is_wanted(**place));
+        let wanted = self.devices.iter().filter(move |(key, _)| is_wanted(**key));
         wanted.map(|((user, device), form)| name("device", &[*user, *device, *form]))
     }
 
@@ -312,10 +311,10 @@ impl Model {
     }
 }
 
-/// How a room key is called when it comes out of the store.
-pub fn room_key(place: (Index, Index), form: Index, backed_up: bool) -> String {
+/// The name of a room key that was read from the store.
+pub fn room_key(id: (Index, Index), form: Index, backed_up: bool) -> String {
     let state = if backed_up { "backed up" } else { "not backed up" };
-    format!("{}, {state}", name("room key", &[place.0, place.1, form]))
+    format!("{}, {state}", name("room key", &[id.0, id.1, form]))
 }
 
 pub fn tracked_user(user: Index, dirty: bool) -> String {

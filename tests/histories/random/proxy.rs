@@ -1,4 +1,4 @@
-//! A proxy before the server that can hold an answer back, so that a commit passes a read.
+//! A proxy in front of the server that can hold responses, so that a commit overtakes a read.
 
 use std::{
     io,
@@ -28,14 +28,14 @@ struct Shared {
 enum Hold {
     #[default]
     Nothing,
-    /// Whoever sends next.
+    /// The connection that sends the next request.
     Next,
-    /// The answers to this connection, of which the first may have come.
+    /// The responses to this connection. `has_caught`: the first of them has arrived.
     Connection { number: usize, has_caught: bool },
 }
 
 impl Proxy {
-    /// Passes on to the server at `url`; returns where to connect instead.
+    /// Forwards to the server at `url`; also returns the connection string of the proxy.
     pub async fn start(url: &str) -> (Self, String) {
         let server: Config = url.parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,13 +61,13 @@ impl Proxy {
             let proxy = self.clone();
             let server = server.clone();
             tokio::spawn(async move {
-                // A server that is not there is a connection that is closed.
+                // While the server cannot be reached, the client's connection is closed.
                 if let Ok((from_server, to_server)) = connect(&server).await {
                     client.set_nodelay(true).unwrap();
                     let (from_client, to_client) = client.into_split();
                     let requests = proxy.requests(number, Box::new(from_client), to_server);
                     let answers = proxy.answers(number, from_server, Box::new(to_client));
-                    // Either end closes both.
+                    // When one end closes, both are closed.
                     tokio::select! { _ = requests => {}, _ = answers => {} }
                 }
             });
@@ -110,12 +110,12 @@ impl Proxy {
         }
     }
 
-    /// Holds back the answers to whoever sends next.
+    /// Holds the responses to the connection that sends the next request.
     pub fn hold_next(&self) {
         self.change(|_| Hold::Next);
     }
 
-    /// Waits until an answer is held.
+    /// Waits until a response is held.
     pub async fn has_caught(&self) {
         self.wait_until(|hold| matches!(hold, Hold::Connection { has_caught: true, .. })).await;
     }

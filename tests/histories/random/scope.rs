@@ -1,4 +1,4 @@
-//! What happens within `atomically`, and how it ends.
+//! Steps within `atomically`, and how it ends.
 
 use matrix_sdk_crypto::store::CryptoStoreError;
 use matrix_sdk_postgres::Error;
@@ -6,19 +6,19 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::Type;
 
 use super::{
-    answers::{Answer, Expected, Failure},
-    asking::ask,
     deferral::ends_sync,
+    harness::{Harness, Verdict, check_result},
     model::Model,
-    saving::save,
+    reads::run_read,
+    results::{Expected, Failure, ReadResult},
     steps::{End, Inner, Read, Write},
-    world::{Verdict, World, judge},
+    writes::run_write,
 };
 
-/// How the future ended, unless it ended well.
+/// How the future ended, unless it returned `Ok`.
 enum Ended {
     Deliberately,
-    /// An answer was wrong.
+    /// A result differed from the model's.
     Wrong(String),
     Failed(Failure),
 }
@@ -36,22 +36,22 @@ impl From<CryptoStoreError> for Ended {
     }
 }
 
-/// What is seen within.
+/// The state as seen from within the scope.
 struct Scope {
     model: Model,
-    /// The same without what is deferred.
+    /// The same without deferred rows.
     stored: Model,
     writes: Vec<Write>,
     is_loaded: bool,
     has_written: bool,
     has_saved_account: bool,
     own_rows: i64,
-    /// The connections were cut after rows of the application's own were written, which the store
-    /// does not repeat: it may fail from then on.
+    /// The connections were terminated after the application wrote rows of its own, which the store does
+    /// not repeat: from then on the scope may fail.
     may_fail: bool,
 }
 
-impl World<'_> {
+impl Harness<'_> {
     pub async fn atomically(&mut self, steps: &[Inner], end: End) -> Verdict {
         let mut scope = Scope {
             model: self.model.clone(),
@@ -67,7 +67,7 @@ impl World<'_> {
         let (arrived, has_arrived) = oneshot::channel();
         let work = store.atomically(async {
             for step in steps {
-                self.take_within(&mut scope, step).await?;
+                self.apply_in_scope(&mut scope, step).await?;
             }
             match end {
                 End::Commit => Ok(()),
@@ -84,9 +84,9 @@ impl World<'_> {
             Ok(()) = has_arrived => Err(Ended::Deliberately),
         };
         self.after_scope(scope, ended).await?;
-        match self.place.own_rows(&self.account).await {
+        match self.environment.own_rows(&self.account).await {
             count if count == self.own_rows => Ok(()),
-            count => Err(format!("{count} rows of the application's, expected {}", self.own_rows)),
+            count => Err(format!("{count} rows of the application, expected {}", self.own_rows)),
         }
     }
 
@@ -96,7 +96,9 @@ impl World<'_> {
             Err(Ended::Failed(Failure::ReopenRequired)) if self.has_failed => Ok(()),
             Err(Ended::Failed(_)) if scope.may_fail => self.failed().await,
             Err(Ended::Failed(failure)) => Err(format!("atomically: {failure:?}")),
-            Ok(()) if self.has_failed => Err("atomically on a store that failed".to_owned()),
+            Ok(()) if self.has_failed => {
+                Err("atomically succeeded on a store that requires a reopening".to_owned())
+            }
             Ok(()) => {
                 self.model = scope.model;
                 self.deferral.committed(&self.model, &scope.writes);
@@ -107,7 +109,7 @@ impl World<'_> {
             Err(Ended::Deliberately) if scope.model != self.model || scope.own_rows > 0 => {
                 self.failed().await
             }
-            // It may have failed or not: what was written was there already.
+            // The store may accept writes or not: the scope wrote only what was stored already.
             Err(Ended::Deliberately) if scope.has_written => {
                 self.has_failed = self.refuses_writes().await?;
                 self.reopen().await
@@ -116,23 +118,23 @@ impl World<'_> {
         }
     }
 
-    async fn take_within(&mut self, scope: &mut Scope, step: &Inner) -> Result<(), Ended> {
+    async fn apply_in_scope(&mut self, scope: &mut Scope, step: &Inner) -> Result<(), Ended> {
         match step {
-            Inner::Write(write) => self.write_within(scope, write).await,
-            Inner::Read(read) => self.read_within(scope, read).await,
+            Inner::Write(write) => self.write_in_scope(scope, write).await,
+            Inner::Read(read) => self.read_in_scope(scope, read).await,
             Inner::ReadOutside(read) => {
-                let (store, asked) = (self.store.clone(), *read);
-                let asking = tokio::spawn(async move { ask(&store, &asked).await });
-                let answer = asking.await.map_err(|error| Ended::Wrong(format!("{error:?}")))?;
+                let (store, wanted) = (self.store.clone(), *read);
+                let reading = tokio::spawn(async move { run_read(&store, &wanted).await });
+                let answer = reading.await.map_err(|error| Ended::Wrong(format!("{error:?}")))?;
                 let seen = match read {
                     Read::Custom(_) | Read::SyncToken => &self.model,
                     _ => &scope.model,
                 };
                 let expected = seen.expect(read, scope.is_loaded);
-                self.judge_within(scope, read, expected, answer)
+                self.check_in_scope(scope, read, expected, answer)
             }
             Inner::Cut => {
-                self.place.cut().await;
+                self.environment.cut().await;
                 scope.may_fail |= scope.own_rows > 0;
                 Ok(())
             }
@@ -140,16 +142,16 @@ impl World<'_> {
         }
     }
 
-    async fn write_within(&mut self, scope: &mut Scope, write: &Write) -> Result<(), Ended> {
+    async fn write_in_scope(&mut self, scope: &mut Scope, write: &Write) -> Result<(), Ended> {
         scope.has_written = true;
-        save(&self.store, write).await.map_err(|error| Ended::Failed(error.into()))?;
+        run_write(&self.store, write).await.map_err(|error| Ended::Failed(error.into()))?;
         scope.model.apply(write);
         scope.stored.apply(write);
         if ends_sync(write) {
             scope.stored = scope.model.clone();
         }
         scope.writes.push(write.clone());
-        self.deferral.see(write);
+        self.deferral.note_write(write);
         if matches!(write, Write::Account(Some(_))) {
             (scope.is_loaded, scope.has_saved_account) = (true, true);
         }
@@ -168,39 +170,39 @@ impl World<'_> {
         Ok(())
     }
 
-    async fn read_within(&mut self, scope: &mut Scope, read: &Read) -> Result<(), Ended> {
-        let answer = ask(&self.store, read).await;
+    async fn read_in_scope(&mut self, scope: &mut Scope, read: &Read) -> Result<(), Ended> {
+        let answer = run_read(&self.store, read).await;
         let expected = scope.model.expect(read, scope.is_loaded);
-        self.judge_within(scope, read, expected, answer)
+        self.check_in_scope(scope, read, expected, answer)
     }
 
-    fn judge_within(
+    fn check_in_scope(
         &mut self,
         scope: &mut Scope,
         read: &Read,
         expected: Expected,
-        answer: Answer,
+        answer: ReadResult,
     ) -> Result<(), Ended> {
         match &answer {
             Err(failure) if scope.may_fail && !expected.allows(&answer) => {
                 return Err(Ended::Failed(failure.clone()));
             }
-            _ => judge(read, &[expected], &answer).map_err(Ended::Wrong)?,
+            _ => check_result(read, &[expected], &answer).map_err(Ended::Wrong)?,
         }
-        self.deferral.saw(read, &answer);
+        self.deferral.note_read(read, &answer);
         if matches!(read, Read::Account) && scope.model.has_account() {
             scope.is_loaded = true;
-            // What it loaded was committed before.
+            // The account that was loaded had been committed before the scope.
             self.is_loaded |= !scope.has_saved_account;
         }
-        self.torn_within(scope, read);
+        self.notice_interrupted_sync_in_scope(scope, read);
         Ok(())
     }
 
-    /// What was deferred before is no more, unless the transaction has taken it along.
-    fn torn_within(&mut self, scope: &mut Scope, read: &Read) {
+    /// Rows deferred before the scope are dropped, unless the scope has stored them.
+    fn notice_interrupted_sync_in_scope(&mut self, scope: &mut Scope, read: &Read) {
         if matches!(read, Read::Account) && !self.deferral.is_empty() {
-            self.notice_torn_sync();
+            self.notice_interrupted_sync();
             scope.model = scope.stored.clone();
         }
     }

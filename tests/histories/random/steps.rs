@@ -1,14 +1,14 @@
-//! What a history is made of. Numbers name values of the universe.
+//! The steps of a history. Numbers select values of the fixtures.
 
-/// A room, or a session id, or …: an index into the universe.
+/// An index into the fixtures: of a room, a session id, …
 pub type Index = u8;
 
-/// A room key: where it belongs, and which form of it.
+/// A room key: its room, its session, and which form of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoomKey {
     pub room: Index,
     pub session: Index,
-    /// Other sender data, or another sender.
+    /// Selects the sender data, or another sender.
     pub form: Index,
     pub backed_up: bool,
 }
@@ -92,7 +92,7 @@ pub enum Read {
     RoomKeysByRoom {
         room: Index,
     },
-    /// All pages, one after the other.
+    /// All pages, one after another.
     Pages {
         sender: Index,
         known_device: bool,
@@ -142,16 +142,16 @@ pub enum Read {
     SyncToken,
 }
 
-/// What may happen within `atomically`.
+/// A step within `atomically`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Inner {
     Write(Write),
     Read(Read),
-    /// By another task, which sees the same, but for what others act on at the homeserver.
+    /// By another task, which sees the scope's changes, except the sync token and custom values.
     ReadOutside(Read),
-    /// The server ends all connections.
+    /// The server terminates all connections.
     Cut,
-    /// A row of the application's own.
+    /// The application writes a row of its own.
     OwnRow,
 }
 
@@ -163,14 +163,14 @@ pub enum End {
     Dropped,
 }
 
-/// How often the server refuses a write.
+/// Which attempts of a write the server refuses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Refusal {
-    /// From the row of this number on, however often it is tried.
+    /// Every attempt, from the row of this number on.
     Always { row: u8 },
-    /// So many times, with an error that asks for another try.
+    /// This many rows, with a retryable error.
     Passing { row: u8, times: u8 },
-    /// So many times, in answer to `COMMIT`.
+    /// This many attempts, at `COMMIT`.
     AtCommit { times: u8 },
 }
 
@@ -178,40 +178,40 @@ pub enum Refusal {
 pub enum Step {
     Write(Write),
     Read(Read),
-    /// Takes a lease for ten minutes, or gives it up.
+    /// Takes a lease for ten minutes, or releases it.
     Lease {
         key: Index,
         holder: Index,
         keep: bool,
     },
-    /// Closes, tries all sorts of things, and reopens.
+    /// Closes, checks that operations are refused, and reopens.
     Close,
     Reopen,
-    /// Closes the store and opens another one, which may load its account.
+    /// Closes the store and opens another one. `load`: it loads its account.
     Restart {
         load: bool,
     },
-    /// Opens another store while this one is open, and goes on with that; this one tries to write.
+    /// Opens another store while this one is open and continues with it; the former one tries to write.
     TakeOver {
         load: bool,
         write: Write,
     },
-    /// The same while this one is within `atomically`.
+    /// The same while the former one is within `atomically`.
     TakeOverDuring {
         steps: Vec<Inner>,
     },
-    /// The server ends all connections.
+    /// The server terminates all connections.
     Cut,
     CutDuring(Write),
     RefusedWrite(Write, Refusal),
-    /// A write and a read at the same time.
+    /// A write and a read, concurrently.
     Race {
         write: Write,
         read: Read,
         read_first: bool,
     },
-    /// The read is answered by the server before the write, and the answer comes after it.
-    LateAnswer {
+    /// The server executes the read before the write, and its response arrives after the write.
+    LateResponse {
         read: Read,
         write: Write,
     },
@@ -223,7 +223,7 @@ pub enum Step {
     },
 }
 
-/// How a value is called, by what it is and its numbers.
+/// The name of a value: its kind and its numbers.
 pub fn name(kind: &str, numbers: &[Index]) -> String {
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("{kind} {}", numbers.join("/"))

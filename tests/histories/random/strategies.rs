@@ -1,4 +1,4 @@
-//! How histories are drawn: few ids, so that steps concern the same rows.
+//! The strategies that draw histories: few ids, so that steps concern the same rows.
 
 use proptest::{collection::vec, option, prelude::*, strategy::Union};
 
@@ -9,21 +9,21 @@ use super::steps::{
 pub const ROOMS: Index = 2;
 pub const SESSIONS: Index = 3;
 pub const SENDERS: Index = 2;
-/// The first is our own.
+/// The first is the account's own user.
 pub const USERS: Index = 2;
 pub const DEVICES: Index = 2;
 pub const VERSIONS: Index = 2;
 pub const REQUESTS: Index = 3;
-/// Of whatever comes in several forms.
+/// Forms of each value that has several.
 pub const FORMS: Index = 3;
-/// Of message hashes, custom keys, names of secrets, …
+/// Message hashes, custom keys, names of secrets, …
 pub const KEYS: Index = 2;
 
 pub fn history() -> impl Strategy<Value = Vec<Step>> {
     vec(step(), 1..=30)
 }
 
-/// Draws one of several, each as often as its weight says.
+/// Draws one of several strategies, by weight.
 macro_rules! one_of {
     ($($weight:literal => $strategy:expr,)*) => {
         Union::new_weighted(vec![$(($weight, $strategy.boxed())),*])
@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, holder, keep)| Step::Lease { key, holder, keep }),
         8 => (write(), read(), any::<bool>())
             .prop_map(|(write, read, read_first)| Step::Race { write, read, read_first }),
-        4 => (read(), write()).prop_map(|(read, write)| Step::LateAnswer { read, write }),
+        4 => (read(), write()).prop_map(|(read, write)| Step::LateResponse { read, write }),
         3 => write().prop_map(Step::DroppedWrite),
         8 => (vec(inner(), 0..8), end()).prop_map(|(steps, end)| Step::Atomically { steps, end }),
         4 => Just(Step::Reopen),
@@ -141,7 +141,7 @@ fn change() -> impl Strategy<Value = Change> {
     }
 }
 
-/// All reads with the same chance, except where there is more to ask.
+/// All reads with the same weight, except those with more arguments or more cases.
 pub fn read() -> impl Strategy<Value = Read> {
     let room = 0..ROOMS;
     one_of! {

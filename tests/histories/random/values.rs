@@ -1,4 +1,4 @@
-//! The values of the universe, in their forms.
+//! Creates the values of the fixtures.
 
 use matrix_sdk_crypto::{
     UserIdentityData,
@@ -13,9 +13,9 @@ use serde_json::json;
 use test_support::values;
 pub use test_support::values::{copy_of, megolm_ratchet, received_session};
 
-use super::universe::device_id;
+use super::fixtures::device_id;
 
-/// Upstream gives one identity: its user and a flag are replaced. Nobody looks at the signatures.
+/// Upstream's test identity with the user and a flag replaced. Signatures are not verified.
 pub fn identity(user_id: &UserId, form: u8) -> UserIdentityData {
     let template = UserIdentityData::from(get_other_identity());
     let mut value = serde_json::to_value(&template).unwrap();

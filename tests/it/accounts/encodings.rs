@@ -7,7 +7,7 @@ use test_support::{Mode, connect};
 
 use super::exercise;
 
-/// What follows `CREATE DATABASE … TEMPLATE template0`.
+/// Name suffixes, and options of `CREATE DATABASE … TEMPLATE template0`.
 const DATABASES: [(&str, &str); 5] = [
     ("ascii", "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"),
     ("latin1", "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"),
@@ -16,7 +16,7 @@ const DATABASES: [(&str, &str); 5] = [
     ("unicode", "ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"),
 ];
 
-/// Keys that another collation or encoding would order or write otherwise.
+/// Keys that depend on collation or encoding.
 const KEYS: [&str; 6] = ["a", "B", "ä", "☃", "a\0b", "_"];
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn databases_in_other_encodings_and_locales() {
         let name = format!("{}_{suffix}", database.name());
         let create = format!("CREATE DATABASE {name} TEMPLATE template0 {form}");
         if let Err(error) = client.batch_execute(&create).await {
-            // The machine lacks the locale: the others are looked at.
+            // The system lacks this locale: only the others are tested.
             let message = error.as_db_error().unwrap().message().to_owned();
             assert!(message.contains("locale"), "{message}");
             assert!(["english", "unicode"].contains(&suffix), "{message}");
@@ -49,7 +49,7 @@ async fn databases_in_other_encodings_and_locales() {
             assert_eq!(store.next_batch_token().await.unwrap().unwrap(), "токен");
             store.close().await.unwrap();
         }
-        // The account's name is the one text: what the encoding lacks is refused, and says so.
+        // The account's name is the only text: characters that the encoding lacks are refused.
         let config = Mode::Plain.config(&url, "snow ☃");
         let opened = PostgresCryptoStore::open_with_config(&config).await;
         if suffix == "latin1" {

@@ -1,4 +1,4 @@
-//! Many processes open an empty database at once, whatever its sessions' defaults are.
+//! Many openings of an empty database at once, under different defaults of its sessions.
 
 use futures_util::future::join_all;
 use matrix_sdk_crypto::store::CryptoStore;
@@ -12,7 +12,7 @@ async fn openings_under(setting: &str) {
     let (url, name) = (database.url(), database.name());
     let client = connect(&url).await;
     client.batch_execute(&format!("ALTER DATABASE {name} SET {setting}")).await.unwrap();
-    // Half of them the same account.
+    // Half of them open the same account.
     let names = (0..OPENERS).map(|n| format!("bot {}", n.saturating_sub(OPENERS / 2)));
     let opened = join_all(names.map(async |name| {
         let config =

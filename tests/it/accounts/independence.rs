@@ -1,4 +1,4 @@
-//! Rule 5: two accounts that hold the same rows in one database know nothing of each other.
+//! Rule 5: two accounts with the same rows in one database are independent.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -36,7 +36,7 @@ async fn delete_account(client: &Client, name: &str) {
     for table in account_tables(client).await {
         let sql = format!("DELETE FROM matrix_sdk.{table} WHERE account_id = {id}");
         let deleted = client.execute(&sql, &[]).await.unwrap();
-        // A store that was closed has let go of the account.
+        // A closed store has no handle's row.
         assert!(deleted > 0 || table == "account_handles", "{table}");
     }
     let sql = format!("DELETE FROM matrix_sdk.accounts WHERE id = {id}");
@@ -54,7 +54,7 @@ async fn two_accounts_with_the_same_rows_are_independent() {
         fixture.fill(&theirs).await;
         assert_complete(&ours, &fixture).await;
 
-        // What one changes, marks, resets or removes stays in its own account.
+        // Changes, marks, resets and removals affect one account only.
         let newer = Changes { next_batch_token: Some("newer".to_owned()), ..Default::default() };
         ours.save_changes(newer).await.unwrap();
         ours.reset_backup_state().await.unwrap();
@@ -74,7 +74,7 @@ async fn backed_up(store: &PostgresCryptoStore) -> usize {
     store.inbound_group_session_counts(Some(BACKUP_VERSION)).await.unwrap().backed_up
 }
 
-/// Everything that can be removed through the trait.
+/// Removes all rows that the trait can remove.
 async fn remove_all(store: &PostgresCryptoStore, fixture: &Fixture) {
     let deleted = vec![DeviceData::from_account(&fixture.account), fixture.other_device.clone()];
     let changes = Changes {
@@ -110,16 +110,16 @@ async fn deleting_one_account_leaves_the_other() {
         assert_complete(&second, &fixture).await;
         fixture.fill(&second).await;
 
-        // An account of the same name begins anew, with a cipher of its own.
-        let anew = ours.open(&url, "ours").await;
-        assert_empty(&anew, &fixture).await;
-        fixture.fill(&anew).await;
-        assert_complete(&anew, &fixture).await;
+        // An account with the same name starts empty, with a new cipher.
+        let recreated = ours.open(&url, "ours").await;
+        assert_empty(&recreated, &fixture).await;
+        fixture.fill(&recreated).await;
+        assert_complete(&recreated, &fixture).await;
         assert_complete(&second, &fixture).await;
     }
 }
 
-/// Deleting the account's row makes its other rows unreadable: they were sealed with what it held.
+/// Deleting the account's row makes its other rows unreadable, because it contains their key.
 #[tokio::test]
 async fn without_its_row_an_encrypted_account_is_unreadable() {
     let database = testing::database().unwrap();
@@ -131,7 +131,7 @@ async fn without_its_row_an_encrypted_account_is_unreadable() {
     let deleted = "DELETE FROM matrix_sdk.accounts RETURNING id";
     let id = number(&client, deleted).await;
 
-    // Under the same name, key and even number, another cipher finds nothing.
+    // Even with the same name, secret and number, the new cipher cannot read them.
     let store = Mode::Key.open(&url, "bot").await;
     store.close().await.unwrap();
     let sql = format!(
@@ -145,7 +145,7 @@ async fn without_its_row_an_encrypted_account_is_unreadable() {
     assert!(store.get_inbound_group_sessions().await.is_err());
 }
 
-/// Names that a careless store would confuse.
+/// Names that differ in case, white space, Unicode form or length.
 #[tokio::test]
 async fn account_names_of_any_form_are_kept_apart() {
     let long = "n".repeat(255);

@@ -1,4 +1,4 @@
-//! Many accounts in one database, and databases, roles and sessions set up in other ways.
+//! Many accounts in one database, and databases, roles and sessions with other settings.
 
 mod encodings;
 mod first_openings;
@@ -11,7 +11,7 @@ mod session_settings;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::PostgresCryptoStore;
 
-/// All that a store does, told by whether it does it.
+/// Asserts that all operations of a store succeed.
 async fn exercise(store: &PostgresCryptoStore) {
     let fixture = test_support::fixture::Fixture::new().await;
     for _ in 0..2 {

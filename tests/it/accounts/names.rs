@@ -1,4 +1,4 @@
-//! Every schema name that PostgreSQL accepts, and names that read like SQL or like our templates.
+//! Schema names that PostgreSQL accepts, including those that look like SQL or like this crate's templates.
 
 use matrix_sdk_postgres::{PostgresCryptoStore, testing};
 use test_support::{Mode, connect};
@@ -40,7 +40,7 @@ async fn every_schema_name_works() {
     assert_eq!(NAMES[15].len(), 63);
 }
 
-/// Their stores share nothing.
+/// Stores in different schemas are independent.
 #[tokio::test]
 async fn many_schemas_in_one_database() {
     let database = testing::database().unwrap();

@@ -35,7 +35,7 @@ async fn a_sequence_that_lags_behind_does_not_keep_new_accounts_out() {
 }
 
 #[tokio::test]
-async fn many_at_once_behind_a_sequence_that_lags() {
+async fn many_new_accounts_at_once_with_a_lagging_sequence() {
     let database = testing::database().unwrap();
     let url = database.url();
     for n in 0..5 {
@@ -43,7 +43,7 @@ async fn many_at_once_behind_a_sequence_that_lags() {
     }
     let client = connect(&url).await;
     client.batch_execute(RESTART).await.unwrap();
-    // Some names twice.
+    // Some names are opened twice.
     let names = (0..16).map(|n| format!("new {}", n % 12));
     join_all(names.map(async |name| Mode::Plain.open(&url, &name).await)).await;
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.accounts").await, 17);

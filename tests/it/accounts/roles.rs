@@ -1,4 +1,4 @@
-//! Rule 20: roles that may do less, and errors that say what is missing.
+//! Rule 20: roles with fewer privileges, and errors that name the missing one.
 
 use assert_matches::assert_matches;
 use matrix_sdk_postgres::{
@@ -28,7 +28,7 @@ impl Roles {
         roles
     }
 
-    /// Roles belong to the whole server, so the name is the database's too.
+    /// Roles are global to the server, so their names contain the database's.
     fn name(&self, role: &str) -> String {
         format!("{}_{role}", self.database.name())
     }
@@ -57,7 +57,7 @@ impl Roles {
     }
 }
 
-/// As docs/operations.md says.
+/// The grants of docs/operations.md.
 const CAREFUL_GRANTS: &str = "
 CREATE SCHEMA matrix_sdk AUTHORIZATION {owner};
 GRANT USAGE ON SCHEMA matrix_sdk TO {bot};
@@ -82,7 +82,7 @@ async fn a_role_without_create_works_on_a_schema_made_beforehand() {
     let read_only = "REVOKE INSERT, UPDATE, DELETE ON matrix_sdk.schema_migrations FROM {bot}";
     roles.execute(read_only).await;
     exercise(&open(&bot).await.unwrap()).await;
-    // With migrations allowed there is nothing to migrate, so nothing is missing.
+    // With migrations allowed nothing is to be migrated, so no privilege is missing.
     exercise(&open(&roles.config("bot")).await.unwrap()).await;
     roles.drop().await;
 }
@@ -112,7 +112,7 @@ async fn a_role_that_may_not_create_the_schema_is_permission_denied() {
     let text = error.to_string();
     assert!(text.contains("permission denied for database"), "{text}");
 
-    // A schema that is there, and no right to create tables in it.
+    // An existing schema in which the role may not create tables.
     roles.execute("CREATE SCHEMA matrix_sdk; GRANT USAGE ON SCHEMA matrix_sdk TO {bot}").await;
     let error = open(&roles.config("bot")).await.unwrap_err();
     assert_matches!(&error, OpenStoreError::PermissionDenied { .. });
@@ -137,7 +137,7 @@ async fn a_role_that_may_only_read_is_permission_denied() {
     roles.drop().await;
 }
 
-/// What a role sets for itself reaches every session of it.
+/// Settings of a role apply to each of its sessions.
 #[tokio::test]
 async fn settings_of_the_role_do_not_matter() {
     let roles = Roles::create().await;
@@ -163,7 +163,7 @@ async fn settings_of_the_role_do_not_matter() {
     roles.drop().await;
 }
 
-/// The role may change rows, and has no right to the sequence that numbers the accounts.
+/// The role may change rows, but has no privilege for the sequence of the account ids.
 #[tokio::test]
 async fn a_sequence_that_lags_behind_needs_no_privilege() {
     let roles = Roles::create().await;
@@ -174,15 +174,15 @@ async fn a_sequence_that_lags_behind_needs_no_privilege() {
     roles.drop().await;
 }
 
-/// It is no standby, and nothing has to be looked for elsewhere.
+/// The error must not suggest that the server is a standby.
 #[tokio::test]
-async fn a_read_only_role_is_called_that() {
+async fn a_read_only_role_is_reported_as_that() {
     let roles = Roles::create().await;
     roles.execute(CAREFUL_GRANTS).await;
     open(&PostgresStoreConfig::new(roles.url("owner"), "migrator")).await.unwrap();
     open(&roles.config("bot")).await.unwrap();
     roles.execute("ALTER ROLE {bot} SET default_transaction_read_only = on").await;
-    // An account that is there, a new one, and a schema that is not there.
+    // An existing account, a new one, and a missing schema.
     for config in [
         roles.config("bot"),
         PostgresStoreConfig::new(roles.url("bot"), "new"),
@@ -196,7 +196,7 @@ async fn a_read_only_role_is_called_that() {
         assert!(text.contains("default_transaction_read_only"), "{text}");
         assert!(!text.contains("standby"), "{text}");
     }
-    // Who only reads may be one.
+    // Read-only stores accept such a role.
     open(&roles.config("bot").access(Access::ReadOnly)).await.unwrap();
     roles.drop().await;
 }

@@ -1,4 +1,4 @@
-//! Rules 15, 20 and 24: nothing depends on what a role, a database or a server sets for its sessions.
+//! Rules 15, 20 and 24: nothing depends on the session settings of a role, a database or a server.
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
@@ -6,7 +6,7 @@ use test_support::{Mode, connect, number};
 
 use super::exercise;
 
-/// Settings that change how statements are read, how values are written, or how transactions run.
+/// Settings that change how statements are parsed, how values are formatted, or how transactions run.
 const SETTINGS: [(&str, &str); 17] = [
     ("timezone", "'Pacific/Auckland'"),
     ("search_path", "hostile"),
@@ -27,13 +27,13 @@ const SETTINGS: [(&str, &str); 17] = [
     ("statement_timeout", "'20s'"),
 ];
 
-/// Tables that a session with a hostile `search_path` would take for ours.
+/// Tables that unqualified names would refer to under a hostile `search_path`.
 const HOSTILE_SCHEMA: &str = "
 CREATE SCHEMA hostile;
 CREATE TABLE hostile.accounts (id int);
 CREATE TABLE hostile.devices (id int);";
 
-/// Sets it for the whole database, so that it reaches every session as a role's setting would.
+/// Sets it for the whole database, so that it applies to every session like a role's setting.
 async fn set(url: &str, name: &str, setting: &str, value: &str) {
     let client = connect(url).await;
     let sql = format!("ALTER DATABASE {name} SET {setting} = {value}");
@@ -49,7 +49,7 @@ async fn hostile_settings_of_the_session_do_not_matter() {
         for (setting, value) in SETTINGS {
             set(&url, database.name(), setting, value).await;
         }
-        // They have reached the session: otherwise the test has no teeth.
+        // The settings must apply to the session, or the test proves nothing.
         let client = connect(&url).await;
         let timezone = client.query_one("SHOW timezone", &[]).await.unwrap();
         assert_eq!(timezone.get::<_, &str>(0), "Pacific/Auckland");
@@ -86,7 +86,7 @@ async fn leases_and_times_do_not_depend_on_the_time_zone() {
     assert_eq!(number(&client, sql).await, 1);
 }
 
-/// What a session begins with, when nobody says otherwise.
+/// Defaults of the sessions.
 const DEFAULTS: [(&str, &str); 4] = [
     ("default_transaction_isolation", "'serializable'"),
     ("statement_timeout", "77777"),
@@ -94,7 +94,7 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "77779"),
 ];
 
-/// Fails what changes a table, or the schema, in a session that goes by its defaults.
+/// Triggers that fail changes of a table or of the schema in transactions with the session's defaults.
 const WATCH_SCHEMA: &str = "
 CREATE SCHEMA watch;
 CREATE FUNCTION watch.settings() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -118,10 +118,9 @@ DO $$ DECLARE name text; BEGIN
                     FOR EACH STATEMENT EXECUTE FUNCTION watch.dml()', name);
   END LOOP; END $$;";
 
-/// A session's settings are somebody else's: every statement with an effect runs in a transaction
-/// whose isolation, access mode and limits the crate names.
+/// Every statement that writes runs in a transaction with explicit isolation level, access mode and time limits.
 #[tokio::test]
-async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
+async fn no_write_depends_on_the_defaults_of_its_session() {
     for (mode, prepared) in [(Mode::Plain, true), (Mode::Key, false)] {
         let database = testing::database().unwrap();
         let url = database.url();
@@ -177,7 +176,7 @@ async fn no_statement_with_an_effect_goes_by_the_defaults_of_its_session() {
     }
 }
 
-/// A role's time limits are not a takeover's: it waits for what the owner has open.
+/// A takeover waits for the owner's open transaction, regardless of the role's time limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
     let database = testing::database().unwrap();

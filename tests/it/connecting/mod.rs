@@ -1,5 +1,5 @@
-//! How a connection is made: where its password comes from, which server is taken, and what is
-//! said when none can be.
+//! Connecting: the sources of the password, the choice of the server, and errors when no server is usable.
+
 mod refusals;
 
 use std::{
@@ -22,22 +22,22 @@ use matrix_sdk_postgres::{
 use test_support::again;
 
 /// A server, its password, and a directory for files.
-struct World {
+struct Environment {
     server: PostgresServer,
     password: String,
 }
 
-fn world() -> World {
+fn environment() -> Environment {
     let server = PostgresServer::start().unwrap();
     let password = server.url().split([':', '@']).nth(2).unwrap().to_owned();
-    World { server, password }
+    Environment { server, password }
 }
 
-impl World {
+impl Environment {
     /// Without a password.
     fn config(&self, words: &str) -> PostgresStoreConfig {
         let port = self.server.port();
-        // No file of the user's who runs the tests.
+        // Not the password file of the user who runs the tests.
         let passfile = if words.contains("passfile") { "" } else { "passfile=/none" };
         PostgresStoreConfig::new(
             format!("host=127.0.0.1 port={port} user=postgres dbname=postgres {passfile} {words}"),
@@ -58,7 +58,7 @@ impl World {
     }
 }
 
-/// What is retried may reach us later; the tests know that it will not.
+/// A short retry timeout, because these errors are permanent.
 const SHORT: Duration = Duration::from_millis(100);
 
 async fn works(config: &PostgresStoreConfig) -> bool {
@@ -71,9 +71,9 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 
 #[tokio::test]
 async fn a_password_file_is_read_for_each_connection() {
-    let world = world();
-    let path = world.write("secret", "wrong\n");
-    let config = world
+    let environment = environment();
+    let path = environment.write("secret", "wrong\n");
+    let config = environment
         .config("")
         .password_file(&path)
         .timeouts(Timeouts { retry: SHORT, ..Default::default() });
@@ -84,7 +84,7 @@ async fn a_password_file_is_read_for_each_connection() {
         OpenStoreError::Authentication(error) if error.sqlstate() == Some("28P01")
     );
     for ending in ["", "\n", "\r\n"] {
-        fs::write(&path, format!("{}{ending}", world.password)).unwrap();
+        fs::write(&path, format!("{}{ending}", environment.password)).unwrap();
         let connection = pool.get().await.unwrap();
         drop(Object::take(connection));
     }
@@ -101,28 +101,29 @@ async fn a_password_file_is_read_for_each_connection() {
 }
 
 #[tokio::test]
-async fn a_callback_is_asked_for_each_connection() {
-    let world = world();
-    let (asked, password) = (Arc::new(AtomicUsize::new(0)), world.password.clone());
-    let counter = Arc::clone(&asked);
-    let config = world.config("").password_callback(move || {
+async fn a_password_callback_is_called_for_each_connection() {
+    let environment = environment();
+    let (calls, password) = (Arc::new(AtomicUsize::new(0)), environment.password.clone());
+    let counter = Arc::clone(&calls);
+    let config = environment.config("").password_callback(move || {
         counter.fetch_add(1, Ordering::SeqCst);
         let password = password.clone();
         async move { Ok(password) }
     });
     let pool = config.build_pool().unwrap();
     let (first, second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
     drop((first, second));
     drop(pool.get().await.unwrap());
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 
-    let failing = world.config("").password_callback(|| async { Err("no token today".into()) });
+    let failing =
+        environment.config("").password_callback(|| async { Err("no token today".into()) });
     assert_matches!(
         error(&failing).await,
         OpenStoreError::Connect(error) if error.to_string().contains("no token today")
     );
-    let hanging = world
+    let hanging = environment
         .config("")
         .pool(PoolSettings {
             connect_timeout: Some(Duration::from_millis(200)),
@@ -131,73 +132,58 @@ async fn a_callback_is_asked_for_each_connection() {
         .password_callback(|| async { std::future::pending().await });
     assert_matches!(
         error(&hanging).await,
-        OpenStoreError::Connect(error) if error.to_string().contains("no password was given")
+        OpenStoreError::Connect(error) if error.to_string().contains("returned no password")
     );
 }
 
 #[tokio::test]
 async fn the_order_of_the_passwords_sources() {
-    let world = world();
-    let right = world.password.clone();
-    let passfile = world.write("pgpass", &format!("127.0.0.1:*:postgres:postgres:{right}\n"));
+    let environment = environment();
+    let right = environment.password.clone();
+    let passfile = environment.write("pgpass", &format!("127.0.0.1:*:postgres:postgres:{right}\n"));
     let passfile = format!("passfile={}", passfile.display());
-    let (good, bad) = (world.write("good", &right), world.write("bad", "wrong"));
+    let (good, bad) = (environment.write("good", &right), environment.write("bad", "wrong"));
     let callback = move || {
         let right = right.clone();
         async move { Ok(right) }
     };
-    assert!(works(&world.config(&passfile)).await);
-    assert!(!works(&world.config(&format!("{passfile} password=wrong"))).await);
-    assert!(works(&world.config("password=wrong").password_file(&good)).await);
+    assert!(works(&environment.config(&passfile)).await);
+    assert!(!works(&environment.config(&format!("{passfile} password=wrong"))).await);
+    assert!(works(&environment.config("password=wrong").password_file(&good)).await);
     assert!(
-        works(&world.config("password=wrong").password_file(bad).password_callback(callback)).await
+        works(&environment.config("password=wrong").password_file(bad).password_callback(callback))
+            .await
     );
 }
 
-/// The server of a test that runs again in a process with other variables.
-const SERVER: &str = "TEST_SERVER";
+/// Run by the test below in a child process that has the variables.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn pgpassword_of_the_process() {
+    let Ok(server) = std::env::var("TEST_SERVER") else { return };
+    let config = |words: &str| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
+    assert!(works(&config("")).await);
+    assert!(!works(&config("password=wrong")).await);
+}
 
 #[tokio::test]
 async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
-    if let Ok(server) = std::env::var(SERVER) {
-        let config = |words| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
-        assert!(works(&config("")).await);
-        assert!(!works(&config("password=wrong")).await);
-        return;
-    }
-    let world = world();
-    let server = format!("{} passfile=/none", world.words());
-    let name = "connecting::pgpassword_is_read_where_the_connection_string_has_no_password";
-    again::passes(name, &[(SERVER, &server), ("PGPASSWORD", &world.password)]);
+    let environment = environment();
+    let port = environment.server.port();
+    let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "connecting::pgpassword_of_the_process", "--ignored"])
+        .env("TEST_SERVER", server)
+        .env("PGPASSWORD", &environment.password)
+        .status();
+    assert!(status.unwrap().success());
 }
 
 #[tokio::test]
-async fn the_password_file_is_pgpassfile_or_that_in_the_home_directory() {
-    if let Ok(server) = std::env::var(SERVER) {
-        assert!(works(&PostgresStoreConfig::new(server, "connecting")).await);
-        return;
-    }
-    let world = world();
-    let text = format!("*:*:*:*:{}\n", world.password);
-    let (named, wrong) = (world.write("named", &text), world.write("wrong", "*:*:*:*:wrong\n"));
-    let home = world.write(".pgpass", &text);
-    let home = home.parent().unwrap();
-    let name = "connecting::the_password_file_is_pgpassfile_or_that_in_the_home_directory";
-    let passes = |home: &Path, file: &str| {
-        let home = home.to_str().unwrap();
-        let variables = [(SERVER, &*world.words()), ("HOME", home), ("PGPASSFILE", file)];
-        again::passes(name, &[&variables[..], &[("PGPASSWORD", "")]].concat());
-    };
-    passes(home, "");
-    passes(Path::new("/nowhere"), named.to_str().unwrap());
-    assert!(!works(&world.config(&format!("passfile={}", wrong.display()))).await);
-}
-
-#[tokio::test]
-async fn a_password_file_that_others_may_read_is_passed_over() {
-    let world = world();
-    let path = world.write("pgpass", &format!("*:*:*:*:{}\n", world.password));
-    let config = world
+async fn a_password_file_that_others_may_read_is_ignored() {
+    let environment = environment();
+    let path = environment.write("pgpass", &format!("*:*:*:*:{}\n", environment.password));
+    let config = environment
         .config(&format!("passfile={}", path.display()))
         .timeouts(Timeouts { retry: SHORT, ..Default::default() });
     assert!(works(&config).await);
@@ -205,21 +191,21 @@ async fn a_password_file_that_others_may_read_is_passed_over() {
     assert_matches!(
         error(&config).await,
         OpenStoreError::Authentication(error)
-            if error.to_string().contains("asks for a password or another proof, and none was given")
+            if error.to_string().contains("requires authentication, and no password is configured")
     );
 }
 
 #[tokio::test]
 async fn refused_logins() {
-    let world = world();
-    let right = format!("password={}", world.password);
+    let environment = environment();
+    let right = format!("password={}", environment.password);
     for (words, code) in [
         ("password=wrong".to_owned(), "28P01"),
         (format!("{right} dbname=nowhere"), "3D000"),
         (format!("{right} user=nobody_at_all"), "28P01"),
     ] {
         assert_matches!(
-            error(&world.config(&words)).await,
+            error(&environment.config(&words)).await,
             OpenStoreError::Authentication(error) if error.sqlstate() == Some(code),
             "{words}"
         );
@@ -228,8 +214,8 @@ async fn refused_logins() {
 
 #[tokio::test]
 async fn a_role_that_may_not_connect() {
-    let world = world();
-    let pool = PostgresStoreConfig::new(world.server.url(), "admin").build_pool().unwrap();
+    let environment = environment();
+    let pool = PostgresStoreConfig::new(environment.server.url(), "admin").build_pool().unwrap();
     let connection = pool.get().await.unwrap();
     for sql in [
         "CREATE ROLE guest LOGIN PASSWORD 'guest'",
@@ -238,14 +224,14 @@ async fn a_role_that_may_not_connect() {
     ] {
         connection.batch_execute(sql).await.unwrap();
     }
-    let config = world.config("user=guest password=guest dbname=closed");
+    let config = environment.config("user=guest password=guest dbname=closed");
     assert_matches!(
         error(&config).await,
         OpenStoreError::PermissionDenied { source, .. } if source.sqlstate() == Some("42501")
     );
 }
 
-/// Accepts connections, and never says a word.
+/// Accepts connections, but sends nothing.
 fn silent() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -257,8 +243,8 @@ fn closed_port() -> u16 {
 }
 
 #[tokio::test]
-async fn nobody_there() {
-    let world = world();
+async fn unreachable_servers() {
+    let environment = environment();
     let port = closed_port();
     let error_of = |words: String| async move {
         match error(&PostgresStoreConfig::new(words, "connecting")).await {
@@ -275,11 +261,11 @@ async fn nobody_there() {
     assert!(text.contains("socket /nowhere/.s.PGSQL.5432"), "{text}");
     let text = error_of("host=no-such-host.invalid user=a".to_owned()).await;
     assert!(text.contains("no-such-host.invalid\" cannot be resolved"), "{text}");
-    drop(world);
+    drop(environment);
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_in_time() {
+async fn a_silent_server_times_out() {
     let (_listener, port) = silent();
     for mode in ["disable", "prefer"] {
         let config = PostgresStoreConfig::new(
@@ -293,17 +279,17 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
         let started = Instant::now();
         assert_matches!(
             error(&config).await,
-            OpenStoreError::Connect(error) if error.to_string().contains("gave no answer")
+            OpenStoreError::Connect(error) if error.to_string().contains("did not respond")
         );
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
 }
 
 #[tokio::test]
-async fn of_several_servers_the_first_that_answers_is_taken() {
-    let world = world();
+async fn the_first_reachable_of_several_servers_is_used() {
+    let environment = environment();
     let (_listener, mute) = silent();
-    let (dead, port, password) = (closed_port(), world.server.port(), &world.password);
+    let (dead, port, password) = (closed_port(), environment.server.port(), &environment.password);
     for ports in [format!("{dead},{port}"), format!("{mute},{port}"), format!("{port},{dead}")] {
         for order in ["disable", "random"] {
             let config = PostgresStoreConfig::new(
@@ -320,7 +306,7 @@ async fn of_several_servers_the_first_that_answers_is_taken() {
             assert!(works(&config).await, "{ports} {order}");
         }
     }
-    // A refused login ends the search: the other server is not asked.
+    // After a refused login the next server is not tried.
     let config = PostgresStoreConfig::new(
         format!("postgres://postgres:wrong@127.0.0.1:{port},127.0.0.1:{mute}/postgres"),
         "connecting",
@@ -331,12 +317,12 @@ async fn of_several_servers_the_first_that_answers_is_taken() {
 }
 
 #[tokio::test]
-async fn of_several_servers_one_that_can_be_written_is_taken() {
+async fn the_writable_one_of_several_servers_is_used() {
     let standby =
         PostgresServer::builder().setting("default_transaction_read_only", "on").start().unwrap();
-    let primary = world();
+    let primary = environment();
     let (closed, open) = (standby.port(), primary.server.port());
-    // Both let the same user in over their own rules, so that only the state decides.
+    // Both accept the same user, so that only their state decides.
     for server in [&standby, &primary.server] {
         let rules = server.data_directory().join("pg_hba.conf");
         fs::write(&rules, "host all all 127.0.0.1/32 trust\nlocal all all trust\n").unwrap();
@@ -346,7 +332,7 @@ async fn of_several_servers_one_that_can_be_written_is_taken() {
     }
     let url = format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{open}/postgres");
     let mut found = 0;
-    // The reload takes a moment.
+    // The reload is asynchronous.
     for _ in 0..50 {
         let pool = PostgresStoreConfig::new(&url, "connecting").build_pool().unwrap();
         if let Ok(connection) = pool.get().await {
@@ -358,7 +344,7 @@ async fn of_several_servers_one_that_can_be_written_is_taken() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(found, i32::from(open));
-    // None of them: a standby, or a setting, and not a wrong address.
+    // If none is writable, the error must name a standby or the setting instead of a wrong address.
     let closed_twice =
         format!("postgres://postgres@127.0.0.1:{closed},127.0.0.1:{closed}/postgres");
     assert_matches!(

@@ -1,4 +1,4 @@
-//! Rule 7: what counts as backed up, in which version.
+//! Rule 7: a session is backed up in a version, and a reset touches no session.
 
 use matrix_sdk_crypto::{
     olm::{Account, InboundGroupSession, SenderDataType},
@@ -33,7 +33,7 @@ async fn mark(store: &PostgresCryptoStore, version: &str, sessions: &[InboundGro
     store.mark_inbound_group_sessions_as_backed_up(version, &ids).await.unwrap();
 }
 
-/// How many sessions the backup of this version holds, and how many it still needs.
+/// Number of sessions that the backup of this version contains, and of those it still needs.
 async fn state(store: &PostgresCryptoStore, version: &str) -> (usize, usize) {
     let counts = store.inbound_group_session_counts(Some(version)).await.unwrap();
     let needed = store.inbound_group_sessions_for_backup(version, 1000).await.unwrap().len();
@@ -72,10 +72,10 @@ async fn a_mark_for_an_old_version_does_not_count_for_the_new_one() {
         mark(&store, "old", &sessions[..1]).await;
         store.reset_backup_state().await.unwrap();
         mark(&store, "new", &sessions[1..2]).await;
-        // The answer to an upload that was on its way during the reset.
+        // As if the response to an upload arrived after the reset.
         mark(&store, "old", &sessions[2..3]).await;
         assert_eq!(state(&store, "new").await, (1, 3), "{mode:?}");
-        // What the old version held before the reset is not believed either.
+        // The state of the old version before the reset does not count either.
         assert_eq!(state(&store, "old").await, (1, 3));
     }
 }
@@ -93,7 +93,7 @@ async fn a_stale_session_saved_after_a_reset_does_not_count() {
         assert_eq!(state(&store, "1").await, (1, 0));
 
         store.reset_backup_state().await.unwrap();
-        // Both copies in the SDK's memory still say "backed up"; only the store knows of the reset.
+        // Both copies in the SDK's memory are still marked as backed up; only the store has the reset.
         let inbound_group_sessions = sessions.clone();
         let changes = matrix_sdk_crypto::store::types::Changes {
             inbound_group_sessions,
@@ -116,11 +116,11 @@ async fn a_session_saved_again_without_being_backed_up_needs_a_backup_again() {
         store.save_inbound_group_sessions(sessions.clone(), None).await.unwrap();
         mark(&store, "1", &sessions).await;
         assert_eq!(state(&store, "1").await, (2, 0), "{mode:?}");
-        // A better copy of the key has come: the backup holds the worse one.
+        // A better copy of the key was received: the backup contains the worse one.
         store.save_inbound_group_sessions(sessions[..1].to_vec(), None).await.unwrap();
         assert_eq!(state(&store, "1").await, (1, 1));
         assert!(!is_backed_up(&store, &sessions[0]).await);
-        // Saved again while backed up, it keeps what is known of it.
+        // Saved again as backed up, it keeps its version.
         sessions[1].mark_as_backed_up();
         store.save_inbound_group_sessions(sessions[1..].to_vec(), None).await.unwrap();
         assert_eq!(state(&store, "1").await, (1, 1));
@@ -163,7 +163,7 @@ async fn a_version_named_again_after_a_reset_starts_empty() {
         store.reset_backup_state().await.unwrap();
         mark(&store, "1", &sessions[2..]).await;
         assert_eq!(state(&store, "1").await, (1, 2), "{mode:?}");
-        // Twice, for a generation is never used again.
+        // Twice, because a generation is never reused.
         store.reset_backup_state().await.unwrap();
         assert_eq!(state(&store, "1").await, (0, 3));
         mark(&store, "1", &sessions[..1]).await;
@@ -172,7 +172,7 @@ async fn a_version_named_again_after_a_reset_starts_empty() {
 }
 
 #[tokio::test]
-async fn a_mark_for_an_unknown_session_is_passed_over() {
+async fn marking_an_unknown_session_is_ignored() {
     for mode in MODES {
         let (_database, store) = store(mode).await;
         let sessions = sessions(2);

@@ -18,12 +18,12 @@ use test_support::{
     },
 };
 
-/// Each `data` of a table replaced by something that no encoder of ours wrote.
+/// Replacements for a table's `data` that no encoder of this crate writes.
 const DAMAGE: [(&str, &str); 5] = [
     ("nothing", "''::bytea"),
     ("garbage", r"'\xc1deadbeefdeadbeefdeadbeefdeadbeef'::bytea"),
     ("the first half", "substring(data FROM 1 FOR length(data) / 2)"),
-    // Past the envelope's head, and in the middle of a MessagePack or JSON text.
+    // After the envelope's header, and in the middle of MessagePack or JSON.
     (
         "a changed byte",
         "set_byte(data, length(data) / 2,
@@ -42,7 +42,7 @@ async fn a_damaged_row_is_an_error_that_names_its_table() {
         assert_complete(&store, &fixture).await;
         for table in tables_with_data(&client).await {
             for (kind, damage) in DAMAGE {
-                // A byte changed in a plain value may still be a value, and a custom value is bytes.
+                // A plain value with one changed byte may still decode, and a custom value is any bytes.
                 let may_pass = mode == Mode::Plain && kind == "a changed byte";
                 if mode == Mode::Plain && table == "custom_values" {
                     continue;
@@ -55,16 +55,16 @@ async fn a_damaged_row_is_an_error_that_names_its_table() {
                 let mut reads = read_all(&store, &fixture).await;
                 reads.extend(read_own_device(&store).await);
                 for read in reads {
-                    let place = format!("{mode:?} {table} {kind} {}", read.method);
+                    let case = format!("{mode:?} {table} {kind} {}", read.method);
                     match read.found {
                         Err(Error::CorruptRow { table: named, reason }) => {
-                            assert_eq!(named, table, "{place}");
-                            // Fixed words: nothing of the row can be in them.
-                            assert!(reason.len() < 40, "{place}: {reason}");
+                            assert_eq!(named, table, "{case}");
+                            // A fixed text, so it cannot contain data of the row.
+                            assert!(reason.len() < 40, "{case}: {reason}");
                         }
-                        // Sessions need our own device's keys.
-                        Ok(1..) => assert!(may_pass || read.table != table, "{place} was read"),
-                        other => panic!("{place}: {other:?}"),
+                        // Reads of sessions need the own device's keys.
+                        Ok(1..) => assert!(may_pass || read.table != table, "{case} was read"),
+                        other => panic!("{case}: {other:?}"),
                     }
                 }
                 let restore = format!(
@@ -87,7 +87,7 @@ async fn the_test_of_damaged_rows_covers_every_table() {
     let covered: Vec<_> = read_all(&store, &fixture).await.iter().map(|read| read.table).collect();
     let with_data = tables_with_data(&client).await;
     for table in tables(&client).await {
-        // What is not an account's own.
+        // Tables that do not belong to an account.
         if ["accounts", "schema_migrations", "heartbeats"].contains(&table.as_str()) {
             continue;
         }
@@ -97,7 +97,7 @@ async fn the_test_of_damaged_rows_covers_every_table() {
     }
 }
 
-/// The row decodes, but no session comes out of it: our own device has lost its keys.
+/// The row decodes, but the session cannot be unpickled: the own device has no keys.
 #[tokio::test]
 async fn a_failed_unpickle_is_an_error_that_names_its_table() {
     for mode in [Mode::Plain, Mode::Key] {
@@ -145,7 +145,7 @@ async fn a_missing_own_device_is_an_error_that_names_its_table() {
             store.get_sessions(&sender).await,
             Err(Error::CorruptRow { table: "devices", .. })
         );
-        // Without sessions there is nothing to unpickle.
+        // Without sessions the own device is not needed.
         assert_matches!(store.get_sessions("somebody else").await, Ok(None));
     }
 }
@@ -156,7 +156,7 @@ async fn account_unset_only_when_no_account_is_set() {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
         let store = mode.open_uncached(&url, "bot").await;
-        // The machine saves its own device before any account exists.
+        // The machine saves its own device before the account.
         store.save_changes(fixture.changes()).await.unwrap();
         let sender = fixture.olm_session.sender_key().to_base64();
         assert_matches!(store.get_sessions(&sender).await, Err(Error::AccountUnset));
@@ -172,20 +172,20 @@ async fn account_unset_only_when_no_account_is_set() {
         assert_eq!(store.get_sessions(&sender).await.unwrap().unwrap().len(), 1);
         assert_eq!(store.get_own_device().await.unwrap().device_id(), own_device());
 
-        // Another store of the account knows it once it has been loaded.
+        // Another store of the account has it once the account was loaded.
         let other = mode.open_uncached(&url, "bot").await;
         assert_matches!(other.get_own_device().await, Err(Error::AccountUnset));
         other.load_account().await.unwrap().unwrap();
         assert_eq!(other.get_own_device().await.unwrap().device_id(), own_device());
-        // Nothing pending is not an account taken away.
+        // Pending changes without an account do not delete it.
         other.save_pending_changes(PendingChanges { account: None }).await.unwrap();
         assert_eq!(other.get_own_device().await.unwrap().device_id(), own_device());
     }
 }
 
-/// A damaged row among many is an error of this read, and keeps nobody from writing.
+/// A damaged row among many fails this read only: writes continue.
 #[tokio::test]
-async fn a_damaged_row_ends_the_read_and_not_the_store() {
+async fn a_damaged_row_fails_the_read_but_not_the_store() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);

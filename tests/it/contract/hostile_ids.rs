@@ -17,9 +17,9 @@ use test_support::{
     fixture::{key_request, own_user, room, withheld},
 };
 
-/// All different, and some differ only in what a careless store would cut off.
+/// All different, some only in a part that a careless store would truncate.
 fn ids() -> Vec<String> {
-    // PostgreSQL compresses what repeats itself, and would then index it after all.
+    // Not repetitive: PostgreSQL would compress that, and could index it.
     let long: String =
         (0..25_000u32).map(|n| format!("{:04x}", n.wrapping_mul(40_503) >> 8 & 0xffff)).collect();
     vec![
@@ -34,7 +34,7 @@ fn ids() -> Vec<String> {
         "%".to_owned(),
         "'; DROP TABLE devices; --".to_owned(),
         "\u{fffd}\u{10ffff}".to_owned(),
-        // The longest id kept as it is, and the first that is not.
+        // The longest id that is stored unhashed, and the shortest that is hashed.
         "y".repeat(255),
         "y".repeat(256),
         format!("{long}1"),
@@ -60,7 +60,7 @@ async fn custom_keys_of_any_form_are_kept_apart() {
     }
 }
 
-/// A long id is stored as a hash in a plain account too: the hash itself is another id.
+/// A long id is stored as a hash in a plain account, too; an id equal to that hash is a different id.
 #[tokio::test]
 async fn the_stored_form_of_a_long_key_is_not_taken_for_a_short_one() {
     let database = testing::database().unwrap();
@@ -70,7 +70,7 @@ async fn the_stored_form_of_a_long_key_is_not_taken_for_a_short_one() {
     let sql = "SELECT key FROM matrix_sdk.custom_values";
     let stored: Vec<u8> = client.query_one(sql, &[]).await.unwrap().get(0);
     assert!(stored.len() < 255, "{} bytes", stored.len());
-    // No UTF-8 text begins with this byte, so no short id is stored so.
+    // No UTF-8 text begins with this byte, so it cannot be a short id.
     assert_eq!(stored[0], 0xff);
 }
 
@@ -135,7 +135,7 @@ async fn session_ids_requests_hashes_versions_and_leases_of_any_form_are_kept_ap
     }
 }
 
-/// The schema's name, quoted wherever it stands.
+/// The schema's name is quoted in every statement.
 #[tokio::test]
 async fn unusual_schema_names() {
     let longest = "s".repeat(63);
@@ -152,7 +152,7 @@ async fn unusual_schema_names() {
         store.get_size().await.unwrap().unwrap();
         store.close().await.unwrap();
     }
-    // One schema each, and nothing beside them.
+    // No other schema was created.
     let client = connect(&database.url()).await;
     let sql = "SELECT count(*) FROM pg_class WHERE relname = 'devices' AND relkind = 'r'";
     assert_eq!(test_support::number(&client, sql).await, names.len() as i64);

@@ -80,7 +80,7 @@ async fn the_same_request_saved_again_is_one_row_and_the_newest_wins() {
         save(&store, vec![key_request("id", recovery_key(), true)]).await;
         assert!(by_id(&store, "id").await.unwrap().sent_out, "{mode:?}");
         assert!(store.get_unsent_secret_requests().await.unwrap().is_empty());
-        // Under the same id, another secret is asked for: the older question is gone.
+        // The same id with another secret replaces the older request.
         save(&store, vec![key_request("id", master_key(), false)]).await;
         assert_eq!(id_by_info(&store, &recovery_key()).await, None);
         assert_eq!(id_by_info(&store, &master_key()).await.as_deref(), Some("id"));

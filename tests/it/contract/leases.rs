@@ -1,4 +1,4 @@
-//! Rule 12: leases go by the server's clock, and a generation is a holder's.
+//! Rule 12: leases expire by the server's clock, and the generation changes with the holder.
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing;
@@ -7,7 +7,7 @@ use test_support::{Mode, connect};
 const MODES: [Mode; 2] = [Mode::Plain, Mode::Key];
 const LONG: u32 = 600_000;
 
-/// Moves the end of all leases, as if time had passed.
+/// Moves the end of all leases back, as if time had passed.
 async fn pass_ten_minutes(client: &tokio_postgres::Client) {
     let sql = "UPDATE matrix_sdk.lease_locks SET expires_at = expires_at - interval '10 minutes'";
     client.batch_execute(sql).await.unwrap();
@@ -24,15 +24,15 @@ async fn a_generation_rises_only_when_the_holder_changes() {
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));
         assert_eq!(two.try_take_leased_lock(LONG, "key", "two").await.unwrap(), None, "{mode:?}");
-        // A lease is the holder's, whichever store asks.
+        // A lease belongs to its holder, whichever store takes it.
         assert_eq!(two.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));
-        // Expired, but nobody came: still the same holder's.
+        // Expired, but not taken: the same holder keeps its generation.
         pass_ten_minutes(&client).await;
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), Some(1));
         pass_ten_minutes(&client).await;
         assert_eq!(two.try_take_leased_lock(LONG, "key", "two").await.unwrap(), Some(2));
         assert_eq!(one.try_take_leased_lock(LONG, "key", "one").await.unwrap(), None);
-        // Another key is another lease.
+        // Leases of other keys are independent.
         assert_eq!(one.try_take_leased_lock(LONG, "other", "one").await.unwrap(), Some(1));
     }
 }
@@ -51,7 +51,7 @@ async fn a_lease_of_zero_milliseconds_releases() {
     }
 }
 
-/// The client's clock is never asked: the end is the server's present and the lease.
+/// The end is the server's clock plus the duration; the client's clock is not used.
 #[tokio::test]
 async fn a_lease_ends_by_the_servers_clock() {
     let database = testing::database().unwrap();
@@ -65,7 +65,7 @@ async fn a_lease_ends_by_the_servers_clock() {
                FROM matrix_sdk.lease_locks";
     let in_range: bool = client.query_one(sql, &[&before]).await.unwrap().get(0);
     assert!(in_range);
-    // The longest lease that can be asked for.
+    // The longest possible lease.
     let longest = store.try_take_leased_lock(u32::MAX, "longest", "one").await.unwrap();
     assert_eq!(longest, Some(1));
 }
@@ -86,9 +86,9 @@ async fn the_same_lease_of_two_accounts_is_two_leases() {
     }
 }
 
-/// Of many holders that ask at once, one gets the lease.
+/// Of many holders that take a lease concurrently, one gets it.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_ask_at_once_one_takes_the_lease() {
+async fn one_of_many_concurrent_holders_takes_the_lease() {
     let database = testing::database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
     let holders: Vec<String> = (0..32).map(|number| format!("holder {number}")).collect();

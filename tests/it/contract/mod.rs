@@ -1,4 +1,4 @@
-//! The rules learnt from other stores' bugs, seen through `CryptoStore`.
+//! Rules derived from bugs of other stores, tested through `CryptoStore`.
 
 mod backup;
 mod damaged_rows;

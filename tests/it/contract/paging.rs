@@ -54,35 +54,35 @@ async fn no_session_is_seen_twice_and_none_is_skipped_while_others_are_inserted(
         let database = testing::database().unwrap();
         let url = database.url();
         let writer = mode.open(&url, "bot").await;
-        let store = mode.open_observer(&url, "bot").await;
+        let store = mode.open_read_only(&url, "bot").await;
         let account = account();
         let first = sessions(&account, 60);
         writer.save_inbound_group_sessions(first.clone(), None).await.unwrap();
-        // Of other kinds and senders: never shown.
+        // Of other kinds and senders, which are never returned.
         let other_kind = inbound_session(&account, room(), SenderDataType::UnknownDevice);
         let other_sender = inbound_session(&self::account(), room(), KIND);
         writer.save_inbound_group_sessions(vec![other_kind, other_sender], None).await.unwrap();
 
         let (writer, account) = (&writer, &account);
         let seen = page(&store, account, 7, |batch| async move {
-            // New ones land before and after the page's end; known ones are rewritten in place.
+            // New ones are before and after the page's end; known ones are updated.
             let mut changed = sessions(account, 3);
             changed.extend(batch.into_iter().take(2));
             writer.save_inbound_group_sessions(changed, None).await.unwrap();
         })
         .await;
-        assert_eq!(ids(&seen).len(), seen.len(), "{mode:?}: a session was seen twice");
+        assert_eq!(ids(&seen).len(), seen.len(), "{mode:?}: a session was returned twice");
         assert!(ids(&seen).is_superset(&ids(&first)), "{mode:?}: a session was skipped");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paging_is_whole_beside_a_concurrent_writer() {
+async fn paging_is_complete_with_a_concurrent_writer() {
     for mode in [Mode::Plain, Mode::Key] {
         let database = testing::database().unwrap();
         let url = database.url();
         let writer = mode.open(&url, "bot").await;
-        let store = mode.open_observer(&url, "bot").await;
+        let store = mode.open_read_only(&url, "bot").await;
         let (account, extra) = (account(), 40);
         let first = sessions(&account, 100);
         writer.save_inbound_group_sessions(first.clone(), None).await.unwrap();
@@ -103,7 +103,7 @@ async fn paging_is_whole_beside_a_concurrent_writer() {
     }
 }
 
-/// A session id may stand in several rooms, one of them a lie: a page must not end between them.
+/// Several rooms may claim one session id, not all of them truthfully: a page must not end between them.
 #[tokio::test]
 async fn a_page_does_not_end_between_sessions_of_the_same_id() {
     let rooms: [&RoomId; 3] = [room_id!("!a:x.y"), room_id!("!b:x.y"), room_id!("!c:x.y")];

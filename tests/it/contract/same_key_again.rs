@@ -1,4 +1,4 @@
-//! Rules 1, 2 and 3: what is saved again, or twice in one batch, is one row, and the newest wins.
+//! Rules 1, 2 and 3: a value saved again, or twice in one batch, is one row, and the newest wins.
 
 use matrix_sdk_crypto::{
     DeviceData, LocalTrust,
@@ -132,12 +132,12 @@ async fn the_same_secret_twice_is_one_inbox_entry() {
     }
 }
 
-/// The same device with another trust, so that the two can be told apart.
+/// The same device with another trust, to distinguish the two.
 fn device(account: &Account, trust: LocalTrust) -> DeviceData {
     DeviceData::new(account.device_keys(), trust)
 }
 
-/// Rule 3: PostgreSQL refuses to touch a row twice in one `ON CONFLICT` (SQLSTATE 21000).
+/// Rule 3: PostgreSQL refuses to update a row twice in one `ON CONFLICT` (SQLSTATE 21000).
 #[tokio::test]
 async fn a_device_both_new_and_changed_is_the_changed_one() {
     for mode in MODES {

@@ -1,4 +1,4 @@
-//! Rule 6: a value is never given out in the place of another.
+//! Rule 6: a value is never returned in the place of another.
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{
@@ -29,7 +29,7 @@ async fn the_right_session_id_in_the_wrong_room_is_none() {
     }
 }
 
-/// A session that claims another room does not replace the one of the same id.
+/// A session that claims another room does not replace the one with the same id.
 #[tokio::test]
 async fn the_same_session_id_in_two_rooms_is_two_sessions() {
     for mode in [Mode::Plain, Mode::Key] {
@@ -49,7 +49,7 @@ async fn the_same_session_id_in_two_rooms_is_two_sessions() {
     }
 }
 
-/// Whoever writes to the database can move sealed values, for the cipher binds no place to them.
+/// An attacker with write access can move sealed values, since encryption alone does not bind them to a row.
 #[tokio::test]
 async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
     for mode in [Mode::Passphrase, Mode::Key] {
@@ -57,7 +57,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
         let (url, fixture) = (database.url(), Fixture::new().await);
         let (store, client) = (mode.open_uncached(&url, "bot").await, connect(&url).await);
         fixture.fill(&store).await;
-        // A second row of the tables that the fixture gives one row.
+        // A second row in the tables in which the fixture has one.
         let account = Account::with_device_id(user_id!("@other:example.org"), device_id!("DEVICE"));
         let elsewhere = room_id!("!elsewhere:example.org");
         let second = inbound_session(&account, elsewhere, SenderDataType::UnknownDevice);
@@ -77,7 +77,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
                 _ => None,
             };
             for read in read_all(&store, &fixture).await {
-                // Unpickling an Olm session takes our own device.
+                // Unpickling an Olm session needs the own device.
                 let olm = table == "devices" && read.method == "get_sessions";
                 let expected = (read.table == table || olm)
                     .then_some((table, "the value belongs to another row"));
@@ -89,7 +89,7 @@ async fn two_sealed_rows_swapped_are_errors_that_name_the_table() {
     }
 }
 
-/// A value of one table, put into every other.
+/// A value of one table, copied into every other.
 #[tokio::test]
 async fn a_sealed_value_of_another_table_is_an_error_that_names_the_table() {
     let database = testing::database().unwrap();
@@ -113,7 +113,7 @@ async fn a_sealed_value_of_another_table_is_an_error_that_names_the_table() {
     }
 }
 
-/// Rows of one account copied into another: its cipher is its own.
+/// Rows of one account copied into another, which has a different cipher.
 #[tokio::test]
 async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
     let database = testing::database().unwrap();
@@ -135,10 +135,10 @@ async fn a_sealed_row_of_another_account_is_an_error_that_names_the_table() {
     theirs.get_room_settings(room()).await.unwrap().unwrap();
 }
 
-/// Two accounts with one secret, exchanged by a writer: ciphers, names or numbers. What is opened
-/// under a name is never another account.
+/// Two accounts with one secret, whose ciphers, names or numbers an attacker exchanges. Opening a name never
+/// opens the other account.
 #[tokio::test]
-async fn two_accounts_of_one_secret_exchanged_are_noticed() {
+async fn exchanged_accounts_with_the_same_secret_are_detected() {
     for mode in [Mode::Passphrase, Mode::Key] {
         let database = testing::database().unwrap();
         let (url, fixture) = (database.url(), Fixture::new().await);
@@ -162,7 +162,7 @@ async fn two_accounts_of_one_secret_exchanged_are_noticed() {
             );
             assert_eq!(client.execute(&sql, &[]).await.unwrap(), 2);
         };
-        // An exchange of names is one of ciphers and numbers; one of numbers, of names and ciphers.
+        // Exchanging names equals exchanging ciphers and numbers; exchanging numbers equals the other two.
         for columns in ["cipher", "name"] {
             exchange(columns).await;
             for name in ["alice", "bob"] {

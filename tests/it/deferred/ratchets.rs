@@ -1,5 +1,5 @@
-//! No Olm chain index encrypts twice, however encryptions, syncs, cuts and restarts follow each other:
-//! the other side decrypts everything.
+//! No Olm chain index is used twice in any order of encryptions, syncs, interruptions and restarts: the other
+//! side decrypts every message.
 
 use matrix_sdk_common::deserialized_responses::ProcessedToDeviceEvent;
 use matrix_sdk_crypto::{
@@ -15,24 +15,24 @@ use test_support::{
     rounds, seeded,
 };
 
-use super::contact::{Cut, Events, bob, open, until};
+use super::sync_replay::{Cut, Events, bob, open, until};
 
 const PEERS: usize = 3;
 
-struct World {
+struct Scenario {
     url: String,
     store: PostgresCryptoStore,
     machine: OlmMachine,
     peers: Vec<OlmMachine>,
     relay: Relay,
-    /// What waits for Bob.
+    /// Events that Bob has not received.
     inbox: Events,
     syncs: usize,
     sent: usize,
     rng: fastrand::Rng,
 }
 
-impl World {
+impl Scenario {
     async fn new(url: String, rng: fastrand::Rng) -> Self {
         let (store, machine) = open(&url, true).await;
         let mut relay = Relay::default();
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// Another process, which knows what is stored; or the same one, whose store was closed meanwhile.
+    /// Another process, which starts from the stored state; or the same one, with a reopened store.
     async fn restart(&mut self) {
         (self.store, self.machine) = open(&self.url, true).await;
     }
@@ -83,7 +83,7 @@ impl World {
         self.inbox.extend(self.relay.take(bob()));
     }
 
-    /// Bob encrypts, which may be cut; what he has encrypted is sent and must be decrypted.
+    /// Bob encrypts, which may be interrupted. The message is sent, and must be decrypted.
     async fn send(&mut self, is_cut: bool) {
         let cut = if is_cut { self.cut() } else { Cut { polls: usize::MAX, ..self.cut() } };
         let peer = self.rng.usize(0..PEERS);
@@ -94,7 +94,7 @@ impl World {
         let work =
             device.encrypt_event_raw("org.example.test", &content, CollectStrategy::AllDevices);
         let message = match until(cut, work).await {
-            // Bob has no session with the peer yet.
+            // Bob has no session with this peer yet.
             Some(Err(_)) => return,
             Some(Ok(message)) => message,
             None => return self.restart().await,
@@ -109,7 +109,7 @@ impl World {
         self.sent += 1;
     }
 
-    /// Bob syncs, which may be cut; what is not stored comes again. Now and then all is refused.
+    /// Bob syncs, which may be interrupted; then the events are replayed. Sometimes all of them are refused.
     async fn sync(&mut self, is_cut: bool) {
         self.syncs += 1;
         let token = format!("s{}", self.syncs);
@@ -163,14 +163,14 @@ async fn receive(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_bob_sends_is_always_decrypted() {
+async fn messages_of_bob_are_always_decrypted() {
     let rng = seeded("ratchets");
     let database = testing::database().unwrap();
-    let mut world = World::new(database.url(), rng).await;
+    let mut scenario = Scenario::new(database.url(), rng).await;
     let steps = rounds(60, 3000);
     for _ in 0..steps {
-        world.step().await;
+        scenario.step().await;
     }
     figure("random steps of sending, receiving, cuts and restarts", steps);
-    figure("of these messages sent, each decrypted once", world.sent);
+    figure("of these messages sent, each decrypted once", scenario.sent);
 }

@@ -1,5 +1,5 @@
-//! Rule 27: who an owner is, and how long it lives: copies of a database, runtimes that end, stores that are
-//! dropped with work to do.
+//! Rule 27: identity and lifetime of owners: with copied databases, runtimes that end, and stores dropped with
+//! saves in flight.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,11 +20,11 @@ use super::{open, set, value};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
-fn beating(url: &str, account: &str) -> PostgresStoreConfig {
-    beating_and(Takeover::Immediate, url, account)
+fn config(url: &str, account: &str) -> PostgresStoreConfig {
+    config_with_takeover(Takeover::Immediate, url, account)
 }
 
-fn beating_and(takeover: Takeover, url: &str, account: &str) -> PostgresStoreConfig {
+fn config_with_takeover(takeover: Takeover, url: &str, account: &str) -> PostgresStoreConfig {
     Mode::Plain.config(url, account).access(OwnershipSettings {
         takeover,
         heartbeat_interval: INTERVAL,
@@ -32,7 +32,7 @@ fn beating_and(takeover: Takeover, url: &str, account: &str) -> PostgresStoreCon
     })
 }
 
-/// Waits until the heartbeat of a database's only living process was renewed, some times.
+/// Waits until the heartbeat of the database's only live process was renewed several times.
 async fn wait_for_heartbeats(url: &str) {
     let client = connect(url).await;
     let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
@@ -47,17 +47,17 @@ async fn wait_for_heartbeats(url: &str) {
     tokio::time::timeout(Duration::from_secs(60), enough).await.expect("no heartbeats");
 }
 
-/// A template copies whatever a database calls itself.
+/// A copy made with TEMPLATE contains all rows that could identify the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_and_its_copy_are_two_databases() {
     let original = testing::database().unwrap();
     let url = original.url();
-    let store = open(beating(&url, "bot")).await.unwrap();
+    let store = open(config(&url, "bot")).await.unwrap();
     set(&store, b"before").await.unwrap();
     store.close().await.unwrap();
     let (name, copy) = (original.name(), format!("{}_copy", original.name()));
     let admin = connect(&url.replace(&format!("/{name}"), "/postgres")).await;
-    // No connection may be left, not even one that is about to close.
+    // Retried until all connections are closed, which TEMPLATE requires.
     let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
     while admin.batch_execute(&create).await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -65,15 +65,15 @@ async fn a_database_and_its_copy_are_two_databases() {
     let copy_url = url.replace(&format!("/{name}"), &format!("/{copy}"));
 
     store.reopen().await.unwrap();
-    let other = open(beating(&copy_url, "bot")).await.unwrap();
+    let other = open(config(&copy_url, "bot")).await.unwrap();
     for _ in 0..3 {
         set(&store, b"original").await.unwrap();
     }
     set(&other, b"copy").await.unwrap();
     for url in [&url, &copy_url] {
         wait_for_heartbeats(url).await;
-        // Both live, and nobody gets in.
-        let refused = open(beating_and(Takeover::RefuseIfAlive, url, "bot")).await;
+        // Both owners are alive, so other openers are refused.
+        let refused = open(config_with_takeover(Takeover::RefuseIfAlive, url, "bot")).await;
         assert_matches!(refused, Err(OpenStoreError::OwnerAlive { .. }));
     }
     assert_eq!(value(&store).await.unwrap(), b"original");
@@ -91,7 +91,7 @@ fn a_store_whose_runtime_has_ended_is_opened_again_on_another() {
     let database = testing::database().unwrap();
     let url = database.url();
     let first = Runtime::new().unwrap();
-    let store = first.block_on(open(beating(&url, "bot"))).unwrap();
+    let store = first.block_on(open(config(&url, "bot"))).unwrap();
     first.block_on(set(&store, b"first")).unwrap();
     first.shutdown_background();
     Runtime::new().unwrap().block_on(async {
@@ -107,27 +107,27 @@ fn a_heartbeat_outlives_the_runtime_of_another_store() {
     let database = testing::database().unwrap();
     let url = database.url();
     let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
-    let _one = first.block_on(open(beating(&url, "one"))).unwrap();
-    let two = second.block_on(open(beating(&url, "two"))).unwrap();
+    let _one = first.block_on(open(config(&url, "one"))).unwrap();
+    let two = second.block_on(open(config(&url, "two"))).unwrap();
     first.shutdown_background();
     second.block_on(async {
         wait_for_heartbeats(&url).await;
-        let refuse = |account: &str| beating_and(Takeover::RefuseIfAlive, &url, account);
+        let refuse = |account: &str| config_with_takeover(Takeover::RefuseIfAlive, &url, account);
         assert_matches!(open(refuse("two")).await, Err(OpenStoreError::OwnerAlive { .. }));
         set(&two, b"alive").await.unwrap();
-        // The other account is free when the heartbeat that ended is too old.
+        // The other account is free once the ended heartbeat has expired.
         while open(refuse("one")).await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
 }
 
-/// What was begun is finished before the next owner comes, although store and callers are gone.
+/// Saves that were begun are finished before the next takeover, although the store and the futures were dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let store = open(beating(&url, "bot")).await.unwrap();
+    let store = open(config(&url, "bot")).await.unwrap();
     let client = connect(&url).await;
     client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.custom_values").await.unwrap();
     for number in 0..30u8 {
@@ -138,7 +138,7 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
     }
     drop(store);
     let takeover = Takeover::WaitUntilFree(Duration::from_secs(60));
-    let waiting = beating_and(takeover, &url, "bot");
+    let waiting = config_with_takeover(takeover, &url, "bot");
     let mut next = tokio::spawn(open(waiting));
     let early = tokio::time::timeout(Duration::from_millis(700), &mut next).await;
     assert!(early.is_err(), "the account was free before the saves were written");
@@ -150,9 +150,9 @@ async fn a_store_that_is_dropped_keeps_the_account_until_its_saves_are_written()
     }
 }
 
-/// A save that finds what it would write is refused like any other.
+/// A save of rows that are stored already is refused like any other.
 #[tokio::test]
-async fn a_superseded_owner_saves_nothing_not_even_what_is_there() {
+async fn a_superseded_owners_saves_of_unchanged_rows_are_refused() {
     let database = testing::database().unwrap();
     let config = Mode::Key.config(&database.url(), "bot");
     let config = config.access(without_heartbeats());
@@ -163,7 +163,7 @@ async fn a_superseded_owner_saves_nothing_not_even_what_is_there() {
         let first = open(config.clone()).await.unwrap();
         first.save_pending_changes(saved()).await.unwrap();
         first.save_tracked_users(&users).await.unwrap();
-        // Only what was read is known to be there.
+        // Reading makes the rows known, so that saving them is a no-op.
         first.load_tracked_users().await.unwrap();
         let commits = first.commit_count().await.unwrap();
         first.save_pending_changes(saved()).await.unwrap();

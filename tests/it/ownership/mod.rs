@@ -1,7 +1,7 @@
 //! One account, one owner.
 mod identity;
+mod rolled_back;
 mod scopes;
-mod set_back;
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ async fn set(store: &PostgresCryptoStore, value: &[u8]) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
+async fn the_newest_owner_wins_and_the_former_owners_error_names_it() {
     let database = testing::database().unwrap();
     let url = database.url();
-    // A heartbeat would tell it sooner than its write does.
+    // Without a heartbeat, which would detect the takeover before the write.
     let named = |label: &str| {
         let label = label.to_owned();
         Mode::Key.config(&url, "bot").access(OwnershipSettings { label, ..without_heartbeats() })
@@ -45,7 +45,7 @@ async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
         assert!(by.starts_with("green on ") && by.contains("process "), "{by}");
         assert!(since.elapsed().unwrap() < Duration::from_secs(600));
     });
-    // Every later call, too, and a reopening takes nothing back.
+    // Every later call fails too, and reopening does not take the account back.
     assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
     assert_matches!(first.load_account().await, Err(Error::Superseded { .. }));
     let lease = first.try_take_leased_lock(100, "key", "holder").await;
@@ -61,7 +61,7 @@ async fn the_newest_owner_wins_and_the_former_one_is_told_who_it_is() {
     set(&second, b"third").await.unwrap();
 }
 
-/// The guard waits for a takeover that is being committed, and then judges by what that has written.
+/// The guard waits for a takeover that is being committed, and then checks its result.
 #[tokio::test]
 async fn a_write_that_waited_for_a_takeover_is_refused() {
     let database = testing::database().unwrap();
@@ -100,9 +100,9 @@ async fn a_lease_is_fenced_as_well() {
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.lease_locks").await, 0);
 }
 
-/// Also one that was closed or had failed before the other came, and never saw it.
+/// Also for an owner that was closed or had failed before the takeover.
 #[tokio::test]
-async fn reopening_takes_nothing_back() {
+async fn reopening_does_not_take_the_account_back() {
     let database = testing::database().unwrap();
     let url = database.url();
     let first = Mode::Plain.open(&url, "bot").await;
@@ -119,7 +119,7 @@ async fn reopening_takes_nothing_back() {
 }
 
 #[tokio::test]
-async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
+async fn an_idle_owner_detects_a_takeover_by_its_heartbeat() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
     let config = config.access(OwnershipSettings {
@@ -128,7 +128,7 @@ async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
     });
     let first = open(config.clone()).await.unwrap();
     let _second = open(config).await.unwrap();
-    // Reads reach the server as before; only the heartbeat can tell.
+    // Reads do not check the ownership; only the heartbeat does.
     while first.get_custom_value("key").await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -136,7 +136,7 @@ async fn an_idle_owner_learns_of_its_end_by_its_heartbeat() {
 }
 
 #[tokio::test]
-async fn one_that_refuses_goes_away_while_the_owner_lives() {
+async fn refuse_if_alive_fails_while_the_owner_is_alive() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
     let polite = config.access(OwnershipSettings {
@@ -152,7 +152,7 @@ async fn one_that_refuses_goes_away_while_the_owner_lives() {
     set(&first, b"undisturbed").await.unwrap();
     first.close().await.unwrap();
     let second = open(polite.clone()).await.unwrap();
-    // Dropped, it lets go in the background.
+    // A dropped store releases the account in the background.
     drop(second);
     while open(polite.clone()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -183,7 +183,7 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
     });
     assert_matches!(open(impatient).await, Err(OpenStoreError::OwnerAlive { .. }));
 
-    // As after a kill -9: the opening stays, the heartbeat ends.
+    // As after a kill -9: the handle's row stays, the heartbeat expires.
     let client = connect(&url).await;
     client
         .batch_execute(
@@ -199,11 +199,11 @@ async fn a_standby_waits_until_the_owner_ends_or_its_heartbeat_does() {
 }
 
 #[tokio::test]
-async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
+async fn a_read_only_store_reads_next_to_the_owner_and_writes_nothing() {
     let database = testing::database().unwrap();
     let url = database.url();
-    let observing = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
-    let missing = open(observing.clone()).await;
+    let read_only_config = Mode::Key.config(&url, "bot").access(Access::ReadOnly);
+    let missing = open(read_only_config.clone()).await;
     assert_matches!(missing, Err(OpenStoreError::MigrationsPending { found: 0, .. }));
     let owner = Mode::Key.open(&url, "bot").await;
     let other = Mode::Key.config(&url, "other").access(Access::ReadOnly);
@@ -212,15 +212,15 @@ async fn an_observer_reads_beside_the_owner_and_writes_nothing() {
     });
 
     set(&owner, b"value").await.unwrap();
-    let observer = open(observing).await.unwrap();
-    assert_eq!(value(&observer).await.unwrap(), b"value");
-    assert_eq!(observer.commit_count().await.unwrap(), 1);
-    assert_matches!(set(&observer, b"other").await, Err(Error::ReadOnly));
-    let lease = observer.try_take_leased_lock(100, "key", "holder").await;
+    let read_only = open(read_only_config).await.unwrap();
+    assert_eq!(value(&read_only).await.unwrap(), b"value");
+    assert_eq!(read_only.commit_count().await.unwrap(), 1);
+    assert_matches!(set(&read_only, b"other").await, Err(Error::ReadOnly));
+    let lease = read_only.try_take_leased_lock(100, "key", "holder").await;
     assert_matches!(lease, Err(Error::ReadOnly));
     set(&owner, b"owned").await.unwrap();
-    assert_eq!(value(&observer).await.unwrap(), b"owned");
-    observer.close().await.unwrap();
+    assert_eq!(value(&read_only).await.unwrap(), b"owned");
+    read_only.close().await.unwrap();
     set(&owner, b"still").await.unwrap();
     let client = connect(&url).await;
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 1);
@@ -239,7 +239,7 @@ async fn many_accounts_of_a_process_share_one_heartbeat() {
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.account_handles").await, 20);
 }
 
-/// No write takes effect outside of a guarded transaction: the transaction marker is not there.
+/// No write takes effect outside of a guarded transaction, because the transaction marker is missing.
 #[tokio::test]
 async fn writes_are_refused_without_the_guard() {
     let database = testing::database().unwrap();
@@ -256,7 +256,7 @@ async fn writes_are_refused_without_the_guard() {
         if !text.contains("matrix_sdk.tx") {
             continue;
         }
-        // A setting that was set once in a session is empty afterwards, and not absent.
+        // A setting that was set once in a session is empty afterwards instead of absent.
         let client = connect(&url).await;
         let statement = client.prepare_typed(&text, &types).await.unwrap();
         let bytes: Vec<Option<&[u8]>> = vec![Some(b"x")];
@@ -280,7 +280,7 @@ async fn writes_are_refused_without_the_guard() {
     assert!(writes >= 20, "only {writes} writes are guarded");
 }
 
-/// The application's own rows are part of the transaction.
+/// The application's rows are part of the transaction.
 #[tokio::test]
 async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
     let database = testing::database().unwrap();
@@ -312,7 +312,7 @@ async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
     store.reopen().await.unwrap();
     assert_eq!(value(&store).await.unwrap(), b"first");
 
-    // What ends the transaction loses the guard: nothing is acknowledged.
+    // Ending the transaction ends the guard's marker: later writes fail.
     let ended: Result<(), CryptoStoreError> = store
         .atomically(async {
             store.transaction().await?.query("COMMIT", &[]).await?;
@@ -325,7 +325,7 @@ async fn the_applications_rows_are_committed_with_the_keys_or_not_at_all() {
     assert_eq!(value(&store).await.unwrap(), b"first");
 }
 
-/// A silent client's transaction is ended by the server; one that only computes is not silent.
+/// The server ends an idle transaction, so the store sends keep-alives while the future computes.
 #[tokio::test]
 async fn a_transaction_that_is_open_for_long_is_kept_alive() {
     let database = testing::database().unwrap();

@@ -1,5 +1,5 @@
-//! A scope that begins after its account was lost: its first statement says so, and nothing of it is
-//! committed.
+//! A scope that begins after its owner was superseded or its database rolled back: its first statement fails,
+//! and nothing is committed.
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
@@ -9,46 +9,46 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{open, set};
 
-/// The same token and a commit more: a clone of this machine has written.
+/// The same token and one more commit: a clone of this machine has written.
 const CLONED: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits + 1";
-/// The same token and a commit less.
-const SET_BACK: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
+/// The same token and one commit less.
+const ROLL_BACK: &str = "UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
 
-/// What makes a scope go to the server before its commit.
+/// The operation that sends a scope's statements before its commit.
 #[derive(Clone, Copy, Debug)]
 enum First {
-    /// A read of what it has changed.
+    /// A read of a row that the scope has changed.
     Read,
     /// A statement of the application.
     Statement,
 }
 
-struct World {
+struct Environment {
     url: String,
     client: Client,
     store: PostgresCryptoStore,
     _database: testing::TestDatabase,
 }
 
-impl World {
+impl Environment {
     async fn new() -> Self {
         let database = testing::database().unwrap();
         let url = database.url();
         let client = connect(&url).await;
         client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
-        // A heartbeat would tell it sooner than the scope does.
+        // Without a heartbeat, which would detect it before the scope.
         let config = Mode::Plain.config(&url, "bot").access(without_heartbeats());
         let store = open(config).await.unwrap();
         set(&store, b"before").await.unwrap();
         Self { url, client, store, _database: database }
     }
 
-    /// Saves in a scope, and goes to the server. What that says, and what the scope does.
+    /// Saves in a scope and sends it. Returns the error of that operation, and the scope's.
     async fn scope(&self, first: First) -> (Error, Error) {
-        let mut said = None;
+        let mut first_error = None;
         let work = self.store.atomically(async {
             self.store.set_custom_value("within", b"value".to_vec()).await?;
-            let asked = match first {
+            let result = match first {
                 First::Read => self.store.get_custom_value("within").await.map(drop),
                 First::Statement => {
                     let insert = "INSERT INTO outbox VALUES ($1)";
@@ -56,16 +56,16 @@ impl World {
                     transaction.query(insert, &[(&"row", Type::TEXT)]).await.map(drop)
                 }
             };
-            said = asked.err();
-            // Who passes over the error does not get past it.
+            first_error = result.err();
+            // Ignoring the error does not make the scope succeed.
             Ok::<_, CryptoStoreError>(())
         });
         let error = work.await.expect_err("the scope was committed");
         let CryptoStoreError::Backend(error) = error else { panic!("{error:?}") };
-        (said.expect("it was answered"), *error.downcast().unwrap())
+        (first_error.expect("the first operation succeeded"), *error.downcast().unwrap())
     }
 
-    /// Runs a scope; nothing of it may be there.
+    /// Runs a scope, and asserts that nothing of it was committed.
     async fn refused(&self, first: First) -> (Error, Error) {
         let commits = "SELECT sum(commits)::bigint FROM matrix_sdk.account_lanes";
         let before = number(&self.client, commits).await;
@@ -73,47 +73,47 @@ impl World {
         assert_eq!(number(&self.client, commits).await, before);
         let rows = "SELECT (SELECT count(*) FROM outbox)
                          + (SELECT count(*) FROM matrix_sdk.custom_values)";
-        assert_eq!(number(&self.client, rows).await, 1, "what there was before");
+        assert_eq!(number(&self.client, rows).await, 1, "rows of the scope were committed");
         errors
     }
 }
 
 #[tokio::test]
-async fn a_scope_whose_account_was_taken_says_by_whom_and_commits_nothing() {
+async fn a_superseded_scopes_error_names_the_owner_and_nothing_is_committed() {
     for first in [First::Read, First::Statement] {
-        let world = World::new().await;
+        let environment = Environment::new().await;
         let config = Mode::Plain
-            .config(&world.url, "bot")
+            .config(&environment.url, "bot")
             .access(OwnershipSettings { label: "green".to_owned(), ..Default::default() });
         let _taken = open(config).await.unwrap();
-        let (said, ended) = world.refused(first).await;
-        assert_matches!(said, Error::Superseded { by, .. } if by.starts_with("green on "));
+        let (first_error, ended) = environment.refused(first).await;
+        assert_matches!(first_error, Error::Superseded { by, .. } if by.starts_with("green on "));
         assert_matches!(ended, Error::Superseded { .. });
     }
 }
 
-/// The guard's look at the token finds nothing: the count tells.
+/// The guard finds the right token: only the count differs.
 #[tokio::test]
 async fn a_scope_whose_token_was_copied_is_superseded_and_commits_nothing() {
     for first in [First::Read, First::Statement] {
-        let world = World::new().await;
-        world.client.batch_execute(CLONED).await.unwrap();
-        let (said, ended) = world.refused(first).await;
-        assert_matches!(said, Error::Superseded { .. }, "{first:?}");
+        let environment = Environment::new().await;
+        environment.client.batch_execute(CLONED).await.unwrap();
+        let (first_error, ended) = environment.refused(first).await;
+        assert_matches!(first_error, Error::Superseded { .. }, "{first:?}");
         assert_matches!(ended, Error::Superseded { .. }, "{first:?}");
-        assert_matches!(set(&world.store, b"later").await, Err(Error::Superseded { .. }));
-        assert_matches!(world.store.reopen().await, Err(Error::Superseded { .. }));
+        assert_matches!(set(&environment.store, b"later").await, Err(Error::Superseded { .. }));
+        assert_matches!(environment.store.reopen().await, Err(Error::Superseded { .. }));
     }
 }
 
 #[tokio::test]
-async fn a_scope_in_a_database_that_was_set_back_says_so_and_commits_nothing() {
+async fn a_scope_in_a_rolled_back_database_fails_and_commits_nothing() {
     for first in [First::Read, First::Statement] {
-        let world = World::new().await;
-        world.client.batch_execute(SET_BACK).await.unwrap();
-        let (said, ended) = world.refused(first).await;
-        assert_matches!(said, Error::DatabaseRolledBack, "{first:?}");
+        let environment = Environment::new().await;
+        environment.client.batch_execute(ROLL_BACK).await.unwrap();
+        let (first_error, ended) = environment.refused(first).await;
+        assert_matches!(first_error, Error::DatabaseRolledBack, "{first:?}");
         assert_matches!(ended, Error::DatabaseRolledBack, "{first:?}");
-        assert_matches!(set(&world.store, b"later").await, Err(Error::DatabaseRolledBack));
+        assert_matches!(set(&environment.store, b"later").await, Err(Error::DatabaseRolledBack));
     }
 }

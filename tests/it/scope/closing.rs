@@ -1,4 +1,4 @@
-//! `close()` beside and within `atomically`.
+//! `close()` during and within `atomically`.
 
 use std::pin::pin;
 
@@ -11,9 +11,9 @@ use tokio::task::yield_now;
 
 use super::{config, has, inner, open, set};
 
-/// It waits, while the scope's own reads and saves go on, and those of the tasks it spawns.
+/// It waits, while the reads and saves of the scope and of the tasks it spawns continue.
 #[tokio::test]
-async fn closing_waits_for_a_scope_that_goes_on_meanwhile() {
+async fn closing_waits_for_a_running_scope() {
     let database = testing::database().unwrap();
     for pool_size in [1, 2, 4] {
         for saves_first in [true, false] {
@@ -23,7 +23,7 @@ async fn closing_waits_for_a_scope_that_goes_on_meanwhile() {
                     set(&store, "first").await?;
                     assert!(has(&store, "first").await);
                 }
-                // The other branch begins to close.
+                // The other branch starts closing.
                 for _ in 0..10 {
                     yield_now().await;
                 }
@@ -48,7 +48,7 @@ async fn closing_waits_for_a_scope_that_goes_on_meanwhile() {
 }
 
 #[tokio::test]
-async fn closing_takes_no_new_scopes_and_goes_on_when_it_is_dropped() {
+async fn closing_refuses_new_scopes_and_is_finished_after_its_future_is_dropped() {
     let database = testing::database().unwrap();
     let store = open(&config(&database.url(), 2)).await;
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -65,7 +65,7 @@ async fn closing_takes_no_new_scopes_and_goes_on_when_it_is_dropped() {
     let (again, later) = (store.clone(), store.clone());
     let mut closing = pin!(again.close());
     assert!(poll!(&mut closing).is_pending());
-    // On this runtime's one thread the first one comes to where it waits for the scope.
+    // On this single-threaded runtime the first one now waits for the scope.
     for _ in 0..100 {
         yield_now().await;
     }

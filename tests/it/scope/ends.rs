@@ -1,4 +1,4 @@
-//! Rules 25 and 26: how a scope ends, and what is left of it.
+//! Rules 25 and 26: a scope's end releases its lane and connection.
 
 use std::{pin::pin, time::Duration};
 
@@ -12,11 +12,11 @@ use tokio_postgres::types::Type;
 
 use super::{config, has, inner, open, set, until_locked};
 
-/// Longer than anything here takes, unless it stands still.
-const FOR_EVER: Duration = Duration::from_secs(60);
+/// Longer than any operation takes, unless it hangs.
+const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_handle_that_outlives_its_scope_is_of_no_use_and_holds_nothing() {
+async fn a_handle_that_outlives_its_scope_is_refused_and_holds_nothing() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
@@ -32,16 +32,16 @@ async fn a_handle_that_outlives_its_scope_is_of_no_use_and_holds_nothing() {
         let handle = handle.await.unwrap();
         let insert = "INSERT INTO outbox VALUES ($1)";
         let insert = handle.query(insert, &[(&"row", Type::TEXT)]);
-        let refused = timeout(FOR_EVER, insert).await.expect("it is answered");
+        let refused = timeout(HANG_TIMEOUT, insert).await.expect("the statement hangs");
         assert_matches!(refused, Err(Error::NotInAtomically));
-        let saved = timeout(FOR_EVER, set(&store, "later")).await;
-        saved.expect("the account is free").unwrap();
+        let saved = timeout(HANG_TIMEOUT, set(&store, "later")).await;
+        saved.expect("the account is not free").unwrap();
         assert_eq!(number(&client, "SELECT count(*) FROM outbox").await, 0);
         drop(handle);
     }
 }
 
-/// As in a loop of `select!`, another branch of which saves.
+/// As in a `select!` loop, where another branch saves.
 #[tokio::test]
 async fn a_scope_that_is_not_polled_any_more_does_not_block_the_account() {
     let database = testing::database().unwrap();
@@ -64,8 +64,8 @@ async fn a_scope_that_is_not_polled_any_more_does_not_block_the_account() {
             assert!(poll!(&mut scope).is_pending());
             tokio::task::yield_now().await;
         }
-        let other = timeout(FOR_EVER, set(&store, "other")).await.expect("the lane went on");
-        // What the scope saved is lost, and the SDK's memory ahead of the database.
+        let other = timeout(HANG_TIMEOUT, set(&store, "other")).await.expect("the lane is blocked");
+        // The scope's saves were rolled back, so the SDK's memory is ahead of the database.
         assert_matches!(inner(other.unwrap_err()), Error::ReopenRequired);
         assert_matches!(poll!(&mut scope), std::task::Poll::Ready(Err(error)) => {
             assert_matches!(inner(error), Error::AtomicallyTimeout);
@@ -77,9 +77,9 @@ async fn a_scope_that_is_not_polled_any_more_does_not_block_the_account() {
     }
 }
 
-/// Dropped while `COMMIT` is on its way, it is finished like any save that was begun.
+/// A scope dropped after `COMMIT` was sent is finished like any save that was begun.
 #[tokio::test]
-async fn a_scope_dropped_while_its_commit_is_on_its_way_is_finished_before_anything_else() {
+async fn a_scope_dropped_during_its_commit_is_finished_before_later_writes() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = open(&config(&url, 4)).await;
@@ -100,6 +100,6 @@ async fn a_scope_dropped_while_its_commit_is_on_its_way_is_finished_before_anyth
     assert!(poll!(&mut later).is_pending());
     client.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
     later.await.unwrap();
-    assert!(has(&store, "within").await, "it was committed");
+    assert!(has(&store, "within").await, "it was not committed");
     assert_eq!(store.commit_count().await.unwrap(), 2);
 }

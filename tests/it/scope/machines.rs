@@ -1,4 +1,4 @@
-//! What real machines lost within `atomically`, because the SDK spawns its reads.
+//! Real machines within `atomically`: the reads that the SDK spawns must see the scope's saves.
 
 use matrix_sdk_crypto::{
     LocalTrust, OlmError, OlmMachine,
@@ -23,8 +23,8 @@ fn bob() -> &'static UserId {
     user_id!("@bob:example.org")
 }
 
-/// Alice's machine on the store, and Bob's, who know each other.
-async fn acquainted(store: &PostgresCryptoStore) -> (Relay, OlmMachine, OlmMachine) {
+/// Alice's machine on the store, and Bob's, which have each other's device keys.
+async fn machines_with_device_keys(store: &PostgresCryptoStore) -> (Relay, OlmMachine, OlmMachine) {
     let mut relay = Relay::default();
     let bobs = open_machine(bob(), MemoryStore::new()).await;
     relay.serve(&bobs).await;
@@ -39,14 +39,14 @@ async fn verify(machine: &OlmMachine, user_id: &UserId) -> Result<(), OlmError> 
     Ok(device.set_local_trust(LocalTrust::Verified).await?)
 }
 
-/// A change of our own device empties the SDK's cache of Olm sessions, and the next ones are read by
-/// spawned tasks: from before the scope, they would use one chain index twice.
+/// A change of the own device clears the SDK's cache of Olm sessions, which are then read by spawned tasks. If
+/// those read the state before the scope, a chain index would be used twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_room_keys_with_a_change_of_our_own_device_between_both_arrive() {
     for (pool_size, known_before) in [(4, true), (1, true), (4, false)] {
         let database = testing::database().unwrap();
         let store = open(&config(&database.url(), pool_size)).await;
-        let (mut relay, alices, bobs) = acquainted(&store).await;
+        let (mut relay, alices, bobs) = machines_with_device_keys(&store).await;
         let rooms = ["!first", "!second", "!third"]
             .map(|name| RoomId::parse(format!("{name}:example.org")).unwrap());
         if known_before {
@@ -67,7 +67,7 @@ async fn two_room_keys_with_a_change_of_our_own_device_between_both_arrive() {
     }
 }
 
-/// The answer to a key query, in which the device has a new name.
+/// The response to a key query in which the device has a new name.
 async fn renamed(machine: &OlmMachine) -> get_keys::v3::Response {
     let device = machine.get_device(bob(), "DEVICE".into(), None).await.unwrap().unwrap();
     let mut keys = serde_json::to_value(device.as_device_keys()).unwrap();
@@ -84,7 +84,7 @@ async fn trust_set_before_a_key_query_stays() {
     for pool_size in [4, 1] {
         let database = testing::database().unwrap();
         let store = open(&config(&database.url(), pool_size)).await;
-        let (_relay, alices, _bobs) = acquainted(&store).await;
+        let (_relay, alices, _bobs) = machines_with_device_keys(&store).await;
         let answer = renamed(&alices).await;
         let (id, _) = alices.query_keys_for_users([bob()]);
         let scope = store.atomically::<_, OlmError>(async {
@@ -98,10 +98,10 @@ async fn trust_set_before_a_key_query_stays() {
     }
 }
 
-/// Two bots over a pool of two, each within `atomically` with a connection of its own, and all that
-/// they spawn.
+/// Two bots over a pool of two connections, each within `atomically` with a connection of its own, and the
+/// reads that they spawn.
 #[tokio::test(flavor = "multi_thread")]
-async fn bots_whose_scopes_hold_all_connections_do_not_wait_for_one() {
+async fn scopes_that_hold_all_connections_do_not_deadlock() {
     for (bots, pool_size) in [(1, 1), (2, 2)] {
         let database = testing::database().unwrap();
         let config = |name: &str| {
@@ -121,14 +121,14 @@ async fn bots_whose_scopes_hold_all_connections_do_not_wait_for_one() {
             let (pool, config) = (pool.clone(), config(&format!("bot {number}")));
             async move {
                 let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
-                let (mut relay, alices, bobs) = acquainted(&store).await;
+                let (mut relay, alices, bobs) = machines_with_device_keys(&store).await;
                 let room_id = room_id!("!room:example.org");
                 let answer = renamed(&alices).await;
                 let (id, _) = alices.query_keys_for_users([bob()]);
                 let scope = store.atomically::<_, OlmError>(async {
                     store.set_custom_value("key", vec![1]).await.unwrap();
                     store.get_custom_value("key").await.unwrap();
-                    // Everybody has a connection.
+                    // Each scope holds a connection.
                     barrier.wait().await;
                     verify(&alices, bob()).await?;
                     alices.mark_request_as_sent(&id, &answer).await?;

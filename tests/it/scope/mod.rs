@@ -1,4 +1,4 @@
-//! A scope belongs to the store, not to a task: who sees what `atomically` saves, and how it ends.
+//! A scope of `atomically` belongs to the store, not to a task: visibility of its saves, and its end.
 
 mod closing;
 mod ends;
@@ -16,7 +16,7 @@ use matrix_sdk_postgres::{
 use test_support::{Mode, number};
 use tokio_postgres::Client;
 
-/// The error that the store put into the SDK's.
+/// The store's error in the SDK's.
 fn inner(error: CryptoStoreError) -> Error {
     match error {
         CryptoStoreError::Backend(inner) => *inner.downcast().unwrap(),
@@ -32,7 +32,7 @@ fn timeouts() -> Timeouts {
     Timeouts { atomically: Duration::from_secs(5), ..Default::default() }
 }
 
-/// A configuration whose `atomically` gives up soon, should it stand still.
+/// A configuration with a short time limit for `atomically`, in case of a hang.
 fn config(url: &str, pool_size: usize) -> PostgresStoreConfig {
     Mode::Key.config(url, "bot").timeouts(timeouts()).pool(PoolSettings {
         max_size: pool_size,
@@ -49,12 +49,12 @@ async fn has(store: &PostgresCryptoStore, key: &str) -> bool {
     store.get_custom_value(key).await.unwrap().is_some()
 }
 
-/// Waits until some backend waits for a lock of this kind.
+/// Waits until a backend waits for a lock of this kind.
 async fn until_locked(client: &Client, kind: &str) {
     until(client, kind, true).await;
 }
 
-/// Waits until none does.
+/// Waits until no backend waits for a lock of this kind.
 async fn until_unlocked(client: &Client, kind: &str) {
     until(client, kind, false).await;
 }

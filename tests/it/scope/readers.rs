@@ -1,4 +1,4 @@
-//! Who sees what a scope has saved.
+//! Visibility of a scope's saves to other tasks.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ use tokio_postgres::types::Type;
 
 use super::{config, has, inner, open, set, timeouts, until_locked, until_unlocked};
 
-/// Until its first save a scope holds nothing.
+/// Before its first save a scope holds neither lane nor connection.
 #[tokio::test]
-async fn until_its_first_save_others_write_and_its_reads_are_ordinary() {
+async fn before_its_first_save_a_scope_holds_neither_lane_nor_connection() {
     let database = testing::database().unwrap();
     let store = open(&config(&database.url(), 1)).await;
     let both = store.atomically(async {
@@ -43,8 +43,8 @@ fn device() -> DeviceData {
     DeviceData::from_account(&Account::with_device_id(other_user(), device_id!("BOBSDEVICE")))
 }
 
-/// What is read from memory, with one statement, and as a stream.
-async fn seen(store: &PostgresCryptoStore) -> (usize, bool, usize, usize) {
+/// Reads from the cache, with one statement, and as a stream.
+async fn read_rows(store: &PostgresCryptoStore) -> (usize, bool, usize, usize) {
     (
         store.get_user_devices(other_user()).await.unwrap().len(),
         store.get_device(other_user(), device_id!("BOBSDEVICE")).await.unwrap().is_some(),
@@ -53,8 +53,8 @@ async fn seen(store: &PostgresCryptoStore) -> (usize, bool, usize, usize) {
     )
 }
 
-/// Others act on these at the homeserver.
-async fn acted_on(store: &PostgresCryptoStore) -> (Option<String>, bool) {
+/// Reads the token and a custom value, on which other tasks act at the homeserver.
+async fn read_committed_only(store: &PostgresCryptoStore) -> (Option<String>, bool) {
     (store.next_batch_token().await.unwrap(), has(store, "key").await)
 }
 
@@ -64,18 +64,18 @@ async fn by_another_task<T: Send + 'static>(
     tokio::spawn(reading).await.unwrap()
 }
 
-/// With an idle connection for those who read outside, and without.
+/// With and without an idle connection for reads outside of the scope.
 #[tokio::test]
-async fn from_its_first_save_on_every_task_sees_the_scope_but_not_what_others_act_on() {
+async fn after_its_first_save_all_tasks_see_the_scopes_rows_except_token_and_custom_values() {
     for (pool_size, cache_bytes) in [(4, 16 << 20), (2, 0), (4, 0)] {
         let database = testing::database().unwrap();
         let config = config(&database.url(), pool_size)
             .access(OwnershipSettings { cache_bytes, ..Default::default() });
         let store = open(&config).await;
         let account = Account::with_device_id(own_user(), own_device());
-        assert_eq!(seen(&store).await, (0, false, 0, 0));
-        // Something is idle in the pool, beside what the scope will hold.
-        tokio::join!(acted_on(&store), seen(&store));
+        assert_eq!(read_rows(&store).await, (0, false, 0, 0));
+        // The pool has an idle connection in addition to the scope's.
+        tokio::join!(read_committed_only(&store), read_rows(&store));
         let scope = store.atomically(async {
             let session = inbound_session(&account, room(), SenderDataType::UnknownDevice);
             let changes = Changes {
@@ -88,29 +88,32 @@ async fn from_its_first_save_on_every_task_sees_the_scope_but_not_what_others_ac
             set(&store, "key").await?;
             let expected = (1, true, 1, 1);
             let other = store.clone();
-            assert_eq!(by_another_task(async move { seen(&other).await }).await, expected);
+            assert_eq!(by_another_task(async move { read_rows(&other).await }).await, expected);
             let other = store.clone();
-            assert_eq!(by_another_task(async move { acted_on(&other).await }).await, (None, false));
-            assert_eq!(seen(&store).await, expected);
-            assert_eq!(acted_on(&store).await, (Some("token".to_owned()), true));
+            assert_eq!(
+                by_another_task(async move { read_committed_only(&other).await }).await,
+                (None, false)
+            );
+            assert_eq!(read_rows(&store).await, expected);
+            assert_eq!(read_committed_only(&store).await, (Some("token".to_owned()), true));
             Ok::<_, CryptoStoreError>(())
         });
         scope.await.unwrap();
-        assert_eq!(seen(&store).await, (1, true, 1, 1));
-        assert_eq!(acted_on(&store).await, (Some("token".to_owned()), true));
+        assert_eq!(read_rows(&store).await, (1, true, 1, 1));
+        assert_eq!(read_committed_only(&store).await, (Some("token".to_owned()), true));
     }
 }
 
-/// The scope's connection is the pool's only one: unchanged rows are read on it as well, and a lease
-/// is taken beside it.
+/// The scope's connection is the pool's only one: unchanged rows are read on it as well, and a lease is taken
+/// on a connection outside of the pool.
 #[tokio::test]
-async fn a_pool_of_one_serves_the_scope_and_all_who_read_beside_it() {
+async fn a_pool_of_one_serves_the_scope_and_concurrent_readers() {
     let database = testing::database().unwrap();
     let store = open(&config(&database.url(), 1)).await;
     let new = || DeviceChanges { new: vec![device()], ..Default::default() };
     let scope = store.atomically(async {
         set(&store, "key").await?;
-        // The scope has its connection from here on.
+        // The scope takes its connection.
         assert!(has(&store, "key").await);
         let other = store.clone();
         let reads = async move {
@@ -128,15 +131,15 @@ async fn a_pool_of_one_serves_the_scope_and_all_who_read_beside_it() {
         assert_eq!(by_another_task(reads).await, 0);
         store.save_changes(Changes { devices: new(), ..Default::default() }).await?;
         let other = store.clone();
-        assert!(by_another_task(async move { seen(&other).await.1 }).await);
+        assert!(by_another_task(async move { read_rows(&other).await.1 }).await);
         assert_eq!(store.try_take_leased_lock(60_000, "lock", "holder").await?, Some(1));
         Ok::<_, CryptoStoreError>(store.commit_count().await?)
     });
     scope.await.unwrap();
-    assert_eq!(seen(&store).await, (1, true, 0, 0));
+    assert_eq!(read_rows(&store).await, (1, true, 0, 0));
 }
 
-/// Another task's read of a room's withheld sessions, which the scope has changed.
+/// A read by another task of a room's withheld sessions, which the scope has changed.
 fn read_withheld(store: &PostgresCryptoStore) -> tokio::task::JoinHandle<Result<usize, Error>> {
     let store = store.clone();
     tokio::spawn(async move { Ok(store.get_withheld_sessions_by_room_id(room()).await?.len()) })
@@ -154,9 +157,9 @@ fn withheld() -> Changes {
     Changes { withheld_session_info: [(room().to_owned(), of_room)].into(), ..Default::default() }
 }
 
-/// Its read fails in the server after it is gone: in a transaction that could not be repeated.
+/// The read fails in the server after its future was dropped, in a transaction that cannot be repeated.
 #[tokio::test]
-async fn a_reader_that_is_gone_before_its_answer_harms_no_scope() {
+async fn a_dropped_read_of_another_task_does_not_fail_the_scope() {
     let database = testing::database().unwrap();
     let url = database.url();
     let config =
@@ -186,9 +189,9 @@ async fn a_reader_that_is_gone_before_its_answer_harms_no_scope() {
     assert!(has(&store, "key").await);
 }
 
-/// The reader's error is the reader's.
+/// The error is returned to the reader only.
 #[tokio::test]
-async fn a_reader_that_finds_a_corrupt_row_harms_no_scope() {
+async fn a_corrupt_row_read_by_another_task_does_not_fail_the_scope() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = open(&config(&url, 4)).await;
@@ -208,31 +211,31 @@ async fn a_reader_that_finds_a_corrupt_row_harms_no_scope() {
     assert!(has(&store, "key").await);
 }
 
-/// What was asked, when it waits in the server.
-async fn waiting<T>(is_asked: oneshot::Receiver<T>, watcher: &tokio_postgres::Client) -> T {
-    let asked = is_asked.await.unwrap();
+/// Waits until the query waits for a lock in the server; returns the value that was sent.
+async fn waiting<T>(has_sent: oneshot::Receiver<T>, watcher: &tokio_postgres::Client) -> T {
+    let sent = has_sent.await.unwrap();
     until_locked(watcher, "relation").await;
-    asked
+    sent
 }
 
-/// The scope's own statement waits in the server, another task's read behind it; then the scope is
-/// given up.
+/// The scope's own statement waits in the server, with another task's read queued behind it; then the scope
+/// is dropped.
 #[tokio::test]
-async fn a_read_that_finds_the_scope_ended_asks_again_outside() {
+async fn a_read_queued_behind_an_ended_scope_is_repeated_outside() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = open(&config(&url, 4)).await;
     let (client, watcher) = (connect(&url).await, connect(&url).await);
     client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.withheld_sessions").await.unwrap();
-    let (asked, is_asked) = oneshot::channel();
+    let (sent, has_sent) = oneshot::channel();
     let scope = store.atomically(async {
         store.save_changes(withheld()).await?;
-        asked.send(read_withheld(&store)).unwrap();
+        sent.send(read_withheld(&store)).unwrap();
         std::future::pending::<Result<(), CryptoStoreError>>().await
     });
     let reader = tokio::select! {
         biased;
-        reader = waiting(is_asked, &watcher) => reader,
+        reader = waiting(has_sent, &watcher) => reader,
         ended = scope => panic!("{ended:?}"),
     };
     client.batch_execute("COMMIT").await.unwrap();
@@ -242,16 +245,16 @@ async fn a_read_that_finds_the_scope_ended_asks_again_outside() {
     set(&store, "key").await.unwrap();
 }
 
-/// Another task's read fails in the server: the scope is committed, and nothing behind it, for the SDK
-/// may have swallowed the failure.
+/// Another task's read fails in the server: the scope is committed and later writes are refused, because the
+/// SDK may have ignored the failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_tasks_failed_read_fails_the_store_behind_the_scope() {
+async fn another_tasks_failed_read_fails_the_store_after_the_scope() {
     for reopens in [false, true] {
-        fail_a_read_beside_a_scope(reopens).await;
+        fail_a_read_during_a_scope(reopens).await;
     }
 }
 
-async fn fail_a_read_beside_a_scope(reopens: bool) {
+async fn fail_a_read_during_a_scope(reopens: bool) {
     let database = testing::database().unwrap();
     let store = open(&config(&database.url(), 4)).await;
     let client = connect(&database.url()).await;
@@ -275,7 +278,7 @@ async fn fail_a_read_beside_a_scope(reopens: bool) {
     });
     scope.await.map_err(inner).unwrap();
     if let Some(reopening) = reopening {
-        // It waits for the scope: what it opens is in order.
+        // The reopening waits for the scope, and clears the failure.
         reopening.await.unwrap().unwrap();
         return set(&store, "third").await.map_err(inner).unwrap();
     }

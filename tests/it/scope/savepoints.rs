@@ -1,4 +1,4 @@
-//! What the application's own statements may do to the transaction.
+//! Statements of the application that would end or partly undo the transaction.
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
@@ -24,9 +24,9 @@ async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
     (database, store, client)
 }
 
-/// An application learns how many rows it changed, also of a statement that returns some.
+/// The number of changed rows is returned, also for a statement with RETURNING.
 #[tokio::test]
-async fn a_statement_tells_how_many_rows_it_changed() {
+async fn a_statement_returns_the_number_of_changed_rows() {
     let (_database, store, client) = begin().await;
     let changed = store.atomically(async {
         set(&store, "key").await?;
@@ -53,9 +53,9 @@ async fn a_statement_tells_how_many_rows_it_changed() {
 const ROWS: &str = "SELECT count(*) FROM outbox";
 const INSERT: &str = "INSERT INTO outbox VALUES ('row')";
 
-/// What ends the transaction would commit a part of it, or let the rest run outside of it.
+/// Ending the transaction would commit a part of it, or run the rest outside of it.
 #[tokio::test]
-async fn what_ends_the_transaction_is_refused_and_nothing_is_committed() {
+async fn transaction_control_is_refused_and_nothing_is_committed() {
     let (_database, store, client) = begin().await;
     for sql in ["COMMIT", "/* now */ rollback", "END", "ABORT", "PREPARE TRANSACTION 'x'"] {
         let scope = store.atomically(async {
@@ -63,7 +63,7 @@ async fn what_ends_the_transaction_is_refused_and_nothing_is_committed() {
             run(&store, INSERT).await?;
             let refused = store.transaction().await?.query(sql, &[]).await;
             assert_matches!(refused, Err(Error::TransactionControl), "{sql}");
-            // The application does not care.
+            // The application ignores the error.
             set(&store, "another").await.unwrap_or_default();
             Ok::<_, CryptoStoreError>(())
         });
@@ -74,9 +74,9 @@ async fn what_ends_the_transaction_is_refused_and_nothing_is_committed() {
     }
 }
 
-/// Whether the save is sent by a read, by the application's next statement, or not at all yet.
+/// In each case the save is sent by a read, by the application's next statement, or not yet.
 #[tokio::test]
-async fn a_savepoint_that_undoes_a_save_is_noticed_and_nothing_is_committed() {
+async fn a_savepoint_that_undoes_a_save_is_detected_and_nothing_is_committed() {
     let (_database, store, client) = begin().await;
     for (reads, nested) in [(true, false), (false, true), (true, true), (false, false)] {
         let scope = store.atomically(async {
@@ -104,7 +104,7 @@ async fn a_savepoint_that_undoes_a_save_is_noticed_and_nothing_is_committed() {
 }
 
 #[tokio::test]
-async fn a_savepoint_that_undoes_rows_of_the_application_is_its_own_affair() {
+async fn a_savepoint_may_undo_rows_of_the_application() {
     let (_database, store, client) = begin().await;
     let scope = store.atomically(async {
         set(&store, "before").await?;
@@ -122,6 +122,6 @@ async fn a_savepoint_that_undoes_rows_of_the_application_is_its_own_affair() {
     scope.await.unwrap();
     assert!(has(&store, "before").await && has(&store, "after").await);
     assert_eq!(number(&client, ROWS).await, 1);
-    // And it goes on.
+    // The store continues.
     store.set_custom_value("later", vec![1]).await.unwrap();
 }

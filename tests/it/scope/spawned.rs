@@ -1,5 +1,5 @@
-//! What the SDK spawns within a scope may read, but a save of it would wait for the scope's end. This
-//! watches that no task which it spawns saves.
+//! Tasks that the SDK spawns within a scope may read, but a save would wait for the scope's end and deadlock.
+//! This test checks that no spawned task saves.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -43,11 +43,11 @@ async fn no_task_that_the_sdk_spawns_saves_in_the_store() {
     device.set_local_trust(LocalTrust::Verified).await.unwrap();
     let strategy = CollectStrategy::OnlyTrustedDevices;
     alices.share_room_key_bundle_data(bob, &strategy, bundle).await.unwrap();
-    // A change of our own device empties the SDK's cache of Olm sessions.
+    // A change of the own device clears the SDK's cache of Olm sessions.
     let device = alices.get_device(alice, "DEVICE".into(), None).await.unwrap().unwrap();
     device.set_local_trust(LocalTrust::Verified).await.unwrap();
     relay.share_directly(&alices, room_id!("!another:example.org"), &[bob]).await;
-    // And what comes back.
+    // The replies.
     relay.track(&bobs[0], &[alice]).await;
     relay.share(&bobs[0], room_id, &[alice]).await;
     relay.sync(&alices, "s1").await;
@@ -55,7 +55,7 @@ async fn no_task_that_the_sdk_spawns_saves_in_the_store() {
 
     let spawned: BTreeSet<&str> = spawned.lock().unwrap().clone();
     for read in ["get_device", "get_sessions"] {
-        assert!(spawned.contains(read), "the test sees no spawned {read}: {spawned:?}");
+        assert!(spawned.contains(read), "no spawned task called {read}: {spawned:?}");
     }
     let is_read = |name: &&str| {
         ["get_", "load_", "is_", "has_", "next_", "inbound_group_session"]

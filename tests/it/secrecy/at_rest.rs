@@ -1,4 +1,4 @@
-//! A dump of an encrypted account shows nothing of what is in it.
+//! A dump of an encrypted account reveals no id and no value.
 
 use matrix_sdk_crypto::{store::CryptoStore, vodozemac::base64_encode};
 use matrix_sdk_postgres::testing;
@@ -42,9 +42,9 @@ async fn dump_of_a_full_account(mode: Mode, fixture: &Fixture) -> Vec<u8> {
     fixture.fill(&store).await;
     assert_complete(&store, fixture).await;
     for table in tables(&client).await {
-        // A new table must be filled here, or nobody has looked at what it shows.
+        // A new table must be filled by the fixture, or its contents are not checked.
         let count = number(&client, &format!("SELECT count(*) FROM matrix_sdk.{table}")).await;
-        assert!(count > 0, "{table} is empty: the fixture does not know it");
+        assert!(count > 0, "{table} is empty: add a row for it to the fixture");
     }
     dump(&client).await
 }
@@ -61,7 +61,7 @@ async fn a_dump_of_an_encrypted_account_shows_nothing() {
     }
 }
 
-/// The same search in a plain account finds them all: it has teeth.
+/// Tests the search itself: in a plain account it finds every value.
 #[tokio::test]
 async fn a_dump_of_a_plain_account_shows_everything() {
     let fixture = Fixture::new().await;
@@ -92,7 +92,7 @@ fn the_search_finds_every_form() {
     assert_eq!(needle.find(&sequence), Some("raw"), "numbers below 128 are their own bytes");
 }
 
-/// The sealed form of the same value differs each time, so that equal values cannot be told.
+/// The sealed form of a value differs each time, so that equal values are not recognisable.
 #[tokio::test]
 async fn equal_values_are_sealed_differently() {
     let database = testing::database().unwrap();
@@ -106,6 +106,6 @@ async fn equal_values_are_sealed_differently() {
     let distinct =
         |column: &str| format!("SELECT count(DISTINCT {column}) FROM matrix_sdk.custom_values");
     assert_eq!(number(&client, &distinct("data")).await, 4);
-    // Nor does one account's hash of an id say anything about another's.
+    // Two accounts have different hashes of the same id.
     assert_eq!(number(&client, &distinct("key")).await, 4);
 }

@@ -12,7 +12,7 @@ use matrix_sdk_postgres::{
     Error, OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, testing,
 };
 use test_support::{
-    Mode, again, connect,
+    Mode, child_process, connect,
     fixture::{BACKUP_VERSION, Fixture, LEASE_HOLDER, LEASE_KEY, room},
     needles::{self, Needle},
     reads::read_all,
@@ -21,7 +21,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 const PASSWORD: &str = "database-password-hunter2";
 
-/// Everything that was logged, by `tracing` and by `log`.
+/// All log output, of `tracing` and of `log`.
 #[derive(Clone, Default)]
 struct Record(Arc<Mutex<Vec<u8>>>);
 
@@ -30,7 +30,7 @@ impl Record {
         writeln!(self.0.lock().unwrap(), "{text:?}").unwrap();
     }
 
-    /// An error as it is shown, debugged, and with what is beneath it.
+    /// `Display` and `Debug` of an error and of its sources.
     fn add_error(&self, error: &(dyn std::error::Error + 'static)) {
         self.add(error);
         let causes = std::iter::successors(Some(error), |error| error.source());
@@ -81,8 +81,13 @@ fn record() -> Record {
     record
 }
 
-/// Every operation of a store, in order and out of order.
-async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture: &Fixture) {
+/// Operations of a store, successful and failed.
+async fn run_operations(
+    record: &Record,
+    config: &PostgresStoreConfig,
+    url: &str,
+    fixture: &Fixture,
+) {
     let client = connect(url).await;
     let store = PostgresCryptoStore::open_with_config(config).await.unwrap();
     record.add(&store);
@@ -107,7 +112,7 @@ async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture:
     assert_matches!(error, Error::CorruptRow { .. });
     record.add_error(&error);
 
-    // A statement that fails: the server's DETAIL would quote the row.
+    // A statement that fails, where the server's DETAIL quotes the row.
     let refuse = "ALTER TABLE matrix_sdk.devices ADD CONSTRAINT refuse CHECK (false) NOT VALID";
     client.batch_execute(refuse).await.unwrap();
     let error = store.save_changes(fixture.changes()).await.unwrap_err();
@@ -119,7 +124,7 @@ async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture:
     client.batch_execute("ALTER TABLE matrix_sdk.devices DROP CONSTRAINT refuse").await.unwrap();
     store.reopen().await.unwrap();
 
-    // A value that the server refuses while it reads the parameters.
+    // A value that the server refuses when it parses the parameters.
     let narrow = "ALTER TABLE matrix_sdk.custom_values ALTER COLUMN data TYPE smallint USING 1";
     client.batch_execute(narrow).await.unwrap();
     let error = store.set_custom_value("clandestine", b"clandestine".to_vec()).await.unwrap_err();
@@ -132,7 +137,7 @@ async fn live(record: &Record, config: &PostgresStoreConfig, url: &str, fixture:
     record.add_error(&store.load_account().await.unwrap_err());
 }
 
-/// Openings that fail, each with secrets in its configuration.
+/// Failing openings, each with secrets in its configuration.
 async fn fail_to_open(record: &Record, url: &str) {
     let with_password = url.replacen("postgres://", &format!("postgres://u:{PASSWORD}@x/"), 1);
     let urls = [
@@ -150,7 +155,7 @@ async fn fail_to_open(record: &Record, url: &str) {
             let config = mode.config(&url, "bot");
             record.add(&config);
             let opened = PostgresCryptoStore::open_with_config(&config).await;
-            // A server that trusts everybody lets anybody in, so one of them may be open.
+            // A server with `trust` authentication accepts any password, so this one may succeed.
             let Err(error) = opened else { continue };
             record.add_error(&error);
             if let Err(error) = config.build_pool() {
@@ -176,7 +181,7 @@ async fn fail_to_open(record: &Record, url: &str) {
 
 #[tokio::test]
 async fn logs_errors_and_debug_hold_no_secret() {
-    if again::has_run_alone("secrecy::logs::logs_errors_and_debug_hold_no_secret") {
+    if child_process::run_alone("secrecy::logs::logs_errors_and_debug_hold_no_secret") {
         return;
     }
     let record = record();
@@ -189,7 +194,7 @@ async fn logs_errors_and_debug_hold_no_secret() {
                 .config(&url, &format!("{mode:?}"))
                 .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
             record.add(&config);
-            live(&record, &config, &url, &fixture).await;
+            run_operations(&record, &config, &url, &fixture).await;
         }
     }
     let pool = Mode::Key.config(&url, "pooled").build_pool().unwrap();
@@ -201,11 +206,11 @@ async fn logs_errors_and_debug_hold_no_secret() {
     fail_to_open(&record, &url).await;
 
     let text = record.text();
-    // Without these lines nothing has been looked at: the crate's own, and the driver's parameters.
+    // The log must contain the crate's own lines and the driver's parameters, or the test proves nothing.
     for line in ["matrix_sdk_postgres", "save_changes", "tokio_postgres", "with parameters: ["] {
         assert!(text.contains(line), "no log line holds {line:?}");
     }
-    // The SDK's own lines name rooms and devices: they are not ours to mend.
+    // The SDK's own lines contain ids of rooms and devices, which this crate cannot prevent.
     let ours: Vec<&str> =
         text.lines().filter(|line| !line.contains(" matrix_sdk_crypto::")).collect();
     let ours = ours.join("\n");
@@ -216,7 +221,7 @@ async fn logs_errors_and_debug_hold_no_secret() {
         ("a wrong passphrase", b"a-wrong-passphrase".to_vec()),
         ("a wrong key", vec![77; 32]),
         ("any id or value of the fixture", b"clandestine".to_vec()),
-        // The ciphers too: with them a passphrase could be guessed.
+        // The ciphers too: they allow guessing the passphrase.
         ("a sealed cipher", connect(&url).await.query_one(CIPHER, &[]).await.unwrap().get(0)),
     ];
     needles.extend(more.map(|(name, bytes)| Needle { name, bytes }));
@@ -224,11 +229,11 @@ async fn logs_errors_and_debug_hold_no_secret() {
         if let Some(form) = needle.find(ours.as_bytes()) {
             let raw = String::from_utf8_lossy(&needle.bytes).into_owned();
             let line = ours.lines().find(|line| line.contains(&raw)).unwrap_or("(not as text)");
-            panic!("{} was shown as {form}: {line}", needle.name);
+            panic!("{} appears as {form}: {line}", needle.name);
         }
     }
 }
 
-/// The middle of a cipher, which is its own and no envelope.
+/// The middle of a cipher, without the envelope's header.
 const CIPHER: &str = "SELECT substring(cipher FROM 60 FOR 24) FROM matrix_sdk.accounts
                       WHERE name = 'Passphrase'";

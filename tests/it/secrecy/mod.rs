@@ -1,4 +1,4 @@
-//! Rule 18: nothing readable at rest, and nothing readable in logs, errors and `Debug`.
+//! Rule 18: no secret is readable at rest, in logs, in errors or in `Debug` output.
 
 mod at_rest;
 mod logs;

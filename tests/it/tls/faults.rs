@@ -1,5 +1,5 @@
-//! Certificates as people make them: the error names the fault and the command that mends it, and a
-//! fallback to plain text is told.
+//! Common mistakes in certificates: the error names the fault and the command that fixes it, and a fallback to
+//! plain text is logged.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ impl Directory {
         Self(path)
     }
 
-    /// Runs a command line here, and tells whether it succeeded.
+    /// Runs a command line in the directory; returns whether it succeeded.
     fn run(&self, line: &str) -> bool {
         Command::new("sh")
             .args(["-c", line])
@@ -50,11 +50,11 @@ impl Drop for Directory {
     }
 }
 
-/// What one of these lines makes; the first that this OpenSSL knows.
+/// The certificate made by the first of these command lines that this OpenSSL version supports.
 fn openssl(lines: &[&str]) -> Issued {
     let directory = Directory::new();
     let found = lines.iter().any(|line| directory.run(line));
-    assert!(found, "the program openssl is needed, and none of {lines:?} worked");
+    assert!(found, "install openssl: none of {lines:?} succeeded");
     directory.issued()
 }
 
@@ -78,15 +78,15 @@ fn version_1() -> Issued {
     ])
 }
 
-/// The server, and the word for its own certificate as the one that is trusted.
+/// The server, and the `sslrootcert` parameter that trusts its own certificate.
 fn start(issued: &Issued) -> (TlsServer, String) {
     let server = TlsServer::start(issued, &issued.certificate);
     let trusted = server.server.data_directory().join("server.crt");
     (server, format!("sslrootcert={}", trusted.display()))
 }
 
-/// The command that an error shows makes what every mode accepts.
-async fn mends(text: &str) {
+/// Runs the command in the error; every mode must accept the certificate that it makes.
+async fn assert_command_fixes(text: &str) {
     let line = text.split('`').nth(1).unwrap();
     assert!(line.starts_with("openssl req -x509"), "{text}");
     let (server, trusted) = start(&openssl(&[line]));
@@ -97,14 +97,14 @@ async fn mends(text: &str) {
 }
 
 #[tokio::test]
-async fn version_1_is_named_and_the_command_mends_it() {
+async fn version_1_is_named_and_the_command_fixes_it() {
     let (server, trusted) = start(&version_1());
     let mut text = String::new();
     for mode in ["require", "verify-ca", "verify-full"] {
         text = refused(&server.with(NAME, &format!("sslmode={mode} {trusted}"))).await;
         assert!(text.contains("certificate is of version 1"), "{mode}: {text}");
     }
-    mends(&text).await;
+    assert_command_fixes(&text).await;
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn a_common_name_only_is_named() {
         }
     }
     assert!(encrypted(&server.with(NAME, &format!("sslmode=verify-ca {trusted}"))).await.unwrap());
-    // The same, signed by itself.
+    // The same, self-signed.
     let mut params = CertificateParams::new([]).unwrap();
     params.distinguished_name.push(DnType::CommonName, NAME);
     let key = KeyPair::generate().unwrap();
@@ -175,7 +175,7 @@ impl Write for Log {
 }
 
 #[tokio::test]
-async fn a_fallback_to_plain_text_is_told_once() {
+async fn a_fallback_to_plain_text_is_logged_once() {
     let p521 = self_signed("-newkey ec -pkeyopt ec_paramgen_curve:P-521");
     for (issued, reason) in [(version_1(), "of version 1"), (p521, "P-521")] {
         let (server, _) = start(&issued);

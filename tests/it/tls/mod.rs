@@ -1,5 +1,5 @@
-//! Every `sslmode` against a real server: without TLS, and with certificates that are right,
-//! wrong, for another name, expired or self-signed.
+//! Every `sslmode` against a real server: without TLS, and with certificates that are valid, of an unknown
+//! authority, for another name, expired or self-signed.
 mod faults;
 mod server;
 
@@ -17,7 +17,7 @@ use self::server::{Authority, Issued, NAME, TlsServer, authority, for_client, fo
 async fn encrypted(config: &PostgresStoreConfig) -> Result<bool, OpenStoreError> {
     let pool = config.build_pool()?;
     let Ok(connection) = pool.get().await else {
-        // The store's error is what a user sees.
+        // Opening a store must return the same error.
         return Err(PostgresCryptoStore::open_with_config(config).await.unwrap_err());
     };
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -39,29 +39,29 @@ async fn invalid(config: &PostgresStoreConfig) -> String {
     }
 }
 
-struct World {
+struct Environment {
     server: TlsServer,
     authority: Authority,
-    /// The word for the right authority's file, and one for another's.
+    /// The `sslrootcert` parameters for the right authority and for another one.
     right: String,
     wrong: String,
 }
 
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| {
+fn environment() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
         let authority = authority("the right one");
         let server = TlsServer::start(&issue(&authority, for_server()), &authority.pem());
         let right = server.write("right.crt", &authority.pem());
         let wrong = server.write("wrong.crt", &server::authority("another").pem());
         let word = |path: PathBuf| format!("sslrootcert={}", path.display());
-        World { right: word(right), wrong: word(wrong), server, authority }
+        Environment { right: word(right), wrong: word(wrong), server, authority }
     })
 }
 
 #[tokio::test]
 async fn without_verification() {
-    let server = &world().server;
+    let server = &environment().server;
     for (words, expected) in [
         ("sslmode=disable", false),
         ("", true),
@@ -82,7 +82,7 @@ async fn without_verification() {
 
 #[tokio::test]
 async fn the_chain_is_verified() {
-    let World { server, right, wrong, .. } = world();
+    let Environment { server, right, wrong, .. } = environment();
     for mode in ["require", "verify-ca"] {
         for host in [NAME, "another.example", "127.0.0.1"] {
             let config = server.with(host, &format!("sslmode={mode} {right}"));
@@ -100,7 +100,7 @@ async fn the_chain_is_verified() {
 
 #[tokio::test]
 async fn the_name_is_verified() {
-    let World { server, right, .. } = world();
+    let Environment { server, right, .. } = environment();
     let full = format!("sslmode=verify-full {right}");
     assert!(encrypted(&server.with(NAME, &full)).await.unwrap());
     for host in ["another.example", "127.0.0.1"] {
@@ -109,18 +109,18 @@ async fn the_name_is_verified() {
             assert!(text.contains(expected), "{text}");
         }
     }
-    // An address without a name stands for itself.
+    // Without a host name the address is verified.
     let config = server.with("", &full);
     assert!(refused(&config).await.contains("127.0.0.1"));
 }
 
 #[tokio::test]
-async fn the_systems_authorities_do_not_know_ours() {
-    let server = &world().server;
+async fn a_certificate_that_no_authority_of_the_system_has_signed_is_refused() {
+    let server = &environment().server;
     for words in ["sslmode=require", "sslmode=verify-full", "sslrootcert=system"] {
         match encrypted(&server.with(NAME, words)).await {
             Err(OpenStoreError::Tls(text)) => assert!(text.contains("trusted authority"), "{text}"),
-            // A machine without any.
+            // The system has no trusted authorities.
             Err(OpenStoreError::InvalidConfig(text)) => {
                 assert!(text.contains("install ca-certificates"), "{text}");
             }
@@ -131,7 +131,7 @@ async fn the_systems_authorities_do_not_know_ours() {
 
 #[tokio::test]
 async fn sockets_are_not_encrypted() {
-    let World { server, .. } = world();
+    let Environment { server, .. } = environment();
     let url = server.server.socket_url();
     for mode in ["disable", "prefer", "require", "verify-full"] {
         let config = PostgresStoreConfig::new(format!("{url}?sslmode={mode}"), "tls");
@@ -141,7 +141,7 @@ async fn sockets_are_not_encrypted() {
 
 #[tokio::test]
 async fn client_certificates() {
-    let World { server, right, authority, .. } = world();
+    let Environment { server, right, authority, .. } = environment();
     server.create_role("by_certificate").await;
     let base = format!("sslmode=verify-full {right}");
     let issued = issue(authority, for_client("by_certificate"));
@@ -151,7 +151,7 @@ async fn client_certificates() {
     let config = server.as_role("by_certificate", &words);
     assert!(encrypted(&config).await.unwrap());
 
-    // None at all, one of another role, one of an unknown authority.
+    // No certificate, one for another role, one of an unknown authority.
     assert_matches!(
         encrypted(&server.as_role("by_certificate", &base)).await,
         Err(OpenStoreError::Authentication(error)) if error.sqlstate() == Some("28000")
@@ -171,7 +171,7 @@ async fn client_certificates() {
         refused(&server.as_role("by_certificate", &words.replace("client.", "foreign."))).await;
     assert!(text.contains("check the client certificate"), "{text}");
 
-    // A key of another certificate, and one that others may read.
+    // The key of another certificate, and one with too permissive a mode.
     let mixed = words.replace("client.key", "bob.key");
     let text = invalid(&server.as_role("by_certificate", &mixed)).await;
     assert!(text.contains("client.crt cannot be used with its key"), "{text}");
@@ -181,16 +181,16 @@ async fn client_certificates() {
     )
     .unwrap();
     let text = invalid(&server.as_role("by_certificate", &words_of_bob)).await;
-    assert!(text.contains("bob.key has group or world access"), "{text}");
+    assert!(text.contains("bob.key has group or environment access"), "{text}");
 }
 
 #[tokio::test]
-async fn prefer_goes_without_tls_where_it_must() {
-    let server = &world().server;
+async fn prefer_falls_back_to_plain_text() {
+    let server = &environment().server;
     server.create_role("only_plain").await;
     assert!(!encrypted(&server.as_role("only_plain", "sslmode=prefer")).await.unwrap());
     assert_matches!(
-        encrypted(&server.as_role("only_plain", &format!("sslmode=require {}", world().right)))
+        encrypted(&server.as_role("only_plain", &format!("sslmode=require {}", environment().right)))
             .await,
         Err(OpenStoreError::Authentication(error)) if error.sqlstate() == Some("28000")
     );
@@ -198,7 +198,7 @@ async fn prefer_goes_without_tls_where_it_must() {
 
 #[tokio::test]
 async fn direct_tls_needs_postgresql_17() {
-    let World { server, right, .. } = world();
+    let Environment { server, right, .. } = environment();
     let words = format!("sslmode=verify-full {right} sslnegotiation=direct");
     let result = encrypted(&server.with(NAME, &words)).await;
     if server.server.version() >= 17 {
@@ -215,7 +215,7 @@ async fn a_server_without_tls() {
     for words in ["", "sslmode=disable", "sslmode=prefer"] {
         assert!(!encrypted(&with(words)).await.unwrap(), "{words}");
     }
-    let right = &world().right;
+    let right = &environment().right;
     for mode in ["require", "verify-ca", "verify-full"] {
         let text = refused(&with(&format!("sslmode={mode}&{right}"))).await;
         for expected in ["offers no TLS", &format!("sslmode={mode}"), "ssl = on"] {
@@ -238,8 +238,7 @@ async fn an_expired_certificate() {
     assert!(encrypted(&server.with(NAME, "sslmode=prefer")).await.unwrap());
 }
 
-/// What PostgreSQL's manual tells to make with `openssl req -x509`: an authority and a server's
-/// certificate in one.
+/// The certificate that PostgreSQL's manual creates with `openssl req -x509`: both authority and server.
 #[tokio::test]
 async fn a_self_signed_certificate() {
     let make = |expired: bool| {
@@ -266,7 +265,7 @@ async fn a_self_signed_certificate() {
     let text =
         refused(&server.with("any.example", &format!("sslmode=verify-full {trusted}"))).await;
     assert!(text.contains("another name"), "{text}");
-    // One that is not the very same, with the same name.
+    // Another certificate with the same name.
     let other = server.write("other.crt", &make(false).certificate);
     let words = format!("sslmode=verify-ca sslrootcert={}", other.display());
     refused(&server.with(NAME, &words)).await;
@@ -280,7 +279,7 @@ async fn a_self_signed_certificate() {
 
 #[tokio::test]
 async fn files_that_are_missing_or_malformed() {
-    let World { server, right, authority, .. } = world();
+    let Environment { server, right, authority, .. } = environment();
     let issued = issue(authority, for_client("postgres"));
     let crt = server.write("files.crt", &issued.certificate).display().to_string();
     let key = server.write("files.key", &issued.key).display().to_string();

@@ -12,7 +12,7 @@ use rcgen::{
     KeyPair,
 };
 
-/// The name in the server's certificate; it need not be resolved, as `hostaddr` is given.
+/// The name in the server's certificate. It is not resolved, because `hostaddr` is set.
 pub const NAME: &str = "db.example";
 
 pub type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -40,7 +40,7 @@ pub fn for_server() -> CertificateParams {
     CertificateParams::new([NAME.to_owned()]).unwrap()
 }
 
-/// PostgreSQL takes the common name for the role's name.
+/// PostgreSQL compares the common name with the role's name.
 pub fn for_client(role: &str) -> CertificateParams {
     let mut params = CertificateParams::new([]).unwrap();
     params.distinguished_name.push(DnType::CommonName, role);
@@ -48,7 +48,7 @@ pub fn for_client(role: &str) -> CertificateParams {
     params
 }
 
-/// A server with TLS, and the files beside its data.
+/// A server with TLS, and the directory of its certificate files.
 pub struct TlsServer {
     pub server: PostgresServer,
     password: String,
@@ -80,7 +80,7 @@ impl TlsServer {
         started
     }
 
-    /// Writes a file that the server may read, and nobody else.
+    /// Writes a file that only the server's user can read.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let data = self.server.data_directory();
         let path = data.join(name);

@@ -1,4 +1,4 @@
-//! 500 000 rows in each table, most of them one account's.
+//! Fills each table with 500 000 rows, most of them of one account.
 
 use test_support::{number, reads::tables};
 use tokio_postgres::Client;
@@ -7,15 +7,15 @@ const ROWS: i64 = 500_000;
 
 pub const ACCOUNTS: i64 = 50_000;
 
-/// What each table holds beside `account_id`: its columns, and their values in the row number `i`.
+/// For each table its columns except `account_id`, and their values in row `i`.
 ///
-/// `one` is an id of that row alone, `few` an id that 50 rows share, `data` some bytes.
+/// `one` is a unique id, `few` an id shared by 50 rows, `data` some bytes.
 const TABLES: [(&str, &str, &str); 17] = [
     ("backed_up_rooms", "room_id", "one"),
     ("custom_values", "key, data", "one, data"),
     ("devices", "user_id, device_id, data", "few, one, data"),
     ("encrypted_rooms", "room_id, data", "one, data"),
-    // One request in a thousand waits to be sent.
+    // One request in a thousand is unsent.
     ("key_requests", "request_id, info, sent_out, data", "one, one, i % 1000 > 0, data"),
     (
         "lease_locks",
@@ -37,11 +37,11 @@ const TABLES: [(&str, &str, &str); 17] = [
     ("tracked_users", "user_id, data", "one, data"),
     ("user_identities", "user_id, data", "one, data"),
     ("withheld_sessions", "room_id, session_id, data", "few, one, data"),
-    // A row in ten is not the large account's.
+    // One row in ten belongs to another account than the large one.
     ("backup_versions", "generation, version, retired", "i, one, i < 499999"),
 ];
 
-/// The tables with a row or two an account, filled as far as the accounts go.
+/// The tables with one or two rows per account.
 const SMALL_TABLES: &str = "
 INSERT INTO matrix_sdk.accounts (name, secret_kind, cipher_written_by)
     SELECT i, 0, 18 FROM generate_series(2, 50000) i;
@@ -55,7 +55,7 @@ INSERT INTO matrix_sdk.account_handles SELECT i, 'id', 'process' FROM generate_s
 INSERT INTO matrix_sdk.account_lanes (account_id, lane)
     SELECT i, 'crypto_store' FROM generate_series(2, 50000) i;";
 
-/// Fills all tables of an empty store and tells the planner.
+/// Fills all tables of an empty store and runs ANALYZE.
 pub async fn fill(client: &Client) {
     client.batch_execute(SMALL_TABLES).await.unwrap();
     for (table, columns, values) in TABLES {
@@ -82,7 +82,7 @@ pub async fn fill(client: &Client) {
             "account_handles",
             "account_lanes",
         ];
-        // A new table must be filled here, or nobody knows how it is read.
+        // A new table must be filled here, or its plans are not checked.
         assert!(rows >= ROWS || small.contains(&table.as_str()), "{table} has {rows} rows");
     }
 }

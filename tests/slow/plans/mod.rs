@@ -11,7 +11,7 @@ use tokio_postgres::{Client, types::Type};
 
 use self::fill::{ACCOUNTS, fill};
 
-/// These read all of an account, so an account that is most of a table is read by reading the table.
+/// Statements that read a whole account. For an account with most of the rows a sequential scan is right.
 const WHOLE_ACCOUNT: [&str; 10] = [
     "devices.keys",
     "megolm_inbound_sessions.keys",
@@ -25,10 +25,10 @@ const WHOLE_ACCOUNT: [&str; 10] = [
     "tracked_users.all",
 ];
 
-/// Reads the statistics, not the rows.
+/// This statement reads the statistics, not the rows.
 const STATISTICS: &str = "size.estimate";
 
-/// In the planner's units; walking through an index over the large account costs 10 000 and more.
+/// In the planner's units. Scanning the large account through an index costs 10 000 or more.
 const MAX_COST: f64 = 3_000.0;
 
 struct Plan {
@@ -37,7 +37,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The estimate of the whole: `(cost=0.42..8.44 rows=…`.
+    /// The estimated total cost: `(cost=0.42..8.44 rows=…`.
     fn cost(&self) -> f64 {
         let (_, cost) = self.text.split_once("cost=").unwrap();
         let (_, cost) = cost.split_once("..").unwrap();
@@ -45,7 +45,7 @@ impl Plan {
     }
 }
 
-/// A parameter of this type. Keys are such that they exist.
+/// A parameter of this type. Keys exist in the tables.
 fn literal(ty: &Type) -> &'static str {
     match *ty {
         Type::BYTEA => "decode(md5('7'), 'hex')",
@@ -71,7 +71,7 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (statement, text, types) in PostgresStores::statement_texts("matrix_sdk").unwrap() {
         let names: Vec<&str> = types.iter().map(Type::name).collect();
-        // A process's heartbeat is of no account.
+        // Heartbeats do not belong to an account.
         let of_account = types[0] == Type::INT8;
         let mut values =
             if of_account { account.to_string() } else { literal(&types[0]).to_owned() };
@@ -89,7 +89,7 @@ async fn explain(client: &Client, mode: &str, account: i64) -> Vec<Plan> {
     plans
 }
 
-/// The plans that read a table, or much of an index, where they should not.
+/// The plans with a sequential scan, or with a high cost, where they should not.
 fn faults<'a>(plans: &'a [Plan], may_read_all: &[&str]) -> Vec<&'a Plan> {
     let hot =
         |plan: &&Plan| plan.statement != STATISTICS && !may_read_all.contains(&plan.statement);
@@ -112,13 +112,13 @@ fn assert_indexed(plans: &[Plan], kind: &str, may_read_all: &[&str]) {
 async fn every_hot_query_uses_an_index_at_500_000_rows() {
     let database = testing::database().unwrap();
     let url = database.url();
-    // Makes the tables, and the account with the id 1.
+    // Creates the tables, and the account with id 1.
     let store = Mode::Plain.open(&url, "1").await;
     let client = connect(&url).await;
     fill(&client).await;
 
     let (large, small) = (1, ACCOUNTS / 2);
-    // A client's statement is planned for its parameters five times, then perhaps for any.
+    // A prepared statement gets custom plans five times, then perhaps a generic plan.
     let plans = explain(&client, "force_generic_plan", large).await;
     assert_indexed(&plans, "any account", &[]);
     let plans = explain(&client, "force_custom_plan", small).await;
@@ -127,16 +127,16 @@ async fn every_hot_query_uses_an_index_at_500_000_rows() {
     assert_indexed(&plans, "the large account", &WHOLE_ACCOUNT);
     assert!(plans.len() > 50, "only {} statements", plans.len());
 
-    // The store itself works on them.
+    // The store works with these rows.
     let devices = store.get_user_devices(ruma::user_id!("@nobody:example.org")).await.unwrap();
     assert!(devices.is_empty());
 
-    // Without their indexes the same search finds fault with them: it has teeth.
+    // Tests the check itself: without the indexes it finds these statements.
     let drop = "ALTER TABLE matrix_sdk.devices DROP CONSTRAINT devices_pkey;
                 DROP INDEX matrix_sdk.megolm_inbound_sessions_by_sender;
                 DROP INDEX matrix_sdk.megolm_inbound_sessions_by_backup;
                 DROP INDEX matrix_sdk.key_requests_unsent;
-                -- What is left of the statements must be explainable.
+                -- The statements must still be explainable.
                 CREATE UNIQUE INDEX ON matrix_sdk.devices (device_id, user_id, account_id)";
     client.batch_execute(drop).await.unwrap();
     let plans = explain(&client, "force_custom_plan", large).await;

@@ -1,7 +1,7 @@
-//! A client that is killed in the middle of its syncs reads everything that was sent to it.
+//! A client that is killed in the middle of its syncs reads all messages that were sent to it.
 //!
-//! Every round some devices that Bob has never heard of share a key with him each. His process is killed
-//! at random while it works through what the homeserver holds for him, and started again, until all is read.
+//! In every round several new devices each share a room key with Bob. His process is killed at random moments of
+//! the sync with these keys and restarted, until a sync ends.
 
 use std::{
     pin::pin,
@@ -25,70 +25,70 @@ use matrix_sdk::{
 use matrix_sdk_postgres::testing::PostgresServer;
 use serde::{Deserialize, Serialize};
 use test_support::{
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     figure, milliseconds,
     proxy::{Action, Proxy},
     rounds, seeded,
 };
 use tokio::task::block_in_place;
 
-use super::{bodies, builder, client, login, ran_beside_synapse, room_of, sync};
+use super::{bodies, builder, client, login, ran_with_synapse, room_of, sync};
 
-/// Devices that send in a round.
+/// Number of sending devices in a round.
 const SENDERS: usize = 8;
 
-const DISTANCE: Duration = Duration::from_millis(10);
+const LATENCY: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Way {
+enum SyncKind {
     Sync,
     SlidingSync,
 }
 
-/// What Bob's process needs to know.
+/// The parameters of Bob's process.
 #[derive(Serialize, Deserialize)]
 struct Task {
-    way: Way,
+    sync_kind: SyncKind,
     url: String,
     session: MatrixSession,
     room: OwnedRoomId,
-    /// How many messages it reads.
+    /// Number of the newest messages that it reads.
     newest: usize,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_sync() {
-    if !ran_beside_synapse("synapse::killed::in_sync") {
-        nothing_is_lost(Way::Sync).await;
+    if !ran_with_synapse("synapse::killed::in_sync") {
+        nothing_is_lost(SyncKind::Sync).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_sliding_sync() {
-    if !ran_beside_synapse("synapse::killed::in_sliding_sync") {
-        nothing_is_lost(Way::SlidingSync).await;
+    if !ran_with_synapse("synapse::killed::in_sliding_sync") {
+        nothing_is_lost(SyncKind::SlidingSync).await;
     }
 }
 
-async fn nothing_is_lost(way: Way) {
-    let mut rng = seeded(&format!("{way:?}"));
+async fn nothing_is_lost(sync_kind: SyncKind) {
+    let mut rng = seeded(&format!("{sync_kind:?}"));
     let server = PostgresServer::start().unwrap();
-    // A database some way off, so that a kill often comes between two saves.
+    // A latency between store and database, so that a kill is often between two saves.
     let proxy = Proxy::start(format!("127.0.0.1:{}", server.port()));
-    proxy.rule(|_| Action::Delay(DISTANCE));
+    proxy.rule(|_| Action::Delay(LATENCY));
     let url = proxy.url(&server.url(), server.port());
     let (creator, bob) = (sender().await, client(&url, "bob").await);
     login(&bob, "BOB").await;
     let room = room_of(&creator, &bob).await;
-    // Uploads his keys.
-    sync_twice(way, &bob).await;
+    // Uploads Bob's keys.
+    sync_twice(sync_kind, &bob).await;
     let session = bob.matrix_auth().session().unwrap();
     drop(bob);
-    let mut task = Task { way, url, session, room, newest: SENDERS };
+    let mut task = Task { sync_kind, url, session, room, newest: SENDERS };
 
     let (mut sent, mut killed, mut in_the_middle) = (Vec::new(), 0, 0);
-    // How long the sync takes that brings the keys.
-    let mut lasts = Duration::ZERO;
+    // The duration of the sync with the keys.
+    let mut sync_duration = Duration::ZERO;
     while killed < rounds(2, 50) {
         let round = format!("round {}", sent.len() / SENDERS);
         let senders = join_all((0..SENDERS).map(|_| sender())).await;
@@ -99,18 +99,19 @@ async fn nothing_is_lost(way: Way) {
             sender.get_room(&task.room).unwrap().send(content).await.unwrap();
             sent.push(body);
         }
-        // The first round measures, and kills nobody.
-        let kills = if lasts.is_zero() { 0 } else { rng.usize(1..=5) };
+        // The first round measures the duration, without kills.
+        let kills = if sync_duration.is_zero() { 0 } else { rng.usize(1..=5) };
         for _ in 0..kills {
-            let pause = milliseconds(&mut rng, u64::try_from(lasts.as_millis()).unwrap() + 1);
+            let pause =
+                milliseconds(&mut rng, u64::try_from(sync_duration.as_millis()).unwrap() + 1);
             let child = Child::syncing(&task);
             tokio::time::sleep(pause).await;
             killed += 1;
             in_the_middle += usize::from(!child.kill());
         }
         let mut child = Child::syncing(&task);
-        lasts = child.received();
-        assert_eq!(child.read(), sent[sent.len() - SENDERS..], "{way:?}, {round}");
+        sync_duration = child.received();
+        assert_eq!(child.read(), sent[sent.len() - SENDERS..], "{sync_kind:?}, {round}");
         for sender in senders {
             sender.matrix_auth().logout().await.unwrap();
         }
@@ -118,14 +119,16 @@ async fn nothing_is_lost(way: Way) {
     task.newest = sent.len();
     let mut child = Child::syncing(&task);
     child.received();
-    assert_eq!(child.read(), sent, "{way:?}, everything");
+    assert_eq!(child.read(), sent, "{sync_kind:?}, all messages");
     figure(
-        &format!("clients killed ({way:?}) / in the middle of a sync / room keys sent / lost"),
+        &format!(
+            "clients killed ({sync_kind:?}) / in the middle of a sync / room keys sent / lost"
+        ),
         format!("{killed} / {in_the_middle} / {} / 0", sent.len()),
     );
 }
 
-/// A device of Alice's that forgets everything.
+/// A new device of Alice, with a store in memory.
 async fn sender() -> Client {
     let config = StoreConfig::new(CrossProcessLockConfig::SingleProcess);
     let client = builder().store_config(config).build().await.unwrap();
@@ -134,52 +137,52 @@ async fn sender() -> Client {
 }
 
 /// Bob's process.
-struct Child(Again, Instant);
+struct Child(ChildProcess, Instant);
 
 impl Child {
-    /// One that has just begun to sync.
+    /// Starts a process, and waits until it begins to sync.
     fn syncing(task: &Task) -> Self {
-        let mut again =
-            Again::start("synapse::killed::child", &serde_json::to_string(task).unwrap());
-        block_in_place(|| assert_eq!(again.hear().unwrap(), "syncing"));
-        Self(again, Instant::now())
+        let mut process =
+            ChildProcess::start("synapse::killed::child", &serde_json::to_string(task).unwrap());
+        block_in_place(|| assert_eq!(process.receive().unwrap(), "syncing"));
+        Self(process, Instant::now())
     }
 
     fn received(&mut self) -> Duration {
-        block_in_place(|| assert_eq!(self.0.hear().unwrap(), "received"));
+        block_in_place(|| assert_eq!(self.0.receive().unwrap(), "received"));
         self.1.elapsed()
     }
 
     fn read(&mut self) -> Vec<String> {
-        block_in_place(|| serde_json::from_str(&self.0.hear().unwrap()).unwrap())
+        block_in_place(|| serde_json::from_str(&self.0.receive().unwrap()).unwrap())
     }
 
-    /// Whether it had received everything before.
+    /// Kills the process; returns whether the sync had ended.
     fn kill(self) -> bool {
-        block_in_place(|| self.0.kill()).iter().any(|said| said == "received")
+        block_in_place(|| self.0.kill()).iter().any(|line| line == "received")
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn child() {
-    let Some(task) = again::task() else { return };
+    let Some(task) = child_process::task() else { return };
     let task: Task = serde_json::from_str(&task).unwrap();
     let bob = client(&task.url, "bob").await;
     bob.matrix_auth().restore_session(task.session, RoomLoadSettings::default()).await.unwrap();
     bob.encryption().wait_for_e2ee_initialization_tasks().await;
-    again::say("syncing");
-    sync_twice(task.way, &bob).await;
+    child_process::send("syncing");
+    sync_twice(task.sync_kind, &bob).await;
     let read = bodies(&bob.get_room(&task.room).unwrap(), task.newest).await;
-    again::say(serde_json::to_string(&read).unwrap());
+    child_process::send(serde_json::to_string(&read).unwrap());
 }
 
-/// The first sync brings the keys, the second tells the homeserver that they have arrived.
-async fn sync_twice(way: Way, bob: &Client) {
-    if way == Way::SlidingSync {
+/// The first sync receives the keys, the second one acknowledges them to the homeserver.
+async fn sync_twice(sync_kind: SyncKind, bob: &Client) {
+    if sync_kind == SyncKind::SlidingSync {
         return sliding_sync_twice(bob).await;
     }
     sync(bob).await;
-    again::say("received");
+    child_process::send("received");
     sync(bob).await;
 }
 
@@ -202,6 +205,6 @@ async fn sliding_sync_twice(bob: &Client) {
         .unwrap();
     let mut syncs = pin!(sync.sync());
     syncs.next().await.unwrap().unwrap();
-    again::say("received");
+    child_process::send("received");
     syncs.next().await.unwrap().unwrap();
 }

@@ -19,8 +19,8 @@ use matrix_sdk::{
 use serde_json::Value;
 use test_support::Mode;
 
-/// Without a Synapse, starts one and has this program run the test again beside it.
-fn ran_beside_synapse(test: &str) -> bool {
+/// Unless `SYNAPSE_URL` is set, runs the test in a child process with a Synapse, and returns `true`.
+fn ran_with_synapse(test: &str) -> bool {
     if std::env::var_os("SYNAPSE_URL").is_some() {
         return false;
     }
@@ -44,7 +44,7 @@ fn builder() -> ClientBuilder {
         .sliding_sync_version_builder(VersionBuilder::Native)
 }
 
-/// A client whose keys are in PostgreSQL; everything else it forgets.
+/// A client whose keys are in PostgreSQL, with all other stores in memory.
 async fn client(url: &str, account: &str) -> Client {
     let store = Mode::Passphrase.open(url, account).await;
     let config = StoreConfig::new(CrossProcessLockConfig::SingleProcess).crypto_store(store);
@@ -62,7 +62,7 @@ async fn sync(client: &Client) {
     client.sync_once(SyncSettings::new().timeout(Duration::ZERO)).await.unwrap();
 }
 
-/// An encrypted room of two.
+/// Creates an encrypted room of two users.
 async fn room_of(creator: &Client, other: &Client) -> OwnedRoomId {
     let mut request = CreateRoom::new();
     request.preset = Some(RoomPreset::TrustedPrivateChat);
@@ -74,7 +74,7 @@ async fn room_of(creator: &Client, other: &Client) -> OwnedRoomId {
     room.room_id().to_owned()
 }
 
-/// The bodies of the newest messages, oldest first; what cannot be decrypted has none.
+/// The bodies of the newest messages, oldest first. Undecryptable messages have none.
 async fn bodies(room: &Room, newest: usize) -> Vec<String> {
     let (mut options, mut events) = (MessagesOptions::backward(), Vec::new());
     while events.len() < newest {

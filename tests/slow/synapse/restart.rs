@@ -1,15 +1,15 @@
-//! A client that is started again, and keeps its session and the store.
+//! A client that is restarted with its login and its store.
 
 use matrix_sdk::{
     RoomState, ruma::events::room::message::RoomMessageEventContent, store::RoomLoadSettings,
 };
 use matrix_sdk_postgres::testing;
 
-use super::{bodies, client, login, ran_beside_synapse, room_of, sync};
+use super::{bodies, client, login, ran_with_synapse, room_of, sync};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_logs_in_restarts_and_decrypts() {
-    if ran_beside_synapse("synapse::restart::a_client_logs_in_restarts_and_decrypts") {
+    if ran_with_synapse("synapse::restart::a_client_logs_in_restarts_and_decrypts") {
         return;
     }
     let database = testing::database().unwrap();
@@ -18,7 +18,7 @@ async fn a_client_logs_in_restarts_and_decrypts() {
     login(&alice, "ALICE").await;
     login(&bob, "BOB").await;
     let room_id = room_of(&alice, &bob).await;
-    // He uploads his keys, and she hears of it.
+    // Bob uploads his keys, and Alice receives the update.
     sync(&bob).await;
     sync(&alice).await;
     let room = alice.get_room(&room_id).unwrap();
@@ -38,7 +38,7 @@ async fn a_client_logs_in_restarts_and_decrypts() {
     }
     let bob = client(&url, "bob").await;
     bob.matrix_auth().restore_session(session, RoomLoadSettings::default()).await.unwrap();
-    // Synapse answers a first sync from its cache of the last one; the second brings the rest.
+    // Synapse serves the first sync from its cache of the last response; the second has the rest.
     sync(&bob).await;
     sync(&bob).await;
     let bobs_room = bob.get_room(&room_id).unwrap();
@@ -46,7 +46,7 @@ async fn a_client_logs_in_restarts_and_decrypts() {
     let expected: Vec<String> = (0..8).map(|number| format!("before {number}")).collect();
     assert_eq!(bodies(&bobs_room, 8).await, expected);
 
-    // He can send, too, and Alice reads it.
+    // Bob can send, too, and Alice can read it.
     bobs_room.send(RoomMessageEventContent::text_plain("an answer")).await.unwrap();
     sync(&alice).await;
     assert_eq!(bodies(&room, 1).await, ["an answer"]);

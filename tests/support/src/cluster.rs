@@ -19,7 +19,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// From here on the primary acknowledges nothing that the standby does not have.
+    /// Starts both. From then on the primary acknowledges only commits that the standby has.
     pub async fn start() -> Self {
         let builder = || PostgresServer::builder().setting("synchronous_commit", "on");
         let primary = builder().start().unwrap();
@@ -43,7 +43,7 @@ impl Cluster {
         format!("{server}/{name}")
     }
 
-    /// Both servers, whichever is writable.
+    /// A URL with both servers, which connects to the writable one.
     pub fn url(&self) -> String {
         let primary = format!("127.0.0.1:{}", self.primary.port());
         let both = format!("{primary},127.0.0.1:{}", self.standby.port());
@@ -52,7 +52,7 @@ impl Cluster {
     }
 }
 
-/// The directory that the standby starts from: the cluster, and the superuser's password.
+/// Makes the standby's directory: a base backup, and the superuser's password.
 fn copy(primary: &PostgresServer, to: &PathBuf) {
     fs::create_dir(to).unwrap();
     let home = primary.data_directory().parent().unwrap().to_owned();

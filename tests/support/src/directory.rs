@@ -3,7 +3,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// A path that whoever runs PostgreSQL can enter; what is made there is removed at the end.
+/// A path that PostgreSQL's user can enter. A directory made there is removed on drop.
 pub struct Directory(pub PathBuf);
 
 impl Directory {

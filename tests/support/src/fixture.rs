@@ -1,4 +1,4 @@
-//! One of everything that a crypto store keeps, with ids that can be searched for.
+//! One row of every kind in a crypto store, with ids that can be searched for.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -58,7 +58,7 @@ pub fn secret_name() -> SecretName {
     SecretName::from("clandestine.secret.name")
 }
 
-/// The rows of one account: the same ones can be saved in another.
+/// The rows of one account. They can be saved in other accounts, too.
 pub struct Fixture {
     pub account: Account,
     pub other_device: DeviceData,
@@ -96,7 +96,7 @@ impl Fixture {
         }
     }
 
-    /// Everything that `save_changes` takes.
+    /// A `Changes` with every field set.
     pub fn changes(&self) -> Changes {
         let withheld = withheld(self.inbound.session_id(), self.account.identity_keys().curve25519);
         let pending = RoomPendingKeyBundleDetails {
@@ -137,7 +137,7 @@ impl Fixture {
         }
     }
 
-    /// Saves all of it: afterwards no table is empty.
+    /// Saves all rows: afterwards no table is empty.
     pub async fn fill(&self, store: &PostgresCryptoStore) {
         let account = Some(self.account.deep_clone());
         store.save_pending_changes(PendingChanges { account }).await.unwrap();
@@ -155,7 +155,7 @@ impl Fixture {
     }
 }
 
-/// A room key of this sender, with a ratchet and so an id of its own.
+/// A new room key of this sender.
 pub fn inbound_session(
     account: &Account,
     room_id: &RoomId,

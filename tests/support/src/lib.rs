@@ -1,9 +1,9 @@
-//! What the tests and benchmarks share.
+//! Support code of the tests and benchmarks.
 #![allow(missing_docs, clippy::new_without_default)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-pub mod again;
 pub mod bot_day;
+pub mod child_process;
 pub mod cluster;
 pub mod directory;
 pub mod fixture;
@@ -52,7 +52,7 @@ impl Mode {
         PostgresCryptoStore::open_with_config(&self.config(url, account)).await.unwrap()
     }
 
-    /// A store that asks the database each time, so that rows may change under it.
+    /// A store without a cache, so that a test may change its rows.
     pub async fn open_uncached(self, url: &str, account: &str) -> PostgresCryptoStore {
         let config = self
             .config(url, account)
@@ -60,26 +60,26 @@ impl Mode {
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 
-    /// A store that reads what another one writes, and remembers nothing.
-    pub async fn open_observer(self, url: &str, account: &str) -> PostgresCryptoStore {
+    /// A read-only store: it has no cache, so it reads what another store writes.
+    pub async fn open_read_only(self, url: &str, account: &str) -> PostgresCryptoStore {
         let config = self.config(url, account).access(Access::ReadOnly);
         PostgresCryptoStore::open_with_config(&config).await.unwrap()
     }
 }
 
-/// Heartbeats, which are transactions too, stay out of what a test counts or waits for.
+/// Practically disables heartbeats, which are transactions too, for tests that count or hold transactions.
 pub fn without_heartbeats() -> OwnershipSettings {
     OwnershipSettings { heartbeat_interval: Duration::from_secs(3_600), ..Default::default() }
 }
 
-/// A connection beside the store's own, for looking and for breaking things.
+/// A connection of the test's own, to inspect the database and to inject faults.
 pub async fn connect(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-/// The one number that a query returns.
+/// The single number that a query returns.
 pub async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }

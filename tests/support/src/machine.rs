@@ -1,4 +1,4 @@
-//! Real `OlmMachine`s on a store, and the part of a homeserver that passes keys between them.
+//! Real `OlmMachine`s on a store, and the part of a homeserver that relays keys between them.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +40,7 @@ pub async fn machine_of_device(
     try_machine_of_device(user_id, device_id, store).await.unwrap()
 }
 
-/// The same, where the store may fail: the one place that knows how, for it differs between upstream's
-/// versions.
+/// The same for a store that may fail. Only this function depends on upstream's version.
 pub async fn try_machine_of_device(
     user_id: &UserId,
     device_id: &str,
@@ -63,7 +62,7 @@ pub const SETTINGS: DecryptionSettings =
 
 type Keys<T> = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, T>>;
 
-/// What a homeserver does with keys and to-device messages.
+/// The part of a homeserver that handles keys and to-device messages.
 #[derive(Default)]
 pub struct Relay {
     devices: Keys<Raw<DeviceKeys>>,
@@ -83,22 +82,26 @@ impl Relay {
                 if let AnyOutgoingRequest::ToDeviceRequest(request) = request.request() {
                     self.send(machine, request).await;
                 } else {
-                    let answer = self.answer(machine, &request);
+                    let answer = self.respond(machine, &request);
                     answer.mark_as_sent(machine).await.unwrap();
                 }
             }
         }
     }
 
-    /// The answer to an outgoing request.
-    pub fn answer(&mut self, machine: &OlmMachine, request: &OutgoingRequest) -> Answer {
+    /// The response to an outgoing request.
+    pub fn respond(
+        &mut self,
+        machine: &OlmMachine,
+        request: &OutgoingRequest,
+    ) -> HomeserverResponse {
         let id = request.request_id().to_owned();
         match request.request() {
             AnyOutgoingRequest::KeysUpload(request) => {
-                Answer::Upload(id, self.upload(machine, request))
+                HomeserverResponse::Upload(id, self.upload(machine, request))
             }
             AnyOutgoingRequest::KeysQuery(request) => {
-                Answer::Query(id, self.devices_of(request.device_keys.keys()))
+                HomeserverResponse::Query(id, self.devices_of(request.device_keys.keys()))
             }
             other => panic!("unexpected request {other:?}"),
         }
@@ -117,7 +120,7 @@ impl Relay {
         response
     }
 
-    /// Has the machine fetch the devices of a user that it follows already.
+    /// Makes the machine fetch the devices of a user that it tracks already.
     pub async fn fetch(&mut self, machine: &OlmMachine, user_id: &UserId) {
         let (id, request) = machine.query_keys_for_users([user_id]);
         let response = self.devices_of(request.device_keys.keys());
@@ -140,7 +143,7 @@ impl Relay {
         upload_keys::v3::Response::new([(OneTimeKeyAlgorithm::SignedCurve25519, count)].into())
     }
 
-    /// Adds a device that nobody runs.
+    /// Adds a device without a machine.
     pub fn add_device(&mut self, user_id: &UserId, keys: &SignedDeviceKeys) {
         let devices = self.devices.entry(user_id.to_owned()).or_default();
         devices.insert(keys.device_id.clone(), keys.to_raw());
@@ -175,24 +178,24 @@ impl Relay {
         self.inbox.entry(to.to_owned()).or_default().push(serde_json::from_value(event).unwrap());
     }
 
-    /// The to-device events that wait for a user.
+    /// The to-device events in a user's inbox.
     pub fn waiting_for(&self, user_id: &UserId) -> Vec<Raw<AnyToDeviceEvent>> {
         self.inbox.get(user_id).cloned().unwrap_or_default()
     }
 
-    /// Takes what waits for a user, to be delivered by the caller.
+    /// Empties a user's inbox; the caller delivers the events.
     pub fn take(&mut self, user_id: &UserId) -> Vec<Raw<AnyToDeviceEvent>> {
         self.inbox.remove(user_id).unwrap_or_default()
     }
 
-    /// Delivers what waits for the machine, as one sync.
+    /// Delivers the machine's inbox as one sync.
     pub async fn sync(&mut self, machine: &OlmMachine, token: &str) {
         let sync = self.next_sync(machine, token);
         machine.receive_sync_changes(sync.changes(), &SETTINGS).await.unwrap();
         self.serve(machine).await;
     }
 
-    /// Takes what waits for the machine.
+    /// Empties the machine's inbox into a sync.
     pub fn next_sync(&mut self, machine: &OlmMachine, token: &str) -> Sync {
         let counts = self.one_time_keys.get(machine.user_id());
         let count = counts.and_then(|keys| keys.get(machine.device_id())).map_or(0, BTreeMap::len);
@@ -205,7 +208,7 @@ impl Relay {
         }
     }
 
-    /// Makes the machine follow the users and fetches their devices.
+    /// Makes the machine track the users and fetch their devices.
     pub async fn track(&mut self, machine: &OlmMachine, users: &[&UserId]) {
         machine.update_tracked_users(users.iter().copied()).await.unwrap();
         self.serve(machine).await;
@@ -229,7 +232,7 @@ impl Relay {
         self.share_directly(machine, room_id, users).await;
     }
 
-    /// The same without a look for Olm sessions before.
+    /// The same without claiming one-time keys.
     pub async fn share_directly(
         &mut self,
         machine: &OlmMachine,
@@ -245,13 +248,13 @@ impl Relay {
     }
 }
 
-/// A homeserver's answer to the request of this id.
-pub enum Answer {
+/// A homeserver's response to the request with this id.
+pub enum HomeserverResponse {
     Upload(OwnedTransactionId, upload_keys::v3::Response),
     Query(OwnedTransactionId, get_keys::v3::Response),
 }
 
-impl Answer {
+impl HomeserverResponse {
     pub async fn mark_as_sent(&self, machine: &OlmMachine) -> Result<(), OlmError> {
         match self {
             Self::Upload(id, response) => machine.mark_request_as_sent(id, response).await,
@@ -260,7 +263,7 @@ impl Answer {
     }
 }
 
-/// What one sync brings.
+/// The contents of one sync.
 pub struct Sync {
     to_device_events: Vec<Raw<AnyToDeviceEvent>>,
     one_time_keys_counts: BTreeMap<OneTimeKeyAlgorithm, ruma::UInt>,

@@ -1,4 +1,4 @@
-//! What must not be found where others can read, in every form it could take.
+//! Values that must not appear in dumps and logs, in every form in which they could appear.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
     },
 };
 
-/// Something secret, and the name under which a failure reports it.
+/// A value to search for, and its name in failures.
 pub struct Needle {
     pub name: &'static str,
     pub bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Needle {
 
 fn needle(name: &'static str, bytes: impl AsRef<[u8]>) -> Needle {
     let bytes = bytes.as_ref().to_vec();
-    assert!(bytes.len() >= 8, "{name} is so short that it could be found by chance");
+    assert!(bytes.len() >= 8, "{name} is so short that a match could be coincidental");
     Needle { name, bytes }
 }
 
@@ -71,7 +71,7 @@ pub async fn of_rows(fixture: &Fixture) -> Vec<Needle> {
     ]
 }
 
-/// What unlocks an account.
+/// The secrets that unlock an account.
 pub fn of_secrets() -> Vec<Needle> {
     vec![needle("the passphrase", PASSPHRASE), needle("the key", KEY)]
 }
@@ -104,14 +104,14 @@ impl Needle {
         forms
     }
 
-    /// The form in which the haystack holds it, if it does.
+    /// The form in which the haystack contains the value, if it does.
     pub fn find(&self, haystack: &[u8]) -> Option<&'static str> {
         let contains = |form: &[u8]| haystack.windows(form.len()).any(|window| window == form);
         self.forms().into_iter().find(|(_, form)| contains(form)).map(|(name, _)| name)
     }
 }
 
-/// Base64 of the bytes where they stand in a longer text: only the characters they alone decide.
+/// Base64 of the bytes at this offset of a longer text: only the characters that depend on nothing else.
 fn base64_at(offset: usize, bytes: &[u8]) -> String {
     let mut padded = vec![0; offset];
     padded.extend_from_slice(bytes);
@@ -124,8 +124,8 @@ fn bytes_of(base64: &str) -> Vec<u8> {
     base64_decode(base64).unwrap()
 }
 
-/// A pickled key or ratchet, as `serde_json` shows it.
+/// The bytes of a pickled key or ratchet, which `serde_json` writes as numbers.
 fn numbers(pickle: &serde_json::Value) -> Vec<u8> {
-    let numbers = pickle.as_array().unwrap_or_else(|| panic!("no list of numbers: {pickle}"));
+    let numbers = pickle.as_array().unwrap_or_else(|| panic!("not a list of numbers: {pickle}"));
     numbers.iter().take(32).map(|number| number.as_u64().unwrap() as u8).collect()
 }

@@ -14,10 +14,10 @@ use matrix_sdk_postgres::testing::PostgresServer;
 
 use crate::directory::Directory;
 
-/// Runs the program until the pipe that only this process writes to is closed.
-const UNTIL_WE_END: &str = r#""$@" & pid=$!; read -r end; kill -s KILL "$pid""#;
+/// Runs the program until the pipe from this process is closed, at the latest by the process's end.
+const RUN_UNTIL_PIPE_CLOSES: &str = r#""$@" & pid=$!; read -r end; kill -s KILL "$pid""#;
 
-/// Which release: 1.18, or one that knows prepared statements.
+/// `Old` is 1.18; `New` supports prepared statements.
 #[derive(Clone, Copy, Debug)]
 pub enum Release {
     Old,
@@ -25,12 +25,12 @@ pub enum Release {
 }
 
 impl Release {
-    /// Whether it is there, or can be fetched.
+    /// Whether the program is installed or can be fetched.
     pub fn is_installed(self) -> bool {
         std::panic::catch_unwind(|| self.program()).is_ok()
     }
 
-    /// Named by the environment, else fetched by the script.
+    /// The program named by the environment variable, or fetched by the script.
     fn program(self) -> PathBuf {
         static FETCHED: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
         let name = match self {
@@ -55,7 +55,7 @@ impl Release {
     }
 }
 
-/// Stopped when the value is dropped, or the process ends.
+/// A running PgBouncer. It is stopped on drop, or when the process ends.
 pub struct Pooler {
     pub port: u16,
     pub version: String,
@@ -63,12 +63,12 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// With few connections to the server, so that clients really share them.
+    /// Starts PgBouncer with few connections to the server, so that clients share them.
     pub fn start(release: Release, server: &PostgresServer) -> Self {
         Self::start_before(release, server, server.port(), "")
     }
 
-    /// The same, with a proxy at `port` before the server, and more settings.
+    /// The same with `server_port` as the server's port (of a proxy, say), and more settings.
     pub fn start_before(
         release: Release,
         server: &PostgresServer,
@@ -80,7 +80,7 @@ impl Pooler {
         let version = String::from_utf8(output.stdout).unwrap();
         let version = version.lines().next().unwrap_or_default().to_owned();
 
-        // Read once: it can go when the pooler listens. One that all tests share is never dropped.
+        // The files are read at the start only, so they are removed once the pooler listens.
         let directory = Directory::new();
         fs::create_dir(&directory.0).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -103,8 +103,12 @@ impl Pooler {
         let file = directory.0.join("pgbouncer.ini");
         fs::write(&file, configuration).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", UNTIL_WE_END, "pooler"]).arg(&program).arg("--quiet").arg(&file);
-        // Like PostgreSQL it does not run as root.
+        command
+            .args(["-c", RUN_UNTIL_PIPE_CLOSES, "pooler"])
+            .arg(&program)
+            .arg("--quiet")
+            .arg(&file);
+        // PgBouncer refuses to run as root, like PostgreSQL.
         let owner = fs::metadata(server.data_directory()).unwrap();
         if fs::metadata("/proc/self").unwrap().uid() == 0 {
             command.uid(owner.uid()).gid(owner.gid());

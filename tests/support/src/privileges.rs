@@ -1,13 +1,12 @@
-//! What only root may do, or a user in a name space of its own (`scripts/check tests` makes one).
+//! Tests that need root, or a user name space (`scripts/check tests` makes one).
 
 use std::{fs, process::Command};
 
-/// The bit of `CAP_SYS_ADMIN` (capabilities(7)), which mounting takes.
+/// The bit of `CAP_SYS_ADMIN` (capabilities(7)), which mounting requires.
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// Whether the test can be run. It fails where it cannot, unless `RELIABILITY_WITHOUT_ROOT` says
-/// that this is known.
-pub fn may_try(test: &str) -> bool {
+/// Whether the privileges for this test are present. Fails if not, unless `RELIABILITY_WITHOUT_ROOT` is set.
+pub fn has_privileges_for(test: &str) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     if u64::from_str_radix(capabilities.trim(), 16).unwrap() & SYS_ADMIN != 0 {
@@ -19,7 +18,7 @@ pub fn may_try(test: &str) -> bool {
         "{test} needs root: run it as root, or with scripts/check tests, or set \
          RELIABILITY_WITHOUT_ROOT=1"
     );
-    println!("NOT TESTED, for want of root: {test}");
+    println!("NOT TESTED, root is required: {test}");
     false
 }
 

@@ -1,22 +1,22 @@
-//! Signals, and who is whose child.
+//! Signals to processes, and their states.
 
 use std::process::{Command, Stdio};
 
-/// Sends a signal. The shell's own `kill`, for small images lack the program.
+/// Sends a signal, with the shell's built-in `kill`, because small images lack the program.
 pub fn signal(pid: u32, signal: &str) {
     let status = Command::new("sh")
         .args(["-c", r#"kill -s "$@""#, "kill", signal, &pid.to_string()])
         .stderr(Stdio::null())
         .status();
-    assert!(status.unwrap().success(), "process {pid} is gone: no {signal} for it");
+    assert!(status.unwrap().success(), "cannot send {signal} to process {pid}: it has ended");
 }
 
-/// Stops a process at once; goes on when the value is dropped.
+/// A stopped process, which is continued on drop.
 pub struct Stopped(u32);
 
 impl Stopped {
-    /// Stops one of the server's processes when it has done what it was asked: in its midst it may
-    /// hold a lock that every other process needs, this test's own connections included.
+    /// Stops one of the server's processes once it is idle. A busy one may hold a lock that every other
+    /// process needs, including those of the test's own connections.
     pub fn when_asleep(pid: u32) -> Self {
         while state(pid).is_some_and(|state| state != 'S') {
             std::thread::yield_now();
@@ -26,7 +26,7 @@ impl Stopped {
 
     pub fn new(pid: u32) -> Self {
         signal(pid, "STOP");
-        // The signal is delivered when the state says so.
+        // The signal is delivered asynchronously.
         while state(pid) != Some('T') {
             std::thread::yield_now();
         }
@@ -47,6 +47,6 @@ impl Drop for Stopped {
 
 pub fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain any character.
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }

@@ -8,14 +8,14 @@ use super::fixture::{
     BACKUP_VERSION, CUSTOM_KEY, Fixture, other_user, own_device, own_user, room, secret_name,
 };
 
-/// One read: how many things it found, or how it failed.
+/// One read: the number of values found, or the error.
 pub struct Read {
     pub table: &'static str,
     pub method: &'static str,
     pub found: Result<usize, Error>,
 }
 
-/// Tables without a value that could be damaged: their rows say all by being there.
+/// Tables without a sealed value that could be damaged.
 pub const TABLES_WITHOUT_DATA: [&str; 7] = [
     "message_hashes",
     "backup_versions",
@@ -36,7 +36,7 @@ macro_rules! reads {
     };
 }
 
-/// Reads all that [`Fixture::fill`] saved. Each read finds something, unless a row is missing.
+/// Performs every read. Each finds a value after [`Fixture::fill`], unless a row is missing.
 pub async fn read_all(store: &PostgresCryptoStore, fixture: &Fixture) -> Vec<Read> {
     let (session_id, sender_key) = (fixture.inbound.session_id(), fixture.sender_key());
     let kind = fixture.inbound.sender_data_type();
@@ -97,7 +97,7 @@ pub async fn read_all(store: &PostgresCryptoStore, fixture: &Fixture) -> Vec<Rea
     }
 }
 
-/// The reads of our own device, which is an error when it is missing.
+/// The reads of the own device, which return an error if it is missing.
 pub async fn read_own_device(store: &PostgresCryptoStore) -> Vec<Read> {
     reads! {
         "devices": get_own_device = store.get_own_device() => |_| 1;
@@ -105,7 +105,7 @@ pub async fn read_own_device(store: &PostgresCryptoStore) -> Vec<Read> {
     }
 }
 
-/// Asserts that every read finds something.
+/// Asserts that every read finds a value.
 pub async fn assert_complete(store: &PostgresCryptoStore, fixture: &Fixture) {
     for read in read_all(store, fixture).await {
         assert!(matches!(read.found, Ok(1..)), "{}: {:?}", read.method, read.found);
@@ -115,20 +115,20 @@ pub async fn assert_complete(store: &PostgresCryptoStore, fixture: &Fixture) {
 /// Asserts that every read finds nothing.
 pub async fn assert_empty(store: &PostgresCryptoStore, fixture: &Fixture) {
     for read in read_all(store, fixture).await {
-        // Without an account, sessions are refused before they are looked for.
+        // Without an account, reads of sessions are refused.
         let unset = matches!(read.found, Err(Error::AccountUnset));
         assert!(unset || matches!(read.found, Ok(0)), "{}: {:?}", read.method, read.found);
     }
 }
 
-/// The tables of the schema, in the order of their names.
+/// The tables of the schema, by name.
 pub async fn tables(client: &Client) -> Vec<String> {
     let sql = "SELECT relname::text FROM pg_class
                WHERE relnamespace = 'matrix_sdk'::regnamespace AND relkind = 'r' ORDER BY relname";
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// The tables whose rows hold a value: those that a test of damaged rows must cover.
+/// The tables with a sealed value, which the test of damaged rows must cover.
 pub async fn tables_with_data(client: &Client) -> Vec<String> {
     let sql = "SELECT table_name::text FROM information_schema.columns
                WHERE table_schema = 'matrix_sdk' AND column_name = 'data' ORDER BY table_name";

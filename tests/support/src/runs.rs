@@ -1,16 +1,16 @@
-//! Random and repeated runs: their counts, seeds and figures.
+//! Repetitions, seeds and figures of tests.
 
 use std::{
     fmt::Display,
     time::{Duration, Instant},
 };
 
-/// How often something is done: in every run, or in the long one.
+/// Number of repetitions: `quick`, or `long` in the long run.
 pub fn rounds(quick: usize, long: usize) -> usize {
     if std::env::var_os("RELIABILITY_LONG").is_some() { long } else { quick }
 }
 
-/// Chance that can be repeated.
+/// A random generator whose seed is printed, and taken from `RELIABILITY_SEED`.
 pub fn seeded(test: &str) -> fastrand::Rng {
     let given = std::env::var("RELIABILITY_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
@@ -18,7 +18,7 @@ pub fn seeded(test: &str) -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// A line for `docs/reliability.md`, which `scripts/reliability` collects.
+/// Prints a figure for `docs/reliability.md`, which `scripts/reliability` collects.
 pub fn figure(what: &str, value: impl Display) {
     println!("figure | {what} | {value} |");
 }
@@ -27,7 +27,7 @@ pub fn milliseconds(rng: &mut fastrand::Rng, limit: u64) -> Duration {
     Duration::from_micros(rng.u64(0..limit * 1000))
 }
 
-/// Waits for what must come about; how long is no matter.
+/// Waits until the condition holds. The time limit only ends a hanging test.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let started = Instant::now();
     while !holds().await {

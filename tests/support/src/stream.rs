@@ -1,4 +1,4 @@
-//! A bot that saves one change set after the other, and the ledger of what it was promised.
+//! A bot that saves one change set after another, and a ledger of the acknowledged saves.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,12 +19,12 @@ use matrix_sdk_postgres::{Access, Error, PostgresCryptoStore, PostgresStoreConfi
 use ruma::{OwnedRoomId, RoomId};
 use tokio::task::JoinHandle;
 
-/// What was begun, and what was acknowledged.
+/// The saves that were begun, and those that were acknowledged.
 #[derive(Default, Debug, Clone)]
 pub struct Ledger {
     pub begun: u64,
     pub acknowledged: BTreeSet<u64>,
-    /// Errors that reached the caller.
+    /// Errors that were returned.
     pub errors: Vec<String>,
 }
 
@@ -64,8 +64,8 @@ impl Ledger {
         }
     }
 
-    /// Each acknowledged save is there, none is half there, and the last that is there was the last
-    /// in order. Asks a store that was opened for it, which remembers nothing.
+    /// Asserts that each acknowledged save is stored, none is stored in part, and that the token is that of
+    /// the last stored save. Needs a store without a cache.
     pub async fn check(&self, store: &PostgresCryptoStore) -> usize {
         let mut last = None;
         for number in 0..self.begun {
@@ -75,22 +75,22 @@ impl Ledger {
                 store.get_room_settings(&room(number)).await.unwrap().is_some(),
             ];
             let whole = parts.iter().all(|part| *part);
-            assert!(whole || !parts.contains(&true), "save {number} is half there: {parts:?}");
+            assert!(whole || !parts.contains(&true), "save {number} is stored in part: {parts:?}");
             assert!(whole || !self.acknowledged.contains(&number), "save {number} is lost");
             last = if whole { Some(number) } else { last };
         }
         let token = store.next_batch_token().await.unwrap();
-        assert_eq!(token, last.map(|number| number.to_string()), "saves passed one another");
+        assert_eq!(token, last.map(|number| number.to_string()), "saves were reordered");
         self.acknowledged.len()
     }
 
     pub fn assert_no_error(&self) {
-        assert!(self.errors.is_empty(), "handed up: {:#?}", self.errors);
+        assert!(self.errors.is_empty(), "errors were returned: {:#?}", self.errors);
     }
 }
 
-/// Saves in a task until it is told to end; counts what was acknowledged. After an error the store
-/// is opened again, as a bot does.
+/// Saves in a task until `end` is set; counts the acknowledged saves. After an error it reopens the store,
+/// as a bot does.
 pub fn stream(
     store: &PostgresCryptoStore,
     end: &Arc<AtomicBool>,
@@ -110,13 +110,13 @@ pub fn stream(
     (saves, count)
 }
 
-/// A store that takes nothing and remembers nothing: what it says is what the database holds.
-pub async fn observe(url: &str, account: &str) -> PostgresCryptoStore {
+/// A read-only store, which has no cache: it returns what the database holds.
+pub async fn open_read_only(url: &str, account: &str) -> PostgresCryptoStore {
     let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 
-/// Opens the store again until that works.
+/// Reopens the store until that succeeds.
 pub async fn reopen(store: &PostgresCryptoStore) {
     super::eventually("the store opens", || async { store.reopen().await.is_ok() }).await;
 }

@@ -1,4 +1,4 @@
-//! How single values are made, where upstream needs more than a constructor.
+//! Creates single values for which upstream has no simple constructor.
 
 use matrix_sdk_crypto::{
     olm::{
@@ -30,7 +30,7 @@ use ruma::{
 };
 use serde_json::Value;
 
-/// A session of ours with a device, whose one-time keys are replaced.
+/// A session of the own account with another device, whose one-time keys are replaced.
 pub fn olm_session(own: &Account, other: &mut Account) -> Session {
     other.generate_one_time_keys(1);
     let one_time_key = *other.one_time_keys().values().next().unwrap();
@@ -44,7 +44,7 @@ pub fn olm_session(own: &Account, other: &mut Account) -> Session {
     session.unwrap()
 }
 
-/// A session that a device's first message makes at ours, and the device's own.
+/// The session created by another device's first message, and that device's own session.
 pub async fn received_session(own: &Account, other: &Account) -> [Session; 2] {
     let mut own = own.deep_clone();
     own.generate_one_time_keys(1);
@@ -58,13 +58,13 @@ pub async fn received_session(own: &Account, other: &Account) -> [Session; 2] {
     );
     let sent = sent.unwrap();
     let OlmMessage::PreKey(message) = sent.inner.lock().await.encrypt("hello").unwrap() else {
-        panic!("the first message of a session is none");
+        panic!("the first message is not a pre-key message");
     };
     let (sender, keys) = (other.identity_keys().curve25519, own.device_keys());
     [own.create_inbound_session(sender, keys, &message).unwrap().session, sent]
 }
 
-/// The session as it is now: clones share what happens to them.
+/// An independent copy of the session: clones share their state.
 pub async fn copy_of(own: &Account, session: &Session) -> Session {
     Session::from_pickle(own.device_keys(), session.pickle().await).unwrap()
 }
@@ -98,8 +98,7 @@ pub fn room_key(
     .unwrap()
 }
 
-/// Has the session hold a request that is still to be sent: raw JSON, which not every form of
-/// serialisation keeps.
+/// Adds a request that is still to be sent: raw JSON, which not every serialisation format preserves.
 pub fn add_request(session: &OutboundGroupSession, to: &UserId, content: &Value) {
     let request = ToDeviceRequest::new(
         to,

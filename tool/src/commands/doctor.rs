@@ -25,6 +25,9 @@ pub struct Args {
     /// The commit count as it was last noted elsewhere: a smaller one means that an old backup was restored
     #[arg(long, value_name = "COMMITS")]
     checkpoint: Option<u64>,
+    /// The bot sets PoolSettings::prepared_statements to false
+    #[arg(long)]
+    unnamed_statements: bool,
     #[command(flatten)]
     homeserver: HomeserverArgs,
 }
@@ -40,7 +43,11 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         None => context.database()?,
     };
     let progress = context.progress("looking", None);
-    let options = DoctorOptions { checkpoint: args.checkpoint, ..Default::default() };
+    let options = DoctorOptions {
+        checkpoint: args.checkpoint,
+        prepared_statements: !args.unnamed_statements,
+        ..Default::default()
+    };
     let mut checks = admin::doctor(&config, &options).await;
     let mut device = Vec::new();
     let mut failure = None;

@@ -11,7 +11,10 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing::PostgresServer;
 use ruma::user_id;
 use serde_json::{Value, json};
-use test_support::machine::{Relay, open_machine};
+use test_support::{
+    machine::{Relay, open_machine},
+    pooler::{Pooler, Release},
+};
 
 use crate::support::{Place, Ran};
 
@@ -27,7 +30,7 @@ fn status(ran: &Ran, name: &str) -> String {
 const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
 
 /// A server that forgets nothing.
-fn durable() -> (PostgresServer, Place) {
+pub fn durable() -> (PostgresServer, Place) {
     let server = PostgresServer::builder().durable(true).start().unwrap();
     let place = Place { database: server.create_database().unwrap() };
     (server, place)
@@ -112,14 +115,41 @@ async fn each_fault_turns_its_line_red() {
     assert_eq!(status(&place.run_unlocked(&COMMAND).await, "accounts behind one role"), "warning");
 }
 
+/// Behind pgbouncer in transaction mode, real ones: one that loses named statements, and one that does not.
+#[tokio::test]
+async fn a_pooler_in_between_is_seen_and_judged() {
+    for (release, named) in [(Release::Old, "problem"), (Release::New, "ok")] {
+        if !release.is_installed() {
+            println!("NOT TESTED, for want of pgbouncer: a_pooler_in_between_is_seen_and_judged");
+            continue;
+        }
+        let (server, place) = durable();
+        place.filled("bot").await.0.close().await.unwrap();
+        let pooler = Pooler::start(release, &server);
+        let run = |args: Vec<&'static str>| {
+            let mut command = place.command(&args);
+            command.env("DATABASE_URL", pooler.url(&place.url(), &server));
+            command.env("STORE_PASSPHRASE", crate::support::PASSPHRASE);
+            place.run_command(command)
+        };
+        let ran = run(COMMAND.to_vec()).await;
+        assert_eq!(status(&ran, "pooler"), named, "{release:?}: {}", ran.out);
+        assert!(ran.out.contains("in transaction mode"), "{release:?}: {}", ran.out);
+        assert_eq!(status(&ran, "rows decode"), "ok");
+        let ran = run([&COMMAND[..], &["--unnamed-statements"]].concat()).await;
+        assert_eq!(status(&ran, "pooler"), "ok", "{release:?}: {}", ran.out);
+        run(vec!["verify", "--account", "bot"]).await.expect(0);
+    }
+}
+
 /// Answers with what it was told for each path; others are not found.
-struct Homeserver {
-    url: String,
+pub struct Homeserver {
+    pub url: String,
     answers: Arc<Mutex<Vec<(&'static str, Value)>>>,
 }
 
 impl Homeserver {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let answers: Arc<Mutex<Vec<(&'static str, Value)>>> = Arc::default();
@@ -162,7 +192,7 @@ impl Homeserver {
         Self { url, answers }
     }
 
-    fn set(&self, path: &'static str, answer: Value) {
+    pub fn set(&self, path: &'static str, answer: Value) {
         self.answers.lock().unwrap().push((path, answer));
     }
 

@@ -8,6 +8,7 @@ mod doctor;
 mod import_sqlite;
 mod keys;
 mod migrate;
+mod procedures;
 mod prune;
 mod rekey;
 mod reset_device;

@@ -69,7 +69,7 @@ pub(crate) struct ScopeLane {
     /// The scope's saves in the lane, for reads without a query.
     overlay: Arc<UncommittedOverlay>,
     /// Tables whose uncommitted rows are hidden from the reads of other tasks.
-    seen_when_committed: &'static [&'static str],
+    hidden_until_commit: &'static [&'static str],
     /// An operation outside of the scope has failed in the lane: the lane fails when the scope
     /// ends.
     fails_at_end: AtomicBool,
@@ -79,11 +79,11 @@ impl ScopeLane {
     pub(crate) fn new(
         owner: Arc<LaneOwnership>,
         running: Arc<RunningScope>,
-        seen_when_committed: &'static [&'static str],
+        hidden_until_commit: &'static [&'static str],
     ) -> Self {
         let overlay = UncommittedOverlay::new(owner.cache.clone());
         let fails_at_end = AtomicBool::new(false);
-        Self { owner, running, overlay, seen_when_committed, fails_at_end }
+        Self { owner, running, overlay, hidden_until_commit, fails_at_end }
     }
 }
 
@@ -145,7 +145,7 @@ impl Scope {
     /// Whether the caller may read on the scope's connection.
     pub(crate) fn shows(&self, sql: &Sql) -> bool {
         let is_hidden =
-            |table| self.lanes.iter().any(|lane| lane.seen_when_committed.contains(table));
+            |table| self.lanes.iter().any(|lane| lane.hidden_until_commit.contains(table));
         self.is_current() || !sql.tables().iter().any(is_hidden)
     }
 

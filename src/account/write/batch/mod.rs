@@ -20,7 +20,7 @@ use crate::{
     account::cache::{Cache, CacheUpdate, UncommittedOverlay},
     postgres::{
         cell::{Cell, Cells},
-        statement::{Delete, Reports, Sql, Upsert, Write},
+        statement::{Delete, ExpectedRows, Sql, Upsert, Write},
     },
 };
 
@@ -161,9 +161,9 @@ impl Batch {
             chunks(rows).map(|rows| Statement {
                 sql: &write.sql,
                 columns: columns(&rows),
-                min_rows: match write.reports {
-                    Reports::Each => rows.len() as u64,
-                    Reports::Any => 0,
+                min_rows: match write.expected_rows {
+                    ExpectedRows::Each => rows.len() as u64,
+                    ExpectedRows::Any => 0,
                 },
             })
         });

@@ -14,7 +14,7 @@ use crate::{
     postgres::{
         cell::{Cell, Cells},
         statement::{
-            CacheIndex, Column, ColumnType, Delete, Reports, Sql, Table, Upsert, Write, bytea,
+            CacheIndex, Column, ColumnType, Delete, ExpectedRows, Sql, Table, Upsert, Write, bytea,
         },
     },
 };
@@ -42,7 +42,7 @@ static DELETE: Delete = Delete::new("events.delete", &EVENTS);
 static FORGET: Write = Write {
     sql: Sql::new("events.forget", "DELETE FROM {schema}.events", &[Type::INT8, Type::BYTEA_ARRAY]),
     table: &EVENTS,
-    reports: Reports::Any,
+    expected_rows: ExpectedRows::Any,
 };
 
 fn key(room: &str, state_key: &str) -> Cells {

@@ -28,7 +28,7 @@ use crate::{
         ownership::{LaneOwnership, Position},
         write::batch::{Batch, CHUNK_BYTES},
     },
-    postgres::{database::Database, transaction_connection::TransactionConnection},
+    postgres::{database::Database, metrics, transaction_connection::TransactionConnection},
 };
 
 /// From this size on, sending a message may take long.
@@ -61,7 +61,7 @@ impl Exchange<'_> {
     ) -> Result<(), Failure> {
         let object = connection.get().map_err(Failure::RolledBack)?;
         let result = self.exchange(database, object).await;
-        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::spoils_connection) {
+        if self.commit.is_some() && !result.as_ref().is_err_and(Failure::invalidates_connection) {
             connection.release();
         }
         result
@@ -93,6 +93,7 @@ impl Exchange<'_> {
         let statements = messages.iter();
         answers.extend(statements.map(|message| sent.statement(database, connection, message)));
         answers.extend(self.commit.map(|_| sent.commit(connection)));
+        metrics::round_trip();
         let answers = timeout(database.response_timeout(self.parts()), in_order(answers));
         let answers = database.join_with_prepare(connection, is_prepared, answers).await;
 

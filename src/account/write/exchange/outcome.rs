@@ -22,9 +22,9 @@ impl Failure {
         }
     }
 
-    pub(super) fn spoils_connection(&self) -> bool {
+    pub(super) fn invalidates_connection(&self) -> bool {
         match self {
-            Self::RolledBack(Error::Database(error)) => error.spoils_connection(),
+            Self::RolledBack(Error::Database(error)) => error.invalidates_connection(),
             Self::RolledBack(_) | Self::Unknown(_) | Self::Incomplete(_) => true,
         }
     }

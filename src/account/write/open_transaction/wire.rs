@@ -169,7 +169,7 @@ fn query_results(
             Ok(rows) if is_query => found.push(Ok(rows)),
             Ok(rows) => last = rows,
             Err(error) => {
-                is_over |= !is_query || error.spoils_connection();
+                is_over |= !is_query || error.invalidates_connection();
                 first.get_or_insert_with(|| error.clone());
                 found.push(Err(error.into()));
             }

@@ -1,11 +1,12 @@
-//! What the database holds of each write is what its caller was told, once, and the account counts it.
+//! The rows of each write agree with the result that its caller got: written once, or not at all; and the
+//! account's commit count is the number of its transactions.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Findings, Rule, acknowledged};
 use crate::concurrent::history::{Account, Outcome, Write};
 
-/// What the database holds of one write.
+/// The rows of one write in the database, and the transactions that wrote them.
 #[derive(Default)]
 struct Traces<'a> {
     rows: HashSet<&'a str>,
@@ -13,7 +14,7 @@ struct Traces<'a> {
 }
 
 pub fn check(account: &Account, findings: &mut Findings<'_>) {
-    // Where the database was not looked at, nothing can be said.
+    // Without counts from before and after there is nothing to compare.
     let [before, .., after] = account.counts[..] else { return };
     let mut traces: HashMap<&str, Traces<'_>> = HashMap::new();
     let mut transactions = HashSet::new();
@@ -28,12 +29,15 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         let nothing = Traces::default();
         let traces = traces.get(write.op.as_str()).unwrap_or(&nothing);
         judge(write, traces, findings);
-        // Its owner went on to write, in order.
+        // Whether the owner has written later: saves are in order, so this one must have been finished.
         let mut later = saves.get(write.opening.as_str()).into_iter().flatten();
         let mut went_on = || later.any(|(begun, _)| *begun >= write.ended);
         let dropped = write.outcome == Some(Outcome::Dropped) && !write.atomically;
         if dropped && traces.transactions.is_empty() && went_on() {
-            let text = format!("{} of {} was begun and not finished", write.op, write.opening);
+            let text = format!(
+                "{} of {} was begun and not finished, although its owner has written later",
+                write.op, write.opening
+            );
             findings.add(Rule::Commits, text, &[&write.op]);
         }
     }
@@ -47,10 +51,10 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
 }
 
 fn judge(write: &Write, traces: &Traces<'_>, findings: &mut Findings<'_>) {
-    let told = write.outcome.as_ref().map_or("nothing: it died", Outcome::name);
+    let result = write.outcome.as_ref().map_or("nothing: the process died", Outcome::name);
     let Write { op, opening, rows, .. } = write;
     let mut wrong = |what: &str| {
-        let text = format!("{op} of {opening} {what}, and its caller was told: {told}");
+        let text = format!("{op} of {opening} {what}, and its caller got: {result}");
         findings.add(Rule::Commits, text, &[op]);
     };
     match traces.transactions.len() {

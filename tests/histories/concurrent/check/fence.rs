@@ -1,13 +1,12 @@
-//! What the database holds, in its order: each commit is of the owner that the last claim before it
-//! named, and no claim takes effect whose caller was answered before the claim of another began that
-//! took effect before it.
+//! In the database's order, each commit is by the owner that the last claim before it has set. And claims
+//! take effect in the order of their calls: none takes effect after another one that began after its end.
 
 use std::collections::HashMap;
 
 use super::{Findings, Rule};
 use crate::concurrent::history::{Account, Claim};
 
-/// A store, under the name of its first opening: when its first claim began and its last one ended.
+/// A store, named after its first opening, from the beginning of its first claim to the end of its last.
 struct Store {
     begun: u64,
     ended: u64,
@@ -23,7 +22,7 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
     let writers: HashMap<&str, &str> =
         account.writes.iter().map(|write| (write.op.as_str(), write.opening.as_str())).collect();
     let stores = stores(account, &names);
-    // The owner, and whose claim began last so far.
+    // The owner, and the store whose claim began last so far.
     let (mut owner, mut newest) = (None, None::<(&str, u64)>);
     for trace in traces(account) {
         match trace {
@@ -31,7 +30,9 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
                 owner = Some(name);
                 let Some(store) = stores.get(name) else { continue };
                 if let Some((other, _)) = newest.filter(|(_, begun)| store.ended < *begun) {
-                    let text = format!("{name} took the account from {other}, begun after its end");
+                    let text = format!(
+                        "{name} took the account from {other}, whose claim began after the end of this one"
+                    );
                     findings.add(Rule::Fence, text, &[name, other]);
                 } else if newest.is_none_or(|(_, begun)| begun < store.begun) {
                     newest = Some((name, store.begun));
@@ -50,7 +51,7 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
     }
 }
 
-/// In the database's order.
+/// Takeovers and commits, in the database's order.
 fn traces(account: &Account) -> impl Iterator<Item = Trace<'_>> {
     let owned = account.owned.iter().map(|(number, name)| (*number, Trace::Owned(name)));
     let commits = account.commits.iter();
@@ -60,7 +61,7 @@ fn traces(account: &Account) -> impl Iterator<Item = Trace<'_>> {
     traces.into_iter().map(|(_, trace)| trace)
 }
 
-/// By its openings, the name of each store.
+/// The name of the store of each opening.
 fn store_names(account: &Account) -> HashMap<&str, &str> {
     let mut names: HashMap<&str, &str> = HashMap::new();
     for claim in &account.claims {
@@ -81,7 +82,7 @@ fn stores<'a>(account: &'a Account, names: &HashMap<&'a str, &'a str>) -> HashMa
     stores
 }
 
-/// A refusal is an answer: nothing more comes of that claim.
+/// A claim that was refused takes no effect later.
 pub fn may_take_effect(claim: &Claim) -> bool {
     let refusals = ["OwnerAlive", "Superseded", "DatabaseRolledBack"];
     let outcome = claim.outcome.as_ref();

@@ -1,4 +1,4 @@
-//! How much was tried.
+//! Counts of operations, results and faults.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -8,7 +8,7 @@ use std::{
 use super::{acknowledged, milliseconds};
 use crate::concurrent::history::{Account, History, Outcome};
 
-/// Numbers by what they count.
+/// Counters by name.
 #[derive(Clone, Debug, Default)]
 pub struct Figures(BTreeMap<String, u64>);
 
@@ -63,7 +63,7 @@ impl Figures {
         self.count("messages encrypted", count(&account.sent));
     }
 
-    /// What is worth a line in a table; the rest tells what was hit.
+    /// The figures for the table in docs/reliability.md. The others show the coverage.
     pub fn summary(&self) -> Vec<(&'static str, u64)> {
         let sum = |prefixes: &[&str]| {
             let counted = self.0.iter();

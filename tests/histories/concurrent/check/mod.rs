@@ -1,13 +1,13 @@
-//! Says of a history whether it is possible.
+//! Checks whether a history is possible.
 
 mod commits;
 mod fence;
 mod figures;
+mod index_reuse;
 mod owners;
-mod ratchets;
 mod registers;
+mod report;
 mod seeded;
-mod telling;
 mod zones;
 
 use std::{
@@ -18,27 +18,26 @@ use std::{
 pub use self::figures::Figures;
 use crate::concurrent::history::{Account, History, Outcome, Sent};
 
-/// What is broken.
+/// A rule that a history may break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// A register's answers have no order: a lost write, a stale read, a torn transaction.
+    /// A register is not linearizable: a lost write, a stale read, a transaction read in part.
     Order,
     /// A value was read that was not written, was rolled back, or was written later.
     Unwritten,
     /// Writes were acknowledged to an owner after a newer claim had returned.
     Ownership,
-    /// In the database a superseded owner wrote, or took the account back.
+    /// According to the database a superseded owner wrote, or took the account back.
     Fence,
-    /// A store was told of a new owner, and there was none.
+    /// A store returned `Superseded` without another owner.
     FalseTakeover,
-    /// A store was told that its database was rolled back, or of a corrupt row; or it did not read its
-    /// own write.
+    /// A store reported a rolled-back database or a corrupt row, or did not read its own write.
     Damage,
-    /// What the database holds of a write is not what its caller was told.
+    /// The rows of a write do not agree with the result that its caller got.
     Commits,
-    /// The account's count is not the number of its transactions.
+    /// The account's commit count is not the number of its transactions.
     Count,
-    /// Two ciphertexts have one session and one index.
+    /// Two ciphertexts have the same session and index.
     Reuse,
 }
 
@@ -47,7 +46,7 @@ pub struct Violation {
     pub rule: Rule,
     pub account: String,
     pub text: String,
-    /// Names whose lines tell the story.
+    /// Operations and openings whose lines are printed.
     pub about: Vec<String>,
 }
 
@@ -56,7 +55,7 @@ pub struct Report {
     pub figures: Figures,
 }
 
-/// Notes violations of one account.
+/// Collects the violations of one account.
 struct Findings<'a> {
     account: &'a str,
     found: Vec<Violation>,
@@ -78,7 +77,7 @@ pub fn check(history: &History) -> Report {
         fence::check(account, &mut findings);
         registers::check(account, &mut findings);
         commits::check(account, &mut findings);
-        ratchets::check(account, &mut findings);
+        index_reuse::check(account, &mut findings);
         damage(account, &mut findings);
         violations.extend(findings.found);
     }
@@ -86,7 +85,7 @@ pub fn check(history: &History) -> Report {
     Report { violations, figures }
 }
 
-/// No database was rolled back, and no row is corrupt: no store may be told so.
+/// No database was rolled back, and no row is corrupt: no store may report that.
 fn damage(account: &Account, findings: &mut Findings<'_>) {
     for (at, opening, outcome) in outcomes(account) {
         if ["DatabaseRolledBack", "CorruptRow", "CorruptRow", "Wrong"]
@@ -94,13 +93,13 @@ fn damage(account: &Account, findings: &mut Findings<'_>) {
             .any(|name| outcome.is(name))
         {
             let opening = opening.unwrap_or("a reader");
-            let text = format!("{opening} was told {} at {at}", outcome.name());
+            let text = format!("{opening} got {} at {at}", outcome.name());
             findings.add(Rule::Damage, text, &[opening]);
         }
     }
 }
 
-/// Everything that was answered to an opening, or to a reader.
+/// All results that an opening or a reader got.
 fn outcomes(account: &Account) -> Vec<(u64, Option<&str>, &Outcome)> {
     let writes = account.writes.iter().filter_map(|write| {
         Some((write.ended, Some(write.opening.as_str()), write.outcome.as_ref()?))
@@ -114,13 +113,13 @@ fn outcomes(account: &Account) -> Vec<(u64, Option<&str>, &Outcome)> {
     writes.chain(claims).chain(others).collect()
 }
 
-/// Acknowledged saves of each opening, messages that were sent included: when they began and ended.
+/// Beginning and end of the acknowledged saves of each opening, including messages that were sent.
 fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
     let mut saves: HashMap<&str, Vec<_>> = HashMap::new();
     for write in account.writes.iter().filter(|write| write.is_ok()) {
         saves.entry(&write.opening).or_default().push((write.begun, write.ended));
     }
-    // What was stored to be sent, anybody who reads it may send again: that is no save.
+    // A ciphertext that was stored may be sent again by another opening: that is not a save.
     let mut senders: HashMap<&str, HashSet<&str>> = HashMap::new();
     for sent in &account.sent {
         senders.entry(&sent.ciphertext).or_default().insert(&sent.opening);
@@ -132,7 +131,7 @@ fn acknowledged(account: &Account) -> HashMap<&str, Vec<(u64, u64)>> {
     saves
 }
 
-/// How long it took, for people.
+/// Whole milliseconds.
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The account is a register, too: a claim writes its owner, and each acknowledged save reads it.
+//! The account's owner is a register, too: a claim writes it, and each acknowledged save reads it.
 
 use super::{
     Findings, Rule, acknowledged,
@@ -21,7 +21,7 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         .collect();
     for (one, other) in conflicts(&clusters) {
         let text = format!(
-            "{} had the account from {} to {}, and {} at {}",
+            "{} owned the account from {} to {}, and {} at {}",
             one.value,
             one.first_end,
             one.last_begin,
@@ -33,12 +33,12 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
     false_takeover(account, findings);
 }
 
-/// Who is told of a new owner has one: somebody claimed the account after this one had, or at the same
-/// time. A claim that its caller had given up before this one began takes nothing. One that was told of
-/// a newer owner may have been committed before, unanswered: then it is among those that wrote.
+/// A store that gets `Superseded` has a successor: another opening claimed the account after this one, or
+/// concurrently. A claim abandoned before this one began does not count. A claim that was refused counts if
+/// the database shows that an earlier attempt of it was committed.
 fn false_takeover(account: &Account, findings: &mut Findings<'_>) {
-    let told = outcomes(account).into_iter();
-    for (at, opening, _) in told.filter(|(_, _, outcome)| outcome.is("Superseded")) {
+    let results = outcomes(account).into_iter();
+    for (at, opening, _) in results.filter(|(_, _, outcome)| outcome.is("Superseded")) {
         let mine = account.claims.iter().find(|claim| Some(claim.opening.as_str()) == opening);
         let Some(mine) = mine else { continue };
         let is_another = |claim: &Claim| {
@@ -52,7 +52,10 @@ fn false_takeover(account: &Account, findings: &mut Findings<'_>) {
                 && claim.ended > mine.begun
         });
         if !taken {
-            let text = format!("{} was told at {at} of a new owner: there was none", mine.opening);
+            let text = format!(
+                "{} got Superseded at {at}, but no other opening had claimed the account",
+                mine.opening
+            );
             findings.add(Rule::FalseTakeover, text, &[&mine.opening]);
         }
     }

@@ -1,10 +1,10 @@
-//! Each register's answers have an order in which every read returns the last write.
+//! Each register is linearizable: its operations have an order in which every read returns the last write.
 //!
-//! Reads that count: those of a reader, which asks the primary and remembers nothing; and an owner's
-//! when a write that it began afterwards was acknowledged, for then it was still the owner.
+//! Reads that count: those of a reader, which queries the primary without a cache; and those of an owner
+//! that began a write afterwards which was acknowledged, because it was still the owner then.
 //!
-//! While a write of its own is on its way, an owner may see it already, within `atomically`, or not yet,
-//! from memory, though the server has committed it and others have seen it. What it reads then counts
+//! During a write of its own, an owner may read the new value early (within `atomically`) or the old one late
+//! (from its cache, although the server has committed the write and others have read it). Such a read counts
 //! for the whole time of that write.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,14 +29,14 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
     for (register, (writes, reads)) in registers {
         let by_value: HashMap<&str, &Write> =
             writes.iter().map(|write| (write.op.as_str(), *write)).collect();
-        let mut by_opening: HashMap<&str, Vec<OnItsWay<'_>>> = HashMap::new();
+        let mut by_opening: HashMap<&str, Vec<PendingWrite<'_>>> = HashMap::new();
         for write in &writes {
-            // One that its caller dropped is still on its way.
+            // A write whose future was dropped may still take effect.
             let until = match write.is_ok() {
                 true => write.ended,
                 false => unanswered(account, write).first_end,
             };
-            by_opening.entry(&write.opening).or_default().push(OnItsWay { write, until });
+            by_opening.entry(&write.opening).or_default().push(PendingWrite { write, until });
         }
         let mut clusters: BTreeMap<&str, Cluster> = BTreeMap::new();
         clusters.insert("", Cluster::new("", BEGINNING, BEGINNING));
@@ -74,7 +74,7 @@ pub fn check(account: &Account, findings: &mut Findings<'_>) {
         let clusters: Vec<_> = clusters.into_values().collect();
         for (one, other) in conflicts(&clusters) {
             let text = format!(
-                "{register} held {:?} from {} to {}, and {:?} {} to {}",
+                "{register} was {:?} from {} to {}, and {:?} from {} to {}",
                 one.value,
                 one.first_end,
                 one.last_begin,
@@ -101,16 +101,16 @@ fn last_saves(account: &Account) -> HashMap<&str, u64> {
     saves.filter_map(|(opening, saves)| Some((opening, last(saves)?))).collect()
 }
 
-/// A write of an owner's, and until when it may take effect.
-struct OnItsWay<'a> {
+/// A write of an owner, and the end of the time in which it may take effect.
+struct PendingWrite<'a> {
     write: &'a Write,
     until: u64,
 }
 
-/// The time for which a read counts, if it does. `own` are an owner's writes of the register.
+/// The time for which a read counts, if it does. `own`: the owner's writes of the register.
 fn when(
     read: &Read,
-    own: Option<&[OnItsWay<'_>]>,
+    own: Option<&[PendingWrite<'_>]>,
     last_saves: &HashMap<&str, u64>,
 ) -> Option<(u64, u64)> {
     let (mut begun, mut ended) = (read.begun, read.ended);
@@ -120,19 +120,19 @@ fn when(
     if last_saves.get(opening).is_none_or(|last| *last <= read.ended) {
         return None;
     }
-    let overlap = |own: &&OnItsWay<'_>| own.write.begun < read.ended && own.until > read.begun;
-    for OnItsWay { write, .. } in own.iter().filter(overlap) {
+    let overlap = |own: &&PendingWrite<'_>| own.write.begun < read.ended && own.until > read.begun;
+    for PendingWrite { write, .. } in own.iter().filter(overlap) {
         begun = begun.min(write.begun);
         if read.value.as_ref() == Some(&write.op) {
-            // One that fails was never there for others.
+            // Others never read a write that fails.
             ended = write.is_ok().then_some(ended.max(write.ended))?;
         }
     }
     Some((begun, ended))
 }
 
-/// A write of unknown outcome that was seen. It took effect before a newer owner's claim returned, and
-/// before the end of whatever its own store wrote after it.
+/// A write of unknown outcome that was read. It took effect before a newer owner's claim returned, and
+/// before the end of the later writes of its own store.
 fn unanswered(account: &Account, write: &Write) -> Cluster {
     let claim = account.claims.iter().find(|claim| claim.opening == write.opening);
     let claimed = claim.map_or(BEGINNING, |claim| claim.ended);

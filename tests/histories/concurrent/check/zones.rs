@@ -1,18 +1,18 @@
-//! Whether a register whose values are unique is linearizable, by zones, in the time that sorting
-//! takes: P. B. Gibbons and E. Korach, "Testing Shared Memories", SIAM Journal on Computing 26 (1997).
+//! Decides in O(n log n) whether a register with unique values is linearizable, by zones:
+//! P. B. Gibbons and E. Korach, "Testing Shared Memories", SIAM Journal on Computing 26 (1997).
 //!
-//! A value's cluster is its write and all reads that returned it. Where the first of them to end did
-//! so before the last of them began, the value was there all the time between: a forward zone.
-//! Otherwise all of them overlap, and a moment anywhere between will do: a backward zone. There is an
-//! order exactly if no two forward zones overlap, and no backward zone lies within a forward one.
+//! A value's cluster is its write and all reads that returned it. If the first end of these operations is
+//! before their last beginning, the register had the value in between: a forward zone. Otherwise all of
+//! them overlap, and any moment in between is possible: a backward zone. There is an order if and only if
+//! no two forward zones overlap, and no backward zone lies within a forward one.
 
 /// The write of one value, and all reads of it.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub value: String,
-    /// The earliest end of them.
+    /// The earliest end of these operations.
     pub first_end: u64,
-    /// The latest beginning of them.
+    /// The latest beginning of these operations.
     pub last_begin: u64,
 }
 
@@ -31,13 +31,13 @@ impl Cluster {
     }
 }
 
-/// Pairs of clusters that cannot both be. One that contradicts many is named with a few of them.
+/// Pairs of clusters that contradict each other: not every pair, but at least one if there is any.
 pub fn conflicts(clusters: &[Cluster]) -> Vec<(&Cluster, &Cluster)> {
     let (mut forward, backward): (Vec<_>, Vec<_>) =
         clusters.iter().partition(|cluster| cluster.is_forward());
     forward.sort_by_key(|zone| zone.first_end);
     let mut found = Vec::new();
-    // The zone that reaches furthest, so far.
+    // For each zone in order, the one with the latest `last_begin` up to it.
     let mut reach: Vec<&Cluster> = Vec::with_capacity(forward.len());
     for zone in &forward {
         let furthest = reach.last().copied();
@@ -58,7 +58,7 @@ pub fn conflicts(clusters: &[Cluster]) -> Vec<(&Cluster, &Cluster)> {
 }
 
 #[test]
-fn zones_tell_what_has_an_order() {
+fn zones_decide_whether_there_is_an_order() {
     let cluster = |value, (begun, ended), reads: &[(u64, u64)]| {
         let mut cluster = Cluster::new(value, begun, ended);
         reads.iter().for_each(|(begun, ended)| cluster.read(*begun, *ended));
@@ -67,13 +67,13 @@ fn zones_tell_what_has_an_order() {
     let order = |clusters: &[Cluster]| conflicts(clusters).is_empty();
     let first = cluster("first", (0, 10), &[(20, 30)]);
     assert!(order(&[first.clone(), cluster("second", (25, 40), &[(50, 60)])]));
-    // Overlapping writes may come in either order.
+    // Overlapping writes may have either order.
     assert!(order(&[first.clone(), cluster("second", (5, 15), &[])]));
     assert!(order(&[first.clone(), cluster("unanswered", (12, u64::MAX), &[])]));
-    // Lost, or seen too late: written between two signs of another value.
+    // Lost, or read too late: written between two operations of another value.
     assert!(!order(&[first.clone(), cluster("second", (12, 18), &[])]));
     assert!(!order(&[first.clone(), cluster("second", (12, 18), &[(40, 50)])]));
-    // Another's zone lies across the end of the first, or around it.
+    // The second zone overlaps the end of the first, or contains it.
     assert!(!order(&[first.clone(), cluster("second", (5, 15), &[(40, 50)])]));
     assert!(!order(&[first, cluster("second", (1, 5), &[(40, 50)])]));
 }

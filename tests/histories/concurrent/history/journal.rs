@@ -1,4 +1,4 @@
-//! One process's file.
+//! The history file of one process.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Line, Note};
 
-/// Written without a buffer: what was noted outlives a `kill -9`.
+/// Writes without a buffer, so that notes survive a `kill -9`.
 pub struct Journal {
     file: Mutex<File>,
     process: String,
@@ -34,7 +34,7 @@ impl Journal {
         &self.process
     }
 
-    /// The time is taken after what is noted as an answer, and before what is noted as a question.
+    /// Called before an operation begins and after it has ended, so that the noted time contains it.
     pub fn note(&self, account: &str, note: Note) {
         let at = now();
         let line = Line { at, process: self.process.clone(), account: account.to_owned(), note };

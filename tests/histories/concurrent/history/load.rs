@@ -1,4 +1,4 @@
-//! The files of a history, put together.
+//! Loads the files of a history.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,11 +8,11 @@ use std::{
 
 use super::{END, Line, Note, Outcome};
 
-/// Everything that happened, by account.
+/// The operations of all processes, by account.
 #[derive(Default)]
 pub struct History {
     pub accounts: BTreeMap<String, Account>,
-    /// What was done to them: how often.
+    /// Number of injected faults of each kind.
     pub faults: BTreeMap<String, u64>,
     pub lines: Vec<Line>,
 }
@@ -24,11 +24,11 @@ pub struct Account {
     pub reads: Vec<Read>,
     pub sent: Vec<Sent>,
     pub commits: Vec<Commit>,
-    /// Owners, as the database holds them.
+    /// Owners, as recorded in the database.
     pub owned: Vec<(i64, String)>,
-    /// By the store's own word; the first before all writes, the last after them.
+    /// `commit_count()`: the first before all writes, the last after them.
     pub counts: Vec<u64>,
-    /// Failures of what is not listed above.
+    /// Failures of operations that are not listed above.
     pub failures: Vec<(u64, Option<String>, Outcome)>,
 }
 
@@ -36,7 +36,7 @@ pub struct Claim {
     pub opening: String,
     pub former: Option<String>,
     pub begun: u64,
-    /// When the caller was answered, gave up or died.
+    /// When the call returned, was abandoned, or its process died.
     pub ended: u64,
     pub outcome: Option<Outcome>,
 }
@@ -49,7 +49,7 @@ pub struct Write {
     pub atomically: bool,
     pub begun: u64,
     pub ended: u64,
-    /// `None` when the process died before.
+    /// `None` if the process died before the end.
     pub outcome: Option<Outcome>,
 }
 
@@ -85,14 +85,14 @@ pub struct Commit {
 }
 
 impl History {
-    /// Reads all files of a directory. The last line of a process that was killed may be torn.
+    /// Reads all files of a directory. The last line of a killed process may be incomplete.
     pub fn load(directory: &Path) -> Self {
         let mut lines = Vec::new();
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 let text = fs::read_to_string(&path).unwrap();
-                let whole = text.rsplit_once('\n').map_or("", |(whole, _torn)| whole);
+                let whole = text.rsplit_once('\n').map_or("", |(whole, _incomplete)| whole);
                 let parsed = whole.lines().map(serde_json::from_str::<Line>);
                 let parsed: Result<Vec<_>, _> = parsed.collect();
                 lines.extend(parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display())));
@@ -106,19 +106,19 @@ impl History {
         let mut history = Self::default();
         let mut opened = HashMap::new();
         for line in &lines {
-            history.take(line, &mut opened);
+            history.add(line, &mut opened);
         }
         history.lines = lines;
         history
     }
 
-    /// `opened` holds where claims and writes stand, whose end is still to come.
-    fn take(&mut self, line: &Line, opened: &mut HashMap<String, (String, usize)>) {
+    /// `opened` holds the process and the index of each claim and write that has not ended yet.
+    fn add(&mut self, line: &Line, opened: &mut HashMap<String, (String, usize)>) {
         let (at, account) = (line.at, self.accounts.entry(line.account.clone()).or_default());
         match line.note.clone() {
             Note::Claim { opening, former } => {
-                let place = (line.process.clone(), account.claims.len());
-                opened.insert(opening.clone(), place);
+                let index = (line.process.clone(), account.claims.len());
+                opened.insert(opening.clone(), index);
                 let claim = Claim { opening, former, begun: at, ended: END, outcome: None };
                 account.claims.push(claim);
             }
@@ -165,7 +165,7 @@ impl History {
         }
     }
 
-    /// A process that is gone claims nothing more; what it has sent may still take effect.
+    /// A dead process sends no more claims. Writes that it has sent may still take effect.
     fn end_claims_of(&mut self, process: &str, at: u64) {
         let prefix = format!("{process}:");
         for claim in self.accounts.values_mut().flat_map(|account| &mut account.claims) {

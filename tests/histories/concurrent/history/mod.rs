@@ -1,4 +1,4 @@
-//! What was asked and answered, as lines of JSON: one file a process.
+//! Calls and their results, as lines of JSON: one file for each process.
 
 mod journal;
 mod load;
@@ -10,7 +10,7 @@ pub use self::{
     load::{Account, Claim, History, Read, Sent, Write},
 };
 
-/// The first and the last moment.
+/// The earliest and the latest time.
 pub const BEGINNING: u64 = 0;
 pub const END: u64 = u64::MAX;
 
@@ -20,17 +20,17 @@ pub struct Line {
     /// Nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share.
     pub at: u64,
     pub process: String,
-    /// Empty in what concerns all accounts.
+    /// Empty if the line concerns all accounts.
     pub account: String,
     #[serde(flatten)]
     pub note: Note,
 }
 
-/// What is noted. `opening` is one opening of an account, by opening a store or by reopening it.
+/// An event. `opening` is one opening of an account, by opening a store or by reopening it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "snake_case")]
 pub enum Note {
-    /// An account is about to be opened; `former` is the store's own opening before.
+    /// An account is about to be opened; `former` is the same store's previous opening.
     Claim {
         opening: String,
         former: Option<String>,
@@ -39,13 +39,13 @@ pub enum Note {
         opening: String,
         outcome: Outcome,
     },
-    /// A register is about to be written: in `rows` rows of the database that are watched.
+    /// A register is about to be written, in `rows` rows of the traced tables.
     Write {
         op: String,
         opening: String,
         register: String,
         rows: usize,
-        /// Within `atomically`: dropped, it is rolled back, and all else is finished.
+        /// Within `atomically`, where a dropped write is rolled back; otherwise it is finished.
         atomically: bool,
     },
     Written {
@@ -60,7 +60,7 @@ pub enum Note {
         key: String,
         value: Option<String>,
     },
-    /// A read, or anything else that is not noted otherwise, failed.
+    /// A read failed, or another operation that has no event of its own.
     Failed {
         opening: Option<String>,
         outcome: Outcome,
@@ -73,39 +73,39 @@ pub enum Note {
         index: u64,
         ciphertext: String,
     },
-    /// A process is gone.
+    /// A process has ended.
     Died {
         gone: String,
     },
-    /// What was done to them.
+    /// A fault was injected.
     Fault {
         what: String,
     },
-    /// At the end: a row that was written, and the transaction that wrote it. The database numbers
-    /// these and the next, in the order in which the owner's row was locked for them.
+    /// Recorded at the end: a row, and the transaction that wrote it. The database numbers `Committed` and
+    /// `Owned` in the order in which the owner's row was locked for them.
     Committed {
         number: i64,
         op: String,
         row: String,
         transaction: String,
     },
-    /// At the end: the account was given to an opening, or the token of that opening was changed.
+    /// Recorded at the end: an opening became the owner, or changed its token.
     Owned {
         number: i64,
         opening: String,
     },
-    /// How many commits the account counts.
+    /// The account's commit count.
     Count {
         commits: u64,
     },
 }
 
-/// How something ended for the caller.
+/// The result that the caller got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     Ok,
-    /// The caller was told that nothing was written, or had it rolled back.
+    /// Nothing was written: the operation was refused or rolled back.
     Nothing,
     /// The caller's future was dropped.
     Dropped,
@@ -121,7 +121,7 @@ impl Outcome {
         matches!(self, Self::Error { kind, .. } if kind == name)
     }
 
-    /// In a word.
+    /// A short name.
     pub fn name(&self) -> &str {
         match self {
             Self::Ok => "ok",

@@ -1,4 +1,4 @@
-//! One that wants to own an account, again and again.
+//! A task that opens an account as its owner, again and again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ impl Opened {
     }
 }
 
-pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastrand::Rng) {
+pub async fn run(process: Arc<Process>, account: &'static str, mut rng: fastrand::Rng) {
     while !process.has_ended() {
         let milliseconds = if rng.u32(0..4) == 0 { 100 } else { 3000 };
         pause(&mut rng, milliseconds).await;
@@ -50,7 +50,7 @@ pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastran
                 break;
             }
         }
-        // Otherwise it is dropped, with whatever is on its way.
+        // Otherwise the store is dropped, with operations in flight.
         if rng.bool() {
             let _ = timeout(Duration::from_secs(10), opened.store.close()).await;
         }
@@ -63,10 +63,10 @@ async fn open(
     rng: &mut fastrand::Rng,
 ) -> Option<Opened> {
     let (process, name) = (process.clone(), process.name("o"));
-    let config = process.config(account, registers::text(&name), rng);
+    let config = process.config(account, registers::encode(&name), rng);
     let note = |note| process.journal.note(account, note);
     note(Note::Claim { opening: name.clone(), former: None });
-    // Some give up soon, with what they have sent still on its way.
+    // Some are abandoned soon, with messages in flight.
     let limit = match rng.u32(0..10) {
         0 => Duration::from_millis(rng.u64(0..50)),
         1 => Duration::from_millis(rng.u64(0..1000)),
@@ -80,7 +80,7 @@ async fn open(
     Some(Opened { process, account, store, name })
 }
 
-/// What somebody else has taken is not taken back.
+/// Fails if another opening has taken the account over.
 async fn reopen(opened: &mut Opened) -> bool {
     let (former, name) = (opened.name.clone(), opened.process.name("o"));
     opened.note(Note::Claim { opening: name.clone(), former: Some(former) });

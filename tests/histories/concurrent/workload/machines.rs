@@ -1,5 +1,5 @@
-//! An account whose owners are real machines, which encrypt: every ciphertext that leaves one is
-//! noted, with its session and its index.
+//! An account whose owners are real machines, which encrypt: every ciphertext that is sent is noted with
+//! its session and its index.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -40,7 +40,7 @@ fn bob() -> &'static UserId {
     user_id!("@bob:example.org")
 }
 
-/// Alice's machine, which has a session with Bob's.
+/// Creates Alice's machine, which has a session with Bob's.
 pub async fn create_machine(store: PostgresCryptoStore) {
     let mut relay = Relay::default();
     let machine = open_machine(alice(), store.clone()).await;
@@ -88,7 +88,7 @@ async fn encrypt(
             to_device(machine, &mut contents).await
         }
     };
-    // What is encrypted atomically is sent when that was committed; all else at once.
+    // What is encrypted within `atomically` is sent after the commit, and otherwise at once.
     let atomically = rng.u32(0..4) == 0;
     let result = if atomically { opened.store.atomically(work).await } else { work.await };
     if result.is_ok() || !atomically {
@@ -97,7 +97,7 @@ async fn encrypt(
     result
 }
 
-/// A room message, and the room's key where it is a new one.
+/// A room message, and the room's key if it is new.
 async fn room_message(machine: &OlmMachine, contents: &mut Vec<Value>) -> Result<(), Failure> {
     let settings = EncryptionSettings { rotation_period_msgs: 20, ..Default::default() };
     let requests = machine.share_room_key(room(), [bob()].into_iter(), settings).await?;

@@ -1,5 +1,4 @@
-//! What a process of the workload does: it opens accounts, writes and reads until it is told to end,
-//! or is killed.
+//! A process of the workload: opens accounts, writes and reads until it is requested to end or is killed.
 
 mod actor;
 mod machines;
@@ -25,7 +24,7 @@ use matrix_sdk_postgres::{
 use serde::{Deserialize, Serialize};
 
 pub use self::machines::create_machine;
-use test_support::again;
+use test_support::child_process;
 
 use crate::concurrent::history::Journal;
 
@@ -34,21 +33,21 @@ pub const ACCOUNTS: [&str; 2] = ["alpha", "beta"];
 /// The account of the machine that encrypts.
 pub const MACHINE: &str = "gamma";
 
-/// What a process is told.
+/// The parameters of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     pub process: String,
     pub directory: PathBuf,
     pub seed: u64,
     pub url: String,
-    /// Behind a pooler that knows no prepared statements.
+    /// Behind a pooler that does not support prepared statements.
     pub unprepared: bool,
     pub owners: bool,
-    /// A room key, as all processes write it.
+    /// The room key that all processes write.
     pub session: serde_json::Value,
 }
 
-/// What the tasks of the process share.
+/// State that the tasks of the process share.
 pub struct Process {
     pub task: Task,
     pub journal: Journal,
@@ -67,12 +66,12 @@ impl Process {
         self.ended.load(SeqCst)
     }
 
-    /// A name that no other has, of this process or another.
+    /// A unique name among all processes.
     pub fn name(&self, kind: &str) -> String {
         format!("{}:{kind}{}", self.journal.process(), self.names.fetch_add(1, SeqCst))
     }
 
-    /// Limits that are short, so that they matter.
+    /// Short time limits, so that they expire in the run.
     pub fn config(
         &self,
         account: &str,
@@ -109,32 +108,32 @@ impl Process {
     }
 }
 
-/// The child's side.
+/// Runs in the child process.
 pub async fn run(task: &str) {
     let process = Process::new(serde_json::from_str(task).unwrap());
-    registers::take_session(process.task.session.clone());
+    registers::set_shared_session(process.task.session.clone());
     let mut rng = fastrand::Rng::with_seed(process.task.seed);
     let watched = process.clone();
     std::thread::spawn(move || {
-        // The parent closes the pipe.
+        // Ends when the parent closes the pipe.
         let _ = std::io::stdin().read(&mut [0]);
         watched.ended.store(true, SeqCst);
     });
-    again::say("started");
+    child_process::send("started");
     let mut tasks = Vec::new();
     for account in ACCOUNTS {
         for _ in 0..if process.task.owners { 1 } else { 2 } {
             let (process, rng) = (process.clone(), rng.fork());
             tasks.push(match process.task.owners {
-                true => tokio::spawn(actor::live(process, account, rng)),
-                false => tokio::spawn(readers::live(process, account, rng)),
+                true => tokio::spawn(actor::run(process, account, rng)),
+                false => tokio::spawn(readers::run(process, account, rng)),
             });
         }
     }
     if process.task.owners {
-        // Two that share their process, and its heartbeat.
-        tasks.push(tokio::spawn(actor::live(process.clone(), ACCOUNTS[0], rng.fork())));
-        tasks.push(tokio::spawn(actor::live(process.clone(), MACHINE, rng.fork())));
+        // Two owners that share the process and its heartbeat.
+        tasks.push(tokio::spawn(actor::run(process.clone(), ACCOUNTS[0], rng.fork())));
+        tasks.push(tokio::spawn(actor::run(process.clone(), MACHINE, rng.fork())));
     }
     join_all(tasks).await.into_iter().for_each(|ended| ended.unwrap());
 }

@@ -1,20 +1,20 @@
-//! Errors, as the history names them.
+//! Errors, as they are named in the history.
 
 use matrix_sdk_crypto::{MegolmError, OlmError, store::CryptoStoreError};
 use matrix_sdk_postgres::{Error, OpenStoreError};
 
 use crate::concurrent::history::Outcome;
 
-/// What a caller is told.
+/// An error that a caller gets.
 #[derive(Debug)]
 pub enum Failure {
     Store(Error),
     Open(Box<OpenStoreError>),
     Crypto(CryptoStoreError),
     Machine(String),
-    /// An answer that no store may give.
+    /// A result that a store must not return.
     Wrong(String),
-    /// The application's own, which rolls a transaction back.
+    /// The application's own error, which rolls a transaction back.
     OnPurpose,
 }
 
@@ -67,7 +67,7 @@ impl Failure {
     pub fn outcome(&self) -> Outcome {
         let text = match self {
             Self::OnPurpose => return Outcome::Nothing,
-            // Refused before it was begun.
+            // Refused before it began.
             Self::Store(Error::ReopenRequired) => return Outcome::Nothing,
             Self::Store(error) => format!("{error:?}"),
             Self::Open(error) => format!("{error:?}"),

@@ -1,4 +1,4 @@
-//! Readers beside the owners: they own nothing and remember nothing.
+//! Readers next to the owners: read-only stores, which have no cache.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use super::{
 };
 use crate::concurrent::history::{Note, now};
 
-pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastrand::Rng) {
+pub async fn run(process: Arc<Process>, account: &'static str, mut rng: fastrand::Rng) {
     while !process.has_ended() {
-        if let Err(failure) = observe(&process, account, &mut rng).await {
+        if let Err(failure) = read_until_failure(&process, account, &mut rng).await {
             let note = Note::Failed { opening: None, outcome: failure.outcome() };
             process.journal.note(account, note);
             pause(&mut rng, 50).await;
@@ -22,13 +22,17 @@ pub async fn live(process: Arc<Process>, account: &'static str, mut rng: fastran
     }
 }
 
-/// Reads until something fails, or all is over.
-async fn observe(process: &Process, account: &str, rng: &mut fastrand::Rng) -> Result<(), Failure> {
+/// Reads until a read fails or the process is to end.
+async fn read_until_failure(
+    process: &Process,
+    account: &str,
+    rng: &mut fastrand::Rng,
+) -> Result<(), Failure> {
     let config = process.config(account, String::new(), rng).access(Access::ReadOnly);
     let store = PostgresCryptoStore::open_with_config(&config).await?;
     while !process.has_ended() {
         let register = *rng.choice(&REGISTERS).unwrap();
-        // All keys of the register, one after the other: a torn transaction shows.
+        // All keys of the register, one after another, which reveals a transaction that is visible in part.
         let mut keys = keys(register).to_vec();
         rng.shuffle(&mut keys);
         for key in keys {
@@ -40,7 +44,7 @@ async fn observe(process: &Process, account: &str, rng: &mut fastrand::Rng) -> R
     Ok(())
 }
 
-/// One read, as it is noted.
+/// Performs one read; returns its note.
 pub async fn read(store: &PostgresCryptoStore, register: &str, key: &str) -> Result<Note, Failure> {
     let begun = now();
     let value = registers::read(store, register, key).await?;

@@ -1,5 +1,4 @@
-//! What is written and read: registers of one or more keys, which are always written together. A
-//! value is the name of its write.
+//! Registers of one or more keys, which are always written together. A value is the name of its write.
 
 use std::sync::OnceLock;
 
@@ -18,10 +17,10 @@ use serde_json::Value;
 use super::outcome::Failure;
 use test_support::values;
 
-/// A lone custom value; a pair of them, written `atomically`; and one `save_changes`.
+/// `lone`: one custom value; `pair`: two of them, written within `atomically`; `save`: one `save_changes`.
 pub const REGISTERS: [&str; 6] = ["lone-0", "lone-1", "pair-0", "pair-1", "save-0", "save-1"];
 
-/// The keys of a register. An account has one sync token only.
+/// The keys of a register. Only one has the sync token, since an account has only one.
 pub fn keys(register: &str) -> &'static [&'static str] {
     match register {
         "save-0" => &["device", "session", "token"],
@@ -31,18 +30,18 @@ pub fn keys(register: &str) -> &'static [&'static str] {
     }
 }
 
-/// In how many rows of the tables that are traced a write is found.
+/// Number of rows that a write of the register has in the traced tables.
 pub fn traced_rows(register: &str) -> usize {
     if register.starts_with("pair") { 2 } else { 1 }
 }
 
-/// A name, as it is stored: so that it can be found again.
-pub fn text(name: &str) -> String {
+/// A name with delimiters, so that it can be found in a row.
+pub fn encode(name: &str) -> String {
     format!("<{name}>")
 }
 
-/// The name in what is stored.
-pub fn name_in(text: &str) -> String {
+/// The name in a stored text.
+pub fn decode(text: &str) -> String {
     let inner = text.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     inner.map_or_else(|| text.to_owned(), |(name, _)| name.to_owned())
 }
@@ -53,20 +52,20 @@ pub async fn set(
     key: &str,
     op: &str,
 ) -> Result<(), Failure> {
-    let value = text(op).into_bytes();
+    let value = encode(op).into_bytes();
     Ok(store.set_custom_value(&format!("{register}-{key}"), value).await?)
 }
 
 pub async fn save(store: &PostgresCryptoStore, register: &str, op: &str) -> Result<(), Failure> {
     let mut changes = Changes {
-        // Its own row, so that the write can be found later.
-        message_hashes: vec![OlmMessageHash { sender_key: text(op), hash: "hash".to_owned() }],
+        // A row of its own, so that the write can be found in the traces.
+        message_hashes: vec![OlmMessageHash { sender_key: encode(op), hash: "hash".to_owned() }],
         inbound_group_sessions: vec![session(op, room(register))],
         devices: DeviceChanges { changed: vec![device(op, user(register))], ..Default::default() },
         ..Default::default()
     };
     if keys(register).contains(&"token") {
-        changes.next_batch_token = Some(text(op));
+        changes.next_batch_token = Some(encode(op));
     }
     Ok(store.save_changes(changes).await?)
 }
@@ -99,7 +98,7 @@ pub async fn read(
             value.map(|value| String::from_utf8(value).unwrap())
         }
     };
-    Ok(found.map(|text| name_in(&text)))
+    Ok(found.map(|text| decode(&text)))
 }
 
 fn user(register: &str) -> &'static UserId {
@@ -114,34 +113,34 @@ fn account() -> Account {
     Account::with_device_id(user_id!("@template:example.org"), device_id!("DEVICE"))
 }
 
-/// A device that carries the name. It is made once, for a key takes long to make.
+/// A device that contains the name. Copied from a template, because creating keys is slow.
 fn device(op: &str, user: &UserId) -> DeviceData {
     static TEMPLATE: OnceLock<Value> = OnceLock::new();
     let make = || serde_json::to_value(DeviceData::from_account(&account())).unwrap();
     let mut device = TEMPLATE.get_or_init(make).clone();
     let keys = device["device_keys"].as_object_mut().unwrap();
     keys.insert("user_id".to_owned(), user.as_str().into());
-    keys.insert("unsigned".to_owned(), serde_json::json!({ "device_display_name": text(op) }));
+    keys.insert("unsigned".to_owned(), serde_json::json!({ "device_display_name": encode(op) }));
     serde_json::from_value(device).unwrap()
 }
 
-/// A room key that carries the name. All processes write the same one.
+/// A room key that contains the name. All processes write the same session.
 fn session(op: &str, room: &RoomId) -> InboundGroupSession {
     let mut pickle = template_session().0.clone();
     pickle["room_id"] = room.as_str().into();
-    pickle["history_visibility"] = text(op).into();
+    pickle["history_visibility"] = encode(op).into();
     InboundGroupSession::from_pickle(serde_json::from_value(pickle).unwrap()).unwrap()
 }
 
-/// The pickle that all rooms' keys are made from, and its session's id.
+/// The pickle from which the keys of all rooms are made, and its session id.
 static SESSION: OnceLock<(Value, String)> = OnceLock::new();
 
 fn template_session() -> &'static (Value, String) {
-    SESSION.get().expect("the processes' session")
+    SESSION.get().expect("the shared session is not set")
 }
 
-/// Processes of one workload write the same session: the parent makes it.
-pub async fn session_of_all() -> Value {
+/// Creates the session that all processes write; called in the parent.
+pub async fn shared_session() -> Value {
     if SESSION.get().is_none() {
         let (ratchet, kind) = (values::megolm_ratchet(), SenderDataType::UnknownDevice);
         let session = values::room_key(&account(), room("save-0"), &ratchet, kind);
@@ -151,8 +150,8 @@ pub async fn session_of_all() -> Value {
     template_session().0.clone()
 }
 
-/// And its children take it.
-pub fn take_session(pickle: Value) {
+/// Sets that session; called in the children.
+pub fn set_shared_session(pickle: Value) {
     let session = InboundGroupSession::from_pickle(serde_json::from_value(pickle.clone()).unwrap());
     let _ = SESSION.set((pickle, session.unwrap().session_id().to_owned()));
 }

@@ -1,4 +1,4 @@
-//! What an owner does while it has the account: several tasks write and read at once.
+//! The work of an owner while it has the account: several tasks write and read at once.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::concurrent::history::{Note, Outcome, now};
 
-/// How the time as an owner ended.
+/// Why the work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Over,
@@ -28,7 +28,7 @@ pub enum End {
     Superseded,
 }
 
-/// What one task tells the others: to end, and why.
+/// Requests all tasks to end, and says why.
 #[derive(Default)]
 struct Shared(AtomicU8);
 
@@ -53,7 +53,7 @@ pub async fn work(opened: &Opened, rng: &mut fastrand::Rng) -> End {
                     0..3 => write(&opened, &mut rng).await,
                     _ => read(&opened, &mut rng).await,
                 };
-                // A read that failed says as well that the store has to be reopened.
+                // After a failed read the store has to be reopened, too.
                 done.unwrap_or_else(|failure| shared.end(&failure));
                 pause(&mut rng, 4).await;
             }
@@ -67,7 +67,7 @@ pub async fn work(opened: &Opened, rng: &mut fastrand::Rng) -> End {
     }
 }
 
-/// Until when the account is held, unless it is taken.
+/// Chooses when the owner releases the account, unless another one takes it over earlier.
 pub fn hold(rng: &mut fastrand::Rng) -> Instant {
     Instant::now() + Duration::from_millis(rng.u64(50..4000))
 }
@@ -104,7 +104,7 @@ async fn write_register(
                 for key in ["a", "b"] {
                     registers::set(store, register, key, op).await?;
                     if rng.u32(0..4) == 0 {
-                        // Sends what was saved so far; the answer must be what was just saved.
+                        // The read sends the saves so far, and must return the last of them.
                         let found = registers::read(store, register, key).await?;
                         if found.as_deref() != Some(op) {
                             return Err(Failure::Wrong(format!("{op}, read within: {found:?}")));

@@ -31,12 +31,12 @@ use ruma::{
 };
 use zeroize::Zeroizing;
 
-/// Passes every call on to the store within.
+/// Forwards every call to the inner store.
 #[derive(Debug)]
 pub struct Counted {
     pub store: Arc<DynCryptoStore>,
     pub calls: Arc<AtomicUsize>,
-    /// What was called by spawned tasks.
+    /// The methods that were called by spawned tasks.
     pub spawned: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 

@@ -9,7 +9,7 @@ use super::{
     counted::Counted,
     friends::{Friend, Message, exported_keys, members, room},
 };
-use crate::machine::{Answer, Relay, SETTINGS, encrypt, open_machine};
+use crate::machine::{HomeserverResponse, Relay, SETTINGS, encrypt, open_machine};
 
 const FRIENDS: usize = 20;
 const MESSAGES_EACH: usize = 10;
@@ -29,9 +29,8 @@ pub enum BigRoom {
     No,
 }
 
-/// Lives the day on stores that `open` opens, the second time at a restart. Fails when a message
-/// cannot be read.
-pub async fn live(
+/// Runs the day. `open` opens the store, the second time after a restart. Fails if a message cannot be read.
+pub async fn run(
     open: impl AsyncFn() -> Subject,
     mut meter: Meter<'_>,
     big_room: BigRoom,
@@ -52,13 +51,13 @@ pub async fn live(
     for friend in &friends {
         messages.push(friend.talk(&mut relay, bot_id(), MESSAGES_EACH).await);
     }
-    let messages = taking_turns(messages);
+    let messages = interleaved(messages);
     bot.sync(&mut meter, &mut relay, "a sync with 20 room keys, first contact").await;
     bot.serve(&mut meter, &mut relay, "upload of the one-time keys that were used").await;
     bot.track(&mut meter, &mut relay, &users, "key query for 20 users").await;
     bot.decrypt(&mut meter, &messages, "decrypt 200 messages from 20 rooms").await;
 
-    bot.end().await;
+    bot.close().await;
     let mut bot = Bot::open(&open, &mut meter, "open, after a restart").await;
     bot.decrypt(&mut meter, &messages, "decrypt the 200, first thing after a restart").await;
     for _ in 0..EMPTY_SYNCS {
@@ -71,13 +70,13 @@ pub async fn live(
         bot.join_big_room(&mut meter, &mut relay, "key query for 5 000 users, 10 000 devices")
             .await;
     }
-    bot.check_what_is_stored().await;
-    bot.end().await;
+    bot.check_stored_rows().await;
+    bot.close().await;
     meter.steps
 }
 
-/// One message of each friend after the other, as rooms are busy at the same time.
-fn taking_turns(mut of_friends: Vec<Vec<Message>>) -> Vec<Message> {
+/// Alternates between the friends' messages, as rooms are busy at the same time.
+fn interleaved(mut of_friends: Vec<Vec<Message>>) -> Vec<Message> {
     let mut messages = Vec::new();
     for _ in 0..MESSAGES_EACH {
         messages.extend(of_friends.iter_mut().map(|messages| messages.remove(0)));
@@ -107,34 +106,39 @@ impl Bot {
         meter.measure(step, opening).await
     }
 
-    /// In order, so that nothing of it is left to be done while the next one is measured.
-    async fn end(self) {
+    /// Closes the store, so that no background work disturbs the next measurement.
+    async fn close(self) {
         drop(self.machine);
         self.subject.store.close().await.unwrap();
     }
 
-    /// Has the homeserver answer the machine's requests, until there are none.
+    /// Serves the machine's requests until there are none.
     async fn serve(&mut self, meter: &mut Meter<'_>, relay: &mut Relay, step: &'static str) {
         loop {
             let requests = meter.measure(step, self.machine.outgoing_requests()).await.unwrap();
             if requests.is_empty() {
                 return;
             }
-            let answers: Vec<Answer> =
-                requests.iter().map(|request| relay.answer(&self.machine, request)).collect();
-            self.take(meter, &answers, step).await;
+            let responses: Vec<HomeserverResponse> =
+                requests.iter().map(|request| relay.respond(&self.machine, request)).collect();
+            self.process_responses(meter, &responses, step).await;
         }
     }
 
-    /// Takes the answers in, all together.
-    async fn take(&mut self, meter: &mut Meter<'_>, answers: &[Answer], step: &'static str) {
-        let taking = self.subject.whole(async {
-            for answer in answers {
-                answer.mark_as_sent(&self.machine).await?;
+    /// Processes the responses in one transaction.
+    async fn process_responses(
+        &mut self,
+        meter: &mut Meter<'_>,
+        responses: &[HomeserverResponse],
+        step: &'static str,
+    ) {
+        let processing = self.subject.atomically(async {
+            for response in responses {
+                response.mark_as_sent(&self.machine).await?;
             }
             Ok(())
         });
-        meter.measure(step, taking).await;
+        meter.measure(step, processing).await;
     }
 
     async fn sync(&mut self, meter: &mut Meter<'_>, relay: &mut Relay, step: &'static str) {
@@ -142,7 +146,7 @@ impl Bot {
         let sync = relay.next_sync(&self.machine, &format!("s{}", self.syncs));
         let changes = sync.changes();
         let receiving = self.machine.receive_sync_changes(changes, &SETTINGS);
-        meter.measure(step, self.subject.whole(receiving)).await;
+        meter.measure(step, self.subject.atomically(receiving)).await;
     }
 
     async fn track(
@@ -187,7 +191,7 @@ impl Bot {
     ) {
         let users = || users.iter().map(|user_id| &**user_id);
         let missing = meter.measure(step, self.machine.get_missing_sessions(users())).await;
-        // There are Olm sessions since the friends' first contact.
+        // Olm sessions exist since the friends' first messages.
         assert!(missing.unwrap().is_none());
         let settings = EncryptionSettings::default();
         let room_id = room(FRIENDS);
@@ -201,7 +205,7 @@ impl Bot {
         }
     }
 
-    /// Every friend can read what is encrypted.
+    /// Encrypts messages, and asserts that every friend can decrypt them.
     async fn encrypt(
         &mut self,
         meter: &mut Meter<'_>,
@@ -252,7 +256,7 @@ impl Bot {
         assert_eq!(devices.devices().count(), 2);
     }
 
-    async fn check_what_is_stored(&self) {
+    async fn check_stored_rows(&self) {
         let counts = self.subject.store.inbound_group_session_counts(None).await.unwrap();
         // One of each friend, the bot's own, and the imported ones.
         assert_eq!(counts.total, FRIENDS + 1 + IMPORTED);

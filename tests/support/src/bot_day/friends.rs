@@ -1,4 +1,4 @@
-//! Those whom the bot talks to. Their stores are in memory and cost it nothing.
+//! The other users of the scenario. Their stores are in memory and not measured.
 
 use std::sync::OnceLock;
 
@@ -18,7 +18,7 @@ use crate::{
 
 pub struct Friend {
     pub machine: OlmMachine,
-    /// The room in which only this friend talks.
+    /// The room in which only this friend sends.
     pub room_id: OwnedRoomId,
 }
 
@@ -50,7 +50,7 @@ impl Friend {
     }
 }
 
-/// An encrypted message, and what it says.
+/// An encrypted message and its plain text.
 pub struct Message {
     pub room_id: OwnedRoomId,
     pub event: Value,
@@ -77,7 +77,7 @@ pub async fn exported_keys(count: usize) -> Vec<ExportedRoomKey> {
     keys
 }
 
-/// The members of a big room, with two devices each, which nobody runs. Made once: it takes long.
+/// The members of a big room, with the keys of two devices each. Created once, because that is slow.
 pub fn members(count: usize) -> &'static [(OwnedUserId, [DeviceKeys; 2])] {
     static MEMBERS: OnceLock<Vec<(OwnedUserId, [DeviceKeys; 2])>> = OnceLock::new();
     MEMBERS.get_or_init(|| {

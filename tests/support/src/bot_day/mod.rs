@@ -1,4 +1,4 @@
-//! A bot's day: a real `OlmMachine` on a store, step by step, and what each step costs.
+//! A bot's day: a real `OlmMachine` on a store, and the cost of each step.
 //!
 //! The homeserver and the bot's friends are part of the scenario, but not of the cost.
 
@@ -20,13 +20,13 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::PostgresCryptoStore;
 
-pub use self::day::{BigRoom, live};
+pub use self::day::{BigRoom, run};
 use super::proxy::Proxy;
 
-/// The store under the bot.
+/// The store under test.
 pub struct Subject {
     store: Arc<DynCryptoStore>,
-    /// Ours makes one transaction of a sync.
+    /// Set if the store is this crate's, which makes one transaction of a sync.
     postgres: Option<PostgresCryptoStore>,
 }
 
@@ -43,8 +43,8 @@ impl Subject {
         self.store.clone()
     }
 
-    /// Runs what belongs together, as a bot that knows the store does.
-    async fn whole<T>(&self, future: impl Future<Output = Result<T, OlmError>>) -> T {
+    /// Runs the future within `atomically`, if the store has it.
+    async fn atomically<T>(&self, future: impl Future<Output = Result<T, OlmError>>) -> T {
         match &self.postgres {
             Some(store) => store.atomically(future).await.unwrap(),
             None => future.await.unwrap(),
@@ -63,7 +63,7 @@ pub struct Step {
     pub commits: usize,
 }
 
-/// Takes the measure of each step.
+/// Measures the steps.
 pub struct Meter<'a> {
     calls: Arc<AtomicUsize>,
     wire: Option<&'a Proxy>,
@@ -75,7 +75,7 @@ impl<'a> Meter<'a> {
         Self { calls: Arc::default(), wire, steps: Vec::new() }
     }
 
-    /// Runs a part of a step. Parts of one name that follow each other are added up.
+    /// Runs a part of a step. Consecutive parts with the same name are added up.
     async fn measure<T>(&mut self, name: &'static str, part: impl Future<Output = T>) -> T {
         if self.steps.last().is_none_or(|step| step.name != name) {
             let zero = Duration::ZERO;
@@ -97,6 +97,6 @@ impl<'a> Meter<'a> {
     }
 
     fn wire(&self) -> (usize, usize) {
-        self.wire.map_or((0, 0), |proxy| (proxy.turns(), proxy.commits()))
+        self.wire.map_or((0, 0), |proxy| (proxy.round_trips(), proxy.commits()))
     }
 }

@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     Shared,
+    round_trips::{Sending, WaitFor},
     rule::{Action, Message},
-    turns::{Sending, WaitFor},
 };
 
 /// One connection through the proxy.
@@ -22,12 +22,12 @@ struct Link {
     client: TcpStream,
     server: TcpStream,
     backend: AtomicU32,
-    /// Answers (`ReadyForQuery`) that the server owes.
+    /// Number of responses (`ReadyForQuery`) that are outstanding.
     owed: AtomicI64,
-    /// Answers are swallowed.
+    /// Whether responses are discarded.
     mute: AtomicBool,
     delay: Mutex<Option<Duration>>,
-    /// Whether the client is sending, where turns are counted.
+    /// Whether the client is sending, where round_trips are counted.
     sending: Sending,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn serve(client: TcpStream, shared: &Arc<Shared>) {
     }
 }
 
-/// Passes the start-up packet on, unless logins are refused. TLS is declined in the server's place.
+/// Forwards the start-up packet, unless logins are refused. Declines TLS in the server's place.
 fn start_up(link: &Link, shared: &Shared) -> Option<()> {
     loop {
         let mut head = [0; 8];
@@ -83,10 +83,10 @@ fn start_up(link: &Link, shared: &Shared) -> Option<()> {
         let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
         let code = u32::from_be_bytes(head[4..].try_into().unwrap());
         if code == 80_877_103 {
-            if let Some(turns) = &shared.turns {
+            if let Some(round_trips) = &shared.round_trips {
                 link.sending.begin();
-                turns.wait_for_message(&link.client, &link.sending, WaitFor::Silence);
-                turns.answer(1);
+                round_trips.wait_for_message(&link.client, &link.sending, WaitFor::Silence);
+                round_trips.answer(1);
             }
             (&link.client).write_all(b"N").ok()?;
             continue;
@@ -97,7 +97,7 @@ fn start_up(link: &Link, shared: &Shared) -> Option<()> {
             (&link.client).write_all(&error("FATAL", sqlstate, "no login now")).ok()?;
             return None;
         }
-        if shared.turns.is_some() {
+        if shared.round_trips.is_some() {
             link.sending.begin();
         }
         (&link.server).write_all(&[&head[..], &rest].concat()).ok()?;
@@ -116,18 +116,18 @@ fn message(mut from: &TcpStream) -> Option<(u8, Vec<u8>)> {
 }
 
 fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
-    let mut impostor = false;
+    let mut is_forged = false;
     loop {
-        if let Some(turns) = &shared.turns {
-            turns.wait_for_message(&link.client, &link.sending, WaitFor::Message);
+        if let Some(round_trips) = &shared.round_trips {
+            round_trips.wait_for_message(&link.client, &link.sending, WaitFor::Message);
         }
         let Some((tag, bytes)) = message(&link.client) else {
-            // What was held has arrived.
+            // Held messages were forwarded before.
             let _ = link.server.shutdown(Shutdown::Write);
             return None;
         };
-        if let Some(turns) = &shared.turns {
-            turns.look_at(&bytes);
+        if let Some(round_trips) = &shared.round_trips {
+            round_trips.look_at(&bytes);
         }
         let backend = link.backend.load(SeqCst);
         let action = {
@@ -164,15 +164,15 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             }
             Action::Hold => {
                 link.mute.store(true, SeqCst);
-                let (holding, let_go) = &shared.holding;
-                drop(let_go.wait_while(holding.lock().unwrap(), |holding| *holding).unwrap());
+                let (holding, released) = &shared.holding;
+                drop(released.wait_while(holding.lock().unwrap(), |holding| *holding).unwrap());
             }
-            Action::Impostor(severity, code) => {
+            Action::ForgedError(severity, code) => {
                 link.mute.store(true, SeqCst);
-                impostor = true;
+                is_forged = true;
                 let ready = b"Z\0\0\0\x05I";
-                let answer = [&error(severity, code, "gave up")[..], ready].concat();
-                (&link.client).write_all(&answer).ok()?;
+                let response = [&error(severity, code, "gave up")[..], ready].concat();
+                (&link.client).write_all(&response).ok()?;
             }
             Action::Delay(delay) => *link.delay.lock().unwrap() = Some(delay),
             Action::Instead(text) => {
@@ -183,7 +183,7 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
             Action::Pass | Action::Drop => {}
         }
         server.write_all(&bytes).ok()?;
-        if impostor && bytes.starts_with(b"Q\0\0\0\x0bCOMMIT") {
+        if is_forged && bytes.starts_with(b"Q\0\0\0\x0bCOMMIT") {
             link.wait_for_answers();
             link.cut();
             return None;
@@ -191,7 +191,7 @@ fn pass_messages(link: &Link, shared: &Shared) -> Option<()> {
     }
 }
 
-/// An error as PostgreSQL words it.
+/// An `ErrorResponse` of PostgreSQL.
 fn error(severity: &str, code: &str, text: &str) -> Vec<u8> {
     let fields = format!("S{severity}\0V{severity}\0C{code}\0M{text}\0\0");
     let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
@@ -208,11 +208,11 @@ fn pass_answers(link: &Link, shared: &Shared) {
         if let Some(delay) = delay {
             thread::sleep(delay);
         }
-        if let Some(turns) = &shared.turns {
-            turns.answer(bytes.len());
+        if let Some(round_trips) = &shared.round_trips {
+            round_trips.answer(bytes.len());
             link.sending.wait_until_silent();
         }
-        // An answer counts as given when the client can have it.
+        // A response counts once it was written to the client.
         let given = link.mute.load(SeqCst) || client.write_all(&bytes).is_ok();
         if tag == b'Z' {
             link.owed.fetch_sub(1, SeqCst);

@@ -1,10 +1,10 @@
-//! A TCP proxy between the store and its server, which knows PostgreSQL's messages well enough to do
-//! harm at a chosen one, to refuse a login, and to count how often a client waits for the server.
+//! A TCP proxy between the store and its server, which parses PostgreSQL's messages: it injects a fault at a
+//! chosen one, refuses logins, and counts round trips.
 
 mod connection;
 mod logins;
+mod round_trips;
 mod rule;
-mod turns;
 
 use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -18,9 +18,9 @@ use std::{
 use matrix_sdk_postgres::testing::TestDatabase;
 
 pub use self::rule::{Action, Message};
-use self::{logins::Logins, rule::Rule, turns::Turns};
+use self::{logins::Logins, round_trips::RoundTrips, rule::Rule};
 
-/// Passes connections on until its rule says otherwise. Ends with the process.
+/// Forwards connections, except where its rule says otherwise. Ends with the process.
 #[derive(Clone)]
 pub struct Proxy {
     address: SocketAddr,
@@ -29,7 +29,7 @@ pub struct Proxy {
 
 struct Shared {
     logins: Logins,
-    turns: Option<Turns>,
+    round_trips: Option<RoundTrips>,
     server: Mutex<String>,
     rule: Mutex<Rule>,
     open: Mutex<Vec<TcpStream>>,
@@ -46,12 +46,12 @@ impl Proxy {
         Self::new(address, server, None)
     }
 
-    /// Counts the turns of the wire. Answers come late, so nothing else can be measured.
+    /// Counts round trips. It delays responses, so times cannot be measured through it.
     pub fn counting(server: String) -> Self {
-        Self::new("127.0.0.1:0", server, Some(Turns::new()))
+        Self::new("127.0.0.1:0", server, Some(RoundTrips::new()))
     }
 
-    /// Counts the turns before a database's server. Also gives the URL that leads to it this way.
+    /// Counts the round trips to a database's server. Also returns the URL through the proxy.
     pub fn before(database: &TestDatabase) -> (Self, String) {
         let url = database.url();
         let (_, place) = url.split_once('@').expect("a URL with a password");
@@ -61,11 +61,11 @@ impl Proxy {
         (proxy, through)
     }
 
-    fn new(address: &str, server: String, turns: Option<Turns>) -> Self {
+    fn new(address: &str, server: String, round_trips: Option<RoundTrips>) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let shared = Arc::new(Shared {
             logins: Logins::default(),
-            turns,
+            round_trips,
             server: Mutex::new(server),
             rule: Mutex::new(Box::new(|_| Action::Pass)),
             open: Mutex::default(),
@@ -92,12 +92,12 @@ impl Proxy {
         url.replace(&format!("127.0.0.1:{port}"), &self.address.to_string())
     }
 
-    /// Decides on every message that clients send from now on.
+    /// Sets the rule for every message that clients send from now on.
     pub fn rule(&self, rule: impl FnMut(&Message<'_>) -> Action + Send + 'static) {
         *self.shared.rule.lock().unwrap() = Box::new(rule);
     }
 
-    /// Does this once, to the first message for which `matches` holds; all others pass.
+    /// Applies the action once, to the first message that matches; all others pass.
     pub fn once(
         &self,
         mut matches: impl FnMut(&Message<'_>) -> bool + Send + 'static,
@@ -115,18 +115,18 @@ impl Proxy {
         done
     }
 
-    /// Where new connections lead from now on.
-    pub fn lead_to(&self, server: String) {
+    /// Forwards new connections to this server from now on.
+    pub fn redirect_to(&self, server: String) {
         *self.shared.server.lock().unwrap() = server;
     }
 
-    /// Lets what is held go on.
-    pub fn let_go(&self) {
+    /// Releases held messages.
+    pub fn release(&self) {
         *self.shared.holding.0.lock().unwrap() = false;
         self.shared.holding.1.notify_all();
     }
 
-    /// Breaks all connections; takes none until told otherwise.
+    /// `true`: breaks all connections and refuses new ones; `false`: accepts them again.
     pub fn refuse(&self, refusing: bool) {
         self.shared.refusing.store(refusing, SeqCst);
         if refusing {
@@ -140,24 +140,24 @@ impl Proxy {
         }
     }
 
-    /// Refuses so many logins from now on, as poolers do.
+    /// Refuses the next `count` logins, as poolers do.
     pub fn refuse_logins(&self, count: usize, sqlstate: &'static str) {
         self.shared.logins.refuse(count, sqlstate);
     }
 
-    /// How many of them are still to come.
+    /// Number of logins that are still to be refused.
     pub fn refusals_left(&self) -> usize {
         self.shared.logins.refusals_left()
     }
 
-    /// How many logins there were since [`Self::refuse_logins`].
+    /// Number of logins since [`Self::refuse_logins`].
     pub fn logins(&self) -> usize {
         self.shared.logins.count()
     }
 
-    /// How often clients have waited for the server.
-    pub fn turns(&self) -> usize {
-        self.counted().turns()
+    /// Number of round trips.
+    pub fn round_trips(&self) -> usize {
+        self.counted().round_trips()
     }
 
     /// The transactions that clients have committed.
@@ -165,12 +165,12 @@ impl Proxy {
         self.counted().commits()
     }
 
-    /// The bytes of all answers.
+    /// Bytes of all responses.
     pub fn answered(&self) -> usize {
         self.counted().answered()
     }
 
-    fn counted(&self) -> &Turns {
-        self.shared.turns.as_ref().expect("a proxy that counts")
+    fn counted(&self) -> &RoundTrips {
+        self.shared.round_trips.as_ref().expect("a proxy that counts")
     }
 }

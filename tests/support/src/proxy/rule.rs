@@ -1,8 +1,8 @@
-//! What becomes of a message.
+//! What the proxy does with a message.
 
 use std::time::Duration;
 
-/// What the client sends: a message that the rule decides on.
+/// A message of the client, for which the rule chooses an action.
 pub struct Message<'a> {
     pub tag: u8,
     pub body: &'a [u8],
@@ -11,42 +11,42 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// Whether it is a simple query that begins so.
+    /// Whether it is a simple query that begins with this text.
     pub fn is_query(&self, text: &str) -> bool {
         self.tag == b'Q' && self.body.starts_with(text.as_bytes())
     }
 
-    /// A statement that the server is to run.
+    /// Whether it executes a statement.
     pub fn runs(&self) -> bool {
         matches!(self.tag, b'Q' | b'E')
     }
 }
 
-/// What becomes of a message.
+/// What the proxy does with a message.
 #[derive(Clone, Debug)]
 pub enum Action {
     Pass,
-    /// It never arrives.
+    /// Discards it.
     Drop,
-    /// Another simple query arrives in its place.
+    /// Sends another simple query in its place.
     Instead(&'static str),
-    /// The connection breaks before it arrives.
+    /// Breaks the connection before it.
     CutBefore,
-    /// The connection breaks in the middle of it.
+    /// Breaks the connection in the middle of it.
     CutDuring,
-    /// The server has done it, and its answer is lost with the connection.
+    /// Breaks the connection after the server has executed it, and discards the response.
     CutAfter,
-    /// It arrives; the client's end breaks, and the server does not notice.
+    /// Forwards it and breaks the client's end only: the server does not notice.
     CutClient,
-    /// It arrives, and nothing after it either way: neither end notices.
+    /// Forwards it, and nothing after it in either direction: neither end notices.
     BlackHole,
-    /// It arrives; from now on answers take so long.
+    /// Forwards it, and delays responses from then on.
     Delay(Duration),
-    /// It and all behind it wait until [`super::Proxy::let_go`], also when the client has gone.
+    /// Holds it and all later ones until [`super::Proxy::release`], even after the client has gone.
     Hold,
-    /// It and all behind it arrive, but the client hears an error of this severity and SQLSTATE in
-    /// the server's place. After `COMMIT` has been answered its end breaks.
-    Impostor(&'static str, &'static str),
+    /// Forwards it and all later ones, but sends the client an error with this severity and SQLSTATE in the
+    /// server's place. Breaks the connection after the response to `COMMIT`.
+    ForgedError(&'static str, &'static str),
 }
 
 pub(super) type Rule = Box<dyn FnMut(&Message<'_>) -> Action + Send>;

@@ -78,9 +78,8 @@ async fn a_failed_import_is_no_device_and_goes_on() {
 
 /// Starts an import that waits in its middle.
 async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl Sized) {
-    let mut client = place.client().await;
-    let lock = client.build_transaction().start().await.unwrap();
-    lock.batch_execute("LOCK TABLE matrix_sdk.olm_sessions IN SHARE MODE").await.unwrap();
+    let client = place.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.olm_sessions IN SHARE MODE").await.unwrap();
     let mut command = import(place, folder, Mode::Passphrase, "bot");
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Until it waits there.
@@ -89,7 +88,6 @@ async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl S
     while place.number(waiting).await == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    std::mem::forget(lock);
     (running, client)
 }
 

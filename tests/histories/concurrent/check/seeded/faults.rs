@@ -1,4 +1,4 @@
-//! What goes wrong, seeded into a good history. `None` where that has no place for it.
+//! Faults seeded into a good history. `None` if the history has no suitable operation.
 
 use std::collections::HashMap;
 
@@ -13,20 +13,20 @@ pub const ALL: &[(&str, Rule, Seed)] = &[
     ("a dropped save that was not finished", Rule::Commits, unfinished),
     ("a stale read", Rule::Order, stale_read),
     ("a reused index", Rule::Reuse, |lines| reused_index(lines)),
-    ("a torn transaction that was seen", Rule::Order, torn_and_seen),
-    ("a torn transaction", Rule::Commits, torn),
+    ("a transaction that was read in part", Rule::Order, partly_read),
+    ("a transaction that was committed in part", Rule::Commits, partly_committed),
     ("a write acknowledged after a newer claim", Rule::Ownership, late_acknowledgement),
     ("a late write of a superseded owner", Rule::Order, late_write),
     ("a commit of a superseded owner", Rule::Fence, |lines| committed_when_superseded(lines)),
     ("a late claim", Rule::Fence, late_claim),
     ("a wrong count", Rule::Count, |lines| wrong_count(lines)),
     ("a write committed twice", Rule::Commits, committed_twice),
-    ("a rolled back write that was committed", Rule::Commits, committed_after_all),
+    ("a rolled back write that was committed", Rule::Commits, committed_after_rollback),
     ("a rolled back write that was read", Rule::Unwritten, read_after_rollback),
     ("a read of the future", Rule::Unwritten, |lines| read_of_the_future(lines)),
     ("a value that was never written", Rule::Unwritten, never_written),
-    ("a new owner that does not exist", Rule::FalseTakeover, false_takeover),
-    ("an older database that is none", Rule::Damage, not_older),
+    ("a superseded owner without a successor", Rule::FalseTakeover, false_takeover),
+    ("a false rollback", Rule::Damage, false_rollback),
 ];
 
 /// An acknowledged write: its name, and when it began and ended.
@@ -67,7 +67,7 @@ fn read_at_the_end(lines: &mut Vec<Line>, (register, key): (&str, &str), value: 
     lines.push(line);
 }
 
-/// All readers go on to see what was there before.
+/// All readers continue to read the previous value.
 fn lost_write(lines: &mut [Line]) -> Option<()> {
     let writes = acknowledged(lines, "lone-0");
     let first = writes.first()?;
@@ -92,16 +92,16 @@ fn lost_from_the_database(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
-/// Its future was dropped, and nothing came of it, though its owner went on to write.
+/// A write whose future was dropped, which was never committed although its owner wrote later.
 fn unfinished(lines: &mut Vec<Line>) -> Option<()> {
     let opening = first_owner(lines)?;
-    let its = |op: &str| {
+    let is_owners = |op: &str| {
         lines.iter().any(|line| {
             matches!(&line.note, Note::Write { op: found, opening: by, .. } if found == op && *by == opening)
         })
     };
     let writes = acknowledged(lines, "lone-0");
-    let mut writes = writes.iter().filter(|(op, ..)| its(op));
+    let mut writes = writes.iter().filter(|(op, ..)| is_owners(op));
     let (dropped, last) = (writes.next()?.clone(), writes.next_back()?.clone());
     if last.1 < dropped.2 {
         return None;
@@ -133,29 +133,29 @@ fn reused_index(lines: &mut [Line]) -> Option<()> {
     Some(())
 }
 
-/// One key of the newest transaction is there, the other one's value is older.
-fn torn_and_seen(lines: &mut Vec<Line>) -> Option<()> {
+/// A reader reads one key of the newest transaction, and an older value of the other key.
+fn partly_read(lines: &mut Vec<Line>) -> Option<()> {
     let [_, second, last] = in_order(lines, "pair-0")?;
     read_at_the_end(lines, ("pair-0", "a"), &last.0);
     read_at_the_end(lines, ("pair-0", "b"), &second.0);
     Some(())
 }
 
-fn torn(lines: &mut Vec<Line>) -> Option<()> {
+fn partly_committed(lines: &mut Vec<Line>) -> Option<()> {
     let torn = acknowledged(lines, "pair-0").pop()?.0;
     let half = |line: &Line| matches!(&line.note, Note::Committed { op, row, .. } if *op == torn && row == "b");
     lines.retain(|line| !half(line));
     Some(())
 }
 
-/// The first owner writes once more, after all.
+/// The first owner's write is acknowledged at the end.
 fn late_acknowledgement(lines: &mut Vec<Line>) -> Option<()> {
     let opening = first_owner(lines)?;
     write(lines, opening, Outcome::Ok);
     Some(())
 }
 
-/// The same, of unknown outcome and begun in its time: it is seen at the end only.
+/// The same with an unknown outcome, begun while it was the owner, and read at the end only.
 fn late_write(lines: &mut Vec<Line>) -> Option<()> {
     let opening = first_owner(lines)?;
     let error = Outcome::Error { kind: "Database".to_owned(), text: String::new() };
@@ -221,7 +221,7 @@ fn committed_twice(lines: &mut Vec<Line>) -> Option<()> {
     let committed = lines.iter().find(|line| matches!(line.note, Note::Committed { .. }));
     let mut again = committed?.clone();
     if let Note::Committed { transaction, .. } = &mut again.note {
-        transaction.push_str(" once more");
+        transaction.push_str(" again");
     }
     lines.push(again);
     Some(())
@@ -240,7 +240,7 @@ fn rolled_back(lines: &[Line]) -> Option<(String, String)> {
     })
 }
 
-fn committed_after_all(lines: &mut Vec<Line>) -> Option<()> {
+fn committed_after_rollback(lines: &mut Vec<Line>) -> Option<()> {
     let (op, _) = rolled_back(lines)?;
     let (number, row, transaction) = (i64::MAX, "a".to_owned(), "another".to_owned());
     let template = lines[0].clone();
@@ -270,7 +270,7 @@ fn never_written(lines: &mut Vec<Line>) -> Option<()> {
     Some(())
 }
 
-/// The newest owner is told that it is not.
+/// The newest owner gets `Superseded`.
 fn false_takeover(lines: &mut Vec<Line>) -> Option<()> {
     let mut ends = lines.iter().rev().filter_map(|line| match &line.note {
         Note::Claimed { opening, .. } => Some((opening.clone(), line.at)),
@@ -280,19 +280,19 @@ fn false_takeover(lines: &mut Vec<Line>) -> Option<()> {
     let begun = lines
         .iter()
         .find(|line| matches!(&line.note, Note::Claim { opening, .. } if *opening == newest))?;
-    // Two at the same time may have come in either order.
+    // Concurrent claims may have taken effect in either order.
     if begun.at < before {
         return None;
     }
-    told(lines, newest, "Superseded")
+    push_failure(lines, newest, "Superseded")
 }
 
-fn not_older(lines: &mut Vec<Line>) -> Option<()> {
+fn false_rollback(lines: &mut Vec<Line>) -> Option<()> {
     let opening = first_owner(lines)?;
-    told(lines, opening, "DatabaseRolledBack")
+    push_failure(lines, opening, "DatabaseRolledBack")
 }
 
-fn told(lines: &mut Vec<Line>, opening: String, kind: &str) -> Option<()> {
+fn push_failure(lines: &mut Vec<Line>, opening: String, kind: &str) -> Option<()> {
     let outcome = Outcome::Error { kind: kind.to_owned(), text: String::new() };
     let (at, template) = (lines.last()?.at, lines[0].clone());
     let note = Note::Failed { opening: Some(opening), outcome };

@@ -1,31 +1,31 @@
-//! A history as a perfect store gives it: operations overlap, and each takes effect at one moment.
+//! The history of a correct store: operations overlap, and each takes effect at one moment.
 
 use std::collections::HashMap;
 
 use crate::concurrent::history::{Line, Note, Outcome};
 
 const STEPS: u64 = 300;
-/// From one moment of effect to the next.
+/// Time between the effects of two operations.
 const STEP: u64 = 100;
 
-/// What the perfect store holds.
-struct Perfect {
+/// A correct store.
+struct CorrectStore {
     rng: fastrand::Rng,
     lines: Vec<Line>,
-    /// The moment of effect.
+    /// The time at which the next operation takes effect.
     now: u64,
     values: HashMap<String, String>,
     owner: Option<(String, u64)>,
     former: Vec<String>,
     index: u64,
     commits: u64,
-    /// Traces, which come last.
+    /// Rows read from the database, which are recorded last.
     traces: Vec<Note>,
     number: i64,
 }
 
 pub fn history(seed: u64) -> Vec<Line> {
-    let mut store = Perfect {
+    let mut store = CorrectStore {
         rng: fastrand::Rng::with_seed(seed),
         lines: Vec::new(),
         now: 1000,
@@ -57,7 +57,7 @@ pub fn history(seed: u64) -> Vec<Line> {
     store.lines
 }
 
-impl Perfect {
+impl CorrectStore {
     fn line(&mut self, at: u64, note: Note) {
         let (process, account) = ("p".to_owned(), "bot".to_owned());
         self.lines.push(Line { at, process, account, note });
@@ -68,7 +68,7 @@ impl Perfect {
         self.number
     }
 
-    /// Around now: operations overlap with some before and after them.
+    /// Beginning and end around now, so that operations overlap with some before and after them.
     fn around(&mut self, earliest: u64) -> (u64, u64) {
         let begun = self.now - self.rng.u64(1..3 * STEP);
         (begun.max(earliest), self.now + self.rng.u64(1..3 * STEP))
@@ -84,7 +84,7 @@ impl Perfect {
         if let Some((former, _)) = self.owner.replace((opening, ended)) {
             self.former.push(former);
         }
-        // Nothing of the new owner's can take effect before it was answered.
+        // The new owner's operations take effect after its claim has returned.
         self.now = ended;
     }
 
@@ -129,7 +129,7 @@ impl Perfect {
         let (begun, ended) = self.around(if by_owner { since } else { 0 });
         let opening = by_owner.then_some(owner);
         self.line(ended, Note::Read { begun, opening, register, key, value });
-        // What an owner remembers after it was superseded is not counted.
+        // Cached reads of a superseded owner do not count.
         if let Some(former) = self.former.last().cloned().filter(|_| self.rng.bool()) {
             let (register, key) = ("lone-0".to_owned(), "a".to_owned());
             let (opening, value) = (Some(former), Some("p:remembered".to_owned()));

@@ -1,4 +1,4 @@
-//! The checker is tested, too: it finds nothing in good histories, and what was seeded into them.
+//! Tests of the checker: it finds nothing in good histories, and each fault that is seeded into them.
 
 mod faults;
 mod good;
@@ -22,13 +22,13 @@ fn good_histories_pass() {
     for seed in 0..200 {
         let history = History::new(good::history(seed));
         let report = check(&history);
-        assert!(report.violations.is_empty(), "seed {seed}: {}", report.tell(&history));
+        assert!(report.violations.is_empty(), "seed {seed}: {}", report.render(&history));
     }
 }
 
-/// One fault after the other, each in many histories.
+/// Each fault, in many histories.
 #[test]
-fn what_is_seeded_is_found() {
+fn each_seeded_fault_is_found() {
     for (name, rule, seed_fault) in faults::ALL {
         let mut seeded = 0;
         for seed in 0..50 {
@@ -39,12 +39,12 @@ fn what_is_seeded_is_found() {
                 assert!(found.contains(rule), "{name}, seed {seed}: {rule:?} not in {found:?}");
             }
         }
-        assert!(seeded > 10, "{name}: only {seeded} histories had a place for it");
+        assert!(seeded > 10, "{name}: only {seeded} histories were suitable");
     }
 }
 
 #[test]
-fn a_history_is_kept_as_files_and_checked_from_them() {
+fn a_history_is_saved_to_files_and_checked_from_them() {
     let directory = Directory::new();
     std::fs::create_dir(&directory.0).unwrap();
     let mut lines = good::history(1);
@@ -55,7 +55,7 @@ fn a_history_is_kept_as_files_and_checked_from_them() {
     for (number, line) in lines.iter().enumerate() {
         if number % 2 == 0 { one.write(line) } else { other.write(line) }
     }
-    // A process that was killed in the middle of a line.
+    // As left by a process that was killed in the middle of a line.
     let path = directory.0.join("other.jsonl");
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, whole + r#"{"at":17,"proc"#).unwrap();
@@ -63,13 +63,13 @@ fn a_history_is_kept_as_files_and_checked_from_them() {
     let report = check(&history);
     assert_eq!(report.figures.get("lines"), u64::try_from(lines.len()).unwrap());
     assert!(report.violations.iter().any(|violation| violation.rule == rule));
-    let told = report.tell(&history);
-    assert!(told.contains(r#""note":"written""#), "no excerpt: {told}");
+    let text = report.render(&history);
+    assert!(text.contains(r#""note":"written""#), "no excerpt: {text}");
 }
 
-/// Others see it in the database already, its owner still remembers what was there before.
+/// Others read the new value from the database while the owner still reads the old one from its cache.
 #[test]
-fn a_dropped_write_is_on_its_way_until_a_later_one_has_ended() {
+fn a_dropped_write_may_take_effect_until_a_later_one_has_ended() {
     let opening = || "p:o".to_owned();
     let write = |op: &str| Note::Write {
         op: op.to_owned(),

@@ -1,4 +1,4 @@
-//! A round: a server, ways to it, processes that use it, and what is done to them.
+//! A round: a server, links to it, processes that use it, and faults.
 
 mod audit;
 mod child;
@@ -15,7 +15,7 @@ use std::{
 use matrix_sdk_postgres::testing::{PostgresServer, TestDatabase};
 use tokio::task::block_in_place;
 
-use self::{child::Child, faults::Harm, link::Link};
+use self::{child::Child, faults::Target, link::Link};
 use test_support::pooler::{Pooler, Release};
 
 use crate::concurrent::{
@@ -28,16 +28,16 @@ pub type Server = Arc<Mutex<PostgresServer>>;
 pub type Links = Vec<Link>;
 pub type Children = Vec<Mutex<Child>>;
 
-/// How long a round takes, without its beginning and its end.
+/// The length of a round, without set-up and checking.
 pub const ROUND: Duration = Duration::from_secs(20);
 
-/// How long all rounds take.
+/// The length of all rounds together.
 pub fn seconds() -> Duration {
     let given = std::env::var("CONCURRENT_SECONDS").ok();
     given.map_or(ROUND, |seconds| Duration::from_secs(seconds.parse().unwrap()))
 }
 
-/// The seeds of rounds: one that was given is the first.
+/// The seeds of the rounds, beginning with the one in the environment, if any.
 pub fn seeds() -> impl Iterator<Item = u64> {
     let given = std::env::var("CONCURRENT_SEED").ok();
     given
@@ -46,21 +46,21 @@ pub fn seeds() -> impl Iterator<Item = u64> {
         .chain(std::iter::repeat_with(|| fastrand::u64(..)))
 }
 
-/// Runs a round and checks its history, which is kept when something is wrong with it.
-pub async fn round(seed: u64, length: Duration) -> (PathBuf, Report, String) {
+/// Runs a round and checks its history, which is kept if it has violations.
+pub async fn run(seed: u64, length: Duration) -> (PathBuf, Report, String) {
     let directory = directory(seed);
     println!("concurrent history in {}: CONCURRENT_SEED={seed}", directory.display());
-    run(seed, length, &directory).await;
-    let (report, told) = block_in_place(|| {
+    execute(seed, length, &directory).await;
+    let (report, text) = block_in_place(|| {
         let history = History::load(&directory);
         let report = check(&history);
-        let told = report.tell(&history);
-        (report, told)
+        let text = report.render(&history);
+        (report, text)
     });
     if report.violations.is_empty() && !keeps_all() {
         fs::remove_dir_all(&directory).unwrap();
     }
-    (directory, report, told)
+    (directory, report, text)
 }
 
 fn keeps_all() -> bool {
@@ -74,13 +74,13 @@ fn directory(seed: u64) -> PathBuf {
     directory
 }
 
-async fn run(seed: u64, length: Duration, directory: &Path) {
+async fn execute(seed: u64, length: Duration, directory: &Path) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let server = PostgresServer::builder().setting("synchronous_commit", "on").start().unwrap();
     let database = server.create_database().unwrap();
-    let journal = Arc::new(Journal::create(directory, "world"));
+    let journal = Arc::new(Journal::create(directory, "round"));
     audit::prepare(&database.url(), &journal).await;
-    let session = registers::session_of_all().await;
+    let session = registers::shared_session().await;
 
     let (links, pooler, urls) = routes(&server, &database, &mut rng).await;
     let children = urls.iter().enumerate().map(|(number, (url, unprepared, owners))| {
@@ -93,23 +93,23 @@ async fn run(seed: u64, length: Duration, directory: &Path) {
     let children: Children = children.collect();
     let server = Arc::new(Mutex::new(server));
     let (journal, ended) = (journal.clone(), Default::default());
-    let harm = Arc::new(Harm { journal, server, links, children, ended });
+    let target = Arc::new(Target { journal, server, links, children, ended });
 
-    let threads = faults::begin(&harm, &mut rng);
+    let threads = faults::begin(&target, &mut rng);
     tokio::time::sleep(length).await;
-    harm.ended.store(true, SeqCst);
+    target.ended.store(true, SeqCst);
     block_in_place(|| {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        faults::end(&harm);
-        harm.children.iter().for_each(|child| child.lock().unwrap().order_end());
-        harm.children.iter().for_each(|child| child.lock().unwrap().end(&harm.journal));
+        faults::end(&target);
+        target.children.iter().for_each(|child| child.lock().unwrap().request_end());
+        target.children.iter().for_each(|child| child.lock().unwrap().end(&target.journal));
         drop(pooler);
     });
-    audit::look(&database.url(), &harm.journal).await;
-    drop((database, harm));
+    audit::record(&database.url(), &target.journal).await;
+    drop((database, target));
 }
 
-/// Where the processes go: through a link each, one through a pooler between two links.
+/// The URLs of the processes: each leads through a link of its own, one through a pooler between two links.
 async fn routes(
     server: &PostgresServer,
     database: &TestDatabase,
@@ -126,11 +126,11 @@ async fn routes(
         links.push(link);
     }
     let mut running = None;
-    // The newer one knows prepared statements.
+    // Only the newer release supports prepared statements.
     let release = if rng.bool() { Release::Old } else { Release::New };
     if release.is_installed() {
         let behind = Link::to(server.port(), rng.fork()).await;
-        // It gives up on a server before the store does, and answers in its place.
+        // Its time limit is shorter than the store's, so that it sends errors in the server's place.
         let settings = "query_timeout = 1\ndefault_pool_size = 8\nmax_db_connections = 8\n";
         let pooler = Pooler::start_before(release, server, behind.port, settings);
         let before = Link::to(pooler.port, rng.fork()).await;

@@ -1,4 +1,4 @@
-//! The values that histories save, made once: few ids, each in several forms.
+//! The values that histories save, created once: few ids, each in several forms.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -24,7 +24,7 @@ use super::{
 pub const OWN_USER: Index = 0;
 pub const OWN_DEVICE: Index = 0;
 
-/// Whose key a room key claims to be: in its last form somebody else's.
+/// The sender that a room key names: another one in its last form.
 pub fn sender_of(session: Index, form: Index) -> Index {
     (session + u8::from(form == 2)) % SENDERS
 }
@@ -34,8 +34,8 @@ pub fn is_device_known(form: Index) -> bool {
     form == 1
 }
 
-pub struct Universe {
-    /// What each value is called, by its serialised form.
+pub struct Fixtures {
+    /// The name of each value, by its serialised form.
     names: HashMap<String, String>,
     accounts: Vec<Account>,
     private_identities: Vec<PrivateCrossSigningIdentity>,
@@ -50,10 +50,10 @@ pub struct Universe {
     identities: HashMap<[Index; 2], UserIdentityData>,
 }
 
-impl Universe {
+impl Fixtures {
     pub fn get() -> &'static Self {
-        static UNIVERSE: OnceLock<Universe> = OnceLock::new();
-        UNIVERSE.get_or_init(|| {
+        static FIXTURES: OnceLock<Fixtures> = OnceLock::new();
+        FIXTURES.get_or_init(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(Self::make())
         })
@@ -61,7 +61,7 @@ impl Universe {
 
     async fn make() -> Self {
         let own = Account::with_device_id(&user_id(OWN_USER), &device_id(OWN_USER, OWN_DEVICE));
-        let mut universe = Self {
+        let mut fixtures = Self {
             names: HashMap::new(),
             accounts: Vec::new(),
             private_identities: Vec::new(),
@@ -75,30 +75,30 @@ impl Universe {
             devices: HashMap::new(),
             identities: HashMap::new(),
         };
-        universe.make_account_data(&own).await;
-        universe.make_devices(&own);
-        universe.make_sessions(&own).await;
-        universe.make_the_rest();
-        universe
+        fixtures.make_account_data(&own).await;
+        fixtures.make_devices(&own);
+        fixtures.make_sessions(&own).await;
+        fixtures.make_other_values();
+        fixtures
     }
 
     async fn make_account_data(&mut self, own: &Account) {
         for form in 0..FORMS {
             let mut account = own.deep_clone();
             account.generate_one_time_keys(form.into());
-            self.call(name("account", &[form]), &account.pickle());
+            self.add_name(name("account", &[form]), &account.pickle());
             self.accounts.push(account);
 
             let identity = PrivateCrossSigningIdentity::new(user_id(OWN_USER));
-            self.call(name("private identity", &[form]), &identity.pickle().await);
+            self.add_name(name("private identity", &[form]), &identity.pickle().await);
             self.private_identities.push(identity);
 
             let key = BackupDecryptionKey::new();
-            self.call(name("backup key", &[form]), &key);
+            self.add_name(name("backup key", &[form]), &key);
             self.backup_keys.push(key);
 
             let key = DehydratedDeviceKey::new();
-            self.call(name("dehydrated key", &[form]), &key);
+            self.add_name(name("dehydrated key", &[form]), &key);
             self.dehydrated_keys.push(key);
         }
     }
@@ -111,13 +111,13 @@ impl Universe {
             let keys = if is_own { own.device_keys() } else { other.device_keys() };
             for (form, trust) in (0..FORMS).zip(trusts) {
                 let data = DeviceData::new(keys.clone(), trust);
-                self.call(name("device", &[user, device, form]), &data);
+                self.add_name(name("device", &[user, device, form]), &data);
                 self.devices.insert([user, device, form], data);
             }
         }
         for (user, form) in pairs(USERS, FORMS) {
             let identity = values::identity(&user_id(user), form);
-            self.call(name("identity", &[user, form]), &identity);
+            self.add_name(name("identity", &[user, form]), &identity);
             self.identities.insert([user, form], identity);
         }
     }
@@ -129,15 +129,15 @@ impl Universe {
         for (sender, account) in (0..SENDERS).zip(&senders) {
             self.sender_keys.push(account.identity_keys().curve25519);
             for session in 0..2 {
-                // In its first form it has only received; each other one has encrypted once more.
+                // In its first form the session has only received; each further form has encrypted once more.
                 let [made, _] = values::received_session(own, account).await;
                 for form in 0..FORMS {
                     if form > 0 {
                         made.inner.lock().await.encrypt("hello").unwrap();
                     }
                     let made = values::copy_of(own, &made).await;
-                    let called = name("Olm session", &[sender, session, form]);
-                    self.call(called, &made.pickle().await);
+                    let value_name = name("Olm session", &[sender, session, form]);
+                    self.add_name(value_name, &made.pickle().await);
                     self.olm_sessions.insert([sender, session, form], made);
                 }
             }
@@ -149,13 +149,13 @@ impl Universe {
                 let sender = &senders[usize::from(sender_of(session, form))];
                 for backed_up in [false, true] {
                     let is_known = is_device_known(form);
-                    // Each its own: clones share the flag.
+                    // Not a clone: clones share the flag.
                     let key = values::room_key(sender, &room_id(room), &ratchet, is_known);
                     if backed_up {
                         key.mark_as_backed_up();
                     } else {
-                        let called = name("room key", &[room, session, form]);
-                        self.call(called, &key.pickle().await);
+                        let value_name = name("room key", &[room, session, form]);
+                        self.add_name(value_name, &key.pickle().await);
                     }
                     self.room_keys.insert(([room, session, form], backed_up), key);
                 }
@@ -163,41 +163,41 @@ impl Universe {
         }
         for (room, form) in pairs(ROOMS, FORMS) {
             let session = values::outbound_session(own, &room_id(room), form).await;
-            self.call(name("outbound session", &[room, form]), &session.pickle().await);
+            self.add_name(name("outbound session", &[room, form]), &session.pickle().await);
             self.outbound_sessions.insert([room, form], session);
         }
     }
 
-    fn make_the_rest(&mut self) {
+    fn make_other_values(&mut self) {
         for (room, form) in pairs(ROOMS, FORMS) {
             let details = pending_bundle(room, form);
-            self.call(name("pending bundle", &[room, form]), &details);
+            self.add_name(name("pending bundle", &[room, form]), &details);
             for session in 0..SESSIONS {
                 let entry = self.withheld(room, session, form);
-                self.call(name("withheld", &[room, session, form]), &entry);
+                self.add_name(name("withheld", &[room, session, form]), &entry);
             }
             for user in 0..USERS {
                 let bundle = values::bundle(&room_id(room), &user_id(user), form);
-                self.call(name("bundle", &[room, user, form]), &bundle);
+                self.add_name(name("bundle", &[room, user, form]), &bundle);
             }
         }
         for form in 0..FORMS {
-            self.call(name("room settings", &[form]), &room_settings(form));
+            self.add_name(name("room settings", &[form]), &room_settings(form));
         }
         for (id, info) in pairs(REQUESTS, REQUESTS) {
             for sent_out in [false, true] {
-                let called = name("request", &[id, info, sent_out.into()]);
-                self.call(called, &request(id, info, sent_out));
+                let value_name = name("request", &[id, info, sent_out.into()]);
+                self.add_name(value_name, &request(id, info, sent_out));
             }
         }
     }
 
-    fn call(&mut self, called: String, value: &impl Serialize) {
-        let before = self.names.insert(text(value), called);
-        assert_eq!(before, None, "two values look alike");
+    fn add_name(&mut self, value_name: String, value: &impl Serialize) {
+        let before = self.names.insert(text(value), value_name);
+        assert_eq!(before, None, "two values have the same serialised form");
     }
 
-    /// What the value is called: itself, when nobody ever saved it.
+    /// The name of a value, or its serialised form if it is not one of the fixtures.
     pub fn name_of(&self, value: &impl Serialize) -> String {
         let text = text(value);
         self.names.get(&text).cloned().unwrap_or(text)
@@ -296,7 +296,7 @@ fn pairs(first: Index, second: Index) -> impl Iterator<Item = (Index, Index)> {
     (0..first).flat_map(move |one| (0..second).map(move |two| (one, two)))
 }
 
-/// Through a `Value`, whose maps are sorted.
+/// Serialised through a `Value`, whose maps are sorted.
 fn text(value: &impl Serialize) -> String {
     serde_json::to_value(value).unwrap().to_string()
 }

@@ -1,4 +1,4 @@
-//! Writes, as calls of a store.
+//! Performs writes on a store.
 
 use matrix_sdk_crypto::{
     olm::OlmMessageHash,
@@ -10,23 +10,23 @@ use matrix_sdk_crypto::{
 use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 
 use super::{
-    steps::{Change, DeviceList, IdentityList, Index, Write, name},
-    universe::{
-        Universe, bundle, pending_bundle, request, request_id, room_id, room_settings, secret_name,
+    fixtures::{
+        Fixtures, bundle, pending_bundle, request, request_id, room_id, room_settings, secret_name,
         user_id,
     },
+    steps::{Change, DeviceList, IdentityList, Index, Write, name},
 };
 
-pub async fn save(store: &PostgresCryptoStore, write: &Write) -> Result<(), Error> {
-    let universe = Universe::get();
+pub async fn run_write(store: &PostgresCryptoStore, write: &Write) -> Result<(), Error> {
+    let fixtures = Fixtures::get();
     match write {
         Write::Changes(list) => store.save_changes(changes(list)).await,
         Write::Account(form) => {
-            let account = form.map(|form| universe.account(form));
+            let account = form.map(|form| fixtures.account(form));
             store.save_pending_changes(PendingChanges { account }).await
         }
         Write::RoomKeys { keys, version } => {
-            let sessions = keys.iter().map(|key| universe.room_key(key)).collect();
+            let sessions = keys.iter().map(|key| fixtures.room_key(key)).collect();
             let version = version.map(self::version);
             store.save_inbound_group_sessions(sessions, version.as_deref()).await
         }
@@ -34,7 +34,7 @@ pub async fn save(store: &PostgresCryptoStore, write: &Write) -> Result<(), Erro
             let keys: Vec<_> = keys
                 .iter()
                 .map(|(room, session)| {
-                    (room_id(*room), &*universe.session_ids[usize::from(*session)])
+                    (room_id(*room), &*fixtures.session_ids[usize::from(*session)])
                 })
                 .collect();
             let keys: Vec<_> = keys.iter().map(|(room, session)| (&**room, *session)).collect();
@@ -67,23 +67,23 @@ fn changes(list: &[Change]) -> Changes {
 }
 
 fn add(changes: &mut Changes, change: &Change) {
-    let universe = Universe::get();
+    let fixtures = Fixtures::get();
     match *change {
         Change::PrivateIdentity(form) => {
-            changes.private_identity = Some(universe.private_identity(form));
+            changes.private_identity = Some(fixtures.private_identity(form));
         }
         Change::BackupVersion(version) => changes.backup_version = Some(self::version(version)),
-        Change::BackupKey(form) => changes.backup_decryption_key = Some(universe.backup_key(form)),
+        Change::BackupKey(form) => changes.backup_decryption_key = Some(fixtures.backup_key(form)),
         Change::DehydratedKey(form) => {
-            changes.dehydrated_device_pickle_key = Some(universe.dehydrated_key(form));
+            changes.dehydrated_device_pickle_key = Some(fixtures.dehydrated_key(form));
         }
         Change::OlmSession { sender, session, form } => {
-            changes.sessions.push(universe.olm_session(sender, session, form));
+            changes.sessions.push(fixtures.olm_session(sender, session, form));
         }
         Change::MessageHash(hash) => changes.message_hashes.push(message_hash(hash)),
-        Change::RoomKey(key) => changes.inbound_group_sessions.push(universe.room_key(&key)),
+        Change::RoomKey(key) => changes.inbound_group_sessions.push(fixtures.room_key(&key)),
         Change::OutboundSession { room, form } => {
-            changes.outbound_group_sessions.push(universe.outbound_session(room, form));
+            changes.outbound_group_sessions.push(fixtures.outbound_session(room, form));
         }
         Change::Request { id, info, sent_out } => {
             changes.key_requests.push(request(id, info, sent_out));
@@ -94,7 +94,7 @@ fn add(changes: &mut Changes, change: &Change) {
                 IdentityList::Changed => &mut changes.identities.changed,
                 IdentityList::Unchanged => &mut changes.identities.unchanged,
             };
-            list.push(universe.identity(user, form));
+            list.push(fixtures.identity(user, form));
         }
         Change::Device { user, device, form, list } => {
             let list = match list {
@@ -102,12 +102,12 @@ fn add(changes: &mut Changes, change: &Change) {
                 DeviceList::Changed => &mut changes.devices.changed,
                 DeviceList::Deleted => &mut changes.devices.deleted,
             };
-            list.push(universe.device(user, device, form));
+            list.push(fixtures.device(user, device, form));
         }
         Change::Withheld { room, session, form } => {
             let entries = changes.withheld_session_info.entry(room_id(room)).or_default();
-            let session_id = universe.session_ids[usize::from(session)].clone();
-            entries.insert(session_id, universe.withheld(room, session, form));
+            let session_id = fixtures.session_ids[usize::from(session)].clone();
+            entries.insert(session_id, fixtures.withheld(room, session, form));
         }
         Change::RoomSettings { room, form } => {
             changes.room_settings.insert(room_id(room), room_settings(form));
@@ -138,7 +138,7 @@ pub fn custom_key(key: Index) -> String {
     name("custom key", &[key])
 }
 
-/// The second is of the same sender, and differs in the hash alone.
+/// All hashes have the same sender.
 pub fn message_hash(hash: Index) -> OlmMessageHash {
     OlmMessageHash { sender_key: "sender".to_owned(), hash: name("hash", &[hash]) }
 }

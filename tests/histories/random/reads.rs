@@ -1,4 +1,4 @@
-//! Reads, as calls of a store, and their answers by name.
+//! Performs reads on a store and returns the names of the values found.
 
 use std::collections::BTreeSet;
 
@@ -10,33 +10,34 @@ use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 use serde::Serialize;
 
 use super::{
-    answers::{Answer, Failure},
+    fixtures::{Fixtures, device_id, request_id, room_id, secret_name, user_id},
     model::tracked_user,
-    saving::{custom_key, message_hash, version},
+    results::{Failure, ReadResult},
     steps::{Index, Read},
     strategies::USERS,
-    universe::{Universe, device_id, request_id, room_id, secret_name, user_id},
+    writes::{custom_key, message_hash, version},
 };
 
-pub async fn ask(store: &PostgresCryptoStore, read: &Read) -> Answer {
+pub async fn run_read(store: &PostgresCryptoStore, read: &Read) -> ReadResult {
     let answer = match read {
         Read::Pages { sender, known_device, limit } => {
             pages(store, *sender, *known_device, usize::from(*limit)).await
         }
-        _ => ask_once(store, read).await,
+        _ => read_once(store, read).await,
     };
     let mut values = answer.map_err(Failure::from)?;
     values.sort();
     Ok(values)
 }
 
-async fn ask_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String>, Error> {
-    let universe = Universe::get();
-    let session_id = |session: Index| &*universe.session_ids[usize::from(session)];
+async fn read_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String>, Error> {
+    let fixtures = Fixtures::get();
+    let session_id = |session: Index| &*fixtures.session_ids[usize::from(session)];
     let found = match *read {
         Read::Account => {
             let account = store.load_account().await?;
-            // As for a new machine: one that loads it again ends no sync (tests/it/deferred/torn.rs).
+            // As a new machine does: one that loads only the account again cannot end a sync
+            // (tests/it/deferred/interrupted_sync.rs).
             store.load_identity().await?;
             named(account.map(|account| account.pickle()))
         }
@@ -45,13 +46,13 @@ async fn ask_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String
             None => Vec::new(),
         },
         Read::OlmSessions { sender } => {
-            let sender_key = universe.sender_keys[usize::from(sender)].to_base64();
+            let sender_key = fixtures.sender_keys[usize::from(sender)].to_base64();
             match store.get_sessions(&sender_key).await? {
                 Some(sessions) if sessions.is_empty() => vec!["some, but none".to_owned()],
                 sessions => {
                     let mut names = Vec::new();
                     for session in sessions.into_iter().flatten() {
-                        names.push(universe.name_of(&session.pickle().await));
+                        names.push(fixtures.name_of(&session.pickle().await));
                     }
                     names
                 }
@@ -129,19 +130,19 @@ async fn ask_once(store: &PostgresCryptoStore, read: &Read) -> Result<Vec<String
             value.map(|value| String::from_utf8(value).unwrap()).into_iter().collect()
         }
         Read::SyncToken => store.next_batch_token().await?.into_iter().collect(),
-        Read::Pages { .. } => panic!("asked in pages"),
+        Read::Pages { .. } => panic!("read by pages()"),
     };
     Ok(found)
 }
 
-/// All pages, as the SDK asks for them.
+/// Reads all pages, as the SDK does.
 async fn pages(
     store: &PostgresCryptoStore,
     sender: Index,
     known_device: bool,
     limit: usize,
 ) -> Result<Vec<String>, Error> {
-    let sender_key = Universe::get().sender_keys[usize::from(sender)];
+    let sender_key = Fixtures::get().sender_keys[usize::from(sender)];
     let kind = match known_device {
         true => SenderDataType::DeviceInfo,
         false => SenderDataType::UnknownDevice,
@@ -153,7 +154,7 @@ async fn pages(
             .await?;
         let Some(last) = page.last() else { return Ok(seen) };
         after = Some(last.session_id().to_owned());
-        // The keys of one id stand on one page, however many rooms they claim.
+        // All keys with one session id are on one page, whatever the number of rooms.
         let ids: BTreeSet<&str> = page.iter().map(|key| key.session_id()).collect();
         assert!(ids.len() <= limit, "a page of {} ids, limit {limit}", ids.len());
         seen.extend(room_keys(page).await);
@@ -166,12 +167,12 @@ async fn room_keys(keys: impl IntoIterator<Item = InboundGroupSession>) -> Vec<S
         let mut pickle = key.pickle().await;
         let state = if pickle.backed_up { "backed up" } else { "not backed up" };
         pickle.backed_up = false;
-        names.push(format!("{}, {state}", Universe::get().name_of(&pickle)));
+        names.push(format!("{}, {state}", Fixtures::get().name_of(&pickle)));
     }
     names
 }
 
-/// The store tells who is tracked by his id: the universe knows the number.
+/// Translates the user ids that the store returns into the numbers of the fixtures.
 async fn tracked_users(store: &PostgresCryptoStore) -> Result<Vec<String>, Error> {
     let users = store.load_tracked_users().await?;
     let name_of = |id: &ruma::UserId, dirty| match (0..USERS).find(|user| user_id(*user) == id) {
@@ -182,7 +183,7 @@ async fn tracked_users(store: &PostgresCryptoStore) -> Result<Vec<String>, Error
 }
 
 fn named(values: impl IntoIterator<Item = impl Serialize>) -> Vec<String> {
-    values.into_iter().map(|value| Universe::get().name_of(&value)).collect()
+    values.into_iter().map(|value| Fixtures::get().name_of(&value)).collect()
 }
 
 fn yes_or_no(yes: bool) -> Vec<String> {

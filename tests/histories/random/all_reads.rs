@@ -1,11 +1,11 @@
-//! All questions that the universe allows.
+//! Every read of every value in the fixtures.
 
 use super::{
     steps::{Index, Read},
     strategies::{DEVICES, KEYS, REQUESTS, ROOMS, SENDERS, SESSIONS, USERS, VERSIONS},
 };
 
-pub fn every_read() -> Vec<Read> {
+pub fn all_reads() -> Vec<Read> {
     let mut reads = vec![
         Read::PrivateIdentity,
         Read::RoomKeys,
@@ -32,7 +32,7 @@ pub fn every_read() -> Vec<Read> {
     });
     each(REQUESTS, &|number| vec![Read::Request(number), Read::RequestByInfo(number)]);
     each(KEYS, &|key| vec![Read::Custom(key), Read::Secrets(key), Read::MessageHash(key)]);
-    // Last, for it drops what is deferred.
+    // Last, because it drops deferred rows.
     reads.push(Read::Account);
     reads
 }

@@ -1,4 +1,4 @@
-//! This program once more, as a child that is killed or lives elsewhere.
+//! Runs the test program again as a child process, which can be killed or run in another name space.
 
 use std::{
     io::{BufRead, BufReader},
@@ -7,25 +7,25 @@ use std::{
 
 const CHILD: &str = "RELIABILITY_CHILD";
 
-/// What the parent asks of the child, if this is one.
+/// The task that the parent has passed to this process; `None` in the parent.
 pub fn task() -> Option<String> {
     std::env::var(CHILD).ok()
 }
 
-/// Says something to the parent.
-pub fn say(text: impl std::fmt::Display) {
+/// Sends a line to the parent.
+pub fn send(text: impl std::fmt::Display) {
     println!("child: {text}");
 }
 
-/// Runs the test once more, alone in a process of its own, for what a process has only one of. Returns
-/// whether it has: `false` in that process.
+/// Runs the test alone in a child process, because it needs a resource that a process has only once.
+/// Returns `true` in the parent, after the child has passed, and `false` in the child.
 ///
 /// ```ignore
-/// if again::has_run_alone("secrecy::logs::logs_hold_no_secret") {
+/// if child_process::run_alone("secrecy::logs::logs_hold_no_secret") {
 ///     return;
 /// }
 /// ```
-pub fn has_run_alone(test: &str) -> bool {
+pub fn run_alone(test: &str) -> bool {
     if task().is_some() {
         return false;
     }
@@ -44,18 +44,19 @@ pub fn passes(test: &str, variables: &[(&str, &str)]) {
     assert!(output.status.success() && text.contains("1 passed"), "{test} failed in a process");
 }
 
-/// A child that runs one test, with its task; `wrapper` is the command that starts it, if any.
-pub struct Again {
+/// A child process that runs one test with a task.
+pub struct ChildProcess {
     pub child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
-impl Again {
+impl ChildProcess {
     pub fn start(test: &str, task: &str) -> Self {
-        Self::within(&[], test, task)
+        Self::start_wrapped(&[], test, task)
     }
 
-    pub fn within(wrapper: &[&str], test: &str, task: &str) -> Self {
+    /// `wrapper`: the command that starts the program, such as `unshare`.
+    pub fn start_wrapped(wrapper: &[&str], test: &str, task: &str) -> Self {
         let program = std::env::current_exe().unwrap();
         let program = program.to_str().unwrap();
         let words: Vec<&str> =
@@ -71,21 +72,21 @@ impl Again {
         Self { child, lines }
     }
 
-    /// What the child says next; `None` when it has ended.
-    pub fn hear(&mut self) -> Option<String> {
+    /// The next line that the child has sent; `None` after its end.
+    pub fn receive(&mut self) -> Option<String> {
         let mut lines = self.lines.by_ref().map_while(Result::ok);
-        lines.find_map(|line| line.split_once("child: ").map(|(_, said)| said.to_owned()))
+        lines.find_map(|line| line.split_once("child: ").map(|(_, text)| text.to_owned()))
     }
 
-    /// `kill -9`; returns what it had said before.
+    /// Kills the child with SIGKILL; returns the lines that it had sent.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        std::iter::from_fn(|| self.hear()).collect()
+        std::iter::from_fn(|| self.receive()).collect()
     }
 }
 
-impl Drop for Again {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! A sync that brings the keys of twenty rooms, and a database in which nothing of it has happened.
+//! A sync with the keys of twenty rooms, and a database in its state before the sync, which can be copied.
 
 use std::{future::Future, pin::pin, sync::Arc, task::Poll};
 
@@ -25,16 +25,16 @@ const OTHER_DEVICE: &str = "OTHER";
 
 pub type Events = Vec<Raw<AnyToDeviceEvent>>;
 
-/// How the keys come.
+/// How the keys are received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Twenty senders, each with its first message.
+    /// From twenty senders, each with its first message.
     NewSessions,
-    /// The same; beside its room key each sends something that strict trust settings refuse.
+    /// The same; each sender also sends a message that strict trust settings refuse.
     StrictTrust,
-    /// The same, over sessions that are known already.
+    /// The same, over existing sessions.
     KnownSessions,
-    /// Forwarded by another device of ours, which was asked for each.
+    /// Forwarded by another own device, in reply to a request for each.
     KeyRequests,
 }
 
@@ -48,8 +48,8 @@ impl Kind {
     }
 }
 
-/// What Bob has before the sync, what comes, and what he must be able to read afterwards.
-pub struct Contact {
+/// Bob's database before the sync, the events of the sync, and messages that he must be able to read after it.
+pub struct SyncReplay {
     kind: Kind,
     server: PostgresServer,
     pub events: Events,
@@ -65,7 +65,7 @@ fn room(number: usize) -> OwnedRoomId {
     RoomId::parse(format!("!room{number}:example.org")).unwrap()
 }
 
-impl Contact {
+impl SyncReplay {
     pub async fn new(kind: Kind) -> Self {
         let server = PostgresServer::start().unwrap();
         connect(&server.url()).await.batch_execute("CREATE DATABASE original").await.unwrap();
@@ -82,7 +82,7 @@ impl Contact {
         Self { kind, server, events: relay.take(bob()), messages, copies: 0 }
     }
 
-    /// A copy of the database, in which nothing has happened yet: its URL.
+    /// Copies the database as it was before the sync; returns the copy's URL.
     pub async fn copy(&mut self) -> String {
         self.copies += 1;
         let name = format!("copy{}", self.copies);
@@ -91,7 +91,7 @@ impl Contact {
         of_database(&self.server, &name)
     }
 
-    /// Sends the sync again, to a machine that starts from what was stored.
+    /// Replays the sync to a machine that starts from the stored state.
     pub async fn replay(&self, url: &str) {
         let (store, machine) = open(url, true).await;
         receive(&machine, self.kind, &self.events).await.unwrap();
@@ -99,7 +99,7 @@ impl Contact {
         store.close().await.unwrap();
     }
 
-    /// How many rooms a machine can read that starts from what was stored.
+    /// Number of rooms that a machine can read which starts from the stored state.
     pub async fn readable(&self, url: &str) -> usize {
         let (store, machine) = open(url, true).await;
         let mut readable = 0;
@@ -154,7 +154,7 @@ async fn sent(relay: &mut Relay, machine: &OlmMachine, kind: Kind) -> Vec<(Owned
             relay.share(sender, &room(ROOMS + number), &[bob()]).await;
         }
         relay.sync(machine, "s0").await;
-        // Bob answers, so that what follows comes over chains of their own.
+        // Bob replies, so that each following message begins a new chain.
         let users: Vec<&UserId> = senders.iter().map(OlmMachine::user_id).collect();
         relay.track(machine, &users).await;
         relay.share(machine, &room(2 * ROOMS), &users).await;
@@ -174,7 +174,7 @@ async fn sent(relay: &mut Relay, machine: &OlmMachine, kind: Kind) -> Vec<(Owned
     messages
 }
 
-/// Sends what is taken from verified devices only.
+/// Sends a message that is accepted from verified devices only.
 async fn send_refused(relay: &mut Relay, sender: &OlmMachine) {
     let device = sender.get_device(bob(), <&DeviceId>::from("DEVICE"), None).await.unwrap();
     let encrypted = device
@@ -184,7 +184,7 @@ async fn send_refused(relay: &mut Relay, sender: &OlmMachine) {
     relay.put(sender.user_id(), bob(), &encrypted.unwrap());
 }
 
-/// Another device of Bob's forwards the keys that he has asked for.
+/// Another device of Bob forwards the keys that he has requested.
 async fn forwarded(relay: &mut Relay, machine: &OlmMachine) -> Vec<(OwnedRoomId, Value)> {
     let memory = Arc::new(MemoryStore::new());
     let other = machine_of_device(bob(), OTHER_DEVICE, memory.clone()).await;
@@ -194,10 +194,11 @@ async fn forwarded(relay: &mut Relay, machine: &OlmMachine) -> Vec<(OwnedRoomId,
     }
     let trusted = machine.get_device(bob(), <&DeviceId>::from(OTHER_DEVICE), None).await.unwrap();
     trusted.unwrap().set_local_trust(LocalTrust::Verified).await.unwrap();
-    // An Olm session with the first device, and nothing else for it.
+    // Creates an Olm session with the first device, and discards the messages.
     relay.share(&other, &room(ROOMS), &[bob()]).await;
     relay.take(bob());
-    let asked = other.get_device(bob(), <&DeviceId>::from("DEVICE"), None).await.unwrap().unwrap();
+    let requester =
+        other.get_device(bob(), <&DeviceId>::from("DEVICE"), None).await.unwrap().unwrap();
     let mut messages = Vec::new();
     for number in 0..ROOMS {
         let room_id = room(number);
@@ -207,25 +208,25 @@ async fn forwarded(relay: &mut Relay, machine: &OlmMachine) -> Vec<(OwnedRoomId,
         machine.request_room_key(&raw, &room_id).await.unwrap();
         let session_id = event["content"]["session_id"].as_str().unwrap();
         let key = memory.get_inbound_group_session(&room_id, session_id).await.unwrap().unwrap();
-        let (_, encrypted) = asked.encrypt_room_key_for_forwarding(key, None).await.unwrap();
+        let (_, encrypted) = requester.encrypt_room_key_for_forwarding(key, None).await.unwrap();
         relay.put(bob(), bob(), &encrypted);
         messages.push((room_id, event));
     }
     messages
 }
 
-/// Where a future is cut.
+/// Where a future is interrupted.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Cut {
-    /// Without its cache the store asks for more, so that there are more places to cut at.
+    /// Without its cache the store sends more queries, so that the future is polled more often.
     pub cached: bool,
-    /// After so many polls.
+    /// After this number of polls.
     pub polls: usize,
-    /// Only when what the last poll waits for has come.
+    /// Only once the task was woken again after the last poll.
     pub when_woken: bool,
 }
 
-/// Polls a future to where it is cut; `None` when that came before its end.
+/// Polls a future until the cut; `None` if that was before its end.
 pub async fn until<T>(cut: Cut, future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut polls) = (pin!(future), 0);
     std::future::poll_fn(move |context| {
@@ -242,7 +243,7 @@ pub async fn until<T>(cut: Cut, future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// How often a future is polled until its end.
+/// Number of polls until the future's end.
 pub async fn polls_of<T>(future: impl Future<Output = T>) -> usize {
     let (mut future, mut polls) = (pin!(future), 0);
     std::future::poll_fn(move |context| {

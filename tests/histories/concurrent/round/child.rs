@@ -1,43 +1,43 @@
-//! A process of the workload, which is killed and started again under another name.
+//! A process of the workload, which is killed and restarted under another name.
 
 use std::time::{Duration, Instant};
-use test_support::again::Again;
+use test_support::child_process::ChildProcess;
 
 use crate::concurrent::{
     history::{Journal, Note},
     workload::Task,
 };
 
-const TEST: &str = "concurrent::every_answer_fits_one_owner_and_one_order";
+const TEST: &str = "concurrent::concurrent_histories_are_linearizable_with_one_owner_at_a_time";
 
 pub struct Child {
-    /// Its process's name is that of the place, and the number of the life.
+    /// Its `process` is a prefix: the process's name ends with the number of restarts.
     task: Task,
-    lives: usize,
-    running: Again,
+    restarts: usize,
+    running: ChildProcess,
 }
 
 impl Child {
     pub fn start(task: Task) -> Self {
-        Self { running: Self::run(&task, 0), task, lives: 0 }
+        Self { running: Self::run(&task, 0), task, restarts: 0 }
     }
 
-    fn name(task: &Task, life: usize) -> String {
-        format!("{}.{life}", task.process)
+    fn name(task: &Task, restart: usize) -> String {
+        format!("{}.{restart}", task.process)
     }
 
-    fn run(task: &Task, life: usize) -> Again {
-        let process = Self::name(task, life);
+    fn run(task: &Task, restart: usize) -> ChildProcess {
+        let process = Self::name(task, restart);
         let task = Task { process, ..task.clone() };
-        Again::start(TEST, &serde_json::to_string(&task).unwrap())
+        ChildProcess::start(TEST, &serde_json::to_string(&task).unwrap())
     }
 
     pub fn pid(&self) -> u32 {
         self.running.child.id()
     }
 
-    fn has_died(&self, journal: &Journal) {
-        let gone = Self::name(&self.task, self.lives);
+    fn note_death(&self, journal: &Journal) {
+        let gone = Self::name(&self.task, self.restarts);
         journal.note("", Note::Died { gone });
     }
 
@@ -46,14 +46,14 @@ impl Child {
         assert_eq!(died, None, "a process of the workload ended by itself");
         self.running.child.kill().unwrap();
         self.running.child.wait().unwrap();
-        self.has_died(journal);
-        self.lives += 1;
+        self.note_death(journal);
+        self.restarts += 1;
         self.task.seed = rng.u64(..);
-        self.running = Self::run(&self.task, self.lives);
+        self.running = Self::run(&self.task, self.restarts);
     }
 
-    /// Tells it to end, and does not wait.
-    pub fn order_end(&mut self) {
+    /// Requests the process to end, without waiting for it.
+    pub fn request_end(&mut self) {
         drop(self.running.child.stdin.take());
     }
 
@@ -62,13 +62,13 @@ impl Child {
         while started.elapsed() < Duration::from_secs(20) {
             if let Some(status) = self.running.child.try_wait().unwrap() {
                 assert!(status.success(), "a process of the workload failed: {status}");
-                return self.has_died(journal);
+                return self.note_death(journal);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        // A late one is no fault: it may wait for all its limits, one after the other.
+        // A late end is not a failure: the process may wait for all its time limits, one after another.
         self.running.child.kill().unwrap();
         self.running.child.wait().unwrap();
-        self.has_died(journal);
+        self.note_death(journal);
     }
 }

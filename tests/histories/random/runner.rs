@@ -10,25 +10,25 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use tokio::{runtime::Runtime, time::timeout};
 
 use super::{
+    environment::Environment,
+    fixtures::Fixtures,
+    harness::{Harness, Verdict},
     matrix::Configuration,
-    place::Place,
     steps::Step,
     strategies,
-    universe::Universe,
-    world::{Verdict, World},
 };
 
 const HISTORIES: u64 = 240;
-/// A database is left behind when it has seen so many.
-const HISTORIES_A_DATABASE: u64 = 1000;
-/// Nothing takes that long, unless it hangs.
+/// Histories after which a worker makes a new database.
+const HISTORIES_PER_DATABASE: u64 = 1000;
+/// Longer than any step takes, unless it hangs.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn run() {
-    Universe::get();
+    Fixtures::get();
     if let Some(seed) = number("HISTORY_SEED") {
-        let bench = Bench::new();
-        return bench.run(seed).unwrap_or_else(|report| panic!("{report}"));
+        let worker = Worker::new();
+        return worker.run(seed).unwrap_or_else(|report| panic!("{report}"));
     }
     let count = number("HISTORIES").unwrap_or(HISTORIES);
     let first = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() << 20;
@@ -41,7 +41,7 @@ pub fn run() {
             (0..workers).map(|_| scope.spawn(|| work(&next, first + count))).collect();
         for worker in workers {
             if let Err(report) = worker.join().unwrap() {
-                // The other workers find nothing more to do.
+                // Stops the other workers.
                 next.store(first + count, Ordering::Relaxed);
                 panic!("{report}");
             }
@@ -53,13 +53,13 @@ pub fn run() {
 
 fn work(next: &AtomicU64, end: u64) -> Verdict {
     loop {
-        let bench = Bench::new();
-        for _ in 0..HISTORIES_A_DATABASE {
+        let worker = Worker::new();
+        for _ in 0..HISTORIES_PER_DATABASE {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return Ok(());
             }
-            if let Err(report) = bench.run(seed) {
+            if let Err(report) = worker.run(seed) {
                 next.store(end, Ordering::Relaxed);
                 return Err(report);
             }
@@ -67,24 +67,28 @@ fn work(next: &AtomicU64, end: u64) -> Verdict {
     }
 }
 
-/// A database and a runtime, on which one history after the other is run.
-struct Bench {
-    place: Place,
+/// A database and a runtime, on which histories run one after another.
+struct Worker {
+    environment: Environment,
     runtime: Runtime,
     histories: AtomicU64,
 }
 
-impl Bench {
+impl Worker {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        Self { place: runtime.block_on(Place::make()), runtime, histories: AtomicU64::new(0) }
+        Self {
+            environment: runtime.block_on(Environment::make()),
+            runtime,
+            histories: AtomicU64::new(0),
+        }
     }
 
-    /// Runs the history of this seed, in all the configurations that are its turn.
+    /// Runs the history of this seed in the configurations that `Configuration::of` chooses for it.
     fn run(&self, seed: u64) -> Verdict {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -98,7 +102,7 @@ impl Bench {
         let mut runner = TestRunner::new_with_rng(config, rng);
         let outcome = runner.run(&strategies::history(), |steps| {
             for configuration in Configuration::of(seed) {
-                self.live(configuration, &steps).map_err(TestCaseError::fail)?;
+                self.run_in(configuration, &steps).map_err(TestCaseError::fail)?;
             }
             Ok(())
         });
@@ -110,19 +114,20 @@ impl Bench {
         })
     }
 
-    fn live(&self, configuration: Configuration, steps: &[Step]) -> Verdict {
+    fn run_in(&self, configuration: Configuration, steps: &[Step]) -> Verdict {
         let account = format!("{}", self.histories.fetch_add(1, Ordering::Relaxed));
         self.runtime.block_on(async {
-            let mut world = World::new(&self.place, configuration, account).await;
+            let mut harness = Harness::new(&self.environment, configuration, account).await;
             for (number, step) in steps.iter().enumerate() {
-                let verdict = timeout(STEP_TIMEOUT, world.take(step)).await;
-                let verdict = verdict.unwrap_or_else(|_| Err("it hangs".to_owned()));
+                let verdict = timeout(STEP_TIMEOUT, harness.apply(step)).await;
+                let verdict =
+                    verdict.unwrap_or_else(|_| Err(format!("no result within {STEP_TIMEOUT:?}")));
                 verdict.map_err(|error| format!("{configuration:?}, step {number}: {error}"))?;
             }
             let at_the_end = |error| format!("{configuration:?}, at the end: {error}");
-            world.compare().await.map_err(at_the_end)?;
-            world.open_another(true).await?;
-            world.compare().await.map_err(|error| {
+            harness.compare().await.map_err(at_the_end)?;
+            harness.open_another(true).await?;
+            harness.compare().await.map_err(|error| {
                 format!("{configuration:?}, in a store opened at the end: {error}")
             })
         })
@@ -131,5 +136,5 @@ impl Bench {
 
 fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is no number: {value}")))
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {value}")))
 }

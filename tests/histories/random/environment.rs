@@ -1,4 +1,4 @@
-//! Where histories take place: a database, and the means to break things in it.
+//! The environment in which histories run: a database, and the means to inject faults.
 
 use deadpool_postgres::Pool;
 use matrix_sdk_postgres::{
@@ -10,8 +10,8 @@ use tokio_postgres::Client;
 
 use super::{matrix::Configuration, proxy::Proxy, steps::Refusal};
 
-/// Counts the rows that are written, or the commits, and refuses those that are armed. A sequence
-/// does not go back when a transaction is rolled back, so that a refusal can pass.
+/// Counts the rows that are written, or the commits, and refuses those that are armed. Counted with a
+/// sequence, which is not rolled back with a transaction, so that a retry can succeed.
 const FAULTS: &str = "
 CREATE SCHEMA faults;
 CREATE SEQUENCE faults.rows;
@@ -42,22 +42,22 @@ BEGIN
                        'FOR EACH ROW EXECUTE FUNCTION faults.refuse()', name);
     END LOOP;
 END $$;
--- Every commit counts itself in this table.
+-- Every commit updates its count in this table.
 CREATE CONSTRAINT TRIGGER refuse_commit AFTER UPDATE ON matrix_sdk.account_lanes
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION faults.refuse()";
 
-/// One history at a time takes place here, each in an account of its own.
-pub struct Place {
+/// Runs one history at a time, each in an account of its own.
+pub struct Environment {
     _database: TestDatabase,
     client: Client,
     pub proxy: Proxy,
-    /// Where the stores connect: to the proxy.
+    /// Leads to the proxy.
     url: String,
-    /// For the stores that bring no pool of their own.
+    /// For stores opened with `open_with_pool`.
     pub pool: Pool,
 }
 
-impl Place {
+impl Environment {
     pub async fn make() -> Self {
         let database = testing::database().unwrap();
         let (proxy, url) = Proxy::start(&database.socket_url()).await;
@@ -74,7 +74,7 @@ impl Place {
         configuration.open(self, &self.url, account).await
     }
 
-    /// Ends all connections but our own, and waits until they are gone.
+    /// Terminates all connections except this one, and waits for their end.
     pub async fn cut(&self) {
         let terminate = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
                          WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -97,7 +97,7 @@ impl Place {
         self.client.execute("DELETE FROM faults.armed", &[]).await.unwrap();
     }
 
-    /// How many rows the application has of its own.
+    /// Number of rows that the application has written with `transaction()`.
     pub async fn own_rows(&self, account: &str) -> i64 {
         let count = "SELECT count(*) FROM faults.own_rows WHERE account = $1";
         self.client.query_one(count, &[&account]).await.unwrap().get(0)

@@ -1,10 +1,10 @@
-//! What is wrong with a history, and the lines that show it.
+//! Prints violations with the lines of the history that show them.
 
 use super::{Report, Violation};
 use crate::concurrent::history::{History, Note, Outcome};
 
-/// The lines of the history that concern a violation: of what its owners did besides the first and the
-/// last ones, and who was given the account in between.
+/// The lines of the history that concern a violation: those of its operations, the first and last other
+/// lines of its openings, and the claims granted in between.
 fn excerpt(history: &History, violation: &Violation) -> String {
     let names: Vec<_> = violation.about.iter().map(|name| format!("\"{name}\"")).collect();
     let of_account = history.lines.iter().filter(|line| line.account == violation.account);
@@ -18,34 +18,34 @@ fn excerpt(history: &History, violation: &Violation) -> String {
         }
         _ => false,
     };
-    let (mut told, others_about): (Vec<_>, Vec<_>) =
+    let (mut lines, others_about): (Vec<_>, Vec<_>) =
         about.into_iter().partition(|(line, _)| is_named(&line.note));
     let (first, last) = (0..others_about.len()).partition::<Vec<_>, _>(|at| *at < 4);
     let last = last.into_iter().rev().take(4);
-    told.extend(first.into_iter().chain(last).map(|at| others_about[at].clone()));
+    lines.extend(first.into_iter().chain(last).map(|at| others_about[at].clone()));
     let (begun, ended) =
-        (told.iter().map(|(line, _)| line.at).min(), told.iter().map(|(line, _)| line.at).max());
+        (lines.iter().map(|(line, _)| line.at).min(), lines.iter().map(|(line, _)| line.at).max());
     let granted = others.into_iter().filter(|(line, _)| {
         matches!(line.note, Note::Claimed { outcome: Outcome::Ok, .. })
             && Some(line.at) > begun
             && Some(line.at) < ended
     });
-    told.extend(granted.take(12));
-    told.sort_by_key(|(line, _)| line.at);
-    told.iter().take(60).map(|(_, text)| format!("    {text}\n")).collect()
+    lines.extend(granted.take(12));
+    lines.sort_by_key(|(line, _)| line.at);
+    lines.iter().take(60).map(|(_, text)| format!("    {text}\n")).collect()
 }
 
-/// How many violations are told with their lines.
-const TOLD: usize = 20;
+/// Number of violations that are printed with their lines.
+const MAX_EXCERPTS: usize = 20;
 
 impl Report {
-    /// What is wrong, and the lines that show it.
-    pub fn tell(&self, history: &History) -> String {
+    /// The violations, and the lines that show them.
+    pub fn render(&self, history: &History) -> String {
         let mut text = String::new();
         for (number, violation) in self.violations.iter().enumerate() {
             let Violation { rule, account, text: what, .. } = violation;
             text += &format!("{rule:?} of {account}: {what}\n");
-            if number < TOLD {
+            if number < MAX_EXCERPTS {
                 text += &excerpt(history, violation);
             }
         }

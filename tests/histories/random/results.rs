@@ -1,11 +1,11 @@
-//! What a store answers, in a form that can be compared and read.
+//! Results of reads, in a form that can be compared and printed.
 
 use matrix_sdk_postgres::Error;
 
-/// Names of values, sorted: most lists come in no order.
-pub type Answer = Result<Vec<String>, Failure>;
+/// Names of values, sorted, because most lists have no order.
+pub type ReadResult = Result<Vec<String>, Failure>;
 
-/// The errors that a history may provoke.
+/// The errors that a history may cause.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     AccountUnset,
@@ -31,11 +31,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the model expects.
+/// The result that the model expects of a read.
 #[derive(Debug, PartialEq)]
 pub enum Expected {
     Exactly(Vec<String>),
-    /// So many of these, whichever.
+    /// This number of values, any of those listed.
     SomeOf(usize, Vec<String>),
     Refused(Failure),
 }
@@ -46,13 +46,13 @@ impl Expected {
         Self::Exactly(values)
     }
 
-    /// As many of these as the limit allows.
+    /// Up to `limit` of these values.
     pub fn some(limit: usize, of: Vec<String>) -> Self {
         Self::SomeOf(limit.min(of.len()), of)
     }
 
-    pub fn allows(&self, answer: &Answer) -> bool {
-        match (self, answer) {
+    pub fn allows(&self, result: &ReadResult) -> bool {
+        match (self, result) {
             (Self::Exactly(expected), Ok(found)) => expected == found,
             (Self::SomeOf(count, of), Ok(found)) => {
                 let is_distinct = found.windows(2).all(|pair| pair[0] != pair[1]);

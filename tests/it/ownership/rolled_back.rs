@@ -1,4 +1,4 @@
-//! A database that was set back: restored from a backup, or failed over to a standby that lagged.
+//! Rollback detection: a database restored from a backup, or failed over to a lagging standby.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use test_support::{Mode, connect, number};
 
 use super::{open, set};
 
-/// A restored dump has the tokens and the counts of its time.
+/// A restored dump has the tokens and counts of its time.
 #[tokio::test]
-async fn a_database_that_was_set_back_is_noticed() {
+async fn a_rolled_back_database_is_detected() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;
@@ -27,7 +27,7 @@ async fn a_database_that_was_set_back_is_noticed() {
     set(&store, b"second").await.unwrap();
     assert!(store.commit_count().await.unwrap() > witness);
 
-    // A standby that lacks the last commits has the same token, and a smaller count.
+    // A standby that lacks the last commits has the same token and a lower count.
     client
         .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
         .await
@@ -36,7 +36,7 @@ async fn a_database_that_was_set_back_is_noticed() {
     assert_matches!(store.reopen().await, Err(Error::DatabaseRolledBack));
     assert_eq!(number(&client, "SELECT count(*) FROM matrix_sdk.custom_values").await, 1);
 
-    // An older backup has an older token of ours, too.
+    // An older backup also has an older token of this owner.
     let store = Mode::Plain.open(&url, "bot").await;
     client
         .batch_execute(
@@ -53,10 +53,10 @@ async fn a_database_that_was_set_back_is_noticed() {
     assert_matches!(set(&store, b"fourth").await, Err(Error::DatabaseRolledBack));
 }
 
-/// Its owner is one that the store has never heard of; still, nobody took anything over.
+/// Its owner is unknown to the store, but it is not a takeover.
 #[tokio::test]
-async fn a_backup_older_than_the_opening_is_noticed() {
-    const SET_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
+async fn a_backup_older_than_the_opening_is_detected() {
+    const ROLL_BACK: &str = "UPDATE matrix_sdk.account_owners SET token = '\\x00', name = 'older';
                             UPDATE matrix_sdk.account_lanes SET commits = commits - 1";
     let database = testing::database().unwrap();
     let url = database.url();
@@ -69,13 +69,13 @@ async fn a_backup_older_than_the_opening_is_noticed() {
 
     let store = open(config(Duration::from_secs(3600))).await.unwrap();
     set(&store, b"first").await.unwrap();
-    client.batch_execute(SET_BACK).await.unwrap();
+    client.batch_execute(ROLL_BACK).await.unwrap();
     assert_matches!(set(&store, b"second").await, Err(Error::DatabaseRolledBack));
 
-    // One that only reads learns it from its heartbeat.
+    // An owner that only reads detects it by its heartbeat.
     let store = open(config(Duration::from_millis(50))).await.unwrap();
     set(&store, b"third").await.unwrap();
-    client.batch_execute(SET_BACK).await.unwrap();
+    client.batch_execute(ROLL_BACK).await.unwrap();
     let noticed = async {
         loop {
             if let Err(error) = store.get_custom_value("key").await {
@@ -88,9 +88,9 @@ async fn a_backup_older_than_the_opening_is_noticed() {
     assert_matches!(noticed, Error::DatabaseRolledBack);
 }
 
-/// Also one whose owner is still the same, and that only reads.
+/// Also if the owner is the same, and only reads.
 #[tokio::test]
-async fn the_heartbeat_notices_a_database_that_was_set_back() {
+async fn the_heartbeat_detects_a_rolled_back_database() {
     let database = testing::database().unwrap();
     let url = database.url();
     let client = connect(&url).await;

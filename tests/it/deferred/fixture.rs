@@ -1,4 +1,4 @@
-//! A session that a message has made, and a store that may defer it.
+//! A session created by a received message, and a store that defers it.
 
 use matrix_sdk_crypto::{
     DeviceData, LocalTrust,
@@ -19,8 +19,8 @@ use test_support::{
     values::received_session,
 };
 
-/// An account with its device, and another's whose message made a session.
-pub struct Bench {
+/// An account with its device, and a session created by a message of another device.
+pub struct DeferredSession {
     pub database: TestDatabase,
     pub store: PostgresCryptoStore,
     pub own: Account,
@@ -28,7 +28,7 @@ pub struct Bench {
     pub session: Session,
 }
 
-impl Bench {
+impl DeferredSession {
     pub async fn new() -> Self {
         let database = testing::database().unwrap();
         let store = Mode::Key.open(&database.url(), "bot").await;
@@ -43,17 +43,17 @@ impl Bench {
         Self { database, store, own, other: DeviceData::from_account(&other), session }
     }
 
-    /// What the SDK saves when the message comes.
+    /// Saves what the SDK saves when the message is received.
     pub async fn receive(&self) {
         let devices = DeviceChanges {
-            changed: vec![self.other_as(LocalTrust::Ignored)],
+            changed: vec![self.other_with_trust(LocalTrust::Ignored)],
             ..Default::default()
         };
         let sessions = vec![self.session.clone()];
         self.store.save_changes(Changes { sessions, devices, ..Default::default() }).await.unwrap();
     }
 
-    /// What the SDK loads for a new machine.
+    /// Reopens the store and loads what the SDK loads for a new machine.
     pub async fn build_machine(&self) {
         self.store.reopen().await.unwrap();
         self.store.load_account().await.unwrap();
@@ -78,26 +78,26 @@ impl Bench {
         self.session.inner.lock().await.encrypt("hello").unwrap();
     }
 
-    /// What is stored of the session: as another store reads it.
+    /// The stored session, as another store reads it.
     pub async fn stored(&self) -> Option<Session> {
         let config = Mode::Key.config(&self.database.url(), "bot").access(Access::ReadOnly);
-        let observer = PostgresCryptoStore::open_with_config(&config).await.unwrap();
-        observer.load_account().await.unwrap().unwrap();
-        session_in(&observer, &self.session).await
+        let read_only = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        read_only.load_account().await.unwrap().unwrap();
+        session_in(&read_only, &self.session).await
     }
 
-    /// Whether the stored session is as the one in memory.
+    /// Whether the stored session equals the one in memory.
     pub async fn is_stored(&self) -> bool {
         let Some(stored) = self.stored().await else { return false };
         pickle(&stored).await == pickle(&self.session).await
     }
 
-    /// The other's device, changed.
-    pub fn other_as(&self, trust: LocalTrust) -> DeviceData {
+    /// The other device with a changed trust.
+    pub fn other_with_trust(&self, trust: LocalTrust) -> DeviceData {
         DeviceData::new(self.other.as_device_keys().clone(), trust)
     }
 
-    /// What tells the rows of the other's device apart.
+    /// The trust of the other device, which distinguishes the versions of its row.
     pub async fn trust(&self) -> LocalTrust {
         let (user_id, device_id) = (self.other.user_id(), self.other.device_id());
         let device = self.store.get_device(user_id, device_id).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What the database holds: looked at before and after.
+//! Reads the database before and after a round.
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Access, PostgresCryptoStore, PostgresStoreConfig};
@@ -8,11 +8,11 @@ use crate::concurrent::{
     history::{Journal, Note},
     workload::{
         ACCOUNTS, MACHINE, create_machine, readers,
-        registers::{REGISTERS, keys, name_in},
+        registers::{REGISTERS, decode, keys},
     },
 };
 
-/// Notes what each transaction wrote, in the transaction itself; and whose the account is.
+/// Triggers that record, in each transaction, the rows it writes, and each change of the owner.
 const TRACES: &str = "
 CREATE TABLE traces (number bigint GENERATED ALWAYS AS IDENTITY, account bigint, row text,
   value text, xid xid8 DEFAULT pg_current_xact_id());
@@ -43,7 +43,7 @@ const OTHERS: &str = "
 SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()";
 
-/// Makes the accounts.
+/// Creates the accounts and the triggers.
 pub async fn prepare(url: &str, journal: &Journal) {
     for account in ACCOUNTS {
         Mode::Plain.open(url, account).await.close().await.unwrap();
@@ -53,24 +53,25 @@ pub async fn prepare(url: &str, journal: &Journal) {
     count(url, journal).await;
 }
 
-async fn observe(url: &str, account: &str) -> PostgresCryptoStore {
+async fn open_read_only(url: &str, account: &str) -> PostgresCryptoStore {
     let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
     PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 
 async fn count(url: &str, journal: &Journal) {
     for account in ACCOUNTS {
-        let commits = observe(url, account).await.commit_count().await.unwrap();
+        let commits = open_read_only(url, account).await.commit_count().await.unwrap();
         journal.note(account, Note::Count { commits });
     }
 }
 
-/// Waits for whatever is still on its way; then notes what is there.
-pub async fn look(url: &str, journal: &Journal) {
+/// Waits until all other sessions have ended, then notes the contents of the database.
+pub async fn record(url: &str, journal: &Journal) {
     let client = connect(url).await;
-    eventually("all others have gone", || async { number(&client, OTHERS).await == 0 }).await;
+    eventually("all other sessions have ended", || async { number(&client, OTHERS).await == 0 })
+        .await;
     for account in ACCOUNTS {
-        let store = observe(url, account).await;
+        let store = open_read_only(url, account).await;
         for register in REGISTERS {
             for key in keys(register) {
                 journal.note(account, readers::read(&store, register, key).await.unwrap());
@@ -81,7 +82,7 @@ pub async fn look(url: &str, journal: &Journal) {
     for found in client.query(TRACED, &[]).await.unwrap() {
         let (account, number, row): (String, i64, String) =
             (found.get(0), found.get(1), found.get(2));
-        let (name, transaction) = (name_in(found.get(3)), found.get(4));
+        let (name, transaction) = (decode(found.get(3)), found.get(4));
         let note = match row.as_str() {
             "account_owners" => Note::Owned { number, opening: name },
             _ => Note::Committed { number, op: name, row, transaction },

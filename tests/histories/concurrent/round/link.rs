@@ -1,5 +1,5 @@
-//! A link between the stores and their server that can stall, delay and break, without a look at what
-//! it carries. What was sent before a stall arrives after it, also when its sender is long gone.
+//! A link between the stores and their server that can stall, delay, hold and break. Data sent before a
+//! stall is delivered after it, even if its sender has gone by then.
 
 use std::{
     sync::{
@@ -18,9 +18,9 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-/// Which way something goes.
+/// The direction of a stream.
 #[derive(Clone, Copy, Debug)]
-pub enum Way {
+pub enum Direction {
     ToServer,
     ToClient,
 }
@@ -32,28 +32,28 @@ pub struct Link {
 }
 
 struct Shared {
-    /// Connections that were made before this one stand still.
+    /// In each direction: connections with a lower number stall.
     stalled: [watch::Sender<u64>; 2],
     connections: AtomicU64,
     delay: AtomicU64,
-    /// Decides what is held on its own connection, until there is to be no more harm.
-    chance: Mutex<Option<fastrand::Rng>>,
+    /// Chooses the messages that are held; `None` once faults have ended.
+    hold_rng: Mutex<Option<fastrand::Rng>>,
     held: AtomicU64,
-    /// Changes when all connections break.
+    /// Changes when all connections are to break.
     cuts: watch::Sender<u64>,
-    /// Changes when the clients' ends break, and the server does not notice yet.
+    /// Changes when the clients' ends are to break, unnoticed by the server.
     client_cuts: watch::Sender<u64>,
 }
 
 impl Link {
-    /// Leads to a port of this machine. Ends with the runtime.
+    /// Forwards to a local port. Ends with the runtime.
     pub async fn to(port: u16, rng: fastrand::Rng) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
             stalled: [watch::Sender::new(0), watch::Sender::new(0)],
             connections: AtomicU64::new(0),
             delay: AtomicU64::new(0),
-            chance: Mutex::new(Some(rng)),
+            hold_rng: Mutex::new(Some(rng)),
             held: AtomicU64::new(0),
             cuts: watch::Sender::new(0),
             client_cuts: watch::Sender::new(0),
@@ -68,24 +68,27 @@ impl Link {
         link
     }
 
-    /// New connections stand still like the others, or pass: then what is asked again overtakes what
-    /// was asked first.
-    pub fn stall(&self, way: Way, new_ones: bool) {
+    /// `new_ones`: whether new connections stall too. If not, a retry overtakes the first attempt.
+    pub fn stall(&self, direction: Direction, new_ones: bool) {
         let count = self.shared.connections.load(SeqCst);
-        self.shared.stalled[way as usize].send_replace(if new_ones { u64::MAX } else { count });
+        self.shared.stalled[direction as usize].send_replace(if new_ones {
+            u64::MAX
+        } else {
+            count
+        });
     }
 
-    pub fn go_on(&self, way: Way) {
-        self.shared.stalled[way as usize].send_replace(0);
+    pub fn resume(&self, direction: Direction) {
+        self.shared.stalled[direction as usize].send_replace(0);
     }
 
     pub fn delay(&self, delay: Duration) {
         self.shared.delay.store(u64::try_from(delay.as_micros()).unwrap(), SeqCst);
     }
 
-    /// Holds nothing more; says how often it has.
-    pub fn let_pass(&self) -> u64 {
-        *self.shared.chance.lock().unwrap() = None;
+    /// Ends the holding of messages; returns the number of those that were held.
+    pub fn release_all(&self) -> u64 {
+        *self.shared.hold_rng.lock().unwrap() = None;
         self.shared.held.load(SeqCst)
     }
 
@@ -99,12 +102,11 @@ impl Link {
 }
 
 impl Shared {
-    /// How long a message is held, if it is one that matters: what comes by another connection
-    /// overtakes it.
+    /// How long a claim or `COMMIT` is held, if at all, so that messages of other connections overtake it.
     fn hold(&self, bytes: &[u8]) -> Option<Duration> {
         let has = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
-        let mut chance = self.chance.lock().unwrap();
-        let rng = chance.as_mut()?;
+        let mut hold_rng = self.hold_rng.lock().unwrap();
+        let rng = hold_rng.as_mut()?;
         let one_in = if has(b"claim(") { 5 } else { 200 };
         let held = rng.u32(0..one_in) == 0 && (one_in == 5 || has(b"COMMIT"));
         held.then(|| {
@@ -124,14 +126,19 @@ async fn carry(client: TcpStream, port: u16, shared: Arc<Shared>) {
     let number = shared.connections.fetch_add(1, SeqCst);
     let (sent, to_send) = mpsc::unbounded_channel();
     let (answered, to_answer) = mpsc::unbounded_channel();
-    tokio::spawn(take(from_client, sent, shared.clone(), true));
-    tokio::spawn(give(to_server, to_send, shared.clone(), (Way::ToServer, number)));
-    tokio::spawn(take(from_server, answered, shared.clone(), false));
-    give(to_client, to_answer, shared, (Way::ToClient, number)).await;
+    tokio::spawn(read_into_queue(from_client, sent, shared.clone(), true));
+    tokio::spawn(write_from_queue(
+        to_server,
+        to_send,
+        shared.clone(),
+        (Direction::ToServer, number),
+    ));
+    tokio::spawn(read_into_queue(from_server, answered, shared.clone(), false));
+    write_from_queue(to_client, to_answer, shared, (Direction::ToClient, number)).await;
 }
 
-/// Reads at once, stalled or not: what was sent has left its sender.
-async fn take(
+/// Reads at once, even during a stall, as a network accepts what was sent.
+async fn read_into_queue(
     mut from: OwnedReadHalf,
     queue: mpsc::UnboundedSender<Vec<u8>>,
     shared: Arc<Shared>,
@@ -153,25 +160,25 @@ async fn take(
     }
 }
 
-async fn give(
+async fn write_from_queue(
     mut to: OwnedWriteHalf,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
     shared: Arc<Shared>,
-    (way, number): (Way, u64),
+    (direction, number): (Direction, u64),
 ) {
     let (mut cuts, mut client_cuts) = (shared.cuts.subscribe(), shared.client_cuts.subscribe());
-    let mut stalled = shared.stalled[way as usize].subscribe();
+    let mut stalled = shared.stalled[direction as usize].subscribe();
     let pass_all = async {
         loop {
             let bytes = queue.recv().await;
             let delay = shared.delay.load(SeqCst);
-            let hold = bytes.as_ref().filter(|_| matches!(way, Way::ToServer));
+            let hold = bytes.as_ref().filter(|_| matches!(direction, Direction::ToServer));
             let hold = hold.and_then(|bytes| shared.hold(bytes)).unwrap_or_default();
             let wait = Duration::from_micros(delay) + hold;
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            // Also an end comes when the stall is over.
+            // The end of the stream is delivered after the stall, too.
             let _ = stalled.wait_for(|before| number >= *before).await;
             match bytes {
                 Some(bytes) if to.write_all(&bytes).await.is_ok() => {}
@@ -182,6 +189,6 @@ async fn give(
     tokio::select! {
         () = pass_all => {}
         _ = cuts.changed() => {}
-        _ = client_cuts.changed(), if matches!(way, Way::ToClient) => {}
+        _ = client_cuts.changed(), if matches!(direction, Direction::ToClient) => {}
     }
 }

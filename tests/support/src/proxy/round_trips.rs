@@ -1,4 +1,4 @@
-//! Turns of the wire: how often a client had to wait for the server. And the transactions that it
+//! RoundTrips of the wire: how often a client had to wait for the server. And the transactions that it
 //! committed.
 
 use std::{
@@ -55,26 +55,26 @@ pub(super) enum WaitFor {
 }
 
 /// Counts what all connections of a proxy do together.
-pub(super) struct Turns {
+pub(super) struct RoundTrips {
     /// The runtime of the clients.
     runtime: Option<Handle>,
-    turns: AtomicUsize,
+    round_trips: AtomicUsize,
     commits: AtomicUsize,
     answered: AtomicUsize,
 }
 
-impl Turns {
+impl RoundTrips {
     pub(super) fn new() -> Self {
         Self {
             runtime: Handle::try_current().ok(),
-            turns: AtomicUsize::new(0),
+            round_trips: AtomicUsize::new(0),
             commits: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
         }
     }
 
-    pub(super) fn turns(&self) -> usize {
-        self.turns.load(SeqCst)
+    pub(super) fn round_trips(&self) -> usize {
+        self.round_trips.load(SeqCst)
     }
 
     pub(super) fn commits(&self) -> usize {
@@ -95,12 +95,12 @@ impl Turns {
         }
     }
 
-    /// Counts a turn if the client that was sending is silent now, and waits for what it sends next.
+    /// Counts a round trip if the client that was sending is silent now, and waits for what it sends next.
     pub(super) fn wait_for_message(&self, client: &TcpStream, sending: &Sending, what: WaitFor) {
         if sending.is_on() {
             client.set_read_timeout(Some(SILENCE)).unwrap();
             if self.is_silent(client) {
-                self.turns.fetch_add(1, SeqCst);
+                self.round_trips.fetch_add(1, SeqCst);
                 sending.end();
             }
             client.set_read_timeout(None).unwrap();

@@ -1,4 +1,4 @@
-//! A store and its model, side by side.
+//! The harness: applies each step to a store and to its model, and compares the results.
 
 use std::{pin::pin, time::Duration};
 
@@ -8,45 +8,49 @@ use matrix_sdk_postgres::PostgresCryptoStore;
 use tokio::time::timeout;
 
 use super::{
-    answers::{Answer, Expected, Failure},
-    asking::ask,
+    all_reads::all_reads,
     deferral::Deferral,
-    everything::every_read,
+    environment::Environment,
     leases::Leases,
     matrix::Configuration,
     model::Model,
-    place::Place,
-    saving::{custom_key, save},
+    reads::run_read,
+    results::{Expected, Failure, ReadResult},
     steps::{Read, Refusal, Step, Write},
+    writes::{custom_key, run_write},
 };
 
-/// How long a write may wait for a connection.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time limit of a write that may wait for a held connection; on expiry the connection is released.
+const WRITE_WAIT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What was wrong, or nothing.
+/// `Err` describes the first difference from the model.
 pub type Verdict = Result<(), String>;
 
-pub struct World<'a> {
-    pub place: &'a Place,
+pub struct Harness<'a> {
+    pub environment: &'a Environment,
     pub configuration: Configuration,
     pub account: String,
     pub store: PostgresCryptoStore,
     pub model: Model,
     pub deferral: Deferral,
     leases: Leases,
-    /// How many rows of the application's own were committed.
+    /// Number of committed rows of the application.
     pub own_rows: i64,
-    /// Whether this store has loaded or saved its account, and so knows whose it is.
+    /// Whether this store has loaded or saved its account.
     pub is_loaded: bool,
-    /// Whether an operation failed, so that the store accepts no more writes.
+    /// Whether an operation failed, so that the store refuses writes.
     pub has_failed: bool,
 }
 
-impl<'a> World<'a> {
-    pub async fn new(place: &'a Place, configuration: Configuration, account: String) -> Self {
-        let store = place.open(configuration, &account).await;
+impl<'a> Harness<'a> {
+    pub async fn new(
+        environment: &'a Environment,
+        configuration: Configuration,
+        account: String,
+    ) -> Self {
+        let store = environment.open(configuration, &account).await;
         Self {
-            place,
+            environment,
             configuration,
             account,
             store,
@@ -59,7 +63,7 @@ impl<'a> World<'a> {
         }
     }
 
-    pub async fn take(&mut self, step: &Step) -> Verdict {
+    pub async fn apply(&mut self, step: &Step) -> Verdict {
         match step {
             Step::Write(write) => self.write(write).await,
             Step::Read(read) => self.read(read).await,
@@ -75,24 +79,24 @@ impl<'a> World<'a> {
             Step::TakeOver { load, write } => self.take_over(*load, write).await,
             Step::TakeOverDuring { steps } => self.take_over_during(steps).await,
             Step::Cut => {
-                self.place.cut().await;
+                self.environment.cut().await;
                 Ok(())
             }
             Step::CutDuring(write) => self.cut_during(write).await,
             Step::RefusedWrite(write, refusal) => self.refused_write(write, *refusal).await,
             Step::Race { write, read, read_first } => self.race(write, read, *read_first).await,
-            Step::LateAnswer { read, write } => self.late_answer(read, write).await,
+            Step::LateResponse { read, write } => self.late_response(read, write).await,
             Step::DroppedWrite(write) => self.dropped_write(write).await,
             Step::Atomically { steps, end } => self.atomically(steps, *end).await,
         }
     }
 
     async fn write(&mut self, write: &Write) -> Verdict {
-        let result = save(&self.store, write).await.map_err(Failure::from);
+        let result = run_write(&self.store, write).await.map_err(Failure::from);
         self.written(write, result)
     }
 
-    /// Judges the result of a write that nothing hindered.
+    /// Checks the result of a write that no fault affected.
     fn written(&mut self, write: &Write, result: Result<(), Failure>) -> Verdict {
         match (result, self.has_failed) {
             (Ok(()), false) => {
@@ -107,16 +111,15 @@ impl<'a> World<'a> {
     }
 
     async fn read(&mut self, read: &Read) -> Verdict {
-        let answer = ask(&self.store, read).await;
+        let answer = run_read(&self.store, read).await;
         let expected = self.model.expect(read, self.is_loaded);
         self.loaded(read, &answer);
-        self.deferral.saw(read, &answer);
-        judge(read, &[expected], &answer)
+        self.deferral.note_read(read, &answer);
+        check_result(read, &[expected], &answer)
     }
 
-    /// A sync that was dropped in its middle shows when the account is loaded: from then on the store
-    /// must refuse writes.
-    pub fn notice_torn_sync(&mut self) {
+    /// Loading the account reveals an interrupted sync: from then on the store must refuse writes.
+    pub fn notice_interrupted_sync(&mut self) {
         if !self.deferral.is_empty() {
             self.has_failed = true;
             self.drop_deferred();
@@ -136,18 +139,18 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A store that finds its account knows from then on whose it is.
-    fn loaded(&mut self, read: &Read, answer: &Answer) {
+    /// Updates the state after the account was loaded.
+    fn loaded(&mut self, read: &Read, answer: &ReadResult) {
         let found = answer.as_ref().is_ok_and(|found| !found.is_empty());
         self.is_loaded |= matches!(read, Read::Account) && found;
         if matches!(read, Read::Account) {
-            self.notice_torn_sync();
+            self.notice_interrupted_sync();
         }
     }
 
-    /// Asks everything there is to ask.
+    /// Compares the results of all reads.
     pub async fn compare(&mut self) -> Verdict {
-        for read in every_read() {
+        for read in all_reads() {
             self.read(&read).await?;
         }
         Ok(())
@@ -158,13 +161,13 @@ impl<'a> World<'a> {
             self.store.close().await.map_err(debug)?;
         }
         for read in [Read::Account, Read::OwnDevice, Read::Devices { user: 0 }] {
-            let answer = ask(&self.store, &read).await;
-            judge(&read, &[Expected::Refused(Failure::Closed)], &answer)?;
+            let answer = run_read(&self.store, &read).await;
+            check_result(&read, &[Expected::Refused(Failure::Closed)], &answer)?;
         }
-        let write = save(&self.store, &Write::ResetBackup).await.map_err(Failure::from);
+        let write = run_write(&self.store, &Write::ResetBackup).await.map_err(Failure::from);
         let nothing = self.store.atomically(async { Ok::<_, CryptoStoreError>(()) }).await;
         if write != Err(Failure::Closed) || nothing.is_ok() {
-            return Err(format!("a closed store answers {write:?}, {nothing:?}"));
+            return Err(format!("a closed store returned {write:?}, {nothing:?}"));
         }
         self.reopen().await
     }
@@ -173,30 +176,30 @@ impl<'a> World<'a> {
         self.store.reopen().await.map_err(debug)?;
         self.drop_deferred();
         if self.has_failed {
-            self.deferral.forget_seen();
+            self.deferral.forget_last_seen();
         }
         self.has_failed = false;
         Ok(())
     }
 
     pub async fn open_another(&mut self, load: bool) -> Verdict {
-        self.store = self.place.open(self.configuration, &self.account).await;
+        self.store = self.environment.open(self.configuration, &self.account).await;
         (self.is_loaded, self.has_failed) = (false, false);
         self.drop_deferred();
-        self.deferral.forget_seen();
+        self.deferral.forget_last_seen();
         if load { self.read(&Read::Account).await } else { Ok(()) }
     }
 
     async fn refused_write(&mut self, write: &Write, refusal: Refusal) -> Verdict {
-        self.place.arm(refusal).await;
-        let result = save(&self.store, write).await.map_err(Failure::from);
-        self.place.disarm().await;
+        self.environment.arm(refusal).await;
+        let result = run_write(&self.store, write).await.map_err(Failure::from);
+        self.environment.disarm().await;
         if self.has_failed || !matches!(refusal, Refusal::Always { .. }) {
             return self.written(write, result);
         }
         let touches_rows = self.deferral.changes_rows(&self.model, write);
         match result {
-            // Fewer rows than it would have taken.
+            // The write has fewer rows than the first one that would be refused.
             Ok(()) if !touches_rows || refusal != (Refusal::Always { row: 1 }) => {
                 self.written(write, Ok(()))
             }
@@ -205,7 +208,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// From here on the store must refuse writes, and answer from the database.
+    /// From here on the store must refuse writes, and read from the database.
     pub async fn failed(&mut self) -> Verdict {
         self.has_failed = true;
         self.drop_deferred();
@@ -216,64 +219,64 @@ impl<'a> World<'a> {
     }
 
     async fn cut_during(&mut self, write: &Write) -> Verdict {
-        let (result, ()) = join(save(&self.store, write), self.place.cut()).await;
+        let (result, ()) = join(run_write(&self.store, write), self.environment.cut()).await;
         self.written(write, result.map_err(Failure::from))
     }
 
     async fn race(&mut self, write: &Write, read: &Read, read_first: bool) -> Verdict {
-        if self.tears(write, read) {
-            return self.one_after_the_other(write, read).await;
+        if self.depends_on_order(write, read) {
+            return self.write_then_read(write, read).await;
         }
-        let (saving, asking) = (save(&self.store, write), ask(&self.store, read));
+        let (writing, reading) = (run_write(&self.store, write), run_read(&self.store, read));
         let (result, answer) = if read_first {
-            let (answer, result) = join(asking, saving).await;
+            let (answer, result) = join(reading, writing).await;
             (result, answer)
         } else {
-            join(saving, asking).await
+            join(writing, reading).await
         };
         self.raced(write, read, result.map_err(Failure::from), answer).await
     }
 
-    /// Whether it depends on which is first if a sync is torn.
-    fn tears(&self, write: &Write, read: &Read) -> bool {
+    /// Whether the order of the two decides if a sync is interrupted.
+    fn depends_on_order(&self, write: &Write, read: &Read) -> bool {
         matches!(read, Read::Account) && (self.deferral.defers(write) || !self.deferral.is_empty())
     }
 
-    async fn one_after_the_other(&mut self, write: &Write, read: &Read) -> Verdict {
+    async fn write_then_read(&mut self, write: &Write, read: &Read) -> Verdict {
         self.write(write).await?;
         self.read(read).await
     }
 
-    /// The answer to a read may be from before a commit that comes first; later ones may not.
-    async fn late_answer(&mut self, read: &Read, write: &Write) -> Verdict {
-        if self.tears(write, read) {
-            return self.one_after_the_other(write, read).await;
+    /// The read may return the state before a commit that overtakes it; later reads may not.
+    async fn late_response(&mut self, read: &Read, write: &Write) -> Verdict {
+        if self.depends_on_order(write, read) {
+            return self.write_then_read(write, read).await;
         }
-        let proxy = &self.place.proxy;
+        let proxy = &self.environment.proxy;
         proxy.hold_next();
-        let (store, asked) = (self.store.clone(), *read);
-        let mut asking = tokio::spawn(async move { ask(&store, &asked).await });
-        let answered = tokio::select! {
-            answer = &mut asking => {
-                // From memory: there is nothing to hold back.
+        let (store, wanted) = (self.store.clone(), *read);
+        let mut reading = tokio::spawn(async move { run_read(&store, &wanted).await });
+        let early = tokio::select! {
+            answer = &mut reading => {
+                // Answered from the cache: there is no response to hold.
                 proxy.release();
                 Some(answer)
             }
             () = proxy.has_caught() => None,
         };
         let result = {
-            let mut saving = pin!(save(&self.store, write));
-            let in_time = timeout(PATIENCE, saving.as_mut()).await;
+            let mut writing = pin!(run_write(&self.store, write));
+            let in_time = timeout(WRITE_WAIT_LIMIT, writing.as_mut()).await;
             proxy.release();
-            // Should it have waited for the connection that was held, it has it now.
+            // If the write waited for the held connection, it gets that now.
             match in_time {
                 Ok(result) => result,
-                Err(_) => saving.await,
+                Err(_) => writing.await,
             }
         };
-        let answer = match answered {
+        let answer = match early {
             Some(answer) => answer,
-            None => asking.await,
+            None => reading.await,
         };
         let result = result.map_err(Failure::from);
         self.raced(write, read, result, answer.map_err(debug)?).await
@@ -284,11 +287,11 @@ impl<'a> World<'a> {
         write: &Write,
         read: &Read,
         result: Result<(), Failure>,
-        answer: Answer,
+        answer: ReadResult,
     ) -> Verdict {
         let (before, was_loaded) = (self.model.clone(), self.is_loaded);
         self.written(write, result)?;
-        // Pages are many reads, each from before or after.
+        // Pages are several reads, each of which may precede or follow the write.
         if !matches!(read, Read::Pages { .. }) {
             let expected = [
                 before.expect(read, was_loaded),
@@ -296,24 +299,24 @@ impl<'a> World<'a> {
                 self.model.expect(read, was_loaded),
                 self.model.expect(read, self.is_loaded),
             ];
-            judge(read, &expected, &answer)?;
+            check_result(read, &expected, &answer)?;
         }
         self.loaded(read, &answer);
-        // What the first read left behind must not be from before.
+        // The first read must not have left stale rows in the cache.
         self.read(read).await
     }
 
-    /// A write that has begun is finished, and nothing later passes it.
+    /// A write that has begun is finished, and no later one overtakes it.
     async fn dropped_write(&mut self, write: &Write) -> Verdict {
-        let mut saving = Box::pin(save(&self.store, write));
-        let begun = match poll!(&mut saving) {
+        let mut writing = Box::pin(run_write(&self.store, write));
+        let begun = match poll!(&mut writing) {
             std::task::Poll::Ready(result) => result.map_err(Failure::from),
             std::task::Poll::Pending if self.has_failed => Err(Failure::ReopenRequired),
             std::task::Poll::Pending => Ok(()),
         };
-        drop(saving);
+        drop(writing);
         if self.deferral.defers(write) && begun.is_ok() && self.refuses_writes().await? {
-            // It was dropped before its turn: the sync is torn.
+            // Dropped while it was queued: the sync is interrupted.
             self.failed().await?;
         } else {
             self.written(write, begun)?;
@@ -327,14 +330,14 @@ impl<'a> World<'a> {
     }
 }
 
-/// Whether one of the expected answers was given.
-pub fn judge(read: &Read, expected: &[Expected], answer: &Answer) -> Verdict {
-    if expected.iter().any(|expected| expected.allows(answer)) {
+/// Checks that the result is one of those expected.
+pub fn check_result(read: &Read, expected: &[Expected], result: &ReadResult) -> Verdict {
+    if expected.iter().any(|expected| expected.allows(result)) {
         return Ok(());
     }
     let mut wanted: Vec<String> = expected.iter().map(|one| format!("{one:?}")).collect();
     wanted.dedup();
-    Err(format!("{read:?} answers {answer:?}, expected: {}", wanted.join(" or ")))
+    Err(format!("{read:?} returned {result:?}, expected: {}", wanted.join(" or ")))
 }
 
 pub fn debug(error: impl std::fmt::Debug) -> String {
