@@ -160,6 +160,15 @@ impl StoreLane {
     }
 
     /// The state of the connection pool.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    pub(crate) fn account_id(&self) -> i64 {
+        self.lane.owner.account_id
+    }
+
+    /// How many connections the pool has, and how many operations wait for one.
     pub(crate) fn pool_status(&self) -> deadpool_postgres::Status {
         self.database.pool_status()
     }

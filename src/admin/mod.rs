@@ -33,7 +33,7 @@ mod verify;
 pub use crate::crypto_store::OwnDevice;
 
 pub use self::{
-    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, check_backup, restore},
+    archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, read_backup, restore},
     check::{Check, CheckStatus},
     delete::{Deleted, count_account, delete_account},
     device::{check_device, check_key_backup, check_one_time_keys},

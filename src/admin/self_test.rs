@@ -1,7 +1,10 @@
 //! A throwaway account, to see whether a store works here.
 
 use matrix_sdk_common::ruma::{device_id, user_id};
-use matrix_sdk_crypto::{OlmMachine, store::CryptoStore};
+use matrix_sdk_crypto::{
+    olm::Account,
+    store::{CryptoStore, types::PendingChanges},
+};
 use serde::Serialize;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -121,10 +124,11 @@ impl Test {
     }
 }
 
-/// A machine writes its account and its device.
+/// Writes an Olm account, as a new machine does, and a value.
 async fn write(store: &PostgresCryptoStore) -> Result<(), Failure> {
     let (user, device) = (user_id!("@self-test:localhost"), device_id!("SELFTEST"));
-    OlmMachine::with_store(user, device, store.clone(), None).await?;
+    let account = Some(Account::with_device_id(user, device));
+    store.save_pending_changes(PendingChanges { account }).await?;
     Ok(store.set_custom_value(KEY, VALUE.to_vec()).await?)
 }
 

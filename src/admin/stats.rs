@@ -9,7 +9,9 @@ use super::{
     session::{Session, Transaction},
     time::unix,
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
+use crate::{
+    DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores, crypto_store::TABLES,
+};
 
 /// Days of which the new room keys are counted, today among them.
 const DAYS: i32 = 14;
@@ -123,6 +125,35 @@ pub async fn stats(config: &PostgresStoreConfig) -> Result<Stats, OpenStoreError
     let schema = session.schema().name();
     let stats = reading.finish(schema).await;
     stats.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))
+}
+
+impl PostgresStores {
+    /// Counts what the schema holds of this account, for dashboards: see [`stats`]. It reads each table of
+    /// the schema once, whatever the number of its accounts, on a connection of the stores' pool.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenStoreError::Store`] with [`Error::StoreClosed`](crate::Error::StoreClosed) and others.
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     stores: matrix_sdk_postgres::PostgresStores,
+    /// # ) -> Result<(), matrix_sdk_postgres::OpenStoreError> {
+    /// println!("{} room keys", stores.stats().await?.room_keys);
+    /// # Ok(()) }
+    /// ```
+    pub async fn stats(&self) -> Result<AccountStats, OpenStoreError> {
+        let store = self.crypto_store();
+        let operation = store.handle().operation()?;
+        let session = Session { database: operation.database().clone() };
+        let transaction = session.read().await?;
+        let accounts = accounts(&transaction).await?;
+        let own = accounts.get(&operation.account_id()).map(|account| account.name.clone());
+        let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
+        let stats = reading.finish(session.schema().name()).await?;
+        let own = stats.accounts.into_iter().find(|account| Some(&account.name) == own.as_ref());
+        Ok(own.ok_or_else(|| DatabaseError::permanent("the account was deleted"))?)
+    }
 }
 
 /// What is known while it is counted.

@@ -23,7 +23,7 @@ pub struct VerifyOptions {
     ///
     /// Rows of `account_data` never are: without its Olm account a bot would begin a new device under the
     /// old one's id. Each table's rows are set aside in one transaction, which raises the maintenance
-    /// counter, so that a running bot forgets what it has cached of them. [`put_back`] undoes it.
+    /// counter, so that a running bot forgets what it has cached of them. [`put_back`](super::put_back) undoes it.
     pub quarantine: bool,
     /// At most so many rows of each table, in the order of their primary keys; all by default.
     pub rows_per_table: Option<u64>,

@@ -224,7 +224,7 @@ fn a_mangled_connection_string_never_shows_its_password() {
                 let mut shown = format!("{config:?}");
                 if let Err(error) = config.build_pool() {
                     assert_matches!(error, OpenStoreError::InvalidConfig(_));
-                    shown += &error.to_string();
+                    shown.push_str(&error.to_string());
                     refused += 1;
                 }
                 for piece in pieces {

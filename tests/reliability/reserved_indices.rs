@@ -13,7 +13,7 @@ use ruma::{RoomId, UserId, room_id, user_id};
 use serde_json::{Value, json};
 use test_support::{
     Mode,
-    again::{self, Again},
+    child_process::{self, ChildProcess},
     figure,
     machine::{Relay, decrypt, open_machine},
     milliseconds, rounds, seeded,
@@ -71,7 +71,7 @@ async fn send_until_killed(url: &str) {
                 other => panic!("{other}"),
             });
         match sent {
-            Ok(sent) => again::say(json!(sent.content)),
+            Ok(sent) => child_process::send(json!(sent.content)),
             Err(error) => return assert!(format!("{error:?}").contains("Superseded"), "{error:?}"),
         }
     }
@@ -80,7 +80,7 @@ async fn send_until_killed(url: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_or_superseded_process_uses_no_index_twice() {
-    if let Some(url) = again::task() {
+    if let Some(url) = child_process::task() {
         return send_until_killed(&url).await;
     }
     let mut rng = seeded("message indices");
@@ -89,8 +89,8 @@ async fn a_killed_or_superseded_process_uses_no_index_twice() {
     let alice = shared_room_key(&url).await;
     let (kills, mut takeovers, mut sent) = (rounds(20, 200), 0, Vec::new());
     let start = |sent: &mut Vec<String>| {
-        let mut child = Again::start(NAME, &url);
-        sent.push(child.hear().expect("a first message"));
+        let mut child = ChildProcess::start(NAME, &url);
+        sent.push(child.receive().expect("a first message"));
         child
     };
     let mut child = block_in_place(|| start(&mut sent));

@@ -116,6 +116,15 @@ impl Homeserver {
         Ok(Some((version, key)))
     }
 
+    /// When a device of the token's user was last seen, in milliseconds since 1970; `None` if the server
+    /// does not tell, or has no such device.
+    pub async fn last_seen(&self, device: &str) -> Result<Option<u64>, Error> {
+        let answer = self.json(Method::GET, "devices", None).await?;
+        let devices = answer["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let found = devices.iter().find(|found| found["device_id"] == device);
+        Ok(found.and_then(|found| found["last_seen_ts"].as_u64()))
+    }
+
     async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
         let (_, bytes) = self.send(method, path, body).await?;
         serde_json::from_slice(&bytes)

@@ -28,14 +28,14 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many more steps are done.
-    pub fn add(&self, steps: u64) {
-        self.0.inc(steps);
-    }
-
     /// So many steps are done in all.
     pub fn set(&self, steps: u64) {
         self.0.set_position(steps);
+    }
+
+    /// So many more steps are done.
+    pub fn add(&self, steps: u64) {
+        self.0.inc(steps);
     }
 }
 

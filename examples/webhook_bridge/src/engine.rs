@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore};
+use matrix_sdk_postgres::PoolSettings;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -131,7 +131,7 @@ async fn header(
 /// # Errors
 ///
 /// [`BackupError::Damaged`] when it is not whole, [`BackupError::TooNew`], [`BackupError::Io`].
-pub fn check_backup(input: &mut dyn Read) -> Result<Backup, BackupError> {
+pub fn read_backup(input: &mut dyn Read) -> Result<Backup, BackupError> {
     let header = read_header(input)?;
     for _ in &header.tables {
         while !read_frame(input)?.is_empty() {}

@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    dump::{backup, check_backup},
+    dump::{backup, read_backup},
     load::{RestoredDevice, restore},
 };
 use crate::{DatabaseError, Error, OpenStoreError};

@@ -3,7 +3,7 @@
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
     PostgresCryptoStore,
-    admin::{CheckStatus, check_backup, check_device, check_one_time_keys},
+    admin::{CheckStatus, check_device, check_key_backup, check_one_time_keys},
     testing,
 };
 use ruma::{
@@ -92,15 +92,15 @@ async fn each_disagreement_is_found() {
     assert_eq!(check_one_time_keys(&own, &counts(uint!(50))).status, Ok);
     assert_eq!(check_one_time_keys(&own, &counts(uint!(0))).status, Warning);
 
-    assert_eq!(check_backup(&own, None).status, Ok);
-    assert_eq!(check_backup(&own, Some(("1", None))).status, Warning);
+    assert_eq!(check_key_backup(&own, None).status, Ok);
+    assert_eq!(check_key_backup(&own, Some(("1", None))).status, Warning);
     let changes = matrix_sdk_crypto::store::types::Changes {
         backup_version: Some("1".to_owned()),
         ..Default::default()
     };
     store.save_changes(changes).await.unwrap();
     let own = store.own_device().await.unwrap().unwrap();
-    assert_eq!(check_backup(&own, Some(("1", None))).status, Ok);
-    assert_eq!(check_backup(&own, Some(("2", None))).status, Problem);
-    assert_eq!(check_backup(&own, None).status, Problem);
+    assert_eq!(check_key_backup(&own, Some(("1", None))).status, Ok);
+    assert_eq!(check_key_backup(&own, Some(("2", None))).status, Problem);
+    assert_eq!(check_key_backup(&own, None).status, Problem);
 }

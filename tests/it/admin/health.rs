@@ -21,6 +21,10 @@ async fn each_state_of_a_store_has_a_name() {
     assert!(health.is_ready() && health.round_trip.is_some(), "{health:?}");
     assert_eq!(health.pool.unwrap().max_size, 4);
 
+    let stats = stores.stats().await.unwrap();
+    assert_eq!((stats.name.as_str(), stats.room_keys), ("bot", 0));
+    assert!(stats.owner.unwrap().is_alive);
+
     let reader = config.clone().access(Access::ReadOnly);
     let reader = PostgresCryptoStore::open_with_config(&reader).await.unwrap();
     assert!(reader.health(LIMIT).await.is_ready());

@@ -19,7 +19,7 @@ use matrix_sdk_postgres::{
     OpenStoreError, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
     deadpool_postgres::Object, testing::PostgresServer,
 };
-use test_support::again;
+use test_support::child_process;
 
 /// A server, its password, and a directory for files.
 struct Environment {
@@ -156,27 +156,44 @@ async fn the_order_of_the_passwords_sources() {
     );
 }
 
-/// Run by the test below in a child process that has the variables.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn pgpassword_of_the_process() {
-    let Ok(server) = std::env::var("TEST_SERVER") else { return };
-    let config = |words: &str| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
-    assert!(works(&config("")).await);
-    assert!(!works(&config("password=wrong")).await);
-}
+/// The server of a test that runs again in a process with other variables.
+const SERVER: &str = "TEST_SERVER";
 
 #[tokio::test]
 async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
+    if let Ok(server) = std::env::var(SERVER) {
+        let config = |words| PostgresStoreConfig::new(format!("{server} {words}"), "connecting");
+        assert!(works(&config("")).await);
+        assert!(!works(&config("password=wrong")).await);
+        return;
+    }
     let environment = environment();
-    let port = environment.server.port();
-    let server = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres passfile=/none");
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "connecting::pgpassword_of_the_process", "--ignored"])
-        .env("TEST_SERVER", server)
-        .env("PGPASSWORD", &environment.password)
-        .status();
-    assert!(status.unwrap().success());
+    let server = format!("{} passfile=/none", environment.words());
+    let name = "connecting::pgpassword_is_read_where_the_connection_string_has_no_password";
+    child_process::passes(name, &[(SERVER, &server), ("PGPASSWORD", &environment.password)]);
+}
+
+#[tokio::test]
+async fn the_password_file_is_pgpassfile_or_that_in_the_home_directory() {
+    if let Ok(server) = std::env::var(SERVER) {
+        assert!(works(&PostgresStoreConfig::new(server, "connecting")).await);
+        return;
+    }
+    let environment = environment();
+    let text = format!("*:*:*:*:{}\n", environment.password);
+    let (named, wrong) =
+        (environment.write("named", &text), environment.write("wrong", "*:*:*:*:wrong\n"));
+    let home = environment.write(".pgpass", &text);
+    let home = home.parent().unwrap();
+    let name = "connecting::the_password_file_is_pgpassfile_or_that_in_the_home_directory";
+    let passes = |home: &Path, file: &str| {
+        let home = home.to_str().unwrap();
+        let variables = [(SERVER, &*environment.words()), ("HOME", home), ("PGPASSFILE", file)];
+        child_process::passes(name, &[&variables[..], &[("PGPASSWORD", "")]].concat());
+    };
+    passes(home, "");
+    passes(Path::new("/nowhere"), named.to_str().unwrap());
+    assert!(!works(&environment.config(&format!("passfile={}", wrong.display()))).await);
 }
 
 #[tokio::test]

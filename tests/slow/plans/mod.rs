@@ -12,13 +12,15 @@ use tokio_postgres::{Client, types::Type};
 use self::fill::{ACCOUNTS, fill};
 
 /// Statements that read a whole account. For an account with most of the rows a sequential scan is right.
-const WHOLE_ACCOUNT: [&str; 10] = [
+const WHOLE_ACCOUNT: [&str; 11] = [
     "devices.keys",
     "megolm_inbound_sessions.keys",
     "megolm_inbound_sessions.senders",
     "message_hashes.keys",
     "olm_sessions.keys",
     "user_identities.keys",
+    // A page at a time.
+    "megolm_inbound_sessions.after",
     "megolm_inbound_sessions.all",
     "megolm_inbound_sessions.counts",
     "pending_key_bundles.all",

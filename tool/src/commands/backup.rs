@@ -117,7 +117,7 @@ async fn write(partial: &Path, seal: &Seal, context: &Context) -> Result<Backup,
     drop(bar);
     if let Seal::Passphrase(passphrase) = seal {
         let mut opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
-        admin::check_backup(&mut opened)?;
+        admin::read_backup(&mut opened)?;
     }
     Ok(backup)
 }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::export_keys::Passphrase;
 use crate::{
     context::Context,
+    import_sqlite::A_DEAD_RUN,
     key_file::{KeyFileError, Reader, each, verify},
     outcome::{Error, Outcome},
     prompt,
@@ -61,7 +62,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 
     let open = |config: PostgresStoreConfig| async move {
         let owner = OwnershipSettings {
-            takeover: Takeover::RefuseIfAlive,
+            takeover: Takeover::WaitUntilFree(A_DEAD_RUN),
             label: "matrix-postgres import-keys".to_owned(),
             ..Default::default()
         };

@@ -1,15 +1,22 @@
 //! `import sqlite`: moves a bot's SQLite file into an account.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
 
 use crate::{
     context::Context,
+    homeserver::HomeserverArgs,
     import_sqlite::{self, Opened, Report, Secret, Target},
     outcome::{Error, Outcome},
     secrets,
 };
+
+/// The last request of a bot that is stopped may be seen a little later than its last write; clocks differ.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// Move a crypto store in from elsewhere
 #[derive(clap::Args)]
@@ -28,7 +35,8 @@ enum From {
 /// is the last transaction, after every row was read back and compared. An import that was interrupted
 /// goes on when it is run again.
 ///
-/// The bot must be stopped for good: a device that lives in two places corrupts itself.
+/// The bot must be stopped for good: a device that lives in two places corrupts itself. With --homeserver and
+/// the bot's token, the import is refused when the device was seen after the file's last change.
 #[derive(clap::Args)]
 struct Sqlite {
     /// matrix-sdk-crypto.sqlite3, or the folder that it is in
@@ -42,6 +50,11 @@ struct Sqlite {
     /// File with the key of the SQLite file: 64 hexadecimal digits, base64, or 32 bytes [env: SQLITE_KEY]
     #[arg(long, env = "SQLITE_KEY_FILE", value_name = "FILE")]
     source_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    homeserver: HomeserverArgs,
+    /// Import although the homeserver has seen the device after the file's last change
+    #[arg(long)]
+    old_bot_is_stopped: bool,
     /// Leave rows behind that cannot be decoded
     #[arg(long)]
     skip_undecodable: bool,
@@ -80,6 +93,36 @@ impl Sqlite {
         }
     }
 
+    /// Whether somebody has used the device since the file was written to.
+    async fn refuse_if_seen(
+        &self,
+        opened: &Opened,
+        user_id: &str,
+        device_id: &str,
+    ) -> Result<(), Error> {
+        let Some(homeserver) = self.homeserver.connect()? else { return Ok(()) };
+        let (user, _) = homeserver.whoami().await?;
+        if user != user_id {
+            return Err(Error::refused(format!(
+                "the token is of {user}, and the file of {user_id}; nothing was changed"
+            )));
+        }
+        let seen = homeserver.last_seen(device_id).await?.map(Duration::from_millis);
+        let seen = seen.and_then(|seen| SystemTime::UNIX_EPOCH.checked_add(seen));
+        match seen {
+            Some(seen) if seen > opened.changed_at + SLACK && !self.old_bot_is_stopped => {
+                Err(Error::refused(format!(
+                    "the homeserver has seen the device {device_id} at {}, after the file's last change at \
+                     {}: is the bot still running, or is this an old copy? If it is stopped for good and \
+                     this is its file, say --old-bot-is-stopped; nothing was changed",
+                    humantime::format_rfc3339_seconds(seen),
+                    humantime::format_rfc3339_seconds(opened.changed_at),
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn import(
         &self,
         opened: &Opened,
@@ -101,6 +144,7 @@ impl Sqlite {
             ));
         }
         let (user_id, device_id) = opened.device();
+        self.refuse_if_seen(opened, &user_id, &device_id).await?;
         let account = context.account()?;
         let target = Target::open(context.config()?, account.clone()).await?;
         let imported = opened.import(&target, context).await;

@@ -34,7 +34,11 @@ use self::{
     error::Failure, item::Item, rooms::Rooms, save::Last, source::Source, table::Table,
     target::Stopped, values::Values, walk::Walk,
 };
-pub use self::{report::Report, target::Target, values::Secret};
+pub use self::{
+    report::Report,
+    target::{A_DEAD_RUN, Target},
+    values::Secret,
+};
 use crate::{context::Context, outcome::Error};
 
 const FILE: &str = "matrix-sdk-crypto.sqlite3";

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use matrix_sdk_crypto::{
-    Account,
+    Account, DeviceData, GossipRequest, GossippedSecret,
     olm::{
         InboundGroupSession, OutboundGroupSession, PickledInboundGroupSession,
         PrivateCrossSigningIdentity, Session, StaticAccountData,
     },
+    store::types::{RoomKeyWithheldEntry, SecretsInboxItem},
     types::DeviceKeys,
 };
-use matrix_sdk_crypto::{DeviceData, GossipRequest, GossippedSecret};
 use ruma::events::secret::request::SecretName;
 use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 use zeroize::Zeroizing;
@@ -22,7 +22,6 @@ use super::{
     table::Table,
     values::Values,
 };
-use matrix_sdk_crypto::store::types::{RoomKeyWithheldEntry, SecretsInboxItem};
 
 /// The newest schema that this program knows: that of matrix-sdk-sqlite 0.19.
 const NEWEST: u8 = 19;
@@ -132,10 +131,6 @@ impl Source {
     /// Whose keys the file holds.
     pub fn account(&self) -> &StaticAccountData {
         &self.own.account
-    }
-
-    pub fn olm_account(&self) -> Result<Account, Failure> {
-        Self::account_of(&self.copy, &self.file, &self.values)
     }
 
     pub fn has(&self, table: Table) -> bool {

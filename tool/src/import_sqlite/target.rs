@@ -1,6 +1,9 @@
 //! The account that a file is moved into.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use matrix_sdk_crypto::{olm::StaticAccountData, store::CryptoStore};
 use matrix_sdk_postgres::{
@@ -12,6 +15,9 @@ use serde_json::{Value, json};
 
 use super::{item::Item, table::Table, verify};
 use crate::outcome::{Error, Exit};
+
+/// A run that was killed counts as alive for six seconds.
+pub const A_DEAD_RUN: Duration = Duration::from_secs(8);
 
 /// Marks an import that has not ended.
 const MARK: &str = "matrix-postgres.import-sqlite";
@@ -86,7 +92,7 @@ impl Target {
     /// Opens the account, which is made if it is not there. A live owner is not disturbed.
     pub async fn open(config: PostgresStoreConfig, name: String) -> Result<Self, Error> {
         let owner = OwnershipSettings {
-            takeover: Takeover::RefuseIfAlive,
+            takeover: Takeover::WaitUntilFree(A_DEAD_RUN),
             label: "matrix-postgres import".to_owned(),
             // What is saved is not read again here.
             cache_bytes: 0,

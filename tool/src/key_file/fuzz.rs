@@ -12,7 +12,7 @@ use crate::fuzz::{Budget, mutate};
 fn file(random: &mut fastrand::Rng) -> Vec<u8> {
     let bytes = std::array::from_fn(|_| random.u8(..));
     let mut writer = Writer::new(Vec::new(), "passphrase", 1, bytes).unwrap();
-    for number in 0..random.usize(..20) {
+    for number in 0..random.usize(1..20) {
         let key = json!({ "room_id": "!room:example.org", "session_id": number.to_string() });
         writer.push(&key).unwrap();
     }
@@ -29,7 +29,10 @@ fn key_files() {
         let mut bytes = file(&mut random);
         let whole = verify(Cursor::new(&bytes), "passphrase").is_ok();
         assert!(whole, "seed {}", budget.seed());
-        mutate(&mut bytes, &mut random);
+        // The rounds of PBKDF2 stay as they are: others would take the time.
+        let mut rest = bytes.split_off(100);
+        mutate(&mut rest, &mut random);
+        bytes.append(&mut rest);
         let verified = verify(Cursor::new(&bytes), "passphrase").is_ok();
         // Also what nobody has verified.
         if let Ok(reader) = Reader::new(Cursor::new(&bytes), "passphrase") {

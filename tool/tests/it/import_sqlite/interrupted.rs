@@ -76,15 +76,21 @@ async fn a_failed_import_is_no_device_and_goes_on() {
     assert_eq!(account.identity_keys(), fixture.account.identity_keys());
 }
 
-/// Starts an import that waits in its middle.
+/// Starts an import that waits in its middle, for as long as the client is there.
 async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl Sized) {
     let client = place.client().await;
-    client.batch_execute("BEGIN; LOCK TABLE matrix_sdk.olm_sessions IN SHARE MODE").await.unwrap();
+    let sql = "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                   PERFORM pg_advisory_xact_lock(42);
+                   RETURN NULL;
+               END $$;
+               CREATE TRIGGER hold_up AFTER INSERT ON matrix_sdk.megolm_inbound_sessions
+                   EXECUTE FUNCTION hold_up();
+               SELECT pg_advisory_lock(42)";
+    client.batch_execute(sql).await.unwrap();
     let mut command = import(place, folder, Mode::Passphrase, "bot");
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Until it waits there.
-    let waiting = "SELECT count(*) FROM pg_locks
-                   WHERE relation = 'matrix_sdk.olm_sessions'::regclass AND NOT granted";
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE d.datname = current_database() AND locktype = 'advisory' AND NOT granted";
     while place.number(waiting).await == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -2,7 +2,8 @@
 
 mod bad_files;
 mod everything;
-mod files;
+pub mod files;
 mod interrupted;
+mod seen;
 mod versions;
 mod writer;

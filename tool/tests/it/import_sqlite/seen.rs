@@ -1,0 +1,55 @@
+//! When the homeserver has seen the device.
+
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
+use serde_json::json;
+use test_support::fixture::{Fixture, own_device, own_user};
+
+use super::files::{Folder, Mode, close, import};
+use crate::{doctor::Homeserver, support::Place};
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_was_seen_after_the_files_last_change_is_not_imported() {
+    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
+    let store = Mode::Plain.open(folder.path()).await;
+    let account = Some(fixture.account.deep_clone());
+    store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    store.save_changes(fixture.changes()).await.unwrap();
+    close(store, &folder).await;
+    let homeserver = Homeserver::start();
+    let command = |account: &str, token: &str| -> Command {
+        let mut command = import(&place, &folder, Mode::Plain, account);
+        command.args(["--homeserver", &homeserver.url]).env("MATRIX_ACCESS_TOKEN", token);
+        command
+    };
+    let seen = |time: SystemTime| {
+        let device = json!({ "device_id": own_device(), "last_seen_ts": millis(time) });
+        homeserver.set("/devices", json!({ "devices": [device] }));
+    };
+    let nothing = "SELECT count(*) FROM pg_namespace WHERE nspname = 'matrix_sdk'";
+
+    homeserver.set("whoami", json!({ "user_id": "@somebody:example.org" }));
+    let refused = place.run_command(command("bot", "secret-token")).await.expect(4);
+    assert!(refused.err.contains("the token is of @somebody:example.org"), "{}", refused.err);
+    homeserver.set("whoami", json!({ "user_id": own_user() }));
+    place.run_command(command("bot", "a-wrong-token")).await.expect(1);
+    seen(SystemTime::now() + Duration::from_secs(120));
+    let refused = place.run_command(command("bot", "secret-token")).await.expect(4);
+    assert!(refused.err.contains("after the file's last change"), "{}", refused.err);
+    assert!(refused.err.contains("--old-bot-is-stopped"), "{}", refused.err);
+    assert_eq!(place.number(nothing).await, 0);
+
+    let mut anyway = command("bot", "secret-token");
+    anyway.arg("--old-bot-is-stopped");
+    place.run_command(anyway).await.expect(0);
+    seen(SystemTime::now() - Duration::from_secs(3600));
+    place.run_command(command("another", "secret-token")).await.expect(0);
+}
