@@ -266,3 +266,44 @@ async fn an_import_that_fails_in_its_middle_goes_on() {
     assert_eq!(ran.out, "1203 room keys: 703 added or improved, 500 known already\n");
     assert_eq!(keys_of(&place.open("to").await).await, keys_of(&from).await);
 }
+
+/// How many keys, and how much memory the tool takes for them. Seconds for each ten thousand.
+///
+/// `KEYS=1000000 cargo test -p matrix-postgres --all-features --test it -- --ignored --nocapture memory`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes long with the KEYS that it is for"]
+async fn the_memory_does_not_grow_with_the_keys() {
+    let count: usize = std::env::var("KEYS").map_or(10_000, |count| count.parse().unwrap());
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "keys.txt");
+    filled(&place, "to", 0).await.close().await.unwrap();
+    let from = filled(&place, "from", 0).await;
+    let sender = account();
+    for start in (0..count).step_by(5_000) {
+        let mut sessions = Vec::new();
+        for number in start..count.min(start + 5_000) {
+            let room_id = RoomId::parse(format!("!room{}:example.org", number % 1_000)).unwrap();
+            let kind = SenderDataType::UnknownDevice;
+            sessions.push(fixture::inbound_session(&sender, &room_id, kind));
+        }
+        from.save_inbound_group_sessions(sessions, None).await.unwrap();
+    }
+    from.close().await.unwrap();
+    for (command, account) in [("export-keys", "from"), ("import-keys", "to")] {
+        let began = std::time::Instant::now();
+        let mut running = tool(&place, command, account, &file).spawn().unwrap();
+        let status = format!("/proc/{}/status", running.id());
+        let mut peak = String::new();
+        while running.try_wait().unwrap().is_none() {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            peak = line.map_or(peak, |line| line.trim().to_owned());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(running.wait().unwrap().success());
+        let size = fs::metadata(&file).unwrap().len();
+        println!("{command}: {count} keys, {size} bytes, {:?}, peak {peak}", began.elapsed());
+        let kilobytes: u64 = peak.split(' ').next().unwrap().parse().unwrap();
+        assert!(kilobytes < 400_000, "{peak}");
+    }
+}
