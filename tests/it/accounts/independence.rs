@@ -36,8 +36,9 @@ async fn delete_account(client: &Client, name: &str) {
     for table in account_tables(client).await {
         let sql = format!("DELETE FROM matrix_sdk.{table} WHERE account_id = {id}");
         let deleted = client.execute(&sql, &[]).await.unwrap();
-        // A closed store has no handle's row.
-        assert!(deleted > 0 || table == "account_handles", "{table}");
+        // A closed store has no handle's row, and an operator has set no row aside.
+        let may_be_empty = ["account_handles", "quarantined_rows"].contains(&table.as_str());
+        assert!(deleted > 0 || may_be_empty, "{table}");
     }
     let sql = format!("DELETE FROM matrix_sdk.accounts WHERE id = {id}");
     assert_eq!(client.execute(&sql, &[]).await.unwrap(), 1);

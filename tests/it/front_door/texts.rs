@@ -69,7 +69,7 @@ async fn a_server_that_does_not_answer_is_reported_with_the_configured_limit() {
     let limit =
         PoolSettings { connect_timeout: Some(Duration::from_millis(300)), ..Default::default() };
     for (host, expected) in [
-        ("127.0.0.1", "gave no answer within the connect timeout, 300ms"),
+        ("127.0.0.1", "did not respond within the connect timeout, 300ms"),
         ("127.0.0.1,127.0.0.1", "its part of the connect timeout, 300ms for 2 addresses"),
     ] {
         let url = format!("host={host} port={port} user=bot sslmode=disable");
@@ -114,7 +114,10 @@ async fn a_password_file_that_is_not_used_is_named_with_the_reason() {
     }
     // A file that is missing is none: there is nothing to say of it.
     let text = text(&format!("{} connect_timeout=5", url("missing"))).await;
-    assert!(text.contains("none was given") && !text.contains("password file"), "{text}");
+    assert!(
+        text.contains("no password is configured") && !text.contains("password file"),
+        "{text}"
+    );
 }
 
 /// A directory that goes away with the server.

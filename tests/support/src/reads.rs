@@ -16,7 +16,7 @@ pub struct Read {
 }
 
 /// Tables without a sealed value that could be damaged.
-pub const TABLES_WITHOUT_DATA: [&str; 7] = [
+pub const TABLES_WITHOUT_DATA: [&str; 8] = [
     "message_hashes",
     "backup_versions",
     "backed_up_rooms",
@@ -24,6 +24,7 @@ pub const TABLES_WITHOUT_DATA: [&str; 7] = [
     "account_owners",
     "account_handles",
     "account_lanes",
+    "quarantined_rows",
 ];
 
 macro_rules! reads {
