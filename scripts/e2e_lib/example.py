@@ -7,7 +7,7 @@ import select
 import subprocess
 from pathlib import Path
 
-from .bridge import Bridge
+from .bridge import Bridge, program
 from .postgres import Postgres
 from .processes import Timeout, until
 
@@ -81,8 +81,8 @@ class Example(Bridge):
         self.shell('psql --quiet --set=ON_ERROR_STOP=1 --command="$SQL" "$URL"', SQL=text, URL=url)
 
     def shell(self, script: str, fails: bool = False, **variables: str) -> str:
-        """Runs a script in the bot's directory, with PostgreSQL's programs; returns what it said."""
-        path = f"{self.postgres.bin}:{os.environ['PATH']}"
+        """Runs a script in the bot's directory, with PostgreSQL's programs and the operator's tool; returns what it said."""
+        path = f"{program().parent}:{self.postgres.bin}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euc", script], env={**os.environ, **variables, "PATH": path},
             cwd=self.directory, capture_output=True, text=True,

@@ -11,8 +11,10 @@ def blocks(heading: str, language: str) -> list[str]:
     return [part.split("```")[0] for part in parts]
 
 
-def new_device(account: str) -> str:
-    """The SQL that removes a device's own state."""
-    (sql,) = blocks("Rollback detection", "sql")
-    assert "'alerts-bot'" in sql
-    return sql.replace("'alerts-bot'", f"'{account}'")
+def reset_device(account: str) -> str:
+    """The command that removes a device's own state, without its question. It is refused while the heartbeat of a
+    killed process still counts."""
+    (command,) = blocks("Rollback detection", "sh")
+    assert "alerts-bot" in command
+    command = command.strip().replace("alerts-bot", account)
+    return f"for attempt in $(seq 20); do {command} --yes && exit 0; sleep 1; done; exit 1"

@@ -92,7 +92,7 @@ async def example_logged_out(h: Harness):
     mismatch = lambda: "doesn't match the account" in h.bridge.child.output()
     await until(mismatch, 60, "the refusal of another device", detail=h.bridge.tail)
     await h.bridge.kill9()
-    h.bridge.sql(operations.new_device("bot"))
+    h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=h.bridge.postgres.url)
     await h.bridge.start(MATRIX_DEVICE_ID="BOT2")
     await received_by_new_device(h)
 
@@ -154,7 +154,7 @@ async def old_backup(h: Harness, owner: str, bot: str, roles: str):
         h.bridge.sql(statement)
     h.bridge.shell(restore, RESTORED_OWNER_URL=url(owner, "bots_restored"))
     await h.synapse.delete_device(h.bot, "BOT1")
-    h.bridge.sql(operations.new_device("bot"), "bots_restored")
+    h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=url(owner, "bots_restored"))
     await h.bridge.start(DATABASE_URL=url(bot, "bots_restored"), MATRIX_DEVICE_ID="BOT2")
     await received_by_new_device(h)
     # Their key came before the dump, and is still there.

@@ -181,7 +181,7 @@ async fn client_certificates() {
     )
     .unwrap();
     let text = invalid(&server.as_role("by_certificate", &words_of_bob)).await;
-    assert!(text.contains("bob.key has group or environment access"), "{text}");
+    assert!(text.contains("bob.key has group or world access"), "{text}");
 }
 
 #[tokio::test]
