@@ -96,7 +96,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Whether somebody has to do something first: the account is another process's, or was logged out.
+/// Whether a restart cannot help: the account has another owner, or was logged out.
 fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(FromHttpResponseError::<ApiError>::Server(answer)) = error.downcast_ref() {
         return matches!(answer.error_kind(), Some(ErrorKind::UnknownToken(_)));
@@ -230,7 +230,7 @@ impl Bot {
         Ok(())
     }
 
-    /// Sends what the machine wants sent: its keys above all, without which nobody can write to it.
+    /// Sends what the machine wants sent: above all its keys, which others need to write to it.
     async fn send_outgoing(&self, machine: &OlmMachine) -> Result<()> {
         for request in machine.outgoing_requests().await? {
             let id = request.request_id();

@@ -177,7 +177,7 @@ CREATE TABLE {schema}.custom_values (
     PRIMARY KEY (account_id, key)
 ) WITH (fillfactor = 80);
 
--- Rows that do not decode, set aside by an operator so that they are in nobody's way: as they were, to be
+-- Rows that do not decode, set aside by an operator so that they block no backup and no export: as they were, to be
 -- put back.
 CREATE TABLE {schema}.quarantined_rows (
     account_id bigint NOT NULL REFERENCES {schema}.accounts ON DELETE CASCADE,

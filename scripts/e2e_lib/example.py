@@ -27,7 +27,7 @@ class Example(Bridge):
         self._unread: int | None = None
 
     async def start(self, *arguments, unread: bool = False, **changes):
-        """With `unread`, nobody reads what it prints: it hangs in the middle of handling a message."""
+        """With `unread`, its output is not read: it hangs in the middle of handling a message."""
         if not self.postgres.child.running:
             await self.postgres.start()
         if unread:
@@ -46,7 +46,7 @@ class Example(Bridge):
         )
 
     async def hangs(self):
-        """Until it has begun to print into a pipe that nobody reads."""
+        """Until it has begun to print into a pipe that is not read."""
         begun = lambda: select.select([self._unread], [], [], 0)[0]
         await until(begun, 60, "a message to be handled", detail=self.tail)
 

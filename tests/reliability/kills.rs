@@ -100,8 +100,8 @@ async fn futures_dropped_in_a_stream_of_saves_leave_whole_saves_in_order() {
     while dropped < drops {
         let number = ledger.begun;
         ledger.begun += 1;
-        let patience = Duration::from_micros(rng.u64(0..3000));
-        match tokio::time::timeout(patience, store.save_changes(changes(number))).await {
+        let limit = Duration::from_micros(rng.u64(0..3000));
+        match tokio::time::timeout(limit, store.save_changes(changes(number))).await {
             Ok(saved) => {
                 saved.unwrap();
                 ledger.acknowledged.insert(number);

@@ -1,7 +1,7 @@
 //! Message indices reserved ahead of their use, so that an encryption need not wait for a commit.
 //!
 //! An outbound session may never encrypt twice with one index, and receivers allow gaps. So the session is
-//! stored as it will be some messages later: whoever loads it begins behind all that was used meanwhile.
+//! stored as it will be some messages later: the next owner begins after all indices used meanwhile.
 //! The *mark* of a session is the index that is committed for it. A save that differs from what is
 //! committed only in the index and the number of messages, and whose index is not above the mark, needs no
 //! commit.

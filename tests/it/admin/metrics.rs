@@ -30,7 +30,7 @@ fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
     counted
 }
 
-/// One thread, so that all of the store's tasks are counted here, and nobody else's.
+/// One thread, so that all of the store's tasks are counted here, and no others.
 #[tokio::test(flavor = "current_thread")]
 async fn calls_round_trips_cache_pool_commits_and_ownership_are_counted() {
     let recorder = DebuggingRecorder::new();

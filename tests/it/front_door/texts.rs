@@ -1,4 +1,4 @@
-//! The first errors that somebody sees say which setting, which parameter, which file.
+//! The first errors that a new user sees name the setting, which parameter, which file.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Duration};
 
