@@ -33,7 +33,7 @@ use crate::{
     run::{Run, Wake},
     session::{self, Session},
     sync,
-    webhook::Webhook,
+    webhook::Webhooks,
 };
 
 /// Time limit for tasks and deliveries in flight after a stop. Docker kills after 10 s, and the
@@ -48,7 +48,7 @@ const STABLE_RUN: Duration = Duration::from_secs(60);
 struct Engine {
     config: Arc<Config>,
     homeserver: Arc<Homeserver>,
-    webhook: Webhook,
+    webhooks: Webhooks,
     metrics: Arc<Metrics>,
     stop: Stop,
 }
@@ -88,7 +88,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
         .map_err(|error| BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))?;
     let engine = Engine {
         homeserver: Arc::new(Homeserver::new(http.clone(), config.homeserver.clone())),
-        webhook: Webhook::new(http, &config)?,
+        webhooks: Webhooks::new(&http, &config)?,
         metrics: Arc::new(metrics),
         config: Arc::new(config),
         stop,
@@ -268,6 +268,9 @@ impl Engine {
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
         inbox.retry_all().await?;
+        if self.config.labels.use_members() {
+            inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
+        }
         let devices = Devices::default();
         devices.load(keys.tracked_users().await?);
         info!(user = %self.config.user_id, %device, "forwarding messages");
@@ -276,7 +279,7 @@ impl Engine {
             homeserver: self.homeserver.clone(),
             crypto: Crypto::new(machine, keys.clone()),
             inbox: inbox.clone(),
-            webhook: self.webhook.clone(),
+            webhooks: self.webhooks.clone(),
             metrics: self.metrics.clone(),
             stop: stop.child_token(),
             wake: Wake::default(),

@@ -3,11 +3,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod breaker;
 mod changes;
 mod checkpoint;
 mod config;
 mod crypto;
 mod database;
+mod dead_letters;
 mod delivery;
 mod devices;
 #[cfg(feature = "embedded-postgres")]
@@ -22,6 +24,7 @@ mod homeserver;
 mod http_client;
 mod inbox;
 mod keys;
+mod labels;
 mod message;
 mod metrics;
 mod outgoing;
@@ -50,7 +53,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{Args, Config, DatabaseConfig},
+    config::{Args, Command, Config, DatabaseConfig},
     engine::Stop,
     errors::{BridgeError, exit_code},
 };
@@ -87,6 +90,9 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> Result<(), BridgeError> {
     if args.migrate_only {
         return engine::migrate_only(DatabaseConfig::try_from(&args)?).await;
+    }
+    if let Some(Command::DeadLetters { command }) = &args.command {
+        return dead_letters::run(&args, command).await;
     }
     let stop = Stop::default();
     stop_on_signals(stop.clone()).map_err(unexpected)?;

@@ -17,6 +17,9 @@ use crate::inbox::MessageIndex;
 pub struct Message {
     pub event_id: String,
     pub room_id: String,
+    /// The room's label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     pub sender: String,
     /// Milliseconds since 1970, as set by the sender's homeserver.
     pub timestamp: i64,
@@ -146,6 +149,7 @@ impl Message {
         Self {
             event_id: outline.event_id,
             room_id: room_id.to_owned(),
+            label: None,
             sender: outline.sender,
             timestamp,
             kind: outline.kind,

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
-    inbox::Inbox, metrics::Metrics, webhook::Webhook,
+    inbox::Inbox, metrics::Metrics, webhook::Webhooks,
 };
 
 /// One run: from building the machine until a stop or an error.
@@ -19,7 +19,7 @@ pub struct Run {
     pub homeserver: Arc<Homeserver>,
     pub crypto: Crypto,
     pub inbox: Inbox,
-    pub webhook: Webhook,
+    pub webhooks: Webhooks,
     pub metrics: Arc<Metrics>,
     /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,

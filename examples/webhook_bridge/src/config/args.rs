@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use secrecy::SecretString;
 
 /// Receives end-to-end encrypted Matrix messages and forwards them to a webhook.
@@ -99,7 +99,51 @@ pub struct Args {
     /// Start even if the homeserver's checkpoint cannot be read: true or false [default: false]
     #[arg(long, env = "BRIDGE_SKIP_CHECKPOINT")]
     pub skip_checkpoint: Option<String>,
+    /// A key that deliveries are signed with (HMAC-SHA256)
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    pub webhook_secret: Option<SecretString>,
+    /// A file with the key that deliveries are signed with
+    #[arg(long, env = "WEBHOOK_SECRET_FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
+    /// Seconds after which a request to the webhook is given up and retried [default: 30]
+    #[arg(long, env = "WEBHOOK_TIMEOUT")]
+    pub webhook_timeout: Option<String>,
+    /// A TOML file with labels of rooms and their webhooks
+    #[arg(long, env = "BRIDGE_LABELS_FILE")]
+    pub labels_file: Option<PathBuf>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of running the bridge.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show dead letters or send them again, beside a running bridge. Needs only the database's settings
+    /// and MATRIX_USER or STORE_ACCOUNT
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum DeadLetterCommand {
+    /// List the dead letters, oldest first, one per line, with the reason
+    List {
+        /// A JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send dead letters again
+    Resend {
+        /// Their event ids
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        event_ids: Vec<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
 }

@@ -1,7 +1,9 @@
 //! The bridge's own tables: the sync position, undelivered events, rooms and gaps.
 
+mod dead_letters;
 mod gaps;
 mod migrate;
+mod origins;
 mod queue;
 mod record;
 mod replays;
@@ -21,8 +23,10 @@ use matrix_sdk_postgres::{
 };
 
 pub use self::{
+    dead_letters::DeadLetter,
     gaps::{Gap, Pages},
     migrate::{check, migrate},
+    origins::Origin,
     queue::{Counts, Queued},
     record::{NewGap, RoomChange, SyncRecord},
     replays::MessageIndex,

@@ -1,6 +1,6 @@
 //! The sync loop: keys, events and position of each sync in one transaction.
 
-use std::{slice, time::Duration};
+use std::{collections::HashMap, slice, time::Duration};
 
 use ruma::{
     api::client::{
@@ -129,7 +129,11 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
+        origins: HashMap::new(),
     };
+    let me = run.config.user_id.as_str();
+    let origins = run.config.labels.origins(&record.rooms, &sync.invitations, me);
+    let record = SyncRecord { origins, ..record };
     let count = record.rooms.len();
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);

@@ -35,7 +35,7 @@ use crate::{
     metrics::Metrics,
     responses::{ParseResponse, RawJson},
     run::Wake,
-    webhook::Webhook,
+    webhook::Webhooks,
 };
 
 const SENDERS: usize = 3;
@@ -72,7 +72,7 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
         crypto: Crypto::new(machine, keys.clone()),
         homeserver,
         inbox: Inbox::new(pool.clone(), &config.store_account),
-        webhook: Webhook::new(http, config).unwrap(),
+        webhooks: Webhooks::new(&http, config).unwrap(),
         metrics: Arc::new(Metrics::new().unwrap()),
         stop: CancellationToken::new(),
         wake: Wake::default(),

@@ -7,6 +7,7 @@ mod devices;
 mod gaps;
 mod integrity;
 mod joins;
+mod labels;
 mod malformed;
 mod messages;
 mod operator;

@@ -82,6 +82,18 @@ impl Bridge {
         Self { child, log, reader: Some(reader), port, directory }
     }
 
+    /// Run a command to its end. Returns the exit code and the standard output.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn run(settings: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+        let directory = directory();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_webhook_bridge"));
+        command.env_clear().envs(settings.iter().copied()).args(arguments).current_dir(&directory);
+        let output = command.output().await.unwrap();
+        let _ = std::fs::remove_dir_all(directory);
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
     pub fn directory(&self) -> &Path {
         &self.directory
     }
