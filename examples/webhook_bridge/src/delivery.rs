@@ -169,6 +169,10 @@ impl<'a> Delivery<'a> {
                 debug!(event_id = queued.event_id, "delivered");
                 Ok(Outcome::Finished)
             }
+            PostOutcome::LeftOut => {
+                inbox.delivered(&message.room_id, &queued.event_id).await?;
+                Ok(Outcome::Finished)
+            }
             PostOutcome::Unavailable { reason, retry_after, for_all } => {
                 metrics.webhook_failures.inc();
                 self.failed(webhook, &message.room_id, &reason, retry_after, for_all);
@@ -210,23 +214,13 @@ impl<'a> Delivery<'a> {
     ) -> Result<Outcome, BridgeError> {
         let (event_id, count) = (&queued.event_id, queued.rejections + 1);
         if count >= MAX_REJECTIONS {
-            warn!(
-                event_id,
-                "the webhook rejected a message {count} times ({reason}): dead-lettered"
-            );
-            self.run
-                .inbox
-                .failed(room, event_id, &format!("the webhook responded with {reason}"))
-                .await?;
+            warn!(event_id, "a message was rejected {count} times ({reason}): dead-lettered");
+            self.run.inbox.failed(room, event_id, &format!("rejected: {reason}")).await?;
             self.run.metrics.failed.inc();
             return Ok(Outcome::Finished);
         }
         let delay = Duration::from_secs(1 << queued.rejections.clamp(0, 6));
-        warn!(
-            event_id,
-            "the webhook rejected a message ({reason}); trying again in {} s",
-            delay.as_secs()
-        );
+        warn!(event_id, "a message was rejected ({reason}); trying again in {} s", delay.as_secs());
         self.run.inbox.retry_in(room, event_id, delay).await?;
         Ok(Outcome::Blocked(Next::After(delay)))
     }

@@ -114,6 +114,9 @@ pub struct Args {
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,
+    /// A template for the document that is sent to the webhook
+    #[arg(long, env = "WEBHOOK_TEMPLATE_FILE")]
+    pub webhook_template_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     WebhookConfig,
     values::{http_url, invalid, secret},
+    webhook::template,
 };
 use crate::{
     errors::BridgeError,
@@ -40,6 +41,7 @@ struct Entry {
     webhook_token_file: Option<PathBuf>,
     webhook_secret: Option<String>,
     webhook_secret_file: Option<PathBuf>,
+    template_file: Option<PathBuf>,
 }
 
 /// The labels, and the webhooks of those that have their own. `server` is the bot's.
@@ -129,7 +131,7 @@ fn ghosts(pattern: &str, server: &ServerName) -> Result<Ghosts, String> {
 }
 
 /// The webhook of a label, if it has its own. It inherits the time limit only: the default webhook's
-/// token is not for another receiver.
+/// token is not for another receiver, nor is its template.
 fn webhook(entry: Entry, default: &WebhookConfig) -> Result<Option<WebhookConfig>, BridgeError> {
     let read = |value: Option<String>, file: Option<PathBuf>, name: &str| {
         secret(&value.map(SecretString::from), &file, name)
@@ -138,8 +140,10 @@ fn webhook(entry: Entry, default: &WebhookConfig) -> Result<Option<WebhookConfig
     let token = read(entry.webhook_token, entry.webhook_token_file, "webhook_token")?;
     let key = read(entry.webhook_secret, entry.webhook_secret_file, "webhook_secret")?;
     let Some(url) = url else {
-        if token.is_some() || key.is_some() {
-            return Err(invalid("webhook_token and webhook_secret need a webhook_url"));
+        if token.is_some() || key.is_some() || entry.template_file.is_some() {
+            return Err(invalid(
+                "webhook_token, webhook_secret and template_file need a webhook_url",
+            ));
         }
         return Ok(None);
     };
@@ -148,5 +152,6 @@ fn webhook(entry: Entry, default: &WebhookConfig) -> Result<Option<WebhookConfig
         token: token.map(Into::into),
         secret: key.map(Into::into),
         timeout: default.timeout,
+        template: template(entry.template_file.as_deref(), "template_file")?,
     }))
 }

@@ -36,6 +36,7 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),
         ("--webhook-timeout", "0", "WEBHOOK_TIMEOUT"),
         ("--labels-file", "/nowhere/at/all", "BRIDGE_LABELS_FILE"),
+        ("--webhook-template-file", "/nowhere/at/all", "WEBHOOK_TEMPLATE_FILE"),
     ] {
         let error = parse(&[(name, value)]).unwrap_err();
         let text = error.to_string();
@@ -116,6 +117,7 @@ fn a_malformed_labels_file_is_explained_without_its_secrets() {
         ("type", entry("rooms = \"tops3cret\""), "line 3: a value is malformed"),
         ("url", entry("rooms = [\"!a:x\"]\nwebhook_url = \"tops3cret\""), "webhook_url"),
         ("token", entry("rooms = [\"!a:x\"]\nwebhook_token = \"tops3cret\""), "webhook_url"),
+        ("template", entry("rooms = [\"!a:x\"]\ntemplate_file = \"x\""), "webhook_url"),
     ] {
         let error = labels(name, &text).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

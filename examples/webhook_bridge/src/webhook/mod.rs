@@ -2,10 +2,14 @@
 
 mod post;
 mod signature;
+mod template;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use self::post::{Outcome, Webhook};
+pub use self::{
+    post::{Outcome, Webhook},
+    template::Template,
+};
 use crate::{config::Config, errors::BridgeError};
 
 /// The default webhook, and those of labels that have their own.

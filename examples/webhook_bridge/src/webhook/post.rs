@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::signature::{SIGNATURE, TIMESTAMP, sign};
+use super::{
+    signature::{SIGNATURE, TIMESTAMP, sign},
+    template::Template,
+};
 use crate::{
     config::WebhookConfig,
     errors::{BridgeError, exit_code},
@@ -21,6 +24,8 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Delivered,
+    /// The template prints nothing for this message, so it is left out.
+    LeftOut,
     /// The webhook rejects this message; others may succeed.
     Rejected(String),
     /// The webhook is unreachable, failing or misconfigured.
@@ -40,6 +45,7 @@ pub struct Webhook {
     authorization: Option<HeaderValue>,
     secret: Option<SecretString>,
     timeout: Duration,
+    template: Option<Template>,
 }
 
 impl Webhook {
@@ -71,6 +77,7 @@ impl Webhook {
             authorization,
             secret: config.secret.clone(),
             timeout: config.timeout,
+            template: config.template.clone(),
         })
     }
 
@@ -80,10 +87,13 @@ impl Webhook {
     }
 
     pub async fn post(&self, message: &Message) -> Outcome {
-        let (Ok(key), Ok(body)) =
-            (HeaderValue::from_str(&message.event_id), serde_json::to_vec(message))
-        else {
+        let Ok(key) = HeaderValue::from_str(&message.event_id) else {
             return Outcome::Rejected("the message cannot be sent as an HTTP request".to_owned());
+        };
+        let body = match self.document(message) {
+            Ok(Some(body)) => body,
+            Ok(None) => return Outcome::LeftOut,
+            Err(reason) => return Outcome::Rejected(reason),
         };
         let mut request = self
             .http
@@ -118,6 +128,14 @@ impl Webhook {
 }
 
 impl Webhook {
+    /// The body of the request.
+    fn document(&self, message: &Message) -> Result<Option<Vec<u8>>, String> {
+        match &self.template {
+            Some(template) => Ok(template.render(message)?.map(String::into_bytes)),
+            None => serde_json::to_vec(message).map(Some).map_err(|error| error.to_string()),
+        }
+    }
+
     /// The values of the headers that sign a body now, if there is a secret.
     fn signature(&self, body: &[u8]) -> Option<(String, String)> {
         let secret = self.secret.as_ref()?.expose_secret();

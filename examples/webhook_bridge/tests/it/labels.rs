@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Bridge, Harness, Reply, Webhook, labels_file, plain, room, sync};
+use crate::support::{Bridge, Harness, Reply, TempFile, Webhook, labels_file, plain, room, sync};
 
 fn invitation(room: &str, inviter: &str) -> Value {
     let events = json!([
@@ -199,4 +199,35 @@ async fn dead_letters_are_listed_and_sent_again_beside_a_running_bridge() {
             bridge.metric("messages_dead_lettered").await == Some(0.0)
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_makes_the_document_and_may_leave_messages_out() {
+    let harness = Harness::new().await;
+    let template = TempFile::new(
+        "template.json",
+        r#"{% if body != "private" %}{"text": {{ body }}, "of": {{ content.missing.field }}{% if
+            body == "broken" %},{% endif %}}{% endif %}"#,
+    );
+    let settings = [("WEBHOOK_TEMPLATE_FILE", template.path())];
+    let bridge = harness.ready_bridge(&settings).await;
+    let bodies = ["private", "say \"}\"", "broken", "last"];
+    let ids = ["$1", "$2", "$3", "$4"];
+    let events: Vec<_> = ids.iter().zip(bodies).map(|(id, body)| plain(id, body)).collect();
+    harness.homeserver.push(sync(&[("!p:x", room(&events))]));
+    harness.webhook.requests.until_count("two documents", 2, |_| true).await;
+    let documents: Vec<_> =
+        harness.webhook.requests.all().into_iter().map(|delivery| delivery.message).collect();
+    let expected = ["say \"}\"", "last"].map(|text| json!({"text": text, "of": null}));
+    assert_eq!(documents, expected);
+    bridge
+        .until("the broken one to be a dead letter", async |bridge| {
+            bridge.metric("messages_dead_lettered").await == Some(1.0)
+        })
+        .await;
+    assert!(bridge.log().contains("not JSON"), "{}", bridge.log());
+    let malformed = TempFile::new("template.json", "{% if %}");
+    let mut bridge = harness.bridge(&[("WEBHOOK_TEMPLATE_FILE", malformed.path())]);
+    assert_eq!(bridge.ended().await, 2);
+    assert!(bridge.log().contains("WEBHOOK_TEMPLATE_FILE"), "{}", bridge.log());
 }
