@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     breaker::Breakers,
+    config::Attachments,
     errors::BridgeError,
     evaluate::{Verdict, evaluate},
     inbox::{Origin, Queued},
@@ -133,6 +134,11 @@ impl<'a> Delivery<'a> {
                 if message.encrypted {
                     self.count_decrypted(room_id, event_id);
                 }
+                if message.kind == "m.reaction" && !self.run.config.reactions {
+                    inbox.delivered(room_id, event_id).await?;
+                    return Ok(Outcome::Finished);
+                }
+                message.describe_attachment(self.run.config.attachments == Attachments::Keys);
                 self.label_by_sender(room, &message.sender).await?;
                 message.label.clone_from(&room.label);
                 return self.post(queued, &message).await;

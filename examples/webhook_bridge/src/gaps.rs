@@ -61,7 +61,7 @@ async fn fill(
     request.from = Some(gap.from_token.clone()).filter(|token| !token.is_empty());
     request.to = gap.to_token.clone();
     request.limit = uint!(100);
-    request.filter = timeline_filter();
+    request.filter = timeline_filter(run.config.reactions);
     let response = match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
         None => return Ok(Next::Done),
         Some(Ok(response)) => response,

@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod attachment;
 mod breaker;
 mod changes;
 mod checkpoint;
@@ -30,6 +31,7 @@ mod metrics;
 mod outgoing;
 mod prune;
 mod refusal;
+mod relation;
 mod responses;
 mod retry;
 mod rooms;

@@ -117,6 +117,12 @@ pub struct Args {
     /// A template for the document that is sent to the webhook
     #[arg(long, env = "WEBHOOK_TEMPLATE_FILE")]
     pub webhook_template_file: Option<PathBuf>,
+    /// Whether reactions are delivered: true or false [default: false]
+    #[arg(long, env = "BRIDGE_REACTIONS")]
+    pub reactions: Option<String>,
+    /// What documents say about attachments besides name, type and size: none or keys [default: none]
+    #[arg(long, env = "BRIDGE_ATTACHMENTS")]
+    pub attachments: Option<String>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }

@@ -1,6 +1,7 @@
 //! Settings from flags and environment, validated before anything is started.
 
 mod args;
+mod attachments;
 mod labels;
 mod values;
 mod webhook;
@@ -13,6 +14,7 @@ use secrecy::SecretString;
 use self::values::{http_url, invalid, non_empty, number, on_off, required, secret, takeover};
 pub use self::{
     args::{Args, Command, DeadLetterCommand},
+    attachments::Attachments,
     webhook::WebhookConfig,
 };
 use crate::{errors::BridgeError, http_client::Target, labels::Labels};
@@ -79,6 +81,8 @@ pub struct Config {
     pub labels: Labels,
     /// The webhooks of labels that have their own.
     pub labelled_webhooks: HashMap<String, WebhookConfig>,
+    pub reactions: bool,
+    pub attachments: Attachments,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -172,6 +176,8 @@ impl TryFrom<Args> for Config {
             skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
             labels,
             labelled_webhooks,
+            reactions: on_off(&args.reactions, "BRIDGE_REACTIONS", false)?,
+            attachments: attachments::read(args.attachments)?,
             user_id,
         })
     }

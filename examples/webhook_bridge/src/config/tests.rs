@@ -35,6 +35,8 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--retry-timeout", "1m", "BRIDGE_RETRY_TIMEOUT"),
         ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),
         ("--webhook-timeout", "0", "WEBHOOK_TIMEOUT"),
+        ("--attachments", "all", "BRIDGE_ATTACHMENTS"),
+        ("--reactions", "some", "BRIDGE_REACTIONS"),
         ("--labels-file", "/nowhere/at/all", "BRIDGE_LABELS_FILE"),
         ("--webhook-template-file", "/nowhere/at/all", "WEBHOOK_TEMPLATE_FILE"),
     ] {

@@ -69,7 +69,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
-        request.filter = Some(filter().into());
+        request.filter = Some(filter(run.config.reactions).into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
         let known = position.since().is_some();
@@ -164,24 +164,25 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
 }
 
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.
-fn filter() -> FilterDefinition {
+fn filter(reactions: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
     filter.room = RoomFilter::default();
     filter.room.account_data = RoomEventFilter::ignore_all();
     filter.room.ephemeral = RoomEventFilter::ignore_all();
-    filter.room.timeline = timeline_filter();
+    filter.room.timeline = timeline_filter(reactions);
     filter.room.state = RoomEventFilter::with_lazy_loading();
     filter.room.state.types = Some(vec!["m.room.member".into(), "m.room.encryption".into()]);
     filter
 }
 
 /// Also used for `/messages`, so that both return the same events.
-pub fn timeline_filter() -> RoomEventFilter {
+pub fn timeline_filter(reactions: bool) -> RoomEventFilter {
     let mut filter = RoomEventFilter::default();
     filter.limit = Some(uint!(100));
-    filter.types = Some(TIMELINE_TYPES.map(ToOwned::to_owned).to_vec());
+    let types = TIMELINE_TYPES.into_iter().filter(|kind| reactions || *kind != "m.reaction");
+    filter.types = Some(types.map(ToOwned::to_owned).collect());
     filter.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
     filter
 }
