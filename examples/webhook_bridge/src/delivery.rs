@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Delivery<'a> {
     /// The last decrypted event of each room, so that a retry is not counted again.
     counted: Mutex<HashMap<String, String>>,
     breakers: Breakers,
+    /// The event of each room whose last request failed or was rejected.
+    failing: Mutex<HashMap<String, String>>,
 }
 
 /// A room, with the label that it has so far.
@@ -56,7 +59,12 @@ enum Outcome {
 
 impl<'a> Delivery<'a> {
     pub fn new(run: &'a Run) -> Self {
-        Self { run, counted: Mutex::default(), breakers: Breakers::default() }
+        Self {
+            run,
+            counted: Mutex::default(),
+            breakers: Breakers::default(),
+            failing: Mutex::default(),
+        }
     }
 
     /// Deliver until stopped.
@@ -147,7 +155,7 @@ impl<'a> Delivery<'a> {
             Verdict::Fail { kind, reason } => {
                 warn!(event_id, room = room_id, "not delivered: {reason}");
                 inbox.failed(room_id, event_id, &reason).await?;
-                metrics.failed.inc();
+                metrics.failed.increment(1);
                 metrics.undecryptable(kind);
             }
             Verdict::NoKey => {
@@ -167,10 +175,24 @@ impl<'a> Delivery<'a> {
     async fn post(&self, queued: &Queued, message: &Message) -> Result<Outcome, BridgeError> {
         let (inbox, metrics) = (&self.run.inbox, &self.run.metrics);
         let webhook = self.run.webhooks.of(message.label.as_deref());
-        match webhook.post(message).await {
+        if self.failing().get(&message.room_id) == Some(&queued.event_id) {
+            metrics.retried.increment(1);
+        }
+        let began = Instant::now();
+        let outcome = webhook.post(message).await;
+        if outcome != PostOutcome::LeftOut {
+            metrics.delivery.record(began.elapsed());
+        }
+        match outcome {
+            PostOutcome::Delivered | PostOutcome::LeftOut => {
+                self.failing().remove(&message.room_id)
+            }
+            _ => self.failing().insert(message.room_id.clone(), queued.event_id.clone()),
+        };
+        match outcome {
             PostOutcome::Delivered => {
                 inbox.delivered(&message.room_id, &queued.event_id).await?;
-                metrics.delivered.inc();
+                metrics.delivered.increment(1);
                 self.breakers.succeeded(&webhook.name);
                 debug!(event_id = queued.event_id, "delivered");
                 Ok(Outcome::Finished)
@@ -180,15 +202,19 @@ impl<'a> Delivery<'a> {
                 Ok(Outcome::Finished)
             }
             PostOutcome::Unavailable { reason, retry_after, for_all } => {
-                metrics.webhook_failures.inc();
+                metrics.webhook_failures.increment(1);
                 self.failed(webhook, &message.room_id, &reason, retry_after, for_all);
                 Ok(Outcome::Blocked(Next::Backoff(retry_after)))
             }
             PostOutcome::Rejected(reason) => {
-                metrics.webhook_failures.inc();
+                metrics.webhook_failures.increment(1);
                 self.rejected(&message.room_id, queued, &reason).await
             }
         }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(
@@ -222,7 +248,7 @@ impl<'a> Delivery<'a> {
         if count >= MAX_REJECTIONS {
             warn!(event_id, "a message was rejected {count} times ({reason}): dead-lettered");
             self.run.inbox.failed(room, event_id, &format!("rejected: {reason}")).await?;
-            self.run.metrics.failed.inc();
+            self.run.metrics.failed.increment(1);
             return Ok(Outcome::Finished);
         }
         let delay = Duration::from_secs(1 << queued.rejections.clamp(0, 6));
@@ -235,7 +261,7 @@ impl<'a> Delivery<'a> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let last = counted.insert(room.to_owned(), event_id.to_owned());
         if last.as_deref() != Some(event_id) {
-            self.run.metrics.decrypted.inc();
+            self.run.metrics.decrypted.increment(1);
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    auth::BearerToken,
     checkpoint::Checkpoint,
     config::{Config, DatabaseConfig},
     crypto::Crypto,
@@ -25,7 +26,7 @@ use crate::{
     http_client,
     inbox::{self, Inbox},
     keys::Keys,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     outgoing, prune,
     refusal::SessionLoss,
     retry::Delays,
@@ -84,12 +85,12 @@ pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
 /// Run the bridge until it is stopped or a fatal error occurs.
 pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
     let http = http_client::build(&config)?;
-    let metrics = Metrics::new()
-        .map_err(|error| BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))?;
+    // Nobody can read the metrics without the endpoint.
+    let exporter = config.listen.is_some().then(metrics::install).transpose()?;
     let engine = Engine {
         homeserver: Arc::new(Homeserver::new(http.clone(), config.homeserver.clone())),
         webhooks: Webhooks::new(&http, &config)?,
-        metrics: Arc::new(metrics),
+        metrics: Arc::default(),
         config: Arc::new(config),
         stop,
     };
@@ -97,6 +98,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
         metrics: engine.metrics.clone(),
         inbox: OnceLock::new(),
         waiting_for: Mutex::default(),
+        exporter,
+        metrics_token: engine.config.metrics_token.as_ref().map(BearerToken::new),
     });
     if let Some(address) = engine.config.listen {
         health::serve(address, health.clone(), engine.stop.graceful.clone()).await?;

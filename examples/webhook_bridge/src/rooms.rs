@@ -60,7 +60,7 @@ async fn join(run: &Run, failures: &FailureTimers, room: &str) -> Result<Next, B
                 return Ok(Next::Backoff(error.retry_after()));
             }
             warn!(room, "invitation abandoned, because it cannot be accepted: {error}");
-            run.metrics.invitations_abandoned.inc();
+            run.metrics.invitations_abandoned.increment(1);
         }
     }
     failures.reset(room);

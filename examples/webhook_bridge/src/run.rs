@@ -52,7 +52,7 @@ impl Run {
     pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
             warn!(room, count, "events without a valid id or sender were skipped");
-            self.metrics.malformed.inc_by(count as u64);
+            self.metrics.malformed.increment(count as u64);
         }
     }
 

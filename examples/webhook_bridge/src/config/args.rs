@@ -81,7 +81,8 @@ pub struct Args {
     /// Directory of the embedded PostgreSQL
     #[arg(long, env = "BRIDGE_DATA_DIR", default_value = "./webhook_bridge_data")]
     pub data_dir: PathBuf,
-    /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
+    /// Address for /healthz, /readyz and /metrics, such as 0.0.0.0:9090, or a port of the loopback
+    /// interface [default: none]
     #[arg(long, env = "BRIDGE_LISTEN")]
     pub listen: Option<String>,
     /// If another process owns the account: wait, immediate or refuse [default: wait]
@@ -123,6 +124,15 @@ pub struct Args {
     /// What documents say about attachments besides name, type and size: none or keys [default: none]
     #[arg(long, env = "BRIDGE_ATTACHMENTS")]
     pub attachments: Option<String>,
+    /// Log lines as text or json [default: text]
+    #[arg(long, env = "BRIDGE_LOG_FORMAT")]
+    pub log_format: Option<String>,
+    /// Bearer token that /metrics requires [default: none]
+    #[arg(long, env = "BRIDGE_METRICS_TOKEN", hide_env_values = true)]
+    pub metrics_token: Option<SecretString>,
+    /// A file with the bearer token that /metrics requires
+    #[arg(long, env = "BRIDGE_METRICS_TOKEN_FILE")]
+    pub metrics_token_file: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }

@@ -3,6 +3,7 @@
 mod args;
 mod attachments;
 mod labels;
+mod log_format;
 mod values;
 mod webhook;
 
@@ -11,10 +12,13 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
-use self::values::{http_url, invalid, non_empty, number, on_off, required, secret, takeover};
+use self::values::{
+    address, http_url, invalid, non_empty, number, on_off, required, secret, takeover,
+};
 pub use self::{
     args::{Args, Command, DeadLetterCommand},
     attachments::Attachments,
+    log_format::LogFormat,
     webhook::WebhookConfig,
 };
 use crate::{errors::BridgeError, http_client::Target, labels::Labels};
@@ -83,6 +87,8 @@ pub struct Config {
     pub labelled_webhooks: HashMap<String, WebhookConfig>,
     pub reactions: bool,
     pub attachments: Attachments,
+    /// Required for `/metrics`.
+    pub metrics_token: Option<SecretString>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -139,14 +145,10 @@ impl TryFrom<Args> for Config {
         })?;
         let homeserver = non_empty(args.homeserver.clone());
         let homeserver = required(homeserver, "MATRIX_HOMESERVER", "https://matrix.example.org")?;
-        let listen = non_empty(args.listen.clone()).map(|address| {
-            address.parse().map_err(|_| {
-                invalid(format!(
-                    "BRIDGE_LISTEN {address:?} is not an address: set it, as in \
-                     BRIDGE_LISTEN=127.0.0.1:9090"
-                ))
-            })
-        });
+        let listen = non_empty(args.listen.clone());
+        let listen = listen.map(|listen| address(&listen, "BRIDGE_LISTEN")).transpose()?;
+        let metrics_token =
+            secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
         let webhook = webhook::default(&args)?;
         let (labels, labelled_webhooks) =
@@ -160,7 +162,7 @@ impl TryFrom<Args> for Config {
             store_passphrase_raw,
             store_account: store_account(&args).unwrap_or_else(|| user_id.to_string()),
             webhook,
-            listen: listen.transpose()?,
+            listen,
             takeover: takeover(non_empty(args.takeover).as_deref())?,
             retry_timeout: Duration::from_secs(number(
                 &args.retry_timeout,
@@ -178,6 +180,7 @@ impl TryFrom<Args> for Config {
             labelled_webhooks,
             reactions: on_off(&args.reactions, "BRIDGE_REACTIONS", false)?,
             attachments: attachments::read(args.attachments)?,
+            metrics_token: metrics_token.map(Into::into),
             user_id,
         })
     }

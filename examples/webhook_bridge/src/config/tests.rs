@@ -25,7 +25,8 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--homeserver", "", "MATRIX_HOMESERVER"),
         ("--user", "bot", "MATRIX_USER"),
         ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
-        ("--listen", "9090", "BRIDGE_LISTEN"),
+        ("--listen", "localhost", "BRIDGE_LISTEN"),
+        ("--listen", "0.0.0.0", "BRIDGE_LISTEN"),
         ("--takeover", "steal", "BRIDGE_TAKEOVER"),
         ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
         ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
@@ -62,6 +63,9 @@ fn an_empty_value_is_unset_and_debug_shows_no_secret() {
     assert!(!shown.contains("tops3cret") && !shown.contains("dG9wczNjcmV0"), "{shown}");
     assert_eq!(config.store_account, "@bot:example.org");
     assert_eq!(config.takeover, Takeover::Wait);
+    let listen = |given| parse(&[("--listen", given)]).unwrap().listen.unwrap().to_string();
+    assert_eq!(listen("9090"), "127.0.0.1:9090");
+    assert_eq!(listen("0.0.0.0:9090"), "0.0.0.0:9090");
 }
 
 /// A labels file with this text.

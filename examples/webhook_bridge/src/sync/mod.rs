@@ -92,7 +92,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
                  restored or replaced. Syncing without a position: each known room is filled back to \
                  its last event"
             );
-            run.metrics.positions_lost.inc();
+            run.metrics.positions_lost.increment(1);
             *position = Position::Lost;
             (refusals, delays, response_time) = (0, Delays::new(), MAX_RESPONSE_TIME);
             continue;
@@ -157,7 +157,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     } else if received > 0 {
         debug!(received, "synced");
     }
-    run.metrics.received.inc_by(received);
+    run.metrics.received.increment(received);
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)

@@ -11,6 +11,7 @@ mod joins;
 mod labels;
 mod malformed;
 mod messages;
+mod metrics;
 mod operator;
 mod refusals;
 mod restored;

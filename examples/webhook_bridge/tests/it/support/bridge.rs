@@ -104,9 +104,14 @@ impl Bridge {
 
     /// Status and body of an endpoint; `None` while there is no response.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.get_with_token(path, "").await
+    }
+
+    pub async fn get_with_token(&self, path: &str, token: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
-        let answer =
-            reqwest_client().get(url).timeout(Duration::from_secs(10)).send().await.ok()?;
+        let request = reqwest_client().get(url).timeout(Duration::from_secs(10));
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        let answer = request.send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
