@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
+    api,
     breaker::Breakers,
     config::Attachments,
     errors::BridgeError,
@@ -146,9 +147,10 @@ impl<'a> Delivery<'a> {
                     inbox.delivered(room_id, event_id).await?;
                     return Ok(Outcome::Finished);
                 }
-                message.describe_attachment(self.run.config.attachments == Attachments::Keys);
                 self.label_by_sender(room, &message.sender).await?;
                 message.label.clone_from(&room.label);
+                self.describe_attachment(&mut message)?;
+                self.keep_for_api(&message).await?;
                 return self.post(queued, &message).await;
             }
             Verdict::Skip => inbox.delivered(room_id, event_id).await?,
@@ -170,6 +172,29 @@ impl<'a> Delivery<'a> {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    fn describe_attachment(&self, message: &mut Message) -> Result<(), BridgeError> {
+        let setting = self.run.config.attachments;
+        let source = message.describe_attachment(setting == Attachments::Keys);
+        if let (Attachments::Download, Some(sealer), Some(source), Some(attachment)) =
+            (setting, &self.run.sealer, source, &mut message.attachment)
+        {
+            attachment.path = Some(api::path(sealer, &source)?);
+        }
+        Ok(())
+    }
+
+    /// Store the message for the API, if that is on. Not again when a delivery is repeated.
+    async fn keep_for_api(&self, message: &Message) -> Result<(), BridgeError> {
+        let (Some(sealer), Some(api)) = (&self.run.sealer, &self.run.config.api) else {
+            return Ok(());
+        };
+        let inbox = &self.run.inbox;
+        if inbox.is_sealed(message).await? {
+            return Ok(());
+        }
+        inbox.store_sealed(message, &sealer.seal(message)?, api.max_messages).await
     }
 
     async fn post(&self, queued: &Queued, message: &Message) -> Result<Outcome, BridgeError> {

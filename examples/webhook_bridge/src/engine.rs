@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matrix_sdk_postgres::PoolSettings;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    api::{self, Backend},
     auth::BearerToken,
     checkpoint::Checkpoint,
-    config::{Config, DatabaseConfig},
+    config::Config,
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -32,6 +32,7 @@ use crate::{
     retry::Delays,
     rooms,
     run::{Run, Wake},
+    sealing::Sealer,
     session::{self, Session},
     sync,
     webhook::Webhooks,
@@ -52,6 +53,8 @@ struct Engine {
     webhooks: Webhooks,
     metrics: Arc<Metrics>,
     stop: Stop,
+    /// What the API serves from, once this process owns the account.
+    api: Arc<OnceLock<Backend>>,
 }
 
 /// Requests to stop.
@@ -61,25 +64,6 @@ pub struct Stop {
     pub graceful: CancellationToken,
     /// Abandon deliveries in flight; the store is still closed.
     pub immediate: CancellationToken,
-}
-
-/// Migrate the database's schemas, and do nothing else.
-pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
-    /// No account is opened; a configuration has a name all the same.
-    const ACCOUNT: &str = "webhook_bridge.migrate-only";
-    let database = DatabaseServer::new(&config.database).await?;
-    let migrate = async {
-        let settings = database
-            .settings(ACCOUNT)?
-            .pool(PoolSettings { max_size: config.pool_size, ..Default::default() });
-        settings.migrate().await?;
-        inbox::migrate(&settings.build_pool()?).await
-    };
-    let migrated = migrate.await;
-    database.stop().await;
-    migrated?;
-    info!("the schemas matrix_sdk and webhook_bridge are up to date");
-    Ok(())
 }
 
 /// Run the bridge until it is stopped or a fatal error occurs.
@@ -93,6 +77,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
         metrics: Arc::default(),
         config: Arc::new(config),
         stop,
+        api: Arc::default(),
     };
     let health = Arc::new(Health {
         metrics: engine.metrics.clone(),
@@ -103,6 +88,9 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
     });
     if let Some(address) = engine.config.listen {
         health::serve(address, health.clone(), engine.stop.graceful.clone()).await?;
+    }
+    if let Some(config) = &engine.config.api {
+        api::serve(config, engine.api.clone(), engine.stop.graceful.clone()).await?;
     }
     let database = DatabaseServer::new(&engine.config.database.database).await?;
     let ended = engine.run_on(&database, &health).await;
@@ -274,6 +262,7 @@ impl Engine {
         if self.config.labels.use_members() {
             inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
         }
+        let sealer = self.open_api(keys, inbox).await?;
         let devices = Devices::default();
         devices.load(keys.tracked_users().await?);
         info!(user = %self.config.user_id, %device, "forwarding messages");
@@ -283,12 +272,28 @@ impl Engine {
             crypto: Crypto::new(machine, keys.clone()),
             inbox: inbox.clone(),
             webhooks: self.webhooks.clone(),
+            sealer,
             metrics: self.metrics.clone(),
             stop: stop.child_token(),
             wake: Wake::default(),
             devices,
         };
         Ok((checkpoint, run))
+    }
+
+    /// Let the API serve this account, if it is on. Returns what seals its messages.
+    async fn open_api(&self, keys: &Keys, inbox: &Inbox) -> Result<Option<Sealer>, BridgeError> {
+        if self.config.api.is_none() {
+            return Ok(None);
+        }
+        let sealer = Sealer::open(keys).await?;
+        self.api.get_or_init(|| Backend {
+            inbox: inbox.clone(),
+            sealer: sealer.clone(),
+            homeserver: self.homeserver.clone(),
+            labels: self.config.labels.clone(),
+        });
+        Ok(Some(sealer))
     }
 
     /// Log the reason, and wait until the next attempt.

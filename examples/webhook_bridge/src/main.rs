@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod api;
 mod attachment;
 mod auth;
 mod breaker;
@@ -30,6 +31,7 @@ mod labels;
 mod logging;
 mod message;
 mod metrics;
+mod migrate_only;
 mod outgoing;
 mod prune;
 mod refusal;
@@ -39,6 +41,7 @@ mod retry;
 mod rooms;
 mod run;
 mod scheduler;
+mod sealing;
 mod session;
 mod sync;
 mod timeline;
@@ -83,7 +86,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<(), BridgeError> {
     if args.migrate_only {
-        return engine::migrate_only(DatabaseConfig::try_from(&args)?).await;
+        return migrate_only::run(DatabaseConfig::try_from(&args)?).await;
     }
     if let Some(Command::DeadLetters { command }) = &args.command {
         return dead_letters::run(&args, command).await;

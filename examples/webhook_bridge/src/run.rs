@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
-    inbox::Inbox, metrics::Metrics, webhook::Webhooks,
+    inbox::Inbox, metrics::Metrics, sealing::Sealer, webhook::Webhooks,
 };
 
 /// One run: from building the machine until a stop or an error.
@@ -20,6 +20,8 @@ pub struct Run {
     pub crypto: Crypto,
     pub inbox: Inbox,
     pub webhooks: Webhooks,
+    /// `None`: the API is off.
+    pub sealer: Option<Sealer>,
     pub metrics: Arc<Metrics>,
     /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,

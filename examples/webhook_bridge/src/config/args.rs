@@ -121,7 +121,8 @@ pub struct Args {
     /// Whether reactions are delivered: true or false [default: false]
     #[arg(long, env = "BRIDGE_REACTIONS")]
     pub reactions: Option<String>,
-    /// What documents say about attachments besides name, type and size: none or keys [default: none]
+    /// What documents say about attachments besides name, type and size: none, keys or download
+    /// [default: none]
     #[arg(long, env = "BRIDGE_ATTACHMENTS")]
     pub attachments: Option<String>,
     /// Log lines as text or json [default: text]
@@ -133,6 +134,27 @@ pub struct Args {
     /// A file with the bearer token that /metrics requires
     #[arg(long, env = "BRIDGE_METRICS_TOKEN_FILE")]
     pub metrics_token_file: Option<PathBuf>,
+    /// Bearer token of the API; without it the API is off
+    #[arg(long, env = "BRIDGE_API_TOKEN", hide_env_values = true)]
+    pub api_token: Option<SecretString>,
+    /// A file with the bearer token of the API
+    #[arg(long, env = "BRIDGE_API_TOKEN_FILE")]
+    pub api_token_file: Option<PathBuf>,
+    /// Address of the API, or a port of the loopback interface [default: 127.0.0.1:9091]
+    #[arg(long, env = "BRIDGE_API_LISTEN")]
+    pub api_listen: Option<String>,
+    /// Requests per second that the API serves [default: 10]
+    #[arg(long, env = "BRIDGE_API_RATE_LIMIT")]
+    pub api_rate_limit: Option<String>,
+    /// Messages of each room that are kept for the API [default: 100]
+    #[arg(long, env = "BRIDGE_API_MAX_MESSAGES")]
+    pub api_max_messages: Option<String>,
+    /// Seconds for which messages are kept for the API [default: 604800]
+    #[arg(long, env = "BRIDGE_API_MAX_AGE")]
+    pub api_max_age: Option<String>,
+    /// Size of the largest attachment that the API serves, in bytes [default: 52428800]
+    #[arg(long, env = "BRIDGE_ATTACHMENT_MAX_BYTES")]
+    pub attachment_max_bytes: Option<String>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }

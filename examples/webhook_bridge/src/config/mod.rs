@@ -1,7 +1,7 @@
 //! Settings from flags and environment, validated before anything is started.
 
+mod api;
 mod args;
-mod attachments;
 mod labels;
 mod log_format;
 mod values;
@@ -16,8 +16,8 @@ use self::values::{
     address, http_url, invalid, non_empty, number, on_off, required, secret, takeover,
 };
 pub use self::{
+    api::{ApiConfig, Attachments},
     args::{Args, Command, DeadLetterCommand},
-    attachments::Attachments,
     log_format::LogFormat,
     webhook::WebhookConfig,
 };
@@ -89,6 +89,8 @@ pub struct Config {
     pub attachments: Attachments,
     /// Required for `/metrics`.
     pub metrics_token: Option<SecretString>,
+    /// `None`: the API is off.
+    pub api: Option<ApiConfig>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -151,6 +153,7 @@ impl TryFrom<Args> for Config {
             secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
         let webhook = webhook::default(&args)?;
+        let api = api::read(&args)?;
         let (labels, labelled_webhooks) =
             labels::read(args.labels_file.as_deref(), user_id.server_name(), &webhook)?;
         Ok(Self {
@@ -163,7 +166,7 @@ impl TryFrom<Args> for Config {
             store_account: store_account(&args).unwrap_or_else(|| user_id.to_string()),
             webhook,
             listen,
-            takeover: takeover(non_empty(args.takeover).as_deref())?,
+            takeover: takeover(non_empty(args.takeover.clone()).as_deref())?,
             retry_timeout: Duration::from_secs(number(
                 &args.retry_timeout,
                 "BRIDGE_RETRY_TIMEOUT",
@@ -179,7 +182,8 @@ impl TryFrom<Args> for Config {
             labels,
             labelled_webhooks,
             reactions: on_off(&args.reactions, "BRIDGE_REACTIONS", false)?,
-            attachments: attachments::read(args.attachments)?,
+            attachments: api::attachments(&args, api.is_some())?,
+            api,
             metrics_token: metrics_token.map(Into::into),
             user_id,
         })

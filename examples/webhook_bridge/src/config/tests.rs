@@ -38,6 +38,8 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--webhook-timeout", "0", "WEBHOOK_TIMEOUT"),
         ("--attachments", "all", "BRIDGE_ATTACHMENTS"),
         ("--reactions", "some", "BRIDGE_REACTIONS"),
+        ("--attachments", "download", "BRIDGE_API_TOKEN"),
+        ("--api-listen", "127.0.0.1:1", "BRIDGE_API_TOKEN"),
         ("--labels-file", "/nowhere/at/all", "BRIDGE_LABELS_FILE"),
         ("--webhook-template-file", "/nowhere/at/all", "WEBHOOK_TEMPLATE_FILE"),
     ] {

@@ -72,6 +72,7 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
         homeserver,
         inbox: Inbox::new(pool.clone(), &config.store_account),
         webhooks: Webhooks::new(&http, config).unwrap(),
+        sealer: None,
         metrics: Arc::default(),
         stop: CancellationToken::new(),
         wake: Wake::default(),

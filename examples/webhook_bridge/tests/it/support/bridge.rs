@@ -109,10 +109,15 @@ impl Bridge {
 
     pub async fn get_with_token(&self, path: &str, token: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let (status, body) = Self::get_url(&url, token).await?;
+        Some((status, String::from_utf8(body).unwrap()))
+    }
+
+    pub async fn get_url(url: &str, token: &str) -> Option<(u16, Vec<u8>)> {
         let request = reqwest_client().get(url).timeout(Duration::from_secs(10));
         let request = if token.is_empty() { request } else { request.bearer_auth(token) };
         let answer = request.send().await.ok()?;
-        Some((answer.status().as_u16(), answer.text().await.ok()?))
+        Some((answer.status().as_u16(), answer.bytes().await.ok()?.to_vec()))
     }
 
     /// A metric's value; `name` includes the labels.
