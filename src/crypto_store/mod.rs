@@ -84,7 +84,7 @@ impl CryptoStore for PostgresCryptoStore {
     #[instrument(skip_all)]
     async fn save_changes(&self, changes: Changes) -> Result<()> {
         let account = self.operation()?;
-        save_changes::save(&account, self.saves(&account)?, self.reserve(&account)?, changes).await
+        save_changes::save(&account, self.saves(&account)?, changes).await
     }
 
     #[instrument(skip_all)]

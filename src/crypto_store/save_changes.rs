@@ -14,8 +14,7 @@ use super::{
     deferred::{Group, Saves, received_session},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
     olm_sessions::{self, SessionRow},
-    outbound_group_sessions::{self, Reserve},
-    room_key_bundles, secrets, sync_tokens, withheld,
+    outbound_group_sessions, room_key_bundles, secrets, sync_tokens, withheld,
 };
 use crate::{
     Error,
@@ -28,21 +27,13 @@ const CHUNKED_FROM: usize = 10_000;
 /// Room keys per chunk: one chunk is sealed while the server works on the one before.
 const CHUNK_SESSIONS: usize = 1_000;
 
-pub(super) async fn save(
-    account: &StoreLane,
-    saves: Saves,
-    reserve: Reserve,
-    changes: Changes,
-) -> Result<(), Error> {
-    if reserve.covers(&changes).await? {
-        return Ok(());
-    }
+pub(super) async fn save(account: &StoreLane, saves: Saves, changes: Changes) -> Result<(), Error> {
     let (_guard, cancellation) = Cancellation::new();
     let stage = |staging: Staging| async move {
         if saves.may_defer() && defer(&staging.codec, &saves, &cancellation, &changes).await? {
             return Ok(Batch::default());
         }
-        stage(&staging.codec, &saves, &reserve, changes).await
+        stage(&staging.codec, &saves, changes).await
     };
     account.write(stage).await
 }
@@ -67,12 +58,7 @@ async fn defer(
 }
 
 /// Pickles in the writer lane, so that no later state is overwritten by an earlier one.
-async fn stage(
-    codec: &Codec,
-    saves: &Saves,
-    reserve: &Reserve,
-    changes: Changes,
-) -> Result<Batch, Error> {
+async fn stage(codec: &Codec, saves: &Saves, changes: Changes) -> Result<Batch, Error> {
     // Destructured without `..`: a field that upstream adds breaks the build, not the store.
     let Changes {
         private_identity,
@@ -134,7 +120,7 @@ async fn stage(
         inbound_group_sessions::stage(batch, codec, session, None).await?;
     }
     for session in &outbound_group_sessions {
-        outbound_group_sessions::stage(batch, codec, reserve, session).await?;
+        outbound_group_sessions::stage(batch, codec, saves, session).await?;
     }
     rows.extend(key_requests::stage(batch, codec, &key_requests)?);
     for (room_id, entries) in &withheld_session_info {

@@ -9,9 +9,7 @@ use super::{
     account_data, backups, custom_values,
     deferred::{Deferred, Saves},
     devices, encrypted_rooms, identities, inbound_group_sessions, key_requests, message_hashes,
-    olm_sessions, outbound_group_sessions,
-    outbound_group_sessions::{Reservations, Reserve},
-    room_key_bundles, secrets, size,
+    olm_sessions, outbound_group_sessions, room_key_bundles, secrets, size,
     static_account::StaticAccount,
     sync_tokens, tracked_users, withheld,
 };
@@ -80,7 +78,6 @@ pub(super) struct Inner {
     store: Arc<StoreHandle>,
     static_account: StaticAccount,
     pub(super) deferred: Arc<Deferred>,
-    reservations: Arc<Reservations>,
 }
 
 impl fmt::Debug for PostgresCryptoStore {
@@ -201,8 +198,8 @@ impl PostgresCryptoStore {
     /// The crypto store of an account that has just been opened.
     pub(crate) fn of(account: &Opening) -> Self {
         let (store, deferred) = StoreHandle::new(account, &CRYPTO_STORE, Deferred::new);
-        let (static_account, reservations) = Default::default();
-        Self { inner: Arc::new(Inner { store, static_account, deferred, reservations }) }
+        let static_account = StaticAccount::default();
+        Self { inner: Arc::new(Inner { store, static_account, deferred }) }
     }
 
     pub(crate) fn handle(&self) -> &Arc<StoreHandle> {
@@ -232,11 +229,6 @@ impl PostgresCryptoStore {
     /// The deferred saves.
     pub(super) fn saves(&self, account: &StoreLane) -> Result<Saves, Error> {
         Saves::of(&self.inner.deferred, account)
-    }
-
-    /// The message indices that are reserved.
-    pub(super) fn reserve(&self, account: &StoreLane) -> Result<Reserve, Error> {
-        Reserve::of(&self.inner.reservations, account)
     }
 
     /// Required by upstream's test suite.

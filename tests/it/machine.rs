@@ -65,11 +65,12 @@ async fn no_megolm_index_is_used_twice_after_concurrent_encryptions_and_a_restar
     relay.track(&alice, &[bob_id]).await;
     relay.share(&alice, room_id, &[bob_id]).await;
 
-    let bodies: Vec<String> = (0..64).map(|number| format!("message {number}")).collect();
+    // Few enough that the indices reserved ahead leave the session within its 100 messages.
+    let bodies: Vec<String> = (0..48).map(|number| format!("message {number}")).collect();
     let mut events = join_all(bodies.iter().map(|body| encrypt(&alice, room_id, body))).await;
     drop(alice);
     let alice = open_machine(alice_id, Mode::Key.open(&database.url(), "alice").await).await;
-    for number in 64..72 {
+    for number in 48..56 {
         events.push(encrypt(&alice, room_id, &format!("message {number}")).await);
     }
 
@@ -80,7 +81,10 @@ async fn no_megolm_index_is_used_twice_after_concurrent_encryptions_and_a_restar
         let message = MegolmMessage::from_base64(ciphertext).unwrap();
         assert!(indices.insert(message.message_index()), "an index was used twice");
     }
-    assert_eq!(indices, (0..72).collect());
+    // A restart may skip indices that were reserved, and no other.
+    assert_eq!(indices.iter().take(48).copied().collect::<Vec<_>>(), (0..48).collect::<Vec<_>>());
+    let after: Vec<u32> = indices.iter().skip(48).copied().collect();
+    assert!(after[0] <= 48 + 32 && after.is_sorted_by(|a, b| a + 1 == *b), "{after:?}");
 
     relay.sync(&bob, "s1").await;
     for (number, event) in events.iter().enumerate() {

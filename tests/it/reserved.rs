@@ -15,8 +15,8 @@ use ruma::{RoomId, UserId, room_id, user_id};
 use serde_json::Value;
 use test_support::{
     Mode, connect,
-    machine::{Relay, decrypt, encrypt, open_machine},
-    without_heartbeats,
+    machine::{Relay, decrypt, encrypt, open_machine, try_encrypt},
+    seeded, without_heartbeats,
 };
 
 const ROTATION: u64 = 10_000;
@@ -136,10 +136,7 @@ async fn fifty_messages_are_at_most_four_commits() {
 
 #[tokio::test]
 async fn a_restart_uses_no_index_twice() {
-    let seed = std::env::var("RESERVED_SEED").ok().map(|seed| seed.parse().unwrap());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("RESERVED_SEED={seed}");
-    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut rng = seeded("reserved indices");
     let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
     for _ in 0..12 {
         harness.send_many(rng.usize(0..45)).await;
@@ -147,19 +144,10 @@ async fn a_restart_uses_no_index_twice() {
             0 => harness.restart().await,
             1 => {
                 // The former owner still sends with its reserved indices.
-                let (former, _) = (harness.bot.clone(), harness.store.clone());
+                let former = harness.bot.clone();
                 harness.restart().await;
                 for body in ["late", "later"] {
-                    let content = serde_json::json!({ "msgtype": "m.text", "body": body });
-                    let content = serde_json::from_value(content).unwrap();
-                    let encrypted =
-                        former.encrypt_room_event_raw(room(), "m.room.message", &content).await;
-                    if let Ok(encrypted) = encrypted {
-                        let event = serde_json::json!({
-                            "event_id": format!("${}", ruma::TransactionId::new()),
-                            "origin_server_ts": 1, "sender": bot(),
-                            "type": "m.room.encrypted", "content": encrypted.content,
-                        });
+                    if let Ok(event) = try_encrypt(&former, room(), body).await {
                         harness.received(&event, body).await;
                     }
                 }
@@ -273,12 +261,9 @@ async fn a_superseded_owner_sends_nothing_that_it_had_not_reserved() {
     harness.send_many(3).await;
     let former = harness.bot.clone();
     harness.restart().await;
-    let content = serde_json::from_value(serde_json::json!({ "body": "late" })).unwrap();
     let mut last = None;
     for _ in 0..20 {
-        let sent = former.encrypt_room_event_raw(room(), "m.room.message", &content).await;
-        let Ok(sent) = sent else { break };
-        let event = serde_json::json!({ "content": sent.content });
+        let Ok(event) = try_encrypt(&former, room(), "late").await else { break };
         last = Some(index(&event).1);
     }
     assert_eq!(last, Some(17), "18 indices were reserved");

@@ -52,7 +52,7 @@ pub(crate) static CLAIM: Sql = Sql::new(
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a proof of ownership counts at most, whatever the heartbeat's interval.
-const MAX_LEASE: Duration = Duration::from_secs(10);
+const MAX_PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Takes the account over according to the settings; reopening a store never takes it back from
 /// another owner.
@@ -112,7 +112,7 @@ pub(in crate::account) async fn claim(
             info!(account, "the account was claimed");
             metrics::ownership("claimed");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
-            let owner = Owner::new(account_id, known, lease(settings.heartbeat_interval));
+            let owner = Owner::new(account_id, known, proof_lifetime(settings.heartbeat_interval));
             owner.prove(sent);
             let presence =
                 Presence::new(heartbeat, handle_row, &owner, settings.heartbeat_interval);
@@ -127,8 +127,8 @@ pub(in crate::account) async fn claim(
 }
 
 /// A missed heartbeat is no reason for a commit; a long interval is no reason to go without one.
-fn lease(heartbeat_interval: Duration) -> Duration {
-    heartbeat_interval.saturating_mul(2).min(MAX_LEASE)
+fn proof_lifetime(heartbeat_interval: Duration) -> Duration {
+    heartbeat_interval.saturating_mul(2).min(MAX_PROOF_LIFETIME)
 }
 
 /// A claimed account.

@@ -250,7 +250,9 @@ fn apply_row(
     let (token, name, commits): (&[u8], &str, i64) =
         (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
     if owner.is_plausible(token, commits, seen.position(name).commits) {
-        owner.prove(sent);
+        if seen.tokens.current().is_some_and(|ours| ours == token) {
+            owner.prove(sent);
+        }
     } else {
         let (owner, database) = (owner.clone(), database.clone());
         tokio::spawn(async move { owner.verify_once(&database).await });

@@ -93,7 +93,7 @@ pub(crate) struct Owner {
     /// No store of the account is open any more.
     has_ended: AtomicBool,
     /// How long a proof of ownership counts.
-    lease: Duration,
+    proof_lifetime: Duration,
     /// When the last query was sent whose answer proved that the account is ours.
     proven: Mutex<Option<Instant>>,
     /// Held while the account is verified for the heartbeat: only one check at a time, because each
@@ -102,11 +102,24 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(account_id: i64, known: OwnershipState, lease: Duration) -> Arc<Self> {
+    pub(crate) fn new(
+        account_id: i64,
+        known: OwnershipState,
+        proof_lifetime: Duration,
+    ) -> Arc<Self> {
         let (known, proven) = (Mutex::new(known), Mutex::default());
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
         let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { account_id, known, lanes, loss, has_ended, lease, proven, verifying })
+        Arc::new(Self {
+            account_id,
+            known,
+            lanes,
+            loss,
+            has_ended,
+            proof_lifetime,
+            proven,
+            verifying,
+        })
     }
 
     /// The ownership of one lane, from now on.
@@ -130,7 +143,7 @@ impl Owner {
 
     /// Whether the last proof of ownership is recent enough to act without another one.
     pub(crate) fn is_proven(&self) -> bool {
-        lock(&self.proven).is_some_and(|proven| proven.elapsed() < self.lease)
+        lock(&self.proven).is_some_and(|proven| proven.elapsed() < self.proof_lifetime)
     }
 
     pub(crate) fn end(&self) {

@@ -28,9 +28,9 @@ use std::{
 use self::interrupted::Loaded;
 pub(super) use self::{
     ratchet::{Fingerprint, SendingRatchet},
-    receive::{received_session, sent_sessions},
+    receive::received_session,
 };
-use super::{devices, key_requests, olm_sessions};
+use super::{devices, key_requests, olm_sessions, outbound_group_sessions::Marks};
 use crate::{
     Error,
     account::{
@@ -78,7 +78,7 @@ enum InFlight {
 }
 
 /// The deferred rows, and what outlives an opening of the lane: the last known sending ratchet of each
-/// session, and the machine's loads of the account.
+/// session, the marks of outbound sessions, and the machine's loads of the account.
 pub(super) struct Deferred(Mutex<State>);
 
 struct State {
@@ -88,14 +88,15 @@ struct State {
     /// By session id. A session without an entry has encrypted nothing. `None`: another owner has changed
     /// the row, so an equal ratchet does not prove that the session was not used here.
     ratchets: HashMap<String, Option<Fingerprint>>,
+    marks: Marks,
     loaded: Loaded,
 }
 
 impl Deferred {
     pub(super) fn new(lane: &Arc<LaneOwnership>) -> Arc<Self> {
         let lane = lane.clone();
-        let (rows, ratchets, loaded) = Default::default();
-        Arc::new(Self(Mutex::new(State { lane, rows, count: 0, ratchets, loaded })))
+        let (rows, ratchets, marks, loaded) = Default::default();
+        Arc::new(Self(Mutex::new(State { lane, rows, count: 0, ratchets, marks, loaded })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -127,6 +128,7 @@ impl Lifecycle for Deferred {
             state.ratchets.clear();
         }
         state.rows.clear();
+        state.marks.forget_commits();
         state.lane = lane.clone();
     }
 }
@@ -166,6 +168,20 @@ impl Saves {
     /// Whether saves of this operation may be deferred.
     pub(super) fn may_defer(&self) -> bool {
         !self.in_scope
+    }
+
+    pub(super) fn in_scope(&self) -> bool {
+        self.in_scope
+    }
+
+    /// Whether the account was found to be ours recently enough to use reserved message indices.
+    pub(super) fn is_proven(&self) -> bool {
+        self.lane.owner.is_proven()
+    }
+
+    /// The marks of outbound sessions; `None` if this opening of the lane has ended.
+    pub(super) fn marks<T>(&self, act: impl FnOnce(&mut Marks) -> T) -> Option<T> {
+        self.with(|state| act(&mut state.marks))
     }
 
     /// Records the ratchet of a session that was read. If it differs from the last known one, another

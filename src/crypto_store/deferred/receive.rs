@@ -1,34 +1,13 @@
-//! Recognises saves that record nothing but a received message, or nothing but a sent one.
+//! Recognises saves that record nothing but a received message.
 
 use matrix_sdk_crypto::{
     DeviceData,
-    olm::{OutboundGroupSession, Session},
+    olm::Session,
     store::types::{Changes, DeviceChanges, IdentityChanges},
 };
 
 /// The session, and the changed device if any, of a save that holds nothing else.
 pub(crate) fn received_session(changes: &Changes) -> Option<(&Session, Option<&DeviceData>)> {
-    match only_sessions(changes)? {
-        ([session], [], []) => Some((session, None)),
-        ([session], [], [device]) => Some((session, Some(device))),
-        _ => None,
-    }
-}
-
-/// The outbound sessions of a save that holds nothing else.
-pub(crate) fn sent_sessions(changes: &Changes) -> Option<&[OutboundGroupSession]> {
-    match only_sessions(changes)? {
-        ([], [], _) => None,
-        ([], sessions, []) => Some(sessions),
-        _ => None,
-    }
-}
-
-/// The Olm sessions, outbound sessions and changed devices of a save that holds nothing else.
-#[allow(clippy::type_complexity)]
-fn only_sessions(
-    changes: &Changes,
-) -> Option<(&[Session], &[OutboundGroupSession], &[DeviceData])> {
     // Destructured without `..`: a field that upstream adds breaks the build, not the store.
     let Changes {
         private_identity: None,
@@ -55,6 +34,7 @@ fn only_sessions(
     };
     let is_alone = message_hashes.is_empty()
         && inbound_group_sessions.is_empty()
+        && outbound_group_sessions.is_empty()
         && key_requests.is_empty()
         && new_identities.is_empty()
         && changed_identities.is_empty()
@@ -67,5 +47,9 @@ fn only_sessions(
         && received_room_key_bundles.is_empty()
         && room_key_backups_fully_downloaded.is_empty()
         && rooms_pending_key_bundle.is_empty();
-    is_alone.then_some((sessions, outbound_group_sessions, changed_devices))
+    match (is_alone, sessions.as_slice(), changed_devices.as_slice()) {
+        (true, [session], []) => Some((session, None)),
+        (true, [session], [device]) => Some((session, Some(device))),
+        _ => None,
+    }
 }

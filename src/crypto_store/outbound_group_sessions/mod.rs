@@ -7,7 +7,8 @@ use matrix_sdk_crypto::olm::{
     OutboundGroupSession, PickledOutboundGroupSession, StaticAccountData,
 };
 
-pub(super) use self::reserved::{Reservations, Reserve};
+pub(super) use self::reserved::Marks;
+use super::deferred::Saves;
 use crate::{
     Error,
     account::{
@@ -51,10 +52,10 @@ pub(super) async fn get(
 pub(super) async fn stage(
     batch: &mut Batch,
     codec: &Codec,
-    reserve: &Reserve,
+    saves: &Saves,
     session: &OutboundGroupSession,
 ) -> Result<(), Error> {
-    let pickle = reserve.stage(batch, session).await?;
+    let Some(pickle) = reserved::stage(saves, batch, session).await? else { return Ok(()) };
     let room_id = codec.key(TABLE, session.room_id());
     let data = codec.seal_json(TABLE, &[&room_id], &pickle)?;
     batch.upsert(&UPSERT, [room_id], [data]);

@@ -6,178 +6,121 @@
 //! committed only in the index and the number of messages, and whose index is not above the mark, needs no
 //! commit.
 //!
-//! Nothing below the mark is ever written, whatever the reason for the save, and only what this opening of
-//! the account has committed counts. Another owner begins at the mark, so no index is used twice; a
+//! Nothing below the mark is ever written, whatever the reason for the save, and only the commits of this
+//! opening of the lane count. Another owner begins at the mark, so no index is used twice; a
 //! superseded owner may use what it had reserved until its last proof of ownership expires.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-};
+use std::sync::Arc;
 
-use matrix_sdk_common::ruma::{OwnedRoomId, RoomId};
+use lru::LruCache;
 use matrix_sdk_crypto::{
     olm::{OutboundGroupSession, PickledOutboundGroupSession},
-    store::types::Changes,
     vodozemac::megolm::GroupSession,
 };
 use sha2::{Digest, Sha256};
 
 use super::TABLE;
-use crate::{
-    Error,
-    account::{StoreLane, ownership::LaneOwnership, write::batch::Batch},
-    crypto_store::deferred::sent_sessions,
-};
+use crate::{Error, account::write::batch::Batch, crypto_store::deferred::Saves};
 
-/// How many messages ahead of its use a session is stored: at the first save that only its use makes
-/// necessary, at the second, and from then on.
-const AHEAD: [u32; 3] = [0, 16, 32];
+/// How many messages ahead of its use a session is stored, by the number of saves that only its use made
+/// necessary.
+const fn ahead(saves: u32) -> u32 {
+    match saves {
+        0 => 0,
+        1 => 16,
+        _ => 32,
+    }
+}
 
 /// The SDK rotates a session after this many messages, whatever the room's settings say.
 const MAX_ROTATION_MESSAGES: u64 = 10_000;
 
-/// The newest outbound session of each room, as this process has stored it.
-#[derive(Default)]
-pub(in crate::crypto_store) struct Reservations(Mutex<HashMap<OwnedRoomId, Reservation>>);
+/// Sessions whose marks are kept. A session without a mark is stored at each message.
+const MAX_MARKS: usize = 10_000;
 
-/// The same in an open account, for one operation.
-#[derive(Clone)]
-pub(in crate::crypto_store) struct Reserve {
-    reservations: Arc<Reservations>,
-    opening: Arc<LaneOwnership>,
-    /// Within `atomically` there is a commit anyway, and it may be rolled back.
-    is_in_scope: bool,
-}
+/// The marks of outbound sessions, by session id.
+pub(in crate::crypto_store) struct Marks(LruCache<String, Mark>);
 
-struct Reservation {
-    session_id: String,
+#[derive(Clone, Copy, Default)]
+struct Mark {
     /// The highest index that was staged: nothing below it is written.
     staged: u32,
     committed: Option<Committed>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Committed {
-    /// The opening that has committed it.
-    opening: Weak<LaneOwnership>,
-    mark: u32,
+    index: u32,
     fingerprint: Fingerprint,
-    /// How many saves only the session's use has made necessary.
-    saves: usize,
+    /// The number of saves that only the session's use made necessary.
+    saves: u32,
 }
 
 /// Of everything in a pickled session but its index and the number of messages.
 type Fingerprint = [u8; 32];
 
-impl Reservations {
-    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, Reservation>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The highest index that was staged for a session, and what this opening has committed of it.
-    fn find(
-        &self,
-        room_id: &RoomId,
-        session_id: &str,
-        opening: &Arc<LaneOwnership>,
-    ) -> (u32, Option<Committed>) {
-        let known = self.lock();
-        let reservation = known.get(room_id).filter(|known| known.session_id == session_id);
-        let committed = reservation.and_then(|known| known.committed.clone());
-        let staged = reservation.map_or(0, |known| known.staged);
-        (staged, committed.filter(|committed| committed.is_of(opening)))
-    }
-
-    fn stage(&self, room_id: &RoomId, session_id: &str, index: u32) {
-        let mut known = self.lock();
-        match known.get_mut(room_id).filter(|known| known.session_id == session_id) {
-            Some(reservation) => reservation.staged = reservation.staged.max(index),
-            // A new session inherits nothing from the one before.
-            None => {
-                let session_id = session_id.to_owned();
-                let reservation = Reservation { session_id, staged: index, committed: None };
-                known.insert(room_id.to_owned(), reservation);
-            }
-        }
-    }
-
-    fn commit(&self, room_id: &RoomId, session_id: &str, committed: &Committed) {
-        let mut known = self.lock();
-        let reservation = known.get_mut(room_id).filter(|known| known.session_id == session_id);
-        if let Some(reservation) = reservation {
-            reservation.committed = Some(committed.clone());
-        }
+impl Default for Marks {
+    fn default() -> Self {
+        Self(LruCache::unbounded())
     }
 }
 
-impl Reserve {
-    pub(in crate::crypto_store) fn of(
-        reservations: &Arc<Reservations>,
-        account: &StoreLane,
-    ) -> Result<Self, Error> {
-        let is_in_scope = account.scope()?.is_some();
-        let (reservations, opening) = (reservations.clone(), account.lane().clone());
-        Ok(Self { reservations, opening, is_in_scope })
+impl Marks {
+    fn get(&mut self, session_id: &str) -> Mark {
+        self.0.get(session_id).copied().unwrap_or_default()
     }
 
-    /// Whether all that the changes would store is the use of indices that are reserved, by an owner that
-    /// has proven its ownership recently.
-    pub(in crate::crypto_store) async fn covers(&self, changes: &Changes) -> Result<bool, Error> {
-        let Some(sessions) = sent_sessions(changes) else { return Ok(false) };
-        if self.is_in_scope || self.opening.check_write().is_err() {
-            return Ok(false);
+    fn set(&mut self, session_id: &str, mark: Mark) {
+        self.0.put(session_id.to_owned(), mark);
+        if self.0.len() > MAX_MARKS {
+            self.0.pop_lru();
         }
-        for session in sessions {
-            let current = Snapshot::of(session.pickle().await)?;
-            let (_, committed) =
-                self.reservations.find(session.room_id(), session.session_id(), &self.opening);
-            let is_covered = committed.is_some_and(|committed| {
-                committed.fingerprint == current.fingerprint && current.index() <= committed.mark
-            });
-            if !is_covered {
-                return Ok(false);
-            }
-        }
-        Ok(self.opening.owner.is_proven())
     }
 
-    /// The session as it is to be stored: no earlier than it was staged before, and some messages ahead when
-    /// only its use makes the save necessary.
-    pub(super) async fn stage(
-        &self,
-        batch: &mut Batch,
-        session: &OutboundGroupSession,
-    ) -> Result<PickledOutboundGroupSession, Error> {
-        let (room_id, session_id) = (session.room_id(), session.session_id());
-        // Before the session is pickled, so that it is not older than what it is compared with.
-        let (staged, before) = self.reservations.find(room_id, session_id, &self.opening);
-        let mut current = Snapshot::of(session.pickle().await)?;
-        let is_only_used = before.as_ref().is_some_and(|before| {
-            before.fingerprint == current.fingerprint && current.index() > before.mark
+    /// The commits of an opening do not count in the next one.
+    pub(in crate::crypto_store) fn forget_commits(&mut self) {
+        self.0.iter_mut().for_each(|(_, mark)| mark.committed = None);
+    }
+}
+
+/// The session as it is to be stored: no earlier than it was staged before, and some messages ahead when
+/// only its use makes the save necessary. `None` if the stored one covers its use. Called in the writer
+/// lane, where one save is staged after the other.
+pub(super) async fn stage(
+    saves: &Saves,
+    batch: &mut Batch,
+    session: &OutboundGroupSession,
+) -> Result<Option<PickledOutboundGroupSession>, Error> {
+    let session_id = session.session_id();
+    let before = saves.marks(|marks| marks.get(session_id)).unwrap_or_default();
+    let mut current = Snapshot::of(session.pickle().await)?;
+    // A scope commits anyway, and may be rolled back.
+    let unchanged = before
+        .committed
+        .filter(|committed| !saves.in_scope() && committed.fingerprint == current.fingerprint);
+    let mut index = current.index().max(before.staged);
+    let mut count = before.committed.map_or(0, |committed| committed.saves);
+    match unchanged {
+        Some(committed) if current.index() > committed.index => {
+            let ahead = ahead(count).min(current.messages_left);
+            index = index.max(current.index().saturating_add(ahead));
+            count += 1;
+        }
+        Some(_) if saves.is_proven() => return Ok(None),
+        _ => {}
+    }
+    current.advance(index);
+    saves.marks(|marks| marks.set(session_id, Mark { staged: index, ..before }));
+    let fingerprint = current.fingerprint;
+    let committed = Some(Committed { index, fingerprint, saves: count });
+    let (saves, session_id): (_, Arc<str>) = (saves.clone(), session_id.into());
+    batch.on_commit(move || {
+        saves.marks(|marks| {
+            let staged = marks.get(&session_id).staged.max(index);
+            marks.set(&session_id, Mark { staged, committed });
         });
-        let mut saves = before.map_or(0, |before| before.saves);
-        let mut mark = current.index().max(staged);
-        if is_only_used && !self.is_in_scope {
-            let ahead = AHEAD.get(saves).or(AHEAD.last()).copied().unwrap_or_default();
-            mark = mark.max(current.index().saturating_add(ahead.min(current.messages_left)));
-            saves += 1;
-        }
-        current.advance(mark);
-        self.reservations.stage(room_id, session_id, mark);
-        let (opening, fingerprint) = (Arc::downgrade(&self.opening), current.fingerprint);
-        let committed = Committed { opening, mark, fingerprint, saves };
-        let reservations = self.reservations.clone();
-        let (room_id, session_id) = (room_id.to_owned(), session_id.to_owned());
-        batch.on_commit(move || reservations.commit(&room_id, &session_id, &committed));
-        Ok(current.into_pickle())
-    }
-}
-
-impl Committed {
-    fn is_of(&self, opening: &Arc<LaneOwnership>) -> bool {
-        std::ptr::eq(self.opening.as_ptr(), Arc::as_ptr(opening))
-    }
+    });
+    Ok(Some(current.into_pickle()))
 }
 
 /// An outbound session at one moment.
@@ -209,7 +152,11 @@ impl Snapshot {
     fn advance(&mut self, index: u32) {
         while self.index() < index {
             self.group_session.encrypt("");
-            self.pickle.message_count += 1;
+            // The SDK reads ratchet and count one after the other: the count may be ahead.
+            if self.messages_left > 0 {
+                self.pickle.message_count += 1;
+                self.messages_left -= 1;
+            }
         }
     }
 

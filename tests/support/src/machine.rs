@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use matrix_sdk_crypto::{
-    CryptoStoreError, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmError,
-    OlmMachine, TrustRequirement,
+    CryptoStoreError, DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, MegolmError,
+    OlmError, OlmMachine, TrustRequirement,
     store::IntoCryptoStore,
     types::{
         DeviceKeys as SignedDeviceKeys,
@@ -285,17 +285,25 @@ impl Sync {
 
 /// Encrypts a text message, as the event that the room's members receive.
 pub async fn encrypt(machine: &OlmMachine, room_id: &RoomId, body: &str) -> Value {
+    try_encrypt(machine, room_id, body).await.unwrap()
+}
+
+/// The same, where the store may fail.
+pub async fn try_encrypt(
+    machine: &OlmMachine,
+    room_id: &RoomId,
+    body: &str,
+) -> Result<Value, MegolmError> {
     let content = json!({ "msgtype": "m.text", "body": body });
     let content = serde_json::from_value(content).unwrap();
-    let encrypted =
-        machine.encrypt_room_event_raw(room_id, "m.room.message", &content).await.unwrap();
-    json!({
+    let encrypted = machine.encrypt_room_event_raw(room_id, "m.room.message", &content).await?;
+    Ok(json!({
         "event_id": format!("${}", ruma::TransactionId::new()),
         "origin_server_ts": 1,
         "sender": machine.user_id(),
         "type": "m.room.encrypted",
         "content": encrypted.content,
-    })
+    }))
 }
 
 /// Decrypts an event and returns its body.
