@@ -4,8 +4,8 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
-    session::{Session, Transaction},
     table_counts::TableCount,
 };
 use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
@@ -26,8 +26,8 @@ pub struct Deleted {
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
+    let admin = AdminConnection::new(config)?;
+    let transaction = admin.read().await?;
     let id = transaction.account_id(&config.account).await?;
     let mut tables = Vec::new();
     for table in TABLES {
@@ -58,8 +58,8 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 /// # Ok(()) }
 /// ```
 pub async fn delete_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let claimed = Claimed::lock(&session, &config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let claimed = Claimed::lock(&admin, &config.account).await?;
     let transaction = claimed.transaction;
     let tables = delete(&transaction, claimed.account_id).await;
     let tables = tables.map_err(|error| OpenStoreError::refused(error, "deleting the account"))?;

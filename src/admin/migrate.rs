@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use super::session::Session;
+use super::connection::AdminConnection;
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     account::handle::parts,
@@ -89,8 +89,8 @@ impl MigrationStatus {
 pub async fn migration_status(
     config: &PostgresStoreConfig,
 ) -> Result<MigrationStatus, OpenStoreError> {
-    let session = Session::new(config)?;
-    status(&session).await.map(|(status, _)| status)
+    let admin = AdminConnection::new(config)?;
+    status(&admin).await.map(|(status, _)| status)
 }
 
 /// The SQL of the pending migrations, for somebody who applies it with another role: one transaction,
@@ -103,9 +103,9 @@ pub async fn migration_status(
 ///
 /// What keeps a store from being opened.
 pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, has_table) = status(&session).await?;
-    Ok(script(session.schema(), &status, has_table))
+    let admin = AdminConnection::new(config)?;
+    let (status, has_table) = status(&admin).await?;
+    Ok(script(admin.schema(), &status, has_table))
 }
 
 /// Applies the pending migrations, and takes them back: it shows whether they would succeed, with the
@@ -141,8 +141,8 @@ impl PostgresStoreConfig {
 }
 
 async fn migrate(config: &PostgresStoreConfig, end: End) -> Result<(), OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, _) = status(&session).await?;
+    let admin = AdminConnection::new(config)?;
+    let (status, _) = status(&admin).await?;
     if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
         let (part, found, supported) = (part.part, part.installed, part.required);
         return Err(OpenStoreError::SchemaTooNew { part, found, supported });
@@ -150,18 +150,18 @@ async fn migrate(config: &PostgresStoreConfig, end: End) -> Result<(), OpenStore
     if status.is_current() {
         return Ok(());
     }
-    let (session, parts) = (&session, &parts(&[&CRYPTO_STORE]));
+    let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));
     let migrate = || async move {
-        let mut connection = session.connect().await?;
-        migrations::run_until(&mut connection, session.schema(), parts, end).await
+        let mut connection = admin.connect().await?;
+        migrations::run_until(&mut connection, admin.schema(), parts, end).await
     };
-    session.database.retry().run("migrating", OpenStoreError::is_retryable, migrate).await
+    admin.database.retry().run("migrating", OpenStoreError::is_retryable, migrate).await
 }
 
 /// The status, and whether migrations were ever noted.
-async fn status(session: &Session) -> Result<(MigrationStatus, bool), OpenStoreError> {
-    let schema = session.schema().name();
-    let transaction = session.read().await?;
+async fn status(admin: &AdminConnection) -> Result<(MigrationStatus, bool), OpenStoreError> {
+    let schema = admin.schema().name();
+    let transaction = admin.read().await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), \
                   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                           WHERE n.nspname = $1 AND c.relname = 'schema_migrations')";

@@ -12,6 +12,7 @@
 
 mod archive;
 mod check;
+mod connection;
 mod delete;
 mod device;
 mod doctor;
@@ -23,7 +24,6 @@ mod quarantine;
 mod rekey;
 mod reset_device;
 mod self_test;
-mod session;
 mod stats;
 mod table_counts;
 mod time;

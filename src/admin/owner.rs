@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use tokio_postgres::types::Type;
 
-use super::session::{Session, Transaction};
+use super::connection::{AdminConnection, Transaction};
 use crate::{DatabaseError, OpenStoreError};
 
 /// A transaction that holds the owner's row of an account that nobody has open: it waited for the
@@ -23,10 +23,10 @@ FROM {schema}.account_owners o WHERE o.account_id = $1";
 impl<'a> Claimed<'a> {
     /// Fails when the account has an owner that is alive.
     pub(super) async fn lock(
-        session: &'a Session,
+        admin: &'a AdminConnection,
         account: &str,
     ) -> Result<Claimed<'a>, OpenStoreError> {
-        let transaction = session.write().await?;
+        let transaction = admin.write().await?;
         let account_id = transaction.account_id(account).await?;
         let claimed = Self { transaction, account_id };
         // First without a lock, for which a bot that is running would wait.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Param, Transaction},
     quarantine::raise_maintenance,
-    session::{Param, Session, Transaction},
     table_counts::TableCount,
     unlock::Unlocked,
 };
@@ -72,7 +72,7 @@ pub async fn count_prunable(
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
     let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.read().await?;
+    let transaction = pruning.admin.read().await?;
     pruning.run(&transaction, "SELECT FROM").await
 }
 
@@ -102,7 +102,7 @@ pub async fn prune(
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
     let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.write().await?;
+    let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
     if pruned.tables.iter().any(|table| table.rows > 0) {
         let raised = raise_maintenance(&transaction, pruning.account_id).await;
@@ -113,7 +113,7 @@ pub async fn prune(
 }
 
 struct Pruning {
-    session: Session,
+    admin: AdminConnection,
     account: String,
     account_id: i64,
     /// `None` where no rule has to decode anything.
@@ -125,12 +125,12 @@ impl Pruning {
     async fn new(config: &PostgresStoreConfig, rules: &PruneRules) -> Result<Self, OpenStoreError> {
         let (account, rules) = (config.account.clone(), rules.clone());
         if rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some() {
-            let Unlocked { session, account_id, codec } = Unlocked::open(config).await?;
-            return Ok(Self { session, account, account_id, codec: Some(codec), rules });
+            let Unlocked { admin, account_id, codec } = Unlocked::open(config).await?;
+            return Ok(Self { admin, account, account_id, codec: Some(codec), rules });
         }
-        let session = Session::new(config)?;
-        let account_id = session.read().await?.account_id(&account).await?;
-        Ok(Self { session, account, account_id, codec: None, rules })
+        let admin = AdminConnection::new(config)?;
+        let account_id = admin.read().await?.account_id(&account).await?;
+        Ok(Self { admin, account, account_id, codec: None, rules })
     }
 
     async fn run(

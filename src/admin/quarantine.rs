@@ -4,7 +4,7 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
-    session::{Param, Session, Transaction},
+    connection::{AdminConnection, Param, Transaction},
     unlock::Unlocked,
     verify::{CorruptRow, types},
 };
@@ -29,7 +29,7 @@ pub(super) async fn set_aside(
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, OpenStoreError> {
-    let transaction = unlocked.session.write().await?;
+    let transaction = unlocked.admin.write().await?;
     let moved = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
     let moved = moved.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
     transaction.commit().await?;
@@ -85,8 +85,8 @@ pub(super) async fn raise_maintenance(
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
 /// was put back.
 pub async fn put_back(config: &PostgresStoreConfig) -> Result<PutBack, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.write().await?;
+    let admin = AdminConnection::new(config)?;
+    let transaction = admin.write().await?;
     let account_id = transaction.account_id(&config.account).await?;
     let back = put_back_within(&transaction, account_id).await;
     let back = back.map_err(|error| OpenStoreError::refused(error, "putting rows back"))?;

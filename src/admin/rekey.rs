@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::types::Type;
 
-use super::session::{Session, Transaction};
+use super::connection::{AdminConnection, Transaction};
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, SealedCipher},
@@ -46,8 +46,8 @@ pub async fn rekey(
     let Some(secret) = new.secret.clone() else {
         return Err(OpenStoreError::InvalidConfig("no new passphrase or key is given".to_owned()));
     };
-    let session = Session::new(config)?;
-    let (account_id, sealed) = read(&session.read().await?, account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (account_id, sealed) = read(&admin.read().await?, account).await?;
     if sealed.is_plain() {
         return Err(OpenStoreError::PlainWithSecret { account: account.clone() });
     }
@@ -55,7 +55,7 @@ pub async fn rekey(
     let anew = SealedCipher::seal(account, secret.clone(), codec.clone()).await?;
     let opened = anew.clone().open(account, Some(secret)).await?;
 
-    let transaction = session.write().await?;
+    let transaction = admin.write().await?;
     replace(&transaction, account, account_id, &sealed, &anew).await?;
     let (_, stored) = read(&transaction, account).await?;
     if stored != anew {

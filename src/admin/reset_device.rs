@@ -5,9 +5,9 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
     quarantine::raise_maintenance,
-    session::{Session, Transaction},
     table_counts::TableCount,
 };
 use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
@@ -39,8 +39,8 @@ pub struct DeviceReset {
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
+    let admin = AdminConnection::new(config)?;
+    let transaction = admin.read().await?;
     let id = transaction.account_id(&config.account).await?;
     let counted = each(&transaction, id, "SELECT FROM").await;
     let tables = counted.map_err(|error| OpenStoreError::refused(error, "counting rows"))?;
@@ -75,8 +75,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// # Ok(()) }
 /// ```
 pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&session, &config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, &config.account).await?;
     let reset = reset(&transaction, account_id).await;
     let tables = reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
     transaction.commit().await?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Row, types::Type};
 
-use super::{quarantine, session::Param, unlock::Unlocked};
+use super::{connection::Param, quarantine, unlock::Unlocked};
 use crate::{
     DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     crypto_store::{INSPECTED, Inspected},
@@ -180,13 +180,13 @@ impl Found {
              WHERE account_id = $1{behind} ORDER BY {order} LIMIT {PAGE}"
         );
         let query = || async {
-            let transaction = unlocked.session.read().await?;
+            let transaction = unlocked.admin.read().await?;
             let rows = transaction.query(&sql, &params).await;
             let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading a table"))?;
             transaction.commit().await?;
             Ok(rows)
         };
-        let retry = unlocked.session.database.retry();
+        let retry = unlocked.admin.database.retry();
         retry.run("verifying", OpenStoreError::is_retryable, query).await
     }
 

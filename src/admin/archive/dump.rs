@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
-    admin::session::{Session, Transaction},
+    admin::connection::{AdminConnection, Transaction},
     crypto_store::TABLES,
 };
 
@@ -59,8 +59,8 @@ pub async fn backup(
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Backup, BackupError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
+    let admin = AdminConnection::new(config)?;
+    let transaction = admin.read().await?;
     transaction.without_limits().await?;
     let account_id = transaction.account_id(&config.account).await?;
     let header = header(&transaction, &config.account, account_id).await;

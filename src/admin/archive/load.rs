@@ -12,9 +12,9 @@ use super::{
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::{
+        connection::{AdminConnection, Transaction},
         owner::Claimed,
         reset_device::reset,
-        session::{Session, Transaction},
     },
     crypto_store::TABLES,
 };
@@ -71,13 +71,13 @@ pub async fn restore(
     let header = read_header(input)?;
     check(config, &header, device)?;
     config.migrate().await?;
-    let session = Session::new(config)?;
-    let transaction = match Claimed::lock(&session, &header.account).await {
+    let admin = AdminConnection::new(config)?;
+    let transaction = match Claimed::lock(&admin, &header.account).await {
         Ok(Claimed { transaction, account_id }) => {
             remove_empty(&transaction, &header.account, account_id).await?;
             transaction
         }
-        Err(OpenStoreError::AccountNotFound { .. }) => session.write().await?,
+        Err(OpenStoreError::AccountNotFound { .. }) => admin.write().await?,
         Err(error) => return Err(error.into()),
     };
     check_schema(&transaction, &header).await?;
@@ -229,8 +229,8 @@ async fn copy(
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
 /// twice.
 async fn move_away(from: &PostgresStoreConfig, header: &Backup) -> Result<(), BackupError> {
-    let session = Session::new(from)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&session, &header.account).await?;
+    let admin = AdminConnection::new(from)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, &header.account).await?;
     let sql =
         "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
     let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;

@@ -9,7 +9,7 @@ use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::{
         check::Check,
-        session::{Session, Transaction},
+        connection::{AdminConnection, Transaction},
     },
 };
 
@@ -33,12 +33,12 @@ SELECT count(*) AS accounts, count(*) FILTER (WHERE secret_kind = 0) AS plain,
 FROM {schema}.accounts";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
     options: &DoctorOptions,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let transaction = session.read().await?;
-    let table = session.schema().qualify("{schema}.accounts");
+    let transaction = admin.read().await?;
+    let table = admin.schema().qualify("{schema}.accounts");
     let schema = transaction.query_one(SCHEMA, &[(&table, Type::TEXT)]).await?;
     let mut checks = vec![others(&schema)?];
     let rows = transaction.query(ACCOUNT, &[(&config.account, Type::TEXT)]).await?;
@@ -50,7 +50,7 @@ pub(super) async fn check(
     checks.push(encryption(account)?);
     checks.push(owner(account)?);
     drop(transaction);
-    let timeline = timeline(session).await;
+    let timeline = timeline(admin).await;
     let commits = get::<i64>(account, "commits")?.unsigned_abs();
     let is_future = get::<Option<bool>>(account, "is_future")?.unwrap_or_default();
     let is_behind = get(&schema, "is_sequence_behind")?;
@@ -97,8 +97,8 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
 }
 
 /// How often the server was promoted, or restored to a point in time, plus one; `None` if it does not say.
-async fn timeline(session: &Session) -> Option<i32> {
-    let transaction = session.read().await.ok()?;
+async fn timeline(admin: &AdminConnection) -> Option<i32> {
+    let transaction = admin.read().await.ok()?;
     let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
     get(&transaction_row(&transaction, sql).await?, "timeline_id").ok()
 }

@@ -3,7 +3,7 @@
 use super::get;
 use crate::{
     OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
 };
 
 const SQL: &str = "
@@ -15,10 +15,10 @@ SELECT current_setting('log_statement') AS log_statement,
        current_setting('log_parameter_max_length_on_error') AS max_length_on_error";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let row = session.read().await?.query_one(SQL, &[]).await?;
+    let row = admin.read().await?.query_one(SQL, &[]).await?;
     let is_encrypted = config.secret.is_some();
     let text = |column: &str| get::<String>(&row, column);
     let statements = ["mod", "all"].contains(&&*text("log_statement")?);

@@ -30,7 +30,7 @@ const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRA
                      SET LOCAL client_min_messages = warning; SET LOCAL matrix_sdk.begun = 'on'";
 
 /// A way to the database, without an account.
-pub(super) struct Session {
+pub(super) struct AdminConnection {
     pub(super) database: Database,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Transaction<'a> {
     schema: &'a Schema,
 }
 
-impl Session {
+impl AdminConnection {
     pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
         let statements = Statements::new(Schema::new(&config.schema)?, Vec::new());
         let mut config = config.clone().pool(PoolSettings { max_size: 2, ..config.pool });
