@@ -8,7 +8,7 @@ use super::{
     owner::Claimed,
     table_counts::TableCount,
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
+use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
 
 /// What was deleted, or would be.
 #[derive(Debug, Clone, Serialize)]
@@ -27,8 +27,8 @@ pub struct Deleted {
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
     let transaction = admin.read().await?;
-    let id = transaction.account_id(&config.account).await?;
     let mut tables = Vec::new();
     for table in TABLES {
         let sql = format!("SELECT count(*) FROM {{schema}}.{} WHERE account_id = $1", table.name);
@@ -47,7 +47,8 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
 /// [`OpenStoreError::AccountNotFound`], [`OpenStoreError::PermissionDenied`] and what keeps a connection
-/// from being made. Whatever fails, nothing was deleted.
+/// from being made. Nothing was deleted then, unless the error says that the outcome of `COMMIT` is
+/// unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -59,7 +60,7 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 /// ```
 pub async fn delete_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
-    let claimed = Claimed::lock(&admin, &config.account).await?;
+    let claimed = Claimed::lock(&admin, config).await?;
     let transaction = claimed.transaction;
     let tables = delete(&transaction, claimed.account_id).await;
     let tables = tables.map_err(|error| OpenStoreError::refused(error, "deleting the account"))?;

@@ -7,8 +7,8 @@ use tokio_postgres::types::Type;
 
 use super::connection::AdminConnection;
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
-    account::handle::parts,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
+    account::{find, handle::parts},
     crypto_store::CRYPTO_STORE,
     postgres::{
         migrations::{self, CREATE_TABLE, End, LOCK_SPACE, Migration, Migrations},
@@ -115,7 +115,18 @@ pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, Op
 ///
 /// What a migration fails with.
 pub async fn try_migrations(config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
-    migrate(config, End::Rollback).await
+    let admin = AdminConnection::new(config)?;
+    match admin.check(config, Access::default()).await {
+        Ok(_) => return Ok(()),
+        Err(OpenStoreError::MigrationsPending { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));
+    let try_all = || async move {
+        let mut connection = admin.database.connect().await?;
+        migrations::run_until(&mut connection, admin.schema(), parts, End::Rollback).await
+    };
+    admin.database.retry().run("migrating", OpenStoreError::is_retryable, try_all).await
 }
 
 impl PostgresStoreConfig {
@@ -136,26 +147,10 @@ impl PostgresStoreConfig {
     /// # Ok(()) }
     /// ```
     pub async fn migrate(&self) -> Result<(), OpenStoreError> {
-        migrate(self, End::Commit).await
+        let admin = AdminConnection::new(self)?;
+        let config = self.clone().access(Access::default()).run_migrations(true);
+        find::look_up(&admin.database, &config, &parts(&[&CRYPTO_STORE])).await.map(drop)
     }
-}
-
-async fn migrate(config: &PostgresStoreConfig, end: End) -> Result<(), OpenStoreError> {
-    let admin = AdminConnection::new(config)?;
-    let (status, _) = status(&admin).await?;
-    if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
-        let (part, found, supported) = (part.part, part.installed, part.required);
-        return Err(OpenStoreError::SchemaTooNew { part, found, supported });
-    }
-    if status.is_current() {
-        return Ok(());
-    }
-    let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));
-    let migrate = || async move {
-        let mut connection = admin.connect().await?;
-        migrations::run_until(&mut connection, admin.schema(), parts, end).await
-    };
-    admin.database.retry().run("migrating", OpenStoreError::is_retryable, migrate).await
 }
 
 /// The status, and whether migrations were ever noted.

@@ -13,7 +13,7 @@ use super::{
     unlock::Unlocked,
 };
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, column},
 };
 
@@ -71,7 +71,7 @@ pub async fn count_prunable(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
+    let pruning = Pruning::new(config, rules, Access::ReadOnly).await?;
     let transaction = pruning.admin.read().await?;
     pruning.run(&transaction, "SELECT FROM").await
 }
@@ -82,8 +82,8 @@ pub async fn count_prunable(
 /// # Errors
 ///
 /// [`OpenStoreError::AccountNotFound`], what keeps a connection from being made, and
-/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not. Whatever
-/// fails, nothing was deleted.
+/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not.
+/// Nothing was deleted then, unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -101,7 +101,7 @@ pub async fn prune(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
+    let pruning = Pruning::new(config, rules, Access::default()).await?;
     let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
     if pruned.tables.iter().any(|table| table.rows > 0) {
@@ -117,19 +117,23 @@ struct Pruning {
     account: String,
     account_id: i64,
     /// `None` where no rule has to decode anything.
-    codec: Option<std::sync::Arc<Codec>>,
+    codec: Option<Codec>,
     rules: PruneRules,
 }
 
 impl Pruning {
-    async fn new(config: &PostgresStoreConfig, rules: &PruneRules) -> Result<Self, OpenStoreError> {
+    async fn new(
+        config: &PostgresStoreConfig,
+        rules: &PruneRules,
+        access: Access,
+    ) -> Result<Self, OpenStoreError> {
         let (account, rules) = (config.account.clone(), rules.clone());
         if rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some() {
-            let Unlocked { admin, account_id, codec } = Unlocked::open(config).await?;
+            let Unlocked { admin, account_id, codec } = Unlocked::open(config, access).await?;
             return Ok(Self { admin, account, account_id, codec: Some(codec), rules });
         }
         let admin = AdminConnection::new(config)?;
-        let account_id = admin.read().await?.account_id(&account).await?;
+        let (account_id, _) = admin.account(config, access).await?;
         Ok(Self { admin, account, account_id, codec: None, rules })
     }
 

@@ -9,7 +9,7 @@ use super::{
     verify::{CorruptRow, types},
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
 };
 
@@ -82,12 +82,12 @@ pub(super) async fn raise_maintenance(
 ///
 /// # Errors
 ///
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was put back.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was put back
+/// then, unless the error says that the outcome of `COMMIT` is unknown.
 pub async fn put_back(config: &PostgresStoreConfig) -> Result<PutBack, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
+    let (account_id, _) = admin.account(config, Access::default()).await?;
     let transaction = admin.write().await?;
-    let account_id = transaction.account_id(&config.account).await?;
     let back = put_back_within(&transaction, account_id).await;
     let back = back.map_err(|error| OpenStoreError::refused(error, "putting rows back"))?;
     transaction.commit().await?;

@@ -10,7 +10,7 @@ use super::{
     quarantine::raise_maintenance,
     table_counts::TableCount,
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
+use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig};
 
 /// What belongs to a device, and what of it: the Olm account of `account_data`, everything of the others.
 const OF_THE_DEVICE: [(&str, &str); 7] = [
@@ -40,8 +40,8 @@ pub struct DeviceReset {
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
     let transaction = admin.read().await?;
-    let id = transaction.account_id(&config.account).await?;
     let counted = each(&transaction, id, "SELECT FROM").await;
     let tables = counted.map_err(|error| OpenStoreError::refused(error, "counting rows"))?;
     Ok(DeviceReset { account: config.account.clone(), tables })
@@ -64,8 +64,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// # Errors
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was deleted.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was deleted then,
+/// unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -76,7 +76,7 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// ```
 pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&admin, &config.account).await?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, config).await?;
     let reset = reset(&transaction, account_id).await;
     let tables = reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
     transaction.commit().await?;

@@ -10,7 +10,8 @@ use super::{
     time::unix,
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores, crypto_store::TABLES,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores,
+    crypto_store::TABLES,
 };
 
 /// Days of which the new room keys are counted, today among them.
@@ -99,8 +100,7 @@ pub struct TableStats {
 ///
 /// # Errors
 ///
-/// What keeps a store from being opened, and [`OpenStoreError::MigrationsPending`] when there is no
-/// schema.
+/// What keeps a store from being opened: [`OpenStoreError::MigrationsPending`] when there is no schema.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -114,13 +114,11 @@ pub struct TableStats {
 /// ```
 pub async fn stats(config: &PostgresStoreConfig) -> Result<Stats, OpenStoreError> {
     let admin = AdminConnection::new(config)?;
+    admin.check(config, Access::ReadOnly).await?;
     let transaction = admin.read().await?;
-    let accounts = accounts(&transaction).await.map_err(|error| match error {
-        error if error.is_missing_schema() => {
-            OpenStoreError::MigrationsPending { part: "account", found: 0, required: 1 }
-        }
-        error => OpenStoreError::refused(error, "reading the schema's tables"),
-    })?;
+    let accounts = accounts(&transaction).await;
+    let accounts =
+        accounts.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))?;
     let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
     let schema = admin.schema().name();
     let stats = reading.finish(schema).await;

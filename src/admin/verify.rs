@@ -8,7 +8,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{connection::Param, quarantine, unlock::Unlocked};
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     crypto_store::{INSPECTED, Inspected},
     postgres::cell::Cells,
 };
@@ -93,7 +93,8 @@ pub async fn verify(
     options: &VerifyOptions,
     mut progress: impl FnMut(u64),
 ) -> Result<VerifyReport, OpenStoreError> {
-    let unlocked = Unlocked::open(config).await?;
+    let access = if options.quarantine { Access::default() } else { Access::ReadOnly };
+    let unlocked = Unlocked::open(config, access).await?;
     let mut tables = Vec::new();
     for inspected in &INSPECTED {
         let mut found = Found::new(inspected);

@@ -12,7 +12,7 @@ use super::{
     BackedUpTable, Backup, BackupError, END, FORMAT, read_end, read_frame, read_header, write_frame,
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::connection::{AdminConnection, Transaction},
     crypto_store::TABLES,
 };
@@ -60,9 +60,8 @@ pub async fn backup(
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Backup, BackupError> {
     let admin = AdminConnection::new(config)?;
+    let (account_id, _) = admin.account(config, Access::ReadOnly).await?;
     let transaction = admin.read().await?;
-    transaction.without_limits().await?;
-    let account_id = transaction.account_id(&config.account).await?;
     let header = header(&transaction, &config.account, account_id).await;
     let header = header.map_err(|error| OpenStoreError::refused(error, "reading the account"))?;
     write_frame(out, &serde_json::to_vec(&header).map_err(std::io::Error::from)?)?;

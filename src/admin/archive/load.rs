@@ -50,7 +50,8 @@ pub enum RestoredDevice {
 ///
 /// # Errors
 ///
-/// [`BackupError`]: each reason has a variant. Nothing was changed, but for [`RestoredDevice::Moved`]: when
+/// [`BackupError`]: each reason has a variant. Nothing was changed, unless the error says that the outcome of
+/// `COMMIT` is unknown, and but for [`RestoredDevice::Moved`]: when
 /// the last `COMMIT` fails, the device was removed from where it was, and the error says so; restore the same
 /// backup with [`RestoredDevice::Same`].
 ///
@@ -72,7 +73,7 @@ pub async fn restore(
     check(config, &header, device)?;
     config.migrate().await?;
     let admin = AdminConnection::new(config)?;
-    let transaction = match Claimed::lock(&admin, &header.account).await {
+    let transaction = match Claimed::lock(&admin, config).await {
         Ok(Claimed { transaction, account_id }) => {
             remove_empty(&transaction, &header.account, account_id).await?;
             transaction
@@ -229,8 +230,9 @@ async fn copy(
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
 /// twice.
 async fn move_away(from: &PostgresStoreConfig, header: &Backup) -> Result<(), BackupError> {
-    let admin = AdminConnection::new(from)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&admin, &header.account).await?;
+    let from = from.clone().account(&header.account);
+    let admin = AdminConnection::new(&from)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, &from).await?;
     let sql =
         "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
     let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;

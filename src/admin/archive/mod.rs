@@ -68,7 +68,7 @@ pub struct BackedUpTable {
     columns: Vec<String>,
 }
 
-/// Why a backup was not made or restored. Nothing has been changed.
+/// Why a backup was not made or restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
