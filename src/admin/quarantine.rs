@@ -13,6 +13,9 @@ use crate::{
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
 };
 
+/// The table of the rows that were set aside.
+pub(super) const QUARANTINE: &str = "quarantined_rows";
+
 /// What [`put_back`] did.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     connection::{AdminConnection, Transaction},
     owner::Claimed,
-    quarantine::raise_maintenance,
+    quarantine::{QUARANTINE, raise_maintenance},
     table_counts::TableCount,
 };
 use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig};
@@ -48,7 +48,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 }
 
 /// Removes what belongs to the account's device, so that the bot begins with a new one: its Olm account, the
-/// sessions with other devices, the sessions it sends with, requests, and the sync position. Room keys,
+/// sessions with other devices, the sessions it sends with, requests, and the sync position; also what of
+/// these tables was set aside by [`verify`](super::verify). Room keys,
 /// other devices and their trust, the private cross-signing keys, the backup's key and version, settings of
 /// rooms and the application's own values stay.
 ///
@@ -112,5 +113,12 @@ async fn each(
         let rows = transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
         tables.push(TableCount { table, rows });
     }
+    // Put back later, they would be used by the new device.
+    let names: Vec<&str> = OF_THE_DEVICE.iter().map(|(table, _)| *table).collect();
+    let sql =
+        format!("{verb} {{schema}}.{QUARANTINE} WHERE account_id = $1 AND table_name = ANY ($2)");
+    let params = [(&account_id as _, Type::INT8), (&names as _, Type::TEXT_ARRAY)];
+    let rows = transaction.execute(&sql, &params).await?;
+    tables.push(TableCount { table: QUARANTINE, rows });
     Ok(TableCount::without_empty(tables))
 }
