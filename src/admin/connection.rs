@@ -1,11 +1,11 @@
 //! Connections of an operator's function, and its transactions.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use deadpool_postgres::Object;
 use tokio_postgres::{
-    CopyInSink, CopyOutStream, Row,
+    CopyInSink, CopyOutStream, Row, RowStream,
     types::{ToSql, Type},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     },
     crypto_store::CRYPTO_STORE,
     postgres::{
-        database::Database,
+        database::{self, Database, typed},
         schema::Schema,
         statement::{Sql, Statements},
         transaction_connection::TransactionConnection,
@@ -124,6 +124,17 @@ impl Transaction<'_> {
         Ok(self.client()?.query_typed(&sql, params).await?)
     }
 
+    /// The same for many rows, which are not held in memory.
+    pub(super) async fn stream(
+        &self,
+        template: &str,
+        params: &[Param<'_>],
+    ) -> Result<Pin<Box<RowStream>>, DatabaseError> {
+        let sql = [SENDER, &self.schema().qualify(template)].concat();
+        let params = params.iter().cloned();
+        Ok(Box::pin(self.client()?.query_typed_raw(&sql, params).await?))
+    }
+
     /// The same for a statement that answers with one row.
     pub(super) async fn query_one(
         &self,
@@ -145,15 +156,23 @@ impl Transaction<'_> {
     }
 
     /// Runs a statement of the engine.
-    pub(super) async fn run(
+    pub(super) async fn query_sql(
         &self,
         sql: &'static Sql,
-        params: &[&(dyn ToSql + Sync)],
+        params: &[database::Param<'_>],
     ) -> Result<Vec<Row>, DatabaseError> {
         let sql = self.statements.get(sql);
-        let params: Vec<Param<'_>> =
-            params.iter().copied().zip(sql.types.iter().cloned()).collect();
-        Ok(self.client()?.query_typed(&sql.text, &params).await?)
+        Ok(self.client()?.query_typed(&sql.text, &typed(sql, params)).await?)
+    }
+
+    /// The same for a write: how many rows it has changed.
+    pub(super) async fn execute_sql(
+        &self,
+        sql: &'static Sql,
+        params: &[database::Param<'_>],
+    ) -> Result<u64, DatabaseError> {
+        let sql = self.statements.get(sql);
+        Ok(self.client()?.execute_typed(&sql.text, &typed(sql, params)).await?)
     }
 
     /// Ends it. Every error of `COMMIT` leaves the outcome unknown: a pooler, too, sends errors in the

@@ -42,7 +42,7 @@ impl<'a> Claimed<'a> {
     }
 
     async fn check_free(&self, account: &str) -> Result<(), OpenStoreError> {
-        let rows = self.transaction.run(&OWNER, &[&self.account_id]).await;
+        let rows = self.transaction.query_sql(&OWNER, &[&self.account_id]).await;
         let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading the owner"))?;
         if rows.is_empty() {
             return Err(OpenStoreError::AccountNotFound { account: account.to_owned() });
