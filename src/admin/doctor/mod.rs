@@ -76,6 +76,9 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
         add("accounts", accounts::check(&admin, config, options).await);
         add("rows", rows(config, options).await);
     }
+    if options.checkpoint.is_some() && !checks.iter().any(accounts::is_about_rollback) {
+        checks.push(accounts::not_compared());
+    }
     checks
 }
 

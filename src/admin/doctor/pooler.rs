@@ -33,8 +33,12 @@ pub(super) async fn check(
         let found = if is_pooled { "one in session mode" } else { "none, or one in session mode" };
         return Ok(vec![Check::ok(NAME, format!("{found}: nothing has to be set"))]);
     }
-    let keeps_names = timeout(LIMIT, keeps_names(&first, &second)).await;
-    Ok(vec![judge(prepares, keeps_names.unwrap_or(Ok(false))?)])
+    // Named statements on a pooler that loses them would disturb its other clients.
+    let keeps_names = match prepares {
+        true => timeout(LIMIT, keeps_names(&first, &second)).await.unwrap_or(Ok(false))?,
+        false => false,
+    };
+    Ok(vec![judge(prepares, keeps_names)])
 }
 
 fn judge(prepares: bool, keeps_names: bool) -> Check {
