@@ -20,6 +20,7 @@ mod doctor;
 mod health;
 mod migrate;
 mod owner;
+mod password;
 mod prune;
 mod quarantine;
 mod rekey;
@@ -44,6 +45,7 @@ pub use self::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,
         try_migrations,
     },
+    password::has_password,
     prune::{PruneRules, Pruned, count_prunable, prune},
     quarantine::{PutBack, put_back},
     rekey::rekey,
