@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::TryStreamExt;
 use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
 use serde::Serialize;
 use tokio_postgres::types::Type;
@@ -199,7 +200,8 @@ impl Pruning {
     ) -> Result<Vec<Key>, OpenStoreError> {
         let sql = "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1";
         let mut known = Vec::new();
-        for row in transaction.query(sql, &[(&self.account_id, Type::INT8)]).await? {
+        let mut rows = transaction.stream(sql, &[(&self.account_id, Type::INT8)]).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let key = [&Key::of(&row, 0, DEVICES)?, &Key::of(&row, 1, DEVICES)?];
             let device: DeviceData = codec.open(DEVICES, &key, column(&row, 2, DEVICES)?)?;
             known.extend(device.curve25519_key().map(|key| codec.key(OLM, key.to_base64())));
@@ -218,19 +220,22 @@ impl Pruning {
         let id = (&self.account_id as _, Type::INT8);
         let sql = "SELECT room_id, data, now() \
                    FROM {schema}.megolm_outbound_sessions WHERE account_id = $1";
-        let mut count = 0;
-        for row in transaction.query(sql, std::slice::from_ref(&id)).await? {
+        let mut expired = Vec::new();
+        let mut rows = transaction.stream(sql, std::slice::from_ref(&id)).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let (room_id, data) = (Key::of(&row, 0, OUTBOUND)?, column(&row, 1, OUTBOUND)?);
             let session: PickledOutboundGroupSession =
                 codec.open_json(OUTBOUND, &[&room_id], data)?;
-            if !expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
-                continue;
+            if expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
+                expired.push((room_id, Key::stored(data)));
             }
-            let sql = format!(
-                "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
-            );
-            let data = Key::stored(data);
-            let params = [id.clone(), (&room_id as _, Type::BYTEA), (&data as _, Type::BYTEA)];
+        }
+        let sql = format!(
+            "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
+        );
+        let mut count = 0;
+        for (room_id, data) in &expired {
+            let params = [id.clone(), (room_id as _, Type::BYTEA), (data as _, Type::BYTEA)];
             count += transaction.execute(&sql, &params).await.map_err(Error::from)?;
         }
         Ok(count)
