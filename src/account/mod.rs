@@ -3,7 +3,7 @@
 pub(crate) mod cache;
 pub(crate) mod cancellation;
 pub(crate) mod cipher;
-mod find;
+pub(crate) mod find;
 pub(crate) mod handle;
 pub(crate) mod leases;
 pub(crate) mod ownership;

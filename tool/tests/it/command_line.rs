@@ -46,7 +46,14 @@ fn completions_and_the_manual_page_are_printed() {
 
 #[test]
 fn a_password_on_the_command_line_is_refused() {
-    for url in ["postgres://bot:hunter2@localhost/bots", "host=localhost password=hunter2"] {
+    for url in [
+        "postgres://bot:hunter2@localhost/bots",
+        "postgres://bot@localhost/bots?password=hunter2",
+        "postgres://bot@localhost/bots?pass%77ord=hunter2",
+        "host=localhost password=hunter2",
+        "host=localhost password = hunter2",
+        "host=localhost\tpassword=hunter2",
+    ] {
         let refused = run(binary().args(["stats", "--url", url])).expect(1);
         assert!(refused.err.contains("DATABASE_URL"), "{}", refused.err);
         assert!(!refused.err.contains("hunter2"), "{}", refused.err);

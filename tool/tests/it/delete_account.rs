@@ -92,3 +92,19 @@ async fn a_deletion_that_fails_in_its_middle_deletes_nothing() {
     let tables = stats["accounts"][0]["tables"].as_array().unwrap().clone();
     assert!(tables.iter().all(|table| table["rows"].as_u64() > Some(0)), "{tables:?}");
 }
+
+/// An error at the commit may also be a pooler's, which has lost its server: it proves no rollback.
+#[tokio::test]
+async fn an_error_at_the_commit_is_a_commit_of_unknown_outcome() {
+    let place = Place::new();
+    let (bot, _) = place.filled("bot").await;
+    bot.close().await.unwrap();
+    let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '08P01'; END $$;
+                CREATE CONSTRAINT TRIGGER fail AFTER DELETE ON matrix_sdk.withheld_sessions
+                    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()";
+    place.client().await.batch_execute(fail).await.unwrap();
+    let failed = place.run(&["delete-account", "--account", "bot", "--yes"]).await.expect(5);
+    assert!(failed.err.contains("the outcome of COMMIT is unknown"), "{failed:?}");
+    assert!(failed.err.contains("08P01"), "{failed:?}");
+}
