@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::{
     checkpoint::Checkpoint,
     config::{Config, DatabaseConfig},
+    cross_signing,
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -244,6 +245,7 @@ impl Engine {
                 stop_all_after(run, delivery.run()),
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
+                stop_all_after(run, cross_signing::run(run)),
             )
         };
         let deadline = async {
@@ -251,7 +253,7 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i) = tasks => most_severe([a, b, c, d, e, f, g, h, i]),
+            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {

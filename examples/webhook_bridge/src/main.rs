@@ -6,6 +6,7 @@
 mod changes;
 mod checkpoint;
 mod config;
+mod cross_signing;
 mod crypto;
 mod database;
 mod delivery;
@@ -21,6 +22,7 @@ mod health;
 mod homeserver;
 mod http_client;
 mod inbox;
+mod interactive_auth;
 mod keys;
 mod message;
 mod metrics;

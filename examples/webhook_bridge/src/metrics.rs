@@ -35,6 +35,7 @@ pub struct Metrics {
     pub device_keys_uploaded: IntGauge,
     pub owner: IntGauge,
     pub standby: IntGauge,
+    pub device_cross_signed: IntGauge,
     started: Instant,
     synced: Mutex<Option<Instant>>,
 }
@@ -120,6 +121,8 @@ impl Metrics {
                 .gauge("device_keys_uploaded", "1 once the device keys are on the homeserver")?,
             owner: make.gauge("owner", "1 while this process owns the account")?,
             standby: make.gauge("standby", "1 while this process waits for another owner")?,
+            device_cross_signed: make
+                .gauge("device_cross_signed", "1 once the bot's identity has signed its device")?,
             registry: make.0,
             started: Instant::now(),
             synced: Mutex::default(),

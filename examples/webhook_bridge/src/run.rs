@@ -35,6 +35,8 @@ pub struct Wake {
     pub invitations: Notify,
     pub members: Notify,
     pub outgoing: Notify,
+    /// The device keys are on the homeserver.
+    pub device_published: Notify,
 }
 
 impl Wake {

@@ -5,7 +5,7 @@ use std::{fmt::Display, path::PathBuf, str::FromStr};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Takeover;
+use super::{CrossSigning, Takeover};
 use crate::{
     errors::{BridgeError, exit_code},
     http_client::Target,
@@ -78,6 +78,17 @@ pub fn takeover(value: Option<&str>) -> Result<Takeover, BridgeError> {
         Some("refuse") => Ok(Takeover::Refuse),
         Some(other) => Err(invalid(format!(
             "BRIDGE_TAKEOVER is {other:?}: set it to wait, immediate or refuse"
+        ))),
+    }
+}
+
+pub fn cross_signing(value: Option<&str>) -> Result<CrossSigning, BridgeError> {
+    match value {
+        None | Some("create") => Ok(CrossSigning::Create),
+        Some("reset") => Ok(CrossSigning::Reset),
+        Some("off") => Ok(CrossSigning::Off),
+        Some(other) => Err(invalid(format!(
+            "BRIDGE_CROSS_SIGNING is {other:?}: set it to create, reset or off"
         ))),
     }
 }

@@ -18,7 +18,7 @@ use ruma::api::{
         account::whoami,
         config::{get_global_account_data, set_global_account_data},
         discovery::get_supported_versions,
-        keys::{claim_keys, get_keys, upload_keys, upload_signatures},
+        keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
         membership::{get_member_events, join_room_by_id},
         message::{get_message_events, send_message_event},
         session::login,
@@ -83,6 +83,7 @@ responses! {
     claim_keys::v3::Request => claim_keys::v3::Response,
     upload_keys::v3::Request => upload_keys::v3::Response,
     upload_signatures::v3::Request => upload_signatures::v3::Response,
+    upload_signing_keys::v3::Request => upload_signing_keys::v3::Response,
     send_event_to_device::v3::Request => send_event_to_device::v3::Response,
     send_message_event::v3::Request => send_message_event::v3::Response,
 }
