@@ -78,6 +78,14 @@ class Server(Postgres):
             "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.secrets / "ca.crt"), **changes,
         }
 
+    def url_file(self, role: str) -> str:
+        """A file with the URL that make-secrets.sh has made, for this server."""
+        url = (self.secrets / f"{role}_url").read_text()
+        url = url.replace("/run/secrets", str(self.secrets)).replace("@localhost/", f"@localhost:{self.port}/")
+        file = self.scratch / f"{role}_url"
+        file.write_text(url)
+        return str(file)
+
     def sql(self, env: dict, statement: str, **options) -> str:
         return run("psql", "-Xqtv", "ON_ERROR_STOP=1", "-c", statement, env=env, **options)
 
@@ -129,11 +137,8 @@ def program() -> Path:
 
 
 def migrate(server: Server):
-    url = (server.secrets / "owner_url").read_text().strip()
-    url = url.replace("/run/secrets", str(server.secrets)).replace("@localhost/", f"@localhost:{server.port}/")
-    file = server.scratch / "owner_url"
-    file.write_text(url)
-    run(program(), "--migrate-only", env=server.env | {"DATABASE_URL_FILE": str(file)}, cwd=server.scratch)
+    env = server.env | {"DATABASE_URL_FILE": server.url_file("owner")}
+    run(program(), "--migrate-only", env=env, cwd=server.scratch)
     server.init()
     for schema in ("matrix_sdk", "webhook_bridge"):
         said = server.sql(server.role("bot"), f"DELETE FROM {schema}.schema_migrations", fails=True)

@@ -70,12 +70,21 @@ def kubernetes_rollout():
         for container in pod["containers"]:
             security = container["securityContext"]
             expect(security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}, "privileges")
-    (deployment,) = [part["spec"] for part in parts if part["kind"] == "Deployment"]
-    expect(deployment["replicas"] == 2, "there is no standby")
-    (container,) = deployment["template"]["spec"]["containers"]
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        path = container[probe]["httpGet"]["path"]
+    expect(deployment()["replicas"] == 2, "there is no standby")
+    for probe, path in probes().items():
         expect(path == "/healthz", f"{probe} asks {path}, to which a standby responds with 503")
+
+
+def deployment() -> dict:
+    parts = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    (found,) = [part["spec"] for part in parts if part["kind"] == "Deployment"]
+    return found
+
+
+def probes() -> dict[str, str]:
+    """The path of each probe of the bridge."""
+    (container,) = deployment()["template"]["spec"]["containers"]
+    return {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
 
 
 def units_verify(scratch: Path):
