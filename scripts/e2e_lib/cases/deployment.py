@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from deploy_lib.database import Server
 from deploy_lib.files import probes
+from deploy_lib.queries import used_metrics
 from deploy_lib.report import DEPLOY, run
 
 from ..bridge import Bridge
@@ -51,6 +52,7 @@ async def backup_and_restore(h: Harness):
         run("bash", DEPLOY / "backup.sh", env=env)
         await h.send(3, "after the backup")
         await h.until_delivered()
+        await exports_metrics(h.bridge)
         await h.bridge.child.stop()
 
         run("dropdb", "--force", "bridge", env=server.superuser)
@@ -99,6 +101,13 @@ async def rolling_update(h: Harness):
         h.bridge = new[0]
         await h.until_delivered(30)
         expect(len(await h.synapse.devices(h.bot)) == 1, "the replicas have several devices")
+
+
+async def exports_metrics(bridge: Bridge):
+    """Whether it exports what the alert rules and the dashboard name. A counter with labels appears with its first event."""
+    text = await bridge.metrics()
+    missing = {name for name in used_metrics() if f"\n{name}" not in "\n" + text}
+    expect(missing <= {"webhook_bridge_undecryptable_total"}, f"not exported: {sorted(missing)}")
 
 
 async def is_200(bridge: Bridge, path: str) -> bool:
