@@ -32,6 +32,7 @@ REVOKE ALL ON DATABASE bridge FROM PUBLIC;
 GRANT CONNECT ON DATABASE bridge TO matrix_sdk_owner, matrix_sdk_bot, matrix_sdk_backup;
 
 \connect bridge
+SET client_min_messages = 'warning';
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 CREATE SCHEMA IF NOT EXISTS matrix_sdk AUTHORIZATION matrix_sdk_owner;
 CREATE SCHEMA IF NOT EXISTS webhook_bridge AUTHORIZATION matrix_sdk_owner;
