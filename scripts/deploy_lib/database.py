@@ -171,7 +171,10 @@ def backup_and_restore(server: Server):
     }
     backup = DEPLOY / "backup.sh"
     run("bash", backup, env=env | {"BACKUP_RECIPIENT": "age1nonsense"}, fails=True)
+    run("bash", backup, env=env | {"PGPASSWORD_FILE": str(server.secrets / "bot_password")}, fails=True)
     expect(not list(dumps.glob("*.age")), "a failed backup left a file that looks complete")
+    # More than a restore reads before it begins to write.
+    server.sql(server.role("bot"), "INSERT INTO matrix_sdk.proof SELECT n, md5(n::text) FROM generate_series(2, 20000) n")
     for day in ("01", "02"):
         (dumps / f"bridge-202001{day}T000000Z.dump.age").touch()
     before = _contents(server)
@@ -192,6 +195,7 @@ def backup_and_restore(server: Server):
     truncated = server.scratch / "truncated.age"
     truncated.write_bytes(file.read_bytes()[:-40])
     run("bash", DEPLOY / "restore.sh", truncated, env=server.superuser, input=key[0], fails=True)
+    # Neither of them has left anything behind, or this one would be refused.
     restore(key[0])
     expect(_contents(server) == before, "the restored database differs")
     for schema in ("matrix_sdk", "webhook_bridge"):
