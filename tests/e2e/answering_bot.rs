@@ -10,6 +10,7 @@ use matrix_sdk::{
 };
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_sqlite::SqliteStateStore;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -17,7 +18,9 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 async fn main() -> Result<()> {
     let config = PostgresStoreConfig::from_env("bot")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
     let store = PostgresCryptoStore::open_with_config(&config).await?;
-    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
+    // Without the state of a former process, the SDK begins a new Megolm session.
+    let state = SqliteStateStore::open("state", None).await?;
+    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone()).state_store(state);
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
     let client = client.build().await?;
     let auth = client.matrix_auth();
@@ -31,8 +34,7 @@ async fn main() -> Result<()> {
     client.sync_once(SyncSettings::new()).await?;
     println!("ready");
     loop {
-        let news =
-            client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
+        let news = client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
         for id in news.rooms.invited.keys() {
             client.join_room_by_id(id).await?;
         }
