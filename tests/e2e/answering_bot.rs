@@ -30,20 +30,24 @@ async fn main() -> Result<()> {
         auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?).send().await?;
         store.set_custom_value("login", serde_json::to_vec(&auth.session())?).await?;
     }
-    // What was asked of a former process is not repeated.
-    client.sync_once(SyncSettings::new()).await?;
-    println!("ready");
+    let mut is_first = true;
     loop {
-        let news = client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
+        let timeout = Duration::from_secs(if is_first { 0 } else { 10 });
+        let news = client.sync_once(SyncSettings::new().timeout(timeout)).await?;
         for id in news.rooms.invited.keys() {
             client.join_room_by_id(id).await?;
         }
-        for (id, update) in news.rooms.joined {
+        // What was asked of a former process is not repeated.
+        let joined = news.rooms.joined.into_iter().filter(|_| !is_first);
+        for (id, update) in joined {
             let room = client.get_room(&id).ok_or("no room")?;
             for event in update.timeline.events {
                 let event: serde_json::Value = event.raw().deserialize_as()?;
                 answer(&room, event["content"]["body"].as_str().unwrap_or_default()).await?;
             }
+        }
+        if std::mem::take(&mut is_first) {
+            println!("ready");
         }
     }
 }
