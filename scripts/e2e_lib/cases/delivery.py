@@ -2,13 +2,12 @@
 
 import hashlib
 import hmac
-import io
 
 import aiohttp
 
 from ..harness import Harness, expect
 from ..processes import free_port, until
-from ..sender import checked
+from ..sender import encrypted_file
 from . import case
 
 TOKEN = "a token for the tests only"
@@ -53,19 +52,13 @@ async def api_and_attachments(h: Harness):
     sent = await h.send(3, "for the API")
     await h.until_delivered()
     file = b"\x89PNG the content of a file \x00\xff" * 1000
-    upload, keys = await h.alice.client.upload(
-        lambda *_: io.BytesIO(file), "image/png", "cat.png", encrypt=True, filesize=len(file)
-    )
-    content = {
-        "msgtype": "m.image", "body": "cat.png", "info": {"mimetype": "image/png", "size": len(file)},
-        "file": {"url": checked(upload).content_uri, **keys},
-    }
+    content = await encrypted_file(h.alice, "cat.png", "image/png", file)
     await h.alice.send(h.room, "cat.png", content)
     described = lambda: [d for d in h.sink.delivered if "attachment" in d.message]
     await until(described, 60, "the attachment to be described", detail=h.bridge.tail)
     delivery = described()[0]
     h.sink.delivered.remove(delivery)
-    expect(keys["key"]["k"] not in str(delivery.message), "the key is in the document")
+    expect(content["file"]["key"]["k"] not in str(delivery.message), "the key is in the document")
     attachment = delivery.message["attachment"]
     expect(attachment["encrypted"] and attachment["size"] == len(file), f"described as {attachment}")
     url = f"http://127.0.0.1:{port}"

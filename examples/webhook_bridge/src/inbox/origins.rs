@@ -27,10 +27,10 @@ impl Inbox {
     /// A room's origin, and whether its members are known, so that no ghost is overlooked.
     pub async fn origin(&self, room_id: &str) -> Result<(Origin, bool), BridgeError> {
         let sql = "
-            SELECT inviter, ghost, coalesce(members_known, false)
+            SELECT origins.inviter, origins.ghost, coalesce(rooms.members_known, false)
             FROM (SELECT $1 AS account, $2 AS room_id) AS wanted
-            LEFT JOIN webhook_bridge.rooms USING (account, room_id)
-            LEFT JOIN webhook_bridge.room_origins USING (account, room_id)";
+            LEFT JOIN webhook_bridge.rooms AS rooms USING (account, room_id)
+            LEFT JOIN webhook_bridge.room_origins AS origins USING (account, room_id)";
         let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&room_id, Type::TEXT)];
         let row = self.connection().await?.query_typed_one(sql, &values).await?;
         Ok((Origin { inviter: row.get(0), ghost: row.get(1) }, row.get(2)))
