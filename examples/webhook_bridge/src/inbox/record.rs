@@ -94,6 +94,7 @@ impl Inbox {
         cancel_redacted(transaction, &self.account, &redacted).await?;
         self.record_invitations(transaction, sync).await?;
         self.record_origins(transaction, &sync.origins).await?;
+        self.inherit_inviters(transaction, &sync.upgrades).await?;
         self.release_waiting(transaction, &sync.new_sessions).await?;
         self.record_inviters(transaction, sync).await?;
         self.record_withheld(transaction, sync).await?;
