@@ -9,11 +9,14 @@ use crate::support::{Bridge, Harness, MatrixUser, Reply, labels_file, message, p
 
 const TOKEN: &str = "an api token";
 
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
 /// A bridge whose API is on, and its address.
 async fn start(harness: &Harness, more: &[(&str, &str)]) -> (Bridge, String) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    drop(listener);
+    let port = free_port();
     let settings = [
         ("BRIDGE_API_TOKEN", TOKEN),
         ("BRIDGE_API_LISTEN", &port),
@@ -101,9 +104,12 @@ async fn requests_need_the_token_and_valid_parameters() {
     let (status, description) = get(&url("openapi.json"), "").await;
     let file: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
     assert_eq!((status, description), (200, file));
-    let standby =
-        harness.bridge(&[("BRIDGE_API_TOKEN", TOKEN), ("BRIDGE_API_LISTEN", "127.0.0.1:0")]);
+    let port = free_port();
+    let settings = [("BRIDGE_API_TOKEN", TOKEN), ("BRIDGE_API_LISTEN", port.as_str())];
+    let standby = harness.bridge(&settings);
     standby.until_logged("waiting until it is free").await;
+    let url = format!("http://127.0.0.1:{port}/api/v1/messages/!p:x");
+    assert_eq!(get(&url, TOKEN).await.0, 503);
     assert!(!bridge.log().contains(TOKEN));
 }
 
