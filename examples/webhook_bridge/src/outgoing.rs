@@ -129,7 +129,8 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         _ => false,
     };
     // Before the upload, no other device can encrypt for this one.
-    run.metrics.device_keys_uploaded.set((!requests.iter().any(uploads_device)).into());
+    let uploaded = !requests.iter().any(uploads_device);
+    run.metrics.device_keys_uploaded.set(if uploaded { 1 } else { 0 });
     for request in requests {
         let what = name(&request);
         if backoffs.is_paused(what) {

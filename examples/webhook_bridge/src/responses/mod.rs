@@ -10,7 +10,7 @@ pub use self::{
     keys::KeysQueryResponse,
     raw_json::{Fields, RawJson},
     rooms::{AccountData, Members, Page},
-    sync::{Event, Room, Sync},
+    sync::{Event, Invitation, Room, Sync},
 };
 use ruma::api::{
     SupportedVersions,

@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api;
 mod devices;
+mod documents;
 mod gaps;
 mod integrity;
 mod joins;
+mod labels;
 mod malformed;
 mod messages;
+mod metrics;
 mod operator;
 mod refusals;
 mod restored;
