@@ -123,13 +123,14 @@ async def main():
     try:
         await synapse.start()
         await sink.open()
-        passwords = {name: secrets.token_hex(8) for name in ("bot", "alice")}
+        passwords = {name: secrets.token_hex(8) for name in ("bot", "meta_1")}
         for name, password in passwords.items():
             await synapse.register(name, password)
         homeserver = synapse.url.replace("127.0.0.1", gateway)
         forwards = [await forward(gateway, int(synapse.url.rsplit(":", 1)[1])), await forward(gateway, sink.port)]
         bot = f"@bot:{SERVER_NAME}"
-        alice = await Sender.login(synapse, f"@alice:{SERVER_NAME}", passwords["alice"], scratch.path / "alice", "phone")
+        # Named as a ghost, but with a device of its own.
+        alice = await Sender.login(synapse, f"@meta_1:{SERVER_NAME}", passwords["meta_1"], scratch.path / "meta_1", "phone")
 
         (scratch.path / "server").mkdir()
         server = Server(scratch.path / "server", passwords["bot"])
@@ -152,9 +153,13 @@ async def main():
             alice.rotate(room)
             sent = await alice.send(room, what)
             await until(lambda: sent.event_id in [d.event_id for d in sink.delivered], 60, f"the message {what!r}")
+            labels = {delivery.message.get("label") for delivery in sink.delivered}
+            if labels != {"meta"}:
+                raise SystemExit(f"✗ the labels are {labels}")
             print(f"✓ delivered: {what}")
 
         await is_delivered("after the start")
+        await server.section("In front of mautrix-meta")
         await server.section("Day by day")
         await is_delivered("after new passwords")
         (server.directory / "identity.txt").write_text(identity.read_text())
