@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 from deploy_lib.database import Server
 from deploy_lib.files import probes
 from deploy_lib.queries import used_metrics
-from deploy_lib.report import DEPLOY, run
+from deploy_lib.report import DEPLOY, need, run
 
 from ..bridge import Bridge
 from ..harness import Harness, expect
 from ..processes import until
+from ..sender import Sent
 from . import case
 from .replicas import ROLLED_BACK, expect_exit, until_standby
 
@@ -44,6 +45,7 @@ async def backup_and_restore(h: Harness):
         await h.set_up()
         await h.send(3, "before the backup")
         await h.until_delivered()
+        need("age-keygen", "apt-get install age")
         identity = h.directory / "identity.txt"
         run("age-keygen", "-o", identity)
         env = server.role("backup") | {
@@ -70,6 +72,45 @@ async def backup_and_restore(h: Harness):
         h.alice.rotate(h.room)
         await h.send(3, "to the new device")
         await h.until_delivered()
+
+
+@case()
+async def ghosts_of_a_bridge(h: Harness):
+    """docs/bridge.md, "In front of mautrix-meta": ghosts send what the bridge's bot has encrypted, or plain text."""
+    await h.bridge.start()
+    metabot = await h.device(await h.user("metabot"), "device")
+    ghost = await h.device(await h.user("meta_1"), "never used")
+    h.alice = ghost
+
+    async def portal(encrypted: bool) -> str:
+        room = await h.new_room(metabot, ghost.client.user_id, encrypted=encrypted)
+        await h.synapse.request("POST", f"/_matrix/client/v3/rooms/{room}/join", {}, token=ghost.client.access_token)
+        await metabot.sync()
+        return room
+
+    async def say(room: str, type: str, content: dict) -> str:
+        path = f"/_matrix/client/v3/rooms/{room}/send/{type}/{len(h.sent)}-{len(room)}"
+        return (await h.synapse.request("PUT", path, content, token=ghost.client.access_token))["event_id"]
+
+    room = await portal(encrypted=True)
+    text = {"msgtype": "m.text", "body": "from Instagram"}
+    await h.send(1, "of the bridge's bot itself", metabot, room)
+    await h.until_delivered()
+    type, content = metabot.client.encrypt(room, "m.room.message", text)
+    await say(room, type, content)
+    mismatched = 'webhook_bridge_undecryptable_total{reason="mismatched_sender"} 1'
+
+    async def is_counted():
+        return mismatched in await h.bridge.metrics()
+
+    await until(is_counted, 60, "the message of the ghost to be refused", 0.3, h.bridge.tail)
+    expect(len(h.sink.first()) == 1, "a message under another user's name was delivered")
+
+    room = await portal(encrypted=False)
+    event = await say(room, "m.room.message", text)
+    h.sent.append(Sent(event, room, ghost.client.user_id, text["body"], text, None, 0))
+    await h.until_delivered()
+    expect(h.sink.first()[event].message["encrypted"] is False, "the message is said to be encrypted")
 
 
 @case()
