@@ -3,7 +3,7 @@
 pub(crate) mod cache;
 pub(crate) mod cancellation;
 pub(crate) mod cipher;
-mod find;
+pub(crate) mod find;
 pub(crate) mod handle;
 pub(crate) mod leases;
 pub(crate) mod ownership;
@@ -159,7 +159,6 @@ impl StoreLane {
         self.lane.check_write()
     }
 
-    /// The state of the connection pool.
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }

@@ -4,11 +4,11 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
-    session::{Session, Transaction},
     table_counts::TableCount,
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
+use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
 
 /// What was deleted, or would be.
 #[derive(Debug, Clone, Serialize)]
@@ -26,9 +26,9 @@ pub struct Deleted {
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let id = transaction.account_id(&config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
     let mut tables = Vec::new();
     for table in TABLES {
         let sql = format!("SELECT count(*) FROM {{schema}}.{} WHERE account_id = $1", table.name);
@@ -47,7 +47,8 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
 /// [`OpenStoreError::AccountNotFound`], [`OpenStoreError::PermissionDenied`] and what keeps a connection
-/// from being made. Whatever fails, nothing was deleted.
+/// from being made. Nothing was deleted then, unless the error says that the outcome of `COMMIT` is
+/// unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -58,8 +59,8 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 /// # Ok(()) }
 /// ```
 pub async fn delete_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let claimed = Claimed::lock(&session, &config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let claimed = Claimed::lock(&admin, config).await?;
     let transaction = claimed.transaction;
     let tables = delete(&transaction, claimed.account_id).await;
     let tables = tables.map_err(|error| OpenStoreError::refused(error, "deleting the account"))?;

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use super::session::Session;
+use super::connection::AdminConnection;
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
-    account::handle::parts,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
+    account::{find, handle::parts},
     crypto_store::CRYPTO_STORE,
     postgres::{
         migrations::{self, CREATE_TABLE, End, LOCK_SPACE, Migration, Migrations},
@@ -89,8 +89,8 @@ impl MigrationStatus {
 pub async fn migration_status(
     config: &PostgresStoreConfig,
 ) -> Result<MigrationStatus, OpenStoreError> {
-    let session = Session::new(config)?;
-    status(&session).await.map(|(status, _)| status)
+    let admin = AdminConnection::new(config)?;
+    status(&admin).await.map(|(status, _)| status)
 }
 
 /// The SQL of the pending migrations, for somebody who applies it with another role: one transaction,
@@ -103,9 +103,9 @@ pub async fn migration_status(
 ///
 /// What keeps a store from being opened.
 pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, has_table) = status(&session).await?;
-    Ok(script(session.schema(), &status, has_table))
+    let admin = AdminConnection::new(config)?;
+    let (status, has_table) = status(&admin).await?;
+    Ok(script(admin.schema(), &status, has_table))
 }
 
 /// Applies the pending migrations, and takes them back: it shows whether they would succeed, with the
@@ -115,7 +115,18 @@ pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, Op
 ///
 /// What a migration fails with.
 pub async fn try_migrations(config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
-    migrate(config, End::Rollback).await
+    let admin = AdminConnection::new(config)?;
+    match admin.check(config, Access::default()).await {
+        Ok(_) => return Ok(()),
+        Err(OpenStoreError::MigrationsPending { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));
+    let try_all = || async move {
+        let mut connection = admin.database.connect().await?;
+        migrations::run_until(&mut connection, admin.schema(), parts, End::Rollback).await
+    };
+    admin.database.retry().run("migrating", OpenStoreError::is_retryable, try_all).await
 }
 
 impl PostgresStoreConfig {
@@ -136,32 +147,16 @@ impl PostgresStoreConfig {
     /// # Ok(()) }
     /// ```
     pub async fn migrate(&self) -> Result<(), OpenStoreError> {
-        migrate(self, End::Commit).await
+        let admin = AdminConnection::new(self)?;
+        let config = self.clone().access(Access::default()).run_migrations(true);
+        find::look_up(&admin.database, &config, &parts(&[&CRYPTO_STORE])).await.map(drop)
     }
-}
-
-async fn migrate(config: &PostgresStoreConfig, end: End) -> Result<(), OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, _) = status(&session).await?;
-    if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
-        let (part, found, supported) = (part.part, part.installed, part.required);
-        return Err(OpenStoreError::SchemaTooNew { part, found, supported });
-    }
-    if status.is_current() {
-        return Ok(());
-    }
-    let (session, parts) = (&session, &parts(&[&CRYPTO_STORE]));
-    let migrate = || async move {
-        let mut connection = session.connect().await?;
-        migrations::run_until(&mut connection, session.schema(), parts, end).await
-    };
-    session.database.retry().run("migrating", OpenStoreError::is_retryable, migrate).await
 }
 
 /// The status, and whether migrations were ever noted.
-async fn status(session: &Session) -> Result<(MigrationStatus, bool), OpenStoreError> {
-    let schema = session.schema().name();
-    let transaction = session.read().await?;
+async fn status(admin: &AdminConnection) -> Result<(MigrationStatus, bool), OpenStoreError> {
+    let schema = admin.schema().name();
+    let transaction = admin.read().await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), \
                   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                           WHERE n.nspname = $1 AND c.relname = 'schema_migrations')";

@@ -3,7 +3,8 @@
 //! The command `matrix-postgres` calls these functions and nothing else; a bot or a dashboard can call
 //! them, too. Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its
 //! own, and closes them when it ends. Of the configuration the access, the cache and the migrations'
-//! switch are not used: what a function does is in its documentation.
+//! switch are not used: what a function does is in its documentation. Each checks server, role and schema
+//! as opening a store does, and fails with the same errors.
 //!
 //! None disturbs a bot that is running, unless it says so. What changes rows beside a bot raises the
 //! maintenance counter of the account's lane, so that the bot forgets what it has cached; what cannot be
@@ -12,18 +13,19 @@
 
 mod archive;
 mod check;
+mod connection;
 mod delete;
 mod device;
 mod doctor;
 mod health;
 mod migrate;
 mod owner;
+mod password;
 mod prune;
 mod quarantine;
 mod rekey;
 mod reset_device;
 mod self_test;
-mod session;
 mod stats;
 mod table_counts;
 mod time;
@@ -43,6 +45,7 @@ pub use self::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,
         try_migrations,
     },
+    password::has_password,
     prune::{PruneRules, Pruned, count_prunable, prune},
     quarantine::{PutBack, put_back},
     rekey::rekey,

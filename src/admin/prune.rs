@@ -2,18 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::TryStreamExt;
 use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Param, Transaction},
     quarantine::raise_maintenance,
-    session::{Param, Session, Transaction},
     table_counts::TableCount,
     unlock::Unlocked,
 };
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, column},
 };
 
@@ -71,8 +72,8 @@ pub async fn count_prunable(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.read().await?;
+    let pruning = Pruning::new(config, rules, Access::ReadOnly).await?;
+    let transaction = pruning.admin.read().await?;
     pruning.run(&transaction, "SELECT FROM").await
 }
 
@@ -82,8 +83,8 @@ pub async fn count_prunable(
 /// # Errors
 ///
 /// [`OpenStoreError::AccountNotFound`], what keeps a connection from being made, and
-/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not. Whatever
-/// fails, nothing was deleted.
+/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not.
+/// Nothing was deleted then, unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -101,8 +102,8 @@ pub async fn prune(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
 ) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.write().await?;
+    let pruning = Pruning::new(config, rules, Access::default()).await?;
+    let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
     if pruned.tables.iter().any(|table| table.rows > 0) {
         let raised = raise_maintenance(&transaction, pruning.account_id).await;
@@ -113,24 +114,28 @@ pub async fn prune(
 }
 
 struct Pruning {
-    session: Session,
+    admin: AdminConnection,
     account: String,
     account_id: i64,
     /// `None` where no rule has to decode anything.
-    codec: Option<std::sync::Arc<Codec>>,
+    codec: Option<Codec>,
     rules: PruneRules,
 }
 
 impl Pruning {
-    async fn new(config: &PostgresStoreConfig, rules: &PruneRules) -> Result<Self, OpenStoreError> {
+    async fn new(
+        config: &PostgresStoreConfig,
+        rules: &PruneRules,
+        access: Access,
+    ) -> Result<Self, OpenStoreError> {
         let (account, rules) = (config.account.clone(), rules.clone());
         if rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some() {
-            let Unlocked { session, account_id, codec } = Unlocked::open(config).await?;
-            return Ok(Self { session, account, account_id, codec: Some(codec), rules });
+            let Unlocked { admin, account_id, codec } = Unlocked::open(config, access).await?;
+            return Ok(Self { admin, account, account_id, codec: Some(codec), rules });
         }
-        let session = Session::new(config)?;
-        let account_id = session.read().await?.account_id(&account).await?;
-        Ok(Self { session, account, account_id, codec: None, rules })
+        let admin = AdminConnection::new(config)?;
+        let (account_id, _) = admin.account(config, access).await?;
+        Ok(Self { admin, account, account_id, codec: None, rules })
     }
 
     async fn run(
@@ -195,7 +200,8 @@ impl Pruning {
     ) -> Result<Vec<Key>, OpenStoreError> {
         let sql = "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1";
         let mut known = Vec::new();
-        for row in transaction.query(sql, &[(&self.account_id, Type::INT8)]).await? {
+        let mut rows = transaction.stream(sql, &[(&self.account_id, Type::INT8)]).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let key = [&Key::of(&row, 0, DEVICES)?, &Key::of(&row, 1, DEVICES)?];
             let device: DeviceData = codec.open(DEVICES, &key, column(&row, 2, DEVICES)?)?;
             known.extend(device.curve25519_key().map(|key| codec.key(OLM, key.to_base64())));
@@ -214,19 +220,22 @@ impl Pruning {
         let id = (&self.account_id as _, Type::INT8);
         let sql = "SELECT room_id, data, now() \
                    FROM {schema}.megolm_outbound_sessions WHERE account_id = $1";
-        let mut count = 0;
-        for row in transaction.query(sql, std::slice::from_ref(&id)).await? {
+        let mut expired = Vec::new();
+        let mut rows = transaction.stream(sql, std::slice::from_ref(&id)).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let (room_id, data) = (Key::of(&row, 0, OUTBOUND)?, column(&row, 1, OUTBOUND)?);
             let session: PickledOutboundGroupSession =
                 codec.open_json(OUTBOUND, &[&room_id], data)?;
-            if !expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
-                continue;
+            if expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
+                expired.push((room_id, Key::stored(data)));
             }
-            let sql = format!(
-                "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
-            );
-            let data = Key::stored(data);
-            let params = [id.clone(), (&room_id as _, Type::BYTEA), (&data as _, Type::BYTEA)];
+        }
+        let sql = format!(
+            "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
+        );
+        let mut count = 0;
+        for (room_id, data) in &expired {
+            let params = [id.clone(), (room_id as _, Type::BYTEA), (data as _, Type::BYTEA)];
             count += transaction.execute(&sql, &params).await.map_err(Error::from)?;
         }
         Ok(count)

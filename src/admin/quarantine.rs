@@ -4,14 +4,17 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
-    session::{Param, Session, Transaction},
+    connection::{AdminConnection, Param, Transaction},
     unlock::Unlocked,
     verify::{CorruptRow, types},
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
 };
+
+/// The table of the rows that were set aside.
+pub(super) const QUARANTINE: &str = "quarantined_rows";
 
 /// What [`put_back`] did.
 #[derive(Debug, Clone, Serialize)]
@@ -29,7 +32,7 @@ pub(super) async fn set_aside(
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, OpenStoreError> {
-    let transaction = unlocked.session.write().await?;
+    let transaction = unlocked.admin.write().await?;
     let moved = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
     let moved = moved.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
     transaction.commit().await?;
@@ -82,12 +85,12 @@ pub(super) async fn raise_maintenance(
 ///
 /// # Errors
 ///
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was put back.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was put back
+/// then, unless the error says that the outcome of `COMMIT` is unknown.
 pub async fn put_back(config: &PostgresStoreConfig) -> Result<PutBack, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.write().await?;
-    let account_id = transaction.account_id(&config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (account_id, _) = admin.account(config, Access::default()).await?;
+    let transaction = admin.write().await?;
     let back = put_back_within(&transaction, account_id).await;
     let back = back.map_err(|error| OpenStoreError::refused(error, "putting rows back"))?;
     transaction.commit().await?;

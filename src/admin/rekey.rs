@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio_postgres::types::Type;
 
-use super::session::{Session, Transaction};
+use super::connection::{AdminConnection, Transaction};
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, SealedCipher},
     crypto_store::{INSPECTED, Inspected},
 };
@@ -24,8 +24,8 @@ use crate::{
 ///
 /// [`OpenStoreError::WrongPassphrase`] and the like when the old secret does not fit;
 /// [`OpenStoreError::PlainWithSecret`] for an account that is not encrypted, which would need every row to
-/// be written anew; [`OpenStoreError::CipherChanged`] when somebody else was faster. Then nothing was
-/// changed.
+/// be written anew; [`OpenStoreError::CipherChanged`] when the secret was changed in the meantime.
+/// Nothing was changed then, unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -46,8 +46,8 @@ pub async fn rekey(
     let Some(secret) = new.secret.clone() else {
         return Err(OpenStoreError::InvalidConfig("no new passphrase or key is given".to_owned()));
     };
-    let session = Session::new(config)?;
-    let (account_id, sealed) = read(&session.read().await?, account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (account_id, sealed) = admin.account(config, Access::default()).await?;
     if sealed.is_plain() {
         return Err(OpenStoreError::PlainWithSecret { account: account.clone() });
     }
@@ -55,50 +55,27 @@ pub async fn rekey(
     let anew = SealedCipher::seal(account, secret.clone(), codec.clone()).await?;
     let opened = anew.clone().open(account, Some(secret)).await?;
 
-    let transaction = session.write().await?;
-    replace(&transaction, account, account_id, &sealed, &anew).await?;
-    let (_, stored) = read(&transaction, account).await?;
-    if stored != anew {
+    let transaction = admin.write().await?;
+    if replace(&transaction, account, account_id, &sealed, &anew).await? != anew {
         return Err(Error::Internal("a row is not what was written").into());
     }
     check(&transaction, account_id, [&codec, &opened]).await?;
     Ok(transaction.commit().await?)
 }
 
-async fn read(
-    transaction: &Transaction<'_>,
-    account: &str,
-) -> Result<(i64, SealedCipher), OpenStoreError> {
-    let sql = "SELECT id, secret_kind, cipher, cipher_written_by FROM {schema}.accounts \
-               WHERE name = $1";
-    let rows = transaction.query(sql, &[(&account, Type::TEXT)]).await;
-    let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading the account"))?;
-    let not_found = || OpenStoreError::AccountNotFound { account: account.to_owned() };
-    let row = rows.first().ok_or_else(not_found)?;
-    let sealed = (|| {
-        Ok(SealedCipher {
-            secret_kind: row.try_get(1)?,
-            bytes: row.try_get(2)?,
-            written_by: row.try_get(3)?,
-        })
-    })();
-    let id = row.try_get(0).map_err(DatabaseError::from)?;
-    Ok((id, sealed.map_err(|error: tokio_postgres::Error| DatabaseError::from(error))?))
-}
-
-/// Compares and swaps the account's cipher.
+/// Compares and swaps the account's cipher; returns the stored one.
 async fn replace(
     transaction: &Transaction<'_>,
     account: &str,
     account_id: i64,
     sealed: &SealedCipher,
     anew: &SealedCipher,
-) -> Result<(), OpenStoreError> {
+) -> Result<SealedCipher, OpenStoreError> {
     // Silent when the driver logs its parameters.
     let [old, new] = [sealed, anew].map(|cipher| cipher.bytes.as_deref().map(Key::stored));
     let sql = "UPDATE {schema}.accounts \
                SET secret_kind = $3, cipher = $4, cipher_written_by = $5 \
-               WHERE id = $1 AND cipher = $2";
+               WHERE id = $1 AND cipher = $2 RETURNING secret_kind, cipher, cipher_written_by";
     let params = [
         (&account_id as _, Type::INT8),
         (&old as _, Type::BYTEA),
@@ -106,11 +83,12 @@ async fn replace(
         (&new as _, Type::BYTEA),
         (&anew.written_by as _, Type::INT2),
     ];
-    let replaced = transaction.execute(sql, &params).await;
-    match replaced.map_err(|error| OpenStoreError::refused(error, "replacing the cipher"))? {
-        1 => Ok(()),
-        _ => Err(OpenStoreError::CipherChanged { account: account.to_owned() }),
-    }
+    let replaced = transaction.query(sql, &params).await;
+    let replaced =
+        replaced.map_err(|error| OpenStoreError::refused(error, "replacing the cipher"))?;
+    let changed = || OpenStoreError::CipherChanged { account: account.to_owned() };
+    let row = replaced.first().ok_or_else(changed)?;
+    Ok(SealedCipher::of_row(row, 0).map_err(DatabaseError::from)?)
 }
 
 /// Whether the cipher that the new secret opens decodes what the old one does of the account's own data.

@@ -5,12 +5,12 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
-    quarantine::raise_maintenance,
-    session::{Session, Transaction},
+    quarantine::{QUARANTINE, raise_maintenance},
     table_counts::TableCount,
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
+use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig};
 
 /// What belongs to a device, and what of it: the Olm account of `account_data`, everything of the others.
 const OF_THE_DEVICE: [(&str, &str); 7] = [
@@ -39,16 +39,17 @@ pub struct DeviceReset {
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
 pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let id = transaction.account_id(&config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
     let counted = each(&transaction, id, "SELECT FROM").await;
     let tables = counted.map_err(|error| OpenStoreError::refused(error, "counting rows"))?;
     Ok(DeviceReset { account: config.account.clone(), tables })
 }
 
 /// Removes what belongs to the account's device, so that the bot begins with a new one: its Olm account, the
-/// sessions with other devices, the sessions it sends with, requests, and the sync position. Room keys,
+/// sessions with other devices, the sessions it sends with, requests, and the sync position; also what of
+/// these tables was set aside by [`verify`](super::verify). Room keys,
 /// other devices and their trust, the private cross-signing keys, the backup's key and version, settings of
 /// rooms and the application's own values stay.
 ///
@@ -64,8 +65,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// # Errors
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was deleted.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was deleted then,
+/// unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -75,8 +76,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// # Ok(()) }
 /// ```
 pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&session, &config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, config).await?;
     let reset = reset(&transaction, account_id).await;
     let tables = reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
     transaction.commit().await?;
@@ -112,5 +113,12 @@ async fn each(
         let rows = transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
         tables.push(TableCount { table, rows });
     }
+    // Put back later, they would be used by the new device.
+    let names: Vec<&str> = OF_THE_DEVICE.iter().map(|(table, _)| *table).collect();
+    let sql =
+        format!("{verb} {{schema}}.{QUARANTINE} WHERE account_id = $1 AND table_name = ANY ($2)");
+    let params = [(&account_id as _, Type::INT8), (&names as _, Type::TEXT_ARRAY)];
+    let rows = transaction.execute(&sql, &params).await?;
+    tables.push(TableCount { table: QUARANTINE, rows });
     Ok(TableCount::without_empty(tables))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{delete::delete_account, session::Session};
+use super::{connection::AdminConnection, delete::delete_account};
 use crate::{Access, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig};
 
 /// What [`self_test`] found.
@@ -152,8 +152,8 @@ async fn read(store: &PostgresCryptoStore) -> Result<(), Failure> {
 /// Ends the server's side of the store's connections, which it must replace by itself.
 async fn cut(config: &PostgresStoreConfig) -> Result<Option<String>, Failure> {
     let other = PostgresStoreConfig { application_name: None, ..config.clone() };
-    let session = Session::new(&other)?;
-    let transaction = session.read().await?;
+    let admin = AdminConnection::new(&other)?;
+    let transaction = admin.read().await?;
     let name = config.application_name.clone().unwrap_or_default();
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()";

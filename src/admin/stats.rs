@@ -6,11 +6,12 @@ use serde::Serialize;
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    session::{Session, Transaction},
+    connection::{AdminConnection, Transaction},
     time::unix,
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores, crypto_store::TABLES,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores,
+    crypto_store::TABLES,
 };
 
 /// Days of which the new room keys are counted, today among them.
@@ -99,8 +100,7 @@ pub struct TableStats {
 ///
 /// # Errors
 ///
-/// What keeps a store from being opened, and [`OpenStoreError::MigrationsPending`] when there is no
-/// schema.
+/// What keeps a store from being opened: [`OpenStoreError::MigrationsPending`] when there is no schema.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -113,16 +113,14 @@ pub struct TableStats {
 /// # Ok(()) }
 /// ```
 pub async fn stats(config: &PostgresStoreConfig) -> Result<Stats, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let accounts = accounts(&transaction).await.map_err(|error| match error {
-        error if error.is_missing_schema() => {
-            OpenStoreError::MigrationsPending { part: "account", found: 0, required: 1 }
-        }
-        error => OpenStoreError::refused(error, "reading the schema's tables"),
-    })?;
+    let admin = AdminConnection::new(config)?;
+    admin.check(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
+    let accounts = accounts(&transaction).await;
+    let accounts =
+        accounts.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))?;
     let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
-    let schema = session.schema().name();
+    let schema = admin.schema().name();
     let stats = reading.finish(schema).await;
     stats.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))
 }
@@ -145,12 +143,12 @@ impl PostgresStores {
     pub async fn stats(&self) -> Result<AccountStats, OpenStoreError> {
         let store = self.crypto_store();
         let operation = store.handle().operation()?;
-        let session = Session { database: operation.database().clone() };
-        let transaction = session.read().await?;
+        let admin = AdminConnection { database: operation.database().clone() };
+        let transaction = admin.read().await?;
         let accounts = accounts(&transaction).await?;
         let own = accounts.get(&operation.account_id()).map(|account| account.name.clone());
         let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
-        let stats = reading.finish(session.schema().name()).await?;
+        let stats = reading.finish(admin.schema().name()).await?;
         let own = stats.accounts.into_iter().find(|account| Some(&account.name) == own.as_ref());
         Ok(own.ok_or_else(|| DatabaseError::permanent("the account was deleted"))?)
     }

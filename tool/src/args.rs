@@ -12,7 +12,8 @@ Exit codes:
   1    failed: the message says what, and what to do
   2    the command line is wrong
   3    done, and what was looked at is not in order
-  4    refused, nothing was changed: the account has a live owner, or nobody said yes
+  4    refused, nothing was changed: the account has a live owner or is not empty, the backup is of
+       another account or schema version or too old, or the question was not answered with yes
   5    the server cannot be reached or is busy: the same command may succeed later
   130  interrupted by Ctrl-C
 

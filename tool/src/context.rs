@@ -4,9 +4,11 @@ use std::{
     future::Future,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::OnceLock,
 };
 
 use matrix_sdk_postgres::{Access, OpenStoreError, PoolSettings, PostgresStoreConfig};
+use zeroize::Zeroizing;
 
 use crate::{
     args::Global,
@@ -17,11 +19,13 @@ use crate::{
 
 pub struct Context {
     global: Global,
+    /// The account's passphrase, if it was asked for.
+    passphrase: OnceLock<Zeroizing<String>>,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
-        Self { global }
+        Self { global, passphrase: OnceLock::new() }
     }
 
     /// The server and the schema, for what concerns all accounts. It reads only.
@@ -40,7 +44,10 @@ impl Context {
     /// the command sets another access.
     pub fn config(&self) -> Result<PostgresStoreConfig, Error> {
         let config = self.config_for(&self.account()?)?;
-        secrets::unlock(config, &self.global)
+        match self.passphrase.get() {
+            Some(passphrase) => Ok(config.passphrase(Some(passphrase))),
+            None => secrets::unlock(config, &self.global),
+        }
     }
 
     /// The account that was named, of commands that concern all of them otherwise.
@@ -68,17 +75,17 @@ impl Context {
         Ok(config.access(Access::ReadOnly).run_migrations(false))
     }
 
-    /// Does what needs the account's secret. The passphrase of an encrypted account is asked for, if it was
-    /// not given and there is a terminal.
+    /// Does what needs the account's secret. The passphrase of an encrypted account is asked for once, if it
+    /// was not given and there is a terminal; then `act` is called again.
     pub async fn unlocked<T, F: Future<Output = Result<T, OpenStoreError>>>(
         &self,
         act: impl Fn(PostgresStoreConfig) -> F,
     ) -> Result<T, Error> {
-        let config = self.config()?;
-        match act(config.clone()).await {
+        match act(self.config()?).await {
             Err(OpenStoreError::EncryptedWithoutSecret { account }) if prompt::is_possible() => {
                 let passphrase = prompt::secret(&format!("Passphrase of the account {account:?}"))?;
-                Ok(act(config.passphrase(Some(&passphrase))).await?)
+                self.passphrase.get_or_init(|| passphrase);
+                Ok(act(self.config()?).await?)
             }
             done => Ok(done?),
         }

@@ -7,7 +7,7 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use matrix_sdk_postgres::PostgresStoreConfig;
+use matrix_sdk_postgres::{PostgresStoreConfig, admin::has_password};
 use zeroize::Zeroizing;
 
 use crate::{args::Global, outcome::Error};
@@ -22,7 +22,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub fn server(account: &str, global: &Global) -> Result<PostgresStoreConfig, Error> {
     let config = PostgresStoreConfig::for_account(account);
     if let Some(url) = &global.url {
-        if has_password(url) {
+        if has_password(url)? {
             return Err(Error::failed(
                 "--url holds a password, which other users of this machine can read: set DATABASE_URL, \
                  name a file with --url-file, or leave the password to PGPASSWORD or ~/.pgpass",
@@ -34,15 +34,6 @@ pub fn server(account: &str, global: &Global) -> Result<PostgresStoreConfig, Err
         return Ok(config.url(read(file, "the connection string")?.as_str()));
     }
     Ok(PostgresStoreConfig::from_env(account)?)
-}
-
-fn has_password(url: &str) -> bool {
-    let in_authority = url.split_once("://").is_some_and(|(_, rest)| {
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    });
-    in_authority
-        || url.split([' ', '?', '&']).any(|word| word.trim_start().starts_with("password="))
 }
 
 /// The account's passphrase or key, if one was given.

@@ -89,7 +89,7 @@ impl<'a> Delivery<'a> {
             return Ok(if pending { Next::AfterOrWakeup(RECHECK_INTERVAL) } else { Next::Done });
         }
         let (label, unsure) = self.label(room).await?;
-        if unsure && due.iter().any(|queued| queued.age < LABEL_GRACE) {
+        if unsure && due.first().is_some_and(|queued| queued.age < LABEL_GRACE) {
             return Ok(Next::AfterOrWakeup(RECHECK_INTERVAL));
         }
         let mut room = Room { id: room, label };

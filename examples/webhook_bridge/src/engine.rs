@@ -27,7 +27,7 @@ use crate::{
     inbox::{self, Inbox},
     keys::Keys,
     metrics::{self, Metrics},
-    outgoing, prune,
+    outgoing, own_device, prune,
     refusal::SessionLoss,
     retry::Delays,
     rooms,
@@ -235,6 +235,7 @@ impl Engine {
                 stop_all_after(run, delivery.run()),
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
+                stop_all_after(run, own_device::run(run)),
             )
         };
         let deadline = async {
@@ -242,7 +243,7 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i) = tasks => most_severe([a, b, c, d, e, f, g, h, i]),
+            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {
@@ -277,6 +278,7 @@ impl Engine {
             stop: stop.child_token(),
             wake: Wake::default(),
             devices,
+            published_device: keys.own_device().await?.filter(|own| own.is_uploaded),
         };
         Ok((checkpoint, run))
     }

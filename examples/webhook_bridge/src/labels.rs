@@ -68,12 +68,11 @@ impl Labels {
         users.iter().map(AsRef::as_ref).find(|user| self.of_ghost(user).is_some())
     }
 
-    /// What a sync tells of its rooms' origins. `me` is the bot.
+    /// What a sync tells of its rooms' origins. `invitations` are the bot's.
     pub fn origins(
         &self,
         rooms: &[RoomChange],
         invitations: &[Invitation],
-        me: &str,
     ) -> HashMap<String, Origin> {
         let mut origins = HashMap::<String, Origin>::new();
         for room in rooms {
@@ -81,7 +80,7 @@ impl Labels {
                 origins.entry(room.room_id.clone()).or_default().ghost = Some(ghost.to_owned());
             }
         }
-        for invitation in invitations.iter().filter(|invitation| invitation.invited == me) {
+        for invitation in invitations {
             let origin = origins.entry(invitation.room_id.clone()).or_default();
             origin.inviter = Some(invitation.inviter.clone());
         }

@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod allow_list;
 mod api;
 mod attachment;
 mod auth;
@@ -10,6 +11,7 @@ mod breaker;
 mod changes;
 mod checkpoint;
 mod config;
+mod cross_signing;
 mod crypto;
 mod database;
 mod dead_letters;
@@ -26,13 +28,16 @@ mod health;
 mod homeserver;
 mod http_client;
 mod inbox;
+mod interactive_auth;
 mod keys;
 mod labels;
 mod logging;
+mod membership;
 mod message;
 mod metrics;
 mod migrate_only;
 mod outgoing;
+mod own_device;
 mod prune;
 mod refusal;
 mod relation;
@@ -46,6 +51,7 @@ mod session;
 mod sync;
 mod timeline;
 mod webhook;
+mod withheld;
 
 use std::process::ExitCode;
 

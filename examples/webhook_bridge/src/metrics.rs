@@ -1,7 +1,10 @@
 //! The metrics of `/metrics`, through the `metrics` facade, so that those of the key store are there, too.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -64,14 +67,39 @@ pub struct Metrics {
     gaps_open: Gauge,
     oldest_pending: Gauge,
     since_sync: Gauge,
-    pub device_keys_uploaded: Gauge,
+    pub device_keys_uploaded: Flag,
     pub owner: Gauge,
     pub standby: Gauge,
+    pub device_cross_signed: Gauge,
+    pub invitations_declined: Counter,
     started: Instant,
     synced: Mutex<Option<Instant>>,
 }
 
 const UNDECRYPTABLE: &str = "webhook_bridge_undecryptable_total";
+const WITHHELD: &str = "webhook_bridge_keys_withheld_total";
+const REMOVALS: &str = "webhook_bridge_removals_total";
+
+/// A gauge that is 0 or 1, and can be read.
+pub struct Flag {
+    gauge: Gauge,
+    is_set: AtomicBool,
+}
+
+impl Flag {
+    fn new(gauge: Gauge) -> Self {
+        Self { gauge, is_set: AtomicBool::new(false) }
+    }
+
+    pub fn set(&self, value: bool) {
+        self.is_set.store(value, Ordering::Relaxed);
+        self.gauge.set(if value { 1 } else { 0 });
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Relaxed)
+    }
+}
 
 macro_rules! described {
     ($new:ident, $describe:ident, $name:literal, $help:literal) => {{
@@ -97,6 +125,8 @@ impl Default for Metrics {
         describe_gauge!("webhook_bridge_build_info", "Always 1; the label is the version");
         gauge!("webhook_bridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
         describe_counter!(UNDECRYPTABLE, "Messages that failed to decrypt, by reason");
+        describe_counter!(WITHHELD, "Room keys that senders withheld, by code");
+        describe_counter!(REMOVALS, "Rooms that the bot was removed from: kick or ban");
         Self {
             received: count!("messages_received_total", "Messages received from the homeserver"),
             decrypted: count!("messages_decrypted_total", "Messages decrypted"),
@@ -153,9 +183,17 @@ impl Default for Metrics {
                 "last_sync_age_seconds",
                 "Time since the last committed sync, or since the start if there was none"
             ),
-            device_keys_uploaded: current!(
+            device_keys_uploaded: Flag::new(current!(
                 "device_keys_uploaded",
                 "1 once the device keys are on the homeserver"
+            )),
+            device_cross_signed: current!(
+                "device_cross_signed",
+                "1 once the bot's identity has signed its device"
+            ),
+            invitations_declined: count!(
+                "invitations_declined_total",
+                "Invitations from users who are not on the allow-list"
             ),
             owner: current!("owner", "1 while this process owns the account"),
             standby: current!("standby", "1 while this process waits for another owner"),
@@ -183,6 +221,15 @@ impl Metrics {
 
     pub fn undecryptable(&self, reason: &'static str) {
         counter!(UNDECRYPTABLE, "reason" => reason).increment(1);
+    }
+
+    pub fn withheld(&self, code: &'static str) {
+        counter!(WITHHELD, "code" => code).increment(1);
+    }
+
+    /// The bot was removed from a room by a `kind` of event.
+    pub fn removed(&self, kind: &'static str) {
+        counter!(REMOVALS, "kind" => kind).increment(1);
     }
 
     /// Set the gauges that are read when they are scraped.

@@ -113,14 +113,7 @@ async fn read(connection: &Object, schema: &Schema, name: &str) -> Result<Probe,
     let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
     let row = rows.first().ok_or_else(no_answer)?;
     let stored = match row.try_get(8)? {
-        Some(id) => Some((
-            id,
-            SealedCipher {
-                secret_kind: row.try_get(9)?,
-                bytes: row.try_get(10)?,
-                written_by: row.try_get(11)?,
-            },
-        )),
+        Some(id) => Some((id, SealedCipher::of_row(row, 9)?)),
         None => None,
     };
     Ok(Probe { server: Server::of(row)?, versions: versions(row)?, stored })

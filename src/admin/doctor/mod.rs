@@ -9,7 +9,7 @@ mod tls;
 
 use super::{
     check::Check,
-    session::Session,
+    connection::AdminConnection,
     verify::{VerifyOptions, verify},
 };
 use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
@@ -53,11 +53,11 @@ impl Default for DoctorOptions {
 /// ```
 pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Vec<Check> {
     const NAME: &str = "connection";
-    let session = match Session::new(config) {
-        Ok(session) => session,
+    let admin = match AdminConnection::new(config) {
+        Ok(admin) => admin,
         Err(error) => return vec![connection_failed(&error)],
     };
-    if let Err(error) = session.connect().await {
+    if let Err(error) = admin.connect().await {
         return vec![connection_failed(&error)];
     }
     let mut checks = vec![Check::ok(NAME, "the server answers, and lets the role in")];
@@ -65,16 +65,19 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
         Ok(found) => checks.extend(found),
         Err(error) => checks.push(failed(name, &error)),
     };
-    add("TLS", tls::check(&session, config).await);
-    add("server", server::check(&session).await);
-    add("pooler", pooler::check(&session, options.prepared_statements).await);
-    add("server's log", logging::check(&session, config).await);
-    let schema = schema::check(&session, config).await;
+    add("TLS", tls::check(&admin, config).await);
+    add("server", server::check(&admin).await);
+    add("pooler", pooler::check(&admin, options.prepared_statements).await);
+    add("server's log", logging::check(&admin, config).await);
+    let schema = schema::check(&admin, config).await;
     let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);
     add("schema", schema.map(|found| found.checks));
     if has_schema {
-        add("accounts", accounts::check(&session, config, options).await);
+        add("accounts", accounts::check(&admin, config, options).await);
         add("rows", rows(config, options).await);
+    }
+    if options.checkpoint.is_some() && !checks.iter().any(accounts::is_about_rollback) {
+        checks.push(accounts::not_compared());
     }
     checks
 }

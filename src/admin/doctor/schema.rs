@@ -7,8 +7,8 @@ use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::{
         check::Check,
+        connection::{AdminConnection, Transaction},
         migrate::{MigrationStatus, migration_status},
-        session::{Session, Transaction},
     },
 };
 
@@ -20,15 +20,15 @@ pub(super) struct Found {
 const DOC_ROLES: &str = "docs/operations.md#roles-and-grants";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Found, OpenStoreError> {
     let status = migration_status(config).await?;
     let mut checks = vec![version(&status)];
     let is_current = status.is_current();
     if is_current {
-        let transaction = session.read().await?;
-        let schema = session.schema().name();
+        let transaction = admin.read().await?;
+        let schema = admin.schema().name();
         checks.push(rights(&transaction, schema).await?);
         checks.push(tables(&transaction, schema).await?);
         checks.push(distribution(&transaction, schema).await?);

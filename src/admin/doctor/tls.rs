@@ -3,7 +3,7 @@
 use super::get;
 use crate::{
     OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
     config::{
         conninfo::{Address, Host},
         tls::Mode,
@@ -14,10 +14,10 @@ const NAME: &str = "TLS";
 const DOC: &str = "docs/operations.md#tls-and-passwords";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let transaction = session.read().await?;
+    let transaction = admin.read().await?;
     let sql = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let rows = transaction.query(sql, &[]).await?;
     let version: Option<String> = match rows.first() {

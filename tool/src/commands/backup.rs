@@ -65,6 +65,10 @@ impl From<BackupError> for Error {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Open(error) => error.into(),
+            BackupError::OtherSchema { .. }
+            | BackupError::OtherAccount { .. }
+            | BackupError::NotEmpty { .. }
+            | BackupError::Old { .. } => Self::refused(error.to_string()),
             error => Error::failed(error.to_string()),
         }
     }

@@ -24,7 +24,7 @@ pub struct Args {
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
-    let config = context.database()?;
+    let config = context.database_of_account()?;
     let found = admin::count_account(&config).await?;
     let listed = render(&found);
     if args.dry_run {

@@ -39,6 +39,8 @@ pub struct Args {
     passphrase: Passphrase,
 }
 
+const SAVED_STAYS: &str = "What was saved stays; run the same command again";
+
 /// What came of the file's keys.
 #[derive(Default)]
 struct Counts {
@@ -93,20 +95,7 @@ async fn machine(store: &PostgresCryptoStore) -> Result<OlmMachine, Error> {
         Error::failed("the account has no device yet: start the bot once, then import the keys")
     })?;
     let (user_id, device_id) = (account.user_id().to_owned(), account.device_id().to_owned());
-    let machine = OlmMachine::with_store(&user_id, &device_id, store.clone(), None).await;
-    machine.map_err(of_store)
-}
-
-fn of_store(error: matrix_sdk_crypto::CryptoStoreError) -> Error {
-    match error {
-        matrix_sdk_crypto::CryptoStoreError::Backend(error) => {
-            match error.downcast::<matrix_sdk_postgres::Error>() {
-                Ok(error) => (*error).into(),
-                Err(error) => Error::failed(error.to_string()),
-            }
-        }
-        error => Error::failed(error.to_string()),
-    }
+    Ok(OlmMachine::with_store(&user_id, &device_id, store.clone(), None).await?)
 }
 
 async fn import(
@@ -127,8 +116,8 @@ async fn import(
         let count = chunk.len();
         let result = machine.store().import_exported_room_keys(chunk, |_, _| {}).await;
         let result = result.map_err(|error| {
-            let Error { message, exit } = of_store(error);
-            let message = format!("{message}. What was saved stays; run the same command again");
+            let Error { message, exit } = Error::from(error);
+            let message = format!("{message}. {SAVED_STAYS}");
             Error { message, exit }
         })?;
         counts.imported += result.imported_count as u64;
@@ -136,8 +125,11 @@ async fn import(
         counts.undecodable += count.saturating_sub(result.total_count) as u64;
         bar.add(count as u64);
     }
-    let read = reading.await.map_err(|_| failed(file, &KeyFileError::Content))?;
-    let (total, undecodable) = read.map_err(|error| failed(file, &error))?;
+    let read = reading.await.unwrap_or(Err(KeyFileError::Content));
+    let (total, undecodable) = read.map_err(|error| match counts.imported {
+        0 => failed(file, &error),
+        _ => Error::failed(format!("{}: {error}. {SAVED_STAYS}", file.display())),
+    })?;
     Ok(Counts { total, undecodable: counts.undecodable + undecodable, ..counts })
 }
 

@@ -54,18 +54,18 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         ));
     }
     let account = context.account()?;
-    let needs_secret = rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some();
-    // A rule that decodes nothing must not fail for want of a secret.
-    let _progress = context.progress("pruning", None);
-    let counted = match needs_secret {
-        true => {
-            let count = |config| {
-                let rules = &rules;
-                async move { admin::count_prunable(&config, rules).await }
-            };
-            context.unlocked(count).await?
+    let count = |config| {
+        let rules = &rules;
+        async move {
+            let _progress = context.progress("counting", None);
+            admin::count_prunable(&config, rules).await
         }
-        false => admin::count_prunable(&context.database()?, &rules).await?,
+    };
+    // A rule that decodes nothing must not fail for want of a secret.
+    let needs_secret = rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some();
+    let counted = match needs_secret {
+        true => context.unlocked(count).await?,
+        false => count(context.database_of_account()?).await?,
     };
     if args.dry_run {
         let text = format!("would be deleted of account {account:?}:\n{}", render(&counted));
@@ -79,15 +79,16 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         "This deletes of account {account:?}:\n{}{warning}Go on?",
         render(&counted)
     ))?;
-    let pruned = match needs_secret {
-        true => {
-            let prune = |config| {
-                let rules = &rules;
-                async move { admin::prune(&config, rules).await }
-            };
-            context.unlocked(prune).await?
+    let prune = |config| {
+        let rules = &rules;
+        async move {
+            let _progress = context.progress("pruning", None);
+            admin::prune(&config, rules).await
         }
-        false => admin::prune(&context.database()?, &rules).await?,
+    };
+    let pruned = match needs_secret {
+        true => context.unlocked(prune).await?,
+        false => prune(context.database_of_account()?).await?,
     };
     let text = format!("deleted of account {account:?}:\n{}", render(&pruned));
     Ok(Outcome::done(text, text::json(&pruned)?))

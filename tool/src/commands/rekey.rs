@@ -30,7 +30,7 @@ pub struct Args {
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
-    let new = new_secret(args, context.database()?)?;
+    let new = new_secret(args, context.database_of_account()?)?;
     context.confirm(&format!(
         "This seals the account {account:?} with the new secret. Its bot needs that at its next start; \
          the old secret opens only backups from before."

@@ -118,6 +118,11 @@ impl Opened {
         self.move_all(target, context).await.map_err(|stopped| match stopped {
             Stopped::Failed(error) => target.unfinished(error),
             Stopped::Differs(error) => error,
+        })?;
+        let compared = self.compare(target, Phase::AfterLast, context).await;
+        compared.map_err(|stopped| match stopped {
+            Stopped::Failed(error) => target.not_compared(error),
+            Stopped::Differs(error) => error,
         })
     }
 
@@ -125,9 +130,7 @@ impl Opened {
         let mut last = Last::default();
         self.save(target, &mut last, context).await?;
         self.compare(target, Phase::BeforeLast, context).await?;
-        save::finish(target.store(), last).await?;
-        self.compare(target, Phase::AfterLast, context).await?;
-        Ok(target.end().await?)
+        Ok(save::finish(target.store(), last).await?)
     }
 
     async fn save(

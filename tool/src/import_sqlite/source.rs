@@ -251,7 +251,7 @@ impl Source {
             "generation-counter" if self.version < 16 => return Some(Decoded::Own),
             "account" => {
                 let account = Account::from_pickle(values.message_pack(value)?).ok()?;
-                Item::OlmAccount(Box::new(PickledAccountOf::new(&account)))
+                Item::OlmAccount(Box::new(PickledAccountOf::new(&account)?))
             }
             "identity" => {
                 let pickle = values.message_pack(value)?;

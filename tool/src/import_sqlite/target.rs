@@ -19,8 +19,8 @@ use crate::outcome::{Error, Exit};
 /// A run that was killed counts as alive for six seconds.
 pub const A_DEAD_RUN: Duration = Duration::from_secs(8);
 
-/// Marks an import that has not ended.
-const MARK: &str = "matrix-postgres.import-sqlite";
+/// The custom value that marks an import that is not finished. While it is there, the account is no device.
+pub const MARK: &str = "matrix-postgres.import-sqlite";
 
 /// The tables of what an account keeps; others are about its owner.
 const COUNTED: [&str; 17] = [
@@ -147,11 +147,6 @@ impl Target {
         Ok(self.store.set_custom_value(MARK, mark.to_string().into_bytes()).await?)
     }
 
-    /// Removes the mark.
-    pub async fn end(&self) -> Result<(), Error> {
-        Ok(self.store.remove_custom_value(MARK).await?)
-    }
-
     /// Gives the account back.
     pub async fn close(&self) -> Result<(), Error> {
         Ok(self.stores.close().await?)
@@ -163,6 +158,18 @@ impl Target {
         let message = format!(
             "{message}. The import into {:?} is not finished; run the same command again, and it goes \
              on. Start no bot on this account before",
+            self.name
+        );
+        Error { message, exit }
+    }
+
+    /// An error after the last transaction: the account may be in use from then on, so nothing is saved again.
+    pub fn not_compared(&self, error: Error) -> Error {
+        let Error { message, exit } = error;
+        let message = format!(
+            "{message}. All of the file is in the account {:?}, but its last part was not read back and \
+             compared. To have it compared, delete the account (matrix-postgres delete-account) before \
+             a bot has used it, and import again",
             self.name
         );
         Error { message, exit }
@@ -185,11 +192,7 @@ impl Target {
         &self,
         wanted: &BTreeMap<&'static str, u64>,
     ) -> Result<(), Stopped> {
-        let mut found = self.counts().await?;
-        if let Some(custom_values) = found.get_mut("custom_values") {
-            // The mark.
-            *custom_values = custom_values.saturating_sub(1);
-        }
+        let found = self.counts().await?;
         for table in COUNTED {
             let of = |counts: &BTreeMap<_, _>| counts.get(table).copied().unwrap_or(0);
             let (found, wanted) = (of(&found), of(wanted));

@@ -95,7 +95,8 @@ async fn find_single(store: &PostgresCryptoStore, item: &Item) -> Result<Option<
         Item::SyncToken(_) => store.next_batch_token().await?.map(Item::SyncToken),
         Item::OlmAccount(_) => {
             let found = store.load_account().await?;
-            found.map(|found| Item::OlmAccount(Box::new(PickledAccountOf::new(&found))))
+            let found = found.and_then(|found| PickledAccountOf::new(&found));
+            found.map(|found| Item::OlmAccount(Box::new(found)))
         }
         _ => None,
     })
@@ -104,7 +105,7 @@ async fn find_single(store: &PostgresCryptoStore, item: &Item) -> Result<Option<
 /// Whether the database has the same value.
 pub async fn is_there(store: &PostgresCryptoStore, item: &Item) -> Result<bool, Error> {
     Ok(match find(store, item).await? {
-        Some(found) => found.fingerprint().await == item.fingerprint().await,
+        Some(found) => found.is_same(item).await,
         None => false,
     })
 }

@@ -112,6 +112,13 @@ pub struct Args {
     /// A TOML file with labels of rooms and their webhooks
     #[arg(long, env = "BRIDGE_LABELS_FILE")]
     pub labels_file: Option<PathBuf>,
+    /// Cross-signing of the bot's device: create, reset or off [default: create]
+    #[arg(long, env = "BRIDGE_CROSS_SIGNING")]
+    pub cross_signing: Option<String>,
+    /// Users and servers whose invitations are accepted, such as `@alice:example.org,*.example.org`
+    /// [default: all]
+    #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
+    pub invite_allow: Option<String>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,

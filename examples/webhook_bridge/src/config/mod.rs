@@ -13,7 +13,8 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
 use self::values::{
-    address, http_url, invalid, non_empty, number, on_off, required, secret, takeover,
+    address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required,
+    secret, takeover,
 };
 pub use self::{
     api::{ApiConfig, Attachments},
@@ -21,7 +22,7 @@ pub use self::{
     log_format::LogFormat,
     webhook::WebhookConfig,
 };
-use crate::{errors::BridgeError, http_client::Target, labels::Labels};
+use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target, labels::Labels};
 
 /// How the bot authenticates to the homeserver.
 #[derive(Clone, Debug)]
@@ -49,6 +50,16 @@ pub enum Takeover {
     Immediate,
     /// Exit.
     Refuse,
+}
+
+/// Whether the bot's identity is created, which signs its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSigning {
+    /// Create it unless the user has one.
+    Create,
+    /// Also replace one whose private keys are not in the store.
+    Reset,
+    Off,
 }
 
 /// The database settings.
@@ -91,6 +102,11 @@ pub struct Config {
     pub metrics_token: Option<SecretString>,
     /// `None`: the API is off.
     pub api: Option<ApiConfig>,
+    /// The password, also if an access token is given.
+    pub password: Option<SecretString>,
+    pub cross_signing: CrossSigning,
+    /// Whose invitations are accepted; `None`: everybody's.
+    pub invite_allow: Option<AllowList>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -185,6 +201,10 @@ impl TryFrom<Args> for Config {
             attachments: api::attachments(&args, api.is_some())?,
             api,
             metrics_token: metrics_token.map(Into::into),
+            password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
+                .map(Into::into),
+            cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
+            invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
             user_id,
         })
     }

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod gaps;
+mod invitations;
 mod messages;
 mod migrate;
 mod origins;
@@ -29,6 +30,7 @@ use tokio::sync::Mutex;
 pub use self::{
     dead_letters::DeadLetter,
     gaps::{Gap, Pages},
+    invitations::Pending,
     messages::{SealedMessage, Slice, Target},
     migrate::{check, migrate},
     origins::Origin,

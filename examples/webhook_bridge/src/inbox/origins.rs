@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
 use super::{Inbox, Transaction, Value};
-use crate::errors::BridgeError;
+use crate::{errors::BridgeError, membership::Upgrade};
 
 /// Where a room comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,10 +27,10 @@ impl Inbox {
     /// A room's origin, and whether its members are known, so that no ghost is overlooked.
     pub async fn origin(&self, room_id: &str) -> Result<(Origin, bool), BridgeError> {
         let sql = "
-            SELECT inviter, ghost, coalesce(members_known, false)
+            SELECT origins.inviter, origins.ghost, coalesce(rooms.members_known, false)
             FROM (SELECT $1 AS account, $2 AS room_id) AS wanted
-            LEFT JOIN webhook_bridge.rooms USING (account, room_id)
-            LEFT JOIN webhook_bridge.room_origins USING (account, room_id)";
+            LEFT JOIN webhook_bridge.rooms AS rooms USING (account, room_id)
+            LEFT JOIN webhook_bridge.room_origins AS origins USING (account, room_id)";
         let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&room_id, Type::TEXT)];
         let row = self.connection().await?.query_typed_one(sql, &values).await?;
         Ok((Origin { inviter: row.get(0), ghost: row.get(1) }, row.get(2)))
@@ -55,6 +55,37 @@ impl Inbox {
             (&ghosts, Type::TEXT_ARRAY),
         ];
         transaction.run(RECORD, &values).await?;
+        Ok(())
+    }
+
+    /// The replacement of an upgraded room has no inviter of its own: it gets that of the room.
+    pub(super) async fn inherit_inviters(
+        &self,
+        transaction: &impl Transaction,
+        upgrades: &[Upgrade],
+    ) -> Result<(), BridgeError> {
+        let sql = "
+            INSERT INTO webhook_bridge.room_origins (account, room_id, inviter)
+            SELECT $1, new.replacement, old.inviter
+            FROM UNNEST($2, $3) AS new (room, replacement)
+            JOIN webhook_bridge.room_origins AS old
+                ON old.account = $1 AND old.room_id = new.room AND old.inviter IS NOT NULL
+            WHERE NOT EXISTS (
+                SELECT FROM webhook_bridge.rooms AS known
+                WHERE known.account = $1 AND known.room_id = new.replacement
+                  AND known.membership = 'joined')
+            ON CONFLICT DO NOTHING";
+        if upgrades.is_empty() {
+            return Ok(());
+        }
+        let rooms: Vec<_> = upgrades.iter().map(|upgrade| &upgrade.room_id).collect();
+        let replacements: Vec<_> = upgrades.iter().map(|upgrade| &upgrade.replacement).collect();
+        let values: [Value<'_>; 3] = [
+            (&self.account, Type::TEXT),
+            (&rooms, Type::TEXT_ARRAY),
+            (&replacements, Type::TEXT_ARRAY),
+        ];
+        transaction.run(sql, &values).await?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, slice, time::Duration};
 
 use ruma::{
+    UserId,
     api::client::{
         filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter},
         sync::sync_events::v3::Request,
@@ -17,10 +18,12 @@ use crate::{
     changes::{self, Position},
     errors::BridgeError,
     inbox::SyncRecord,
-    responses::Sync,
+    membership,
+    responses::{Invitation, Sync},
     retry::Delays,
     run::Run,
     timeline::TIMELINE_TYPES,
+    withheld,
 };
 
 /// The `timeout` parameter of `/sync`.
@@ -130,10 +133,13 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
         origins: HashMap::new(),
+        inviters: own_invitations(&sync, &run.config.user_id),
+        upgrades: membership::upgrades(&sync),
+        withheld: withheld::read(&sync.to_device),
     };
-    let me = run.config.user_id.as_str();
-    let origins = run.config.labels.origins(&record.rooms, &sync.invitations, me);
+    let origins = run.config.labels.origins(&record.rooms, &record.inviters);
     let record = SyncRecord { origins, ..record };
+    let notices = record.withheld.clone();
     let count = record.rooms.len();
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
@@ -152,6 +158,8 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         })
         .await?;
     run.metrics.synced();
+    withheld::report(run, &notices);
+    membership::report_removals(run, &sync, |room| known.get(room).is_some_and(|room| room.joined));
     if *position == Position::First {
         info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
@@ -161,6 +169,11 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)
+}
+
+fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
+    let own = sync.invitations.iter().filter(|invitation| invitation.invited == me.as_str());
+    own.cloned().collect()
 }
 
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.
@@ -173,7 +186,8 @@ fn filter(reactions: bool) -> FilterDefinition {
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     filter.room.timeline = timeline_filter(reactions);
     filter.room.state = RoomEventFilter::with_lazy_loading();
-    filter.room.state.types = Some(vec!["m.room.member".into(), "m.room.encryption".into()]);
+    let types = ["m.room.member", "m.room.encryption", "m.room.tombstone"];
+    filter.room.state.types = Some(types.map(ToOwned::to_owned).to_vec());
     filter
 }
 

@@ -95,6 +95,26 @@ async fn rooms_are_labelled_by_id_inviter_and_ghost_and_stay_so_after_a_restart(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_replacement_of_an_upgraded_room_keeps_the_label_of_its_inviter() {
+    let harness = Harness::new().await;
+    let labels = labels_file("[[label]]\nname = \"messenger\"\ninviters = [\"@metabot:x\"]");
+    let bridge = harness.bridge(&[("BRIDGE_LABELS_FILE", labels.path())]);
+    bridge.ready().await;
+    harness.homeserver.push(invitation("!old:x", "@metabot:x"));
+    let tombstone = json!({"event_id": "$tombstone", "sender": "@alice:x", "state_key": "",
+        "type": "m.room.tombstone", "origin_server_ts": 1,
+        "content": {"replacement_room": "!new:x"}});
+    let events = [own_join("old"), message("$old", "@alice:x"), tombstone];
+    harness.homeserver.push(sync(&[("!old:x", room(&events))]));
+    let events = [own_join("new"), message("$new", "@alice:x")];
+    harness.homeserver.push(sync(&[("!new:x", room(&events))]));
+    harness.webhook.until_received(&["old", "new"]).await;
+    for body in ["old", "new"] {
+        assert_eq!(label_of(&harness.webhook, body), "messenger", "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_label_has_its_own_webhook_whose_failure_delays_no_other() {
     let harness = Harness::new().await;
     let own = Webhook::start().await;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod cross_signing;
 mod devices;
 mod documents;
 mod gaps;

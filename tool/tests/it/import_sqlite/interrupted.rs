@@ -76,6 +76,27 @@ async fn a_failed_import_is_no_device_and_goes_on() {
     assert_eq!(account.identity_keys(), fixture.account.identity_keys());
 }
 
+/// A bot may use the account from its last transaction on: an import that goes on would put old ratchets back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_usable_is_marked_no_more() {
+    let (place, (folder, _)) = (Place::new(), filled().await);
+    drop(place.open("other").await);
+    let client = place.client().await;
+    let sql = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+               CREATE TRIGGER fail BEFORE DELETE ON matrix_sdk.custom_values
+                   FOR EACH ROW EXECUTE FUNCTION fail()";
+    client.batch_execute(sql).await.unwrap();
+    imports(&place, &folder).await.expect(1);
+    let store = place.open("bot").await;
+    assert!(store.load_account().await.unwrap().is_none());
+    store.close().await.unwrap();
+    client.batch_execute("DROP TRIGGER fail ON matrix_sdk.custom_values").await.unwrap();
+    imports(&place, &folder).await.expect(0);
+    let left = "SELECT count(*) FROM matrix_sdk.custom_values";
+    assert_eq!(place.number(left).await, 0);
+}
+
 /// Starts an import that waits in its middle, for as long as the client is there.
 async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl Sized) {
     let client = place.client().await;

@@ -1,18 +1,26 @@
 //! Connections of an operator's function, and its transactions.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use deadpool_postgres::Object;
 use tokio_postgres::{
-    CopyInSink, CopyOutStream, Row,
+    CopyInSink, CopyOutStream, Row, RowStream,
     types::{ToSql, Type},
 };
 
 use crate::{
-    DatabaseError, OpenStoreError, PoolSettings, PostgresStoreConfig,
+    Access, DatabaseError, OpenStoreError, PoolSettings, PostgresStoreConfig,
+    account::{
+        cipher::SealedCipher,
+        find,
+        handle::{parts, statements},
+    },
+    crypto_store::CRYPTO_STORE,
     postgres::{
-        database::Database, schema::Schema, statement::Statements,
+        database::{self, Database, typed},
+        schema::Schema,
+        statement::{Sql, Statements},
         transaction_connection::TransactionConnection,
     },
 };
@@ -20,8 +28,10 @@ use crate::{
 /// A parameter with its type, so that no statement has to be prepared: a pooler may be behind.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// One snapshot, of any server.
-const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// One snapshot, of any server, without the time limits of the role: a whole table may take longer.
+const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; \
+                    SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
 /// What it does may take long, but must not wait long for others and then keep those behind it waiting.
 const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; \
@@ -30,19 +40,19 @@ const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRA
                      SET LOCAL client_min_messages = warning; SET LOCAL matrix_sdk.begun = 'on'";
 
 /// A way to the database, without an account.
-pub(super) struct Session {
+pub(super) struct AdminConnection {
     pub(super) database: Database,
 }
 
 /// A transaction that is open; rolled back, with its connection, when it is dropped.
 pub(super) struct Transaction<'a> {
     connection: TransactionConnection,
-    schema: &'a Schema,
+    statements: &'a Statements,
 }
 
-impl Session {
+impl AdminConnection {
     pub(super) fn new(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
-        let statements = Statements::new(Schema::new(&config.schema)?, Vec::new());
+        let statements = Statements::new(Schema::new(&config.schema)?, statements(&[]));
         let mut config = config.clone().pool(PoolSettings { max_size: 2, ..config.pool });
         config.application_name.get_or_insert_with(|| "matrix-postgres".to_owned());
         let pool = config.build_pool()?;
@@ -51,6 +61,27 @@ impl Session {
 
     pub(super) fn schema(&self) -> &Schema {
         self.database.statements().schema()
+    }
+
+    /// The account's number and its sealed cipher, after the checks that opening makes for this access: of
+    /// the server, the role and the schema's version.
+    pub(super) async fn account(
+        &self,
+        config: &PostgresStoreConfig,
+        access: Access,
+    ) -> Result<(i64, SealedCipher), OpenStoreError> {
+        let not_found = || OpenStoreError::AccountNotFound { account: config.account.clone() };
+        self.check(config, access).await?.ok_or_else(not_found)
+    }
+
+    /// The same without an error for an account that does not exist.
+    pub(super) async fn check(
+        &self,
+        config: &PostgresStoreConfig,
+        access: Access,
+    ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+        let config = config.clone().access(access).run_migrations(false);
+        find::look_up(&self.database, &config, &parts(&[&CRYPTO_STORE])).await
     }
 
     /// A connection; the error tells why there is none. Transient failures are tried again.
@@ -66,12 +97,7 @@ impl Session {
 
     /// A transaction that writes.
     pub(super) async fn write(&self) -> Result<Transaction<'_>, OpenStoreError> {
-        let transaction = self.begin(WRITE).await.map_err(|error| match error {
-            OpenStoreError::Store(error) if error.is_read_only_server() => {
-                OpenStoreError::ReadOnlyServer
-            }
-            error => error,
-        })?;
+        let transaction = self.begin(WRITE).await?;
         // It also lifts a time limit of the role's.
         transaction.query("SELECT {schema}.require_begun()", &[]).await?;
         Ok(transaction)
@@ -80,7 +106,7 @@ impl Session {
     async fn begin(&self, begin: &str) -> Result<Transaction<'_>, OpenStoreError> {
         let connection = TransactionConnection::new(self.connect().await?);
         connection.get()?.batch_execute(begin).await.map_err(DatabaseError::from)?;
-        Ok(Transaction { connection, schema: self.schema() })
+        Ok(Transaction { connection, statements: self.database.statements() })
     }
 }
 
@@ -94,8 +120,19 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let sql = [SENDER, &self.schema.qualify(template)].concat();
+        let sql = [SENDER, &self.schema().qualify(template)].concat();
         Ok(self.client()?.query_typed(&sql, params).await?)
+    }
+
+    /// The same for many rows, which are not held in memory.
+    pub(super) async fn stream(
+        &self,
+        template: &str,
+        params: &[Param<'_>],
+    ) -> Result<Pin<Box<RowStream>>, DatabaseError> {
+        let sql = [SENDER, &self.schema().qualify(template)].concat();
+        let params = params.iter().cloned();
+        Ok(Box::pin(self.client()?.query_typed_raw(&sql, params).await?))
     }
 
     /// The same for a statement that answers with one row.
@@ -114,57 +151,67 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<u64, DatabaseError> {
-        let sql = [SENDER, &self.schema.qualify(template)].concat();
+        let sql = [SENDER, &self.schema().qualify(template)].concat();
         Ok(self.client()?.execute_typed(&sql, params).await?)
     }
 
-    pub(super) async fn account_id(&self, name: &str) -> Result<i64, OpenStoreError> {
-        let sql = "SELECT id FROM {schema}.accounts WHERE name = $1";
-        let rows = self.query(sql, &[(&name, Type::TEXT)]).await?;
-        let not_found = || OpenStoreError::AccountNotFound { account: name.to_owned() };
-        let row = rows.first().ok_or_else(not_found)?;
-        Ok(row.try_get(0).map_err(DatabaseError::from)?)
+    /// Runs a statement of the engine.
+    pub(super) async fn query_sql(
+        &self,
+        sql: &'static Sql,
+        params: &[database::Param<'_>],
+    ) -> Result<Vec<Row>, DatabaseError> {
+        let sql = self.statements.get(sql);
+        Ok(self.client()?.query_typed(&sql.text, &typed(sql, params)).await?)
     }
 
-    /// Ends it. Without an answer to `COMMIT` nobody knows whether it took effect: the error says so.
+    /// The same for a write: how many rows it has changed.
+    pub(super) async fn execute_sql(
+        &self,
+        sql: &'static Sql,
+        params: &[database::Param<'_>],
+    ) -> Result<u64, DatabaseError> {
+        let sql = self.statements.get(sql);
+        Ok(self.client()?.execute_typed(&sql.text, &typed(sql, params)).await?)
+    }
+
+    /// Ends it. Every error of `COMMIT` leaves the outcome unknown: a pooler, too, sends errors in the
+    /// server's format.
     pub(super) async fn commit(self) -> Result<(), DatabaseError> {
         let committed = self.client()?.batch_execute("COMMIT").await;
-        committed.map_err(|error| match DatabaseError::from(error) {
-            error if error.sqlstate().is_some() => error,
-            error => DatabaseError::broken(format!(
-                "the connection broke while committing ({error}): whether it took effect is not known; \
-                 look, and run the command again if it did not"
-            )),
+        committed.map_err(|error| {
+            let error = DatabaseError::from(error);
+            DatabaseError::broken(format!(
+                "the outcome of COMMIT is unknown ({error}): check whether the change was made, and run \
+                 the command again if it was not"
+            ))
         })?;
         self.connection.release();
         Ok(())
     }
 
-    /// Lifts the time limit of statements, for those that read a whole table.
-    pub(super) async fn without_limits(&self) -> Result<(), DatabaseError> {
-        let sql = "SET LOCAL statement_timeout = 0; \
-                   SET LOCAL idle_in_transaction_session_timeout = '60s'";
-        self.batch(sql).await
-    }
-
     /// Runs statements without parameters.
     pub(super) async fn batch(&self, template: &str) -> Result<(), DatabaseError> {
-        Ok(self.client()?.batch_execute(&self.schema.qualify(template)).await?)
+        Ok(self.client()?.batch_execute(&self.schema().qualify(template)).await?)
     }
 
     /// A table's name with its schema, quoted.
     pub(super) fn qualified(&self, table: &str) -> String {
-        self.schema.qualify(&format!("{{schema}}.{table}"))
+        self.schema().qualify(&format!("{{schema}}.{table}"))
     }
 
     /// The rows of a `COPY … TO STDOUT`.
     pub(super) async fn copy_out(&self, template: &str) -> Result<CopyOutStream, DatabaseError> {
-        Ok(self.client()?.copy_out(&self.schema.qualify(template)).await?)
+        Ok(self.client()?.copy_out(&self.schema().qualify(template)).await?)
     }
 
     /// Where the rows of a `COPY … FROM STDIN` go.
     pub(super) async fn copy_in(&self, sql: &str) -> Result<CopyInSink<Bytes>, DatabaseError> {
         Ok(self.client()?.copy_in(sql).await?)
+    }
+
+    fn schema(&self) -> &Schema {
+        self.statements.schema()
     }
 
     fn client(&self) -> Result<&Object, DatabaseError> {
