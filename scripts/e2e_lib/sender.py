@@ -1,5 +1,6 @@
 """A Matrix user that sends encrypted messages, with matrix-nio, an independent implementation."""
 
+import io
 import logging
 import time
 from dataclasses import dataclass
@@ -130,3 +131,14 @@ class Sender:
         for request in held:
             checked(await self.client._send(*request))
         return len(held)
+
+
+async def encrypted_file(sender: Sender, name: str, mimetype: str, file: bytes) -> dict:
+    """Upload a file, encrypted. Returns the content of a message with it."""
+    upload, keys = await sender.client.upload(
+        lambda *_: io.BytesIO(file), mimetype, name, encrypt=True, filesize=len(file)
+    )
+    return {
+        "msgtype": "m.file", "body": name, "info": {"mimetype": mimetype, "size": len(file)},
+        "file": {"url": checked(upload).content_uri, **keys},
+    }

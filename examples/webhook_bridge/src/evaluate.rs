@@ -3,6 +3,7 @@
 use matrix_sdk_common::deserialized_responses::{DecryptedRoomEvent, UnableToDecryptReason};
 use matrix_sdk_crypto::RoomEventDecryptionResult;
 use ruma::RoomId;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
@@ -55,7 +56,10 @@ async fn decrypt(
     if status == DeviceStatus::Pending {
         return Ok(Verdict::SenderUnknown);
     }
-    let decrypted = match run.crypto.decrypt(&encrypted.event, room_id).await? {
+    let began = Instant::now();
+    let decrypted = run.crypto.decrypt(&encrypted.event, room_id).await?;
+    run.metrics.decryption.record(began.elapsed());
+    let decrypted = match decrypted {
         Decrypted::Corrupt(reason) => {
             return Ok(fail("corrupt_key", format!("the key is corrupt: {reason}")));
         }

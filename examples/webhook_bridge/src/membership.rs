@@ -12,6 +12,7 @@ use crate::{
 /// The replacement of an upgraded room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
+    pub room_id: String,
     pub replacement: String,
     /// Who upgraded the room: the replacement is joined through that user's server.
     pub by: String,
@@ -35,8 +36,11 @@ fn upgrade(room_id: &str, room: &Room) -> Option<Upgrade> {
         let state = State::read(event, "m.room.tombstone")?;
         let replacement = state.text("replacement_room")?;
         let valid = storable(&replacement) && RoomId::parse(&replacement).is_ok();
-        (state.state_key.is_empty() && valid && replacement != room_id)
-            .then_some(Upgrade { replacement, by: state.sender })
+        (state.state_key.is_empty() && valid && replacement != room_id).then(|| Upgrade {
+            room_id: room_id.to_owned(),
+            replacement,
+            by: state.sender,
+        })
     };
     room.state.iter().chain(&room.timeline).filter_map(tombstone).next_back()
 }
@@ -53,7 +57,7 @@ pub fn report_removals(run: &Run, sync: &Sync, was_joined: impl Fn(&str) -> bool
             room = room_id,
             by, reason, "the bot was {what} a room: what it received before is still delivered"
         );
-        run.metrics.removals.with_label_values(&[kind]).inc();
+        run.metrics.removed(kind);
     }
 }
 
@@ -115,7 +119,8 @@ mod tests {
         let room = |timeline| Room { timeline, ..Room::default() };
         let named =
             room(vec![tombstone("", "!n:x"), tombstone("", "malformed"), tombstone("k", "!k:x")]);
-        let expected = Upgrade { replacement: "!n:x".to_owned(), by: "@a:x".to_owned() };
+        let id = |id: &str| id.to_owned();
+        let expected = Upgrade { room_id: id("!r:x"), replacement: id("!n:x"), by: id("@a:x") };
         assert_eq!(upgrade("!r:x", &named), Some(expected));
         assert_eq!(upgrade("!r:x", &room(vec![tombstone("", "!r:x")])), None);
     }

@@ -129,7 +129,8 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         _ => false,
     };
     // Before the upload, no other device can encrypt for this one.
-    run.metrics.device_keys_uploaded.set((!requests.iter().any(uploads_device)).into());
+    let uploaded = !requests.iter().any(uploads_device);
+    run.metrics.device_keys_uploaded.set(uploaded);
     for request in requests {
         let what = name(&request);
         if backoffs.is_paused(what) {
@@ -140,12 +141,12 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         } else {
             let failed = send_one(run, &request, what).await?;
             if failed.is_none() && uploads_device(&request) {
-                run.metrics.device_keys_uploaded.set(1);
+                run.metrics.device_keys_uploaded.set(true);
             }
             backoffs.record(what, failed);
         }
     }
-    if run.metrics.device_keys_uploaded.get() == 1 {
+    if run.metrics.device_keys_uploaded.is_set() {
         run.wake.device_published.notify_one();
     }
     // Concurrently, so that a slow server delays only its own users.

@@ -1,4 +1,4 @@
-//! Accepts invitations, and fetches the members of encrypted rooms, to track their devices.
+//! Accepts invitations, and fetches the members of rooms, to track their devices and to label rooms.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn join(run: &Run, failures: &FailureTimers, room: &str) -> Result<Next, B
         None => return Ok(Next::Done),
         Some(Ok(_)) => {
             info!(room, inviter = pending.inviter, "{done}");
-            run.metrics.invitations_declined.inc_by((step == Step::Decline).into());
+            run.metrics.invitations_declined.increment((step == Step::Decline).into());
         }
         Some(Err(error)) => {
             // The age is smaller if the invitation was withdrawn and sent again meanwhile.
@@ -69,7 +69,7 @@ async fn join(run: &Run, failures: &FailureTimers, room: &str) -> Result<Next, B
                 return Ok(Next::Backoff(error.retry_after()));
             }
             warn!(room, "invitation abandoned, because it cannot be accepted: {error}");
-            run.metrics.invitations_abandoned.inc();
+            run.metrics.invitations_abandoned.increment(1);
         }
     }
     failures.reset(room);
@@ -140,7 +140,7 @@ pub async fn fetch_members(run: &Run) -> Result<(), BridgeError> {
         delays: Delays::new,
     };
     let refusals = Refusals::default();
-    let list = async || run.inbox.rooms_without_members().await;
+    let list = async || run.inbox.rooms_without_members(run.config.labels.use_members()).await;
     scheduler.run(list, async |room: &str| fetch_members_of(run, &refusals, room).await).await
 }
 
@@ -154,7 +154,12 @@ async fn fetch_members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<
     request.not_membership = Some(MembershipState::Leave);
     match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
         None => return Ok(Next::Done),
-        Some(Ok(members)) => run.track(&members.0).await?,
+        Some(Ok(members)) => {
+            run.track(&members.0).await?;
+            if let Some(ghost) = run.config.labels.first_ghost(&members.0) {
+                run.inbox.record_ghost(room, ghost).await?;
+            }
+        }
         Some(Err(error)) if error.ends_run() => return Err(error.into()),
         Some(Err(error)) if error.is_unrelated() || refusals.record_refusal(room) => {
             warn!(room, "the members cannot be fetched yet: {error}");

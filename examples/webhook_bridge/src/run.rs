@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::{
     config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
-    inbox::Inbox, metrics::Metrics, webhook::Webhook,
+    inbox::Inbox, metrics::Metrics, sealing::Sealer, webhook::Webhooks,
 };
 
 /// One run: from building the machine until a stop or an error.
@@ -20,7 +20,9 @@ pub struct Run {
     pub homeserver: Arc<Homeserver>,
     pub crypto: Crypto,
     pub inbox: Inbox,
-    pub webhook: Webhook,
+    pub webhooks: Webhooks,
+    /// `None`: the API is off.
+    pub sealer: Option<Sealer>,
     pub metrics: Arc<Metrics>,
     /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,
@@ -57,7 +59,7 @@ impl Run {
     pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
             warn!(room, count, "events without a valid id or sender were skipped");
-            self.metrics.malformed.inc_by(count as u64);
+            self.metrics.malformed.increment(count as u64);
         }
     }
 

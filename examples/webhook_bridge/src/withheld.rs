@@ -85,7 +85,7 @@ pub fn report(run: &Run, notices: &[Withheld]) {
         let Withheld { sender, room_id, session_id, code } = notice;
         let (room, session) = (room_id.as_deref(), session_id.as_deref());
         warn!(sender, room, session, code, "a message cannot be decrypted: {}", explain(code));
-        run.metrics.withheld.with_label_values(&[code]).inc();
+        run.metrics.withheld(code);
     }
 }
 

@@ -1,6 +1,11 @@
 //! Parses the values of settings.
 
-use std::{fmt::Display, path::PathBuf, str::FromStr};
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -48,6 +53,16 @@ pub fn secret(
 
 pub fn required(value: Option<String>, name: &str, example: &str) -> Result<String, BridgeError> {
     value.ok_or_else(|| invalid(format!("{name} is not set: set it, as in {name}={example}")))
+}
+
+/// An address to listen on; a port alone is one of the loopback interface.
+pub fn address(value: &str, name: &str) -> Result<SocketAddr, BridgeError> {
+    if let Ok(port) = value.parse() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    value.parse().map_err(|_| {
+        invalid(format!("{name} {value:?} is not an address: set it, as in {name}=127.0.0.1:9090"))
+    })
 }
 
 /// A number above zero.

@@ -65,9 +65,14 @@ impl Inbox {
         self.room_ids("membership = 'invited'").await
     }
 
-    /// Encrypted rooms whose member list is missing or outdated.
-    pub async fn rooms_without_members(&self) -> Result<Vec<String>, BridgeError> {
-        self.room_ids("membership = 'joined' AND encrypted AND NOT members_known").await
+    /// Rooms whose member list is missing or outdated: encrypted ones, or `all`.
+    pub async fn rooms_without_members(&self, all: bool) -> Result<Vec<String>, BridgeError> {
+        self.room_ids(if all {
+            "membership = 'joined' AND NOT members_known"
+        } else {
+            "membership = 'joined' AND encrypted AND NOT members_known"
+        })
+        .await
     }
 
     async fn room_ids(&self, condition: &'static str) -> Result<Vec<String>, BridgeError> {

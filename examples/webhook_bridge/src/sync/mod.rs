@@ -1,6 +1,6 @@
 //! The sync loop: keys, events and position of each sync in one transaction.
 
-use std::{slice, time::Duration};
+use std::{collections::HashMap, slice, time::Duration};
 
 use ruma::{
     UserId,
@@ -72,7 +72,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
-        request.filter = Some(filter().into());
+        request.filter = Some(filter(run.config.reactions).into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
         let known = position.since().is_some();
@@ -95,7 +95,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
                  restored or replaced. Syncing without a position: each known room is filled back to \
                  its last event"
             );
-            run.metrics.positions_lost.inc();
+            run.metrics.positions_lost.increment(1);
             *position = Position::Lost;
             (refusals, delays, response_time) = (0, Delays::new(), MAX_RESPONSE_TIME);
             continue;
@@ -132,10 +132,13 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
+        origins: HashMap::new(),
         inviters: own_invitations(&sync, &run.config.user_id),
         upgrades: membership::upgrades(&sync),
         withheld: withheld::read(&sync.to_device),
     };
+    let origins = run.config.labels.origins(&record.rooms, &record.inviters);
+    let record = SyncRecord { origins, ..record };
     let notices = record.withheld.clone();
     let count = record.rooms.len();
     for room in &record.rooms {
@@ -162,7 +165,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     } else if received > 0 {
         debug!(received, "synced");
     }
-    run.metrics.received.inc_by(received);
+    run.metrics.received.increment(received);
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)
@@ -174,14 +177,14 @@ fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
 }
 
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.
-fn filter() -> FilterDefinition {
+fn filter(reactions: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
     filter.room = RoomFilter::default();
     filter.room.account_data = RoomEventFilter::ignore_all();
     filter.room.ephemeral = RoomEventFilter::ignore_all();
-    filter.room.timeline = timeline_filter();
+    filter.room.timeline = timeline_filter(reactions);
     filter.room.state = RoomEventFilter::with_lazy_loading();
     let types = ["m.room.member", "m.room.encryption", "m.room.tombstone"];
     filter.room.state.types = Some(types.map(ToOwned::to_owned).to_vec());
@@ -189,10 +192,11 @@ fn filter() -> FilterDefinition {
 }
 
 /// Also used for `/messages`, so that both return the same events.
-pub fn timeline_filter() -> RoomEventFilter {
+pub fn timeline_filter(reactions: bool) -> RoomEventFilter {
     let mut filter = RoomEventFilter::default();
     filter.limit = Some(uint!(100));
-    filter.types = Some(TIMELINE_TYPES.map(ToOwned::to_owned).to_vec());
+    let types = TIMELINE_TYPES.into_iter().filter(|kind| reactions || *kind != "m.reaction");
+    filter.types = Some(types.map(ToOwned::to_owned).collect());
     filter.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
     filter
 }

@@ -1,6 +1,7 @@
 //! Mock homeserver and webhook, Matrix users that encrypt, and the bridge as a process.
 
 mod bridge;
+mod files;
 mod harness;
 mod homeserver;
 mod record;
@@ -16,6 +17,9 @@ pub use self::{
     webhook::Webhook,
 };
 
-// For the soak test.
+// Not all are used by the soak test.
 #[allow(unused_imports)]
-pub use self::webhook::Delivery;
+pub use self::{
+    files::{TempFile, labels_file},
+    webhook::Delivery,
+};
