@@ -31,8 +31,7 @@ async fn main() -> Result<()> {
     client.sync_once(SyncSettings::new()).await?;
     println!("ready");
     loop {
-        let news =
-            client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
+        let news = client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
         for id in news.rooms.invited.keys() {
             client.join_room_by_id(id).await?;
         }
