@@ -14,11 +14,12 @@ use matrix_sdk_postgres::{
 };
 use ruma::user_id;
 use test_support::{
+    Mode,
     cluster::Cluster,
     connect, eventually, figure, milliseconds, number,
     proxy::{Action, Proxy},
     rounds, seeded,
-    stream::{open_read_only, stream},
+    stream::stream,
     without_heartbeats,
 };
 use tokio::task::block_in_place;
@@ -64,8 +65,9 @@ async fn a_promoted_standby_has_all_acknowledged_saves_and_the_bot_continues() {
         eventually("the bot saves again", || async { count.load(SeqCst) > before + 20 }).await;
         end.store(true, SeqCst);
         let ledger = saves.await.unwrap();
-        checked +=
-            ledger.check(&open_read_only(&cluster.url_of(&cluster.standby), "bot").await).await;
+        checked += ledger
+            .check(&Mode::Plain.open_read_only(&cluster.url_of(&cluster.standby), "bot").await)
+            .await;
         ledger.assert_no_error();
     }
     figure("failovers to a synchronous standby", failovers);
@@ -102,7 +104,7 @@ async fn connections_to_a_read_only_node_are_discarded() {
     write.await.unwrap().unwrap();
     eventually("all connections to it are closed", || async { number(&reader, ours).await == 0 })
         .await;
-    let other = open_read_only(&cluster.url_of(&cluster.primary), "bot").await;
+    let other = Mode::Plain.open_read_only(&cluster.url_of(&cluster.primary), "bot").await;
     assert_eq!(other.get_custom_value("key").await.unwrap().unwrap(), b"new");
 }
 
