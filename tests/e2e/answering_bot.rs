@@ -10,6 +10,7 @@ use matrix_sdk::{
 };
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_sqlite::SqliteStateStore;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -17,7 +18,9 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 async fn main() -> Result<()> {
     let config = PostgresStoreConfig::from_env("bot")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
     let store = PostgresCryptoStore::open_with_config(&config).await?;
-    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
+    // Without the state of a former process, the SDK begins a new Megolm session.
+    let state = SqliteStateStore::open("state", None).await?;
+    let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone()).state_store(state);
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
     let client = client.build().await?;
     let auth = client.matrix_auth();
@@ -27,20 +30,24 @@ async fn main() -> Result<()> {
         auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?).send().await?;
         store.set_custom_value("login", serde_json::to_vec(&auth.session())?).await?;
     }
-    // What was asked of a former process is not repeated.
-    client.sync_once(SyncSettings::new()).await?;
-    println!("ready");
+    let mut is_first = true;
     loop {
-        let news = client.sync_once(SyncSettings::new().timeout(Duration::from_secs(10))).await?;
+        let timeout = Duration::from_secs(if is_first { 0 } else { 10 });
+        let news = client.sync_once(SyncSettings::new().timeout(timeout)).await?;
         for id in news.rooms.invited.keys() {
             client.join_room_by_id(id).await?;
         }
-        for (id, update) in news.rooms.joined {
+        // What was asked of a former process is not repeated.
+        let joined = news.rooms.joined.into_iter().filter(|_| !is_first);
+        for (id, update) in joined {
             let room = client.get_room(&id).ok_or("no room")?;
             for event in update.timeline.events {
                 let event: serde_json::Value = event.raw().deserialize_as()?;
                 answer(&room, event["content"]["body"].as_str().unwrap_or_default()).await?;
             }
+        }
+        if std::mem::take(&mut is_first) {
+            println!("ready");
         }
     }
 }

@@ -27,16 +27,6 @@ const APPROVAL_INTERVAL: Duration = Duration::from_secs(10);
 /// Uploads after which the device is still not signed.
 const MAX_UPLOADS: u32 = 3;
 
-/// Sign the device once it is published, then wait for the stop.
-pub async fn run(run: &Run) -> Result<(), BridgeError> {
-    if run.config.cross_signing != CrossSigning::Off {
-        let signing = run.stop.run_until_cancelled(sign_device(run)).await;
-        signing.unwrap_or(Ok(()))?;
-    }
-    run.stop.cancelled().await;
-    Ok(())
-}
-
 /// The state of the bot's identity, according to the last key query.
 enum Identity {
     /// This device is signed by it.
@@ -47,8 +37,8 @@ enum Identity {
     Foreign,
 }
 
-async fn sign_device(run: &Run) -> Result<(), BridgeError> {
-    run.wake.device_published.notified().await;
+/// Sign the published device.
+pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut delays = Delays::up_to(MAX_DELAY);
     let mut uploads = 0;
     loop {

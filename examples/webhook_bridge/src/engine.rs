@@ -14,7 +14,6 @@ use tracing::{info, warn};
 use crate::{
     checkpoint::Checkpoint,
     config::{Config, DatabaseConfig},
-    cross_signing,
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -27,7 +26,7 @@ use crate::{
     inbox::{self, Inbox},
     keys::Keys,
     metrics::Metrics,
-    outgoing, prune,
+    outgoing, own_device, prune,
     refusal::SessionLoss,
     retry::Delays,
     rooms,
@@ -245,7 +244,7 @@ impl Engine {
                 stop_all_after(run, delivery.run()),
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
-                stop_all_after(run, cross_signing::run(run)),
+                stop_all_after(run, own_device::run(run)),
             )
         };
         let deadline = async {
@@ -283,6 +282,7 @@ impl Engine {
             stop: stop.child_token(),
             wake: Wake::default(),
             devices,
+            published_device: keys.own_device().await?.filter(|own| own.is_uploaded),
         };
         Ok((checkpoint, run))
     }

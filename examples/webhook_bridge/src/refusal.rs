@@ -39,7 +39,7 @@ pub struct Refusal {
     pub text: String,
     soft_logout: bool,
     retry_after: Option<Duration>,
-    interactive_auth: Option<InteractiveAuth>,
+    interactive_auth: Option<Box<InteractiveAuth>>,
 }
 
 fn describe(code: &Option<String>, text: &str) -> String {
@@ -83,7 +83,8 @@ impl Refusal {
                 .or(retry_after)
                 .map(|retry_after| retry_after.min(retry::MAX_RETRY_AFTER)),
             interactive_auth: InteractiveAuth::read(&fields)
-                .filter(|_| status == StatusCode::UNAUTHORIZED),
+                .filter(|_| status == StatusCode::UNAUTHORIZED)
+                .map(Box::new),
         }
     }
 }
@@ -132,7 +133,7 @@ impl HomeserverError {
     /// The authentication that the homeserver requests before it performs the request, if any.
     pub fn interactive_auth(&self) -> Option<&InteractiveAuth> {
         match self {
-            Self::Refused(refusal) => refusal.interactive_auth.as_ref(),
+            Self::Refused(refusal) => refusal.interactive_auth.as_deref(),
             _ => None,
         }
     }

@@ -107,3 +107,36 @@ async def signed_after_reset(h: Harness):
     bob = await joined_user(h, "bob", h.room)
     h.sent += await strictly_sent(h, bob, h.room, "to the new device")
     await h.until_delivered()
+
+
+@case()
+async def withheld_key(h: Harness):
+    """An unsigned device gets no keys from a strict sender: the reason is logged and counted."""
+    await h.set_up(BRIDGE_CROSS_SIGNING="off")
+    bob = await joined_user(h, "bob", h.room)
+    await strictly_sent(h, bob, h.room, "for signed devices only")
+    await until_metric(h, "messages_waiting_for_key", lambda value: value == 1)
+    await until_metric(h, 'keys_withheld_total{code="m.unverified"}', lambda value: value == 1)
+    await until_logged(h, "not signed by their owner (m.unverified)")
+    await h.send(2, "for any device")
+    await h.until_delivered()
+
+
+@case()
+async def device_keys_gone(h: Harness):
+    """Another program has replaced the keys of the bot's device: the bridge names that at its start."""
+    login = await h.synapse.login(h.bot, h.passwords[h.bot])
+    token = {"MATRIX_PASSWORD": None, "MATRIX_ACCESS_TOKEN": login["access_token"]}
+    await h.set_up(**token)
+    await h.send(1, "before")
+    await h.until_delivered()
+    await h.bridge.child.stop()
+    other = await h.device(await h.user("other"), "phone")
+    olm = other.client.olm
+    olm.user_id, olm.device_id, olm.account.shared = h.bot, login["device_id"], False
+    keys = {"device_keys": olm.share_keys()["device_keys"]}
+    await h.synapse.request("POST", "/_matrix/client/v3/keys/upload", keys, login["access_token"])
+    await h.bridge.start(**token)
+    code = await h.bridge.child.wait(60)
+    expect(code == 4, f"the bridge exited with code {code}\n{h.bridge.tail()}")
+    await until_logged(h, f"the homeserver has other keys of device {login['device_id']}")

@@ -10,9 +10,10 @@ use secrecy::SecretString;
 
 pub use self::args::Args;
 use self::values::{
-    cross_signing, http_url, invalid, non_empty, number, on_off, required, secret, takeover,
+    allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required, secret,
+    takeover,
 };
-use crate::{errors::BridgeError, http_client::Target};
+use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target};
 
 /// How the bot authenticates to the homeserver.
 #[derive(Clone, Debug)]
@@ -87,6 +88,8 @@ pub struct Config {
     /// The password, also if an access token is given.
     pub password: Option<SecretString>,
     pub cross_signing: CrossSigning,
+    /// Whose invitations are accepted; `None`: everybody's.
+    pub invite_allow: Option<AllowList>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -177,6 +180,7 @@ impl TryFrom<Args> for Config {
             password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
                 .map(Into::into),
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
+            invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
             user_id,
         })
     }

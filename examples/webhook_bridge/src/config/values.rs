@@ -7,6 +7,7 @@ use url::Url;
 
 use super::{CrossSigning, Takeover};
 use crate::{
+    allow_list::AllowList,
     errors::{BridgeError, exit_code},
     http_client::Target,
 };
@@ -91,6 +92,15 @@ pub fn cross_signing(value: Option<&str>) -> Result<CrossSigning, BridgeError> {
             "BRIDGE_CROSS_SIGNING is {other:?}: set it to create, reset or off"
         ))),
     }
+}
+
+pub fn allow_list(list: &str) -> Result<AllowList, BridgeError> {
+    AllowList::parse(list).map_err(|entry| {
+        invalid(format!(
+            "BRIDGE_INVITE_ALLOW has the entry {entry:?}: set it to user ids and server names, which \
+             may contain * and ?, as in @alice:example.org,*.example.org"
+        ))
+    })
 }
 
 /// The error does not quote the value, because webhook URLs often hold a secret.

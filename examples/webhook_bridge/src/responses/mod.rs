@@ -10,7 +10,7 @@ pub use self::{
     keys::KeysQueryResponse,
     raw_json::{Fields, RawJson},
     rooms::{AccountData, Members, Page},
-    sync::{Event, Room, Sync},
+    sync::{Event, Invitation, Room, Sync},
 };
 use ruma::api::{
     SupportedVersions,
@@ -19,7 +19,7 @@ use ruma::api::{
         config::{get_global_account_data, set_global_account_data},
         discovery::get_supported_versions,
         keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
-        membership::{get_member_events, join_room_by_id},
+        membership::{get_member_events, join_room_by_id, join_room_by_id_or_alias, leave_room},
         message::{get_message_events, send_message_event},
         session::login,
         sync::sync_events,
@@ -77,6 +77,8 @@ responses! {
     get_message_events::v3::Request => Page,
     get_member_events::v3::Request => Members,
     join_room_by_id::v3::Request => Acknowledged,
+    join_room_by_id_or_alias::v3::Request => Acknowledged,
+    leave_room::v3::Request => Acknowledged,
     get_global_account_data::v3::Request => AccountData,
     set_global_account_data::v3::Request => Acknowledged,
     get_keys::v3::Request => KeysQueryResponse,

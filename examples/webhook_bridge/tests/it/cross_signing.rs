@@ -97,3 +97,22 @@ async fn another_identity_is_replaced_only_on_request() {
         assert_eq!(uploads(&harness).len(), 2);
     }
 }
+
+/// Another program has uploaded keys under this device's id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_keys_are_gone_is_named_at_the_start() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.bridge(&[]);
+    until_signed(&bridge).await;
+    bridge.kill().await;
+    {
+        let mut stored = harness.homeserver.stored.lock().unwrap();
+        let id = stored.device_keys["device_id"].as_str().unwrap().to_owned();
+        stored.device_keys["keys"][format!("curve25519:{id}")] = json!("A".repeat(43));
+    }
+    let mut bridge = harness.bridge(&[]);
+    assert_eq!(bridge.ended().await, 4);
+    let log = bridge.log();
+    assert!(log.contains("the homeserver has other keys of device"), "{log}");
+    assert!(log.contains("STORE_ACCOUNT"), "{log}");
+}

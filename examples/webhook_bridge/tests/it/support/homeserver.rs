@@ -148,7 +148,7 @@ impl Homeserver {
             ("POST", ["keys", "claim"]) => ok(json!({"one_time_keys": {}})),
             ("GET", ["rooms", _, "messages"]) => ok(json!({"start": "x", "chunk": []})),
             ("GET", ["rooms", _, "members"]) => ok(json!({"chunk": []})),
-            ("POST", ["rooms", room, "join"]) => ok(json!({"room_id": room})),
+            ("POST", ["rooms", room, "join"] | ["join", room]) => ok(json!({"room_id": room})),
             ("PUT", ["sendToDevice", ..]) => ok(json!({})),
             ("GET", ["user", _, "account_data", kind]) => {
                 match lock(&self.stored).account_data.get(*kind) {
