@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io::{self, IsTerminal, Write},
-    process::ExitCode,
     sync::OnceLock,
 };
 
@@ -131,10 +130,5 @@ impl Context {
             false => writeln!(io::stderr(), "error: {error}")?,
         }
         Ok(error.exit)
-    }
-
-    pub fn interrupted(&self) -> ExitCode {
-        let error = Error { message: "interrupted".to_owned(), exit: Exit::Interrupted };
-        self.print_error(&error).unwrap_or(Exit::Interrupted).into()
     }
 }

@@ -21,6 +21,7 @@ use rusqlite::{
 };
 
 use super::error::Failure;
+use crate::interrupt;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// So much at a time, between two updates of the progress bar.
@@ -168,6 +169,7 @@ fn copy(
 /// Copies file and log, and then what they hold together.
 fn copy_of_files(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Connection, Failure> {
     let folder = tempfile::tempdir().map_err(|error| Failure::io(&std::env::temp_dir(), &error))?;
+    interrupt::remove_too(folder.path());
     let copied = folder.path().join("copy.sqlite3");
     for suffix in ["", "-wal"] {
         let to = beside(&copied, suffix);
