@@ -4,13 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
 use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
-use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
     connection::{AdminConnection, Param, Transaction},
     quarantine::raise_maintenance,
-    table_counts::TableCount,
+    table_counts::{DeletedRows, TableCount},
     unlock::Unlocked,
 };
 use crate::{
@@ -53,16 +52,6 @@ pub struct PruneRules {
     pub room_keys: Option<Duration>,
 }
 
-/// What [`prune`] deleted, or would delete.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct Pruned {
-    /// The account's name.
-    pub account: String,
-    /// Rows by table, of each rule that is on.
-    pub tables: Vec<TableCount>,
-}
-
 /// Counts what [`prune`] would delete. It reads only.
 ///
 /// # Errors
@@ -71,10 +60,12 @@ pub struct Pruned {
 pub async fn count_prunable(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
+) -> Result<DeletedRows, OpenStoreError> {
     let pruning = Pruning::new(config, rules, Access::ReadOnly).await?;
     let transaction = pruning.admin.read().await?;
-    pruning.run(&transaction, "SELECT FROM").await
+    let counted = pruning.run(&transaction, "SELECT FROM").await?;
+    transaction.commit().await?;
+    Ok(counted)
 }
 
 /// Deletes rows of an account by the rules that are on, in one transaction. It may run beside a bot, which
@@ -101,7 +92,7 @@ pub async fn count_prunable(
 pub async fn prune(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
+) -> Result<DeletedRows, OpenStoreError> {
     let pruning = Pruning::new(config, rules, Access::default()).await?;
     let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
@@ -142,7 +133,7 @@ impl Pruning {
         &self,
         transaction: &Transaction<'_>,
         verb: &str,
-    ) -> Result<Pruned, OpenStoreError> {
+    ) -> Result<DeletedRows, OpenStoreError> {
         let mut tables = Vec::new();
         let by_age = [
             ("message_hashes", "", self.rules.message_hashes),
@@ -169,7 +160,7 @@ impl Pruning {
             let rows = self.expired(transaction, verb, codec, age).await?;
             tables.push(TableCount { table: OUTBOUND, rows });
         }
-        Ok(Pruned { account: self.account.clone(), tables })
+        Ok(DeletedRows::new(&self.account, tables))
     }
 
     async fn by_age(

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
+    postgres::statement::{Column, Table},
 };
 
 /// The table of the rows that were set aside.
@@ -45,8 +46,9 @@ async fn set_aside_within(
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, DatabaseError> {
-    let Inspected { table, key, .. } = inspected;
-    let conditions = key.iter().zip(4..).map(|((name, _), at)| format!(" AND d.{name} = ${at}"));
+    let Inspected { table: Table { name: table, .. }, key, .. } = inspected;
+    let conditions =
+        key.iter().zip(4..).map(|(Column(name, _), at)| format!(" AND d.{name} = ${at}"));
     let sql = format!(
         "WITH gone AS (DELETE FROM {{schema}}.{table} d \
                        WHERE d.account_id = $1 AND sha256(d.data) = $2{} RETURNING d.*) \
@@ -102,7 +104,7 @@ async fn put_back_within(
     account_id: i64,
 ) -> Result<PutBack, DatabaseError> {
     let mut rows = 0;
-    for Inspected { table, .. } in &INSPECTED {
+    for Inspected { table: Table { name: table, .. }, .. } in &INSPECTED {
         // The deletion finds those whose insertion succeeded by their contents: all of them hold the key.
         let sql = format!(
             "WITH kept AS (SELECT q.id, jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \

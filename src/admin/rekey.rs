@@ -97,9 +97,10 @@ async fn check(
     account_id: i64,
     [old, new]: [&Codec; 2],
 ) -> Result<(), OpenStoreError> {
-    let account_data = INSPECTED.iter().filter(|inspected| inspected.table == "account_data");
+    let account_data = INSPECTED.iter().filter(|inspected| inspected.table.name == "account_data");
     for Inspected { table, values, check, .. } in account_data {
-        let sql = format!("SELECT item, {values} FROM {{schema}}.{table} WHERE account_id = $1");
+        let sql =
+            format!("SELECT item, {values} FROM {{schema}}.{} WHERE account_id = $1", table.name);
         for row in transaction.query(&sql, &[(&account_id, Type::INT8)]).await? {
             if check(old, &row).is_ok() {
                 check(new, &row)?;

@@ -7,20 +7,15 @@ use tokio_postgres::{Row, types::Type};
 use super::{DoctorOptions, get};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, connection::AdminConnection},
+    admin::{
+        check::Check,
+        connection::AdminConnection,
+        owner::{COMMITS, IS_ALIVE},
+    },
 };
 
 const DOC_OWNER: &str = "docs/operations.md#one-account-one-owner";
 const DOC_ROLLBACK: &str = "docs/operations.md#rollback-detection";
-
-const ACCOUNT: &str = "
-SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = a.id AND b.alive_until > clock_timestamp()) AS is_alive,
-    (SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)
-        AS commits
-FROM {schema}.accounts a LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-WHERE a.name = $1";
 
 const SCHEMA: &str =
     "SELECT count(*) AS accounts, current_user::text AS role FROM {schema}.accounts";
@@ -38,7 +33,14 @@ pub(super) async fn check(
     let transaction = admin.read().await?;
     let schema = transaction.query_one(SCHEMA, &[]).await?;
     let mut checks = vec![others(&schema)?];
-    let rows = transaction.query(ACCOUNT, &[(&config.account, Type::TEXT)]).await?;
+    let sql = format!(
+        "
+SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
+    {IS_ALIVE} AS is_alive, {COMMITS} AS commits
+FROM {{schema}}.accounts a LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
+WHERE a.name = $1"
+    );
+    let rows = transaction.query(&sql, &[(&config.account, Type::TEXT)]).await?;
     let Some(account) = rows.first() else {
         let found = format!("there is no account {:?}", config.account);
         checks.push(Check::not_checked("account", found, "name the account with --account"));
@@ -46,7 +48,7 @@ pub(super) async fn check(
     };
     checks.push(encryption(account)?);
     checks.push(owner(account)?);
-    drop(transaction);
+    transaction.commit().await?;
     let timeline = timeline(admin).await;
     let commits = get::<i64>(account, "commits")?.unsigned_abs();
     let is_future = get::<Option<bool>>(account, "is_future")?.unwrap_or_default();

@@ -69,7 +69,7 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
     add("server", server::check(&admin).await);
     add("pooler", pooler::check(&admin, options.prepared_statements).await);
     add("server's log", logging::check(&admin, config).await);
-    let schema = schema::check(&admin, config).await;
+    let schema = schema::check(&admin).await;
     let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);
     add("schema", schema.map(|found| found.checks));
     if has_schema {

@@ -24,6 +24,7 @@ pub(super) async fn check(
         Some(row) if get::<bool>(row, "ssl")? => get(row, "version")?,
         _ => None,
     };
+    transaction.commit().await?;
     let Some(Ok(server)) = &config.server else { return Ok(Vec::new()) };
     let is_local = server.addresses.iter().all(is_local);
     Ok(vec![judge(is_local, server.tls.mode, version.as_deref())])

@@ -1,8 +1,8 @@
 //! `prune`: rows that are of no more use.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use matrix_sdk_postgres::admin::{self, PruneRules, Pruned};
+use matrix_sdk_postgres::admin::{self, PruneRules};
 
 use crate::{
     context::Context,
@@ -68,7 +68,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         false => count(context.database_of_account()?).await?,
     };
     if args.dry_run {
-        let text = format!("would be deleted of account {account:?}:\n{}", render(&counted));
+        let text = format!("would be deleted of account {account:?}:\n{}", text::counts(&counted));
         return Ok(Outcome::done(text, text::json(&counted)?));
     }
     let warning = match rules.room_keys {
@@ -77,7 +77,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     };
     context.confirm(&format!(
         "This deletes of account {account:?}:\n{}{warning}Go on?",
-        render(&counted)
+        text::counts(&counted)
     ))?;
     let prune = |config| {
         let rules = &rules;
@@ -90,14 +90,6 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         true => context.unlocked(prune).await?,
         false => prune(context.database_of_account()?).await?,
     };
-    let text = format!("deleted of account {account:?}:\n{}", render(&pruned));
+    let text = format!("deleted of account {account:?}:\n{}", text::counts(&pruned));
     Ok(Outcome::done(text, text::json(&pruned)?))
-}
-
-fn render(pruned: &Pruned) -> String {
-    let mut text = String::new();
-    for count in &pruned.tables {
-        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
-    }
-    text
 }

@@ -1,8 +1,6 @@
 //! `reset-device`: a new device, the old room keys.
 
-use std::fmt::Write as _;
-
-use matrix_sdk_postgres::admin::{self, DeviceReset};
+use matrix_sdk_postgres::admin;
 
 use crate::{
     context::Context,
@@ -33,7 +31,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
     let config = context.database_of_account()?;
     let found = admin::count_device(&config).await?;
-    let listed = render(&found);
+    let listed = text::counts(&found);
     if args.dry_run {
         let text = format!("would be deleted of account {account:?}:\n{listed}");
         return Ok(Outcome::done(text, text::json(&found)?));
@@ -44,14 +42,6 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     ))?;
     let _progress = context.progress("resetting", None);
     let reset = admin::reset_device(&config).await?;
-    let text = format!("deleted of account {account:?}:\n{}{NEXT}", render(&reset));
+    let text = format!("deleted of account {account:?}:\n{}{NEXT}", text::counts(&reset));
     Ok(Outcome::done(text, text::json(&reset)?))
-}
-
-fn render(reset: &DeviceReset) -> String {
-    let mut text = String::new();
-    for count in &reset.tables {
-        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
-    }
-    text
 }
