@@ -50,14 +50,7 @@ impl Passphrase {
         ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
     ) -> Result<Zeroizing<String>, Error> {
         let file = self.backup_passphrase_file.as_deref();
-        let given = secrets::secret(file, "BACKUP_PASSPHRASE", "the backup's passphrase")?;
-        match given {
-            Some(passphrase) if passphrase.is_empty() => {
-                Err(Error::failed("the backup's passphrase is empty"))
-            }
-            Some(passphrase) => Ok(passphrase),
-            None => ask("Passphrase of the backup (or set BACKUP_PASSPHRASE)"),
-        }
+        secrets::file_passphrase(file, "BACKUP_PASSPHRASE", "backup", ask)
     }
 }
 

@@ -102,6 +102,11 @@ impl Source {
         Ok(source)
     }
 
+    /// One of the file's own values.
+    pub fn own_value(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        key_value(&self.copy, &self.file, name)
+    }
+
     fn account_of(copy: &Connection, file: &Path, values: &Values) -> Result<Account, Failure> {
         let pickle = key_value(copy, file, "account")?;
         let pickle = pickle.ok_or_else(|| {
@@ -309,9 +314,4 @@ fn no_store(file: &Path) -> Failure {
          matrix-sdk-crypto.sqlite3",
         file.display()
     ))
-}
-
-/// A value of the open file's table `kv`.
-pub fn key_value_of(source: &Source, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-    key_value(&source.copy, &source.file, name)
 }

@@ -238,8 +238,5 @@ pub async fn is_same(
     if let (Item::TrackedUser(user), Some(tracked)) = (item, tracked) {
         return Ok(tracked.get(&user.user_id) == Some(&user.dirty));
     }
-    if is_sampled && !verify::exports_the_same(reader, item).await? {
-        return Ok(false);
-    }
-    verify::is_there(reader, item).await
+    verify::is_there(reader, item, is_sampled).await
 }

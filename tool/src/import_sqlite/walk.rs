@@ -44,11 +44,9 @@ impl<'a> Walk<'a> {
     /// The next values; `None` behind the last ones.
     pub fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         let Some(after) = self.after else { return Ok(None) };
-        let rows = match self.table {
-            // Small, and of several rows that say the same one counts.
-            Table::KeyRequests | Table::SecretsBefore17 | Table::Secrets => self.all()?,
-            table => self.source.rows(table, after)?,
-        };
+        // Of several rows of a small table that say the same one counts.
+        let rows =
+            if self.is_small() { self.all()? } else { self.source.rows(self.table, after)? };
         let is_last = rows.len() != BATCH || self.is_small();
         self.after = rows.last().map(|row| row.id).filter(|_| !is_last);
         let items = rows.iter().filter_map(|row| self.decode(row)).collect();
