@@ -1,4 +1,4 @@
-//! A bot on `matrix_sdk::Client`, its keys in PostgreSQL: it handles each message at least once.
+//! A bot on `matrix_sdk::Client`, its keys in PostgreSQL. The README says which messages it passes over.
 use matrix_sdk::config::{StoreConfig, SyncSettings};
 use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
 use matrix_sdk::deserialized_responses::TimelineEvent;

@@ -2,7 +2,8 @@
 //!
 //! Its keys, its login and what it has forwarded are in PostgreSQL; it needs no disk. Each message is
 //! forwarded at least once, in its room's order: after a crash, a room's last one may come again, with the
-//! same `Idempotency-Key`.
+//! same `Idempotency-Key`. Not forwarded is what cannot be decrypted a minute after it was sent, and what
+//! reaches the homeserver late, from another server, while the program is down.
 //!
 //! ```sh
 //! export DATABASE_URL=postgres://bot@localhost/bots STORE_PASSPHRASE='a long passphrase'

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nio import AsyncClient, AsyncClientConfig
+from nio import AsyncClient, AsyncClientConfig, MessageDirection, RoomMessageText
 from nio.responses import ErrorResponse, ShareGroupSessionResponse
 
 from .synapse import Synapse
@@ -97,6 +97,20 @@ class Sender:
             answer.event_id, room_id, self.client.user_id, body, content,
             self.session_id(room_id), at,
         )
+
+    async def read(self, room_id: str) -> dict[str, str]:
+        """The bodies of the room's text messages that this device can decrypt, by event id."""
+        await self.sync()
+        found, start = {}, None
+        while True:
+            page = checked(await self.client.room_messages(
+                room_id, start, direction=MessageDirection.front, limit=500
+            ))
+            texts = [event for event in page.chunk if isinstance(event, RoomMessageText)]
+            found |= {event.event_id: event.body for event in texts if event.decrypted}
+            if not page.end or not page.chunk:
+                return found
+            start = page.end
 
     def session_id(self, room_id: str) -> str | None:
         session = self.client.olm.outbound_group_sessions.get(room_id)

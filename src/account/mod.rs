@@ -159,7 +159,6 @@ impl StoreLane {
         self.lane.check_write()
     }
 
-    /// The state of the connection pool.
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }

@@ -37,6 +37,7 @@ static BY_ITEM: CacheIndex = CacheIndex {
     group: &GET_ONE,
     row: None,
     keys: None,
+    prefetch: None,
     row_key: 0,
     keeps_rows: true,
 };

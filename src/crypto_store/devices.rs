@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use matrix_sdk_common::ruma::{DeviceId, OwnedDeviceId, UserId};
 use matrix_sdk_crypto::{DeviceData, olm::StaticAccountData};
 
-use super::deferred::{self, Group as Deferred, RowKey, Saves};
+use super::{
+    deferred::{self, Group as Deferred, RowKey, Saves},
+    olm_sessions,
+};
 use crate::{
     Error,
     account::{
@@ -33,6 +36,7 @@ static BY_USER: CacheIndex = CacheIndex {
     group: &GET_BY_USER,
     row: Some(&GET),
     keys: Some(&KEYS),
+    prefetch: None,
     row_key: 1,
     keeps_rows: true,
 };
@@ -85,7 +89,9 @@ pub(super) async fn by_user(
         let device = open_row(&account.codec, [&user_id, &device_id], row)?;
         Ok((device.device_id().to_owned(), device))
     });
-    devices.collect()
+    let devices: HashMap<_, _> = devices.collect::<Result<_, Error>>()?;
+    olm_sessions::expect(account, devices.values());
+    Ok(devices)
 }
 
 /// The key and the row of a device.

@@ -23,6 +23,7 @@ static BY_USER: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
+    prefetch: None,
     row_key: 0,
     keeps_rows: true,
 };

@@ -33,6 +33,7 @@ static UNSENT: CacheIndex = CacheIndex {
     group: &GET_UNSENT,
     row: None,
     keys: None,
+    prefetch: None,
     row_key: 1,
     keeps_rows: true,
 };

@@ -26,6 +26,7 @@ static BY_HASH: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
+    prefetch: None,
     row_key: 0,
     keeps_rows: false,
 };

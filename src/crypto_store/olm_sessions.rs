@@ -1,5 +1,9 @@
 //! Olm sessions, by the sender's Curve25519 key. Rows are not cached, as the SDK does that; the key set
 //! shows which senders have none.
+//!
+//! Before the SDK encrypts for many devices, it reads the devices, and then their sessions one after
+//! the other, under a lock of its own. So the sessions of devices that were just read are fetched
+//! together with the first of them.
 
 use matrix_sdk_crypto::{
     DeviceData,
@@ -20,6 +24,7 @@ use crate::{
     },
     postgres::{
         cell::Cells,
+        database::Param,
         statement::{CacheIndex, Sql, Table, Upsert, bytea},
     },
 };
@@ -38,6 +43,7 @@ static BY_SENDER: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
+    prefetch: Some(&PREFETCH),
     row_key: 1,
     keeps_rows: false,
 };
@@ -52,10 +58,18 @@ SELECT NULL, data FROM {schema}.devices WHERE account_id = $1 AND user_id = $3 A
     &[Type::INT8, Type::BYTEA, Type::BYTEA, Type::BYTEA],
 );
 
+static PREFETCH: Sql = Sql::new(
+    "olm_sessions.prefetch",
+    "
+SELECT sender_key, session_id, data FROM {schema}.olm_sessions
+WHERE account_id = $1 AND sender_key = ANY ($2)",
+    &[Type::INT8, Type::BYTEA_ARRAY],
+);
+
 static KEYS: Sql = Sql::key_set("olm_sessions.keys", &OLM_SESSIONS);
 static UPSERT: Upsert = Upsert::new("olm_sessions.upsert", &OLM_SESSIONS);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &PREFETCH, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &StoreLane,
@@ -68,12 +82,22 @@ pub(super) async fn get(
     let sender_key = codec.key(TABLE, sender_key);
     let [user_id, device_id] = devices::key(codec, &own.user_id, &own.device_id);
     let deferred = saves.rows(&Deferred::OlmSessions(sender_key.clone()));
-    let rows =
-        account.query_unless_absent(&BY_SENDER, [&sender_key], &[&user_id, &device_id]).await?;
+    let prefetched = account.prefetched(&BY_SENDER, [&sender_key])?;
+    let others: [Param<'_>; 2] = [&user_id, &device_id];
+    let rows = match &prefetched {
+        Some(_) => Vec::new(),
+        None => account.query_unless_absent(&BY_SENDER, [&sender_key], &others).await?,
+    };
 
     let mut own_device = None;
     let mut pickles: Vec<PickledSession> = Vec::new();
     let open = |session_id: &Key, data: &[u8]| codec.open(TABLE, &[&sender_key, session_id], data);
+    for (session_id, row) in prefetched.iter().flat_map(|rows| rows.iter()) {
+        let session_id = Key::of_cell(session_id, 0, TABLE)?;
+        if !deferred.contains_key(&session_id) {
+            pickles.push(open(&session_id, row.bytes(0, TABLE)?)?);
+        }
+    }
     for row in &rows {
         let data: &[u8] = column(row, 1, TABLE)?;
         if column::<Option<&[u8]>>(row, 0, TABLE)?.is_some() {
@@ -95,7 +119,9 @@ pub(super) async fn get(
     }
     let own_device: DeviceData = match own_device {
         // The own device may be deferred itself, or the query was skipped.
-        _ if !deferred.is_empty() => devices::own(account, saves, Some(own)).await?,
+        _ if !deferred.is_empty() || prefetched.is_some() => {
+            devices::own(account, saves, Some(own)).await?
+        }
         Some(own_device) => own_device,
         None => return Err(devices::own_device_missing()),
     };
@@ -107,6 +133,12 @@ pub(super) async fn get(
         Ok(session)
     });
     sessions.collect::<Result<_, _>>().map(Some)
+}
+
+/// Announces that the sessions of these devices are likely to be read next.
+pub(super) fn expect<'a>(account: &StoreLane, devices: impl IntoIterator<Item = &'a DeviceData>) {
+    let keys = devices.into_iter().filter_map(|device| device.curve25519_key());
+    account.expect(&BY_SENDER, keys.map(|key| [account.codec.key(TABLE, key.to_base64())]));
 }
 
 /// The key and the row of a session.

@@ -29,6 +29,7 @@ static ALL: CacheIndex = CacheIndex {
     group: &GET_ALL,
     row: None,
     keys: None,
+    prefetch: None,
     row_key: 1,
     keeps_rows: true,
 };

@@ -280,6 +280,10 @@ ON CONFLICT (account_id, hash) DO NOTHING;
 UNION ALL
 SELECT NULL, data FROM "bots".devices WHERE account_id = $1 AND user_id = $3 AND device_id = $4;
 
+-- olm_sessions.prefetch (int8, _bytea)
+/* olm_sessions.prefetch */ SELECT sender_key, session_id, data FROM "bots".olm_sessions
+WHERE account_id = $1 AND sender_key = ANY ($2);
+
 -- olm_sessions.keys (int8, int8)
 /* olm_sessions.keys */ SELECT string_agg(substring(sha256(k.key) FOR 8), ''::bytea)
 FROM (SELECT sender_key AS key

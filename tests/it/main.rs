@@ -18,6 +18,7 @@ mod layout;
 mod lifecycle;
 mod machine;
 mod ownership;
+mod prefetch;
 mod preparing;
 mod readers;
 mod reserved;

@@ -36,6 +36,7 @@ static BY_KIND: CacheIndex = CacheIndex {
     group: &GET_BY_KIND,
     row: Some(&GET_STATE),
     keys: Some(&STATE_KEYS),
+    prefetch: None,
     row_key: 1,
     keeps_rows: true,
 };

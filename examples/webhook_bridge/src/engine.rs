@@ -26,7 +26,7 @@ use crate::{
     inbox::{self, Inbox},
     keys::Keys,
     metrics::Metrics,
-    outgoing, prune,
+    outgoing, own_device, prune,
     refusal::SessionLoss,
     retry::Delays,
     rooms,
@@ -244,6 +244,7 @@ impl Engine {
                 stop_all_after(run, delivery.run()),
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
+                stop_all_after(run, own_device::run(run)),
             )
         };
         let deadline = async {
@@ -251,7 +252,7 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i) = tasks => most_severe([a, b, c, d, e, f, g, h, i]),
+            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {
@@ -281,6 +282,7 @@ impl Engine {
             stop: stop.child_token(),
             wake: Wake::default(),
             devices,
+            published_device: keys.own_device().await?.filter(|own| own.is_uploaded),
         };
         Ok((checkpoint, run))
     }

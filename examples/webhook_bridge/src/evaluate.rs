@@ -12,6 +12,7 @@ use crate::{
     inbox::Queued,
     message::{Encrypted, Message, Stored, verification},
     run::Run,
+    withheld,
 };
 
 pub enum Verdict {
@@ -61,6 +62,13 @@ async fn decrypt(
         Decrypted::Result(result) => match *result {
             RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
             RoomEventDecryptionResult::UnableToDecrypt(info) => {
+                if let UnableToDecryptReason::MissingMegolmSession { withheld_code: Some(code) } =
+                    &info.reason
+                {
+                    let reason = withheld::explain(withheld::known(code));
+                    warn!(event_id, room = %room_id, "a message cannot be decrypted: {reason}");
+                    run.inbox.note_withheld(room_id.as_str(), event_id, &reason).await?;
+                }
                 return Ok(undecrypted(info.reason));
             }
         },
@@ -102,13 +110,8 @@ fn with_devices(verification: &'static str, status: DeviceStatus) -> &'static st
 
 fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
     let kind = match &reason {
-        UnableToDecryptReason::MissingMegolmSession { withheld_code } => {
-            if let Some(code) = withheld_code {
-                warn!(code = code.as_str(), "the key of a message was withheld by its sender");
-            }
-            return Verdict::NoKey;
-        }
-        UnableToDecryptReason::UnknownMegolmMessageIndex => return Verdict::NoKey,
+        UnableToDecryptReason::MissingMegolmSession { .. }
+        | UnableToDecryptReason::UnknownMegolmMessageIndex => return Verdict::NoKey,
         UnableToDecryptReason::MalformedEncryptedEvent => "malformed",
         UnableToDecryptReason::MegolmDecryptionFailure => "wrong_key",
         UnableToDecryptReason::PayloadDeserializationFailure => "malformed",

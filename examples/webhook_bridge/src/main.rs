@@ -3,9 +3,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod allow_list;
 mod changes;
 mod checkpoint;
 mod config;
+mod cross_signing;
 mod crypto;
 mod database;
 mod delivery;
@@ -21,10 +23,13 @@ mod health;
 mod homeserver;
 mod http_client;
 mod inbox;
+mod interactive_auth;
 mod keys;
+mod membership;
 mod message;
 mod metrics;
 mod outgoing;
+mod own_device;
 mod prune;
 mod refusal;
 mod responses;
@@ -36,6 +41,7 @@ mod session;
 mod sync;
 mod timeline;
 mod webhook;
+mod withheld;
 
 use std::{io::IsTerminal, process::ExitCode};
 

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub device_keys_uploaded: IntGauge,
     pub owner: IntGauge,
     pub standby: IntGauge,
+    pub device_cross_signed: IntGauge,
+    pub withheld: IntCounterVec,
+    pub removals: IntCounterVec,
+    pub invitations_declined: IntCounter,
     started: Instant,
     synced: Mutex<Option<Instant>>,
 }
@@ -79,6 +83,12 @@ impl Metrics {
             prefixed("undecryptable_total"),
             "Messages that failed to decrypt, by reason",
         );
+        let withheld =
+            Opts::new(prefixed("keys_withheld_total"), "Room keys that senders withheld, by code");
+        let removals = Opts::new(
+            prefixed("removals_total"),
+            "Rooms that the bot was removed from: kick or ban",
+        );
         Ok(Self {
             received: make
                 .counter("messages_received_total", "Messages received from the homeserver")?,
@@ -120,6 +130,14 @@ impl Metrics {
                 .gauge("device_keys_uploaded", "1 once the device keys are on the homeserver")?,
             owner: make.gauge("owner", "1 while this process owns the account")?,
             standby: make.gauge("standby", "1 while this process waits for another owner")?,
+            device_cross_signed: make
+                .gauge("device_cross_signed", "1 once the bot's identity has signed its device")?,
+            withheld: make.register(IntCounterVec::new(withheld, &["code"]))?,
+            removals: make.register(IntCounterVec::new(removals, &["kind"]))?,
+            invitations_declined: make.counter(
+                "invitations_declined_total",
+                "Invitations from users who are not on the allow-list",
+            )?,
             registry: make.0,
             started: Instant::now(),
             synced: Mutex::default(),

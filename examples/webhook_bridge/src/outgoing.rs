@@ -145,6 +145,9 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
             backoffs.record(what, failed);
         }
     }
+    if run.metrics.device_keys_uploaded.get() == 1 {
+        run.wake.device_published.notify_one();
+    }
     // Concurrently, so that a slow server delays only its own users.
     let failed: Vec<Option<Option<Duration>>> = stream::iter(&queries)
         .map(|(id, query)| query_keys(run, id, query, sent_at))
@@ -156,6 +159,13 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         backoffs.record(QUERY, worst);
     }
     Ok(())
+}
+
+/// Query the devices of the bot's user. Returns whether that succeeded.
+pub async fn query_own_devices(run: &Run) -> Result<bool, BridgeError> {
+    let sent_at = run.devices.change_count();
+    let (id, query) = run.crypto.query_for_user(&run.config.user_id).await?;
+    Ok(query_keys(run, &id, &query, sent_at).await?.is_none())
 }
 
 /// Send a key query. Returns `Some` if it failed, with the server's retry delay, if any.

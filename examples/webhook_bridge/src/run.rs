@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use matrix_sdk_postgres::admin::OwnDevice;
 use ruma::OwnedUserId;
 
 use tokio::sync::Notify;
@@ -25,6 +26,8 @@ pub struct Run {
     pub stop: CancellationToken,
     pub wake: Wake,
     pub devices: Devices,
+    /// This device, if its keys were published before this run.
+    pub published_device: Option<OwnDevice>,
 }
 
 /// Wakes the tasks when there may be work.
@@ -35,6 +38,8 @@ pub struct Wake {
     pub invitations: Notify,
     pub members: Notify,
     pub outgoing: Notify,
+    /// The device keys are on the homeserver.
+    pub device_published: Notify,
 }
 
 impl Wake {

@@ -9,13 +9,14 @@ use crate::{
 };
 
 /// The event types that timelines are filtered for.
-pub const TIMELINE_TYPES: [&str; 6] = [
+pub const TIMELINE_TYPES: [&str; 7] = [
     "m.room.encrypted",
     "m.room.message",
     "m.sticker",
     "m.room.redaction",
     "m.room.member",
     "m.room.encryption",
+    "m.room.tombstone",
 ];
 
 /// The specification's limit. Ids are stored in index rows and sent in an HTTP header, so

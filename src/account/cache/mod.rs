@@ -3,17 +3,19 @@
 //! Rows are cached as they are stored, so sealed in an encrypted account, in groups that are read,
 //! kept and dropped as one. Reads fill the cache, and writes when they are committed; a read that
 //! began before a commit does not fill it afterwards. In addition, a key set for a table shows
-//! which groups have no rows.
+//! which groups have no rows. Rows of a table that is not cached may be read ahead of their
+//! use, once.
 
 mod key_set;
 mod overlay;
+mod prefetch;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod update;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -93,6 +95,15 @@ impl CacheMiss {
         });
     }
 
+    /// Keeps rows that were prefetched, until they are read.
+    pub(crate) fn fill_prefetched(&self, rows: HashMap<CacheKey, Arc<Rows>>) {
+        self.cache.with(|cached| {
+            if cached.is_current(self) {
+                cached.insert_prefetched(rows);
+            }
+        });
+    }
+
     /// Caches the fingerprints of the keys that the database has.
     pub(crate) fn fill_keys(&self, fingerprints: &[u8]) {
         let Some(limit) = self.plan.wants_keys else { return };
@@ -155,6 +166,18 @@ impl Cache {
             Ok(rows) => Lookup::Hit(rows),
             Err(plan) => Lookup::Miss(CacheMiss { cache: self.clone(), key: key.clone(), plan }),
         })
+    }
+
+    /// Records that these groups are likely to be read next.
+    pub(crate) fn expect(&self, keys: impl IntoIterator<Item = CacheKey>) {
+        self.with(|cached| keys.into_iter().for_each(|key| cached.expect(key)));
+    }
+
+    /// The rows of a prefetched group, which the cache forgets.
+    pub(crate) fn take_prefetched(&self, key: &CacheKey) -> Option<Arc<Rows>> {
+        let rows = self.lock().as_mut()?.take_prefetched(key)?;
+        metrics::cache_lookup(key.index.group.name, true);
+        Some(rows)
     }
 
     /// The cached rows of a group, without recording a miss.

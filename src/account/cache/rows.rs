@@ -7,7 +7,9 @@ use std::{
 
 use lru::LruCache;
 
-use super::{CacheKey, CacheMiss, CacheUpdate, OVERHEAD_BYTES, Rows, key_set::KeySet};
+use super::{
+    CacheKey, CacheMiss, CacheUpdate, OVERHEAD_BYTES, Rows, key_set::KeySet, prefetch::Prefetch,
+};
 use crate::postgres::{cell::Cells, statement::CacheIndex};
 
 struct Group {
@@ -31,6 +33,8 @@ pub(crate) struct MissPlan {
     pub(crate) wants_keys: Option<i64>,
     /// Whether others are reading the group already, or it is too large to be kept.
     pub(crate) is_busy: bool,
+    /// Groups to prefetch together with this one.
+    pub(crate) prefetch: Vec<CacheKey>,
 }
 
 /// How many groups are remembered as too large.
@@ -42,6 +46,7 @@ pub(super) struct CachedRows {
     max_bytes: usize,
     max_keys: usize,
     indexes: HashMap<&'static CacheIndex, Index>,
+    prefetch: Prefetch,
     /// Groups that are being read.
     loading: HashSet<CacheKey>,
     /// Groups too large to be kept.
@@ -59,6 +64,7 @@ impl CachedRows {
             max_bytes,
             max_keys,
             indexes: HashMap::new(),
+            prefetch: Prefetch::default(),
             loading: HashSet::new(),
             large: HashSet::new(),
             epoch: 0,
@@ -83,8 +89,29 @@ impl CachedRows {
             index.keys = KeySet::Loading(HashSet::new());
         }
         let epochs = (self.epoch, index.epoch);
+        let mut prefetch = match key.index.prefetch {
+            Some(_) => self.prefetch.plan(key),
+            None => Vec::new(),
+        };
+        prefetch.retain(|other| !index.keys.is_absent(other));
         let is_busy = self.large.contains(key) || !self.loading.insert(key.clone());
-        Err(MissPlan { epochs, wants_keys, is_busy })
+        Err(MissPlan { epochs, wants_keys, is_busy, prefetch })
+    }
+
+    pub(super) fn expect(&mut self, key: CacheKey) {
+        self.prefetch.expect(key);
+    }
+
+    pub(super) fn take_prefetched(&mut self, key: &CacheKey) -> Option<Arc<Rows>> {
+        self.prefetch.take(key)
+    }
+
+    /// Keeps prefetched groups, unless they would take more than half the budget.
+    pub(super) fn insert_prefetched(&mut self, rows: HashMap<CacheKey, Arc<Rows>>) {
+        let bytes: usize = rows.iter().map(|(key, rows)| key.size() + rows_bytes(rows)).sum();
+        if bytes <= self.max_bytes / 2 {
+            self.prefetch.fill(rows);
+        }
     }
 
     pub(super) fn peek(&self, key: &CacheKey) -> Option<Arc<Rows>> {
@@ -101,7 +128,7 @@ impl CachedRows {
 
     /// Caches the rows of a group, and evicts the least recently used groups.
     pub(super) fn insert(&mut self, key: CacheKey, rows: Arc<Rows>) {
-        let bytes = key.size() + rows.iter().map(|(key, row)| row_bytes(key, row)).sum::<usize>();
+        let bytes = key.size() + rows_bytes(&rows);
         self.remove(&key);
         self.push(key, Group { rows, bytes });
     }
@@ -124,6 +151,7 @@ impl CachedRows {
     }
 
     fn remove(&mut self, key: &CacheKey) {
+        self.prefetch.remove(key);
         if let Some(group) = self.groups.pop(key) {
             self.bytes -= group.bytes;
         }
@@ -164,6 +192,7 @@ impl CachedRows {
             }
             CacheUpdate::InvalidateTable(index) => {
                 self.indexes.entry(index).or_default().epoch += 1;
+                self.prefetch.remove_all(index);
                 let keys = self.groups.iter().map(|(key, _)| key);
                 let keys: Vec<CacheKey> = keys.filter(|key| key.index == index).cloned().collect();
                 keys.iter().for_each(|key| self.remove(key));
@@ -219,10 +248,15 @@ impl CachedRows {
         self.groups.clear();
         self.bytes = 0;
         self.indexes.clear();
+        self.prefetch.clear();
         self.loading.clear();
         self.large.clear();
         self.epoch += 1;
     }
+}
+
+fn rows_bytes(rows: &Rows) -> usize {
+    rows.iter().map(|(key, row)| row_bytes(key, row)).sum()
 }
 
 fn row_bytes(key: &Cells, row: &Cells) -> usize {

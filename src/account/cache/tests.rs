@@ -48,7 +48,7 @@ const fn index(
     row_key: usize,
     keeps_rows: bool,
 ) -> CacheIndex {
-    CacheIndex { table, group, row: None, keys: Some(group), row_key, keeps_rows }
+    CacheIndex { table, group, row: None, keys: Some(group), prefetch: None, row_key, keeps_rows }
 }
 
 static TABLES: [&Table; 3] = [&MANY, &ONE, &KEYS];

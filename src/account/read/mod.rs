@@ -5,6 +5,7 @@
 //! connection, because the scope's own caller may wait for the reader. All other rows are read
 //! outside of the scope, so that only committed rows fill the cache.
 
+mod prefetch;
 mod route;
 
 use std::sync::Arc;
@@ -192,8 +193,8 @@ impl StoreLane {
         Ok(rows)
     }
 
-    /// Sends a query, and with it the key set's query if the miss wants that. Also returns whether
-    /// the rows are certainly committed.
+    /// Sends a query, and with it the key set's query and that of the rows to prefetch, if the miss
+    /// wants them. Also returns whether the rows are certainly committed.
     async fn load(
         &self,
         miss: &CacheMiss,
@@ -202,10 +203,14 @@ impl StoreLane {
         let index = miss.key.index;
         let max_keys = miss.plan.wants_keys.unwrap_or(0);
         let keys = index.keys.filter(|_| miss.plan.wants_keys.is_some());
+        let prefetch = index.prefetch.filter(|_| query.is_some() && !miss.plan.prefetch.is_empty());
+        let prefetched: Vec<_> =
+            miss.plan.prefetch.iter().flat_map(|key| key.cells.iter()).collect();
 
         let mut queries: Queries<'_> = Vec::new();
         queries.extend(query.map(|(sql, params)| (sql, self.with_id(params))));
         queries.extend(keys.map(|keys| (keys, self.with_id(&[&max_keys]))));
+        queries.extend(prefetch.map(|sql| (sql, self.with_id(&[&prefetched]))));
         let (answers, is_committed) = self.fail_on_error(self.send(miss, queries).await)?;
         let mut answers = answers.into_iter();
         let found = query.and_then(|_| answers.next()).unwrap_or_default();
@@ -220,15 +225,18 @@ impl StoreLane {
             };
             miss.fill_keys(fingerprints.unwrap_or_default());
         }
+        if let Some(answer) = prefetch.and_then(|_| answers.next()) {
+            prefetch::fill(miss, &answer);
+        }
         Ok((found, true))
     }
 
     /// Sends queries for rows that no scope has changed, together; if they fail, the first one
-    /// alone, because the key set is not required.
+    /// alone, because the others are not required.
     async fn send(&self, miss: &CacheMiss, mut queries: Queries<'_>) -> Result<Fetched, Error> {
         match self.send_once(&queries).await {
             Err(error) if queries.len() > 1 => {
-                debug!(%error, "a key set could not be loaded");
+                debug!(%error, "a key set or prefetched rows could not be loaded");
                 miss.disable_key_set();
                 queries.truncate(1);
                 self.send_once(&queries).await

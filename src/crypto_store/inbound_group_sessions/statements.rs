@@ -20,6 +20,7 @@ pub(in crate::crypto_store) static BY_KEY: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
+    prefetch: None,
     row_key: 0,
     keeps_rows: true,
 };
@@ -31,6 +32,7 @@ pub(super) static BY_SENDER: CacheIndex = CacheIndex {
     group: &GET_BY_SENDER,
     row: None,
     keys: Some(&SENDERS),
+    prefetch: None,
     row_key: 0,
     keeps_rows: false,
 };

@@ -83,6 +83,9 @@ pub(crate) struct CacheIndex {
     pub(crate) row: Option<&'static Sql>,
     /// Reads the fingerprints of the keys of all groups.
     pub(crate) keys: Option<&'static Sql>,
+    /// Reads the rows of several groups, whose keys, of one column, are the array `$2`: of each row
+    /// its whole key, then the other columns. Only for an index that keeps no rows.
+    pub(crate) prefetch: Option<&'static Sql>,
     /// How many columns identify a row within its group.
     pub(crate) row_key: usize,
     /// Whether rows are cached, or only which groups have any.

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use assert_matches::assert_matches;
@@ -255,6 +255,12 @@ fn silent() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// How many connections have reached the listener since the last call.
+fn accepted(listener: &TcpListener) -> usize {
+    listener.set_nonblocking(true).unwrap();
+    std::iter::from_fn(|| listener.accept().ok()).count()
+}
+
 fn closed_port() -> u16 {
     silent().1
 }
@@ -283,7 +289,7 @@ async fn unreachable_servers() {
 
 #[tokio::test]
 async fn a_silent_server_times_out() {
-    let (_listener, port) = silent();
+    let (listener, port) = silent();
     for mode in ["disable", "prefer"] {
         let config = PostgresStoreConfig::new(
             format!("host=127.0.0.1 port={port} user=a sslmode={mode}"),
@@ -293,12 +299,11 @@ async fn a_silent_server_times_out() {
             connect_timeout: Some(Duration::from_millis(500)),
             ..Default::default()
         });
-        let started = Instant::now();
         assert_matches!(
             error(&config).await,
-            OpenStoreError::Connect(error) if error.to_string().contains("did not respond")
+            OpenStoreError::Connect(error) if error.to_string().contains("did not respond within the connect timeout, 500ms")
         );
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert_eq!(accepted(&listener), 1, "{mode}");
     }
 }
 
@@ -324,13 +329,13 @@ async fn the_first_reachable_of_several_servers_is_used() {
         }
     }
     // After a refused login the next server is not tried.
+    let (listener, mute) = silent();
     let config = PostgresStoreConfig::new(
         format!("postgres://postgres:wrong@127.0.0.1:{port},127.0.0.1:{mute}/postgres"),
         "connecting",
     );
-    let started = Instant::now();
     assert_matches!(error(&config).await, OpenStoreError::Authentication(_));
-    assert!(started.elapsed() < Duration::from_secs(4));
+    assert_eq!(accepted(&listener), 0);
 }
 
 #[tokio::test]

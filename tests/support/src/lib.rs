@@ -9,6 +9,7 @@ pub mod directory;
 pub mod fixture;
 pub mod machine;
 pub mod needles;
+pub mod pages;
 pub mod pooler;
 pub mod privileges;
 pub mod process;

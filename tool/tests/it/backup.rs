@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use test_support::{
     fixture::{CUSTOM_KEY, CUSTOM_VALUE, room},
     machine::{Relay, decrypt, encrypt, machine_of_device, open_machine},
-    pooler::{Pooler, Release},
+    pooler::{self, Pooler, Release},
 };
 
 use crate::{
@@ -266,8 +266,7 @@ async fn an_id_sequence_that_is_behind_its_rows_does_no_harm() {
 /// Behind pgbouncer in transaction mode.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_behind_a_pooler_is_whole() {
-    if !Release::New.is_installed() {
-        println!("NOT TESTED, for want of pgbouncer: a_backup_behind_a_pooler_is_whole");
+    if !pooler::is_wanted("a backup behind PgBouncer") {
         return;
     }
     let (server, place) = durable();

@@ -13,7 +13,7 @@ use ruma::user_id;
 use serde_json::{Value, json};
 use test_support::{
     machine::{Relay, open_machine},
-    pooler::{Pooler, Release},
+    pooler::{self, Pooler, Release},
 };
 
 use crate::support::{Place, Ran};
@@ -164,11 +164,10 @@ async fn whether_the_account_is_encrypted_is_read_from_its_row() {
 /// Behind pgbouncer in transaction mode, real ones: one that loses named statements, and one that does not.
 #[tokio::test]
 async fn a_pooler_in_between_is_seen_and_judged() {
+    if !pooler::is_wanted("doctor behind PgBouncer") {
+        return;
+    }
     for (release, named) in [(Release::Old, "problem"), (Release::New, "ok")] {
-        if !release.is_installed() {
-            println!("NOT TESTED, for want of pgbouncer: a_pooler_in_between_is_seen_and_judged");
-            continue;
-        }
         let (server, place) = durable();
         place.filled("bot").await.0.close().await.unwrap();
         let pooler = Pooler::start(release, &server);

@@ -99,6 +99,13 @@ pub struct Args {
     /// Start even if the homeserver's checkpoint cannot be read: true or false [default: false]
     #[arg(long, env = "BRIDGE_SKIP_CHECKPOINT")]
     pub skip_checkpoint: Option<String>,
+    /// Cross-signing of the bot's device: create, reset or off [default: create]
+    #[arg(long, env = "BRIDGE_CROSS_SIGNING")]
+    pub cross_signing: Option<String>,
+    /// Users and servers whose invitations are accepted, such as `@alice:example.org,*.example.org`
+    /// [default: all]
+    #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
+    pub invite_allow: Option<String>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,

@@ -9,8 +9,11 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
 pub use self::args::Args;
-use self::values::{http_url, invalid, non_empty, number, on_off, required, secret, takeover};
-use crate::{errors::BridgeError, http_client::Target};
+use self::values::{
+    allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required, secret,
+    takeover,
+};
+use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target};
 
 /// How the bot authenticates to the homeserver.
 #[derive(Clone, Debug)]
@@ -38,6 +41,16 @@ pub enum Takeover {
     Immediate,
     /// Exit.
     Refuse,
+}
+
+/// Whether the bot's identity is created, which signs its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSigning {
+    /// Create it unless the user has one.
+    Create,
+    /// Also replace one whose private keys are not in the store.
+    Reset,
+    Off,
 }
 
 /// The database settings.
@@ -72,6 +85,11 @@ pub struct Config {
     pub gap_max_pages: i32,
     pub gap_max_empty_pages: i32,
     pub skip_checkpoint: bool,
+    /// The password, also if an access token is given.
+    pub password: Option<SecretString>,
+    pub cross_signing: CrossSigning,
+    /// Whose invitations are accepted; `None`: everybody's.
+    pub invite_allow: Option<AllowList>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -159,6 +177,10 @@ impl TryFrom<Args> for Config {
                 20,
             )?,
             skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
+            password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
+                .map(Into::into),
+            cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
+            invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
             user_id,
         })
     }

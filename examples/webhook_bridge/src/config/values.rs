@@ -5,8 +5,9 @@ use std::{fmt::Display, path::PathBuf, str::FromStr};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Takeover;
+use super::{CrossSigning, Takeover};
 use crate::{
+    allow_list::AllowList,
     errors::{BridgeError, exit_code},
     http_client::Target,
 };
@@ -80,6 +81,26 @@ pub fn takeover(value: Option<&str>) -> Result<Takeover, BridgeError> {
             "BRIDGE_TAKEOVER is {other:?}: set it to wait, immediate or refuse"
         ))),
     }
+}
+
+pub fn cross_signing(value: Option<&str>) -> Result<CrossSigning, BridgeError> {
+    match value {
+        None | Some("create") => Ok(CrossSigning::Create),
+        Some("reset") => Ok(CrossSigning::Reset),
+        Some("off") => Ok(CrossSigning::Off),
+        Some(other) => Err(invalid(format!(
+            "BRIDGE_CROSS_SIGNING is {other:?}: set it to create, reset or off"
+        ))),
+    }
+}
+
+pub fn allow_list(list: &str) -> Result<AllowList, BridgeError> {
+    AllowList::parse(list).map_err(|entry| {
+        invalid(format!(
+            "BRIDGE_INVITE_ALLOW has the entry {entry:?}: set it to user ids and server names, which \
+             may contain * and ?, as in @alice:example.org,*.example.org"
+        ))
+    })
 }
 
 /// The error does not quote the value, because webhook URLs often hold a secret.

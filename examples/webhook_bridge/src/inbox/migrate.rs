@@ -8,9 +8,10 @@ use tracing::info;
 
 use crate::errors::{BridgeError, exit_code};
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/0001_inbox.sql"),
     include_str!("../../migrations/0002_limits_and_replays.sql"),
+    include_str!("../../migrations/0004_invitations.sql"),
 ];
 
 /// The role's default timeouts may be too short for a large table, or while another bridge migrates.

@@ -1,6 +1,7 @@
 //! The bridge's own tables: the sync position, undelivered events, rooms and gaps.
 
 mod gaps;
+mod invitations;
 mod migrate;
 mod queue;
 mod record;
@@ -22,6 +23,7 @@ use matrix_sdk_postgres::{
 
 pub use self::{
     gaps::{Gap, Pages},
+    invitations::Pending,
     migrate::{check, migrate},
     queue::{Counts, Queued},
     record::{NewGap, RoomChange, SyncRecord},

@@ -3,7 +3,7 @@
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
 use super::{Inbox, Placed, Received, Transaction, Value, cancel_redacted, insert_events};
-use crate::errors::BridgeError;
+use crate::{errors::BridgeError, membership::Upgrade, responses::Invitation, withheld::Withheld};
 
 /// A gap before the events of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,10 @@ pub struct SyncRecord {
     pub invitations_gone: Vec<String>,
     /// Megolm sessions whose keys came with this sync.
     pub new_sessions: Vec<String>,
+    /// Who invited the bot.
+    pub inviters: Vec<Invitation>,
+    pub upgrades: Vec<Upgrade>,
+    pub withheld: Vec<Withheld>,
 }
 
 impl Inbox {
@@ -83,6 +87,8 @@ impl Inbox {
         cancel_redacted(transaction, &self.account, &redacted).await?;
         self.record_invitations(transaction, sync).await?;
         self.release_waiting(transaction, &sync.new_sessions).await?;
+        self.record_inviters(transaction, sync).await?;
+        self.record_withheld(transaction, sync).await?;
         let advance = "
             INSERT INTO webhook_bridge.sync_positions (account, next_batch, next_position)
             VALUES ($1, $2, $3)

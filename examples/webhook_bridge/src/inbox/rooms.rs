@@ -1,9 +1,6 @@
 //! The state of rooms: memberships, invitations, and whether the member list is known.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
@@ -66,16 +63,6 @@ impl Inbox {
 
     pub async fn invitations(&self) -> Result<Vec<String>, BridgeError> {
         self.room_ids("membership = 'invited'").await
-    }
-
-    /// The age of an invitation; `None` if it was withdrawn.
-    pub async fn invitation_age(&self, room_id: &str) -> Result<Option<Duration>, BridgeError> {
-        let sql = "
-            SELECT extract(epoch FROM now() - invited_at)::float8 FROM webhook_bridge.rooms
-            WHERE account = $1 AND room_id = $2 AND membership = 'invited'";
-        let values = [(&self.account as _, Type::TEXT), (&room_id as _, Type::TEXT)];
-        let row = self.connection().await?.query_typed_opt(sql, &values).await?;
-        Ok(row.map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or_default()))
     }
 
     /// Encrypted rooms whose member list is missing or outdated.

@@ -3,6 +3,7 @@
 use std::{slice, time::Duration};
 
 use ruma::{
+    UserId,
     api::client::{
         filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter},
         sync::sync_events::v3::Request,
@@ -17,10 +18,12 @@ use crate::{
     changes::{self, Position},
     errors::BridgeError,
     inbox::SyncRecord,
-    responses::Sync,
+    membership,
+    responses::{Invitation, Sync},
     retry::Delays,
     run::Run,
     timeline::TIMELINE_TYPES,
+    withheld,
 };
 
 /// The `timeout` parameter of `/sync`.
@@ -129,7 +132,11 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
+        inviters: own_invitations(&sync, &run.config.user_id),
+        upgrades: membership::upgrades(&sync),
+        withheld: withheld::read(&sync.to_device),
     };
+    let notices = record.withheld.clone();
     let count = record.rooms.len();
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
@@ -148,6 +155,8 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         })
         .await?;
     run.metrics.synced();
+    withheld::report(run, &notices);
+    membership::report_removals(run, &sync, |room| known.get(room).is_some_and(|room| room.joined));
     if *position == Position::First {
         info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
@@ -157,6 +166,11 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)
+}
+
+fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
+    let own = sync.invitations.iter().filter(|invitation| invitation.invited == me.as_str());
+    own.cloned().collect()
 }
 
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.
@@ -169,7 +183,8 @@ fn filter() -> FilterDefinition {
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     filter.room.timeline = timeline_filter();
     filter.room.state = RoomEventFilter::with_lazy_loading();
-    filter.room.state.types = Some(vec!["m.room.member".into(), "m.room.encryption".into()]);
+    let types = ["m.room.member", "m.room.encryption", "m.room.tombstone"];
+    filter.room.state.types = Some(types.map(ToOwned::to_owned).to_vec());
     filter
 }
 

@@ -77,6 +77,7 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
         stop: CancellationToken::new(),
         wake: Wake::default(),
         devices: Devices::default(),
+        published_device: None,
         config: Arc::new(config.clone()),
     }
 }

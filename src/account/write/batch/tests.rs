@@ -32,6 +32,7 @@ static BY_ROOM_AND_KIND: CacheIndex = CacheIndex {
     group: &GROUP,
     row: None,
     keys: None,
+    prefetch: None,
     row_key: 1,
     keeps_rows: true,
 };

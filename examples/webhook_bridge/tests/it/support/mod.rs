@@ -10,7 +10,7 @@ mod webhook;
 pub use self::{
     bridge::Bridge,
     harness::{Harness, invitation, limited, matrix_error, member, message, plain, room, sync},
-    homeserver::{Call, Homeserver},
+    homeserver::{BOT, Call, Homeserver},
     record::Reply,
     user::MatrixUser,
     webhook::Webhook,

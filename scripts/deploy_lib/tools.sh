@@ -1,0 +1,13 @@
+# Sourced by check-deploy and e2e, after setup.sh.
+
+# promtool and age: unpacked, because Debian's package of Prometheus starts a server.
+need_age_and_promtool() {
+  local tools=$cache/deploy-tools suite
+  if ! command -v promtool >/dev/null || ! command -v age >/dev/null; then
+    if [ ! -x "$tools/usr/bin/age" ] && command -v apt-get >/dev/null; then
+      suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+      step "Unpacking promtool and age" unpack_suite "$tools" "$suite" prometheus age
+    fi
+    PATH=$PATH:$tools/usr/bin
+  fi
+}

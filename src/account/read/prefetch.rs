@@ -1,0 +1,58 @@
+//! Reads ahead: the groups that are likely to be read next are fetched with the first of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio_postgres::Row;
+
+use crate::{
+    Error,
+    account::{
+        StoreLane,
+        cache::{CacheKey, CacheMiss, Rows},
+    },
+    postgres::{cell::Cells, statement::CacheIndex},
+};
+
+impl StoreLane {
+    /// Announces groups that are likely to be read next, with [`Self::prefetched`] and then
+    /// [`Self::query_unless_absent`]. Without effect if the cache is disabled.
+    pub(crate) fn expect(
+        &self,
+        index: &'static CacheIndex,
+        keys: impl IntoIterator<Item = impl Into<Cells>>,
+    ) {
+        self.lane.cache.expect(keys.into_iter().map(|key| CacheKey::new(index, key)));
+    }
+
+    /// The rows of a group that were fetched with another one's; the next reader of the group gets
+    /// `None`, and queries it.
+    pub(crate) fn prefetched(
+        &self,
+        index: &'static CacheIndex,
+        key: impl Into<Cells>,
+    ) -> Result<Option<Arc<Rows>>, Error> {
+        self.lane.check()?;
+        if self.overlay()?.is_some_and(|scope| scope.changes(index.group)) {
+            return Ok(None);
+        }
+        Ok(self.lane.cache.take_prefetched(&CacheKey::new(index, key)))
+    }
+}
+
+/// Keeps the rows that were fetched with the group of the miss; none if one has a column of an
+/// unexpected type, which the read of that row reports.
+pub(super) fn fill(miss: &CacheMiss, rows: &[Row]) {
+    let index = miss.key.index;
+    let requested = miss.plan.prefetch.iter().map(|key| (key.clone(), Rows::new()));
+    let mut groups: HashMap<CacheKey, Rows> = requested.collect();
+    let group_width = index.table.key.len().saturating_sub(index.row_key);
+    for row in rows {
+        let Ok(cells) = Cells::of(row, index.table.name) else { return };
+        let (group, row) = cells.split_at(group_width);
+        let (row_key, row) = row.split_at(index.row_key);
+        if let Some(rows) = groups.get_mut(&CacheKey::new(index, group)) {
+            rows.insert(row_key, row);
+        }
+    }
+    miss.fill_prefetched(groups.into_iter().map(|(key, rows)| (key, Arc::new(rows))).collect());
+}
