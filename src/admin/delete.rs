@@ -1,4 +1,4 @@
-//! An account, and all that belongs to it, gone.
+//! Deletes an account with all its rows.
 
 use tokio_postgres::types::Type;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
 
-/// Counts what [`delete_account`] would delete. It reads only, and asks nobody who is alive.
+/// Counts what [`delete_account`] would delete. It reads only, whether or not a process has the account open.
 ///
 /// # Errors
 ///

@@ -95,7 +95,7 @@ pub async fn migration_status(
     status(&admin).await.map(|(status, _)| status)
 }
 
-/// The SQL of the pending migrations, for somebody who applies it with another role: one transaction,
+/// The SQL of the pending migrations, to be applied with another role: one transaction,
 /// empty if nothing is pending. It reads only.
 ///
 /// The text is to be applied to this schema, at its present version: it fails if that has changed

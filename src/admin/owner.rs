@@ -8,7 +8,7 @@ use crate::{
     account::ownership::{OWNER, OwnerRow},
 };
 
-/// A transaction that holds the owner's row of an account that nobody has open: it waited for the
+/// A transaction that holds the owner's row of an account that no process has open: it waited for the
 /// transactions that its owner had open, and keeps others from taking the account over.
 pub(super) struct Claimed<'a> {
     pub(super) transaction: Transaction<'a>,

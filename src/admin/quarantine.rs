@@ -1,4 +1,4 @@
-//! Rows that do not decode, in a table of their own.
+//! Moves rows that do not decode into a table of their own, and back.
 
 use serde::Serialize;
 use tokio_postgres::types::Type;
@@ -27,7 +27,7 @@ pub struct PutBack {
     pub superseded: u64,
 }
 
-/// Moves these rows, unless they were written anew meanwhile; returns how many.
+/// Moves these rows, unless they were written again meanwhile; returns how many.
 pub(super) async fn set_aside(
     unlocked: &Unlocked,
     inspected: &Inspected,
@@ -69,7 +69,7 @@ async fn set_aside_within(
     Ok(moved)
 }
 
-/// Tells the owner, if there is one, to forget what it has cached. The last statement of a transaction,
+/// Makes the owner, if there is one, drop its cache. The last statement of a transaction,
 /// for the owner's commits wait for it.
 pub(super) async fn raise_maintenance(
     transaction: &Transaction<'_>,

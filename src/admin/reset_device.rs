@@ -1,4 +1,4 @@
-//! A new device for an account, whose room keys stay.
+//! Removes an account's device; its room keys stay.
 
 use tokio_postgres::types::Type;
 
@@ -23,7 +23,7 @@ const OF_THE_DEVICE: [(&str, &str); 7] = [
     ("sync_tokens", ""),
 ];
 
-/// Counts what [`reset_device`] would delete. It reads only, and asks nobody who is alive.
+/// Counts what [`reset_device`] would delete. It reads only, whether or not a process has the account open.
 ///
 /// # Errors
 ///
@@ -44,9 +44,9 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeletedRows, O
 /// other devices and their trust, the private cross-signing keys, the backup's key and version, settings of
 /// rooms and the application's own values stay.
 ///
-/// That is the way out after an old backup was restored, and of a device whose keys no longer match what the
+/// Use it after the database was rolled back, and for a device whose keys no longer match what the
 /// homeserver has ("one time key already exists"). All in one transaction, which also gives the account an
-/// owner token that nobody has: a process that was believed to be dead writes nothing any more. It needs
+/// owner token that no process has: one that was believed to be dead can no longer write. It needs
 /// neither passphrase nor key.
 ///
 /// Then log the old device out at the homeserver, forget its access token and device id, and start the bot,

@@ -1,4 +1,4 @@
-//! Every row, opened and decoded.
+//! Opens and decodes every row.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub struct VerifyOptions {
     /// old one's id. The rows of up to 1 000 are set aside in one transaction, which raises the maintenance
     /// counter, so that a running bot forgets what it has cached of them. [`put_back`](super::put_back) undoes it.
     pub quarantine: bool,
-    /// At most so many rows of each table, in the order of their primary keys; all by default.
+    /// At most this number of rows of each table, in the order of their primary keys; all by default.
     pub rows_per_table: Option<u64>,
 }
 
@@ -70,9 +70,9 @@ impl VerifyReport {
 /// Opens and decodes every row of an account, page by page, in bounded memory.
 ///
 /// It needs the account's passphrase or key. It reads only, unless
-/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and beside a running bot: a row
-/// that the bot writes meanwhile is seen as it was or as it is. `progress` is told how many more rows were
-/// read, after each page.
+/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and while a bot runs: a row
+/// that the bot writes meanwhile is seen as it was or as it is. `progress` is called after each page, with
+/// the number of its rows.
 ///
 /// # Errors
 ///
@@ -107,7 +107,7 @@ pub async fn verify(
 /// A row that does not decode: as little of it as finds it again, unchanged.
 pub(super) struct CorruptRow {
     pub(super) key: Cells,
-    /// SHA-256 of `data`, for the row may be written anew meanwhile.
+    /// SHA-256 of `data`, since the row may be written again meanwhile.
     pub(super) digest: Vec<u8>,
     pub(super) reason: &'static str,
 }

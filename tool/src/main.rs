@@ -1,5 +1,5 @@
-//! `matrix-postgres`: what operators do with the stores of `matrix-sdk-postgres`. It only calls the
-//! library.
+//! `matrix-postgres`: what operators do with the stores of `matrix-sdk-postgres`. Commands that work on the
+//! database call the library's module `admin`; files of room keys and of SQLite are read and written here.
 
 mod args;
 mod commands;

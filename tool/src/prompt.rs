@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::outcome::Error;
 
-/// Whether there is somebody to ask.
+/// Whether there is a terminal to ask on.
 pub fn is_possible() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }

@@ -1,4 +1,4 @@
-//! An account's rows, from one snapshot.
+//! Writes an account's rows, from one snapshot.
 
 use std::{
     io::{Read, Write},
@@ -37,7 +37,7 @@ SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
   AND attname <> 'account_id' AND attgenerated = '' ORDER BY attnum";
 
-/// Writes an account to `out`, in bounded memory: a consistent snapshot, also beside a bot that is running.
+/// Writes an account to `out`, in bounded memory: a consistent snapshot, also while a bot runs.
 /// It reads only, needs neither passphrase nor key, and copies sealed rows as they are.
 ///
 /// What is clear in the tables is clear in `out`: encrypt it. Owners, heartbeats, leases and rows that were
@@ -132,7 +132,7 @@ async fn header(
     })
 }
 
-/// Reads a whole backup, and tells what it holds. It touches no database.
+/// Reads a whole backup, and returns what it holds. It touches no database.
 ///
 /// # Errors
 ///

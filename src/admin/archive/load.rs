@@ -1,4 +1,4 @@
-//! A backup, back in a database.
+//! Restores a backup into a database.
 
 use std::io::Read;
 
@@ -28,7 +28,7 @@ use crate::{
     crypto_store::TABLES,
 };
 
-/// What becomes of the device in a backup.
+/// What is done with the device in a backup.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RestoredDevice {

@@ -1,4 +1,4 @@
-//! Accounts: who owns them, who else can read them, and whether they went back in time.
+//! Accounts: their owners, who else can read them, and whether they were rolled back.
 
 use std::time::SystemTime;
 
@@ -74,7 +74,8 @@ fn encryption(row: &Row) -> Result<Check, DatabaseError> {
     if get(row, "is_encrypted")? {
         return Ok(Check::ok(NAME, "the account is encrypted"));
     }
-    let found = "the account is not encrypted: whoever reads the database or a backup has its keys";
+    let found =
+        "the account is not encrypted: everyone who can read the database or a backup has its keys";
     let advice = "begin a new account with a passphrase, and move the room keys";
     Ok(Check::warning(NAME, found, advice).see("docs/threat-model.md"))
 }
@@ -83,7 +84,7 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
     const NAME: &str = "owner";
     let Some(name) = get::<Option<String>>(row, "owner")? else {
         let advice = "start the bot";
-        return Ok(Check::warning(NAME, "nobody has ever opened the account", advice));
+        return Ok(Check::warning(NAME, "the account was never opened", advice));
     };
     let since: SystemTime = get(row, "since")?;
     let ago = since.elapsed().unwrap_or_default().as_secs() / 60;
@@ -135,7 +136,7 @@ fn rollback(
     let new_device = "stop the bot and give it a new device: matrix-postgres reset-device";
     if let Some(checkpoint) = checkpoint.filter(|checkpoint| *checkpoint > commits) {
         let found = format!(
-            "the account has {commits} commits, and had {checkpoint}: an old backup was restored"
+            "the account has {commits} commits, and had {checkpoint}: the database was rolled back"
         );
         return Check::problem(NAME, found, new_device).see(DOC_ROLLBACK);
     }

@@ -1,4 +1,4 @@
-//! The schema: its version, the role's rights, and what became of its tables.
+//! The schema: its version, the role's rights, and changes that others made to its tables.
 
 use tokio_postgres::types::Type;
 

@@ -40,7 +40,7 @@ fn judge(is_local: bool, mode: Mode, version: Option<&str>) -> Check {
         }
         _ if is_local => Check::ok(NAME, "not needed: the server is on this machine"),
         Some(version) => {
-            let found = format!("{version}, but nobody verifies that it is the right server");
+            let found = format!("{version}, but the server's certificate is not verified");
             Check::warning(NAME, found, advice).see(DOC)
         }
         None => {

@@ -21,7 +21,7 @@ use crate::{
 
 /// Write one account to an encrypted file
 ///
-/// A consistent snapshot, also beside a running bot. The file is encrypted with age
+/// A consistent snapshot, also while a bot runs. The file is encrypted with age
 /// (<https://age-encryption.org>), with a passphrase or for public keys; rows of an encrypted account are
 /// sealed in it, too, so that the account's own passphrase or key is needed as well. With a passphrase the
 /// file is read back before it gets its name.

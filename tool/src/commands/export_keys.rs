@@ -19,7 +19,7 @@ use crate::{
     prompt, secrets,
 };
 
-/// So many keys are read from the database at a time.
+/// Keys that are read from the database at a time.
 const PAGE: usize = 500;
 
 /// Write all room keys to a key file, which every Matrix client can import

@@ -41,7 +41,7 @@ enum From {
 struct Sqlite {
     /// matrix-sdk-crypto.sqlite3, or the folder that it is in
     path: PathBuf,
-    /// Read everything, and tell what would come; needs no database
+    /// Read everything, and show what would be imported; needs no database
     #[arg(long)]
     check: bool,
     /// File with the passphrase of the SQLite file [env: SQLITE_PASSPHRASE]
@@ -86,7 +86,7 @@ impl Sqlite {
         Secret::one_of(passphrase, key, "a passphrase and a key for the SQLite file")
     }
 
-    /// Whether somebody has used the device since the file was written to.
+    /// Fails if the device was used after the file was last written to.
     async fn refuse_if_seen(
         &self,
         opened: &Opened,

@@ -12,7 +12,7 @@ use crate::{
 
 /// Delete old rows of an account, by rules that are all off by default
 ///
-/// Ages are written as 90days, 6months or 1year. It runs in one transaction, may run beside a bot, and
+/// Ages are written as 90days, 6months or 1year. It runs in one transaction, may run while a bot runs, and
 /// deletes nothing that a rule does not name.
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,13 +25,13 @@ pub struct Args {
     /// Requests for keys that were sent and not answered since: safe after some days
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     requests: Option<Duration>,
-    /// Olm sessions so old, with devices that are not known any more: give months; needs the passphrase
+    /// Olm sessions of this age, with devices that are not known any more: give months; needs the passphrase
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     gone_devices: Option<Duration>,
-    /// Sessions to send with, expired for so long: safe; needs the passphrase
+    /// Outbound Megolm sessions that expired this long ago: safe; needs the passphrase
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     outbound: Option<Duration>,
-    /// Room keys that came so long ago: OLDER MESSAGES CAN NO LONGER BE READ
+    /// Room keys of this age: OLDER MESSAGES CAN NO LONGER BE READ
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     room_keys: Option<Duration>,
     /// Show what would be deleted, and end

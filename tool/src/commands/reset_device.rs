@@ -10,7 +10,7 @@ use crate::{
 
 /// Make the bot a new device at its next start; room keys, trust and backup stay
 ///
-/// The way out after an old backup of the database was restored, and of a device whose keys no longer match
+/// For use after the database was rolled back, and for a device whose keys no longer match
 /// what the homeserver has ("one time key already exists"). Refused while a process has the account open. It
 /// needs no passphrase.
 #[derive(clap::Args)]

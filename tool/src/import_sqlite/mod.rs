@@ -41,9 +41,9 @@ pub use self::{
 use crate::{context::Context, outcome::Error, secrets::Secret};
 
 const FILE: &str = "matrix-sdk-crypto.sqlite3";
-/// So many room keys are compared as they would be exported.
+/// About this number of room keys is compared as they would be exported.
 const SAMPLE: u64 = 200;
-/// So many values are asked for at a time.
+/// Values that are queried at a time.
 const CONCURRENT: usize = 32;
 
 /// The copy of a file, ready to be read.
@@ -103,7 +103,7 @@ impl Opened {
             let mut walk = Walk::new(&self.source, table);
             while let Some(items) = walk.next()? {
                 bar.add(items.len() as u64);
-                // Ctrl-C is heard here.
+                // Lets the runtime's other tasks run.
                 yield_now().await;
             }
             tallies.insert(table, walk.tally);
@@ -201,7 +201,7 @@ type Counts = BTreeMap<&'static str, u64>;
 
 /// How far a table was compared.
 struct Compared {
-    /// Of so many room keys one is compared as it would be exported.
+    /// Every n-th room key is compared as it would be exported.
     every: u64,
     seen: u64,
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::secrets::Secret;
 
-/// The state store's file, beside that of the crypto store.
+/// The state store's file, in the folder of the crypto store's.
 const STATE_STORE: &str = "matrix-sdk-state.sqlite3";
 const HASHED: [Table; 2] = [Table::RoomSettings, Table::BackedUpRooms];
 

@@ -25,7 +25,7 @@ use super::{
 
 /// The newest schema that this program knows: that of matrix-sdk-sqlite 0.19.
 const NEWEST: u8 = 19;
-/// So many rows are in memory at a time.
+/// Rows that are in memory at a time.
 pub const BATCH: usize = 500;
 
 /// A row as it is in the file.
@@ -41,7 +41,7 @@ pub enum Decoded {
     Item(Item),
     /// It is not carried over, for a reason that is to be named.
     Left(&'static str),
-    /// The store's own, which a new store makes anew.
+    /// The store's own, which a new store makes itself.
     Own,
 }
 
@@ -246,7 +246,7 @@ impl Source {
         })))
     }
 
-    /// Custom values have their names in clear, beside the store's own.
+    /// The names of custom values and of the store's own are not hashed.
     fn key_value(&self, row: &Row) -> Option<Decoded> {
         let values = &self.values;
         let value = row.value.as_slice();
@@ -278,10 +278,9 @@ impl Source {
     }
 }
 
-const UNKNOWN_ROOM: &str =
-    "its room's id is hashed, and no other table and no state store beside the file has that room";
+const UNKNOWN_ROOM: &str = "its room's id is hashed, and no other table and no state store in the same folder has that room";
 
-/// Those that the SDK asks for.
+/// Those that the SDK requests.
 const SECRET_NAMES: [&str; 4] = [
     "m.cross_signing.master",
     "m.cross_signing.self_signing",

@@ -12,12 +12,12 @@ use super::{
 /// What is noted of rows that cannot be decoded: no more of them.
 const MOST_NOTED: usize = 20;
 
-/// What came of a table's rows.
+/// How many of a table's rows were carried over, left behind or not decoded.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
     pub rows: u64,
     pub carried: u64,
-    /// The store's own, which a new store makes anew.
+    /// The store's own, which a new store makes itself.
     pub own: u64,
     /// Said again by a later row.
     pub repeated: u64,

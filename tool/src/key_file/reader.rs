@@ -71,7 +71,7 @@ impl<R: BufRead> Payload<R> {
     }
 }
 
-/// A decoder tells of bad base64 by an error of this kind.
+/// A decoder reports bad base64 with an error of this kind.
 fn of_decoder(error: io::Error) -> KeyFileError {
     match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => KeyFileError::Format,

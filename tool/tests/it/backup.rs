@@ -39,7 +39,7 @@ async fn an_account_is_restored_as_a_new_device_with_its_room_keys() {
     let file = path(&folder, "bot.age");
     let (store, fixture) = place.filled("bot").await;
     let commits = store.commit_count().await.unwrap();
-    // Beside its owner, and without the account's passphrase.
+    // While its owner runs, and without the account's passphrase.
     let ran = backed_up(&place, &file).await;
     assert!(ran.out.contains(&format!("{commits} commits")) && ran.out.contains("read back"));
     assert_eq!(store.commit_count().await.unwrap(), commits);

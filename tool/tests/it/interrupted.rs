@@ -67,7 +67,7 @@ async fn ctrl_c_in_the_middle_leaves_everything_as_it_was() {
     }
 }
 
-/// As when it crashes, or somebody ends the connection.
+/// As when it crashes, or an administrator ends the connection.
 #[tokio::test]
 async fn a_server_that_goes_away_in_the_middle_leaves_everything_as_it_was() {
     let place = Place::new();

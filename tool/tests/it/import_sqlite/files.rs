@@ -1,4 +1,4 @@
-//! SQLite files, and what tells that they were not changed.
+//! SQLite files, and how a change of them is detected.
 
 use std::{
     collections::BTreeMap,

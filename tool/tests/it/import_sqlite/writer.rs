@@ -74,7 +74,7 @@ async fn a_copy_is_consistent_while_a_writer_commits() {
     assert!(seen.is_sorted_by(|a, b| a < b) && seen[4] <= last, "{seen:?} {last}");
 }
 
-/// What tells that a file was written to. The `-shm` file holds locks and no data.
+/// How a write to a file is detected. The `-shm` file holds locks and no data.
 fn data(folder: &Folder) -> BTreeMap<std::path::PathBuf, (Vec<u8>, std::time::SystemTime)> {
     let mut state = folder.state();
     assert_eq!(state.len(), 3, "{:?}", state.keys());
