@@ -78,6 +78,7 @@ async fn find_once(
     };
     let cipher = match before {
         Some(before) => before.reopen(&cipher, name)?,
+        // A new one, too: it shows that a key provider can unwrap what it has wrapped.
         None => OpenedCipher::open(cipher, name, config.secret.clone()).await?,
     };
     Ok((id, cipher))
