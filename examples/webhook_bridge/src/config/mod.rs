@@ -62,6 +62,7 @@ pub struct Config {
     /// The same with the setting's trailing newline, which earlier versions did not strip.
     pub store_passphrase_raw: Option<SecretString>,
     pub store_account: String,
+    pub store_instance: Option<String>,
     pub webhook_url: Target,
     pub webhook_token: Option<SecretString>,
     pub listen: Option<SocketAddr>,
@@ -143,6 +144,7 @@ impl TryFrom<Args> for Config {
             store_passphrase,
             store_passphrase_raw,
             store_account: non_empty(args.store_account).unwrap_or_else(|| user_id.to_string()),
+            store_instance: non_empty(args.store_instance),
             webhook_url: http_url(&webhook, "WEBHOOK_URL")?,
             webhook_token: token.map(Into::into),
             listen: listen.transpose()?,
