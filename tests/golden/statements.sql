@@ -47,8 +47,8 @@ FROM "bots".require_begun() ON CONFLICT (name) DO NOTHING;
 /* account_data.get_one */ SELECT data FROM "bots".account_data
 WHERE account_id = $1 AND item = $2;
 
--- account_data.get (int8, _int2)
-/* account_data.get */ SELECT item, data FROM "bots".account_data WHERE account_id = $1 AND item = ANY ($2);
+-- account_data.prefetch (int8, _int2)
+/* account_data.prefetch */ SELECT item, data FROM "bots".account_data WHERE account_id = $1 AND item = ANY ($2);
 
 -- account_data.upsert (int8, _int2, _bytea)
 /* account_data.upsert */ INSERT INTO "bots".account_data (account_id, item, data)

@@ -61,7 +61,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Takes the account over according to the settings; reopening a store never takes it back from
-/// another owner.
+/// another owner. `found` is the owner's row if it was just read.
 pub(in crate::account) async fn claim(
     database: &Database,
     settings: &OwnershipSettings,
@@ -69,6 +69,7 @@ pub(in crate::account) async fn claim(
     account_id: i64,
     lanes: &[&'static str],
     former: Option<&Owner>,
+    mut found: Option<OwnerRow>,
 ) -> Result<Claimed, OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
     let must_be_free = settings.takeover != Takeover::Immediate && former.is_none();
@@ -79,7 +80,10 @@ pub(in crate::account) async fn claim(
     let (began, mut races) = (Instant::now(), None);
     let process = Process::current();
     loop {
-        let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
+        let row = match found.take() {
+            Some(row) => row,
+            None => OwnerRow::read(database, account_id).await.map_err(refused)?,
+        };
         let known = former.map(Owner::snapshot).unwrap_or_default();
         if former.is_some() {
             let loss = row.loss(&known, |token| known.tokens.may_be_current(token));

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use tokio_postgres::{Row, types::Type};
+use tracing::debug;
 
 use super::{
     Loss,
@@ -49,6 +50,13 @@ pub(crate) struct OwnerRow {
 impl OwnerRow {
     pub(crate) async fn read(database: &Database, account_id: i64) -> Result<Self, Error> {
         Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
+    }
+
+    /// The same before it is needed, with the statements of the connection; `None` if that fails.
+    pub(crate) async fn read_early(database: &Database, account_id: i64) -> Option<Self> {
+        let rows = database.query_primary_with_prepare(&OWNER, &[&account_id]).await;
+        let row = rows.and_then(|rows| Self::parse(&rows));
+        row.inspect_err(|error| debug!(%error, "the owner could not be read early")).ok()
     }
 
     /// The answer to [`OWNER`]: a row for each lane, or one without.
