@@ -56,10 +56,11 @@ impl<'a> Claimed<'a> {
         if rows.is_empty() {
             return Err(OpenStoreError::AccountNotFound { account: account.to_owned() });
         }
-        let OwnerRow { name: owner, since, is_alive, .. } = OwnerRow::parse(&rows)?;
-        match is_alive {
-            true => Err(OpenStoreError::OwnerAlive { account: account.to_owned(), owner, since }),
-            false => Ok(()),
+        let owner = OwnerRow::parse(&rows)?;
+        if !owner.is_alive() {
+            return Ok(());
         }
+        let (account, since) = (account.to_owned(), owner.since);
+        Err(OpenStoreError::OwnerAlive { account, owner: owner.name, since })
     }
 }

@@ -100,6 +100,21 @@ impl Database {
         self.with_retry(sql, once).await
     }
 
+    /// The same without a retry; prepares the connection's statements in the same round trip.
+    pub(crate) async fn query_primary_with_prepare(
+        &self,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let transaction = TransactionConnection::new(self.connection().await?);
+        let connection = transaction.get()?;
+        let is_prepared = self.is_prepared(connection);
+        let answer = self.autocommit(connection, sql, None, params);
+        let answer = self.join_with_prepare(connection, is_prepared, answer).await;
+        transaction.release_unless_spoiled(&answer);
+        answer
+    }
+
     /// Runs one statement that writes, on a connection outside of the pool.
     pub(crate) async fn write_unpooled(
         &self,
