@@ -38,7 +38,7 @@ fn main() {
     let big_room = scale.pick(BigRoom::No, BigRoom::No, BigRoom::Yes);
     let mut days = Days::default();
     for round in 0..scale.pick(1, 1, 9) {
-        let mut contenders = Contender::all();
+        let mut contenders = Contender::of_a_day();
         // The order rotates, so that no contender is always the first.
         let first = round % contenders.len();
         contenders.rotate_left(first);

@@ -108,7 +108,7 @@ async fn import(
         Contender::Memory => {}
         Contender::Sqlite { .. } => std::fs::remove_dir_all(environment.path(&name)).unwrap(),
         // The next import starts with an empty table, as in a new file.
-        Contender::Postgres { .. } => {
+        Contender::Postgres { .. } | Contender::PlainCalls { .. } => {
             environment.execute("TRUNCATE matrix_sdk.megolm_inbound_sessions").await;
         }
     }

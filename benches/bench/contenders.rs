@@ -26,17 +26,37 @@ pub enum Distance {
     Tcp,
     HalfMillisecond,
     Millisecond,
+    /// In a bot's day only.
+    TwentyMilliseconds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     Memory,
-    Sqlite { encrypted: bool },
-    Postgres { distance: Distance, encrypted: bool },
+    Sqlite {
+        encrypted: bool,
+    },
+    /// A bot's day uses `atomically`.
+    Postgres {
+        distance: Distance,
+        encrypted: bool,
+    },
+    /// In a bot's day only, encrypted: the calls of the SDK alone, as a `Client` makes them.
+    PlainCalls {
+        distance: Distance,
+    },
 }
 
 pub const DISTANCES: [Distance; 4] =
     [Distance::Unix, Distance::Tcp, Distance::HalfMillisecond, Distance::Millisecond];
+
+/// The distances at which a day is compared with and without `atomically`, and with SQLite.
+pub const DISTANCES_OF_A_DAY: [Distance; 4] = [
+    Distance::Unix,
+    Distance::HalfMillisecond,
+    Distance::Millisecond,
+    Distance::TwentyMilliseconds,
+];
 
 impl Contender {
     pub fn all() -> Vec<Self> {
@@ -48,12 +68,23 @@ impl Contender {
         all
     }
 
+    /// Those of a bot's day: more distances, and without `atomically`.
+    pub fn of_a_day() -> Vec<Self> {
+        let mut all = Self::all();
+        all.push(Self::Postgres { distance: Distance::TwentyMilliseconds, encrypted: true });
+        all.extend(DISTANCES_OF_A_DAY.map(|distance| Self::PlainCalls { distance }));
+        all
+    }
+
     pub fn name(self) -> String {
         let (name, encrypted) = match self {
             Self::Memory => return "memory".to_owned(),
             Self::Sqlite { encrypted } => ("SQLite".to_owned(), encrypted),
             Self::Postgres { distance, encrypted } => {
                 (format!("PostgreSQL, {}", distance.name()), encrypted)
+            }
+            Self::PlainCalls { distance } => {
+                (format!("PostgreSQL, {}, plain calls", distance.name()), true)
             }
         };
         if encrypted { format!("{name}, encrypted") } else { name }
@@ -63,6 +94,7 @@ impl Contender {
         match self {
             Self::Memory => false,
             Self::Sqlite { encrypted } | Self::Postgres { encrypted, .. } => encrypted,
+            Self::PlainCalls { .. } => true,
         }
     }
 }
@@ -74,6 +106,7 @@ impl Distance {
             Self::Tcp => "TCP",
             Self::HalfMillisecond => "0.5 ms away",
             Self::Millisecond => "1 ms away",
+            Self::TwentyMilliseconds => "20 ms away",
         }
     }
 }
@@ -84,6 +117,7 @@ pub struct Environment {
     server: PostgresServer,
     half_millisecond: u16,
     millisecond: u16,
+    twenty_milliseconds: u16,
     directory: Directory,
     names: AtomicUsize,
 }
@@ -98,7 +132,8 @@ impl Environment {
         let environment = Self {
             database,
             half_millisecond: delay::start(address.clone(), Duration::from_micros(500)),
-            millisecond: delay::start(address, Duration::from_millis(1)),
+            millisecond: delay::start(address.clone(), Duration::from_millis(1)),
+            twenty_milliseconds: delay::start(address, Duration::from_millis(20)),
             server,
             directory,
             names: AtomicUsize::new(0),
@@ -118,6 +153,7 @@ impl Environment {
             Distance::Tcp => self.database.url(),
             Distance::HalfMillisecond => self.url_through(self.half_millisecond),
             Distance::Millisecond => self.url_through(self.millisecond),
+            Distance::TwentyMilliseconds => self.url_through(self.twenty_milliseconds),
         }
     }
 
@@ -151,6 +187,10 @@ impl Environment {
             }
             Contender::Postgres { distance, encrypted } => {
                 open_postgres(self.url(distance), name, encrypted).await
+            }
+            Contender::PlainCalls { distance } => {
+                let config = config(self.url(distance), name, true);
+                Subject::other(PostgresCryptoStore::open_with_config(&config).await.unwrap())
             }
         }
     }

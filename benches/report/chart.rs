@@ -41,7 +41,7 @@ pub fn bars(path: &Path, title: &str, values: &[(Contender, f64)], label: impl F
         let color = match contender {
             Contender::Memory => MEMORY,
             Contender::Sqlite { .. } => SQLITE,
-            Contender::Postgres { .. } => POSTGRES,
+            Contender::Postgres { .. } | Contender::PlainCalls { .. } => POSTGRES,
         };
         let name = font(16.0).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw(&Text::new(contender.name(), (LABELS - 8, middle), name)).unwrap();

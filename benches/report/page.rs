@@ -9,7 +9,7 @@ use super::{
 use crate::{
     bench::{
         bare::Comparison,
-        contenders::{Contender, DISTANCES, Distance},
+        contenders::{Contender, DISTANCES, DISTANCES_OF_A_DAY, Distance},
         read_rates::ReadRates,
     },
     chart,
@@ -55,7 +55,7 @@ pub fn introduction(page: &mut String, quick: bool, machine: &str) {
 Written by `scripts/bench{mode}`. The contenders alternate in the same run; figures are medians, \
 ratios are medians of the ratios of each round.\n\n\
 - **PostgreSQL** with its default durability, `fsync` and `synchronous_commit` on: over a Unix socket, \
-over TCP, and behind a proxy that makes every round trip 0.5 or 1 ms longer.\n\
+over TCP, and behind a proxy that makes every round trip 0.5, 1 or 20 ms longer.\n\
 - **SQLite** is `matrix-sdk-sqlite` as it is configured by default; it waits for the disk at each \
 commit, too. **memory** is the SDK's `MemoryStore`, which keeps nothing.\n\
 - *Encrypted*: opened with a passphrase.\n\
@@ -127,10 +127,35 @@ Opening includes the key derivation from the passphrase. Rounds: {}.\n\n",
     };
     ratios(page, true);
     ratios(page, false);
+    by_distance(page, &small);
     page.push_str("Round trips and commits, opening connections included:\n\n");
     page.push_str("| step | store calls | round trips | commits |\n|---|--:|--:|--:|\n");
     for (step, (calls, round_trips, commits)) in days.steps.iter().zip(costs) {
         writeln!(page, "| {step} | {calls} | {round_trips} | {commits} |").unwrap();
+    }
+    page.push('\n');
+}
+
+/// `atomically` beside the calls of the SDK alone, and SQLite's day beside both.
+fn by_distance(page: &mut String, day: &Case) {
+    page.push_str(
+        "The day without the room of 5 000, encrypted: each sync as one `store.atomically`, and by the calls of \
+the SDK alone, as a `Client` makes them.\n\n\
+| round trip to PostgreSQL | SQLite | `atomically` | times SQLite | plain calls | times SQLite |\n\
+|---|--:|--:|--:|--:|--:|\n",
+    );
+    for distance in DISTANCES_OF_A_DAY {
+        let (scoped, plain) = (postgres(distance), Contender::PlainCalls { distance });
+        let [sqlite, scoped_time, plain_time] =
+            [SQLITE, scoped, plain].map(|contender| time(day.seconds(contender)));
+        let [scoped_ratio, plain_ratio] =
+            [scoped, plain].map(|contender| digits(day.ratio(contender, SQLITE)));
+        writeln!(
+            page,
+            "| {} | {sqlite} | {scoped_time} | {scoped_ratio} | {plain_time} | {plain_ratio} |",
+            distance.name()
+        )
+        .unwrap();
     }
     page.push('\n');
 }

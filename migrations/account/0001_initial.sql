@@ -33,7 +33,9 @@ CREATE TABLE {schema}.account_owners (
     token bytea NOT NULL,
     -- Label, host and process id, for operators. In clear.
     name text COLLATE "C" NOT NULL,
-    since timestamptz NOT NULL
+    since timestamptz NOT NULL,
+    -- The operator's name for the one process that it may be, in clear. Who opens under it does not wait.
+    instance text COLLATE "C"
 ) WITH (fillfactor = 50);
 
 -- One row for each store: its writer lane. The count of commits reveals a rollback of the database;
@@ -53,7 +55,13 @@ CREATE TABLE {schema}.account_lanes (
 -- One row for each process, server, schema and runtime, whatever the number of accounts.
 CREATE TABLE {schema}.heartbeats (
     id bytea PRIMARY KEY,
-    alive_until timestamptz NOT NULL
+    alive_until timestamptz NOT NULL,
+    -- The process: a random id, a hash of its host's boot id and namespaces, its number, and its start in
+    -- clock ticks. Another process of the host sees by them that it has ended. Null where unknown.
+    process bytea,
+    host bytea,
+    pid bigint,
+    started bigint
 ) WITH (fillfactor = 50);
 
 -- Open account handles: an owner is alive while it has a row here and its heartbeat has not expired.
@@ -179,6 +187,7 @@ CREATE FUNCTION {schema}.claim(
     account bigint, expected bytea, wanted bytea, lanes text[], seen bigint[],
     must_be_free boolean, owner_name text, handle bytea, heartbeat bytea,
     lifetime double precision,
+    instance text, process bytea, host bytea, pid bigint, started bigint,
     OUT granted boolean, OUT commits bigint[], OUT last bytea[], OUT maintenance bigint[]
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS {body}
@@ -210,14 +219,16 @@ BEGIN
     IF NOT granted THEN
         RETURN;
     END IF;
-    UPDATE {schema}.account_owners o SET token = wanted, name = owner_name, since = moment
+    UPDATE {schema}.account_owners o
+        SET token = wanted, name = owner_name, since = moment, instance = claim.instance
         WHERE o.account_id = account;
     DELETE FROM {schema}.account_handles o WHERE o.account_id = account;
     INSERT INTO {schema}.account_handles (account_id, id, heartbeat_id)
         VALUES (account, handle, heartbeat);
     DELETE FROM {schema}.heartbeats p WHERE p.alive_until < moment - interval '1 day';
-    INSERT INTO {schema}.heartbeats AS p (id, alive_until)
-        VALUES (heartbeat, moment + lifetime * interval '1 millisecond')
+    INSERT INTO {schema}.heartbeats AS p (id, alive_until, process, host, pid, started)
+        VALUES (heartbeat, moment + lifetime * interval '1 millisecond',
+            claim.process, claim.host, claim.pid, claim.started)
         ON CONFLICT (id) DO UPDATE SET alive_until = greatest(p.alive_until, excluded.alive_until);
 END
 {body};

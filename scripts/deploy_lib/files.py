@@ -13,11 +13,15 @@ UNITS = ["webhook-bridge.service", "webhook-bridge-migrate.service"]
 
 
 def check(report: Report, scratch: Path):
+    report.not_tested("kubernetes.yaml in a cluster", "there is none; scripts/e2e --only rolling_update has its order of a rollout")
+    report.not_tested("compose.yaml with its images", "no image is built here; scripts/check-guide does, with a Docker daemon")
+    report.not_tested("the systemd units as services", "this needs systemd as process 1")
+    report.not_tested("the dashboard in Grafana", "Grafana is not installed")
     scripts = sorted(DEPLOY.glob("*.sh"))
     report.check("shellcheck: scripts", lambda: run("shellcheck", *scripts))
     report.check("hadolint: Dockerfile", lambda: run("hadolint", "--failure-threshold=style", DEPLOY / "Dockerfile"))
     report.check("compose.yaml: JSON schema", lambda: run(
-        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"))
+        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *DEPLOY.glob("compose*.yaml")))
     report.check("compose.yaml: docker compose config", compose_config, scratch)
     report.check("compose.yaml: hardened services, no state in the bridge", compose_is_hardened)
     report.check("kubernetes.yaml: JSON schemas of Kubernetes", lambda: run(
@@ -41,6 +45,10 @@ def compose_config(scratch: Path):
     shutil.copytree(DEPLOY, copy)
     shutil.copy(copy / ".env.example", copy / ".env")
     run("docker-compose", "--project-directory", copy, "config", "--quiet")
+    both = ["--file", copy / "compose.yaml", "--file", copy / "compose.api.yaml"]
+    resolved = yaml.safe_load(run("docker-compose", *both, "config"))["services"]["bridge"]
+    ports = [(port.get("host_ip"), port["published"]) for port in resolved["ports"]]
+    expect(ports == [("127.0.0.1", "9090"), ("127.0.0.1", "9091")], f"ports: {ports}")
     unset = [line for line in (copy / ".env").read_text().splitlines() if not line.startswith("BACKUP_RECIPIENT")]
     (copy / ".env").write_text("\n".join(unset))
     said = run("docker-compose", "--project-directory", copy, "config", "--quiet", fails=True)
@@ -113,7 +121,7 @@ def settings_exist():
     """Each setting of the bridge that the files name is one that the program reads."""
     source = (ROOT / "examples/webhook_bridge/src/config/args.rs").read_text()
     known = set(re.findall(r'env = "(\w+)"', source)) | {"RUST_LOG"}
-    for name in [".env.example", "compose.yaml", "kubernetes.yaml", *UNITS]:
+    for name in [".env.example", "compose.yaml", "compose.api.yaml", "kubernetes.yaml", *UNITS]:
         named = re.findall(r"\b((?:MATRIX|BRIDGE|STORE|WEBHOOK|DATABASE)_[A-Z_]+)\b", (DEPLOY / name).read_text())
         expect(named, f"{name} names no setting")
         unknown = set(named) - known
@@ -122,7 +130,9 @@ def settings_exist():
 
 def secrets(scratch: Path):
     made = make_secrets(scratch / "secrets-check")
-    wanted = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["secrets"]
+    wanted = [
+        name for file in DEPLOY.glob("compose*.yaml") for name in yaml.safe_load(file.read_text())["secrets"]
+    ]
     missing = [name for name in wanted if not (made / name).read_text().strip()]
     expect(not missing, f"missing: {missing}")
     before = {file.name: file.read_bytes() for file in made.iterdir()}

@@ -4,7 +4,8 @@
 need_age_and_promtool() {
   local tools=$cache/deploy-tools suite
   if ! command -v promtool >/dev/null || ! command -v age >/dev/null; then
-    if [ ! -x "$tools/usr/bin/age" ] && command -v apt-get >/dev/null; then
+    # Elsewhere the checks that need them say so.
+    if [ ! -x "$tools/usr/bin/age" ] && grep -qx 'ID=debian' /etc/os-release; then
       suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
       step "Unpacking promtool and age" unpack_suite "$tools" "$suite" prometheus age
     fi

@@ -202,7 +202,8 @@ impl OpenAccount {
         let database = Database::new(pool, Arc::new(statements), &config.timeouts);
         let parts = parts(stores);
         let before = former.map(|former| &former.cipher);
-        let (id, cipher) = find::find(&database, config, &parts, before).await?;
+        let find::Found { id, cipher, owner: found } =
+            find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
             let (owner, maintenance) =
                 (Owner::new(id, OwnershipState::default(), Duration::ZERO), BTreeMap::new());
@@ -211,7 +212,7 @@ impl OpenAccount {
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();
         lanes.sort_unstable();
         let owner = former.map(|former| &*former.owner);
-        let claimed = claim(&database, settings, &config.account, id, &lanes, owner).await?;
+        let claimed = claim(&database, settings, &config.account, id, &lanes, owner, found).await?;
         let Claimed { owner, presence, maintenance } = claimed;
         Ok(Self { cipher, database, owner, presence: Some(Arc::new(presence)), maintenance })
     }
@@ -241,7 +242,7 @@ impl OpenAccount {
     }
 }
 
-/// The configuration of a pool that is this account's alone, which the server shows.
+/// The configuration with an `application_name` that ends with the account's name.
 fn named(config: &PostgresStoreConfig) -> PostgresStoreConfig {
     let name = format!("{APPLICATION_NAME} {}", config.account);
     let name = config.application_name.clone().unwrap_or(name);

@@ -153,7 +153,7 @@ impl StoreLane {
     pub(crate) async fn verify(&self) -> Result<(), Error> {
         self.lane.check()?;
         if self.writer.is_none() {
-            return self.query_opt(&OWNER, &[]).await.map(drop);
+            return self.commits().await.map(drop);
         }
         self.lane.owner.read_owner_row(&self.database).await?;
         self.lane.check_write()

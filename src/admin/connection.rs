@@ -1,6 +1,6 @@
 //! Connections of an operator's function, and its transactions.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use deadpool_postgres::Object;
@@ -9,6 +9,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
+use super::table_counts::TableCount;
 use crate::{
     Access, DatabaseError, OpenStoreError, PoolSettings, PostgresStoreConfig,
     account::{
@@ -16,11 +17,11 @@ use crate::{
         find,
         handle::{parts, statements},
     },
-    crypto_store::CRYPTO_STORE,
+    crypto_store::{CRYPTO_STORE, TABLES},
     postgres::{
-        database::{self, Database, typed},
+        database::{self, Database, Limits, begin, typed},
         schema::Schema,
-        statement::{Sql, Statements},
+        statement::{Sql, Statements, Table},
         transaction_connection::TransactionConnection,
     },
 };
@@ -28,16 +29,13 @@ use crate::{
 /// A parameter with its type, so that no statement has to be prepared: a pooler may be behind.
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// One snapshot, of any server, without the time limits of the role: a whole table may take longer.
-const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-                    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; \
-                    SET LOCAL idle_in_transaction_session_timeout = '60s'";
-
-/// What it does may take long, but must not wait long for others and then keep those behind it waiting.
-const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; \
-                     SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '10s'; \
-                     SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-                     SET LOCAL client_min_messages = warning; SET LOCAL matrix_sdk.begun = 'on'";
+/// Without the time limits of the role: a whole table may take longer. But none waits long for a lock, which
+/// would keep those behind it waiting.
+const LIMITS: Limits = Limits {
+    statement: None,
+    lock: Some(Duration::from_secs(10)),
+    idle: Some(Duration::from_secs(60)),
+};
 
 /// A way to the database, without an account.
 pub(super) struct AdminConnection {
@@ -84,27 +82,41 @@ impl AdminConnection {
         find::look_up(&self.database, &config, &parts(&[&CRYPTO_STORE])).await
     }
 
-    /// A connection; the error tells why there is none. Transient failures are tried again.
+    /// A connection. Transient failures are retried.
     pub(super) async fn connect(&self) -> Result<Object, OpenStoreError> {
         let connect = || self.database.connect();
         self.database.retry().run("connecting", OpenStoreError::is_retryable, connect).await
     }
 
-    /// A transaction that reads one snapshot.
+    /// A transaction that reads one snapshot, of any server.
     pub(super) async fn read(&self) -> Result<Transaction<'_>, OpenStoreError> {
-        self.begin(READ).await
+        self.begin_read(self.connect().await?).await
+    }
+
+    /// The same without a retry, for callers that retry themselves.
+    pub(super) async fn read_once(&self) -> Result<Transaction<'_>, OpenStoreError> {
+        self.begin_read(self.database.connect().await?).await
     }
 
     /// A transaction that writes.
     pub(super) async fn write(&self) -> Result<Transaction<'_>, OpenStoreError> {
-        let transaction = self.begin(WRITE).await?;
+        let transaction = self.begin(self.connect().await?, &begin(&LIMITS)).await?;
         // It also lifts a time limit of the role's.
         transaction.query("SELECT {schema}.require_begun()", &[]).await?;
         Ok(transaction)
     }
 
-    async fn begin(&self, begin: &str) -> Result<Transaction<'_>, OpenStoreError> {
-        let connection = TransactionConnection::new(self.connect().await?);
+    async fn begin_read(&self, connection: Object) -> Result<Transaction<'_>, OpenStoreError> {
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", LIMITS.set());
+        self.begin(connection, &begin).await
+    }
+
+    async fn begin(
+        &self,
+        connection: Object,
+        begin: &str,
+    ) -> Result<Transaction<'_>, OpenStoreError> {
+        let connection = TransactionConnection::new(connection);
         connection.get()?.batch_execute(begin).await.map_err(DatabaseError::from)?;
         Ok(Transaction { connection, statements: self.database.statements() })
     }
@@ -173,6 +185,21 @@ impl Transaction<'_> {
     ) -> Result<u64, DatabaseError> {
         let sql = self.statements.get(sql);
         Ok(self.client()?.execute_typed(&sql.text, &typed(sql, params)).await?)
+    }
+
+    /// How many rows of each table the account has.
+    pub(super) async fn count_rows(
+        &self,
+        account_id: i64,
+    ) -> Result<Vec<TableCount>, DatabaseError> {
+        let mut counts = Vec::new();
+        for Table { name, .. } in TABLES {
+            let sql = format!("SELECT count(*) FROM {{schema}}.{name} WHERE account_id = $1");
+            let row = self.query_one(&sql, &[(&account_id, Type::INT8)]).await?;
+            let rows = row.try_get::<_, i64>(0)?.unsigned_abs();
+            counts.push(TableCount { table: name, rows });
+        }
+        Ok(counts)
     }
 
     /// Ends it. Every error of `COMMIT` leaves the outcome unknown: a pooler, too, sends errors in the

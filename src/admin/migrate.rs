@@ -11,7 +11,9 @@ use crate::{
     account::{find, handle::parts},
     crypto_store::CRYPTO_STORE,
     postgres::{
-        migrations::{self, CREATE_TABLE, End, LOCK_SPACE, Migration, Migrations},
+        migrations::{
+            self, CREATE_TABLE, End, Installed, LIMITS, LOCK_SPACE, Migration, Migrations,
+        },
         schema::Schema,
     },
 };
@@ -93,7 +95,7 @@ pub async fn migration_status(
     status(&admin).await.map(|(status, _)| status)
 }
 
-/// The SQL of the pending migrations, for somebody who applies it with another role: one transaction,
+/// The SQL of the pending migrations, to be applied with another role: one transaction,
 /// empty if nothing is pending. It reads only.
 ///
 /// The text is to be applied to this schema, at its present version: it fails if that has changed
@@ -154,7 +156,9 @@ impl PostgresStoreConfig {
 }
 
 /// The status, and whether migrations were ever noted.
-async fn status(admin: &AdminConnection) -> Result<(MigrationStatus, bool), OpenStoreError> {
+pub(super) async fn status(
+    admin: &AdminConnection,
+) -> Result<(MigrationStatus, bool), OpenStoreError> {
     let schema = admin.schema().name();
     let transaction = admin.read().await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), \
@@ -176,32 +180,30 @@ async fn status(admin: &AdminConnection) -> Result<(MigrationStatus, bool), Open
         })?;
         for row in rows {
             let part: String = row.try_get(0).map_err(failed)?;
-            installed.push((
-                part,
-                row.try_get(1).map_err(failed)?,
-                row.try_get(2).map_err(failed)?,
-            ));
+            let version = row.try_get(1).map_err(failed)?;
+            let compatible_with = row.try_get(2).map_err(failed)?;
+            installed.push((part, Installed { version, compatible_with }));
         }
     }
+    transaction.commit().await?;
     let parts = parts(&[&CRYPTO_STORE]);
     let parts = parts.iter().map(|part| PartStatus::of(part, &installed)).collect();
     Ok((MigrationStatus { schema: schema.to_owned(), exists, parts }, has_table))
 }
 
 impl PartStatus {
-    /// `installed` has the name, the version and the compatible version of each part.
-    fn of(migrations: &Migrations, installed: &[(String, i32, i32)]) -> Self {
+    fn of(migrations: &Migrations, installed: &[(String, Installed)]) -> Self {
         let (part, required) = (migrations.part, migrations.current());
-        let found = installed.iter().find(|(name, ..)| name == part);
-        let (installed, compatible_with) =
-            found.map_or((0, 0), |(_, version, compatible)| (*version, *compatible));
+        let found = installed.iter().find(|(name, _)| name == part);
+        let found = found.map(|(_, found)| *found).unwrap_or_default();
+        let is_too_new = migrations.is_too_new(found);
+        let installed = found.version;
         let pending = migrations.steps.iter().filter(|step| step.version > installed);
         let pending = pending.map(|step| PendingMigration {
             version: step.version,
             name: step.name,
             compatible_with: step.compatible_with,
         });
-        let is_too_new = installed > required && compatible_with > required;
         Self { part, installed, required, is_too_new, pending: pending.collect() }
     }
 }
@@ -211,10 +213,10 @@ fn script(schema: &Schema, status: &MigrationStatus, has_table: bool) -> String 
         return String::new();
     }
     let mut sql = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n\
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n{LIMITS};\n\
          SELECT pg_advisory_xact_lock({LOCK_SPACE}, hashtext({}));\n\
          SET LOCAL lock_timeout = '3s';\n\n",
-        literal(schema.name())
+        literal(schema.name()),
     );
     if !status.exists {
         sql.push_str(&schema.qualify("CREATE SCHEMA {schema};\n\n"));

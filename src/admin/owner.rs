@@ -8,12 +8,21 @@ use crate::{
     account::ownership::{OWNER, OwnerRow},
 };
 
-/// A transaction that holds the owner's row of an account that nobody has open: it waited for the
+/// A transaction that holds the owner's row of an account that no process has open: it waited for the
 /// transactions that its owner had open, and keeps others from taking the account over.
 pub(super) struct Claimed<'a> {
     pub(super) transaction: Transaction<'a>,
     pub(super) account_id: i64,
 }
+
+/// Whether the account `a` of a query has an owner that is alive.
+pub(super) const IS_ALIVE: &str = "\
+EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
+        WHERE h.account_id = a.id AND b.alive_until > clock_timestamp())";
+
+/// How many commits the account `a` of a query has, in all of its lanes.
+pub(super) const COMMITS: &str = "\
+(SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)";
 
 const LOCK_OWNER: &str =
     "SELECT account_id FROM {schema}.account_owners WHERE account_id = $1 FOR UPDATE";
@@ -47,10 +56,11 @@ impl<'a> Claimed<'a> {
         if rows.is_empty() {
             return Err(OpenStoreError::AccountNotFound { account: account.to_owned() });
         }
-        let OwnerRow { name: owner, since, is_alive, .. } = OwnerRow::parse(&rows)?;
-        match is_alive {
-            true => Err(OpenStoreError::OwnerAlive { account: account.to_owned(), owner, since }),
-            false => Ok(()),
+        let owner = OwnerRow::parse(&rows)?;
+        if !owner.is_alive() {
+            return Ok(());
         }
+        let (account, since) = (account.to_owned(), owner.since);
+        Err(OpenStoreError::OwnerAlive { account, owner: owner.name, since })
     }
 }

@@ -1,16 +1,15 @@
-//! Rows that are of no more use, by age.
+//! Deletes rows that are no longer used, by age.
 
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
 use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
-use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
     connection::{AdminConnection, Param, Transaction},
     quarantine::raise_maintenance,
-    table_counts::TableCount,
+    table_counts::{DeletedRows, TableCount},
     unlock::Unlocked,
 };
 use crate::{
@@ -31,36 +30,26 @@ const MOST_MESSAGES: u64 = 10_000;
 /// are deleted, by the server's clock. End with `..Default::default()`: later versions may have more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PruneRules {
-    /// Hashes of to-device messages that were processed. They tell a message that is delivered twice from
-    /// one that cannot be decrypted; a homeserver repeats what it has not been told of, which is the last
+    /// Hashes of to-device messages that were processed. With them a message that is delivered twice is
+    /// not reported as undecryptable; a homeserver repeats only what was not acknowledged, which is the last
     /// sync's. Safe from some days on.
     pub message_hashes: Option<Duration>,
     /// Notices that a room key was withheld. They only explain why a message cannot be read. Safe.
     pub withheld_sessions: Option<Duration>,
     /// Requests for keys and secrets that were sent, and not answered since. An answer that comes later is
-    /// ignored, and the SDK asks again when it needs the key. Safe from some days on.
+    /// ignored, and the SDK requests the key again when it needs it. Safe from some days on.
     pub sent_requests: Option<Duration>,
-    /// Olm sessions that are so old, with devices that are not known any more: deleted ones, and those of
+    /// Olm sessions older than this, with devices that are not known any more: deleted ones, and those of
     /// users with whom no room is shared. A new session is set up when the device is met again; the first
     /// message that such a device sends on the old session cannot be read, so give months. Needs the
     /// account's passphrase or key.
     pub gone_devices: Option<Duration>,
-    /// Sessions to send with that have been expired for so long: they are replaced before the next message
+    /// Outbound Megolm sessions that expired longer ago than this: they are replaced before the next message
     /// in any case. Safe. Needs the account's passphrase or key.
     pub expired_outbound_sessions: Option<Duration>,
-    /// Room keys that came so long ago. **Older messages can no longer be read**, unless the server-side
+    /// Room keys older than this. **Older messages can no longer be read**, unless the server-side
     /// backup holds the keys: for bots that never look back.
     pub room_keys: Option<Duration>,
-}
-
-/// What [`prune`] deleted, or would delete.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct Pruned {
-    /// The account's name.
-    pub account: String,
-    /// Rows by table, of each rule that is on.
-    pub tables: Vec<TableCount>,
 }
 
 /// Counts what [`prune`] would delete. It reads only.
@@ -71,13 +60,15 @@ pub struct Pruned {
 pub async fn count_prunable(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
+) -> Result<DeletedRows, OpenStoreError> {
     let pruning = Pruning::new(config, rules, Access::ReadOnly).await?;
     let transaction = pruning.admin.read().await?;
-    pruning.run(&transaction, "SELECT FROM").await
+    let counted = pruning.run(&transaction, "SELECT FROM").await?;
+    transaction.commit().await?;
+    Ok(counted)
 }
 
-/// Deletes rows of an account by the rules that are on, in one transaction. It may run beside a bot, which
+/// Deletes rows of an account by the rules that are on, in one transaction. It may run while a bot runs, which
 /// forgets what it has cached.
 ///
 /// # Errors
@@ -101,7 +92,7 @@ pub async fn count_prunable(
 pub async fn prune(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
+) -> Result<DeletedRows, OpenStoreError> {
     let pruning = Pruning::new(config, rules, Access::default()).await?;
     let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
@@ -142,7 +133,7 @@ impl Pruning {
         &self,
         transaction: &Transaction<'_>,
         verb: &str,
-    ) -> Result<Pruned, OpenStoreError> {
+    ) -> Result<DeletedRows, OpenStoreError> {
         let mut tables = Vec::new();
         let by_age = [
             ("message_hashes", "", self.rules.message_hashes),
@@ -169,7 +160,7 @@ impl Pruning {
             let rows = self.expired(transaction, verb, codec, age).await?;
             tables.push(TableCount { table: OUTBOUND, rows });
         }
-        Ok(Pruned { account: self.account.clone(), tables })
+        Ok(DeletedRows::new(&self.account, tables))
     }
 
     async fn by_age(
@@ -242,7 +233,7 @@ impl Pruning {
     }
 }
 
-/// Whether the SDK would have replaced the session so long ago. When it had encrypted its last message is
+/// Whether the SDK would have replaced the session longer ago than `age`. When it had encrypted its last message is
 /// not known: it was created before.
 fn expired_for(session: &PickledOutboundGroupSession, age: Duration, now: SystemTime) -> bool {
     let created = Duration::from_secs(session.creation_time.get().into());

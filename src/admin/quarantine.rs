@@ -1,4 +1,4 @@
-//! Rows that do not decode, in a table of their own.
+//! Moves rows that do not decode into a table of their own, and back.
 
 use serde::Serialize;
 use tokio_postgres::types::Type;
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
+    postgres::statement::{Column, Table},
 };
 
 /// The table of the rows that were set aside.
@@ -26,7 +27,7 @@ pub struct PutBack {
     pub superseded: u64,
 }
 
-/// Moves these rows, unless they were written anew meanwhile; returns how many.
+/// Moves these rows, unless they were written again meanwhile; returns how many.
 pub(super) async fn set_aside(
     unlocked: &Unlocked,
     inspected: &Inspected,
@@ -45,8 +46,9 @@ async fn set_aside_within(
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, DatabaseError> {
-    let Inspected { table, key, .. } = inspected;
-    let conditions = key.iter().zip(4..).map(|((name, _), at)| format!(" AND d.{name} = ${at}"));
+    let Inspected { table: Table { name: table, .. }, key, .. } = inspected;
+    let conditions =
+        key.iter().zip(4..).map(|(Column(name, _), at)| format!(" AND d.{name} = ${at}"));
     let sql = format!(
         "WITH gone AS (DELETE FROM {{schema}}.{table} d \
                        WHERE d.account_id = $1 AND sha256(d.data) = $2{} RETURNING d.*) \
@@ -67,7 +69,7 @@ async fn set_aside_within(
     Ok(moved)
 }
 
-/// Tells the owner, if there is one, to forget what it has cached. The last statement of a transaction,
+/// Makes the owner, if there is one, drop its cache. The last statement of a transaction,
 /// for the owner's commits wait for it.
 pub(super) async fn raise_maintenance(
     transaction: &Transaction<'_>,
@@ -102,7 +104,7 @@ async fn put_back_within(
     account_id: i64,
 ) -> Result<PutBack, DatabaseError> {
     let mut rows = 0;
-    for Inspected { table, .. } in &INSPECTED {
+    for Inspected { table: Table { name: table, .. }, .. } in &INSPECTED {
         // The deletion finds those whose insertion succeeded by their contents: all of them hold the key.
         let sql = format!(
             "WITH kept AS (SELECT q.id, jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \

@@ -15,7 +15,7 @@ use crate::{
 /// in place of that of `config`. Nothing else of `new` is used.
 ///
 /// One row is replaced, if it is still the one that was read, after the new secret was seen to open it and
-/// the account's own data. No other row changes, so a bot that is running goes on; but its next start needs
+/// the account's own data. No other row changes, so a running bot is not affected; but its next start needs
 /// the new secret. From then on the old one no longer opens this database. **It still opens dumps, base
 /// backups and replicas from before**: the data key is the same. Delete those, if the old secret is known
 /// to others.
@@ -24,7 +24,7 @@ use crate::{
 ///
 /// [`OpenStoreError::WrongPassphrase`] and the like when the old secret does not fit;
 /// [`OpenStoreError::PlainWithSecret`] for an account that is not encrypted, which would need every row to
-/// be written anew; [`OpenStoreError::CipherChanged`] when the secret was changed in the meantime.
+/// be written again; [`OpenStoreError::CipherChanged`] when the secret was changed in the meantime.
 /// Nothing was changed then, unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
@@ -52,11 +52,11 @@ pub async fn rekey(
         return Err(OpenStoreError::PlainWithSecret { account: account.clone() });
     }
     let codec = Arc::new(sealed.clone().open(account, config.secret.clone()).await?);
-    let anew = SealedCipher::seal(account, secret.clone(), codec.clone()).await?;
-    let opened = anew.clone().open(account, Some(secret)).await?;
+    let resealed = SealedCipher::seal(account, secret.clone(), codec.clone()).await?;
+    let opened = resealed.clone().open(account, Some(secret)).await?;
 
     let transaction = admin.write().await?;
-    if replace(&transaction, account, account_id, &sealed, &anew).await? != anew {
+    if replace(&transaction, account, account_id, &sealed, &resealed).await? != resealed {
         return Err(Error::Internal("a row is not what was written").into());
     }
     check(&transaction, account_id, [&codec, &opened]).await?;
@@ -69,19 +69,20 @@ async fn replace(
     account: &str,
     account_id: i64,
     sealed: &SealedCipher,
-    anew: &SealedCipher,
+    new: &SealedCipher,
 ) -> Result<SealedCipher, OpenStoreError> {
     // Silent when the driver logs its parameters.
-    let [old, new] = [sealed, anew].map(|cipher| cipher.bytes.as_deref().map(Key::stored));
+    let [old_bytes, new_bytes] =
+        [sealed, new].map(|cipher| cipher.bytes.as_deref().map(Key::stored));
     let sql = "UPDATE {schema}.accounts \
                SET secret_kind = $3, cipher = $4, cipher_written_by = $5 \
                WHERE id = $1 AND cipher = $2 RETURNING secret_kind, cipher, cipher_written_by";
     let params = [
         (&account_id as _, Type::INT8),
-        (&old as _, Type::BYTEA),
-        (&anew.secret_kind as _, Type::INT2),
-        (&new as _, Type::BYTEA),
-        (&anew.written_by as _, Type::INT2),
+        (&old_bytes as _, Type::BYTEA),
+        (&new.secret_kind as _, Type::INT2),
+        (&new_bytes as _, Type::BYTEA),
+        (&new.written_by as _, Type::INT2),
     ];
     let replaced = transaction.query(sql, &params).await;
     let replaced =
@@ -97,9 +98,10 @@ async fn check(
     account_id: i64,
     [old, new]: [&Codec; 2],
 ) -> Result<(), OpenStoreError> {
-    let account_data = INSPECTED.iter().filter(|inspected| inspected.table == "account_data");
+    let account_data = INSPECTED.iter().filter(|inspected| inspected.table.name == "account_data");
     for Inspected { table, values, check, .. } in account_data {
-        let sql = format!("SELECT item, {values} FROM {{schema}}.{table} WHERE account_id = $1");
+        let sql =
+            format!("SELECT item, {values} FROM {{schema}}.{} WHERE account_id = $1", table.name);
         for row in transaction.query(&sql, &[(&account_id, Type::INT8)]).await? {
             if check(old, &row).is_ok() {
                 check(new, &row)?;

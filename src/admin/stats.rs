@@ -7,12 +7,15 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     connection::{AdminConnection, Transaction},
+    owner::{COMMITS, IS_ALIVE},
     time::unix,
 };
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores,
     crypto_store::TABLES,
 };
+
+const ROOM_KEYS: &str = "megolm_inbound_sessions";
 
 /// Days of which the new room keys are counted, today among them.
 const DAYS: i32 = 14;
@@ -167,10 +170,13 @@ impl Reading<'_> {
     async fn finish(mut self, schema: &str) -> Result<Stats, DatabaseError> {
         self.bytes = sizes(&self.transaction, schema).await?;
         for table in TABLES {
-            self.count(table.name).await?;
+            match table.name {
+                ROOM_KEYS => self.room_keys().await?,
+                name => self.count(name).await?,
+            }
         }
-        self.room_keys().await?;
         self.days().await?;
+        self.transaction.commit().await?;
         let mut accounts: Vec<_> = self.accounts.into_values().collect();
         for account in &mut accounts {
             account.bytes = account.tables.iter().map(|table| table.bytes).sum();
@@ -189,6 +195,12 @@ impl Reading<'_> {
         for row in self.transaction.query(&sql, &[]).await? {
             counts.insert(row.try_get::<_, i64>(0)?, unsigned(&row, 1)?);
         }
+        self.share(table, &counts);
+        Ok(())
+    }
+
+    /// Notes a table's rows by account, with their share of its bytes.
+    fn share(&mut self, table: &'static str, counts: &BTreeMap<i64, u64>) {
         let all = u128::from(counts.values().sum::<u64>().max(1));
         let bytes = u128::from(self.bytes.get(table).copied().unwrap_or_default());
         for (id, account) in &mut self.accounts {
@@ -196,19 +208,23 @@ impl Reading<'_> {
             let share = u64::try_from(bytes * u128::from(rows) / all).unwrap_or(u64::MAX);
             account.tables.push(TableStats { name: table, rows, bytes: share });
         }
-        Ok(())
     }
 
+    /// The same for the room keys, whose table is the largest: counted once.
     async fn room_keys(&mut self) -> Result<(), DatabaseError> {
+        let mut counts = BTreeMap::new();
         let sql = "SELECT account_id, count(*), count(DISTINCT room_id), min(created_at), max(created_at) \
                    FROM {schema}.megolm_inbound_sessions GROUP BY account_id";
         for row in self.transaction.query(sql, &[]).await? {
-            let Some(account) = self.accounts.get_mut(&row.try_get(0)?) else { continue };
+            let id = row.try_get(0)?;
+            counts.insert(id, unsigned(&row, 1)?);
+            let Some(account) = self.accounts.get_mut(&id) else { continue };
             account.room_keys = unsigned(&row, 1)?;
             account.rooms_with_keys = unsigned(&row, 2)?;
             account.oldest_room_key = row.try_get(3)?;
             account.newest_room_key = row.try_get(4)?;
         }
+        self.share(ROOM_KEYS, &counts);
         Ok(())
     }
 
@@ -230,15 +246,14 @@ impl Reading<'_> {
 async fn accounts(
     transaction: &Transaction<'_>,
 ) -> Result<BTreeMap<i64, AccountStats>, DatabaseError> {
-    let sql = "\
-SELECT a.id, a.name, a.secret_kind > 0, a.created_at, s.updated_at, o.name, o.since,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = a.id AND b.alive_until > clock_timestamp()),
-    (SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)
-FROM {schema}.accounts a
-LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-LEFT JOIN {schema}.sync_tokens s ON s.account_id = a.id";
-    let rows = transaction.query(sql, &[]).await?;
+    let sql = format!(
+        "\
+SELECT a.id, a.name, a.secret_kind > 0, a.created_at, s.updated_at, o.name, o.since, {IS_ALIVE}, {COMMITS}
+FROM {{schema}}.accounts a
+LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
+LEFT JOIN {{schema}}.sync_tokens s ON s.account_id = a.id"
+    );
+    let rows = transaction.query(&sql, &[]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, account(row)?))).collect()
 }
 

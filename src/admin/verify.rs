@@ -1,4 +1,4 @@
-//! Every row, opened and decoded.
+//! Opens and decodes every row.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::{connection::Param, quarantine, unlock::Unlocked};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     crypto_store::{INSPECTED, Inspected},
-    postgres::cell::Cells,
+    postgres::{cell::Cells, statement::Column},
 };
 
 /// Rows that are read with one statement.
@@ -25,7 +25,7 @@ pub struct VerifyOptions {
     /// old one's id. The rows of up to 1 000 are set aside in one transaction, which raises the maintenance
     /// counter, so that a running bot forgets what it has cached of them. [`put_back`](super::put_back) undoes it.
     pub quarantine: bool,
-    /// At most so many rows of each table, in the order of their primary keys; all by default.
+    /// At most this number of rows of each table, in the order of their primary keys; all by default.
     pub rows_per_table: Option<u64>,
 }
 
@@ -70,9 +70,9 @@ impl VerifyReport {
 /// Opens and decodes every row of an account, page by page, in bounded memory.
 ///
 /// It needs the account's passphrase or key. It reads only, unless
-/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and beside a running bot: a row
-/// that the bot writes meanwhile is seen as it was or as it is. `progress` is told how many more rows were
-/// read, after each page.
+/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and while a bot runs: a row
+/// that the bot writes meanwhile is seen as it was or as it is. `progress` is called after each page, with
+/// the number of its rows.
 ///
 /// # Errors
 ///
@@ -107,7 +107,7 @@ pub async fn verify(
 /// A row that does not decode: as little of it as finds it again, unchanged.
 pub(super) struct CorruptRow {
     pub(super) key: Cells,
-    /// SHA-256 of `data`, for the row may be written anew meanwhile.
+    /// SHA-256 of `data`, since the row may be written again meanwhile.
     pub(super) digest: Vec<u8>,
     pub(super) reason: &'static str,
 }
@@ -124,7 +124,7 @@ struct Found {
 impl Found {
     fn new(inspected: &'static Inspected, options: &VerifyOptions) -> Self {
         let report = VerifiedTable {
-            table: inspected.table,
+            table: inspected.table.name,
             rows: 0,
             corrupt: 0,
             quarantined: 0,
@@ -188,11 +188,12 @@ impl Found {
         let order = if key.is_empty() { "1".to_owned() } else { names(key) };
         let columns = [&*names(key), values].join(if key.is_empty() { "" } else { ", " });
         let sql = format!(
-            "SELECT {columns} FROM {{schema}}.{table} \
-             WHERE account_id = $1{behind} ORDER BY {order} LIMIT {count}"
+            "SELECT {columns} FROM {{schema}}.{} \
+             WHERE account_id = $1{behind} ORDER BY {order} LIMIT {count}",
+            table.name
         );
         let query = || async {
-            let transaction = unlocked.admin.read().await?;
+            let transaction = unlocked.admin.read_once().await?;
             let rows = transaction.query(&sql, &params).await;
             let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading a table"))?;
             transaction.commit().await?;
@@ -222,19 +223,15 @@ impl Found {
 
 /// The key columns of a row that was read.
 fn key(inspected: &Inspected, row: &Row) -> Result<Cells, OpenStoreError> {
-    Ok(Cells::of(row, inspected.table)?.split_at(inspected.key.len()).0)
+    Ok(Cells::of(row, inspected.table.name)?.split_at(inspected.key.len()).0)
 }
 
 pub(super) fn types(inspected: &Inspected) -> impl Iterator<Item = Type> {
-    inspected.key.iter().map(|(_, ty)| match *ty {
-        "smallint" => Type::INT2,
-        "integer" => Type::INT4,
-        _ => Type::BYTEA,
-    })
+    inspected.key.iter().map(|Column(_, ty)| ty.scalar())
 }
 
-pub(super) fn names(key: &[(&str, &str)]) -> String {
-    key.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+fn names(key: &[Column]) -> String {
+    key.iter().map(|Column(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 fn numbers(from: usize, count: usize) -> String {

@@ -62,6 +62,28 @@ pub struct OwnershipSettings {
     /// and the process id are added. Stored in clear text. Up to 255 bytes without control characters.
     pub label: String,
 
+    /// A name that at most one process has at a time, such as that of a StatefulSet's pod or of a systemd
+    /// unit; none by default. A process that opens the account under the name of its former owner does
+    /// not wait for that owner's heartbeat to expire, whatever [`takeover`](Self::takeover) says:
+    /// something else guarantees that the former process has ended.
+    ///
+    /// Without it, the account of a process that was killed is free at once only for a process of the
+    /// same host and PID namespace, on Linux. Never give the name to two processes that may run at
+    /// once: each would take the account from the other, as with [`Takeover::Immediate`]. Stored in
+    /// clear text. 1 to 255 bytes without control characters.
+    ///
+    /// ```
+    /// use matrix_sdk_postgres::{OwnershipSettings, PostgresStoreConfig, Takeover};
+    ///
+    /// let config = PostgresStoreConfig::new("postgres://localhost/bots", "my-bot").access(
+    ///     OwnershipSettings {
+    ///         takeover: Takeover::RefuseIfAlive,
+    ///         ..OwnershipSettings::default().instance("bot-0")
+    ///     },
+    /// );
+    /// ```
+    pub instance: Option<String>,
+
     /// How often the process renews its heartbeat, every 2 seconds by default.
     ///
     /// Three intervals after its last heartbeat, the process counts as dead:
@@ -92,15 +114,27 @@ impl Default for OwnershipSettings {
         Self {
             takeover: Takeover::default(),
             label: "matrix-sdk-postgres".to_owned(),
+            instance: None,
             heartbeat_interval: Duration::from_secs(2),
             cache_bytes: 16 << 20,
         }
     }
 }
 
+impl OwnershipSettings {
+    /// Sets [`instance`](Self::instance).
+    #[must_use]
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = Some(name.into());
+        self
+    }
+}
+
 /// What opening does when the account has an owner that is alive: one whose process renewed its
 /// heartbeat within the last three of its own
-/// [`heartbeat_interval`](OwnershipSettings::heartbeat_interval)s.
+/// [`heartbeat_interval`](OwnershipSettings::heartbeat_interval)s. An owner that has certainly ended is
+/// not alive: the opener sees that its process is gone, on the same host and in the same PID namespace
+/// of Linux, or has its [`instance`](OwnershipSettings::instance).
 ///
 /// ```
 /// use std::time::Duration;

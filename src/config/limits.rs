@@ -86,6 +86,12 @@ impl Timeouts {
 impl OwnershipSettings {
     fn check(&self) -> Result<(), String> {
         check_text("the owner's label", &self.label)?;
+        if let Some(instance) = &self.instance {
+            if instance.is_empty() {
+                return Err("the owner's instance is empty: give a name, or None".to_owned());
+            }
+            check_text("the owner's instance", instance)?;
+        }
         let (name, interval) = ("heartbeat_interval", self.heartbeat_interval);
         check_duration(name, interval, MIN_TIMEOUT, MAX_TIMEOUT)
     }

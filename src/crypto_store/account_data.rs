@@ -1,5 +1,6 @@
 //! The account's single items: the Olm account, the private identity, and three keys.
 
+use futures_util::future::try_join;
 use matrix_sdk_crypto::{
     Account,
     olm::{PickledAccount, PickledCrossSigningIdentity, PrivateCrossSigningIdentity},
@@ -13,7 +14,7 @@ use crate::{
     Error,
     account::{
         StoreLane,
-        cipher::{Codec, Key, column},
+        cipher::{Codec, Key},
         write::batch::Batch,
     },
     postgres::{
@@ -37,7 +38,7 @@ static BY_ITEM: CacheIndex = CacheIndex {
     group: &GET_ONE,
     row: None,
     keys: None,
-    prefetch: None,
+    prefetch: Some(&PREFETCH),
     row_key: 0,
     keeps_rows: true,
 };
@@ -46,13 +47,13 @@ static GET_ONE: Sql = Sql::get("account_data.get_one", &ACCOUNT_DATA);
 static UPSERT: Upsert = Upsert::new("account_data.upsert", &ACCOUNT_DATA);
 static DELETE: Delete = Delete::new("account_data.delete", &ACCOUNT_DATA);
 
-static GET: Sql = Sql::new(
-    "account_data.get",
+static PREFETCH: Sql = Sql::new(
+    "account_data.prefetch",
     "SELECT item, data FROM {schema}.account_data WHERE account_id = $1 AND item = ANY ($2)",
     &[Type::INT8, Type::INT2_ARRAY],
 );
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &GET, UPSERT.sql(), DELETE.sql()];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &PREFETCH, UPSERT.sql(), DELETE.sql()];
 
 /// The values of the column `item`; never renumbered.
 #[derive(Clone, Copy)]
@@ -93,6 +94,9 @@ pub(super) async fn load_account(
     static_account: &StaticAccount,
 ) -> Result<Option<Account>, Error> {
     saves.refuse_unfinished_sync();
+    // A new machine reads these next.
+    let next = [Item::PrivateIdentity, Item::BackupDecryptionKey, Item::BackupVersion];
+    account.expect(&BY_ITEM, next.map(Item::cells));
     let Some(pickle) = get::<PickledAccount>(account, Item::OlmAccount).await? else {
         return Ok(None);
     };
@@ -164,18 +168,10 @@ pub(super) async fn stage_identity(
 }
 
 pub(super) async fn load_backup_keys(account: &StoreLane) -> Result<BackupKeys, Error> {
-    let items = [Item::BackupDecryptionKey as i16, Item::BackupVersion as i16];
-    let mut keys = BackupKeys::default();
-    for row in account.query(&GET, &[&items.as_slice()]).await? {
-        let item: i16 = column(&row, 0, TABLE)?;
-        let data: &[u8] = column(&row, 1, TABLE)?;
-        if item == Item::BackupVersion as i16 {
-            keys.backup_version = Some(open(&account.codec, Item::BackupVersion, data)?);
-        } else {
-            keys.decryption_key = Some(open(&account.codec, Item::BackupDecryptionKey, data)?);
-        }
-    }
-    Ok(keys)
+    let (decryption_key, backup_version) =
+        try_join(get(account, Item::BackupDecryptionKey), get(account, Item::BackupVersion))
+            .await?;
+    Ok(BackupKeys { decryption_key, backup_version })
 }
 
 pub(super) fn stage_backup_keys(

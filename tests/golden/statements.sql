@@ -9,16 +9,20 @@
 
 -- account_owners.get (int8)
 /* account_owners.get */ SELECT o.token, o.name, o.since,
-    EXISTS (SELECT FROM "bots".account_handles h JOIN "bots".heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()),
-    l.lane, l.commits, l.last_transaction
+    coalesce(p.alive, 0), l.lane, l.commits, l.last_transaction,
+    p.process, p.host, p.pid, p.started, o.instance
 FROM "bots".accounts a
 LEFT JOIN "bots".account_owners o ON o.account_id = $1
 LEFT JOIN "bots".account_lanes l ON l.account_id = $1
+LEFT JOIN LATERAL (
+    SELECT b.process, b.host, b.pid, b.started, count(*) OVER () AS alive
+    FROM "bots".account_handles h JOIN "bots".heartbeats b ON b.id = h.heartbeat_id
+    WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()
+    LIMIT 1) p ON true
 WHERE a.id = $1;
 
--- ownership.claim (int8, bytea, bytea, _text, _int8, bool, text, bytea, bytea, float8)
-/* ownership.claim */ SELECT granted, commits, last, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+-- ownership.claim (int8, bytea, bytea, _text, _int8, bool, text, bytea, bytea, float8, text, bytea, bytea, int8, int8)
+/* ownership.claim */ SELECT granted, commits, last, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- heartbeats.renew (bytea, float8, _int8)
 /* heartbeats.renew */ SELECT account_id, token, lane, commits, maintenance FROM "bots".renew_heartbeat($1, $2, $3);
@@ -43,8 +47,8 @@ FROM "bots".require_begun() ON CONFLICT (name) DO NOTHING;
 /* account_data.get_one */ SELECT data FROM "bots".account_data
 WHERE account_id = $1 AND item = $2;
 
--- account_data.get (int8, _int2)
-/* account_data.get */ SELECT item, data FROM "bots".account_data WHERE account_id = $1 AND item = ANY ($2);
+-- account_data.prefetch (int8, _int2)
+/* account_data.prefetch */ SELECT item, data FROM "bots".account_data WHERE account_id = $1 AND item = ANY ($2);
 
 -- account_data.upsert (int8, _int2, _bytea)
 /* account_data.upsert */ INSERT INTO "bots".account_data (account_id, item, data)

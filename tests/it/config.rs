@@ -26,6 +26,10 @@ fn sized(max_size: usize) -> PostgresStoreConfig {
     config().pool(PoolSettings { max_size, ..Default::default() })
 }
 
+fn with_instance(name: &str) -> PostgresStoreConfig {
+    config().access(OwnershipSettings::default().instance(name))
+}
+
 fn labelled(label: &str) -> PostgresStoreConfig {
     config().access(OwnershipSettings { label: label.to_owned(), ..Default::default() })
 }
@@ -43,6 +47,9 @@ fn invalid_settings_are_refused_when_the_pool_is_built() {
         (sized(usize::MAX), "pool.max_size is 184467"),
         (labelled("a\0b"), "the owner's label contains a control character"),
         (labelled(&"a".repeat(256)), "the owner's label has 256 bytes"),
+        (with_instance(""), "the owner's instance is empty"),
+        (with_instance("a\0b"), "the owner's instance contains a control character"),
+        (with_instance(&"a".repeat(256)), "the owner's instance has 256 bytes"),
     ] {
         let text = build_pool_error(&config);
         assert!(text.contains(expected), "{text}");
@@ -155,6 +162,7 @@ async fn a_store_works_with_all_times_and_sizes_at_their_longest() {
         times.ownership.takeover = Takeover::WaitUntilFree(Duration::MAX);
         times.ownership.cache_bytes = usize::MAX;
         times.ownership.label = label.to_owned();
+        times.ownership.instance = Some(label.to_owned());
         times.put_into(PostgresStoreConfig::new(database.url(), account))
     };
     let named = longest(&"ü".repeat(127), &"a".repeat(255));

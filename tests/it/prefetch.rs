@@ -1,5 +1,6 @@
-//! Before the SDK encrypts for many devices, it reads the devices, and then their Olm sessions one by one. The
-//! sessions are fetched with the first of them, and returned as the database has them when they are asked for.
+//! Rule 28: rows that are read ahead. Before the SDK encrypts for many devices, it reads the devices, and then their
+//! Olm sessions one by one: these are fetched with the first of them, and returned as the database has them when
+//! they are asked for.
 
 use futures_util::{FutureExt as _, future::join_all};
 use matrix_sdk_crypto::{

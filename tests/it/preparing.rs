@@ -96,6 +96,27 @@ async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next()
     }
 }
 
+/// Deriving the key takes longer than that, and more round trips would not.
+#[tokio::test]
+async fn while_a_key_is_derived_from_a_passphrase_the_statements_are_prepared() {
+    let server = server();
+    let mut opening = Vec::new();
+    for mode in [Mode::Key, Mode::Passphrase] {
+        let database = server.create_database().unwrap();
+        mode.open(&database.url(), "bot").await.close().await.unwrap();
+        let (proxy, url) = Proxy::before(&database);
+        let start = server.log().len();
+        let store = mode.open(&url, "bot").await;
+        opening.push(proxy.round_trips());
+        let prepared = if mode == Mode::Passphrase { all() } else { 0 };
+        assert_eq!(named(&server, start).0, prepared, "{mode:?}");
+        Call::Read.make(&store).await;
+        assert_eq!(named(&server, start).0, all(), "{mode:?}");
+        store.close().await.unwrap();
+    }
+    assert_eq!(opening[0], opening[1]);
+}
+
 #[tokio::test]
 async fn many_readers_of_a_connection_prepare_its_statements_once() {
     const READERS: usize = 64;

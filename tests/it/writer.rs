@@ -92,7 +92,7 @@ async fn a_failed_write_is_rolled_back_and_the_store_refuses_writes() {
 
 /// Rule 10.
 #[tokio::test]
-async fn memory_changes_only_after_the_commit() {
+async fn the_cache_changes_only_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Plain.open(&url, "bot").await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing::PostgresServer};
-use test_support::{Mode, connect, eventually, number, stream::open_read_only};
+use test_support::{Mode, connect, eventually, number};
 use tokio::task::JoinHandle;
 
 struct Bot {
@@ -38,7 +38,7 @@ impl Bot {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let other = open_read_only(&self.url, "bot").await;
+        let other = Mode::Plain.open_read_only(&self.url, "bot").await;
         other.get_custom_value("key").await.unwrap().unwrap()
     }
 }

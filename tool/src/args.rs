@@ -22,11 +22,11 @@ other users of the machine can read:
   DATABASE_URL, DATABASE_URL_FILE          connection string; libpq's PG* variables fill in
   STORE_PASSPHRASE, STORE_PASSPHRASE_FILE  what the account is encrypted with,
   STORE_KEY, STORE_KEY_FILE                or its key: 64 hexadecimal digits, or base64
-Without them an encrypted account's passphrase is asked for, if there is a terminal.";
+Without them an encrypted account's passphrase is prompted for, if there is a terminal.";
 
 /// The operator's tool for matrix-sdk-postgres: look inside, change keys, move in and out.
 ///
-/// Nothing disturbs a running bot, except where a command says so and asks.
+/// No command disturbs a running bot, unless its help says so; such a command asks for confirmation.
 #[derive(Parser)]
 #[command(version, name = "matrix-postgres", after_help = EXIT_CODES, max_term_width = 110)]
 #[command(propagate_version = true, color = clap::ColorChoice::Auto)]

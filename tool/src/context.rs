@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io::{self, IsTerminal, Write},
-    process::ExitCode,
     sync::OnceLock,
 };
 
@@ -19,7 +18,7 @@ use crate::{
 
 pub struct Context {
     global: Global,
-    /// The account's passphrase, if it was asked for.
+    /// The account's passphrase, if it was prompted for.
     passphrase: OnceLock<Zeroizing<String>>,
 }
 
@@ -75,7 +74,7 @@ impl Context {
         Ok(config.access(Access::ReadOnly).run_migrations(false))
     }
 
-    /// Does what needs the account's secret. The passphrase of an encrypted account is asked for once, if it
+    /// Does what needs the account's secret. The passphrase of an encrypted account is prompted for once, if it
     /// was not given and there is a terminal; then `act` is called again.
     pub async fn unlocked<T, F: Future<Output = Result<T, OpenStoreError>>>(
         &self,
@@ -99,7 +98,7 @@ impl Context {
         Err(Error::refused("refused: nothing was changed (--yes answers the question with yes)"))
     }
 
-    /// A progress bar over so many steps on standard error, if that is a terminal; without a number,
+    /// A progress bar over this number of steps on standard error, if that is a terminal; without a number,
     /// of unknown length.
     pub fn progress(&self, what: &'static str, steps: Option<u64>) -> Progress {
         let shows = !self.global.no_progress && !self.global.json && io::stderr().is_terminal();
@@ -131,10 +130,5 @@ impl Context {
             false => writeln!(io::stderr(), "error: {error}")?,
         }
         Ok(error.exit)
-    }
-
-    pub fn interrupted(&self) -> ExitCode {
-        let error = Error { message: "interrupted".to_owned(), exit: Exit::Interrupted };
-        self.print_error(&error).unwrap_or(Exit::Interrupted).into()
     }
 }

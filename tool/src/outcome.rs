@@ -49,7 +49,7 @@ impl Outcome {
     }
 }
 
-/// Why a command did not do what it was asked for. The text says what, where, and what to do.
+/// Why a command failed. The text says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {

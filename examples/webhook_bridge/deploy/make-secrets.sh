@@ -23,7 +23,7 @@ if [ ! -s matrix_password ]; then
   [ -n "$password" ] || { echo 'the password is empty' >&2; exit 1; }
   keep matrix_password <<<"$password"
 fi
-for name in postgres_password owner_password bot_password backup_password store_passphrase webhook_token; do
+for name in postgres_password owner_password bot_password backup_password store_passphrase webhook_token api_token; do
   openssl rand -hex 32 | keep "$name"
 done
 for role in owner bot; do

@@ -37,6 +37,7 @@ impl Keys {
         let mut passphrase = config.store_passphrase.as_ref();
         let mut ownership = OwnershipSettings {
             label: "webhook_bridge".to_owned(),
+            instance: config.store_instance.clone(),
             takeover: match config.takeover {
                 Takeover::Immediate => store::Takeover::Immediate,
                 Takeover::Wait | Takeover::Refuse => store::Takeover::RefuseIfAlive,

@@ -1,8 +1,8 @@
 //! Groups that are read before they are asked for, together with the first of them.
 //!
-//! For tables whose rows are not cached. A prefetched group is handed to one reader only, dropped
-//! by every write of it, and never prefetched a second time: nothing is answered from memory that was
-//! answered before.
+//! Those of a table whose rows are cached are cached as if they had been read. Others are kept here: a
+//! prefetched group is handed to one reader only, dropped by every write of it, and never prefetched a
+//! second time, so nothing is answered from memory that was answered before.
 
 use std::{
     collections::{HashMap, HashSet},

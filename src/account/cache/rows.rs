@@ -106,8 +106,13 @@ impl CachedRows {
         self.prefetch.take(key)
     }
 
-    /// Keeps prefetched groups, unless they would take more than half the budget.
+    /// Caches prefetched groups; those of an index that keeps no rows for one read, and not if they
+    /// would take more than half the budget.
     pub(super) fn insert_prefetched(&mut self, rows: HashMap<CacheKey, Arc<Rows>>) {
+        if rows.keys().all(|key| key.index.keeps_rows) {
+            rows.into_iter().for_each(|(key, rows)| self.insert(key, rows));
+            return;
+        }
         let bytes: usize = rows.iter().map(|(key, rows)| key.size() + rows_bytes(rows)).sum();
         if bytes <= self.max_bytes / 2 {
             self.prefetch.fill(rows);

@@ -132,7 +132,10 @@ impl SealedCipher {
                 let damaged = || OpenStoreError::Cipher { account: account.clone() };
                 let wrapped = wrapped.ok_or_else(damaged)?;
                 match provider.unwrap(&wrapped).await {
-                    Ok(key) => Ok(Unlock::Wrapped(key, wrapped)),
+                    Ok(Some(key)) => Ok(Unlock::Wrapped(key, wrapped)),
+                    Ok(None) => Err(OpenStoreError::InvalidConfig(format!(
+                        "the key provider's answer for account {account:?} is not a key of 32 bytes"
+                    ))),
                     Err(reason) => Err(OpenStoreError::KeyProvider { account, reason }),
                 }
             }

@@ -2,12 +2,17 @@
 
 mod probe;
 
+use futures_util::future::try_join;
 use tokio_postgres::types::Type;
 
 use self::probe::probe;
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
-    account::cipher::{Key, OpenedCipher, SealedCipher},
+    account::{
+        cipher::{Key, OpenedCipher, SealedCipher},
+        ownership::OwnerRow,
+    },
+    config::secret::Secret,
     postgres::{
         database::{Database, Param},
         migrations::Migrations,
@@ -37,6 +42,14 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
 
 pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 
+/// An account that was found.
+pub(super) struct Found {
+    pub(super) id: i64,
+    pub(super) cipher: OpenedCipher,
+    /// Its owner, if it was read while the key was derived from a passphrase.
+    pub(super) owner: Option<OwnerRow>,
+}
+
 /// Migrates the schema, finds or creates the account, and opens its cipher. When the account is
 /// reopened, with the cipher from `before`, it is not created again, and no secret is needed.
 pub(super) async fn find(
@@ -44,7 +57,7 @@ pub(super) async fn find(
     config: &PostgresStoreConfig,
     parts: &[Migrations],
     before: Option<&OpenedCipher>,
-) -> Result<(i64, OpenedCipher), OpenStoreError> {
+) -> Result<Found, OpenStoreError> {
     // Retried, because a shared pool may return a connection that has died unnoticed.
     let find = || find_once(database, config, parts, before);
     database.retry().run("opening", OpenStoreError::is_retryable, find).await
@@ -55,7 +68,7 @@ async fn find_once(
     config: &PostgresStoreConfig,
     parts: &[Migrations],
     before: Option<&OpenedCipher>,
-) -> Result<(i64, OpenedCipher), OpenStoreError> {
+) -> Result<Found, OpenStoreError> {
     let name = &config.account;
     let (id, cipher) = match look_up_once(database, config, parts).await? {
         Some(found) => found,
@@ -76,11 +89,18 @@ async fn find_once(
             })?
         }
     };
-    let cipher = match before {
-        Some(before) => before.reopen(&cipher, name)?,
-        None => OpenedCipher::open(cipher, name, config.secret.clone()).await?,
-    };
-    Ok((id, cipher))
+    if let Some(before) = before {
+        return Ok(Found { id, cipher: before.reopen(&cipher, name)?, owner: None });
+    }
+    let takes_long = matches!(config.secret, Some(Secret::Passphrase(_)));
+    // A new one, too: it shows that a key provider can unwrap what it has wrapped.
+    let opened = OpenedCipher::open(cipher, name, config.secret.clone());
+    if !takes_long || config.access == Access::ReadOnly {
+        return Ok(Found { id, cipher: opened.await?, owner: None });
+    }
+    let owner = async { Ok(OwnerRow::read_early(database, id).await) };
+    let (cipher, owner) = try_join(opened, owner).await?;
+    Ok(Found { id, cipher, owner })
 }
 
 /// The account's row, if there is one, after the checks that opening makes of server and schema. The

@@ -22,6 +22,7 @@ use crate::{
             Owner, OwnerRow, OwnershipState, Position,
             heartbeat::{HandleRow, Heartbeat, Presence},
             owner_row::transaction_id,
+            process::Process,
             random_id,
         },
     },
@@ -33,7 +34,7 @@ use crate::{
 pub(crate) static CLAIM: Sql = Sql::new(
     "ownership.claim",
     "SELECT granted, commits, last, maintenance \
-               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+               FROM {schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     &[
         Type::INT8,
         Type::BYTEA,
@@ -45,6 +46,11 @@ pub(crate) static CLAIM: Sql = Sql::new(
         Type::BYTEA,
         Type::BYTEA,
         Type::FLOAT8,
+        Type::TEXT,
+        Type::BYTEA,
+        Type::BYTEA,
+        Type::INT8,
+        Type::INT8,
     ],
 );
 
@@ -55,7 +61,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Takes the account over according to the settings; reopening a store never takes it back from
-/// another owner.
+/// another owner. `found` is the owner's row if it was just read.
 pub(in crate::account) async fn claim(
     database: &Database,
     settings: &OwnershipSettings,
@@ -63,6 +69,7 @@ pub(in crate::account) async fn claim(
     account_id: i64,
     lanes: &[&'static str],
     former: Option<&Owner>,
+    mut found: Option<OwnerRow>,
 ) -> Result<Claimed, OpenStoreError> {
     let heartbeat = Heartbeat::of(database);
     let must_be_free = settings.takeover != Takeover::Immediate && former.is_none();
@@ -71,14 +78,21 @@ pub(in crate::account) async fn claim(
         _ => Duration::ZERO,
     };
     let (began, mut races) = (Instant::now(), None);
+    let process = Process::current();
     loop {
-        let row = OwnerRow::read(database, account_id).await.map_err(refused)?;
+        let row = match found.take() {
+            Some(row) => row,
+            None => OwnerRow::read(database, account_id).await.map_err(refused)?,
+        };
         let known = former.map(Owner::snapshot).unwrap_or_default();
         if former.is_some() {
             let loss = row.loss(&known, |token| known.tokens.may_be_current(token));
             loss.map_or(Ok(()), |loss| Err(Error::from(loss)))?;
         }
-        let in_use = must_be_free && row.is_alive;
+        // Then it need not be free: the claim takes it from the owner that was read, or from none.
+        let has_ended = row.is_alive() && row.has_ended(&process, settings.instance.as_deref());
+        let must_be_free = must_be_free && !has_ended;
+        let in_use = must_be_free && row.is_alive();
         if in_use && began.elapsed() < wait_limit {
             races = None;
             sleep(POLL_INTERVAL.min(wait_limit)).await;
@@ -103,6 +117,8 @@ pub(in crate::account) async fn claim(
             known: known.clone(),
             must_be_free,
             owner_name: owner_name(settings),
+            instance: settings.instance.clone(),
+            process: process.clone(),
             handle_row: random_id(),
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
@@ -151,6 +167,8 @@ struct Claim {
     known: OwnershipState,
     must_be_free: bool,
     owner_name: String,
+    instance: Option<String>,
+    process: Process,
     handle_row: [u8; 16],
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
@@ -195,7 +213,11 @@ impl Claim {
         let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
         let commits = |lane: &&'static str| self.known.position(lane).commits;
         let seen: Vec<i64> = self.lanes.iter().map(commits).collect();
-        let params: [&(dyn ToSql + Sync); 10] = [
+        let Process { id, place } = &self.process;
+        let host = place.as_ref().map(|place| place.host.as_slice());
+        let pid = place.as_ref().map(|place| place.pid);
+        let started = place.as_ref().map(|place| place.started);
+        let params: [&(dyn ToSql + Sync); 15] = [
             &self.account_id,
             &expected,
             &self.wanted.as_slice(),
@@ -206,6 +228,11 @@ impl Claim {
             &self.handle_row.as_slice(),
             &heartbeat.as_slice(),
             &lifetime,
+            &self.instance,
+            id,
+            &host,
+            &pid,
+            &started,
         ];
         let answers = join(
             connection.batch_execute(&begin),

@@ -6,6 +6,7 @@ pub(super) mod claim;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 mod owner_row;
+mod process;
 mod tokens;
 
 use std::{

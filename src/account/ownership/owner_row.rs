@@ -3,9 +3,11 @@
 use std::time::SystemTime;
 
 use tokio_postgres::{Row, types::Type};
+use tracing::debug;
 
 use super::{
     Loss,
+    process::{Place, Process},
     tokens::{OwnershipState, Position},
 };
 use crate::{
@@ -17,12 +19,16 @@ pub(crate) static OWNER: Sql = Sql::new(
     "account_owners.get",
     "
 SELECT o.token, o.name, o.since,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()),
-    l.lane, l.commits, l.last_transaction
+    coalesce(p.alive, 0), l.lane, l.commits, l.last_transaction,
+    p.process, p.host, p.pid, p.started, o.instance
 FROM {schema}.accounts a
 LEFT JOIN {schema}.account_owners o ON o.account_id = $1
 LEFT JOIN {schema}.account_lanes l ON l.account_id = $1
+LEFT JOIN LATERAL (
+    SELECT b.process, b.host, b.pid, b.started, count(*) OVER () AS alive
+    FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
+    WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()
+    LIMIT 1) p ON true
 WHERE a.id = $1",
     &[Type::INT8],
 );
@@ -33,13 +39,24 @@ pub(crate) struct OwnerRow {
     pub(crate) token: Option<Vec<u8>>,
     pub(crate) name: String,
     pub(crate) since: SystemTime,
-    pub(crate) is_alive: bool,
+    /// How many of its processes have a heartbeat: one, or none.
+    alive: i64,
+    /// The process of that heartbeat.
+    process: Option<Process>,
+    instance: Option<String>,
     lanes: Vec<(String, Position)>,
 }
 
 impl OwnerRow {
     pub(crate) async fn read(database: &Database, account_id: i64) -> Result<Self, Error> {
         Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
+    }
+
+    /// The same before it is needed, with the statements of the connection; `None` if that fails.
+    pub(crate) async fn read_early(database: &Database, account_id: i64) -> Option<Self> {
+        let rows = database.query_primary_with_prepare(&OWNER, &[&account_id]).await;
+        let row = rows.and_then(|rows| Self::parse(&rows));
+        row.inspect_err(|error| debug!(%error, "the owner could not be read early")).ok()
     }
 
     /// The answer to [`OWNER`]: a row for each lane, or one without.
@@ -51,9 +68,24 @@ impl OwnerRow {
             token: row.try_get(0)?,
             name: row.try_get::<_, Option<String>>(1)?.unwrap_or_default(),
             since: row.try_get::<_, Option<SystemTime>>(2)?.unwrap_or(SystemTime::UNIX_EPOCH),
-            is_alive: row.try_get(3)?,
+            alive: row.try_get(3)?,
+            process: process(row)?,
+            instance: row.try_get(11)?,
             lanes: lanes.collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// Whether the owner counts as alive, by its heartbeat.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive > 0
+    }
+
+    /// Whether the owner has certainly ended, whatever its heartbeat: its process is gone, or the
+    /// opener has its instance.
+    pub(crate) fn has_ended(&self, opener: &Process, instance: Option<&str>) -> bool {
+        let ends_with = |process| self.alive == 1 && opener.sees_the_end_of(process);
+        (instance.is_some() && self.instance.as_deref() == instance)
+            || self.process.as_ref().is_some_and(ends_with)
     }
 
     pub(crate) fn position(&self, lane: &str) -> Position {
@@ -84,6 +116,15 @@ impl OwnerRow {
     pub(crate) fn is_behind(&self, known: &OwnershipState) -> bool {
         known.lanes().any(|(lane, seen)| self.position(lane).commits < seen.commits)
     }
+}
+
+fn process(row: &Row) -> Result<Option<Process>, Error> {
+    let Some(id) = row.try_get(7)? else { return Ok(None) };
+    let place = match (row.try_get(8)?, row.try_get(9)?, row.try_get(10)?) {
+        (Some(host), Some(pid), Some(started)) => Some(Place { host, pid, started }),
+        _ => None,
+    };
+    Ok(Some(Process { id, place }))
 }
 
 fn lane(row: &Row) -> Result<Option<(String, Position)>, Error> {

@@ -14,8 +14,9 @@ use crate::{
 };
 
 impl StoreLane {
-    /// Announces groups that are likely to be read next, with [`Self::prefetched`] and then
-    /// [`Self::query_unless_absent`]. Without effect if the cache is disabled.
+    /// Announces groups that are likely to be read next: of an index that keeps no rows with
+    /// [`Self::prefetched`] and then [`Self::query_unless_absent`]. Without effect if the cache is
+    /// disabled.
     pub(crate) fn expect(
         &self,
         index: &'static CacheIndex,

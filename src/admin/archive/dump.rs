@@ -1,4 +1,4 @@
-//! An account's rows, from one snapshot.
+//! Writes an account's rows, from one snapshot.
 
 use std::{
     io::{Read, Write},
@@ -14,8 +14,10 @@ use super::{
 };
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
-    admin::connection::{AdminConnection, Transaction},
-    crypto_store::TABLES,
+    admin::{
+        connection::{AdminConnection, Transaction},
+        table_counts::TableCount,
+    },
 };
 
 const ACCOUNT: &str = "\
@@ -35,7 +37,7 @@ SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
   AND attname <> 'account_id' AND attgenerated = '' ORDER BY attnum";
 
-/// Writes an account to `out`, in bounded memory: a consistent snapshot, also beside a bot that is running.
+/// Writes an account to `out`, in bounded memory: a consistent snapshot, also while a bot runs.
 /// It reads only, needs neither passphrase nor key, and copies sealed rows as they are.
 ///
 /// What is clear in the tables is clear in `out`: encrypt it. Owners, heartbeats, leases and rows that were
@@ -82,6 +84,7 @@ pub async fn backup(
         }
         write_frame(out, b"")?;
     }
+    transaction.commit().await?;
     write_frame(out, END)?;
     out.flush()?;
     Ok(header.backup)
@@ -103,16 +106,13 @@ async fn header(
         schema.push((row.try_get(0)?, row.try_get(1)?));
     }
     let mut tables = Vec::new();
-    for table in TABLES {
-        let name = transaction.qualified(table.name);
+    for TableCount { table, rows } in transaction.count_rows(account_id).await? {
+        let name = transaction.qualified(table);
         let mut columns = Vec::new();
         for row in transaction.query(COLUMNS, &[(&name, Type::TEXT)]).await? {
             columns.push(row.try_get(0)?);
         }
-        let sql = format!("SELECT count(*) FROM {{schema}}.{} WHERE account_id = $1", table.name);
-        let rows: i64 = transaction.query_one(&sql, &id).await?.try_get(0)?;
-        let (table, rows) = (table.name.to_owned(), rows.unsigned_abs());
-        tables.push(BackedUpTable { table, rows, columns });
+        tables.push(BackedUpTable { table: table.to_owned(), rows, columns });
     }
     let backup = Backup {
         format: FORMAT,
@@ -132,7 +132,7 @@ async fn header(
     })
 }
 
-/// Reads a whole backup, and tells what it holds. It touches no database.
+/// Reads a whole backup, and returns what it holds. It touches no database.
 ///
 /// # Errors
 ///

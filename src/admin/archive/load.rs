@@ -1,4 +1,4 @@
-//! A backup, back in a database.
+//! Restores a backup into a database.
 
 use std::io::Read;
 
@@ -17,6 +17,7 @@ use crate::{
     account::{
         cipher::Key,
         find::{INSERT, INSERT_NEXT},
+        ownership::{OWNER, OwnerRow},
     },
     admin::{
         connection::{AdminConnection, Transaction},
@@ -27,7 +28,7 @@ use crate::{
     crypto_store::TABLES,
 };
 
-/// What becomes of the device in a backup.
+/// What is done with the device in a backup.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RestoredDevice {
@@ -255,10 +256,8 @@ async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), Ba
     let from = from.clone().account(&backup.account);
     let admin = AdminConnection::new(&from)?;
     let Claimed { transaction, account_id } = Claimed::lock(&admin, &from).await?;
-    let sql =
-        "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
-    let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;
-    let known: i64 = row.try_get(0).map_err(DatabaseError::from)?;
+    let rows = transaction.query_sql(&OWNER, &[&account_id]).await?;
+    let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits();
     if backup.commits != known.unsigned_abs() {
         return Err(BackupError::Old { found: backup.commits, known: known.unsigned_abs() });
     }

@@ -4,7 +4,7 @@
 //! neither passphrase nor key is needed, and nothing that a newer version has put into a row is lost. What is
 //! clear in the tables is clear in the stream; the caller encrypts it.
 //!
-//! The stream is a sequence of frames, each a length (32 bits, big-endian) and so many bytes:
+//! The stream is a sequence of frames, each a length (32 bits, big-endian) and that number of bytes:
 //!
 //! | frame | holds |
 //! |---|---|
@@ -132,7 +132,7 @@ pub enum BackupError {
         account: String,
     },
 
-    /// The same device was asked for, and the backup is older than what is known of it.
+    /// [`RestoredDevice::Same`] or [`Moved`](RestoredDevice::Moved) was requested, and the backup is older than what is known of it.
     #[error(
         "the backup has {found} commits, and the device has made {known}: its ratchets are old, and must \
          not be used again. Restore it as a new device"

@@ -1,4 +1,4 @@
-//! Accounts: who owns them, who else can read them, and whether they went back in time.
+//! Accounts: their owners, who else can read them, and whether they were rolled back.
 
 use std::time::SystemTime;
 
@@ -7,20 +7,15 @@ use tokio_postgres::{Row, types::Type};
 use super::{DoctorOptions, get};
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, connection::AdminConnection},
+    admin::{
+        check::Check,
+        connection::AdminConnection,
+        owner::{COMMITS, IS_ALIVE},
+    },
 };
 
 const DOC_OWNER: &str = "docs/operations.md#one-account-one-owner";
 const DOC_ROLLBACK: &str = "docs/operations.md#rollback-detection";
-
-const ACCOUNT: &str = "
-SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = a.id AND b.alive_until > clock_timestamp()) AS is_alive,
-    (SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)
-        AS commits
-FROM {schema}.accounts a LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-WHERE a.name = $1";
 
 const SCHEMA: &str =
     "SELECT count(*) AS accounts, current_user::text AS role FROM {schema}.accounts";
@@ -38,7 +33,14 @@ pub(super) async fn check(
     let transaction = admin.read().await?;
     let schema = transaction.query_one(SCHEMA, &[]).await?;
     let mut checks = vec![others(&schema)?];
-    let rows = transaction.query(ACCOUNT, &[(&config.account, Type::TEXT)]).await?;
+    let sql = format!(
+        "
+SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
+    {IS_ALIVE} AS is_alive, {COMMITS} AS commits
+FROM {{schema}}.accounts a LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
+WHERE a.name = $1"
+    );
+    let rows = transaction.query(&sql, &[(&config.account, Type::TEXT)]).await?;
     let Some(account) = rows.first() else {
         let found = format!("there is no account {:?}", config.account);
         checks.push(Check::not_checked("account", found, "name the account with --account"));
@@ -46,7 +48,7 @@ pub(super) async fn check(
     };
     checks.push(encryption(account)?);
     checks.push(owner(account)?);
-    drop(transaction);
+    transaction.commit().await?;
     let timeline = timeline(admin).await;
     let commits = get::<i64>(account, "commits")?.unsigned_abs();
     let is_future = get::<Option<bool>>(account, "is_future")?.unwrap_or_default();
@@ -72,7 +74,8 @@ fn encryption(row: &Row) -> Result<Check, DatabaseError> {
     if get(row, "is_encrypted")? {
         return Ok(Check::ok(NAME, "the account is encrypted"));
     }
-    let found = "the account is not encrypted: whoever reads the database or a backup has its keys";
+    let found =
+        "the account is not encrypted: everyone who can read the database or a backup has its keys";
     let advice = "begin a new account with a passphrase, and move the room keys";
     Ok(Check::warning(NAME, found, advice).see("docs/threat-model.md"))
 }
@@ -81,7 +84,7 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
     const NAME: &str = "owner";
     let Some(name) = get::<Option<String>>(row, "owner")? else {
         let advice = "start the bot";
-        return Ok(Check::warning(NAME, "nobody has ever opened the account", advice));
+        return Ok(Check::warning(NAME, "the account was never opened", advice));
     };
     let since: SystemTime = get(row, "since")?;
     let ago = since.elapsed().unwrap_or_default().as_secs() / 60;
@@ -133,7 +136,7 @@ fn rollback(
     let new_device = "stop the bot and give it a new device: matrix-postgres reset-device";
     if let Some(checkpoint) = checkpoint.filter(|checkpoint| *checkpoint > commits) {
         let found = format!(
-            "the account has {commits} commits, and had {checkpoint}: an old backup was restored"
+            "the account has {commits} commits, and had {checkpoint}: the database was rolled back"
         );
         return Check::problem(NAME, found, new_device).see(DOC_ROLLBACK);
     }

@@ -19,7 +19,9 @@ pub(super) async fn check(
     admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let row = admin.read().await?.query_one(SQL, &[]).await?;
+    let transaction = admin.read().await?;
+    let row = transaction.query_one(SQL, &[]).await?;
+    transaction.commit().await?;
     let is_encrypted = is_encrypted(admin, &config.account).await.unwrap_or_default();
     let text = |column: &str| get::<String>(&row, column);
     let statements = ["mod", "all"].contains(&&*text("log_statement")?);

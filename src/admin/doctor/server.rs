@@ -30,6 +30,7 @@ pub(super) async fn check(admin: &AdminConnection) -> Result<Vec<Check>, OpenSto
     let before = SystemTime::now();
     let row = transaction.query_one(SQL, &[]).await?;
     let after = SystemTime::now();
+    transaction.commit().await?;
     let (version, full): (i32, String) = (get(&row, "version")?, get(&row, "full_version")?);
     let version = match version >= OLDEST {
         true => Check::ok("server version", format!("PostgreSQL {full}")),

@@ -24,6 +24,7 @@ pub(super) async fn check(
         Some(row) if get::<bool>(row, "ssl")? => get(row, "version")?,
         _ => None,
     };
+    transaction.commit().await?;
     let Some(Ok(server)) = &config.server else { return Ok(Vec::new()) };
     let is_local = server.addresses.iter().all(is_local);
     Ok(vec![judge(is_local, server.tls.mode, version.as_deref())])
@@ -39,7 +40,7 @@ fn judge(is_local: bool, mode: Mode, version: Option<&str>) -> Check {
         }
         _ if is_local => Check::ok(NAME, "not needed: the server is on this machine"),
         Some(version) => {
-            let found = format!("{version}, but nobody verifies that it is the right server");
+            let found = format!("{version}, but the server's certificate is not verified");
             Check::warning(NAME, found, advice).see(DOC)
         }
         None => {

@@ -5,6 +5,8 @@ mod autocommit;
 mod query;
 mod stream;
 
+pub(crate) use self::autocommit::{Limits, begin};
+
 use std::{
     collections::HashMap,
     future::Future,

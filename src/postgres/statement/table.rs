@@ -37,7 +37,7 @@ pub(crate) enum ColumnType {
 }
 
 impl ColumnType {
-    fn scalar(self) -> Type {
+    pub(crate) fn scalar(self) -> Type {
         match self {
             Self::Bool => Type::BOOL,
             Self::Int2 => Type::INT2,
@@ -84,7 +84,8 @@ pub(crate) struct CacheIndex {
     /// Reads the fingerprints of the keys of all groups.
     pub(crate) keys: Option<&'static Sql>,
     /// Reads the rows of several groups, whose keys, of one column, are the array `$2`: of each row
-    /// its whole key, then the other columns. Only for an index that keeps no rows.
+    /// its whole key, then the other columns. Prefetched rows are cached; those of an index that
+    /// keeps no rows, for one read.
     pub(crate) prefetch: Option<&'static Sql>,
     /// How many columns identify a row within its group.
     pub(crate) row_key: usize,

@@ -170,7 +170,8 @@ async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
     let environment = environment();
     let server = format!("{} passfile=/none", environment.words());
     let name = "connecting::pgpassword_is_read_where_the_connection_string_has_no_password";
-    child_process::passes(name, &[(SERVER, &server), ("PGPASSWORD", &environment.password)]);
+    let mut child = child_process::command(name);
+    child_process::passes(child.env(SERVER, &server).env("PGPASSWORD", &environment.password));
 }
 
 #[tokio::test]
@@ -189,7 +190,8 @@ async fn the_password_file_is_pgpassfile_or_that_in_the_home_directory() {
     let passes = |home: &Path, file: &str| {
         let home = home.to_str().unwrap();
         let variables = [(SERVER, &*environment.words()), ("HOME", home), ("PGPASSFILE", file)];
-        child_process::passes(name, &[&variables[..], &[("PGPASSWORD", "")]].concat());
+        let mut child = child_process::command(name);
+        child_process::passes(child.envs(variables).env("PGPASSWORD", ""));
     };
     passes(home, "");
     passes(Path::new("/nowhere"), named.to_str().unwrap());

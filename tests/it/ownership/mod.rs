@@ -1,5 +1,6 @@
 //! One account, one owner.
 mod identity;
+mod process;
 mod rolled_back;
 mod scopes;
 

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod reads;
 mod runs;
 pub mod stream;
+pub mod suite;
 pub mod values;
 
 use std::time::Duration;

@@ -23,7 +23,7 @@ use crate::{
     prompt,
 };
 
-/// So many keys are saved at a time.
+/// Keys that are saved at a time.
 const CHUNK: usize = 500;
 
 /// Add the room keys of a key file to an account; of two copies of a key the better one stays
@@ -41,7 +41,7 @@ pub struct Args {
 
 const SAVED_STAYS: &str = "What was saved stays; run the same command again";
 
-/// What came of the file's keys.
+/// How many of the file's keys were imported.
 #[derive(Default)]
 struct Counts {
     total: u64,
@@ -152,7 +152,7 @@ fn read(
         }
         Ok(())
     })?;
-    // Who receives may be gone after an error, which is told there.
+    // The receiver is dropped after an error, which is reported there.
     let _ = chunks.blocking_send(chunk);
     Ok((total, undecodable))
 }

@@ -13,12 +13,12 @@ use crate::{
 
 /// Open and decode every row of an account; set aside what does not decode, or put it back
 ///
-/// It needs the account's passphrase or key, reads page by page, and works on a standby and beside a
-/// running bot. Exit code 3 if a row does not decode and was not set aside.
+/// It needs the account's passphrase or key, reads page by page, and works on a standby and while a
+/// bot runs. Exit code 3 if a row does not decode and was not set aside.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub struct Args {
-    /// Move rows that do not decode into the table quarantined_rows, where they are in nobody's way
+    /// Move rows that do not decode into the table quarantined_rows, where nothing reads them
     #[arg(long)]
     quarantine: bool,
     /// Put all rows of the account that were set aside back into their tables

@@ -39,7 +39,7 @@ async fn an_account_is_restored_as_a_new_device_with_its_room_keys() {
     let file = path(&folder, "bot.age");
     let (store, fixture) = place.filled("bot").await;
     let commits = store.commit_count().await.unwrap();
-    // Beside its owner, and without the account's passphrase.
+    // While its owner runs, and without the account's passphrase.
     let ran = backed_up(&place, &file).await;
     assert!(ran.out.contains(&format!("{commits} commits")) && ran.out.contains("read back"));
     assert_eq!(store.commit_count().await.unwrap(), commits);
@@ -307,4 +307,20 @@ async fn a_restore_that_fails_in_its_middle_leaves_nothing() {
     drop(other.open("bot").await);
     let wrong = PostgresStoreConfig::new(other.url(), "bot").passphrase(Some("wrong"));
     assert!(matrix_sdk_postgres::PostgresCryptoStore::open_with_config(&wrong).await.is_err());
+}
+
+/// A frame of the stream holds up to 64 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_larger_than_a_frame_is_backed_up() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    place.open("bot").await.close().await.unwrap();
+    let row = "INSERT INTO matrix_sdk.custom_values (account_id, key, data)
+               SELECT id, '\\x01', convert_to(repeat('x', 70000000), 'UTF8') FROM matrix_sdk.accounts";
+    place.client().await.batch_execute(row).await.unwrap();
+    backed_up(&place, &file).await;
+    let other = Place::new();
+    other.run_command(tool(&other, &["restore", &file])).await.expect(0);
+    let length = "SELECT length(data)::bigint FROM matrix_sdk.custom_values";
+    assert_eq!(other.number(length).await, 70_000_000);
 }

@@ -48,7 +48,7 @@ async fn an_account_is_deleted_with_all_its_rows_and_no_others() {
 
     let refused = place.run(&delete).await.expect(4);
     assert!(refused.err.contains("is in use by matrix-sdk-postgres on "), "{refused:?}");
-    // A refusal disturbs nobody.
+    // A refusal disturbs no bot.
     old.set_custom_value("key", b"value".to_vec()).await.unwrap();
     old.close().await.unwrap();
 

@@ -187,7 +187,7 @@ async fn a_pooler_in_between_is_seen_and_judged() {
     }
 }
 
-/// Answers with what it was told for each path; others are not found.
+/// Answers each path with what was set for it; others are not found.
 pub struct Homeserver {
     pub url: String,
     answers: Arc<Mutex<Vec<(&'static str, Value)>>>,

@@ -66,6 +66,9 @@ pub struct Args {
     /// Name under which keys and undelivered messages are kept [default: the user id]
     #[arg(long, env = "STORE_ACCOUNT")]
     pub store_account: Option<String>,
+    /// Name that at most one bridge has at a time, such as its pod's: its restart waits for no heartbeat
+    #[arg(long, env = "STORE_INSTANCE")]
+    pub store_instance: Option<String>,
     /// URL that messages are POSTed to
     #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
     pub webhook_url: Option<SecretString>,

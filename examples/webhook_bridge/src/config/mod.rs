@@ -84,6 +84,7 @@ pub struct Config {
     /// The same with the setting's trailing newline, which earlier versions did not strip.
     pub store_passphrase_raw: Option<SecretString>,
     pub store_account: String,
+    pub store_instance: Option<String>,
     pub webhook: WebhookConfig,
     pub listen: Option<SocketAddr>,
     pub takeover: Takeover,
@@ -180,6 +181,7 @@ impl TryFrom<Args> for Config {
             store_passphrase,
             store_passphrase_raw,
             store_account: store_account(&args).unwrap_or_else(|| user_id.to_string()),
+            store_instance: non_empty(args.store_instance.clone()),
             webhook,
             listen,
             takeover: takeover(non_empty(args.takeover.clone()).as_deref())?,

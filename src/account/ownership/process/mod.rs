@@ -1,0 +1,120 @@
+//! Whether an owner's process still runs, where the opener can see that: on the same host, in the
+//! same PID namespace of Linux.
+//!
+//! What cannot be read counts as alive: then the heartbeat decides. So it does on other systems, and
+//! across containers, whose PID namespaces differ.
+
+use std::{fs, io::ErrorKind, path::Path, process, sync::LazyLock};
+
+use sha2::{Digest, Sha256};
+
+use super::random_id;
+
+const PROC: &str = "/proc";
+
+/// Distinguishes this process from its copy in a cloned host, whose other values are the same.
+static ID: LazyLock<[u8; 16]> = LazyLock::new(random_id);
+
+/// A process, as its heartbeat's row describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Random, the same in copies of the process.
+    pub(crate) id: Vec<u8>,
+    /// `None` where processes cannot be looked up.
+    pub(crate) place: Option<Place>,
+}
+
+/// Where a process runs, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Hash of the host's boot id and of the namespaces that give `pid` and `started` a meaning.
+    pub(crate) host: Vec<u8>,
+    pub(crate) pid: i64,
+    /// In clock ticks since the host's start.
+    pub(crate) started: i64,
+}
+
+impl Process {
+    /// This process.
+    pub(crate) fn current() -> Self {
+        let is_linux = cfg!(target_os = "linux");
+        let place = is_linux.then(|| Place::of_self(Path::new(PROC), process::id())).flatten();
+        Self { id: ID.to_vec(), place }
+    }
+
+    /// Whether the other process has certainly ended.
+    pub(crate) fn sees_the_end_of(&self, other: &Self) -> bool {
+        let (Some(here), Some(there)) = (&self.place, &other.place) else { return false };
+        self.id != other.id && here.host == there.host && there.has_ended(Path::new(PROC))
+    }
+}
+
+impl Place {
+    fn of_self(proc: &Path, pid: u32) -> Option<Self> {
+        let read = |name: &str| fs::read_to_string(proc.join(name)).ok();
+        let link = |name: &str| fs::read_link(proc.join(name)).ok();
+        if !is_of_own_namespace(&read("self/status")?, pid)
+            || !shows_all_processes(&read("self/mountinfo")?)
+        {
+            return None;
+        }
+        let boot = read("sys/kernel/random/boot_id").filter(|boot| !boot.trim().is_empty())?;
+        let mut hash = Sha256::new();
+        hash.update(boot.trim());
+        for namespace in [Some(link("self/ns/pid")?), link("self/ns/time")] {
+            // Kernels before 5.6 have no time namespaces.
+            hash.update([0]);
+            hash.update(namespace.unwrap_or_default().as_os_str().as_encoded_bytes());
+        }
+        let started = Stat::parse(&read("self/stat")?)?.started;
+        Some(Self { host: hash.finalize().to_vec(), pid: pid.into(), started })
+    }
+
+    fn has_ended(&self, proc: &Path) -> bool {
+        match fs::read_to_string(proc.join(self.pid.to_string()).join("stat")) {
+            Ok(stat) => Stat::parse(&stat)
+                .is_some_and(|stat| stat.is_zombie || stat.started != self.started),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    }
+}
+
+/// Whether the directory describes the PID namespace of the process: it would list the process's
+/// number in each namespace below its own.
+fn is_of_own_namespace(status: &str, pid: u32) -> bool {
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.is_some_and(|pids| pids.split_whitespace().eq([pid.to_string().as_str()]))
+}
+
+/// Whether the processes of other users are visible, and not hidden by a mount option.
+fn shows_all_processes(mountinfo: &str) -> bool {
+    let mut mounts = mountinfo.lines().filter(|line| line.split(' ').nth(4) == Some(PROC));
+    // The last one covers the others.
+    mounts.next_back().is_some_and(|mount| {
+        let options = mount.split([' ', ',']).filter_map(|option| option.strip_prefix("hidepid="));
+        let mut shown = options.map(|value| matches!(value, "0" | "off"));
+        mount.contains(" - proc ") && shown.all(|is_shown| is_shown)
+    })
+}
+
+/// What is needed of `/proc/<pid>/stat`.
+struct Stat {
+    /// The process has ended, but its parent has not yet taken notice.
+    is_zombie: bool,
+    started: i64,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        // The name in parentheses may contain any character. Behind it: the fields from the third on.
+        let (_, fields) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let (state, threads, started) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+        // A process whose first thread has ended runs on as long as it has others.
+        let is_zombie = matches!(*state, "Z" | "X") && threads.parse::<i64>().ok()? <= 1;
+        Some(Self { is_zombie, started: started.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests;
