@@ -101,7 +101,7 @@ impl AdminConnection {
     /// A transaction that writes.
     pub(super) async fn write(&self) -> Result<Transaction<'_>, OpenStoreError> {
         let transaction = self.begin(self.connect().await?, &begin(&LIMITS)).await?;
-        // It also lifts a time limit of the role's.
+        // Fails if a pooler has lost the BEGIN.
         transaction.query("SELECT {schema}.require_begun()", &[]).await?;
         Ok(transaction)
     }

@@ -135,7 +135,8 @@ pub fn check_one_time_keys(own: &OwnDevice, counts: &BTreeMap<OneTimeKeyAlgorith
             Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS)
         }
         (true, 0) => {
-            let advice = "start the bot, which uploads more; until then no other device can start a session with it";
+            let advice = "start the bot, which uploads more; until then no other device can start a \
+                          session with it";
             Check::warning(NAME, found, advice)
         }
         _ => Check::ok(NAME, found),

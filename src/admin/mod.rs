@@ -1,14 +1,15 @@
 //! What operators do with stores: look inside, check, migrate, change secrets, remove accounts.
 //!
-//! The command `matrix-postgres` calls these functions; a bot or a dashboard can call them, too. Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its
-//! own, and closes them when it ends. Of the configuration the access, the cache and the migrations'
-//! switch are not used: what a function does is in its documentation. Each checks server, role and schema
-//! as opening a store does, and fails with the same errors.
+//! The command `matrix-postgres` calls these functions; a bot or a dashboard can call them, too.
+//! Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its own, and closes
+//! them when it ends. Of the configuration the access, the cache and the migrations' switch are not used:
+//! what a function does is in its documentation. Each checks server, role and schema as opening a store
+//! does, and fails with the same errors.
 //!
 //! None disturbs a bot that is running, unless it says so. What changes rows while a bot runs raises the
-//! maintenance counter of the account's lane, so that the bot drops its cache; what cannot be
-//! done while a bot runs fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
-//! names the owner.
+//! maintenance counter of the account's lane, so that the bot drops its cache; what cannot be done while a
+//! bot runs fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which names the
+//! owner.
 
 mod archive;
 mod check;

@@ -233,8 +233,8 @@ impl Pruning {
     }
 }
 
-/// Whether the SDK would have replaced the session longer ago than `age`. When it had encrypted its last message is
-/// not known: it was created before.
+/// Whether the SDK would have replaced the session longer ago than `age`. When it encrypted its last message
+/// is not known: it was created before.
 fn expired_for(session: &PickledOutboundGroupSession, age: Duration, now: SystemTime) -> bool {
     let created = Duration::from_secs(session.creation_time.get().into());
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

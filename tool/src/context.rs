@@ -74,8 +74,8 @@ impl Context {
         Ok(config.access(Access::ReadOnly).run_migrations(false))
     }
 
-    /// Does what needs the account's secret. The passphrase of an encrypted account is prompted for once, if it
-    /// was not given and there is a terminal; then `act` is called again.
+    /// Does what needs the account's secret. The passphrase of an encrypted account is prompted for once, if
+    /// it was not given and there is a terminal; then `act` is called again.
     pub async fn unlocked<T, F: Future<Output = Result<T, OpenStoreError>>>(
         &self,
         act: impl Fn(PostgresStoreConfig) -> F,

@@ -20,8 +20,8 @@ pub fn remove_too(folder: &Path) {
     FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_owned());
 }
 
-/// Ends the program at Ctrl-C. A task of its own: questions and copies of files block the command's thread. The
-/// server rolls back what was not committed.
+/// Ends the program at Ctrl-C. A task of its own: questions and copies of files block the command's thread.
+/// The server rolls back what was not committed.
 pub fn exit_on_ctrl_c(context: Arc<Context>) {
     tokio::spawn(async move {
         // Without a handler the signal ends the program in any case.

@@ -15,8 +15,8 @@ use crate::{
 /// Give an account another passphrase or key
 ///
 /// The account's data key is sealed with the new secret: one row, checked before it is committed. A running
-/// bot is not affected; its next start needs the new secret. The old one no longer opens this database, but it still opens dumps
-/// and base backups from before. An account that is not encrypted cannot be given a secret.
+/// bot is not affected; its next start needs the new secret. The old one no longer opens this database, but it
+/// still opens dumps and base backups from before. An account that is not encrypted cannot be given a secret.
 ///
 /// The new secret comes from NEW_STORE_PASSPHRASE, NEW_STORE_KEY, a file, or a prompt.
 #[derive(clap::Args)]

@@ -278,7 +278,8 @@ impl Source {
     }
 }
 
-const UNKNOWN_ROOM: &str = "its room's id is hashed, and no other table and no state store in the same folder has that room";
+const UNKNOWN_ROOM: &str =
+    "its room's id is hashed, and no other table and no state store in the folder has that room";
 
 /// Those that the SDK requests.
 const SECRET_NAMES: [&str; 4] = [
