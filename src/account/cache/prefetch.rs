@@ -35,11 +35,8 @@ pub(super) struct Prefetch {
 impl Prefetch {
     /// Records that the group is likely to be read next.
     pub(super) fn expect(&mut self, key: CacheKey) {
-        let now = Instant::now();
-        if is_over(self.last_expected, now) {
-            self.expected.clear();
-        }
-        self.last_expected = Some(now);
+        self.expire();
+        self.last_expected = Some(Instant::now());
         if self.expected.len() < MAX_EXPECTED && !self.read.contains(&key.fingerprint()) {
             self.expected.insert(key);
         }
@@ -51,9 +48,7 @@ impl Prefetch {
             self.read.clear();
         }
         self.read.insert(key.fingerprint());
-        if is_over(self.last_expected, Instant::now()) {
-            self.expected.clear();
-        }
+        self.expire();
         self.expected.remove(key);
         let (planned, others) =
             self.expected.drain().partition(|expected: &CacheKey| expected.index == key.index);
@@ -70,14 +65,21 @@ impl Prefetch {
 
     /// The rows of a prefetched group, which is forgotten.
     pub(super) fn take(&mut self, key: &CacheKey) -> Option<Arc<Rows>> {
-        if self.rows.is_empty() {
-            return None;
+        self.expire();
+        let rows = self.rows.remove(key)?;
+        self.last_used = Some(Instant::now());
+        Some(rows)
+    }
+
+    /// Frees what was not used in time.
+    pub(super) fn expire(&mut self) {
+        let is_over = |last: Option<Instant>| last.is_some_and(|last| last.elapsed() > WINDOW);
+        if is_over(self.last_expected) {
+            (self.expected, self.last_expected) = Default::default();
         }
-        let now = Instant::now();
-        if is_over(self.last_used.replace(now), now) {
-            self.rows = HashMap::new();
+        if is_over(self.last_used) {
+            (self.rows, self.last_used) = Default::default();
         }
-        self.rows.remove(key)
     }
 
     /// Forgets a group that was written.
@@ -95,8 +97,4 @@ impl Prefetch {
         self.rows = HashMap::new();
         self.expected = HashSet::new();
     }
-}
-
-fn is_over(last: Option<Instant>, now: Instant) -> bool {
-    last.is_some_and(|last| now.saturating_duration_since(last) > WINDOW)
 }

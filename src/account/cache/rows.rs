@@ -244,6 +244,8 @@ impl CachedRows {
     }
 
     pub(super) fn set_maintenance(&mut self, generation: i64) {
+        // Called by each heartbeat.
+        self.prefetch.expire();
         if self.maintenance.replace(generation).is_some_and(|before| before != generation) {
             self.clear();
         }
