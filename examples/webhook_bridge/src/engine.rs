@@ -32,7 +32,7 @@ use crate::{
     rooms,
     run::{Run, Wake},
     session::{self, Session},
-    sync,
+    sync, tokens,
     webhook::Webhook,
 };
 
@@ -177,7 +177,7 @@ impl Engine {
             };
             let prepared = self.stop.graceful.run_until_cancelled(prepare).await;
             let ended = match prepared.unwrap_or(Err(BridgeError::Stopped)) {
-                Ok((checkpoint, run)) => self.run_once(&checkpoint, &run).await,
+                Ok((checkpoint, run)) => self.run_once(&checkpoint, &run, keys).await,
                 Err(error) => Err(error),
             };
             if self.metrics.since_sync().is_some_and(|since| since < began.elapsed()) {
@@ -231,7 +231,12 @@ impl Engine {
         }
     }
 
-    async fn run_once(&self, checkpoint: &Checkpoint, run: &Run) -> Result<(), BridgeError> {
+    async fn run_once(
+        &self,
+        checkpoint: &Checkpoint,
+        run: &Run,
+        keys: &Keys,
+    ) -> Result<(), BridgeError> {
         let delivery = Delivery::new(run);
         let tasks = async {
             tokio::join!(
@@ -245,6 +250,7 @@ impl Engine {
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
                 stop_all_after(run, own_device::run(run)),
+                stop_all_after(run, tokens::keep_fresh(keys, &run.homeserver, &run.stop)),
             )
         };
         let deadline = async {
@@ -252,7 +258,7 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
+            (a, b, c, d, e, f, g, h, i, j, k) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j, k]),
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {

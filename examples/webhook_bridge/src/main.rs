@@ -40,6 +40,7 @@ mod scheduler;
 mod session;
 mod sync;
 mod timeline;
+mod tokens;
 mod webhook;
 mod withheld;
 

@@ -106,6 +106,12 @@ pub struct Args {
     /// [default: all]
     #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
     pub invite_allow: Option<String>,
+    /// The refresh token that belongs to the access token, if it has one
+    #[arg(long, env = "MATRIX_REFRESH_TOKEN", hide_env_values = true)]
+    pub refresh_token: Option<SecretString>,
+    /// A file with the refresh token
+    #[arg(long, env = "MATRIX_REFRESH_TOKEN_FILE")]
+    pub refresh_token_file: Option<PathBuf>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,

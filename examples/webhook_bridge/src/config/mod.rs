@@ -90,6 +90,8 @@ pub struct Config {
     pub cross_signing: CrossSigning,
     /// Whose invitations are accepted; `None`: everybody's.
     pub invite_allow: Option<AllowList>,
+    /// The refresh token of a given access token.
+    pub refresh_token: Option<SecretString>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -177,6 +179,12 @@ impl TryFrom<Args> for Config {
                 20,
             )?,
             skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
+            refresh_token: secret(
+                &args.refresh_token,
+                &args.refresh_token_file,
+                "MATRIX_REFRESH_TOKEN",
+            )?
+            .map(Into::into),
             password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
                 .map(Into::into),
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,

@@ -12,6 +12,8 @@ pub use self::{
     rooms::{AccountData, Members, Page},
     sync::{Event, Invitation, Room, Sync},
 };
+use std::time::Duration;
+
 use ruma::api::{
     SupportedVersions,
     client::{
@@ -21,7 +23,7 @@ use ruma::api::{
         keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
         membership::{get_member_events, join_room_by_id, join_room_by_id_or_alias, leave_room},
         message::{get_message_events, send_message_event},
-        session::login,
+        session::{login, refresh_token},
         sync::sync_events,
         to_device::send_event_to_device,
     },
@@ -72,6 +74,7 @@ macro_rules! responses {
 responses! {
     get_supported_versions::Request => SupportedVersions,
     login::v3::Request => Login,
+    refresh_token::v3::Request => Tokens,
     whoami::v3::Request => WhoAmI,
     sync_events::v3::Request => Sync,
     get_message_events::v3::Request => Page,
@@ -103,17 +106,34 @@ impl ParseResponse for SupportedVersions {
     }
 }
 
+/// The tokens of a login or a refresh.
+pub struct Tokens {
+    pub access_token: String,
+    pub refresh_token: Option<String>,
+    pub expires_in: Option<Duration>,
+}
+
+impl ParseResponse for Tokens {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+        Ok(Self {
+            access_token: fields.value("access_token").ok_or("it has no access_token")?,
+            refresh_token: fields.value("refresh_token"),
+            expires_in: fields.value("expires_in_ms").map(Duration::from_millis),
+        })
+    }
+}
+
 pub struct Login {
     pub user_id: String,
-    pub access_token: String,
+    pub tokens: Tokens,
     pub device_id: String,
 }
 
 impl ParseResponse for Login {
-    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+    fn read(body: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self {
             user_id: fields.value("user_id").ok_or("it has no user_id")?,
-            access_token: fields.value("access_token").ok_or("it has no access_token")?,
+            tokens: Tokens::read(body, fields)?,
             device_id: fields.value("device_id").ok_or("it has no device_id")?,
         })
     }

@@ -17,3 +17,4 @@ mod settings;
 mod slow;
 mod stopping;
 mod support;
+mod tokens;
