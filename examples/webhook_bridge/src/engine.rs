@@ -25,6 +25,7 @@ use crate::{
     http_client,
     inbox::{self, Inbox},
     keys::Keys,
+    late_keys,
     metrics::Metrics,
     outgoing, own_device, prune,
     refusal::SessionLoss,
@@ -250,6 +251,7 @@ impl Engine {
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
                 stop_all_after(run, own_device::run(run)),
+                stop_all_after(run, late_keys::run(run)),
                 stop_all_after(run, tokens::keep_fresh(keys, &run.homeserver, &run.stop)),
             )
         };
@@ -258,7 +260,9 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i, j, k) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j, k]),
+            (a, b, c, d, e, f, g, h, i, j, k, l) = tasks => {
+                most_severe([a, b, c, d, e, f, g, h, i, j, k, l])
+            },
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod allow_list;
+mod backup;
 mod changes;
 mod checkpoint;
 mod config;
@@ -25,6 +26,7 @@ mod http_client;
 mod inbox;
 mod interactive_auth;
 mod keys;
+mod late_keys;
 mod membership;
 mod message;
 mod metrics;

@@ -36,6 +36,7 @@ pub struct Metrics {
     pub owner: IntGauge,
     pub standby: IntGauge,
     pub device_cross_signed: IntGauge,
+    pub key_backup_enabled: IntGauge,
     pub withheld: IntCounterVec,
     pub removals: IntCounterVec,
     pub invitations_declined: IntCounter,
@@ -132,6 +133,8 @@ impl Metrics {
             standby: make.gauge("standby", "1 while this process waits for another owner")?,
             device_cross_signed: make
                 .gauge("device_cross_signed", "1 once the bot's identity has signed its device")?,
+            key_backup_enabled: make
+                .gauge("key_backup_enabled", "1 while room keys are uploaded to the key backup")?,
             withheld: make.register(IntCounterVec::new(withheld, &["code"]))?,
             removals: make.register(IntCounterVec::new(removals, &["kind"]))?,
             invitations_declined: make.counter(

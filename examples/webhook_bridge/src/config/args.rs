@@ -112,6 +112,16 @@ pub struct Args {
     /// A file with the refresh token
     #[arg(long, env = "MATRIX_REFRESH_TOKEN_FILE")]
     pub refresh_token_file: Option<PathBuf>,
+    /// Whether room keys are backed up on the homeserver: true or false
+    /// [default: whether a recovery key is given]
+    #[arg(long, env = "BRIDGE_KEY_BACKUP")]
+    pub key_backup: Option<String>,
+    /// Recovery key of the key backup [default: a new one, printed once]
+    #[arg(long, env = "BRIDGE_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<SecretString>,
+    /// A file with the recovery key
+    #[arg(long, env = "BRIDGE_RECOVERY_KEY_FILE")]
+    pub recovery_key_file: Option<PathBuf>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,

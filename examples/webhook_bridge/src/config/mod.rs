@@ -10,8 +10,8 @@ use secrecy::SecretString;
 
 pub use self::args::Args;
 use self::values::{
-    allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required, secret,
-    takeover,
+    allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, recovery_key,
+    required, secret, takeover,
 };
 use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target};
 
@@ -92,6 +92,9 @@ pub struct Config {
     pub invite_allow: Option<AllowList>,
     /// The refresh token of a given access token.
     pub refresh_token: Option<SecretString>,
+    pub key_backup: bool,
+    /// The key of the backup, if given: valid base58.
+    pub recovery_key: Option<SecretString>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -154,6 +157,7 @@ impl TryFrom<Args> for Config {
             })
         });
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
+        let recovery_key = recovery_key(&args.recovery_key, &args.recovery_key_file)?;
         let token = secret(&args.webhook_token, &args.webhook_token_file, "WEBHOOK_TOKEN")?;
         Ok(Self {
             homeserver: http_url(&homeserver, "MATRIX_HOMESERVER")?,
@@ -179,6 +183,8 @@ impl TryFrom<Args> for Config {
                 20,
             )?,
             skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
+            key_backup: on_off(&args.key_backup, "BRIDGE_KEY_BACKUP", recovery_key.is_some())?,
+            recovery_key,
             refresh_token: secret(
                 &args.refresh_token,
                 &args.refresh_token_file,

@@ -2,6 +2,7 @@
 
 mod gaps;
 mod invitations;
+mod late_keys;
 mod migrate;
 mod queue;
 mod record;
@@ -24,6 +25,7 @@ use matrix_sdk_postgres::{
 pub use self::{
     gaps::{Gap, Pages},
     invitations::Pending,
+    late_keys::WaitingSession,
     migrate::{check, migrate},
     queue::{Counts, Queued},
     record::{NewGap, RoomChange, SyncRecord},

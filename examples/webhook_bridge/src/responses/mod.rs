@@ -1,12 +1,14 @@
 //! Lenient parsing of the homeserver's responses: only the fields in use are read, and a malformed
 //! entry is logged and skipped without failing the rest.
 
+mod backup;
 mod keys;
 mod raw_json;
 mod rooms;
 mod sync;
 
 pub use self::{
+    backup::{BackedUpKey, BackupVersion, NewBackup},
     keys::KeysQueryResponse,
     raw_json::{Fields, RawJson},
     rooms::{AccountData, Members, Page},
@@ -18,6 +20,10 @@ use ruma::api::{
     SupportedVersions,
     client::{
         account::whoami,
+        backup::{
+            add_backup_keys, create_backup_version, get_backup_keys_for_session,
+            get_latest_backup_info,
+        },
         config::{get_global_account_data, set_global_account_data},
         discovery::get_supported_versions,
         keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
@@ -75,6 +81,10 @@ responses! {
     get_supported_versions::Request => SupportedVersions,
     login::v3::Request => Login,
     refresh_token::v3::Request => Tokens,
+    get_latest_backup_info::v3::Request => BackupVersion,
+    create_backup_version::v3::Request => NewBackup,
+    add_backup_keys::v3::Request => add_backup_keys::v3::Response,
+    get_backup_keys_for_session::v3::Request => BackedUpKey,
     whoami::v3::Request => WhoAmI,
     sync_events::v3::Request => Sync,
     get_message_events::v3::Request => Page,
