@@ -120,6 +120,16 @@ impl Crypto {
         }
     }
 
+    /// Whether the key of a Megolm session is stored.
+    pub async fn has_session(&self, room: &str, session_id: &str) -> Result<bool, BridgeError> {
+        let Ok(room) = RoomId::parse(room) else { return Ok(false) };
+        match self.keys.has_session(&room, session_id).await {
+            // Decryption reports the corrupt row.
+            Err(error) if corrupt_reason(&error).is_some() => Ok(true),
+            stored => Ok(stored?),
+        }
+    }
+
     /// The machine's pending requests except key claims. Each call invalidates earlier key queries.
     pub async fn outgoing_requests(&self) -> Result<Vec<OutgoingRequest>, BridgeError> {
         skip_corrupt(self.machine().await?.outgoing_requests().await)

@@ -35,7 +35,14 @@ macro_rules! takes_the_token {
     )*};
 }
 
-takes_the_token!(AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken);
+takes_the_token!(AccessToken, AccessTokenOptional, AppserviceTokenOptional);
+
+/// A refresh needs no access token, and the current one may have expired.
+impl Authentication for auth_scheme::NoAccessToken {
+    fn input(_: SendAccessToken<'_>) -> Self::Input<'_> {
+        SendAccessToken::None
+    }
+}
 
 impl Authentication for auth_scheme::NoAuthentication {
     fn input(_: SendAccessToken<'_>) -> Self::Input<'_> {}

@@ -26,6 +26,7 @@ use crate::{
     http_client,
     inbox::{self, Inbox},
     keys::Keys,
+    late_keys,
     metrics::{self, Metrics},
     outgoing, own_device, prune,
     refusal::SessionLoss,
@@ -34,7 +35,7 @@ use crate::{
     run::{Run, Wake},
     sealing::Sealer,
     session::{self, Session},
-    sync,
+    sync, tokens,
     webhook::Webhooks,
 };
 
@@ -168,7 +169,7 @@ impl Engine {
             };
             let prepared = self.stop.graceful.run_until_cancelled(prepare).await;
             let ended = match prepared.unwrap_or(Err(BridgeError::Stopped)) {
-                Ok((checkpoint, run)) => self.run_once(&checkpoint, &run).await,
+                Ok((checkpoint, run)) => self.run_once(&checkpoint, &run, keys).await,
                 Err(error) => Err(error),
             };
             if self.metrics.since_sync().is_some_and(|since| since < began.elapsed()) {
@@ -222,7 +223,12 @@ impl Engine {
         }
     }
 
-    async fn run_once(&self, checkpoint: &Checkpoint, run: &Run) -> Result<(), BridgeError> {
+    async fn run_once(
+        &self,
+        checkpoint: &Checkpoint,
+        run: &Run,
+        keys: &Keys,
+    ) -> Result<(), BridgeError> {
         let delivery = Delivery::new(run);
         let tasks = async {
             tokio::join!(
@@ -236,6 +242,8 @@ impl Engine {
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
                 stop_all_after(run, own_device::run(run)),
+                stop_all_after(run, late_keys::run(run)),
+                stop_all_after(run, tokens::keep_fresh(keys, &run.homeserver, &run.stop)),
             )
         };
         let deadline = async {
@@ -243,7 +251,9 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
+            (a, b, c, d, e, f, g, h, i, j, k, l) = tasks => {
+                most_severe([a, b, c, d, e, f, g, h, i, j, k, l])
+            },
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {

@@ -40,6 +40,10 @@ impl Homeserver {
         Self { http, base, token: RwLock::new(None), versions: OnceLock::new() }
     }
 
+    fn token(&self) -> Option<SecretString> {
+        self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
     pub fn use_token(&self, token: SecretString) {
         *self.token.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(token);
     }
@@ -59,10 +63,18 @@ impl Homeserver {
             Some(versions) => versions,
             None => {
                 let request = get_supported_versions::Request::new();
-                let found = self.exchange(request, (), TIMEOUT).await;
+                let token = self.token();
+                let mut found = self.exchange(request.clone(), (), TIMEOUT, &token).await;
+                let has_token = token.is_some();
+                let is_refused = |error: &HomeserverError| error.session_loss().is_some();
+                if has_token
+                    && found.as_ref().is_err_and(is_refused)
+                    && let Ok(versions) = self.exchange(request, (), TIMEOUT, &None).await
+                {
+                    // An expired token must not prevent the requests that replace it.
+                    found = Ok(versions);
+                }
                 // Without a token there is none to refuse: something else has responded.
-                let has_token =
-                    self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some();
                 let found = found.map_err(|error| match error {
                     HomeserverError::Malformed(_) => {
                         HomeserverError::NoHomeserver(error.to_string())
@@ -74,7 +86,15 @@ impl Homeserver {
                 self.versions.get_or_init(|| found)
             }
         };
-        self.exchange(request, R::PathBuilder::input(versions), limit).await
+        let used = self.token();
+        let path = || R::PathBuilder::input(versions);
+        match self.exchange(request.clone(), path(), limit, &used).await {
+            // The token was exchanged for a new one meanwhile.
+            Err(error) if error.session_loss().is_some() && !same(&used, &self.token()) => {
+                self.exchange(request, path(), limit, &self.token()).await
+            }
+            answer => answer,
+        }
     }
 
     /// Send, and retry temporary errors until `stop`.
@@ -112,10 +132,10 @@ impl Homeserver {
         request: R,
         path: <R::PathBuilder as PathBuilder>::Input<'_>,
         limit: Duration,
+        token: &Option<SecretString>,
     ) -> Result<<R as HasResponse>::Response, HomeserverError> {
         let mut request = {
-            let token = self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let token = match &*token {
+            let token = match token {
                 Some(token) => SendAccessToken::IfRequired(token.expose_secret()),
                 None => SendAccessToken::None,
             };
@@ -160,6 +180,10 @@ impl Homeserver {
         let (status, headers) = (response.status(), response.headers().clone());
         Ok((status, headers, response.bytes().await.map_err(unreachable)?))
     }
+}
+
+fn same(one: &Option<SecretString>, other: &Option<SecretString>) -> bool {
+    one.as_ref().map(ExposeSecret::expose_secret) == other.as_ref().map(ExposeSecret::expose_secret)
 }
 
 /// An error with its causes in one line, without the URL, which may hold secrets.

@@ -7,7 +7,7 @@ use matrix_sdk_postgres::{
     self as store, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
     PostgresStoreConfig, Timeouts, Transaction, admin::OwnDevice, deadpool_postgres::Pool,
 };
-use ruma::{DeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedUserId, RoomId, UserId};
 use secrecy::ExposeSecret;
 
 use crate::{
@@ -110,6 +110,15 @@ impl Keys {
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         Ok(account.is_some())
+    }
+
+    /// Whether the key of a Megolm session is stored.
+    pub async fn has_session(
+        &self,
+        room: &RoomId,
+        session_id: &str,
+    ) -> Result<bool, CryptoStoreError> {
+        Ok(self.store.get_inbound_group_session(room, session_id).await?.is_some())
     }
 
     /// This device as it is stored; `None` before the first start.

@@ -71,6 +71,7 @@ pub struct Metrics {
     pub owner: Gauge,
     pub standby: Gauge,
     pub device_cross_signed: Gauge,
+    pub key_backup_enabled: Gauge,
     pub invitations_declined: Counter,
     started: Instant,
     synced: Mutex<Option<Instant>>,
@@ -190,6 +191,10 @@ impl Default for Metrics {
             device_cross_signed: current!(
                 "device_cross_signed",
                 "1 once the bot's identity has signed its device"
+            ),
+            key_backup_enabled: current!(
+                "key_backup_enabled",
+                "1 while room keys are uploaded to the key backup"
             ),
             invitations_declined: count!(
                 "invitations_declined_total",

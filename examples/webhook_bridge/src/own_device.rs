@@ -5,6 +5,7 @@ use ruma::api::client::keys::get_keys::v3::Request;
 use tracing::{error, warn};
 
 use crate::{
+    backup,
     config::CrossSigning,
     cross_signing,
     errors::{BridgeError, exit_code},
@@ -23,10 +24,20 @@ async fn check_and_sign(run: &Run) -> Result<(), BridgeError> {
     if let Some(own) = &run.published_device {
         check(run, own).await?;
     }
-    match run.config.cross_signing {
-        CrossSigning::Off => Ok(()),
-        CrossSigning::Create | CrossSigning::Reset => cross_signing::sign_device(run).await,
-    }
+    let sign = async {
+        match run.config.cross_signing {
+            CrossSigning::Off => Ok(()),
+            CrossSigning::Create | CrossSigning::Reset => cross_signing::sign_device(run).await,
+        }
+    };
+    let back_up = async {
+        match run.config.key_backup {
+            false => Ok(()),
+            true => backup::run(run).await,
+        }
+    };
+    tokio::try_join!(sign, back_up)?;
+    Ok(())
 }
 
 /// Compare the homeserver's keys of a device that was published before this run. If it has others, no

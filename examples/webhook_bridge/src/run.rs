@@ -42,6 +42,8 @@ pub struct Wake {
     pub outgoing: Notify,
     /// The device keys are on the homeserver.
     pub device_published: Notify,
+    /// There may be room keys to back up.
+    pub room_keys: Notify,
 }
 
 impl Wake {
@@ -51,6 +53,7 @@ impl Wake {
         self.gaps.notify_one();
         self.invitations.notify_one();
         self.members.notify_one();
+        self.room_keys.notify_one();
     }
 }
 

@@ -19,10 +19,11 @@ use crate::{
     homeserver::Homeserver,
     keys::Keys,
     refusal::{HomeserverError, SessionLoss},
+    responses::Tokens,
+    tokens,
 };
 
 const DEVICE_ID: &str = "device_id";
-const ACCESS_TOKEN: &str = "access_token";
 
 /// Logs in, or resumes the stored session.
 pub struct Session<'a> {
@@ -36,18 +37,20 @@ impl Session<'_> {
     /// Return the device, and set its token on `homeserver`. After a restart, this only reads the
     /// store.
     pub async fn resume_or_log_in(&self) -> Result<OwnedDeviceId, BridgeError> {
-        let token = self.keys.value(ACCESS_TOKEN).await?;
+        let token = tokens::access_token(self.keys).await?;
         let device = match (&self.config.credentials, token, self.stored_device().await?) {
-            (Some(Credentials::AccessToken(given)), stored, device) => match device {
-                Some(device) if stored.as_deref() == Some(given.expose_secret()) => {
-                    self.homeserver.use_token(given.clone());
-                    device
-                }
-                device => self.adopt_token(given, device).await?,
-            },
+            (Some(Credentials::AccessToken(given)), _, device)
+                if !tokens::began_with(self.keys, given.expose_secret()).await? =>
+            {
+                self.adopt_token(given, device).await?
+            }
             (_, Some(token), Some(device)) => {
                 self.homeserver.use_token(token.into());
+                tokens::refresh_if_due(self.keys, self.homeserver, self.stop).await?;
                 device
+            }
+            (Some(Credentials::AccessToken(given)), _, device) => {
+                self.adopt_token(given, device).await?
             }
             (Some(Credentials::Password(password)), _, device) => {
                 let device = self.choose_device(device).await?;
@@ -77,8 +80,12 @@ impl Session<'_> {
         Ok(device)
     }
 
-    /// Log in to the same device again, after the token has expired. Returns `false` without a password.
+    /// After the token has expired (soft logout), get a new one with the refresh token, or by logging in to
+    /// the same device again. Returns `false` if there is neither that nor a password.
     pub async fn renew(&self) -> Result<bool, BridgeError> {
+        if tokens::refresh(self.keys, self.homeserver, self.stop).await? {
+            return Ok(true);
+        }
         match (&self.config.credentials, self.stored_device().await?) {
             (Some(Credentials::Password(password)), Some(device)) => {
                 info!("the access token has expired: logging in to the same device again");
@@ -112,6 +119,7 @@ impl Session<'_> {
             Password::new(UserIdentifier::Matrix(user), password.expose_secret().to_owned());
         let mut request = LoginRequest::new(LoginInfo::Password(password));
         request.device_id = Some(device.to_owned());
+        request.refresh_token = true;
         request.initial_device_display_name = Some("webhook bridge".to_owned());
         let response =
             self.homeserver.send_until(request, self.stop).await.map_err(refused_login)?;
@@ -124,8 +132,7 @@ impl Session<'_> {
                 ),
             ));
         }
-        self.keys.set_value(ACCESS_TOKEN, &response.access_token).await?;
-        self.homeserver.use_token(response.access_token.into());
+        tokens::begin(self.keys, self.homeserver, response.tokens, None).await?;
         info!(%device, "logged in");
         Ok(())
     }
@@ -162,7 +169,16 @@ impl Session<'_> {
             )));
         }
         self.keys.set_value(DEVICE_ID, device.as_str()).await?;
-        self.keys.set_value(ACCESS_TOKEN, token.expose_secret()).await?;
+        let tokens = Tokens {
+            access_token: token.expose_secret().to_owned(),
+            refresh_token: self
+                .config
+                .refresh_token
+                .as_ref()
+                .map(|token| token.expose_secret().to_owned()),
+            expires_in: None,
+        };
+        tokens::begin(self.keys, self.homeserver, tokens, Some(token.expose_secret())).await?;
         Ok(device)
     }
 
@@ -179,7 +195,7 @@ impl Session<'_> {
         if devices.is_some_and(|devices| devices.contains_key(device)) {
             // The next start may then choose another device.
             self.keys.remove_value(DEVICE_ID).await?;
-            self.keys.remove_value(ACCESS_TOKEN).await?;
+            tokens::forget(self.keys).await?;
             return Err(BridgeError::fatal(
                 exit_code::SESSION_ENDED,
                 format!(
@@ -224,8 +240,8 @@ fn refused_login(error: HomeserverError) -> BridgeError {
 pub fn explain(loss: SessionLoss) -> &'static str {
     match loss {
         SessionLoss::Expired => {
-            "the access token has expired: set MATRIX_PASSWORD, or MATRIX_ACCESS_TOKEN to a new \
-             token of the same device"
+            "the access token has expired, and there is no refresh token that the homeserver \
+             accepts: set MATRIX_PASSWORD, or MATRIX_ACCESS_TOKEN to a new token of the same device"
         }
         SessionLoss::Locked => {
             "the homeserver reports that the bot's account is locked: ask its administrator to \

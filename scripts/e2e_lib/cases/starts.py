@@ -1,6 +1,7 @@
 """Startup, shutdown, health endpoints and error messages of the bridge."""
 
 import asyncio
+import json
 import re
 import secrets
 import signal
@@ -153,6 +154,37 @@ async def revoked_token(h: Harness):
     expect(code > 0, f"the bridge exited with code {code}\n{h.bridge.tail()}")
     expect("token" in h.bridge.child.output().lower(), f"'token' is not in the output\n{h.bridge.tail()}")
     await expect_failure(h, "token", **token)
+
+
+@case()
+async def expiring_token(h: Harness):
+    """Tokens that expire after seconds are refreshed, also after an outage of the bridge, without a password."""
+    configuration = h.synapse.directory / "homeserver.yaml"
+    before = configuration.read_text()
+    changed = {**json.loads(before), "refreshable_access_token_lifetime": "8s"}
+    refreshed = lambda: h.bridge.child.output().count("the access token was refreshed")
+    await h.synapse.stop()
+    configuration.write_text(json.dumps(changed))
+    await h.synapse.start()
+    try:
+        await h.set_up()
+        for n in range(6):
+            await h.send(1, f"while tokens expire: {n}")
+            await asyncio.sleep(3)
+        await h.until_delivered()
+        expect(refreshed() >= 2, f"refreshed {refreshed()} times\n{h.bridge.tail()}")
+        runs = h.bridge.child.output().count("forwarding messages")
+        expect(runs == 1, f"the bridge has begun {runs} runs\n{h.bridge.tail()}")
+        await h.bridge.kill9()
+        await h.send(2, "while it was down")
+        await asyncio.sleep(10)
+        await h.bridge.start(MATRIX_PASSWORD=None)
+        await h.until_delivered()
+        expect(len(await h.synapse.devices(h.bot)) == 1, "the bridge has created another device")
+    finally:
+        await h.synapse.stop()
+        configuration.write_text(before)
+        await h.synapse.start()
 
 
 @case()

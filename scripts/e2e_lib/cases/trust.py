@@ -140,3 +140,49 @@ async def device_keys_gone(h: Harness):
     code = await h.bridge.child.wait(60)
     expect(code == 4, f"the bridge exited with code {code}\n{h.bridge.tail()}")
     await until_logged(h, f"the homeserver has other keys of device {login['device_id']}")
+
+
+async def backup_of(h: Harness) -> dict:
+    """The bot's key backup, with the number of its keys; empty if there is none."""
+    login = await h.synapse.login(h.bot, h.passwords[h.bot])
+    try:
+        return await h.synapse.request("GET", "/_matrix/client/v3/room_keys/version", token=login["access_token"])
+    except RuntimeError:
+        return {}
+    finally:
+        await h.synapse.logout(login["access_token"])
+
+
+async def has_backed_up(h: Harness, count: int) -> bool:
+    h.bridge.check_running()
+    return (await backup_of(h)).get("count", 0) >= count
+
+
+@case()
+async def key_backup(h: Harness):
+    """Room keys are backed up, and a device that a sender excludes takes the missing one from the backup."""
+    await h.set_up(BRIDGE_KEY_BACKUP="true", STORE_ACCOUNT="second")
+    await h.send(1, "to the second device")
+    await h.until_delivered()
+    await until(lambda: has_backed_up(h, 1), 60, "the first key in the backup", 0.5, h.bridge.tail)
+    (key,) = re.findall(r"shown only now: (\S+)", h.bridge.outputs())
+    await h.bridge.child.stop()
+    (second,) = await h.synapse.device_keys(h.bot, h.alice.client.access_token)
+    # Another device of the bot receives the next key, and does not get the message delivered.
+    h.sink.mode = "503"
+    await h.bridge.start(STORE_ACCOUNT="first", BRIDGE_RECOVERY_KEY=key)
+    await until_metric(h, "device_keys_uploaded", lambda value: value == 1)
+    await until_metric(h, "key_backup_enabled", lambda value: value == 1)
+    await h.alice.sync()
+    h.alice.client.blacklist_device(h.alice.client.device_store[h.bot][second])
+    h.alice.rotate(h.room)
+    await h.send(2, "not to the second device")
+    await until(lambda: has_backed_up(h, 2), 60, "the second key in the backup", 0.5, h.bridge.tail)
+    await h.bridge.child.stop()
+    h.sink.mode = "ok"
+    await h.bridge.start(STORE_ACCOUNT="second", BRIDGE_KEY_BACKUP="true")
+    await h.until_delivered()
+    await until_logged(h, "a missing room key was in the key backup")
+    expect(h.bridge.outputs().count("shown only now") == 1, "the recovery key was printed again")
+    verifications = {delivery.message["verification"] for delivery in h.sink.delivered[1:]}
+    expect(verifications == {"insecure_source"}, f"verification is {verifications}")

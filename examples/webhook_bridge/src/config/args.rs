@@ -122,6 +122,22 @@ pub struct Args {
     /// [default: all]
     #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
     pub invite_allow: Option<String>,
+    /// The refresh token that belongs to the access token, if it has one
+    #[arg(long, env = "MATRIX_REFRESH_TOKEN", hide_env_values = true)]
+    pub refresh_token: Option<SecretString>,
+    /// A file with the refresh token
+    #[arg(long, env = "MATRIX_REFRESH_TOKEN_FILE")]
+    pub refresh_token_file: Option<PathBuf>,
+    /// Whether room keys are backed up on the homeserver: true or false
+    /// [default: whether a recovery key is given]
+    #[arg(long, env = "BRIDGE_KEY_BACKUP")]
+    pub key_backup: Option<String>,
+    /// Recovery key of the key backup [default: a new one, printed once]
+    #[arg(long, env = "BRIDGE_RECOVERY_KEY", hide_env_values = true)]
+    pub recovery_key: Option<SecretString>,
+    /// A file with the recovery key
+    #[arg(long, env = "BRIDGE_RECOVERY_KEY_FILE")]
+    pub recovery_key_file: Option<PathBuf>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,

@@ -13,8 +13,8 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
 use self::values::{
-    address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required,
-    secret, takeover,
+    address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, recovery_key,
+    required, secret, takeover,
 };
 pub use self::{
     api::{ApiConfig, Attachments},
@@ -108,6 +108,11 @@ pub struct Config {
     pub cross_signing: CrossSigning,
     /// Whose invitations are accepted; `None`: everybody's.
     pub invite_allow: Option<AllowList>,
+    /// The refresh token of a given access token.
+    pub refresh_token: Option<SecretString>,
+    pub key_backup: bool,
+    /// The key of the backup, if given: valid base58.
+    pub recovery_key: Option<SecretString>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -169,6 +174,7 @@ impl TryFrom<Args> for Config {
         let metrics_token =
             secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
+        let recovery_key = recovery_key(&args.recovery_key, &args.recovery_key_file)?;
         let webhook = webhook::default(&args)?;
         let api = api::read(&args)?;
         let (labels, labelled_webhooks) =
@@ -203,6 +209,14 @@ impl TryFrom<Args> for Config {
             attachments: api::attachments(&args, api.is_some())?,
             api,
             metrics_token: metrics_token.map(Into::into),
+            key_backup: on_off(&args.key_backup, "BRIDGE_KEY_BACKUP", recovery_key.is_some())?,
+            recovery_key,
+            refresh_token: secret(
+                &args.refresh_token,
+                &args.refresh_token_file,
+                "MATRIX_REFRESH_TOKEN",
+            )?
+            .map(Into::into),
             password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
                 .map(Into::into),
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,

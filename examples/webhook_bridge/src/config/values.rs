@@ -13,6 +13,7 @@ use url::Url;
 use super::{CrossSigning, Takeover};
 use crate::{
     allow_list::AllowList,
+    backup,
     errors::{BridgeError, exit_code},
     http_client::Target,
 };
@@ -107,6 +108,20 @@ pub fn cross_signing(value: Option<&str>) -> Result<CrossSigning, BridgeError> {
             "BRIDGE_CROSS_SIGNING is {other:?}: set it to create, reset or off"
         ))),
     }
+}
+
+pub fn recovery_key(
+    value: &Option<SecretString>,
+    file: &Option<PathBuf>,
+) -> Result<Option<SecretString>, BridgeError> {
+    let key = secret(value, file, "BRIDGE_RECOVERY_KEY")?;
+    if key.as_deref().is_some_and(|key| backup::parse(key).is_none()) {
+        return Err(invalid(
+            "BRIDGE_RECOVERY_KEY is not a recovery key: set it to the one that was printed when the \
+             key backup was created",
+        ));
+    }
+    Ok(key.map(Into::into))
 }
 
 pub fn allow_list(list: &str) -> Result<AllowList, BridgeError> {

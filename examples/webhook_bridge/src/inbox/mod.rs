@@ -3,6 +3,7 @@
 mod dead_letters;
 mod gaps;
 mod invitations;
+mod late_keys;
 mod messages;
 mod migrate;
 mod origins;
@@ -31,6 +32,7 @@ pub use self::{
     dead_letters::DeadLetter,
     gaps::{Gap, Pages},
     invitations::Pending,
+    late_keys::WaitingSession,
     messages::{SealedMessage, Slice, Target},
     migrate::{check, migrate},
     origins::Origin,

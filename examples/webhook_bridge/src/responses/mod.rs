@@ -1,27 +1,35 @@
 //! Lenient parsing of the homeserver's responses: only the fields in use are read, and a malformed
 //! entry is logged and skipped without failing the rest.
 
+mod backup;
 mod keys;
 mod raw_json;
 mod rooms;
 mod sync;
 
 pub use self::{
+    backup::{BackedUpKey, BackupVersion, NewBackup},
     keys::KeysQueryResponse,
     raw_json::{Fields, RawJson},
     rooms::{AccountData, Members, Page},
     sync::{Event, Invitation, Room, Sync},
 };
+use std::time::Duration;
+
 use ruma::api::{
     SupportedVersions,
     client::{
         account::whoami,
+        backup::{
+            add_backup_keys, create_backup_version, get_backup_keys_for_session,
+            get_latest_backup_info,
+        },
         config::{get_global_account_data, set_global_account_data},
         discovery::get_supported_versions,
         keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
         membership::{get_member_events, join_room_by_id, join_room_by_id_or_alias, leave_room},
         message::{get_message_events, send_message_event},
-        session::login,
+        session::{login, refresh_token},
         sync::sync_events,
         to_device::send_event_to_device,
     },
@@ -72,6 +80,11 @@ macro_rules! responses {
 responses! {
     get_supported_versions::Request => SupportedVersions,
     login::v3::Request => Login,
+    refresh_token::v3::Request => Tokens,
+    get_latest_backup_info::v3::Request => BackupVersion,
+    create_backup_version::v3::Request => NewBackup,
+    add_backup_keys::v3::Request => add_backup_keys::v3::Response,
+    get_backup_keys_for_session::v3::Request => BackedUpKey,
     whoami::v3::Request => WhoAmI,
     sync_events::v3::Request => Sync,
     get_message_events::v3::Request => Page,
@@ -103,17 +116,34 @@ impl ParseResponse for SupportedVersions {
     }
 }
 
+/// The tokens of a login or a refresh.
+pub struct Tokens {
+    pub access_token: String,
+    pub refresh_token: Option<String>,
+    pub expires_in: Option<Duration>,
+}
+
+impl ParseResponse for Tokens {
+    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+        Ok(Self {
+            access_token: fields.value("access_token").ok_or("it has no access_token")?,
+            refresh_token: fields.value("refresh_token"),
+            expires_in: fields.value("expires_in_ms").map(Duration::from_millis),
+        })
+    }
+}
+
 pub struct Login {
     pub user_id: String,
-    pub access_token: String,
+    pub tokens: Tokens,
     pub device_id: String,
 }
 
 impl ParseResponse for Login {
-    fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
+    fn read(body: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self {
             user_id: fields.value("user_id").ok_or("it has no user_id")?,
-            access_token: fields.value("access_token").ok_or("it has no access_token")?,
+            tokens: Tokens::read(body, fields)?,
             device_id: fields.value("device_id").ok_or("it has no device_id")?,
         })
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod backup;
 mod cross_signing;
 mod devices;
 mod documents;
@@ -21,3 +22,4 @@ mod settings;
 mod slow;
 mod stopping;
 mod support;
+mod tokens;

@@ -27,6 +27,8 @@ pub struct Call {
     pub path: String,
     pub query: HashMap<String, String>,
     pub body: Value,
+    /// The access token.
+    pub token: Option<String>,
 }
 
 impl Call {
@@ -263,7 +265,9 @@ async fn answer(State(homeserver): State<Arc<Homeserver>>, request: Request) -> 
         Some((version, rest)) if version.starts_with(['r', 'v', 'u']) => rest,
         _ => path,
     };
+    let token = parts.headers.get("authorization").and_then(|value| value.to_str().ok());
     let call = Call {
+        token: token.and_then(|value| value.strip_prefix("Bearer ")).map(ToOwned::to_owned),
         method: parts.method.to_string(),
         path: percent_decode(path),
         query: url.query_pairs().into_owned().collect(),
