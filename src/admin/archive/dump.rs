@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::types::Type;
 
 use super::{
-    BackedUpTable, Backup, BackupError, END, FORMAT, Header, LARGEST, read_end, read_frame,
+    BackedUpTable, Backup, BackupError, END, FORMAT, FRAME, Header, read_end, read_frame,
     read_header, write_frame,
 };
 use crate::{
@@ -78,7 +78,7 @@ pub async fn backup(
         let mut rows = pin!(transaction.copy_out(&sql).await?);
         while let Some(bytes) = rows.try_next().await.map_err(DatabaseError::from)? {
             progress(bytes.len() as u64);
-            for frame in bytes.chunks(LARGEST) {
+            for frame in bytes.chunks(FRAME) {
                 write_frame(out, frame)?;
             }
         }

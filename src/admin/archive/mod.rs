@@ -28,7 +28,9 @@ use crate::{DatabaseError, Error, OpenStoreError};
 /// Of the stream.
 const FORMAT: u32 = 1;
 const END: &[u8] = b"end";
-/// No frame is larger; a row may take several.
+/// Rows are written in frames of up to this size; a row may take several.
+const FRAME: usize = 1 << 20;
+/// No larger frame is read.
 const LARGEST: usize = 64 << 20;
 
 /// What a backup holds.
@@ -132,7 +134,8 @@ pub enum BackupError {
         account: String,
     },
 
-    /// [`RestoredDevice::Same`] or [`Moved`](RestoredDevice::Moved) was requested, and the backup is older than what is known of it.
+    /// [`RestoredDevice::Same`] or [`Moved`](RestoredDevice::Moved) was requested, and the backup is older
+    /// than what is known of the device.
     #[error(
         "the backup has {found} commits, and the device has made {known}: its ratchets are old, and must \
          not be used again. Restore it as a new device"
