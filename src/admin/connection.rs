@@ -21,7 +21,7 @@ use crate::{
     postgres::{
         database::{self, Database, Limits, begin, typed},
         schema::Schema,
-        statement::{Sql, Statements, Table},
+        statement::{Sql, Statements, Table, named},
         transaction_connection::TransactionConnection,
     },
 };
@@ -122,8 +122,8 @@ impl AdminConnection {
     }
 }
 
-/// The server's views name who has sent a statement by its comment.
-const SENDER: &str = "/* matrix-postgres */ ";
+/// The name of the tool's statements in the server's views.
+const SENDER: &str = "matrix-postgres";
 
 impl Transaction<'_> {
     /// Runs a statement, in which `{schema}` stands for the schema.
@@ -132,7 +132,7 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let sql = [SENDER, &self.schema().qualify(template)].concat();
+        let sql = named(self.schema().qualify(template).trim(), SENDER);
         Ok(self.client()?.query_typed(&sql, params).await?)
     }
 
@@ -142,7 +142,7 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<Pin<Box<RowStream>>, DatabaseError> {
-        let sql = [SENDER, &self.schema().qualify(template)].concat();
+        let sql = named(self.schema().qualify(template).trim(), SENDER);
         let params = params.iter().cloned();
         Ok(Box::pin(self.client()?.query_typed_raw(&sql, params).await?))
     }
@@ -163,7 +163,7 @@ impl Transaction<'_> {
         template: &str,
         params: &[Param<'_>],
     ) -> Result<u64, DatabaseError> {
-        let sql = [SENDER, &self.schema().qualify(template)].concat();
+        let sql = named(self.schema().qualify(template).trim(), SENDER);
         Ok(self.client()?.execute_typed(&sql, params).await?)
     }
 

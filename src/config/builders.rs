@@ -45,9 +45,9 @@ impl PostgresStoreConfig {
     /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some tenths of a
     /// second when a store is opened; a [`key`](Self::key) avoids that. The store keeps neither, and
     /// can be reopened without them. Of `passphrase`, `key` and `key_provider`, the last call counts.
-    /// The passphrase is fixed when the account is created: opening with another one fails with
-    /// [`OpenStoreError::WrongPassphrase`], with an empty one it fails with
-    /// [`OpenStoreError::InvalidConfig`].
+    /// An account keeps its passphrase until [`admin::rekey`](crate::admin::rekey) changes it: opening
+    /// with another one fails with [`OpenStoreError::WrongPassphrase`], with an empty one it fails
+    /// with [`OpenStoreError::InvalidConfig`].
     ///
     /// [`OpenStoreError::WrongPassphrase`]: crate::OpenStoreError::WrongPassphrase
     /// [`OpenStoreError::InvalidConfig`]: crate::OpenStoreError::InvalidConfig
@@ -68,8 +68,8 @@ impl PostgresStoreConfig {
     /// Encrypts the account's data with a random key of 32 bytes, or, with `None`, not at all (the
     /// default).
     ///
-    /// Of `passphrase`, `key` and `key_provider`, the last call counts. The key is fixed when the
-    /// account is created: opening with another one fails with
+    /// Of `passphrase`, `key` and `key_provider`, the last call counts. An account keeps its
+    /// key until [`admin::rekey`](crate::admin::rekey) changes it: opening with another one fails with
     /// [`OpenStoreError::WrongKey`](crate::OpenStoreError::WrongKey).
     ///
     /// ```

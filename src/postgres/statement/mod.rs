@@ -133,14 +133,22 @@ pub(crate) struct Statements {
     unlisted: Rendered,
 }
 
+/// The statement with its name as a comment, by which the server's views show what has sent it. Behind
+/// the first word: `pg_stat_statements` drops a comment before it since PostgreSQL 18.
+pub(crate) fn named(sql: &str, name: &str) -> String {
+    match sql.split_once(char::is_whitespace) {
+        Some((first, others)) => format!("{first} /* {name} */ {others}"),
+        None => sql.to_owned(),
+    }
+}
+
 impl Statements {
     pub(crate) fn new(schema: Schema, all: Vec<&'static Sql>) -> Self {
         let render = |sql: &Sql| Rendered {
             // The schema's name is inserted last, because it may look like a placeholder.
-            text: format!(
-                "/* {} */ {}",
+            text: named(
+                &schema.qualify(sql.template().trim().replace("{guarded}", IS_GUARDED).as_str()),
                 sql.name,
-                schema.qualify(sql.template().trim().replace("{guarded}", IS_GUARDED).as_str())
             ),
             types: sql.types(),
         };
