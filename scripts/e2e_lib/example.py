@@ -81,16 +81,16 @@ class Example(Bridge):
         self.shell('psql --quiet --set=ON_ERROR_STOP=1 --command="$SQL" "$URL"', SQL=text, URL=url)
 
     def shell(self, script: str, fails: bool = False, **variables: str) -> str:
-        """Runs a script in the bot's directory, with PostgreSQL's programs and the operator's tool; returns what it said."""
+        """Runs a script in the bot's directory, with PostgreSQL's programs and the operator's tool; returns its output."""
         path = f"{program().parent}:{self.postgres.bin}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euc", script], env={**os.environ, **variables, "PATH": path},
             cwd=self.directory, capture_output=True, text=True,
         )
-        said = done.stdout + done.stderr
+        output = done.stdout + done.stderr
         if (done.returncode != 0) != fails:
-            raise Timeout(f"{script.strip()} ended with code {done.returncode}: {said}")
-        return said
+            raise Timeout(f"{script.strip()} ended with code {done.returncode}: {output}")
+        return output
 
     async def close(self):
         await super().close()

@@ -159,11 +159,19 @@ class Harness:
 
     async def order(self, room: str) -> list[str]:
         """The ids of the room's events in the server's order."""
+        return [event["event_id"] for event in await self.events(room)]
+
+    async def encrypted_events(self, room: str, sender: str) -> list[dict]:
+        events = await self.events(room)
+        return [e for e in events if e["type"] == "m.room.encrypted" and e["sender"] == sender]
+
+    async def events(self, room: str) -> list[dict]:
+        """The room's events in the server's order."""
         token, start, found = self.owners[room].client.access_token, "", []
         while True:
             path = f"/_matrix/client/v3/rooms/{room}/messages?dir=f&limit=500{start}"
             page = await self.synapse.request("GET", path, token=token)
-            found += [event["event_id"] for event in page["chunk"]]
+            found += page["chunk"]
             if not page.get("end") or not page["chunk"]:
                 return found
             start = f"&from={page['end']}"

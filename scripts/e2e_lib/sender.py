@@ -1,11 +1,12 @@
 """A Matrix user that sends encrypted messages, with matrix-nio, an independent implementation."""
 
+import io
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nio import AsyncClient, AsyncClientConfig
+from nio import AsyncClient, AsyncClientConfig, MessageDirection, RoomMessageText
 from nio.responses import ErrorResponse, ShareGroupSessionResponse
 
 from .synapse import Synapse
@@ -98,6 +99,20 @@ class Sender:
             self.session_id(room_id), at,
         )
 
+    async def read(self, room_id: str) -> dict[str, str]:
+        """The bodies of the room's text messages that this device can decrypt, by event id."""
+        await self.sync()
+        found, start = {}, None
+        while True:
+            page = checked(await self.client.room_messages(
+                room_id, start, direction=MessageDirection.front, limit=500
+            ))
+            texts = [event for event in page.chunk if isinstance(event, RoomMessageText)]
+            found |= {event.event_id: event.body for event in texts if event.decrypted}
+            if not page.end or not page.chunk:
+                return found
+            start = page.end
+
     def session_id(self, room_id: str) -> str | None:
         session = self.client.olm.outbound_group_sessions.get(room_id)
         return session.id if session else None
@@ -116,3 +131,14 @@ class Sender:
         for request in held:
             checked(await self.client._send(*request))
         return len(held)
+
+
+async def encrypted_file(sender: Sender, name: str, mimetype: str, file: bytes) -> dict:
+    """Upload a file, encrypted. Returns the content of a message with it."""
+    upload, keys = await sender.client.upload(
+        lambda *_: io.BytesIO(file), mimetype, name, encrypt=True, filesize=len(file)
+    )
+    return {
+        "msgtype": "m.file", "body": name, "info": {"mimetype": mimetype, "size": len(file)},
+        "file": {"url": checked(upload).content_uri, **keys},
+    }

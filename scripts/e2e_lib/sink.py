@@ -27,6 +27,7 @@ class Delivery:
 
     message: dict
     headers: dict
+    raw: bytes = b""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -103,7 +104,7 @@ class Sink:
         expected = f"Bearer {self.token}" if self.token else None
         if headers.get("Authorization") != expected:
             wrong("Authorization is not the token that was configured")
-        return Delivery(message, headers)
+        return Delivery(message, headers, raw)
 
     def first(self) -> dict[str, Delivery]:
         """Each event's first delivery, in the order of arrival."""

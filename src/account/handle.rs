@@ -242,7 +242,7 @@ impl OpenAccount {
     }
 }
 
-/// The configuration of a pool that is this account's alone, which the server shows.
+/// The configuration with an `application_name` that ends with the account's name.
 fn named(config: &PostgresStoreConfig) -> PostgresStoreConfig {
     let name = format!("{APPLICATION_NAME} {}", config.account);
     let name = config.application_name.clone().unwrap_or(name);

@@ -3,7 +3,7 @@
 pub(crate) mod cache;
 pub(crate) mod cancellation;
 pub(crate) mod cipher;
-mod find;
+pub(crate) mod find;
 pub(crate) mod handle;
 pub(crate) mod leases;
 pub(crate) mod ownership;
@@ -153,13 +153,12 @@ impl StoreLane {
     pub(crate) async fn verify(&self) -> Result<(), Error> {
         self.lane.check()?;
         if self.writer.is_none() {
-            return self.query_opt(&OWNER, &[]).await.map(drop);
+            return self.commits().await.map(drop);
         }
         self.lane.owner.read_owner_row(&self.database).await?;
         self.lane.check_write()
     }
 
-    /// The state of the connection pool.
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }

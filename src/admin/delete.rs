@@ -1,42 +1,26 @@
-//! An account, and all that belongs to it, gone.
+//! Deletes an account with all its rows.
 
-use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
-    session::{Session, Transaction},
-    table_counts::TableCount,
+    table_counts::{DeletedRows, TableCount},
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
+use crate::{Access, DatabaseError, OpenStoreError, PostgresStoreConfig, crypto_store::TABLES};
 
-/// What was deleted, or would be.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct Deleted {
-    /// The account's name.
-    pub account: String,
-    /// Rows by table, those without rows left out.
-    pub tables: Vec<TableCount>,
-}
-
-/// Counts what [`delete_account`] would delete. It reads only, and asks nobody who is alive.
+/// Counts what [`delete_account`] would delete. It reads only, whether or not a process has the account open.
 ///
 /// # Errors
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
-pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let id = transaction.account_id(&config.account).await?;
-    let mut tables = Vec::new();
-    for table in TABLES {
-        let sql = format!("SELECT count(*) FROM {{schema}}.{} WHERE account_id = $1", table.name);
-        let row = transaction.query_one(&sql, &[(&id, Type::INT8)]).await?;
-        let rows: i64 = row.try_get(0).map_err(DatabaseError::from)?;
-        tables.push(TableCount { table: table.name, rows: rows.unsigned_abs() });
-    }
-    Ok(Deleted { account: config.account.clone(), tables: TableCount::without_empty(tables) })
+pub async fn count_account(config: &PostgresStoreConfig) -> Result<DeletedRows, OpenStoreError> {
+    let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
+    let tables = transaction.count_rows(id).await?;
+    transaction.commit().await?;
+    Ok(DeletedRows::new(&config.account, tables).without_empty())
 }
 
 /// Deletes an account with all its rows, in one transaction: first its row in `accounts`, which holds the
@@ -47,7 +31,8 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
 /// [`OpenStoreError::AccountNotFound`], [`OpenStoreError::PermissionDenied`] and what keeps a connection
-/// from being made. Whatever fails, nothing was deleted.
+/// from being made. Nothing was deleted then, unless the error says that the outcome of `COMMIT` is
+/// unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -57,14 +42,14 @@ pub async fn count_account(config: &PostgresStoreConfig) -> Result<Deleted, Open
 /// println!("{:?}", admin::delete_account(&config).await?.tables);
 /// # Ok(()) }
 /// ```
-pub async fn delete_account(config: &PostgresStoreConfig) -> Result<Deleted, OpenStoreError> {
-    let session = Session::new(config)?;
-    let claimed = Claimed::lock(&session, &config.account).await?;
+pub async fn delete_account(config: &PostgresStoreConfig) -> Result<DeletedRows, OpenStoreError> {
+    let admin = AdminConnection::new(config)?;
+    let claimed = Claimed::lock(&admin, config).await?;
     let transaction = claimed.transaction;
     let tables = delete(&transaction, claimed.account_id).await;
     let tables = tables.map_err(|error| OpenStoreError::refused(error, "deleting the account"))?;
     transaction.commit().await?;
-    Ok(Deleted { account: config.account.clone(), tables: TableCount::without_empty(tables) })
+    Ok(DeletedRows::new(&config.account, tables).without_empty())
 }
 
 async fn delete(
@@ -73,12 +58,7 @@ async fn delete(
 ) -> Result<Vec<TableCount>, DatabaseError> {
     let id = [(&account_id as _, Type::INT8)];
     // Of the tables that go with the row, the counts are taken before.
-    let mut tables = Vec::new();
-    for table in TABLES {
-        let sql = format!("SELECT count(*) FROM {{schema}}.{} WHERE account_id = $1", table.name);
-        let rows: i64 = transaction.query_one(&sql, &id).await?.try_get(0)?;
-        tables.push(TableCount { table: table.name, rows: rows.unsigned_abs() });
-    }
+    let tables = transaction.count_rows(account_id).await?;
     transaction.execute("DELETE FROM {schema}.accounts WHERE id = $1", &id).await?;
     for table in TABLES {
         let sql = format!("DELETE FROM {{schema}}.{} WHERE account_id = $1", table.name);

@@ -12,16 +12,16 @@ use super::check::Check;
 use crate::crypto_store::OwnDevice;
 
 const NEW_DEVICE: &str = "log the device out, run matrix-postgres reset-device, and let the bot log in \
-                          anew, with another device id";
+                          again, with another device id";
 const OTHER_KEYS: &str = "docs/troubleshooting.md#one-time-key-already-exists";
 const UNSIGNED: &str = "docs/troubleshooting.md#the-bot-is-shown-as-not-verified";
 
-/// Compares an account's own device with a homeserver's answer to `/keys/query` for its user. It asks
-/// nobody: a bot can call it with an answer that it has.
+/// Compares an account's own device with a homeserver's answer to `/keys/query` for its user. It sends
+/// nothing: a bot calls it with an answer that it has.
 ///
 /// A device whose keys are gone, but whose id was kept, is the commonest fault: the homeserver has other
-/// keys under the id, refuses new one-time keys ("already exists"), and others encrypt for keys that nobody
-/// has. Only a new device helps.
+/// keys under the id, refuses new one-time keys ("already exists"), and others encrypt for keys that are
+/// lost. Only a new device helps.
 ///
 /// ```no_run
 /// # use matrix_sdk_common::ruma::api::client::keys::get_keys::v3::Response;
@@ -135,8 +135,7 @@ pub fn check_one_time_keys(own: &OwnDevice, counts: &BTreeMap<OneTimeKeyAlgorith
             Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS)
         }
         (true, 0) => {
-            let advice =
-                "start the bot, which uploads more; until then nobody can write to it first";
+            let advice = "start the bot, which uploads more; until then no other device can start a session with it";
             Check::warning(NAME, found, advice)
         }
         _ => Check::ok(NAME, found),

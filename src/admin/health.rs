@@ -72,7 +72,7 @@ impl HealthStatus {
 }
 
 impl PostgresCryptoStore {
-    /// How the store is, for liveness and readiness probes: asks the server for the account's owner, in
+    /// How the store is, for liveness and readiness probes: reads the account's owner from the server, in
     /// one round trip, and waits for `limit` at most. It changes nothing, except that a store which
     /// finds that its account was lost knows it from then on.
     ///

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use super::session::Session;
+use super::connection::AdminConnection;
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
-    account::handle::parts,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
+    account::{find, handle::parts},
     crypto_store::CRYPTO_STORE,
     postgres::{
-        migrations::{self, CREATE_TABLE, End, LOCK_SPACE, Migration, Migrations},
+        migrations::{
+            self, CREATE_TABLE, End, Installed, LIMITS, LOCK_SPACE, Migration, Migrations,
+        },
         schema::Schema,
     },
 };
@@ -89,11 +91,11 @@ impl MigrationStatus {
 pub async fn migration_status(
     config: &PostgresStoreConfig,
 ) -> Result<MigrationStatus, OpenStoreError> {
-    let session = Session::new(config)?;
-    status(&session).await.map(|(status, _)| status)
+    let admin = AdminConnection::new(config)?;
+    status(&admin).await.map(|(status, _)| status)
 }
 
-/// The SQL of the pending migrations, for somebody who applies it with another role: one transaction,
+/// The SQL of the pending migrations, to be applied with another role: one transaction,
 /// empty if nothing is pending. It reads only.
 ///
 /// The text is to be applied to this schema, at its present version: it fails if that has changed
@@ -103,9 +105,9 @@ pub async fn migration_status(
 ///
 /// What keeps a store from being opened.
 pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, has_table) = status(&session).await?;
-    Ok(script(session.schema(), &status, has_table))
+    let admin = AdminConnection::new(config)?;
+    let (status, has_table) = status(&admin).await?;
+    Ok(script(admin.schema(), &status, has_table))
 }
 
 /// Applies the pending migrations, and takes them back: it shows whether they would succeed, with the
@@ -115,7 +117,18 @@ pub async fn migration_script(config: &PostgresStoreConfig) -> Result<String, Op
 ///
 /// What a migration fails with.
 pub async fn try_migrations(config: &PostgresStoreConfig) -> Result<(), OpenStoreError> {
-    migrate(config, End::Rollback).await
+    let admin = AdminConnection::new(config)?;
+    match admin.check(config, Access::default()).await {
+        Ok(_) => return Ok(()),
+        Err(OpenStoreError::MigrationsPending { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));
+    let try_all = || async move {
+        let mut connection = admin.database.connect().await?;
+        migrations::run_until(&mut connection, admin.schema(), parts, End::Rollback).await
+    };
+    admin.database.retry().run("migrating", OpenStoreError::is_retryable, try_all).await
 }
 
 impl PostgresStoreConfig {
@@ -136,32 +149,18 @@ impl PostgresStoreConfig {
     /// # Ok(()) }
     /// ```
     pub async fn migrate(&self) -> Result<(), OpenStoreError> {
-        migrate(self, End::Commit).await
+        let admin = AdminConnection::new(self)?;
+        let config = self.clone().access(Access::default()).run_migrations(true);
+        find::look_up(&admin.database, &config, &parts(&[&CRYPTO_STORE])).await.map(drop)
     }
-}
-
-async fn migrate(config: &PostgresStoreConfig, end: End) -> Result<(), OpenStoreError> {
-    let session = Session::new(config)?;
-    let (status, _) = status(&session).await?;
-    if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
-        let (part, found, supported) = (part.part, part.installed, part.required);
-        return Err(OpenStoreError::SchemaTooNew { part, found, supported });
-    }
-    if status.is_current() {
-        return Ok(());
-    }
-    let (session, parts) = (&session, &parts(&[&CRYPTO_STORE]));
-    let migrate = || async move {
-        let mut connection = session.connect().await?;
-        migrations::run_until(&mut connection, session.schema(), parts, end).await
-    };
-    session.database.retry().run("migrating", OpenStoreError::is_retryable, migrate).await
 }
 
 /// The status, and whether migrations were ever noted.
-async fn status(session: &Session) -> Result<(MigrationStatus, bool), OpenStoreError> {
-    let schema = session.schema().name();
-    let transaction = session.read().await?;
+pub(super) async fn status(
+    admin: &AdminConnection,
+) -> Result<(MigrationStatus, bool), OpenStoreError> {
+    let schema = admin.schema().name();
+    let transaction = admin.read().await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1), \
                   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                           WHERE n.nspname = $1 AND c.relname = 'schema_migrations')";
@@ -181,32 +180,30 @@ async fn status(session: &Session) -> Result<(MigrationStatus, bool), OpenStoreE
         })?;
         for row in rows {
             let part: String = row.try_get(0).map_err(failed)?;
-            installed.push((
-                part,
-                row.try_get(1).map_err(failed)?,
-                row.try_get(2).map_err(failed)?,
-            ));
+            let version = row.try_get(1).map_err(failed)?;
+            let compatible_with = row.try_get(2).map_err(failed)?;
+            installed.push((part, Installed { version, compatible_with }));
         }
     }
+    transaction.commit().await?;
     let parts = parts(&[&CRYPTO_STORE]);
     let parts = parts.iter().map(|part| PartStatus::of(part, &installed)).collect();
     Ok((MigrationStatus { schema: schema.to_owned(), exists, parts }, has_table))
 }
 
 impl PartStatus {
-    /// `installed` has the name, the version and the compatible version of each part.
-    fn of(migrations: &Migrations, installed: &[(String, i32, i32)]) -> Self {
+    fn of(migrations: &Migrations, installed: &[(String, Installed)]) -> Self {
         let (part, required) = (migrations.part, migrations.current());
-        let found = installed.iter().find(|(name, ..)| name == part);
-        let (installed, compatible_with) =
-            found.map_or((0, 0), |(_, version, compatible)| (*version, *compatible));
+        let found = installed.iter().find(|(name, _)| name == part);
+        let found = found.map(|(_, found)| *found).unwrap_or_default();
+        let is_too_new = migrations.is_too_new(found);
+        let installed = found.version;
         let pending = migrations.steps.iter().filter(|step| step.version > installed);
         let pending = pending.map(|step| PendingMigration {
             version: step.version,
             name: step.name,
             compatible_with: step.compatible_with,
         });
-        let is_too_new = installed > required && compatible_with > required;
         Self { part, installed, required, is_too_new, pending: pending.collect() }
     }
 }
@@ -216,10 +213,10 @@ fn script(schema: &Schema, status: &MigrationStatus, has_table: bool) -> String 
         return String::new();
     }
     let mut sql = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n\
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n{LIMITS};\n\
          SELECT pg_advisory_xact_lock({LOCK_SPACE}, hashtext({}));\n\
          SET LOCAL lock_timeout = '3s';\n\n",
-        literal(schema.name())
+        literal(schema.name()),
     );
     if !status.exists {
         sql.push_str(&schema.qualify("CREATE SCHEMA {schema};\n\n"));

@@ -1,29 +1,30 @@
 //! What operators do with stores: look inside, check, migrate, change secrets, remove accounts.
 //!
-//! The command `matrix-postgres` calls these functions and nothing else; a bot or a dashboard can call
-//! them, too. Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its
+//! The command `matrix-postgres` calls these functions; a bot or a dashboard can call them, too. Each takes a [`PostgresStoreConfig`](crate::PostgresStoreConfig), makes connections of its
 //! own, and closes them when it ends. Of the configuration the access, the cache and the migrations'
-//! switch are not used: what a function does is in its documentation.
+//! switch are not used: what a function does is in its documentation. Each checks server, role and schema
+//! as opening a store does, and fails with the same errors.
 //!
-//! None disturbs a bot that is running, unless it says so. What changes rows beside a bot raises the
-//! maintenance counter of the account's lane, so that the bot forgets what it has cached; what cannot be
-//! done beside a bot fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
+//! None disturbs a bot that is running, unless it says so. What changes rows while a bot runs raises the
+//! maintenance counter of the account's lane, so that the bot drops its cache; what cannot be
+//! done while a bot runs fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which
 //! names the owner.
 
 mod archive;
 mod check;
+mod connection;
 mod delete;
 mod device;
 mod doctor;
 mod health;
 mod migrate;
 mod owner;
+mod password;
 mod prune;
 mod quarantine;
 mod rekey;
 mod reset_device;
 mod self_test;
-mod session;
 mod stats;
 mod table_counts;
 mod time;
@@ -35,7 +36,7 @@ pub use crate::crypto_store::OwnDevice;
 pub use self::{
     archive::{BackedUpTable, Backup, BackupError, RestoredDevice, backup, read_backup, restore},
     check::{Check, CheckStatus},
-    delete::{Deleted, count_account, delete_account},
+    delete::{count_account, delete_account},
     device::{check_device, check_key_backup, check_one_time_keys},
     doctor::{DoctorOptions, doctor},
     health::{Health, HealthStatus, PoolHealth},
@@ -43,12 +44,13 @@ pub use self::{
         MigrationStatus, PartStatus, PendingMigration, migration_script, migration_status,
         try_migrations,
     },
-    prune::{PruneRules, Pruned, count_prunable, prune},
+    password::has_password,
+    prune::{PruneRules, count_prunable, prune},
     quarantine::{PutBack, put_back},
     rekey::rekey,
-    reset_device::{DeviceReset, count_device, reset_device},
+    reset_device::{count_device, reset_device},
     self_test::{SelfTest, SelfTestStep, self_test},
     stats::{AccountStats, OwnerStats, Stats, TableStats, stats},
-    table_counts::TableCount,
+    table_counts::{DeletedRows, TableCount},
     verify::{VerifiedTable, VerifyOptions, VerifyReport, verify},
 };

@@ -1,19 +1,19 @@
-//! Rows that are of no more use, by age.
+//! Deletes rows that are no longer used, by age.
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::TryStreamExt;
 use matrix_sdk_crypto::{DeviceData, olm::PickledOutboundGroupSession};
-use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{AdminConnection, Param, Transaction},
     quarantine::raise_maintenance,
-    session::{Param, Session, Transaction},
-    table_counts::TableCount,
+    table_counts::{DeletedRows, TableCount},
     unlock::Unlocked,
 };
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, column},
 };
 
@@ -30,36 +30,26 @@ const MOST_MESSAGES: u64 = 10_000;
 /// are deleted, by the server's clock. End with `..Default::default()`: later versions may have more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PruneRules {
-    /// Hashes of to-device messages that were processed. They tell a message that is delivered twice from
-    /// one that cannot be decrypted; a homeserver repeats what it has not been told of, which is the last
+    /// Hashes of to-device messages that were processed. With them a message that is delivered twice is
+    /// not reported as undecryptable; a homeserver repeats only what was not acknowledged, which is the last
     /// sync's. Safe from some days on.
     pub message_hashes: Option<Duration>,
     /// Notices that a room key was withheld. They only explain why a message cannot be read. Safe.
     pub withheld_sessions: Option<Duration>,
     /// Requests for keys and secrets that were sent, and not answered since. An answer that comes later is
-    /// ignored, and the SDK asks again when it needs the key. Safe from some days on.
+    /// ignored, and the SDK requests the key again when it needs it. Safe from some days on.
     pub sent_requests: Option<Duration>,
-    /// Olm sessions that are so old, with devices that are not known any more: deleted ones, and those of
+    /// Olm sessions older than this, with devices that are not known any more: deleted ones, and those of
     /// users with whom no room is shared. A new session is set up when the device is met again; the first
     /// message that such a device sends on the old session cannot be read, so give months. Needs the
     /// account's passphrase or key.
     pub gone_devices: Option<Duration>,
-    /// Sessions to send with that have been expired for so long: they are replaced before the next message
+    /// Outbound Megolm sessions that expired longer ago than this: they are replaced before the next message
     /// in any case. Safe. Needs the account's passphrase or key.
     pub expired_outbound_sessions: Option<Duration>,
-    /// Room keys that came so long ago. **Older messages can no longer be read**, unless the server-side
+    /// Room keys older than this. **Older messages can no longer be read**, unless the server-side
     /// backup holds the keys: for bots that never look back.
     pub room_keys: Option<Duration>,
-}
-
-/// What [`prune`] deleted, or would delete.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct Pruned {
-    /// The account's name.
-    pub account: String,
-    /// Rows by table, of each rule that is on.
-    pub tables: Vec<TableCount>,
 }
 
 /// Counts what [`prune`] would delete. It reads only.
@@ -70,20 +60,22 @@ pub struct Pruned {
 pub async fn count_prunable(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.read().await?;
-    pruning.run(&transaction, "SELECT FROM").await
+) -> Result<DeletedRows, OpenStoreError> {
+    let pruning = Pruning::new(config, rules, Access::ReadOnly).await?;
+    let transaction = pruning.admin.read().await?;
+    let counted = pruning.run(&transaction, "SELECT FROM").await?;
+    transaction.commit().await?;
+    Ok(counted)
 }
 
-/// Deletes rows of an account by the rules that are on, in one transaction. It may run beside a bot, which
+/// Deletes rows of an account by the rules that are on, in one transaction. It may run while a bot runs, which
 /// forgets what it has cached.
 ///
 /// # Errors
 ///
 /// [`OpenStoreError::AccountNotFound`], what keeps a connection from being made, and
-/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not. Whatever
-/// fails, nothing was deleted.
+/// [`Error::CorruptRow`](crate::Error::CorruptRow) when a rule has to decode a row that does not.
+/// Nothing was deleted then, unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -100,9 +92,9 @@ pub async fn count_prunable(
 pub async fn prune(
     config: &PostgresStoreConfig,
     rules: &PruneRules,
-) -> Result<Pruned, OpenStoreError> {
-    let pruning = Pruning::new(config, rules).await?;
-    let transaction = pruning.session.write().await?;
+) -> Result<DeletedRows, OpenStoreError> {
+    let pruning = Pruning::new(config, rules, Access::default()).await?;
+    let transaction = pruning.admin.write().await?;
     let pruned = pruning.run(&transaction, "DELETE FROM").await?;
     if pruned.tables.iter().any(|table| table.rows > 0) {
         let raised = raise_maintenance(&transaction, pruning.account_id).await;
@@ -113,31 +105,35 @@ pub async fn prune(
 }
 
 struct Pruning {
-    session: Session,
+    admin: AdminConnection,
     account: String,
     account_id: i64,
     /// `None` where no rule has to decode anything.
-    codec: Option<std::sync::Arc<Codec>>,
+    codec: Option<Codec>,
     rules: PruneRules,
 }
 
 impl Pruning {
-    async fn new(config: &PostgresStoreConfig, rules: &PruneRules) -> Result<Self, OpenStoreError> {
+    async fn new(
+        config: &PostgresStoreConfig,
+        rules: &PruneRules,
+        access: Access,
+    ) -> Result<Self, OpenStoreError> {
         let (account, rules) = (config.account.clone(), rules.clone());
         if rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some() {
-            let Unlocked { session, account_id, codec } = Unlocked::open(config).await?;
-            return Ok(Self { session, account, account_id, codec: Some(codec), rules });
+            let Unlocked { admin, account_id, codec } = Unlocked::open(config, access).await?;
+            return Ok(Self { admin, account, account_id, codec: Some(codec), rules });
         }
-        let session = Session::new(config)?;
-        let account_id = session.read().await?.account_id(&account).await?;
-        Ok(Self { session, account, account_id, codec: None, rules })
+        let admin = AdminConnection::new(config)?;
+        let (account_id, _) = admin.account(config, access).await?;
+        Ok(Self { admin, account, account_id, codec: None, rules })
     }
 
     async fn run(
         &self,
         transaction: &Transaction<'_>,
         verb: &str,
-    ) -> Result<Pruned, OpenStoreError> {
+    ) -> Result<DeletedRows, OpenStoreError> {
         let mut tables = Vec::new();
         let by_age = [
             ("message_hashes", "", self.rules.message_hashes),
@@ -164,7 +160,7 @@ impl Pruning {
             let rows = self.expired(transaction, verb, codec, age).await?;
             tables.push(TableCount { table: OUTBOUND, rows });
         }
-        Ok(Pruned { account: self.account.clone(), tables })
+        Ok(DeletedRows::new(&self.account, tables))
     }
 
     async fn by_age(
@@ -195,7 +191,8 @@ impl Pruning {
     ) -> Result<Vec<Key>, OpenStoreError> {
         let sql = "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1";
         let mut known = Vec::new();
-        for row in transaction.query(sql, &[(&self.account_id, Type::INT8)]).await? {
+        let mut rows = transaction.stream(sql, &[(&self.account_id, Type::INT8)]).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let key = [&Key::of(&row, 0, DEVICES)?, &Key::of(&row, 1, DEVICES)?];
             let device: DeviceData = codec.open(DEVICES, &key, column(&row, 2, DEVICES)?)?;
             known.extend(device.curve25519_key().map(|key| codec.key(OLM, key.to_base64())));
@@ -214,26 +211,29 @@ impl Pruning {
         let id = (&self.account_id as _, Type::INT8);
         let sql = "SELECT room_id, data, now() \
                    FROM {schema}.megolm_outbound_sessions WHERE account_id = $1";
-        let mut count = 0;
-        for row in transaction.query(sql, std::slice::from_ref(&id)).await? {
+        let mut expired = Vec::new();
+        let mut rows = transaction.stream(sql, std::slice::from_ref(&id)).await?;
+        while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let (room_id, data) = (Key::of(&row, 0, OUTBOUND)?, column(&row, 1, OUTBOUND)?);
             let session: PickledOutboundGroupSession =
                 codec.open_json(OUTBOUND, &[&room_id], data)?;
-            if !expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
-                continue;
+            if expired_for(&session, age, column(&row, 2, OUTBOUND)?) {
+                expired.push((room_id, Key::stored(data)));
             }
-            let sql = format!(
-                "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
-            );
-            let data = Key::stored(data);
-            let params = [id.clone(), (&room_id as _, Type::BYTEA), (&data as _, Type::BYTEA)];
+        }
+        let sql = format!(
+            "{verb} {{schema}}.{OUTBOUND} WHERE account_id = $1 AND room_id = $2 AND data = $3"
+        );
+        let mut count = 0;
+        for (room_id, data) in &expired {
+            let params = [id.clone(), (room_id as _, Type::BYTEA), (data as _, Type::BYTEA)];
             count += transaction.execute(&sql, &params).await.map_err(Error::from)?;
         }
         Ok(count)
     }
 }
 
-/// Whether the SDK would have replaced the session so long ago. When it had encrypted its last message is
+/// Whether the SDK would have replaced the session longer ago than `age`. When it had encrypted its last message is
 /// not known: it was created before.
 fn expired_for(session: &PickledOutboundGroupSession, age: Duration, now: SystemTime) -> bool {
     let created = Duration::from_secs(session.creation_time.get().into());

@@ -1,17 +1,21 @@
-//! Rows that do not decode, in a table of their own.
+//! Moves rows that do not decode into a table of their own, and back.
 
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::{
-    session::{Param, Session, Transaction},
+    connection::{AdminConnection, Param, Transaction},
     unlock::Unlocked,
     verify::{CorruptRow, types},
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     crypto_store::{CRYPTO_STORE, INSPECTED, Inspected},
+    postgres::statement::{Column, Table},
 };
+
+/// The table of the rows that were set aside.
+pub(super) const QUARANTINE: &str = "quarantined_rows";
 
 /// What [`put_back`] did.
 #[derive(Debug, Clone, Serialize)]
@@ -23,13 +27,13 @@ pub struct PutBack {
     pub superseded: u64,
 }
 
-/// Moves these rows, unless they were written anew meanwhile; returns how many.
+/// Moves these rows, unless they were written again meanwhile; returns how many.
 pub(super) async fn set_aside(
     unlocked: &Unlocked,
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, OpenStoreError> {
-    let transaction = unlocked.session.write().await?;
+    let transaction = unlocked.admin.write().await?;
     let moved = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
     let moved = moved.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
     transaction.commit().await?;
@@ -42,8 +46,9 @@ async fn set_aside_within(
     inspected: &Inspected,
     rows: &[CorruptRow],
 ) -> Result<u64, DatabaseError> {
-    let Inspected { table, key, .. } = inspected;
-    let conditions = key.iter().zip(4..).map(|((name, _), at)| format!(" AND d.{name} = ${at}"));
+    let Inspected { table: Table { name: table, .. }, key, .. } = inspected;
+    let conditions =
+        key.iter().zip(4..).map(|(Column(name, _), at)| format!(" AND d.{name} = ${at}"));
     let sql = format!(
         "WITH gone AS (DELETE FROM {{schema}}.{table} d \
                        WHERE d.account_id = $1 AND sha256(d.data) = $2{} RETURNING d.*) \
@@ -64,7 +69,7 @@ async fn set_aside_within(
     Ok(moved)
 }
 
-/// Tells the owner, if there is one, to forget what it has cached. The last statement of a transaction,
+/// Makes the owner, if there is one, drop its cache. The last statement of a transaction,
 /// for the owner's commits wait for it.
 pub(super) async fn raise_maintenance(
     transaction: &Transaction<'_>,
@@ -82,12 +87,12 @@ pub(super) async fn raise_maintenance(
 ///
 /// # Errors
 ///
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was put back.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was put back
+/// then, unless the error says that the outcome of `COMMIT` is unknown.
 pub async fn put_back(config: &PostgresStoreConfig) -> Result<PutBack, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.write().await?;
-    let account_id = transaction.account_id(&config.account).await?;
+    let admin = AdminConnection::new(config)?;
+    let (account_id, _) = admin.account(config, Access::default()).await?;
+    let transaction = admin.write().await?;
     let back = put_back_within(&transaction, account_id).await;
     let back = back.map_err(|error| OpenStoreError::refused(error, "putting rows back"))?;
     transaction.commit().await?;
@@ -99,7 +104,7 @@ async fn put_back_within(
     account_id: i64,
 ) -> Result<PutBack, DatabaseError> {
     let mut rows = 0;
-    for Inspected { table, .. } in &INSPECTED {
+    for Inspected { table: Table { name: table, .. }, .. } in &INSPECTED {
         // The deletion finds those whose insertion succeeded by their contents: all of them hold the key.
         let sql = format!(
             "WITH kept AS (SELECT q.id, jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \

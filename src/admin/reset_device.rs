@@ -1,16 +1,16 @@
-//! A new device for an account, whose room keys stay.
+//! Removes an account's device; its room keys stay.
 
-use serde::Serialize;
 use tokio_postgres::types::Type;
-use uuid::Uuid;
 
 use super::{
+    connection::{AdminConnection, Transaction},
     owner::Claimed,
-    quarantine::raise_maintenance,
-    session::{Session, Transaction},
-    table_counts::TableCount,
+    quarantine::{QUARANTINE, raise_maintenance},
+    table_counts::{DeletedRows, TableCount},
 };
-use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
+use crate::{
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, account::ownership::random_id,
+};
 
 /// What belongs to a device, and what of it: the Olm account of `account_data`, everything of the others.
 const OF_THE_DEVICE: [(&str, &str); 7] = [
@@ -23,38 +23,30 @@ const OF_THE_DEVICE: [(&str, &str); 7] = [
     ("sync_tokens", ""),
 ];
 
-/// What [`reset_device`] deleted, or would delete.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct DeviceReset {
-    /// The account's name.
-    pub account: String,
-    /// Rows by table, those without rows left out.
-    pub tables: Vec<TableCount>,
-}
-
-/// Counts what [`reset_device`] would delete. It reads only, and asks nobody who is alive.
+/// Counts what [`reset_device`] would delete. It reads only, whether or not a process has the account open.
 ///
 /// # Errors
 ///
 /// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made.
-pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let id = transaction.account_id(&config.account).await?;
+pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeletedRows, OpenStoreError> {
+    let admin = AdminConnection::new(config)?;
+    let (id, _) = admin.account(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
     let counted = each(&transaction, id, "SELECT FROM").await;
     let tables = counted.map_err(|error| OpenStoreError::refused(error, "counting rows"))?;
-    Ok(DeviceReset { account: config.account.clone(), tables })
+    transaction.commit().await?;
+    Ok(DeletedRows::new(&config.account, tables).without_empty())
 }
 
 /// Removes what belongs to the account's device, so that the bot begins with a new one: its Olm account, the
-/// sessions with other devices, the sessions it sends with, requests, and the sync position. Room keys,
+/// sessions with other devices, the sessions it sends with, requests, and the sync position; also what of
+/// these tables was set aside by [`verify`](super::verify). Room keys,
 /// other devices and their trust, the private cross-signing keys, the backup's key and version, settings of
 /// rooms and the application's own values stay.
 ///
-/// That is the way out after an old backup was restored, and of a device whose keys no longer match what the
+/// Use it after the database was rolled back, and for a device whose keys no longer match what the
 /// homeserver has ("one time key already exists"). All in one transaction, which also gives the account an
-/// owner token that nobody has: a process that was believed to be dead writes nothing any more. It needs
+/// owner token that no process has: one that was believed to be dead can no longer write. It needs
 /// neither passphrase nor key.
 ///
 /// Then log the old device out at the homeserver, forget its access token and device id, and start the bot,
@@ -64,8 +56,8 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// # Errors
 ///
 /// [`OpenStoreError::OwnerAlive`] when a process has the account open and is alive: stop it first.
-/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Whatever fails, nothing
-/// was deleted.
+/// [`OpenStoreError::AccountNotFound`] and what keeps a connection from being made. Nothing was deleted then,
+/// unless the error says that the outcome of `COMMIT` is unknown.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -74,20 +66,20 @@ pub async fn count_device(config: &PostgresStoreConfig) -> Result<DeviceReset, O
 /// admin::reset_device(&PostgresStoreConfig::new("postgres://localhost/bots", "my-bot")).await?;
 /// # Ok(()) }
 /// ```
-pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeviceReset, OpenStoreError> {
-    let session = Session::new(config)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&session, &config.account).await?;
+pub async fn reset_device(config: &PostgresStoreConfig) -> Result<DeletedRows, OpenStoreError> {
+    let admin = AdminConnection::new(config)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, config).await?;
     let reset = reset(&transaction, account_id).await;
     let tables = reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
     transaction.commit().await?;
-    Ok(DeviceReset { account: config.account.clone(), tables })
+    Ok(DeletedRows::new(&config.account, tables).without_empty())
 }
 
 pub(super) async fn reset(
     transaction: &Transaction<'_>,
     account_id: i64,
 ) -> Result<Vec<TableCount>, DatabaseError> {
-    let token = Uuid::new_v4().into_bytes();
+    let token = random_id();
     let fence = "UPDATE {schema}.account_owners \
                  SET token = $2, name = 'matrix-postgres reset-device', since = clock_timestamp() \
                  WHERE account_id = $1";
@@ -112,5 +104,12 @@ async fn each(
         let rows = transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
         tables.push(TableCount { table, rows });
     }
-    Ok(TableCount::without_empty(tables))
+    // Put back later, they would be used by the new device.
+    let names: Vec<&str> = OF_THE_DEVICE.iter().map(|(table, _)| *table).collect();
+    let sql =
+        format!("{verb} {{schema}}.{QUARANTINE} WHERE account_id = $1 AND table_name = ANY ($2)");
+    let params = [(&account_id as _, Type::INT8), (&names as _, Type::TEXT_ARRAY)];
+    let rows = transaction.execute(&sql, &params).await?;
+    tables.push(TableCount { table: QUARANTINE, rows });
+    Ok(tables)
 }

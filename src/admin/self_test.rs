@@ -9,8 +9,11 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{delete::delete_account, session::Session};
-use crate::{Access, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig};
+use super::{connection::AdminConnection, delete::delete_account};
+use crate::{
+    Access, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    account::cipher::random_key,
+};
 
 /// What [`self_test`] found.
 #[derive(Debug, Clone, Serialize)]
@@ -55,15 +58,13 @@ const VALUE: &[u8] = b"written by the self-test";
 pub async fn self_test(config: &PostgresStoreConfig) -> SelfTest {
     let id = Uuid::new_v4().simple().to_string();
     let account = format!("self-test-{id}");
-    let key = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
-    let key: Option<[u8; 32]> = key.try_into().ok();
     let mut own = config.clone().account(&account).access(Access::from(OwnershipSettings {
         label: "matrix-postgres self-test".to_owned(),
         ..Default::default()
     }));
     own.application_name = Some(format!("matrix-postgres {}", &account[..20]));
     if own.secret.is_none() {
-        own = own.key(key.as_ref());
+        own = own.key(Some(&random_key()));
     }
     let mut test = Test { config: own, steps: Vec::new(), opened: false };
     test.run().await;
@@ -152,12 +153,13 @@ async fn read(store: &PostgresCryptoStore) -> Result<(), Failure> {
 /// Ends the server's side of the store's connections, which it must replace by itself.
 async fn cut(config: &PostgresStoreConfig) -> Result<Option<String>, Failure> {
     let other = PostgresStoreConfig { application_name: None, ..config.clone() };
-    let session = Session::new(&other)?;
-    let transaction = session.read().await?;
+    let admin = AdminConnection::new(&other)?;
+    let transaction = admin.read().await?;
     let name = config.application_name.clone().unwrap_or_default();
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()";
     let ended = transaction.query(sql, &[(&name, Type::TEXT)]).await?;
+    transaction.commit().await?;
     Ok(match ended.len() {
         0 => Some("none found: a pooler hides them, or its name was set in the URL".to_owned()),
         count => Some(format!("{count} ended")),

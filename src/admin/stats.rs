@@ -6,12 +6,16 @@ use serde::Serialize;
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    session::{Session, Transaction},
+    connection::{AdminConnection, Transaction},
+    owner::{COMMITS, IS_ALIVE},
     time::unix,
 };
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores, crypto_store::TABLES,
+    Access, DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores,
+    crypto_store::TABLES,
 };
+
+const ROOM_KEYS: &str = "megolm_inbound_sessions";
 
 /// Days of which the new room keys are counted, today among them.
 const DAYS: i32 = 14;
@@ -99,8 +103,7 @@ pub struct TableStats {
 ///
 /// # Errors
 ///
-/// What keeps a store from being opened, and [`OpenStoreError::MigrationsPending`] when there is no
-/// schema.
+/// What keeps a store from being opened: [`OpenStoreError::MigrationsPending`] when there is no schema.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -113,16 +116,14 @@ pub struct TableStats {
 /// # Ok(()) }
 /// ```
 pub async fn stats(config: &PostgresStoreConfig) -> Result<Stats, OpenStoreError> {
-    let session = Session::new(config)?;
-    let transaction = session.read().await?;
-    let accounts = accounts(&transaction).await.map_err(|error| match error {
-        error if error.is_missing_schema() => {
-            OpenStoreError::MigrationsPending { part: "account", found: 0, required: 1 }
-        }
-        error => OpenStoreError::refused(error, "reading the schema's tables"),
-    })?;
+    let admin = AdminConnection::new(config)?;
+    admin.check(config, Access::ReadOnly).await?;
+    let transaction = admin.read().await?;
+    let accounts = accounts(&transaction).await;
+    let accounts =
+        accounts.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))?;
     let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
-    let schema = session.schema().name();
+    let schema = admin.schema().name();
     let stats = reading.finish(schema).await;
     stats.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))
 }
@@ -145,12 +146,12 @@ impl PostgresStores {
     pub async fn stats(&self) -> Result<AccountStats, OpenStoreError> {
         let store = self.crypto_store();
         let operation = store.handle().operation()?;
-        let session = Session { database: operation.database().clone() };
-        let transaction = session.read().await?;
+        let admin = AdminConnection { database: operation.database().clone() };
+        let transaction = admin.read().await?;
         let accounts = accounts(&transaction).await?;
         let own = accounts.get(&operation.account_id()).map(|account| account.name.clone());
         let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
-        let stats = reading.finish(session.schema().name()).await?;
+        let stats = reading.finish(admin.schema().name()).await?;
         let own = stats.accounts.into_iter().find(|account| Some(&account.name) == own.as_ref());
         Ok(own.ok_or_else(|| DatabaseError::permanent("the account was deleted"))?)
     }
@@ -169,10 +170,13 @@ impl Reading<'_> {
     async fn finish(mut self, schema: &str) -> Result<Stats, DatabaseError> {
         self.bytes = sizes(&self.transaction, schema).await?;
         for table in TABLES {
-            self.count(table.name).await?;
+            match table.name {
+                ROOM_KEYS => self.room_keys().await?,
+                name => self.count(name).await?,
+            }
         }
-        self.room_keys().await?;
         self.days().await?;
+        self.transaction.commit().await?;
         let mut accounts: Vec<_> = self.accounts.into_values().collect();
         for account in &mut accounts {
             account.bytes = account.tables.iter().map(|table| table.bytes).sum();
@@ -191,6 +195,12 @@ impl Reading<'_> {
         for row in self.transaction.query(&sql, &[]).await? {
             counts.insert(row.try_get::<_, i64>(0)?, unsigned(&row, 1)?);
         }
+        self.share(table, &counts);
+        Ok(())
+    }
+
+    /// Notes a table's rows by account, with their share of its bytes.
+    fn share(&mut self, table: &'static str, counts: &BTreeMap<i64, u64>) {
         let all = u128::from(counts.values().sum::<u64>().max(1));
         let bytes = u128::from(self.bytes.get(table).copied().unwrap_or_default());
         for (id, account) in &mut self.accounts {
@@ -198,19 +208,23 @@ impl Reading<'_> {
             let share = u64::try_from(bytes * u128::from(rows) / all).unwrap_or(u64::MAX);
             account.tables.push(TableStats { name: table, rows, bytes: share });
         }
-        Ok(())
     }
 
+    /// The same for the room keys, whose table is the largest: counted once.
     async fn room_keys(&mut self) -> Result<(), DatabaseError> {
+        let mut counts = BTreeMap::new();
         let sql = "SELECT account_id, count(*), count(DISTINCT room_id), min(created_at), max(created_at) \
                    FROM {schema}.megolm_inbound_sessions GROUP BY account_id";
         for row in self.transaction.query(sql, &[]).await? {
-            let Some(account) = self.accounts.get_mut(&row.try_get(0)?) else { continue };
+            let id = row.try_get(0)?;
+            counts.insert(id, unsigned(&row, 1)?);
+            let Some(account) = self.accounts.get_mut(&id) else { continue };
             account.room_keys = unsigned(&row, 1)?;
             account.rooms_with_keys = unsigned(&row, 2)?;
             account.oldest_room_key = row.try_get(3)?;
             account.newest_room_key = row.try_get(4)?;
         }
+        self.share(ROOM_KEYS, &counts);
         Ok(())
     }
 
@@ -232,15 +246,14 @@ impl Reading<'_> {
 async fn accounts(
     transaction: &Transaction<'_>,
 ) -> Result<BTreeMap<i64, AccountStats>, DatabaseError> {
-    let sql = "\
-SELECT a.id, a.name, a.secret_kind > 0, a.created_at, s.updated_at, o.name, o.since,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = a.id AND b.alive_until > clock_timestamp()),
-    (SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)
-FROM {schema}.accounts a
-LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-LEFT JOIN {schema}.sync_tokens s ON s.account_id = a.id";
-    let rows = transaction.query(sql, &[]).await?;
+    let sql = format!(
+        "\
+SELECT a.id, a.name, a.secret_kind > 0, a.created_at, s.updated_at, o.name, o.since, {IS_ALIVE}, {COMMITS}
+FROM {{schema}}.accounts a
+LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
+LEFT JOIN {{schema}}.sync_tokens s ON s.account_id = a.id"
+    );
+    let rows = transaction.query(&sql, &[]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, account(row)?))).collect()
 }
 

@@ -1,28 +1,25 @@
 //! An account's cipher, without taking the account.
 
-use std::sync::Arc;
-
-use super::session::Session;
-use crate::{
-    Access, OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, account::cipher::Codec,
-};
+use super::connection::AdminConnection;
+use crate::{Access, OpenStoreError, PostgresStoreConfig, account::cipher::Codec};
 
 /// An account whose rows can be opened, and a way to its database.
 pub(super) struct Unlocked {
-    pub(super) session: Session,
+    pub(super) admin: AdminConnection,
     pub(super) account_id: i64,
-    pub(super) codec: Arc<Codec>,
+    pub(super) codec: Codec,
 }
 
 impl Unlocked {
     /// Opens the account's cipher with the configuration's passphrase or key.
-    pub(super) async fn open(config: &PostgresStoreConfig) -> Result<Self, OpenStoreError> {
-        let session = Session::new(config)?;
-        let config = config.clone().access(Access::ReadOnly).run_migrations(false);
-        let store = PostgresCryptoStore::open_with_config(&config).await?;
-        let codec = store.handle().operation()?.codec.clone();
-        store.handle().close().await?;
-        let account_id = session.read().await?.account_id(&config.account).await?;
-        Ok(Self { session, account_id, codec })
+    pub(super) async fn open(
+        config: &PostgresStoreConfig,
+        access: Access,
+    ) -> Result<Self, OpenStoreError> {
+        config.validate()?;
+        let admin = AdminConnection::new(config)?;
+        let (account_id, sealed) = admin.account(config, access).await?;
+        let codec = sealed.open(&config.account, config.secret.clone()).await?;
+        Ok(Self { admin, account_id, codec })
     }
 }

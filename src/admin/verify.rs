@@ -1,4 +1,4 @@
-//! Every row, opened and decoded.
+//! Opens and decodes every row.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Row, types::Type};
 
-use super::{quarantine, session::Param, unlock::Unlocked};
+use super::{connection::Param, quarantine, unlock::Unlocked};
 use crate::{
-    DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     crypto_store::{INSPECTED, Inspected},
-    postgres::cell::Cells,
+    postgres::{cell::Cells, statement::Column},
 };
 
 /// Rows that are read with one statement.
-const PAGE: i64 = 1_000;
+const PAGE: u64 = 1_000;
 
 /// How [`verify`] works. Later versions may have more fields: end with `..Default::default()`.
 #[derive(Debug, Clone, Default)]
@@ -22,10 +22,10 @@ pub struct VerifyOptions {
     /// Whether rows that do not decode are set aside, into the table `quarantined_rows`; `false` by default.
     ///
     /// Rows of `account_data` never are: without its Olm account a bot would begin a new device under the
-    /// old one's id. Each table's rows are set aside in one transaction, which raises the maintenance
+    /// old one's id. The rows of up to 1 000 are set aside in one transaction, which raises the maintenance
     /// counter, so that a running bot forgets what it has cached of them. [`put_back`](super::put_back) undoes it.
     pub quarantine: bool,
-    /// At most so many rows of each table, in the order of their primary keys; all by default.
+    /// At most this number of rows of each table, in the order of their primary keys; all by default.
     pub rows_per_table: Option<u64>,
 }
 
@@ -70,9 +70,9 @@ impl VerifyReport {
 /// Opens and decodes every row of an account, page by page, in bounded memory.
 ///
 /// It needs the account's passphrase or key. It reads only, unless
-/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and beside a running bot: a row
-/// that the bot writes meanwhile is seen as it was or as it is. `progress` is told how many more rows were
-/// read, after each page.
+/// [`quarantine`](VerifyOptions::quarantine) is set, and works on a standby and while a bot runs: a row
+/// that the bot writes meanwhile is seen as it was or as it is. `progress` is called after each page, with
+/// the number of its rows.
 ///
 /// # Errors
 ///
@@ -93,16 +93,12 @@ pub async fn verify(
     options: &VerifyOptions,
     mut progress: impl FnMut(u64),
 ) -> Result<VerifyReport, OpenStoreError> {
-    let unlocked = Unlocked::open(config).await?;
+    let access = if options.quarantine { Access::default() } else { Access::ReadOnly };
+    let unlocked = Unlocked::open(config, access).await?;
     let mut tables = Vec::new();
     for inspected in &INSPECTED {
-        let mut found = Found::new(inspected);
-        let limit = options.rows_per_table.unwrap_or(u64::MAX);
-        found.read(&unlocked, limit, &mut progress).await?;
-        if options.quarantine && inspected.can_be_spared && !found.corrupt.is_empty() {
-            found.report.quarantined =
-                quarantine::set_aside(&unlocked, inspected, &found.corrupt).await?;
-        }
+        let mut found = Found::new(inspected, options);
+        found.read(&unlocked, &mut progress).await?;
         tables.push(found.report);
     }
     Ok(VerifyReport { account: config.account.clone(), tables })
@@ -111,48 +107,63 @@ pub async fn verify(
 /// A row that does not decode: as little of it as finds it again, unchanged.
 pub(super) struct CorruptRow {
     pub(super) key: Cells,
-    /// SHA-256 of `data`, for the row may be written anew meanwhile.
+    /// SHA-256 of `data`, since the row may be written again meanwhile.
     pub(super) digest: Vec<u8>,
     pub(super) reason: &'static str,
 }
 
 struct Found {
     inspected: &'static Inspected,
+    limit: u64,
+    sets_aside: bool,
     report: VerifiedTable,
+    /// Of the page, if they are set aside.
     corrupt: Vec<CorruptRow>,
 }
 
 impl Found {
-    fn new(inspected: &'static Inspected) -> Self {
+    fn new(inspected: &'static Inspected, options: &VerifyOptions) -> Self {
         let report = VerifiedTable {
-            table: inspected.table,
+            table: inspected.table.name,
             rows: 0,
             corrupt: 0,
             quarantined: 0,
             reasons: BTreeMap::new(),
         };
-        Self { inspected, report, corrupt: Vec::new() }
+        let limit = options.rows_per_table.unwrap_or(u64::MAX);
+        let sets_aside = options.quarantine && inspected.can_be_spared;
+        Self { inspected, limit, sets_aside, report, corrupt: Vec::new() }
     }
 
     async fn read(
         &mut self,
         unlocked: &Unlocked,
-        limit: u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), OpenStoreError> {
         let mut after = None;
-        while self.report.rows < limit {
-            let rows = self.page(unlocked, after.as_ref()).await?;
+        while self.report.rows < self.limit {
+            let wanted = (self.limit - self.report.rows).min(PAGE);
+            let rows = self.page(unlocked, after.as_ref(), wanted).await?;
             for row in &rows {
                 self.check(unlocked, row)?;
             }
             let read = rows.len() as u64;
             self.report.rows += read;
+            self.set_aside(unlocked).await?;
             progress(read);
-            let Some(last) = rows.last().filter(|_| read == PAGE as u64) else { break };
+            let Some(last) = rows.last().filter(|_| read == wanted) else { break };
             after = Some(key(self.inspected, last)?);
             // Decoding keeps the thread from others.
             tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn set_aside(&mut self, unlocked: &Unlocked) -> Result<(), OpenStoreError> {
+        if !self.corrupt.is_empty() {
+            let moved = quarantine::set_aside(unlocked, self.inspected, &self.corrupt).await?;
+            self.report.quarantined += moved;
+            self.corrupt.clear();
         }
         Ok(())
     }
@@ -162,6 +173,7 @@ impl Found {
         &self,
         unlocked: &Unlocked,
         after: Option<&Cells>,
+        count: u64,
     ) -> Result<Vec<Row>, OpenStoreError> {
         let Inspected { table, key, values, .. } = *self.inspected;
         let mut params: Vec<Param<'_>> = vec![(&unlocked.account_id, Type::INT8)];
@@ -176,17 +188,18 @@ impl Found {
         let order = if key.is_empty() { "1".to_owned() } else { names(key) };
         let columns = [&*names(key), values].join(if key.is_empty() { "" } else { ", " });
         let sql = format!(
-            "SELECT {columns} FROM {{schema}}.{table} \
-             WHERE account_id = $1{behind} ORDER BY {order} LIMIT {PAGE}"
+            "SELECT {columns} FROM {{schema}}.{} \
+             WHERE account_id = $1{behind} ORDER BY {order} LIMIT {count}",
+            table.name
         );
         let query = || async {
-            let transaction = unlocked.session.read().await?;
+            let transaction = unlocked.admin.read_once().await?;
             let rows = transaction.query(&sql, &params).await;
             let rows = rows.map_err(|error| OpenStoreError::refused(error, "reading a table"))?;
             transaction.commit().await?;
             Ok(rows)
         };
-        let retry = unlocked.session.database.retry();
+        let retry = unlocked.admin.database.retry();
         retry.run("verifying", OpenStoreError::is_retryable, query).await
     }
 
@@ -198,6 +211,9 @@ impl Found {
         };
         self.report.corrupt += 1;
         *self.report.reasons.entry(reason).or_default() += 1;
+        if !self.sets_aside {
+            return Ok(());
+        }
         let data: &[u8] = row.try_get(self.inspected.key.len()).map_err(DatabaseError::from)?;
         let digest = Sha256::digest(data).to_vec();
         self.corrupt.push(CorruptRow { key: key(self.inspected, row)?, digest, reason });
@@ -207,19 +223,15 @@ impl Found {
 
 /// The key columns of a row that was read.
 fn key(inspected: &Inspected, row: &Row) -> Result<Cells, OpenStoreError> {
-    Ok(Cells::of(row, inspected.table)?.split_at(inspected.key.len()).0)
+    Ok(Cells::of(row, inspected.table.name)?.split_at(inspected.key.len()).0)
 }
 
 pub(super) fn types(inspected: &Inspected) -> impl Iterator<Item = Type> {
-    inspected.key.iter().map(|(_, ty)| match *ty {
-        "smallint" => Type::INT2,
-        "integer" => Type::INT4,
-        _ => Type::BYTEA,
-    })
+    inspected.key.iter().map(|Column(_, ty)| ty.scalar())
 }
 
-pub(super) fn names(key: &[(&str, &str)]) -> String {
-    key.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+fn names(key: &[Column]) -> String {
+    key.iter().map(|Column(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 fn numbers(from: usize, count: usize) -> String {

@@ -44,7 +44,7 @@ impl PostgresStoreConfig {
     ///
     /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some tenths of a
     /// second when a store is opened; a [`key`](Self::key) avoids that. The store keeps neither, and
-    /// can be reopened without them. Of `passphrase` and `key`, the later call wins. The passphrase is
+    /// can be reopened without them. Of `passphrase`, `key` and `key_provider`, the last call counts. The passphrase is
     /// fixed when the account is created: opening with another one fails with
     /// [`OpenStoreError::WrongPassphrase`], with an empty one it fails with
     /// [`OpenStoreError::InvalidConfig`].
@@ -68,7 +68,7 @@ impl PostgresStoreConfig {
     /// Encrypts the account's data with a random key of 32 bytes, or, with `None`, not at all (the
     /// default).
     ///
-    /// Of `passphrase` and `key`, the later call wins. The key is fixed when the account is created:
+    /// Of `passphrase`, `key` and `key_provider`, the last call counts. The key is fixed when the account is created:
     /// opening with another one fails with
     /// [`OpenStoreError::WrongKey`](crate::OpenStoreError::WrongKey).
     ///
@@ -92,7 +92,7 @@ impl PostgresStoreConfig {
     /// decrypt that ([`KeyRequest::Unwrap`]). Of `passphrase`, `key` and `key_provider`, the last call
     /// counts; [`admin::rekey`](crate::admin::rekey) moves an account from one to another. When the function
     /// fails, opening fails with [`OpenStoreError::KeyProvider`](crate::OpenStoreError::KeyProvider) and the
-    /// function's text, which must not hold secrets; it is not asked again, for opening may be.
+    /// function's text, which must not hold secrets; opening does not retry it, but may be called again.
     ///
     /// ```
     /// use matrix_sdk_postgres::{KeyRequest, PostgresStoreConfig};

@@ -67,11 +67,13 @@ impl KeyProvider {
         answer.map_err(|error| error.to_string())
     }
 
-    /// The key of a stored form.
-    pub(crate) async fn unwrap(&self, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
+    /// The key of a stored form; `None` if the answer has another length.
+    pub(crate) async fn unwrap(
+        &self,
+        wrapped: &[u8],
+    ) -> Result<Option<Zeroizing<[u8; 32]>>, String> {
         let answer = (self.0)(KeyRequest::Unwrap(wrapped.to_vec())).await;
         let key = answer.map(Zeroizing::new).map_err(|error| error.to_string())?;
-        let key = key.as_slice().try_into();
-        key.map(Zeroizing::new).map_err(|_| "its answer is not a key of 32 bytes".to_owned())
+        Ok(key.as_slice().try_into().ok().map(Zeroizing::new))
     }
 }

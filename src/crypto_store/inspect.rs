@@ -16,23 +16,35 @@ use tokio_postgres::Row;
 use zeroize::Zeroizing;
 
 use super::{
-    account_data::{ACCOUNT_DATA, Item},
+    account_data::{self, ACCOUNT_DATA, Item},
+    backups::BACKUP_VERSIONS,
+    custom_values::CUSTOM_VALUES,
     devices::{self, DEVICES},
+    encrypted_rooms::ENCRYPTED_ROOMS,
     identities::USER_IDENTITIES,
-    inbound_group_sessions,
+    inbound_group_sessions::{self, INBOUND_SESSIONS},
+    key_requests::KEY_REQUESTS,
+    message_hashes::MESSAGE_HASHES,
+    olm_sessions::OLM_SESSIONS,
+    outbound_group_sessions::OUTBOUND_SESSIONS,
+    room_key_bundles::{BACKED_UP_ROOMS, PENDING_KEY_BUNDLES, ROOM_KEY_BUNDLES},
+    secrets::SECRETS_INBOX,
+    sync_tokens::SYNC_TOKENS,
     tracked_users::TRACKED_USERS,
+    withheld::WITHHELD_SESSIONS,
 };
 use crate::{
     Error,
     account::cipher::{Codec, Key, column},
+    postgres::statement::{Column, ColumnType, Table},
 };
 
 /// How the rows of a table are read in the order of their primary key, and checked.
 pub(crate) struct Inspected {
-    pub(crate) table: &'static str,
-    /// The primary key behind `account_id`, with its types in SQL.
-    pub(crate) key: &'static [(&'static str, &'static str)],
-    /// What is read beside the key.
+    pub(crate) table: &'static Table,
+    /// The primary key after `account_id`.
+    pub(crate) key: &'static [Column],
+    /// The columns that are read after the key.
     pub(crate) values: &'static str,
     /// Opens and decodes a row: its key, then its values.
     pub(crate) check: fn(&Codec, &Row) -> Result<(), Error>,
@@ -40,116 +52,87 @@ pub(crate) struct Inspected {
     pub(crate) can_be_spared: bool,
 }
 
-const fn table(
-    table: &'static str,
-    key: &'static [(&'static str, &'static str)],
-    check: fn(&Codec, &Row) -> Result<(), Error>,
-) -> Inspected {
-    Inspected { table, key, values: "data", check, can_be_spared: true }
+const fn table(table: &'static Table, check: fn(&Codec, &Row) -> Result<(), Error>) -> Inspected {
+    Inspected { table, key: table.key, values: "data", check, can_be_spared: true }
 }
-
-const USER: (&str, &str) = ("user_id", "bytea");
-const ROOM: (&str, &str) = ("room_id", "bytea");
-const SESSION: (&str, &str) = ("session_id", "bytea");
 
 pub(crate) static INSPECTED: [Inspected; 18] = [
     Inspected {
         // Without its Olm account the bot would begin a new device under the old one's id.
         can_be_spared: false,
-        ..table("account_data", &[("item", "smallint")], account_data)
+        ..table(&ACCOUNT_DATA, account_data)
     },
     Inspected {
+        // Its writes find a row by the version.
+        key: &[Column("generation", ColumnType::Int8)],
         values: "version",
         can_be_spared: false,
-        ..table("backup_versions", &[("generation", "integer")], |_, _| Ok(()))
+        ..table(&BACKUP_VERSIONS, |_, _| Ok(()))
     },
-    table("custom_values", &[("key", "bytea")], |codec, row| {
-        let key = Key::of(row, 0, "custom_values")?;
-        let data = column(row, 1, "custom_values")?;
-        codec.open_bytes("custom_values", &[&key], data).map(drop)
+    table(&CUSTOM_VALUES, |codec, row| {
+        let (key, data) = sealed(row, &CUSTOM_VALUES)?;
+        codec.open_bytes(CUSTOM_VALUES.name, &key.iter().collect::<Vec<_>>(), data).map(drop)
     }),
-    table("devices", &[USER, ("device_id", "bytea")], device),
-    table("encrypted_rooms", &[ROOM], |codec, row| {
-        one::<RoomSettings>(codec, row, "encrypted_rooms")
+    table(&DEVICES, device),
+    table(&ENCRYPTED_ROOMS, |codec, row| {
+        open::<RoomSettings>(codec, row, &ENCRYPTED_ROOMS).map(drop)
     }),
-    table("user_identities", &[USER], |codec, row| {
-        let key = Key::of(row, 0, USER_IDENTITIES.name)?;
-        let identity: UserIdentityData = open(codec, row, USER_IDENTITIES.name, &[&key])?;
-        same(&codec.key(USER_IDENTITIES.name, identity.user_id()), &key, USER_IDENTITIES.name)
+    table(&USER_IDENTITIES, |codec, row| {
+        let (identity, key) = open::<UserIdentityData>(codec, row, &USER_IDENTITIES)?;
+        same(&codec.key(USER_IDENTITIES.name, identity.user_id()), &key[0], USER_IDENTITIES.name)
     }),
     Inspected {
         values: "data, false, sender_key, sender_data_type",
-        ..table("megolm_inbound_sessions", &[ROOM, SESSION], inbound_group_sessions::check)
+        ..table(&INBOUND_SESSIONS, inbound_group_sessions::check)
     },
-    table("key_requests", &[("request_id", "bytea")], |codec, row| {
-        one::<GossipRequest>(codec, row, "key_requests")
+    table(&KEY_REQUESTS, |codec, row| open::<GossipRequest>(codec, row, &KEY_REQUESTS).map(drop)),
+    Inspected { values: "hash", ..table(&MESSAGE_HASHES, |_, _| Ok(())) },
+    table(&OLM_SESSIONS, |codec, row| open::<PickledSession>(codec, row, &OLM_SESSIONS).map(drop)),
+    table(&OUTBOUND_SESSIONS, |codec, row| {
+        open_json::<PickledOutboundGroupSession>(codec, row, &OUTBOUND_SESSIONS)
     }),
-    Inspected { values: "hash", ..table("message_hashes", &[("hash", "bytea")], |_, _| Ok(())) },
-    table("olm_sessions", &[("sender_key", "bytea"), SESSION], |codec, row| {
-        two::<PickledSession>(codec, row, "olm_sessions")
+    table(&ROOM_KEY_BUNDLES, |codec, row| {
+        open::<StoredRoomKeyBundleData>(codec, row, &ROOM_KEY_BUNDLES).map(drop)
     }),
-    table("megolm_outbound_sessions", &[ROOM], |codec, row| {
-        one_json::<PickledOutboundGroupSession>(codec, row, "megolm_outbound_sessions")
+    table(&PENDING_KEY_BUNDLES, |codec, row| {
+        open::<RoomPendingKeyBundleDetails>(codec, row, &PENDING_KEY_BUNDLES).map(drop)
     }),
-    table("room_key_bundles", &[ROOM, ("sender_user", "bytea")], |codec, row| {
-        two::<StoredRoomKeyBundleData>(codec, row, "room_key_bundles")
+    Inspected { values: "room_id", ..table(&BACKED_UP_ROOMS, |_, _| Ok(())) },
+    table(&SECRETS_INBOX, |codec, row| open_json::<String>(codec, row, &SECRETS_INBOX)),
+    table(&SYNC_TOKENS, |codec, row| open::<String>(codec, row, &SYNC_TOKENS).map(drop)),
+    table(&TRACKED_USERS, |codec, row| {
+        let (user, key) = open::<TrackedUser>(codec, row, &TRACKED_USERS)?;
+        same(&codec.key(TRACKED_USERS.name, &user.user_id), &key[0], TRACKED_USERS.name)
     }),
-    table("pending_key_bundles", &[ROOM], |codec, row| {
-        one::<RoomPendingKeyBundleDetails>(codec, row, "pending_key_bundles")
-    }),
-    Inspected { values: "room_id", ..table("backed_up_rooms", &[ROOM], |_, _| Ok(())) },
-    table("secrets_inbox", &[("secret_name", "bytea"), ("secret_hash", "bytea")], |codec, row| {
-        two_json::<String>(codec, row, "secrets_inbox")
-    }),
-    table("sync_tokens", &[], |codec, row| {
-        let data = column(row, 0, "sync_tokens")?;
-        codec.open::<String>("sync_tokens", &[], data).map(drop)
-    }),
-    table("tracked_users", &[USER], |codec, row| {
-        let key = Key::of(row, 0, TRACKED_USERS.name)?;
-        let user: TrackedUser = open(codec, row, TRACKED_USERS.name, &[&key])?;
-        same(&codec.key(TRACKED_USERS.name, &user.user_id), &key, TRACKED_USERS.name)
-    }),
-    table("withheld_sessions", &[ROOM, SESSION], |codec, row| {
-        two_json::<RoomKeyWithheldEntry>(codec, row, "withheld_sessions")
+    table(&WITHHELD_SESSIONS, |codec, row| {
+        open_json::<RoomKeyWithheldEntry>(codec, row, &WITHHELD_SESSIONS)
     }),
 ];
 
-/// Opens the column behind the key.
+/// The key of a row, and the sealed value after it.
+fn sealed<'a>(row: &'a Row, table: &'static Table) -> Result<(Vec<Key>, &'a [u8]), Error> {
+    let key = (0..table.key.len()).map(|index| Key::of(row, index, table.name));
+    Ok((key.collect::<Result<_, _>>()?, column(row, table.key.len(), table.name)?))
+}
+
+/// Opens and decodes a row's value; returns it with the row's key.
 fn open<T: DeserializeOwned>(
     codec: &Codec,
     row: &Row,
-    table: &'static str,
-    key: &[&Key],
-) -> Result<T, Error> {
-    codec.open(table, key, column(row, key.len(), table)?)
+    table: &'static Table,
+) -> Result<(T, Vec<Key>), Error> {
+    let (key, data) = sealed(row, table)?;
+    Ok((codec.open(table.name, &key.iter().collect::<Vec<_>>(), data)?, key))
 }
 
-fn one<T: DeserializeOwned>(codec: &Codec, row: &Row, table: &'static str) -> Result<(), Error> {
-    open::<T>(codec, row, table, &[&Key::of(row, 0, table)?]).map(drop)
-}
-
-fn two<T: DeserializeOwned>(codec: &Codec, row: &Row, table: &'static str) -> Result<(), Error> {
-    let key = [&Key::of(row, 0, table)?, &Key::of(row, 1, table)?];
-    open::<T>(codec, row, table, &key).map(drop)
-}
-
-fn one_json<T: DeserializeOwned>(
+/// The same for a value that is stored as JSON.
+fn open_json<T: DeserializeOwned>(
     codec: &Codec,
     row: &Row,
-    table: &'static str,
+    table: &'static Table,
 ) -> Result<(), Error> {
-    let key = Key::of(row, 0, table)?;
-    codec.open_json::<T>(table, &[&key], column(row, 1, table)?).map(drop)
-}
-
-fn two_json<T: DeserializeOwned>(
-    codec: &Codec,
-    row: &Row,
-    table: &'static str,
-) -> Result<(), Error> {
-    let key = [&Key::of(row, 0, table)?, &Key::of(row, 1, table)?];
-    codec.open_json::<T>(table, &key, column(row, 2, table)?).map(drop)
+    let (key, data) = sealed(row, table)?;
+    codec.open_json::<T>(table.name, &key.iter().collect::<Vec<_>>(), data).map(drop)
 }
 
 /// In a plain account nothing binds a value to its row but what it says itself.
@@ -161,8 +144,7 @@ pub(super) fn same(derived: &Key, stored: &Key, table: &'static str) -> Result<(
 }
 
 fn device(codec: &Codec, row: &Row) -> Result<(), Error> {
-    let key = [Key::of(row, 0, DEVICES.name)?, Key::of(row, 1, DEVICES.name)?];
-    let device: DeviceData = open(codec, row, DEVICES.name, &key.each_ref())?;
+    let (device, key) = open::<DeviceData>(codec, row, &DEVICES)?;
     let derived = devices::key(codec, device.user_id(), device.device_id());
     same(&derived[0], &key[0], DEVICES.name)?;
     same(&derived[1], &key[1], DEVICES.name)
@@ -171,7 +153,6 @@ fn device(codec: &Codec, row: &Row) -> Result<(), Error> {
 fn account_data(codec: &Codec, row: &Row) -> Result<(), Error> {
     const TABLE: &str = ACCOUNT_DATA.name;
     let (item, data): (i16, &[u8]) = (column(row, 0, TABLE)?, column(row, 1, TABLE)?);
-    let invalid = || Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" };
     let unknown = || Error::CorruptRow { table: TABLE, reason: "an item of an unknown kind" };
     let item = Item::of(item).ok_or_else(unknown)?;
     let key = item.key(codec);
@@ -179,11 +160,12 @@ fn account_data(codec: &Codec, row: &Row) -> Result<(), Error> {
     match item {
         Item::OlmAccount => {
             let pickle: PickledAccount = codec.open(TABLE, key, data)?;
-            Account::from_pickle(pickle).map(drop).map_err(|_| invalid())
+            Account::from_pickle(pickle).map(drop).map_err(|_| account_data::invalid_pickle())
         }
         Item::PrivateIdentity => {
             let pickle: PickledCrossSigningIdentity = codec.open(TABLE, key, data)?;
-            PrivateCrossSigningIdentity::from_pickle(pickle).map(drop).map_err(|_| invalid())
+            let identity = PrivateCrossSigningIdentity::from_pickle(pickle);
+            identity.map(drop).map_err(|_| account_data::invalid_pickle())
         }
         Item::BackupDecryptionKey => codec.open::<BackupDecryptionKey>(TABLE, key, data).map(drop),
         Item::BackupVersion => codec.open::<String>(TABLE, key, data).map(Zeroizing::new).map(drop),
@@ -198,7 +180,7 @@ mod tests {
     #[test]
     fn every_table_of_the_store_is_inspected() {
         for table in TABLES {
-            let found = INSPECTED.iter().filter(|inspected| inspected.table == table.name);
+            let found = INSPECTED.iter().filter(|inspected| inspected.table.name == table.name);
             assert_eq!(found.count(), 1, "{}", table.name);
         }
     }

@@ -136,8 +136,8 @@ pub enum OpenStoreError {
         reason: String,
     },
 
-    /// The account is encrypted, and neither passphrase nor key was given.
-    #[error("account {account:?} is encrypted: give its passphrase or key")]
+    /// The account is encrypted, and neither passphrase, key nor key provider was given.
+    #[error("account {account:?} is encrypted: give its passphrase, key or key provider")]
     EncryptedWithoutSecret {
         /// The account's name.
         account: String,

@@ -26,7 +26,19 @@ pub(crate) struct Migrations {
     pub(crate) steps: &'static [Migration],
 }
 
+/// What is installed of a part of the schema; 0 where it is not installed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Installed {
+    pub(crate) version: i32,
+    pub(crate) compatible_with: i32,
+}
+
 impl Migrations {
+    /// Whether a newer program has migrated this part in a way that this one does not understand.
+    pub(crate) fn is_too_new(&self, installed: Installed) -> bool {
+        installed.version > self.current() && installed.compatible_with > self.current()
+    }
+
     /// The version this crate works with.
     pub(crate) fn current(&self) -> i32 {
         self.steps.last().map_or(0, |step| step.version)
@@ -45,7 +57,7 @@ pub(crate) const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
 
 /// Overrides the role's limits, which may be too short to migrate a large table, or to wait for
 /// another process that is migrating.
-const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+pub(crate) const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
                       SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
 /// First half of the advisory lock's key, against collisions with other applications' locks.

@@ -12,13 +12,16 @@ use matrix_sdk_postgres::{
 use ruma::user_id;
 use test_support::{
     Mode, connect,
+    fixture::Fixture,
     machine::{Relay, open_machine},
+    pages,
 };
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 const SCHEMA: &str = include_str!("../../docs/schema.md");
 const ARCHITECTURE: &str = include_str!("../../docs/architecture.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
 const ERRORS: &str =
     concat!(include_str!("../../src/error/mod.rs"), include_str!("../../src/error/open.rs"));
 
@@ -53,13 +56,6 @@ async fn tables_of(client: &Client) -> Tables {
     tables
 }
 
-/// The SQL of a page's section.
-fn sql(page: &str, heading: &str) -> Vec<String> {
-    let section = page.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
-    let blocks = section.split("```sql\n").skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
-}
-
 #[tokio::test]
 async fn the_schema_page_names_every_table_and_column() {
     let database = testing::database().unwrap();
@@ -72,22 +68,34 @@ async fn the_schema_page_names_every_table_and_column() {
     }
     let made_up: Vec<_> = documented.keys().filter(|table| !tables.contains_key(*table)).collect();
     assert!(made_up.is_empty(), "docs/schema.md names tables that do not exist: {made_up:?}");
-
-    let queries = sql(SCHEMA, "Questions that operators ask");
-    assert!(queries.len() > 3);
-    for sql in queries.into_iter().chain(sql(OPERATIONS, "Monitoring")) {
-        client.query(&sql, &[]).await.expect(&sql);
-    }
-    for sql in sql(OPERATIONS, "Vacuum") {
-        client.batch_execute(&sql).await.expect(&sql);
-    }
 }
 
-/// A heading's anchor.
-fn anchor(heading: &str) -> String {
-    let kept = heading.to_lowercase();
-    let kept = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+/// Sections of `docs/operations.md` whose SQL other tests run: the one below, `scripts/e2e` (`example_old_backup`),
+/// and `admin/queries.rs`.
+const RUN_ELSEWHERE: [&str; 4] =
+    ["Roles and grants", "Backup and restore", "Existing queries", "Indexes"];
+
+#[tokio::test]
+async fn the_pages_sql_runs() {
+    let database = testing::database().unwrap();
+    for account in ["my-bot", "alerts-bot"] {
+        let store = Mode::Key.open(&database.url(), account).await;
+        Fixture::new().await.fill(&store).await;
+    }
+    let client = connect(&database.url()).await;
+    let mut count = 0;
+    for page in [SCHEMA, OPERATIONS, TROUBLESHOOTING] {
+        let sections =
+            pages::sections(page).filter(|(heading, _)| !RUN_ELSEWHERE.contains(heading));
+        for sql in sections.flat_map(|(_, section)| pages::blocks(section, "sql")) {
+            let results = client.simple_query(sql).await.expect(sql);
+            if sql.starts_with("UPDATE") || sql.starts_with("DELETE") {
+                assert_matches!(results[..], [SimpleQueryMessage::CommandComplete(1)], "{sql}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 14, "{count}");
 }
 
 /// What the checks of an operator's `doctor` link to.
@@ -109,9 +117,7 @@ fn the_pages_that_advice_links_to_have_these_sections() {
     for link in links {
         let (page, section) = link.split_once('#').unwrap_or((&link, ""));
         let page = std::fs::read_to_string(root.join(page)).expect(&link);
-        let headings = page.lines().filter(|line| line.starts_with('#'));
-        let mut anchors = headings.map(|line| anchor(line.trim_start_matches('#').trim()));
-        assert!(section.is_empty() || anchors.any(|anchor| anchor == section), "{link}");
+        assert!(section.is_empty() || pages::anchors(&page).contains(section), "{link}");
     }
 }
 
@@ -142,8 +148,9 @@ async fn the_documented_grants_are_enough_and_no_more() {
     let server = PostgresServer::start().unwrap();
     let database = server.create_database().unwrap();
     let superuser = connect(&database.url()).await;
-    let [roles, after_migration] = sql(OPERATIONS, "Roles and grants").try_into().unwrap();
-    superuser.batch_execute(&roles).await.unwrap();
+    let section = pages::section(OPERATIONS, "Roles and grants");
+    let [roles, after_migration] = pages::blocks(section, "sql").try_into().unwrap();
+    superuser.batch_execute(roles).await.unwrap();
     let url = database.url();
     let (_, place) = url.split_once('@').unwrap();
     let role = |name: &str, password: &str| format!("postgres://{name}:{password}@{place}");
@@ -157,7 +164,7 @@ async fn the_documented_grants_are_enough_and_no_more() {
     assert_matches!(early, Err(OpenStoreError::PermissionDenied { .. }));
 
     PostgresCryptoStore::open_with_config(&config(&owner)).await.unwrap().close().await.unwrap();
-    superuser.batch_execute(&after_migration).await.unwrap();
+    superuser.batch_execute(after_migration).await.unwrap();
 
     let store =
         PostgresCryptoStore::open_with_config(&config(&bot).run_migrations(false)).await.unwrap();

@@ -184,13 +184,13 @@ async fn a_store_with_one_reader_gets_its_share_next_to_one_with_sixty_four() {
         }
     });
     reads.await.unwrap();
-    let beside = answers.load(Ordering::Relaxed) - before;
+    let others = answers.load(Ordering::Relaxed) - before;
     has_ended.store(true, Ordering::Relaxed);
     for reader in join_all(readers).await {
         reader.unwrap();
     }
-    println!("{} answers to the greedy for each to the modest", beside / READS);
-    assert!(beside <= 3 * GREEDY * READS, "{beside} reads of the other store during {READS}");
+    println!("{} reads of the other store for each of this one", others / READS);
+    assert!(others <= 3 * GREEDY * READS, "{others} reads of the other store during {READS}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

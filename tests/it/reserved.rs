@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures_util::poll;
 use matrix_sdk_crypto::{
     EncryptionSettings, OlmMachine,
-    store::{CryptoStore, CryptoStoreError, MemoryStore},
+    store::{CryptoStore, CryptoStoreError, MemoryStore, types::Changes},
     vodozemac::megolm::MegolmMessage,
 };
 use matrix_sdk_postgres::{
@@ -18,6 +19,7 @@ use test_support::{
     machine::{Relay, decrypt, encrypt, open_machine, try_encrypt},
     seeded, without_heartbeats,
 };
+use tokio::sync::oneshot;
 
 const ROTATION: u64 = 10_000;
 
@@ -233,6 +235,63 @@ async fn a_rolled_back_scope_changes_no_reservation() {
     harness.send_many(20).await;
     harness.restart().await;
     harness.send().await;
+}
+
+/// A scope that has saved holds the writer lane, so that a message of another task waits for its end.
+#[tokio::test]
+async fn a_message_waits_for_an_open_scope() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    harness.send_many(3).await;
+    let before = harness.commits().await;
+    let ((saved, is_saved), (end, ended)) = (oneshot::channel(), oneshot::channel());
+    let store = harness.store.clone();
+    let scope = tokio::spawn(async move {
+        let within = async {
+            store.set_custom_value("key", b"value".to_vec()).await?;
+            saved.send(()).unwrap();
+            ended.await.unwrap();
+            Ok::<_, CryptoStoreError>(())
+        };
+        store.atomically(within).await
+    });
+    is_saved.await.unwrap();
+    let machine = harness.bot.clone();
+    let mut message = Box::pin(encrypt(&machine, room(), "waits"));
+    let client = connect(&harness.database.url()).await;
+    for _ in 0..50 {
+        assert!(poll!(&mut message).is_pending(), "the message did not wait");
+        client.batch_execute("SELECT").await.unwrap();
+    }
+    end.send(()).unwrap();
+    let event = message.await;
+    scope.await.unwrap().unwrap();
+    assert_eq!(harness.commits().await, before + 1, "the message's index was reserved");
+    harness.received(&event, "waits").await;
+    harness.restart().await;
+    harness.send().await;
+}
+
+/// Each session has a mark of its own, and neither is stored below it.
+#[tokio::test]
+async fn a_late_save_of_another_session_leaves_the_mark_where_it_is() {
+    // The newer session is stored again after its mark, at the latest by the fortieth message.
+    for count in [3, 40] {
+        let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+        let older = harness.store.get_outbound_group_session(room()).await.unwrap().unwrap();
+        assert_eq!(older.message_index().await, 0);
+        harness.send_many(4).await;
+        harness.bot.discard_room_key(room()).await.unwrap();
+        harness.send_many(4).await;
+        let outbound_group_sessions = vec![older];
+        let late = Changes { outbound_group_sessions, ..Default::default() };
+        harness.store.save_changes(late).await.unwrap();
+        let before = harness.commits().await;
+        harness.send_many(3).await;
+        assert_eq!(harness.commits().await, before, "the newer session has lost its mark");
+        harness.send_many(count - 3).await;
+        harness.restart().await;
+        harness.send_many(3).await;
+    }
 }
 
 /// Without a recent proof of ownership an owner commits before each message.

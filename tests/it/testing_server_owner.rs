@@ -15,18 +15,15 @@ use std::{
 };
 
 use matrix_sdk_postgres::testing::{self, PostgresServer};
-use test_support::{connect, directory::Directory, number};
-
-const CHILD: &str = "TESTING_SERVER_CHILD";
+use test_support::{child_process, connect, directory::Directory, number};
 
 fn is_child() -> bool {
-    std::env::var_os(CHILD).is_some()
+    child_process::task().is_some()
 }
 
-/// A command that runs one test of this program.
 fn test_command(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env_remove("DATABASE_URL");
+    let mut command = child_process::command_with_task(test, "server");
+    command.env_remove("DATABASE_URL");
     command
 }
 
@@ -38,14 +35,6 @@ fn first_line_of(command: &mut Command) -> (Child, Vec<String>) {
     // Drains the pipe, so that the child does not block.
     std::thread::spawn(move || lines.for_each(drop));
     (child, line.expect("a line of the child").split(' ').map(str::to_owned).collect())
-}
-
-fn succeeds(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("1 passed"), "{text}");
-    text
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -178,15 +167,18 @@ async fn an_ordinary_user_and_root_can_both_start_one() {
         return;
     }
     let name = "testing_server_owner::an_ordinary_user_and_root_can_both_start_one";
-    succeeds(&mut test_command(name));
+    child_process::passes(&mut test_command(name));
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         // Other users may not be able to enter the build directory.
         let temporary = temporary();
         let program = temporary.0.join("test");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let child = test_command(name);
         let mut command = Command::new(program);
-        command.args(["--exact", name, "--nocapture"]).env(CHILD, "1").env("TMPDIR", &temporary.0);
-        succeeds(command.current_dir("/").uid(65534).gid(65534));
+        command.args(child.get_args()).env("TMPDIR", &temporary.0);
+        let variables = child.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.envs(variables).env_remove("DATABASE_URL");
+        child_process::passes(command.current_dir("/").uid(65534).gid(65534));
     }
 }
 
@@ -206,12 +198,12 @@ fn neither_procps_nor_a_short_temporary_directory_is_needed() {
     for program in ["sh", "cp", "rm", "sleep", "test"] {
         symlink(Path::new("/bin").join(program), programs.0.join(program)).unwrap();
     }
-    succeeds(test_command(name).env("PATH", &programs.0));
+    child_process::passes(test_command(name).env("PATH", &programs.0));
     let long = temporary();
     let path = long.0.join("x".repeat(100));
     fs::create_dir(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).unwrap();
-    succeeds(test_command(name).env("TMPDIR", path));
+    child_process::passes(test_command(name).env("TMPDIR", path));
 }
 
 #[test]
@@ -222,7 +214,7 @@ fn a_pg_bin_without_binaries_is_an_error_with_the_install_line() {
     }
     let name = "testing_server_owner::a_pg_bin_without_binaries_is_an_error_with_the_install_line";
     let empty = temporary();
-    let text = succeeds(test_command(name).env("PG_BIN", &empty.0));
+    let text = child_process::passes(test_command(name).env("PG_BIN", &empty.0));
     assert!(text.contains("apt-get install postgresql") && text.contains("PG_BIN"), "{text}");
 }
 
@@ -255,16 +247,17 @@ async fn database_url_is_used_and_a_missing_privilege_is_reported() {
         server.port()
     );
     for (url, kept) in [(with_options, "application_name=mine"), (words, "user=postgres")] {
-        let text = succeeds(test_command(name).env("DATABASE_URL", &url));
+        let text = child_process::passes(test_command(name).env("DATABASE_URL", &url));
         assert!(text.contains(&on_it) && text.contains(kept), "{text}");
     }
     let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'mxsp%'";
     assert_eq!(number(&client, left).await, 0);
 
     let poor = server.socket_url().replace("//postgres@", "//poor@");
-    let text = succeeds(test_command(name).env("DATABASE_URL", poor));
+    let text = child_process::passes(test_command(name).env("DATABASE_URL", poor));
     assert!(text.contains("CREATEDB"), "{text}");
-    let text =
-        succeeds(test_command(name).env("DATABASE_URL", "postgres://me:hush@127.0.0.1:1/postgres"));
+    let text = child_process::passes(
+        test_command(name).env("DATABASE_URL", "postgres://me:hush@127.0.0.1:1/postgres"),
+    );
     assert!(!text.contains("CREATEDB") && !text.contains("hush"), "{text}");
 }

@@ -1,18 +1,7 @@
 //! Upstream's test suites, on every kind of account, with prepared and with unnamed statements.
 
-use std::{
-    collections::HashMap,
-    sync::{LazyLock, Mutex},
-};
-
-use matrix_sdk_postgres::{
-    PoolSettings, PostgresCryptoStore,
-    testing::{self, TestDatabase},
-};
-use test_support::Mode;
-
-/// One database for each store name: a test opens some more than once.
-static DATABASES: LazyLock<Mutex<HashMap<String, TestDatabase>>> = LazyLock::new(Mutex::default);
+use matrix_sdk_postgres::{PoolSettings, PostgresCryptoStore};
+use test_support::{Mode, suite};
 
 async fn open(
     mode: Mode,
@@ -23,17 +12,9 @@ async fn open(
 ) -> PostgresCryptoStore {
     // Upstream's suite uses one name twice, and every mode uses the same names.
     let name = format!("{mode:?} {prepared} {name}");
-    let url = tokio::task::spawn_blocking(move || {
-        let mut databases = DATABASES.lock().unwrap();
-        if clear_data {
-            databases.remove(&name);
-        }
-        let database =
-            databases.entry(name).or_insert_with(|| testing::database().expect("a PostgreSQL"));
-        database.url()
-    });
+    let (url, _) = suite::database(name, clear_data).await;
     let config = mode
-        .config(&url.await.unwrap(), "upstream")
+        .config(&url, "upstream")
         .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
     // The suite's passphrase replaces the mode's secret.
     let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };

@@ -14,7 +14,7 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing};
 use ruma::{device_id, user_id};
-use test_support::{Mode, connect, number, proxy::Proxy, without_heartbeats};
+use test_support::{Mode, connect, eventually, number, proxy::Proxy, without_heartbeats};
 
 fn account() -> Account {
     Account::with_device_id(user_id!("@alice:example.org"), device_id!("DEVICE"))
@@ -92,7 +92,7 @@ async fn a_failed_write_is_rolled_back_and_the_store_refuses_writes() {
 
 /// Rule 10.
 #[tokio::test]
-async fn memory_changes_only_after_the_commit() {
+async fn the_cache_changes_only_after_the_commit() {
     let database = testing::database().unwrap();
     let url = database.url();
     let store = Mode::Plain.open(&url, "bot").await;
@@ -142,7 +142,7 @@ async fn terminated_connections_are_replaced_without_an_error() {
         assert!(number(&client, terminate).await > 0);
         let others = "SELECT count(*) FROM pg_stat_activity \
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        while number(&client, others).await > 0 {}
+        eventually("the connections end", async || number(&client, others).await == 0).await;
         // The client detects the termination only when it reads the socket.
         tokio::task::yield_now().await;
         assert_eq!(store.get_custom_value("round").await.unwrap().unwrap(), vec![round]);
@@ -166,9 +166,11 @@ async fn a_transaction_terminated_before_its_commit_is_repeated() {
     });
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while number(&watcher, terminate).await == 0 {
+    eventually("the write waits for the lock", async || {
         assert!(!write.is_finished(), "the write did not wait for the lock");
-    }
+        number(&watcher, terminate).await > 0
+    })
+    .await;
     lock.commit().await.unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(store.get_custom_value("key").await.unwrap().unwrap(), b"new");
@@ -194,18 +196,18 @@ async fn a_deadlock_is_resolved_by_trying_again() {
     });
     let waiting = "SELECT count(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while number(&watcher, waiting).await == 0 {
+    eventually("the write waits for the lock", async || {
         assert!(!write.is_finished(), "the write did not wait for the lock");
-    }
+        number(&watcher, waiting).await > 0
+    })
+    .await;
     other.batch_execute("SELECT * FROM matrix_sdk.sync_tokens FOR UPDATE").await.unwrap();
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     other.commit().await.unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(store.next_batch_token().await.unwrap().as_deref(), Some("new"));
     // Statistics are reported with a delay.
-    while number(&watcher, deadlocks).await == 0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the deadlock is counted", async || number(&watcher, deadlocks).await > 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,9 +245,7 @@ async fn saves_that_queue_behind_a_commit_share_the_next_one() {
     let before = proxy.commits();
     let mut first = Box::pin(save(0));
     assert!(futures_util::poll!(&mut first).is_pending());
-    while proxy.commits() == before {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("the first save is sent", async || proxy.commits() > before).await;
     let mut others: Vec<_> = (1..64).map(|number| Box::pin(save(number))).collect();
     for save in &mut others {
         assert!(futures_util::poll!(save).is_pending());

@@ -13,7 +13,7 @@ use test_support::{
     process::Stopped,
     proxy::{Action, Message, Proxy},
     rounds, seeded,
-    stream::{Ledger, open_read_only},
+    stream::Ledger,
     without_heartbeats,
 };
 
@@ -57,7 +57,7 @@ impl ProxiedStore {
     }
 
     pub async fn read_only(&self) -> PostgresCryptoStore {
-        open_read_only(&self.database.url(), "bot").await
+        Mode::Plain.open_read_only(&self.database.url(), "bot").await
     }
 
     /// A connection that bypasses the proxy.

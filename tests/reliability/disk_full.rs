@@ -9,7 +9,7 @@ use test_support::{
     directory::Directory,
     eventually, figure,
     privileges::{has_privileges_for, run},
-    stream::{Ledger, open_read_only, reopen, stream},
+    stream::{Ledger, reopen, stream},
 };
 use tokio::task::block_in_place;
 
@@ -96,7 +96,7 @@ async fn a_disk_full_of_tables_is_reported_and_nothing_is_lost() {
     block_in_place(|| disk.relieve());
     reopen(&store).await;
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&server.url(), "bot").await).await;
     figure("disk full of tables: reported (53100); acknowledged saves checked", checked);
     drop(server);
 }
@@ -136,7 +136,7 @@ async fn a_disk_full_of_log_stops_the_server_and_nothing_is_lost() {
     });
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&server.url(), "bot").await).await;
     figure("disk full of log, server panicked; acknowledged saves checked", checked);
     drop(server);
 }

@@ -10,7 +10,7 @@ use test_support::{
     figure,
     privileges::has_privileges_for,
     proxy::Proxy,
-    stream::{Ledger, open_read_only},
+    stream::Ledger,
 };
 use tokio::task::block_in_place;
 
@@ -75,6 +75,6 @@ async fn a_host_name_that_moves_is_followed() {
         ledger.acknowledged.extend(child.kill().iter().map(|it| it.parse::<u64>().unwrap()));
     });
     ledger.begun = ledger.acknowledged.last().unwrap() + 2;
-    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&server.url(), "bot").await).await;
     figure("host name moved to another address 6 times; acknowledged saves checked", checked);
 }

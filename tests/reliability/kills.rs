@@ -15,7 +15,7 @@ use test_support::{
     Mode,
     child_process::{self, ChildProcess},
     eventually, figure, milliseconds, rounds, seeded,
-    stream::{Ledger, changes, open_read_only, stream},
+    stream::{Ledger, changes, stream},
 };
 use tokio::task::block_in_place;
 
@@ -43,7 +43,7 @@ async fn a_server_killed_in_a_stream_of_saves_loses_nothing() {
     }
     end.store(true, SeqCst);
     let ledger = saves.await.unwrap();
-    let checked = ledger.check(&open_read_only(&database.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&database.url(), "bot").await).await;
     assert!(checked > kills, "too few saves: {checked}");
     figure("server killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
@@ -85,7 +85,7 @@ async fn a_process_killed_in_a_stream_of_saves_loses_nothing() {
         // One more save was in flight.
         ledger.begun = ledger.acknowledged.last().unwrap() + 2;
     }
-    let checked = ledger.check(&open_read_only(&url, "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&url, "bot").await).await;
     figure("process killed (kill -9), times", kills);
     figure("acknowledged saves checked after it", checked);
 }
@@ -110,7 +110,7 @@ async fn futures_dropped_in_a_stream_of_saves_leave_whole_saves_in_order() {
         }
     }
     ledger.save(&store).await.unwrap();
-    let checked = ledger.check(&open_read_only(&database.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&database.url(), "bot").await).await;
     figure("futures dropped, times", drops);
     figure("acknowledged saves checked after it", checked);
 }

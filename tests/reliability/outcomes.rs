@@ -18,9 +18,7 @@ use test_support::{
     pooler::{Pooler, Release},
     process::Stopped,
     proxy::{Action, Message, Proxy},
-    rounds,
-    stream::open_read_only,
-    without_heartbeats,
+    rounds, without_heartbeats,
 };
 
 use crate::commit::{ProxiedStore, is_begin, is_commit};
@@ -54,7 +52,7 @@ impl Pooled {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let read_only = open_read_only(&self.server.url(), "bot").await;
+        let read_only = Mode::Plain.open_read_only(&self.server.url(), "bot").await;
         read_only.get_custom_value("key").await.unwrap().unwrap()
     }
 

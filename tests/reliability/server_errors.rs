@@ -5,7 +5,7 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, PostgresCryptoStore, Timeouts, testing::PostgresServer};
-use test_support::{Mode, connect, eventually, number, stream::open_read_only};
+use test_support::{Mode, connect, eventually, number};
 use tokio::task::JoinHandle;
 
 struct Bot {
@@ -38,7 +38,7 @@ impl Bot {
     }
 
     async fn value(&self) -> Vec<u8> {
-        let other = open_read_only(&self.url, "bot").await;
+        let other = Mode::Plain.open_read_only(&self.url, "bot").await;
         other.get_custom_value("key").await.unwrap().unwrap()
     }
 }
@@ -67,12 +67,12 @@ async fn serialization_failures_and_deadlocks_are_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_shutdown_assert_retried() {
+async fn an_admin_shutdown_is_retried() {
     assert_retried("PERFORM pg_terminate_backend(pg_backend_pid())").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_deadlock_assert_retried() {
+async fn a_real_deadlock_is_retried() {
     let bot = Bot::new(&[("deadlock_timeout", "100ms")]).await;
     let mut client = connect(&bot.url).await;
     client.batch_execute("SET deadlock_timeout = '1h'").await.unwrap();
@@ -118,7 +118,7 @@ async fn a_statement_timeout_is_reported_as_that() {
 
 /// The server ends the idle transaction of a scope: it is retried, with the earlier saves.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_transaction_ended_by_the_server_assert_retried() {
+async fn an_idle_transaction_ended_by_the_server_is_retried() {
     use matrix_sdk_crypto::CryptoStoreError;
     let bot = Bot::new(&[]).await;
     let client = connect(&bot.url).await;
@@ -144,7 +144,7 @@ async fn an_idle_transaction_ended_by_the_server_assert_retried() {
 
 /// All connections of the server are in use for a while: the write is retried until one is free.
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_connections_assert_retried() {
+async fn too_many_connections_are_retried() {
     let settings = [("max_connections", "12"), ("superuser_reserved_connections", "0")];
     let bot = Bot::new(&settings).await;
     let admin = connect(&bot.url).await;

@@ -13,7 +13,7 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use test_support::{
     Mode, connect, eventually, figure, number,
-    stream::{Ledger, changes, open_read_only, reopen},
+    stream::{Ledger, changes, reopen},
     without_heartbeats,
 };
 use tokio_postgres::Client;
@@ -63,7 +63,7 @@ impl Bot {
         wait_for_standby(&self.admin, "").await;
         reopen(&self.store).await;
         self.ledger.save(&self.store).await.unwrap();
-        self.ledger.check(&open_read_only(&self.url, "bot").await).await;
+        self.ledger.check(&Mode::Plain.open_read_only(&self.url, "bot").await).await;
     }
 }
 
@@ -171,7 +171,7 @@ async fn a_commit_whose_wait_was_cancelled_is_counted_once_and_not_repeated() {
         let commits = store.commit_count().await.unwrap() - before;
         assert_eq!(commits, u64::try_from(ledger.acknowledged.len()).unwrap(), "within: {within}");
     }
-    let checked = ledger.check(&open_read_only(&server.url(), "bot").await).await;
+    let checked = ledger.check(&Mode::Plain.open_read_only(&server.url(), "bot").await).await;
     assert_eq!(u64::try_from(checked).unwrap(), ledger.begun);
 }
 

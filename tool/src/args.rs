@@ -12,7 +12,8 @@ Exit codes:
   1    failed: the message says what, and what to do
   2    the command line is wrong
   3    done, and what was looked at is not in order
-  4    refused, nothing was changed: the account has a live owner, or nobody said yes
+  4    refused, nothing was changed: the account has a live owner or is not empty, the backup is of
+       another account or schema version or too old, or the question was not answered with yes
   5    the server cannot be reached or is busy: the same command may succeed later
   130  interrupted by Ctrl-C
 
@@ -21,11 +22,11 @@ other users of the machine can read:
   DATABASE_URL, DATABASE_URL_FILE          connection string; libpq's PG* variables fill in
   STORE_PASSPHRASE, STORE_PASSPHRASE_FILE  what the account is encrypted with,
   STORE_KEY, STORE_KEY_FILE                or its key: 64 hexadecimal digits, or base64
-Without them an encrypted account's passphrase is asked for, if there is a terminal.";
+Without them an encrypted account's passphrase is prompted for, if there is a terminal.";
 
 /// The operator's tool for matrix-sdk-postgres: look inside, change keys, move in and out.
 ///
-/// Nothing disturbs a running bot, except where a command says so and asks.
+/// No command disturbs a running bot, unless its help says so; such a command asks for confirmation.
 #[derive(Parser)]
 #[command(version, name = "matrix-postgres", after_help = EXIT_CODES, max_term_width = 110)]
 #[command(propagate_version = true, color = clap::ColorChoice::Auto)]

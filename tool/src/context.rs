@@ -3,10 +3,11 @@
 use std::{
     future::Future,
     io::{self, IsTerminal, Write},
-    process::ExitCode,
+    sync::OnceLock,
 };
 
 use matrix_sdk_postgres::{Access, OpenStoreError, PoolSettings, PostgresStoreConfig};
+use zeroize::Zeroizing;
 
 use crate::{
     args::Global,
@@ -17,11 +18,13 @@ use crate::{
 
 pub struct Context {
     global: Global,
+    /// The account's passphrase, if it was prompted for.
+    passphrase: OnceLock<Zeroizing<String>>,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
-        Self { global }
+        Self { global, passphrase: OnceLock::new() }
     }
 
     /// The server and the schema, for what concerns all accounts. It reads only.
@@ -40,7 +43,10 @@ impl Context {
     /// the command sets another access.
     pub fn config(&self) -> Result<PostgresStoreConfig, Error> {
         let config = self.config_for(&self.account()?)?;
-        secrets::unlock(config, &self.global)
+        match self.passphrase.get() {
+            Some(passphrase) => Ok(config.passphrase(Some(passphrase))),
+            None => secrets::unlock(config, &self.global),
+        }
     }
 
     /// The account that was named, of commands that concern all of them otherwise.
@@ -68,17 +74,17 @@ impl Context {
         Ok(config.access(Access::ReadOnly).run_migrations(false))
     }
 
-    /// Does what needs the account's secret. The passphrase of an encrypted account is asked for, if it was
-    /// not given and there is a terminal.
+    /// Does what needs the account's secret. The passphrase of an encrypted account is prompted for once, if it
+    /// was not given and there is a terminal; then `act` is called again.
     pub async fn unlocked<T, F: Future<Output = Result<T, OpenStoreError>>>(
         &self,
         act: impl Fn(PostgresStoreConfig) -> F,
     ) -> Result<T, Error> {
-        let config = self.config()?;
-        match act(config.clone()).await {
+        match act(self.config()?).await {
             Err(OpenStoreError::EncryptedWithoutSecret { account }) if prompt::is_possible() => {
                 let passphrase = prompt::secret(&format!("Passphrase of the account {account:?}"))?;
-                Ok(act(config.passphrase(Some(&passphrase))).await?)
+                self.passphrase.get_or_init(|| passphrase);
+                Ok(act(self.config()?).await?)
             }
             done => Ok(done?),
         }
@@ -92,7 +98,7 @@ impl Context {
         Err(Error::refused("refused: nothing was changed (--yes answers the question with yes)"))
     }
 
-    /// A progress bar over so many steps on standard error, if that is a terminal; without a number,
+    /// A progress bar over this number of steps on standard error, if that is a terminal; without a number,
     /// of unknown length.
     pub fn progress(&self, what: &'static str, steps: Option<u64>) -> Progress {
         let shows = !self.global.no_progress && !self.global.json && io::stderr().is_terminal();
@@ -124,10 +130,5 @@ impl Context {
             false => writeln!(io::stderr(), "error: {error}")?,
         }
         Ok(error.exit)
-    }
-
-    pub fn interrupted(&self) -> ExitCode {
-        let error = Error { message: "interrupted".to_owned(), exit: Exit::Interrupted };
-        self.print_error(&error).unwrap_or(Exit::Interrupted).into()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long to go on, and what came of it.
+/// How long to run, and the result.
 pub struct Budget {
     name: String,
     end: Instant,

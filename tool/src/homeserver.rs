@@ -117,7 +117,7 @@ impl Homeserver {
     }
 
     /// When a device of the token's user was last seen, in milliseconds since 1970; `None` if the server
-    /// does not tell, or has no such device.
+    /// does not say, or has no such device.
     pub async fn last_seen(&self, device: &str) -> Result<Option<u64>, Error> {
         let answer = self.json(Method::GET, "devices", None).await?;
         let devices = answer["devices"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `matrix-postgres`: what operators do with the stores of `matrix-sdk-postgres`. It only calls the
-//! library.
+//! `matrix-postgres`: what operators do with the stores of `matrix-sdk-postgres`. Commands that work on the
+//! database call the library's module `admin`; files of room keys and of SQLite are read and written here.
 
 mod args;
 mod commands;
@@ -8,6 +8,7 @@ mod context;
 mod fuzz;
 mod homeserver;
 mod import_sqlite;
+mod interrupt;
 mod key_file;
 mod new_file;
 mod outcome;
@@ -17,7 +18,7 @@ mod sealed_file;
 mod secrets;
 mod text;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 
@@ -26,15 +27,9 @@ use self::{args::Cli, context::Context, outcome::Exit};
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
-    let context = Context::new(global);
-    let done = tokio::select! {
-        done = commands::run(&command, &context) => done,
-        interrupted = tokio::signal::ctrl_c() => match interrupted {
-            Ok(()) => return context.interrupted(),
-            Err(error) => Err(outcome::Error::failed(format!("cannot wait for Ctrl-C: {error}"))),
-        },
-    };
-    match done {
+    let context = Arc::new(Context::new(global));
+    interrupt::exit_on_ctrl_c(context.clone());
+    match commands::run(&command, &context).await {
         Ok(outcome) => context.print(outcome),
         Err(error) => context.print_error(&error),
     }

@@ -21,8 +21,13 @@ pub fn create(partial: &Path) -> io::Result<File> {
 
 /// Gives the file its name, never in the place of another one.
 pub fn complete(partial: &Path, file: &Path) -> io::Result<()> {
-    fs::hard_link(partial, file)?;
-    fs::remove_file(partial)?;
+    match fs::hard_link(partial, file) {
+        Ok(()) => fs::remove_file(partial)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+        // A file system without links, FAT for instance: another file that comes right now is overwritten.
+        Err(_) if !file.try_exists()? => fs::rename(partial, file)?,
+        Err(error) => return Err(error),
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use matrix_sdk_crypto::CryptoStoreError;
 use matrix_sdk_postgres::{Error as StoreError, OpenStoreError};
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ impl Outcome {
     }
 }
 
-/// Why a command did not do what it was asked for. The text says what, where, and what to do.
+/// Why a command failed. The text says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -98,6 +99,18 @@ impl From<OpenStoreError> for Error {
             message.push_str(": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help");
         }
         Self { message, exit }
+    }
+}
+
+impl From<CryptoStoreError> for Error {
+    fn from(error: CryptoStoreError) -> Self {
+        match error {
+            CryptoStoreError::Backend(error) => match error.downcast::<StoreError>() {
+                Ok(error) => (*error).into(),
+                Err(error) => Self::failed(with_causes(&*error)),
+            },
+            error => Self::failed(with_causes(&error)),
+        }
     }
 }
 

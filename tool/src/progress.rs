@@ -28,12 +28,12 @@ impl Progress {
         Self(bar)
     }
 
-    /// So many steps are done in all.
+    /// Sets the number of steps that are done.
     pub fn set(&self, steps: u64) {
         self.0.set_position(steps);
     }
 
-    /// So many more steps are done.
+    /// Adds steps that are done.
     pub fn add(&self, steps: u64) {
         self.0.inc(steps);
     }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::outcome::Error;
 
-/// Whether there is somebody to ask.
+/// Whether there is a terminal to ask on.
 pub fn is_possible() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
@@ -36,7 +36,8 @@ pub fn new_secret(what: &str) -> Result<Zeroizing<String>, Error> {
 /// Asks a question that is answered with yes or no; no without a terminal.
 pub fn confirm(question: &str) -> Result<bool, Error> {
     let failed = |error: io::Error| Error::failed(format!("cannot ask: {error}"));
-    let mut err = io::stderr().lock();
+    // Not locked: Ctrl-C prints an error while the answer is awaited.
+    let mut err = io::stderr();
     writeln!(err, "{question}").map_err(failed)?;
     if !is_possible() {
         return Ok(false);

@@ -2,27 +2,17 @@
 
 use std::{env, fs, path::Path};
 
-use base64::{
-    Engine,
-    alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use matrix_sdk_postgres::PostgresStoreConfig;
+use base64::Engine;
+use matrix_sdk_postgres::{PostgresStoreConfig, admin::has_password};
 use zeroize::Zeroizing;
 
-use crate::{args::Global, outcome::Error};
-
-/// With or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use crate::{args::Global, key_file::BASE64, outcome::Error};
 
 /// The server: from `--url`, a file, or the environment.
 pub fn server(account: &str, global: &Global) -> Result<PostgresStoreConfig, Error> {
     let config = PostgresStoreConfig::for_account(account);
     if let Some(url) = &global.url {
-        if has_password(url) {
+        if has_password(url)? {
             return Err(Error::failed(
                 "--url holds a password, which other users of this machine can read: set DATABASE_URL, \
                  name a file with --url-file, or leave the password to PGPASSWORD or ~/.pgpass",
@@ -36,35 +26,69 @@ pub fn server(account: &str, global: &Global) -> Result<PostgresStoreConfig, Err
     Ok(PostgresStoreConfig::from_env(account)?)
 }
 
-fn has_password(url: &str) -> bool {
-    let in_authority = url.split_once("://").is_some_and(|(_, rest)| {
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    });
-    in_authority
-        || url.split([' ', '?', '&']).any(|word| word.trim_start().starts_with("password="))
-}
-
 /// The account's passphrase or key, if one was given.
 pub fn unlock(config: PostgresStoreConfig, global: &Global) -> Result<PostgresStoreConfig, Error> {
+    Ok(match given(global)? {
+        Some(secret) => secret.set(config),
+        None => config,
+    })
+}
+
+fn given(global: &Global) -> Result<Option<Secret>, Error> {
     let passphrase =
         secret(global.passphrase_file.as_deref(), "STORE_PASSPHRASE", "the passphrase")?;
     let key = key_bytes(global.key_file.as_deref(), "STORE_KEY", "the key")?;
-    match (passphrase, key) {
-        (Some(_), Some(_)) => {
-            Err(Error::failed("both a passphrase and a key were given: an account has one of them"))
+    Secret::one_of(passphrase, key, "a passphrase and a key")
+}
+
+/// What opens an account or a file.
+pub enum Secret {
+    Passphrase(Zeroizing<String>),
+    Key(Zeroizing<[u8; 32]>),
+}
+
+impl Secret {
+    /// The one that was given, if any; `both` names them in the error.
+    pub fn one_of(
+        passphrase: Option<Zeroizing<String>>,
+        key: Option<Zeroizing<[u8; 32]>>,
+        both: &str,
+    ) -> Result<Option<Self>, Error> {
+        match (passphrase, key) {
+            (Some(_), Some(_)) => Err(Error::failed(format!("both {both} were given: give one"))),
+            (Some(passphrase), None) => Ok(Some(Self::Passphrase(passphrase))),
+            (None, key) => Ok(key.map(Self::Key)),
         }
-        (Some(passphrase), None) => Ok(config.passphrase(Some(&passphrase))),
-        (None, key) => Ok(config.key(key.as_deref())),
+    }
+
+    pub fn set(&self, config: PostgresStoreConfig) -> PostgresStoreConfig {
+        match self {
+            Self::Passphrase(passphrase) => config.passphrase(Some(passphrase)),
+            Self::Key(key) => config.key(Some(key)),
+        }
     }
 }
 
 /// Whether the account's passphrase or key was given.
 pub fn is_given(global: &Global) -> Result<bool, Error> {
-    let passphrase =
-        secret(global.passphrase_file.as_deref(), "STORE_PASSPHRASE", "the passphrase")?;
-    let key = key_bytes(global.key_file.as_deref(), "STORE_KEY", "the key")?;
-    Ok(passphrase.is_some() || key.is_some())
+    Ok(given(global)?.is_some())
+}
+
+/// The passphrase of a file: that of another file or the environment, else the answer to a question. `of` is
+/// what the file is called.
+pub fn file_passphrase(
+    file: Option<&Path>,
+    variable: &str,
+    of: &str,
+    ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
+) -> Result<Zeroizing<String>, Error> {
+    match secret(file, variable, &format!("the passphrase of the {of}"))? {
+        Some(passphrase) if passphrase.is_empty() => {
+            Err(Error::failed(format!("the passphrase of the {of} is empty")))
+        }
+        Some(passphrase) => Ok(passphrase),
+        None => ask(&format!("Passphrase of the {of} (or set {variable})")),
+    }
 }
 
 /// A secret text: the file's, else the environment variable's.

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, time::SystemTime};
 
+use matrix_sdk_postgres::admin::DeletedRows;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -47,6 +48,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
         text.truncate(text.trim_end().len());
         text.push('\n');
+    }
+    text
+}
+
+/// Rows by table.
+pub fn counts(deleted: &DeletedRows) -> String {
+    let mut text = String::new();
+    for count in &deleted.tables {
+        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
     }
     text
 }

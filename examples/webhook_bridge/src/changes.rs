@@ -62,9 +62,9 @@ pub fn of_rooms(
         }
         let (change, members) = of_room(room, position, &known, me);
         if change.encrypted || known.encrypted {
-            people.extend(members);
+            people.extend(members.iter().cloned());
         }
-        changes.push(RoomChange { room_id: room_id.clone(), left, ..change });
+        changes.push(RoomChange { room_id: room_id.clone(), left, people: members, ..change });
     }
     people.sort();
     people.dedup();

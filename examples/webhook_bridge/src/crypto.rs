@@ -80,7 +80,8 @@ impl Crypto {
         Ok(processed)
     }
 
-    async fn machine(&self) -> Result<MappedMutexGuard<'_, OlmMachine>, BridgeError> {
+    /// The machine; the guard must not be held during a request to the homeserver.
+    pub async fn machine(&self) -> Result<MappedMutexGuard<'_, OlmMachine>, BridgeError> {
         let slot = self.machine.lock().await;
         MutexGuard::try_map(slot, Option::as_mut).map_err(|_| rolled_back())
     }

@@ -1,7 +1,7 @@
 //! Delivers the inbox's messages: in order within a room, several rooms concurrently, round-robin.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,14 +10,17 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
+    api,
+    breaker::Breakers,
+    config::Attachments,
     errors::BridgeError,
     evaluate::{Verdict, evaluate},
-    inbox::Queued,
+    inbox::{Origin, Queued},
     message::{Message, Stored},
     retry::Delays,
     run::Run,
     scheduler::{Next, Scheduler},
-    webhook::Outcome as PostOutcome,
+    webhook::{Outcome as PostOutcome, Webhook},
 };
 
 /// Rooms that are served concurrently.
@@ -26,47 +29,25 @@ const CONCURRENT_ROOMS: usize = 4;
 const BATCH: i64 = 5;
 /// A message is dead-lettered after this many rejections by the webhook.
 const MAX_REJECTIONS: i32 = 5;
-/// The circuit breaker opens when this many rooms fail without a success in between.
-const BREAKER_THRESHOLD: usize = 4;
+/// How long the first message of a new room waits for the room's members, from which its label follows.
+const LABEL_GRACE: Duration = Duration::from_secs(60);
 /// How often a room with pending but not yet due messages is rechecked: the end of a wait for a key
 /// has no wakeup.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Circuit breaker: pauses all rooms while the webhook accepts nothing.
-struct Breaker {
-    /// The rooms that failed since the last success.
-    failing: HashSet<String>,
-    delays: Delays,
-    open_until: Option<Instant>,
-}
-
-impl Breaker {
-    fn new() -> Self {
-        Self { failing: HashSet::new(), delays: Delays::new(), open_until: None }
-    }
-
-    /// Record a failure of this room. Returns the pause of all rooms if the breaker is open.
-    fn failed(
-        &mut self,
-        room: &str,
-        retry_after: Option<Duration>,
-        for_all: bool,
-    ) -> Option<Duration> {
-        self.failing.insert(room.to_owned());
-        if !for_all && self.failing.len() < BREAKER_THRESHOLD {
-            return None;
-        }
-        let delay = self.delays.next(retry_after);
-        self.open_until = Some(Instant::now() + delay);
-        Some(delay)
-    }
-}
 
 pub struct Delivery<'a> {
     run: &'a Run,
     /// The last decrypted event of each room, so that a retry is not counted again.
     counted: Mutex<HashMap<String, String>>,
-    breaker: Mutex<Breaker>,
+    breakers: Breakers,
+    /// The event of each room whose last request failed or was rejected.
+    failing: Mutex<HashMap<String, String>>,
+}
+
+/// A room, with the label that it has so far.
+struct Room<'a> {
+    id: &'a str,
+    label: Option<String>,
 }
 
 /// The outcome of one event.
@@ -79,7 +60,12 @@ enum Outcome {
 
 impl<'a> Delivery<'a> {
     pub fn new(run: &'a Run) -> Self {
-        Self { run, counted: Mutex::default(), breaker: Mutex::new(Breaker::new()) }
+        Self {
+            run,
+            counted: Mutex::default(),
+            breakers: Breakers::default(),
+            failing: Mutex::default(),
+        }
     }
 
     /// Deliver until stopped.
@@ -102,6 +88,11 @@ impl<'a> Delivery<'a> {
             let pending = inbox.has_pending(room).await?;
             return Ok(if pending { Next::AfterOrWakeup(RECHECK_INTERVAL) } else { Next::Done });
         }
+        let (label, unsure) = self.label(room).await?;
+        if unsure && due.first().is_some_and(|queued| queued.age < LABEL_GRACE) {
+            return Ok(Next::AfterOrWakeup(RECHECK_INTERVAL));
+        }
+        let mut room = Room { id: room, label };
         for queued in due {
             if self.run.stop.is_cancelled() {
                 return Ok(Next::Done);
@@ -109,37 +100,70 @@ impl<'a> Delivery<'a> {
             if queued.too_early {
                 return Ok(Next::After(RECHECK_INTERVAL));
             }
-            if let Some(delay) = self.breaker_delay() {
+            let webhook = self.run.webhooks.of(room.label.as_deref());
+            if let Some(delay) = self.breakers.pause(&webhook.name) {
                 return Ok(Next::After(delay));
             }
-            if let Outcome::Blocked(next) = self.deliver(room, &queued).await? {
+            if let Outcome::Blocked(next) = self.deliver(&mut room, &queued).await? {
                 return Ok(next);
             }
         }
         Ok(Next::Requeue)
     }
 
-    async fn deliver(&self, room: &str, queued: &Queued) -> Result<Outcome, BridgeError> {
+    /// A room's label, and whether it may get one as soon as its members are known.
+    async fn label(&self, room: &str) -> Result<(Option<String>, bool), BridgeError> {
+        let labels = &self.run.config.labels;
+        if labels.is_empty() {
+            return Ok((None, false));
+        }
+        let (origin, members_known) = self.run.inbox.origin(room).await?;
+        let label = labels.of(room, &origin).map(ToOwned::to_owned);
+        let unsure = label.is_none() && labels.use_members() && !members_known;
+        Ok((label, unsure))
+    }
+
+    /// Label a room by the sender of a message, who may have joined since the members were fetched.
+    async fn label_by_sender(&self, room: &mut Room<'_>, sender: &str) -> Result<(), BridgeError> {
+        let labels = &self.run.config.labels;
+        if room.label.is_none() && labels.of_ghost(sender).is_some() {
+            self.run.inbox.record_ghost(room.id, sender).await?;
+            let origin = Origin { ghost: Some(sender.to_owned()), ..Origin::default() };
+            room.label = labels.of(room.id, &origin).map(ToOwned::to_owned);
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, room: &mut Room<'_>, queued: &Queued) -> Result<Outcome, BridgeError> {
         let (inbox, metrics) = (&self.run.inbox, &self.run.metrics);
+        let room_id = room.id;
         let event_id = queued.event_id.as_str();
-        match evaluate(self.run, room, queued).await? {
-            Verdict::Deliver(message) => {
+        match evaluate(self.run, room_id, queued).await? {
+            Verdict::Deliver(mut message) => {
                 if message.encrypted {
-                    self.count_decrypted(room, event_id);
+                    self.count_decrypted(room_id, event_id);
                 }
+                if message.kind == "m.reaction" && !self.run.config.reactions {
+                    inbox.delivered(room_id, event_id).await?;
+                    return Ok(Outcome::Finished);
+                }
+                self.label_by_sender(room, &message.sender).await?;
+                message.label.clone_from(&room.label);
+                self.describe_attachment(&mut message)?;
+                self.keep_for_api(&message).await?;
                 return self.post(queued, &message).await;
             }
-            Verdict::Skip => inbox.delivered(room, event_id).await?,
+            Verdict::Skip => inbox.delivered(room_id, event_id).await?,
             Verdict::Fail { kind, reason } => {
-                warn!(event_id, room, "not delivered: {reason}");
-                inbox.failed(room, event_id, &reason).await?;
-                metrics.failed.inc();
+                warn!(event_id, room = room_id, "not delivered: {reason}");
+                inbox.failed(room_id, event_id, &reason).await?;
+                metrics.failed.increment(1);
                 metrics.undecryptable(kind);
             }
             Verdict::NoKey => {
-                info!(event_id, room, "the key of a message is missing: waiting for it");
+                info!(event_id, room = room_id, "the key of a message is missing: waiting for it");
                 metrics.undecryptable("no_key");
-                self.hold_for_key(room, queued).await?;
+                self.hold_for_key(room_id, queued).await?;
                 // Reload the due events: the room's later ones may have to wait for the key, too.
                 return Ok(Outcome::Blocked(Next::Requeue));
             }
@@ -150,41 +174,84 @@ impl<'a> Delivery<'a> {
         Ok(Outcome::Finished)
     }
 
+    fn describe_attachment(&self, message: &mut Message) -> Result<(), BridgeError> {
+        let setting = self.run.config.attachments;
+        let source = message.describe_attachment(setting == Attachments::Keys);
+        if let (Attachments::Download, Some(sealer), Some(source), Some(attachment)) =
+            (setting, &self.run.sealer, source, &mut message.attachment)
+        {
+            attachment.path = Some(api::path(sealer, &source)?);
+        }
+        Ok(())
+    }
+
+    /// Store the message for the API, if that is on. Not again when a delivery is repeated.
+    async fn keep_for_api(&self, message: &Message) -> Result<(), BridgeError> {
+        let (Some(sealer), Some(api)) = (&self.run.sealer, &self.run.config.api) else {
+            return Ok(());
+        };
+        let inbox = &self.run.inbox;
+        if inbox.is_sealed(message).await? {
+            return Ok(());
+        }
+        inbox.store_sealed(message, &sealer.seal(message)?, api.max_messages).await
+    }
+
     async fn post(&self, queued: &Queued, message: &Message) -> Result<Outcome, BridgeError> {
         let (inbox, metrics) = (&self.run.inbox, &self.run.metrics);
-        match self.run.webhook.post(message).await {
+        let webhook = self.run.webhooks.of(message.label.as_deref());
+        if self.failing().get(&message.room_id) == Some(&queued.event_id) {
+            metrics.retried.increment(1);
+        }
+        let began = Instant::now();
+        let outcome = webhook.post(message).await;
+        if outcome != PostOutcome::LeftOut {
+            metrics.delivery.record(began.elapsed());
+        }
+        match outcome {
+            PostOutcome::Delivered | PostOutcome::LeftOut => {
+                self.failing().remove(&message.room_id)
+            }
+            _ => self.failing().insert(message.room_id.clone(), queued.event_id.clone()),
+        };
+        match outcome {
             PostOutcome::Delivered => {
                 inbox.delivered(&message.room_id, &queued.event_id).await?;
-                metrics.delivered.inc();
-                *self.breaker() = Breaker::new();
+                metrics.delivered.increment(1);
+                self.breakers.succeeded(&webhook.name);
                 debug!(event_id = queued.event_id, "delivered");
                 Ok(Outcome::Finished)
             }
+            PostOutcome::LeftOut => {
+                inbox.delivered(&message.room_id, &queued.event_id).await?;
+                Ok(Outcome::Finished)
+            }
             PostOutcome::Unavailable { reason, retry_after, for_all } => {
-                metrics.webhook_failures.inc();
-                self.failed(&message.room_id, &reason, retry_after, for_all);
+                metrics.webhook_failures.increment(1);
+                self.failed(webhook, &message.room_id, &reason, retry_after, for_all);
                 Ok(Outcome::Blocked(Next::Backoff(retry_after)))
             }
             PostOutcome::Rejected(reason) => {
-                metrics.webhook_failures.inc();
+                metrics.webhook_failures.increment(1);
                 self.rejected(&message.room_id, queued, &reason).await
             }
         }
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failing(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the breaker stays open, if it is.
-    fn breaker_delay(&self) -> Option<Duration> {
-        let until = self.breaker().open_until?;
-        Some(until.saturating_duration_since(Instant::now())).filter(|delay| !delay.is_zero())
-    }
-
-    fn failed(&self, room: &str, reason: &str, retry_after: Option<Duration>, for_all: bool) {
-        let host = self.run.webhook.host();
-        match self.breaker().failed(room, retry_after, for_all) {
+    fn failed(
+        &self,
+        webhook: &Webhook,
+        room: &str,
+        reason: &str,
+        retry_after: Option<Duration>,
+        for_all: bool,
+    ) {
+        let host = webhook.host();
+        match self.breakers.failed(&webhook.name, room, retry_after, for_all) {
             Some(delay) => {
                 warn!(
                     "the webhook at {host} failed ({reason}); trying again in {} s",
@@ -204,23 +271,13 @@ impl<'a> Delivery<'a> {
     ) -> Result<Outcome, BridgeError> {
         let (event_id, count) = (&queued.event_id, queued.rejections + 1);
         if count >= MAX_REJECTIONS {
-            warn!(
-                event_id,
-                "the webhook rejected a message {count} times ({reason}): dead-lettered"
-            );
-            self.run
-                .inbox
-                .failed(room, event_id, &format!("the webhook responded with {reason}"))
-                .await?;
-            self.run.metrics.failed.inc();
+            warn!(event_id, "a message was rejected {count} times ({reason}): dead-lettered");
+            self.run.inbox.failed(room, event_id, &format!("rejected: {reason}")).await?;
+            self.run.metrics.failed.increment(1);
             return Ok(Outcome::Finished);
         }
         let delay = Duration::from_secs(1 << queued.rejections.clamp(0, 6));
-        warn!(
-            event_id,
-            "the webhook rejected a message ({reason}); trying again in {} s",
-            delay.as_secs()
-        );
+        warn!(event_id, "a message was rejected ({reason}); trying again in {} s", delay.as_secs());
         self.run.inbox.retry_in(room, event_id, delay).await?;
         Ok(Outcome::Blocked(Next::After(delay)))
     }
@@ -229,7 +286,7 @@ impl<'a> Delivery<'a> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let last = counted.insert(room.to_owned(), event_id.to_owned());
         if last.as_deref() != Some(event_id) {
-            self.run.metrics.decrypted.inc();
+            self.run.metrics.decrypted.increment(1);
         }
     }
 
@@ -244,23 +301,5 @@ impl<'a> Delivery<'a> {
             self.run.inbox.release(room, &queued.event_id).await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_failing_room_does_not_open_the_breaker() {
-        let mut breaker = Breaker::new();
-        for _ in 0..100 {
-            assert_eq!(breaker.failed("!r:x", None, false), None);
-        }
-        assert!(breaker.open_until.is_none());
-        assert_eq!(breaker.failed("!a:x", None, false), None);
-        assert_eq!(breaker.failed("!b:x", None, false), None);
-        assert!(breaker.failed("!c:x", None, false).is_some());
-        assert!(Breaker::new().failed("!r:x", None, true).is_some(), "rate-limited");
     }
 }

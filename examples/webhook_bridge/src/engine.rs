@@ -6,14 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matrix_sdk_postgres::PoolSettings;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    api::{self, Backend},
+    auth::BearerToken,
     checkpoint::Checkpoint,
-    config::{Config, DatabaseConfig},
+    config::Config,
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -25,15 +26,16 @@ use crate::{
     http_client,
     inbox::{self, Inbox},
     keys::Keys,
-    metrics::Metrics,
-    outgoing, prune,
+    metrics::{self, Metrics},
+    outgoing, own_device, prune,
     refusal::SessionLoss,
     retry::Delays,
     rooms,
     run::{Run, Wake},
+    sealing::Sealer,
     session::{self, Session},
     sync,
-    webhook::Webhook,
+    webhook::Webhooks,
 };
 
 /// Time limit for tasks and deliveries in flight after a stop. Docker kills after 10 s, and the
@@ -48,9 +50,11 @@ const STABLE_RUN: Duration = Duration::from_secs(60);
 struct Engine {
     config: Arc<Config>,
     homeserver: Arc<Homeserver>,
-    webhook: Webhook,
+    webhooks: Webhooks,
     metrics: Arc<Metrics>,
     stop: Stop,
+    /// What the API serves from, once this process owns the account.
+    api: Arc<OnceLock<Backend>>,
 }
 
 /// Requests to stop.
@@ -62,44 +66,31 @@ pub struct Stop {
     pub immediate: CancellationToken,
 }
 
-/// Migrate the database's schemas, and do nothing else.
-pub async fn migrate_only(config: DatabaseConfig) -> Result<(), BridgeError> {
-    /// No account is opened; a configuration has a name all the same.
-    const ACCOUNT: &str = "webhook_bridge.migrate-only";
-    let database = DatabaseServer::new(&config.database).await?;
-    let migrate = async {
-        let settings = database
-            .settings(ACCOUNT)?
-            .pool(PoolSettings { max_size: config.pool_size, ..Default::default() });
-        settings.migrate().await?;
-        inbox::migrate(&settings.build_pool()?).await
-    };
-    let migrated = migrate.await;
-    database.stop().await;
-    migrated?;
-    info!("the schemas matrix_sdk and webhook_bridge are up to date");
-    Ok(())
-}
-
 /// Run the bridge until it is stopped or a fatal error occurs.
 pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
     let http = http_client::build(&config)?;
-    let metrics = Metrics::new()
-        .map_err(|error| BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))?;
+    // Nobody can read the metrics without the endpoint.
+    let exporter = config.listen.is_some().then(metrics::install).transpose()?;
     let engine = Engine {
         homeserver: Arc::new(Homeserver::new(http.clone(), config.homeserver.clone())),
-        webhook: Webhook::new(http, &config)?,
-        metrics: Arc::new(metrics),
+        webhooks: Webhooks::new(&http, &config)?,
+        metrics: Arc::default(),
         config: Arc::new(config),
         stop,
+        api: Arc::default(),
     };
     let health = Arc::new(Health {
         metrics: engine.metrics.clone(),
         inbox: OnceLock::new(),
         waiting_for: Mutex::default(),
+        exporter,
+        metrics_token: engine.config.metrics_token.as_ref().map(BearerToken::new),
     });
     if let Some(address) = engine.config.listen {
         health::serve(address, health.clone(), engine.stop.graceful.clone()).await?;
+    }
+    if let Some(config) = &engine.config.api {
+        api::serve(config, engine.api.clone(), engine.stop.graceful.clone()).await?;
     }
     let database = DatabaseServer::new(&engine.config.database.database).await?;
     let ended = engine.run_on(&database, &health).await;
@@ -244,6 +235,7 @@ impl Engine {
                 stop_all_after(run, delivery.run()),
                 stop_all_after(run, checkpoint.run(&run.stop)),
                 stop_all_after(run, prune::run(run)),
+                stop_all_after(run, own_device::run(run)),
             )
         };
         let deadline = async {
@@ -251,7 +243,7 @@ impl Engine {
             let _ = timeout(SHUTDOWN_GRACE, self.stop.immediate.cancelled()).await;
         };
         let ended = tokio::select! {
-            (a, b, c, d, e, f, g, h, i) = tasks => most_severe([a, b, c, d, e, f, g, h, i]),
+            (a, b, c, d, e, f, g, h, i, j) = tasks => most_severe([a, b, c, d, e, f, g, h, i, j]),
             () = deadline => Err(BridgeError::Stopped),
         };
         if !self.stop.immediate.is_cancelled() {
@@ -268,6 +260,10 @@ impl Engine {
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
         inbox.retry_all().await?;
+        if self.config.labels.use_members() {
+            inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
+        }
+        let sealer = self.open_api(keys, inbox).await?;
         let devices = Devices::default();
         devices.load(keys.tracked_users().await?);
         info!(user = %self.config.user_id, %device, "forwarding messages");
@@ -276,13 +272,30 @@ impl Engine {
             homeserver: self.homeserver.clone(),
             crypto: Crypto::new(machine, keys.clone()),
             inbox: inbox.clone(),
-            webhook: self.webhook.clone(),
+            webhooks: self.webhooks.clone(),
+            sealer,
             metrics: self.metrics.clone(),
             stop: stop.child_token(),
             wake: Wake::default(),
             devices,
+            published_device: keys.own_device().await?.filter(|own| own.is_uploaded),
         };
         Ok((checkpoint, run))
+    }
+
+    /// Let the API serve this account, if it is on. Returns what seals its messages.
+    async fn open_api(&self, keys: &Keys, inbox: &Inbox) -> Result<Option<Sealer>, BridgeError> {
+        if self.config.api.is_none() {
+            return Ok(None);
+        }
+        let sealer = Sealer::open(keys).await?;
+        self.api.get_or_init(|| Backend {
+            inbox: inbox.clone(),
+            sealer: sealer.clone(),
+            homeserver: self.homeserver.clone(),
+            labels: self.config.labels.clone(),
+        });
+        Ok(Some(sealer))
     }
 
     /// Log the reason, and wait until the next attempt.

@@ -3,6 +3,7 @@
 use matrix_sdk_common::deserialized_responses::{DecryptedRoomEvent, UnableToDecryptReason};
 use matrix_sdk_crypto::RoomEventDecryptionResult;
 use ruma::RoomId;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     inbox::Queued,
     message::{Encrypted, Message, Stored, verification},
     run::Run,
+    withheld,
 };
 
 pub enum Verdict {
@@ -54,13 +56,23 @@ async fn decrypt(
     if status == DeviceStatus::Pending {
         return Ok(Verdict::SenderUnknown);
     }
-    let decrypted = match run.crypto.decrypt(&encrypted.event, room_id).await? {
+    let began = Instant::now();
+    let decrypted = run.crypto.decrypt(&encrypted.event, room_id).await?;
+    run.metrics.decryption.record(began.elapsed());
+    let decrypted = match decrypted {
         Decrypted::Corrupt(reason) => {
             return Ok(fail("corrupt_key", format!("the key is corrupt: {reason}")));
         }
         Decrypted::Result(result) => match *result {
             RoomEventDecryptionResult::Decrypted(decrypted) => decrypted,
             RoomEventDecryptionResult::UnableToDecrypt(info) => {
+                if let UnableToDecryptReason::MissingMegolmSession { withheld_code: Some(code) } =
+                    &info.reason
+                {
+                    let reason = withheld::explain(withheld::known(code));
+                    warn!(event_id, room = %room_id, "a message cannot be decrypted: {reason}");
+                    run.inbox.note_withheld(room_id.as_str(), event_id, &reason).await?;
+                }
                 return Ok(undecrypted(info.reason));
             }
         },
@@ -102,13 +114,8 @@ fn with_devices(verification: &'static str, status: DeviceStatus) -> &'static st
 
 fn undecrypted(reason: UnableToDecryptReason) -> Verdict {
     let kind = match &reason {
-        UnableToDecryptReason::MissingMegolmSession { withheld_code } => {
-            if let Some(code) = withheld_code {
-                warn!(code = code.as_str(), "the key of a message was withheld by its sender");
-            }
-            return Verdict::NoKey;
-        }
-        UnableToDecryptReason::UnknownMegolmMessageIndex => return Verdict::NoKey,
+        UnableToDecryptReason::MissingMegolmSession { .. }
+        | UnableToDecryptReason::UnknownMegolmMessageIndex => return Verdict::NoKey,
         UnableToDecryptReason::MalformedEncryptedEvent => "malformed",
         UnableToDecryptReason::MegolmDecryptionFailure => "wrong_key",
         UnableToDecryptReason::PayloadDeserializationFailure => "malformed",

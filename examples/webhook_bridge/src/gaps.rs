@@ -61,7 +61,7 @@ async fn fill(
     request.from = Some(gap.from_token.clone()).filter(|token| !token.is_empty());
     request.to = gap.to_token.clone();
     request.limit = uint!(100);
-    request.filter = timeline_filter();
+    request.filter = timeline_filter(run.config.reactions);
     let response = match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
         None => return Ok(Next::Done),
         Some(Ok(response)) => response,
@@ -128,7 +128,7 @@ async fn store(run: &Run, gap: &mut Gap, response: Page, empty: bool) -> Result<
     gap.pages.all += 1;
     gap.pages.empty += i32::from(empty);
     let received = run.inbox.fill(gap, &page.messages, &page.redacted, next).await?;
-    run.metrics.received.inc_by(received);
+    run.metrics.received.increment(received);
     Ok(closed)
 }
 
@@ -159,7 +159,7 @@ async fn drop_newer(
 /// Give a gap up, so that it no longer blocks the room.
 async fn abandon(run: &Run, mut gap: Gap, reason: &str) -> Result<Next, BridgeError> {
     warn!(room = gap.room_id, "gap abandoned, messages may be missing: {reason}");
-    run.metrics.gaps_abandoned.inc();
+    run.metrics.gaps_abandoned.increment(1);
     run.inbox.fill(&mut gap, &[], &[], None).await?;
     run.wake.delivery.notify_one();
     Ok(Next::Requeue)

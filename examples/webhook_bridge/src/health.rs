@@ -6,12 +6,20 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    auth::BearerToken,
     errors::{BridgeError, exit_code},
     inbox::Inbox,
     metrics::Metrics,
@@ -27,11 +35,13 @@ pub struct Health {
     pub inbox: OnceLock<Inbox>,
     /// The owner that a standby waits for, before that.
     pub waiting_for: Mutex<Option<String>>,
+    pub exporter: Option<PrometheusHandle>,
+    pub metrics_token: Option<BearerToken>,
 }
 
 impl Health {
     pub fn set_waiting_for(&self, owner: Option<&str>) {
-        self.metrics.standby.set(owner.is_some().into());
+        self.metrics.standby.set(if owner.is_some() { 1 } else { 0 });
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
             owner.map(ToOwned::to_owned);
     }
@@ -88,11 +98,15 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     (status, format!("database: {database}\nlast sync committed: {last}\n"))
 }
 
-async fn metrics(State(health): State<Arc<Health>>) -> Result<String, StatusCode> {
-    if let Some(inbox) = health.inbox.get()
-        && let Ok(Ok(counts)) = timeout(QUERY_TIMEOUT, inbox.counts()).await
-    {
-        health.metrics.set_counts(counts);
+async fn metrics(State(health): State<Arc<Health>>, headers: HeaderMap) -> Response {
+    if health.metrics_token.as_ref().is_some_and(|token| !token.permits(&headers)) {
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();
     }
-    health.metrics.render().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    let counts = match health.inbox.get() {
+        Some(inbox) => timeout(QUERY_TIMEOUT, inbox.counts()).await.ok().and_then(Result::ok),
+        None => None,
+    };
+    health.metrics.refresh(counts);
+    let text = health.exporter.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -91,6 +91,22 @@ impl Homeserver {
         stop.run_until_cancelled(attempts).await.unwrap_or(Err(HomeserverError::Stopped))
     }
 
+    /// A GET request with the access token, for responses that are not JSON. `path` is below `_matrix`.
+    pub fn get(&self, path: &[&str]) -> reqwest::RequestBuilder {
+        let mut url = self.base.url.clone();
+        // It fails only for URLs without a host.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("_matrix").extend(path);
+        }
+        let token = self.token.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let request = self.http.get(url);
+        match (&*token, &self.base.authorization) {
+            (Some(token), _) => request.bearer_auth(token.expose_secret()),
+            (None, Some(userinfo)) => request.header(AUTHORIZATION, userinfo.clone()),
+            (None, None) => request,
+        }
+    }
+
     async fn exchange<R: Request>(
         &self,
         request: R,

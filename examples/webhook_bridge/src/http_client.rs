@@ -47,8 +47,11 @@ fn basic(url: &Url) -> Option<HeaderValue> {
 pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let needs_roots =
-        [&config.homeserver, &config.webhook_url].iter().any(|u| u.url.scheme() == "https");
+    let webhooks = config.labelled_webhooks.values().chain([&config.webhook]);
+    let needs_roots = webhooks
+        .map(|webhook| &webhook.target)
+        .chain([&config.homeserver])
+        .any(|target| target.url.scheme() == "https");
     if needs_roots && roots.is_empty() {
         return Err(BridgeError::fatal(
             exit_code::CONFIGURATION,

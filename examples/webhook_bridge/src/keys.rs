@@ -5,7 +5,7 @@ use std::time::Duration;
 use matrix_sdk_crypto::{CryptoStoreError, OlmMachine, store::CryptoStore};
 use matrix_sdk_postgres::{
     self as store, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
-    PostgresStoreConfig, Timeouts, Transaction, deadpool_postgres::Pool,
+    PostgresStoreConfig, Timeouts, Transaction, admin::OwnDevice, deadpool_postgres::Pool,
 };
 use ruma::{DeviceId, OwnedUserId, UserId};
 use secrecy::ExposeSecret;
@@ -110,6 +110,11 @@ impl Keys {
     pub async fn has_account(&self) -> Result<bool, BridgeError> {
         let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         Ok(account.is_some())
+    }
+
+    /// This device as it is stored; `None` before the first start.
+    pub async fn own_device(&self) -> Result<Option<OwnDevice>, BridgeError> {
+        Ok(self.store.own_device().await?)
     }
 
     /// The account's number of commits. Fails if another process has taken the account over.

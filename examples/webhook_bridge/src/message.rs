@@ -10,13 +10,20 @@ use ruma::{OwnedUserId, events::AnyTimelineEvent, serde::Raw};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::inbox::MessageIndex;
+use crate::{
+    attachment::{self, Attachment, Source},
+    inbox::MessageIndex,
+    relation::Relation,
+};
 
 /// The JSON body of a delivery. The README describes each field: change both.
 #[derive(Debug, Serialize)]
 pub struct Message {
     pub event_id: String,
     pub room_id: String,
+    /// The room's label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     pub sender: String,
     /// Milliseconds since 1970, as set by the sender's homeserver.
     pub timestamp: i64,
@@ -29,6 +36,10 @@ pub struct Message {
     pub verification: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender_device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relation: Option<Relation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 /// A parsed event of the inbox.
@@ -134,6 +145,14 @@ impl Message {
         Ok(Some(Self { sender_device, ..message }))
     }
 
+    /// Describe the attachment, if there is one, and remove its keys unless `keep_keys`. Returns where it
+    /// is.
+    pub fn describe_attachment(&mut self, keep_keys: bool) -> Option<Source> {
+        let (attachment, source) = attachment::take(&self.kind, &mut self.content, keep_keys)?;
+        self.attachment = Some(attachment);
+        Some(source)
+    }
+
     fn new(room_id: &str, outline: Outline, encrypted: bool, verification: &'static str) -> Self {
         let timestamp = outline.timestamp();
         let mut content = outline.content;
@@ -144,8 +163,11 @@ impl Message {
             content.entry("redacts").or_insert(outline.redacts);
         }
         Self {
+            relation: Relation::of(&outline.kind, &content),
+            attachment: None,
             event_id: outline.event_id,
             room_id: room_id.to_owned(),
+            label: None,
             sender: outline.sender,
             timestamp,
             kind: outline.kind,

@@ -129,7 +129,8 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         _ => false,
     };
     // Before the upload, no other device can encrypt for this one.
-    run.metrics.device_keys_uploaded.set((!requests.iter().any(uploads_device)).into());
+    let uploaded = !requests.iter().any(uploads_device);
+    run.metrics.device_keys_uploaded.set(uploaded);
     for request in requests {
         let what = name(&request);
         if backoffs.is_paused(what) {
@@ -140,10 +141,13 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         } else {
             let failed = send_one(run, &request, what).await?;
             if failed.is_none() && uploads_device(&request) {
-                run.metrics.device_keys_uploaded.set(1);
+                run.metrics.device_keys_uploaded.set(true);
             }
             backoffs.record(what, failed);
         }
+    }
+    if run.metrics.device_keys_uploaded.is_set() {
+        run.wake.device_published.notify_one();
     }
     // Concurrently, so that a slow server delays only its own users.
     let failed: Vec<Option<Option<Duration>>> = stream::iter(&queries)
@@ -156,6 +160,13 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         backoffs.record(QUERY, worst);
     }
     Ok(())
+}
+
+/// Query the devices of the bot's user. Returns whether that succeeded.
+pub async fn query_own_devices(run: &Run) -> Result<bool, BridgeError> {
+    let sent_at = run.devices.change_count();
+    let (id, query) = run.crypto.query_for_user(&run.config.user_id).await?;
+    Ok(query_keys(run, &id, &query, sent_at).await?.is_none())
 }
 
 /// Send a key query. Returns `Some` if it failed, with the server's retry delay, if any.

@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use crate::{responses::RawJson, retry};
+use crate::{interactive_auth::InteractiveAuth, responses::RawJson, retry};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HomeserverError {
@@ -39,6 +39,7 @@ pub struct Refusal {
     pub text: String,
     soft_logout: bool,
     retry_after: Option<Duration>,
+    interactive_auth: Option<Box<InteractiveAuth>>,
 }
 
 fn describe(code: &Option<String>, text: &str) -> String {
@@ -81,6 +82,9 @@ impl Refusal {
             retry_after: retry::retry_after_header(headers)
                 .or(retry_after)
                 .map(|retry_after| retry_after.min(retry::MAX_RETRY_AFTER)),
+            interactive_auth: InteractiveAuth::read(&fields)
+                .filter(|_| status == StatusCode::UNAUTHORIZED)
+                .map(Box::new),
         }
     }
 }
@@ -122,6 +126,14 @@ impl HomeserverError {
                     _ => None,
                 }
             }
+            _ => None,
+        }
+    }
+
+    /// The authentication that the homeserver requests before it performs the request, if any.
+    pub fn interactive_auth(&self) -> Option<&InteractiveAuth> {
+        match self {
+            Self::Refused(refusal) => refusal.interactive_auth.as_deref(),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use matrix_sdk_postgres::admin::OwnDevice;
 use ruma::OwnedUserId;
 
 use tokio::sync::Notify;
@@ -10,7 +11,7 @@ use tracing::warn;
 
 use crate::{
     config::Config, crypto::Crypto, devices::Devices, errors::BridgeError, homeserver::Homeserver,
-    inbox::Inbox, metrics::Metrics, webhook::Webhook,
+    inbox::Inbox, metrics::Metrics, sealing::Sealer, webhook::Webhooks,
 };
 
 /// One run: from building the machine until a stop or an error.
@@ -19,12 +20,16 @@ pub struct Run {
     pub homeserver: Arc<Homeserver>,
     pub crypto: Crypto,
     pub inbox: Inbox,
-    pub webhook: Webhook,
+    pub webhooks: Webhooks,
+    /// `None`: the API is off.
+    pub sealer: Option<Sealer>,
     pub metrics: Arc<Metrics>,
     /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,
     pub wake: Wake,
     pub devices: Devices,
+    /// This device, if its keys were published before this run.
+    pub published_device: Option<OwnDevice>,
 }
 
 /// Wakes the tasks when there may be work.
@@ -35,6 +40,8 @@ pub struct Wake {
     pub invitations: Notify,
     pub members: Notify,
     pub outgoing: Notify,
+    /// The device keys are on the homeserver.
+    pub device_published: Notify,
 }
 
 impl Wake {
@@ -52,7 +59,7 @@ impl Run {
     pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
             warn!(room, count, "events without a valid id or sender were skipped");
-            self.metrics.malformed.inc_by(count as u64);
+            self.metrics.malformed.increment(count as u64);
         }
     }
 

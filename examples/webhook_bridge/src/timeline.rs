@@ -9,13 +9,15 @@ use crate::{
 };
 
 /// The event types that timelines are filtered for.
-pub const TIMELINE_TYPES: [&str; 6] = [
+pub const TIMELINE_TYPES: [&str; 8] = [
     "m.room.encrypted",
     "m.room.message",
     "m.sticker",
+    "m.reaction",
     "m.room.redaction",
     "m.room.member",
     "m.room.encryption",
+    "m.room.tombstone",
 ];
 
 /// The specification's limit. Ids are stored in index rows and sent in an HTTP header, so
@@ -119,8 +121,10 @@ fn state_meaning(outline: &Outline<'_>, state_key: &str, me: &UserId) -> Meaning
 
 fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
     let kind = outline.kind.as_str();
-    let wanted =
-        matches!(kind, "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.room.redaction");
+    let wanted = matches!(
+        kind,
+        "m.room.encrypted" | "m.room.message" | "m.sticker" | "m.reaction" | "m.room.redaction"
+    );
     // Redacted events have no content, and some servers omit `redacted_because`.
     let emptied = kind != "m.room.redaction" && outline.object(&["content"]).is_empty();
     let redacted = emptied || outline.object(&["unsigned"]).get("redacted_because").is_some();
@@ -294,7 +298,7 @@ mod tests {
             raw(redacted),
             raw(event("$\0", "@alice:x", "m.room.message", json!({}))),
             raw(event("$3", "@alice:x", "m.room.encrypted", json!({"session_id": "\0"}))),
-            raw(event("$4", "@alice:x", "m.reaction", json!({}))),
+            raw(event("$4", "@alice:x", "m.room.topic", json!({"topic": "x"}))),
             raw(event("$5", "nobody", "m.room.message", json!({}))),
             raw(json!({"type": "m.room.message"})),
             message("$6"),

@@ -27,4 +27,4 @@ def case(**options):
     return register
 
 
-from . import contents, examples, messages, outages, replicas, starts  # noqa: E402, F401
+from . import contents, delivery, deployment, examples, messages, outages, replicas, rooms, sends, starts, trust  # noqa: E402, F401

@@ -61,18 +61,18 @@ async def example_webhook_minimal(h: Harness):
 @case(example="client_bot")
 async def example_outages(h: Harness):
     """examples/client_bot.rs: the homeserver is away, then PostgreSQL for longer than the retries."""
-    said = lambda words, times: h.bridge.child.output().count(words) >= times
+    printed = lambda words, times: h.bridge.child.output().count(words) >= times
     await h.set_up()
     await h.bridge.has_handled(await h.send(1, "before"))
     await h.synapse.stop()
-    await until(lambda: said("starting again", 1), 60, "the failed sync", detail=h.bridge.tail)
+    await until(lambda: printed("starting again", 1), 60, "the failed sync", detail=h.bridge.tail)
     await h.synapse.start()
     await h.bridge.has_handled(await h.send(1, "after the homeserver's restart"))
     failures = h.bridge.child.output().count("starting again")
     await h.bridge.postgres.child.stop()
     sent = await h.send(1, "while PostgreSQL is away")
     # The retries of the store have failed, and so has reopening it.
-    await until(lambda: said("starting again", failures + 2), 90, "the store to fail", detail=h.bridge.tail)
+    await until(lambda: printed("starting again", failures + 2), 90, "the store to fail", detail=h.bridge.tail)
     await h.bridge.postgres.start()
     await h.bridge.has_handled(sent)
     handled_once(h, 1)
@@ -80,7 +80,7 @@ async def example_outages(h: Harness):
 
 @case(example="client_bot")
 async def example_logged_out(h: Harness):
-    """examples/client_bot.rs: its device is deleted; it ends, and goes on as a new one."""
+    """examples/client_bot.rs: its device is deleted; it ends, and continues as a new one."""
     await h.set_up()
     before = await h.send(2, "before")
     await h.bridge.has_handled(before)
@@ -143,8 +143,8 @@ async def old_backup(h: Harness, owner: str, bot: str, roles: str):
     dump, restore = operations.blocks("Backup and restore", "sh")
     (create,) = operations.blocks("Backup and restore", "sql")
     if owner != bot:
-        said = h.bridge.shell(dump, OWNER_URL=url(bot, "bots"), fails=True)
-        expect("permission denied" in said, f"pg_dump as the bot's role: {said}")
+        output = h.bridge.shell(dump, OWNER_URL=url(bot, "bots"), fails=True)
+        expect("permission denied" in output, f"pg_dump as the bot's role: {output}")
     h.bridge.shell(dump, OWNER_URL=url(owner, "bots"))
     after = await h.send(2, "after the dump")
     await h.bridge.has_handled(after)

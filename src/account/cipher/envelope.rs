@@ -49,7 +49,7 @@ pub(super) enum OpenFailure {
 }
 
 /// A key that nobody has had before.
-pub(super) fn random_key() -> Zeroizing<[u8; 32]> {
+pub(crate) fn random_key() -> Zeroizing<[u8; 32]> {
     // 122 random bits each, from the operating system.
     let mut hash = Sha256::new();
     for _ in 0..4 {
@@ -89,9 +89,8 @@ pub(super) fn wrapped_key(bytes: &[u8]) -> Option<Vec<u8>> {
     (envelope.form == WRAPPED_FORM).then_some(wrapped)
 }
 
-/// The envelope, whatever is behind it.
+/// The envelope; a wrapped key may follow.
 fn parse(bytes: &[u8]) -> Option<Envelope> {
-    // What is behind is not looked at.
     let (envelope, _): (Envelope, _) = postcard::take_from_bytes(bytes).ok()?;
     [FORM, WRAPPED_FORM].contains(&envelope.form).then_some(envelope)
 }

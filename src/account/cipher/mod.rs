@@ -21,7 +21,10 @@ use tokio_postgres::{
 };
 use zeroize::Zeroizing;
 
-pub(crate) use self::sealed::{OpenedCipher, SealedCipher};
+pub(crate) use self::{
+    envelope::random_key,
+    sealed::{OpenedCipher, SealedCipher},
+};
 use crate::{
     Error,
     postgres::cell::{Cell, Cells},

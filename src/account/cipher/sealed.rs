@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use matrix_sdk_store_encryption::StoreCipher;
 use tokio::task::spawn_blocking;
+use tokio_postgres::Row;
 
 use super::{
     Codec,
@@ -32,6 +33,15 @@ pub(crate) struct SealedCipher {
 }
 
 impl SealedCipher {
+    /// The columns `secret_kind`, `cipher` and `cipher_written_by`, the first of which has this index.
+    pub(crate) fn of_row(row: &Row, first: usize) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            secret_kind: row.try_get(first)?,
+            bytes: row.try_get(first + 1)?,
+            written_by: row.try_get(first + 2)?,
+        })
+    }
+
     /// Makes a new cipher and seals it, off the async threads: slow with a passphrase.
     pub(crate) async fn create(
         account: &str,
@@ -122,7 +132,10 @@ impl SealedCipher {
                 let damaged = || OpenStoreError::Cipher { account: account.clone() };
                 let wrapped = wrapped.ok_or_else(damaged)?;
                 match provider.unwrap(&wrapped).await {
-                    Ok(key) => Ok(Unlock::Wrapped(key, wrapped)),
+                    Ok(Some(key)) => Ok(Unlock::Wrapped(key, wrapped)),
+                    Ok(None) => Err(OpenStoreError::InvalidConfig(format!(
+                        "the key provider's answer for account {account:?} is not a key of 32 bytes"
+                    ))),
                     Err(reason) => Err(OpenStoreError::KeyProvider { account, reason }),
                 }
             }

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-static INSERT: Sql = Sql::new(
+pub(crate) static INSERT: Sql = Sql::new(
     "accounts.insert",
     "
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
@@ -30,7 +30,7 @@ SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHIN
 
 /// For an id sequence that is behind the rows: logical replication and some restores do not copy
 /// sequences. Advancing it requires a privilege that the role may lack.
-static INSERT_NEXT: Sql = Sql::new(
+pub(crate) static INSERT_NEXT: Sql = Sql::new(
     "accounts.insert_next",
     "
 INSERT INTO {schema}.accounts (id, name, secret_kind, cipher, cipher_written_by)
@@ -70,7 +70,7 @@ async fn find_once(
     before: Option<&OpenedCipher>,
 ) -> Result<Found, OpenStoreError> {
     let name = &config.account;
-    let (id, cipher) = match look_up(database, config, parts).await? {
+    let (id, cipher) = match look_up_once(database, config, parts).await? {
         Some(found) => found,
         None if config.access == Access::ReadOnly || before.is_some() => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
@@ -84,7 +84,7 @@ async fn find_once(
                 error => error.into(),
             })?;
             // Re-read: another process may have created the account first.
-            look_up(database, config, parts).await?.ok_or_else(|| {
+            look_up_once(database, config, parts).await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
@@ -93,6 +93,7 @@ async fn find_once(
         return Ok(Found { id, cipher: before.reopen(&cipher, name)?, owner: None });
     }
     let takes_long = matches!(config.secret, Some(Secret::Passphrase(_)));
+    // A new one, too: it shows that a key provider can unwrap what it has wrapped.
     let opened = OpenedCipher::open(cipher, name, config.secret.clone());
     if !takes_long || config.access == Access::ReadOnly {
         return Ok(Found { id, cipher: opened.await?, owner: None });
@@ -102,7 +103,18 @@ async fn find_once(
     Ok(Found { id, cipher, owner })
 }
 
-async fn look_up(
+/// The account's row, if there is one, after the checks that opening makes of server and schema. The
+/// account is not created.
+pub(crate) async fn look_up(
+    database: &Database,
+    config: &PostgresStoreConfig,
+    parts: &[Migrations],
+) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+    let look_up = || look_up_once(database, config, parts);
+    database.retry().run("looking the account up", OpenStoreError::is_retryable, look_up).await
+}
+
+async fn look_up_once(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],

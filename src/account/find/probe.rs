@@ -10,7 +10,7 @@ use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
     account::cipher::SealedCipher,
     postgres::{
-        migrations::{self, Migrations},
+        migrations::{self, Installed, Migrations},
         schema::Schema,
     },
 };
@@ -66,16 +66,16 @@ pub(super) async fn probe(
 
 /// Returns which part of the schema is missing or old; fails if one is too new.
 fn first_pending(
-    versions: &[PartVersion],
+    versions: &[(String, Installed)],
     parts: &[Migrations],
 ) -> Result<Option<OpenStoreError>, OpenStoreError> {
     let mut pending = None;
     for migrations in parts {
         let (part, required) = (migrations.part, migrations.current());
-        let installed = versions.iter().find(|installed| installed.part == part);
-        let (found, compatible_with) =
-            installed.map_or((0, 0), |installed| (installed.version, installed.compatible_with));
-        if found > required && compatible_with > required {
+        let installed = versions.iter().find(|(name, _)| name == part);
+        let installed = installed.map(|(_, installed)| *installed).unwrap_or_default();
+        let found = installed.version;
+        if migrations.is_too_new(installed) {
             return Err(OpenStoreError::SchemaTooNew { part, found, supported: required });
         }
         if found < required {
@@ -85,17 +85,10 @@ fn first_pending(
     Ok(pending)
 }
 
-/// The installed version of a part of the schema.
-struct PartVersion {
-    part: String,
-    version: i32,
-    compatible_with: i32,
-}
-
 struct Probe {
     server: Server,
     /// Empty when there is no schema yet.
-    versions: Vec<PartVersion>,
+    versions: Vec<(String, Installed)>,
     stored: Option<(i64, SealedCipher)>,
 }
 
@@ -113,28 +106,20 @@ async fn read(connection: &Object, schema: &Schema, name: &str) -> Result<Probe,
     let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
     let row = rows.first().ok_or_else(no_answer)?;
     let stored = match row.try_get(8)? {
-        Some(id) => Some((
-            id,
-            SealedCipher {
-                secret_kind: row.try_get(9)?,
-                bytes: row.try_get(10)?,
-                written_by: row.try_get(11)?,
-            },
-        )),
+        Some(id) => Some((id, SealedCipher::of_row(row, 9)?)),
         None => None,
     };
     Ok(Probe { server: Server::of(row)?, versions: versions(row)?, stored })
 }
 
-fn versions(row: &Row) -> Result<Vec<PartVersion>, tokio_postgres::Error> {
+fn versions(row: &Row) -> Result<Vec<(String, Installed)>, tokio_postgres::Error> {
     let parts: Option<Vec<String>> = row.try_get(5)?;
     let (versions, compatible): (Option<Vec<i32>>, Option<Vec<i32>>) =
         (row.try_get(6)?, row.try_get(7)?);
     let numbers = versions.into_iter().flatten().zip(compatible.into_iter().flatten());
-    let parts = parts.into_iter().flatten().zip(numbers);
-    Ok(parts
-        .map(|(part, (version, compatible_with))| PartVersion { part, version, compatible_with })
-        .collect())
+    let installed =
+        numbers.map(|(version, compatible_with)| Installed { version, compatible_with });
+    Ok(parts.into_iter().flatten().zip(installed).collect())
 }
 
 fn no_answer() -> DatabaseError {

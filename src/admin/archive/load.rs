@@ -1,25 +1,34 @@
-//! A backup, back in a database.
+//! Restores a backup into a database.
 
 use std::io::Read;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio_postgres::types::Type;
+use tokio_postgres::{
+    error::SqlState,
+    types::{ToSql, Type},
+};
 
 use super::{
-    BackedUpTable, Backup, BackupError, dump::VERSIONS, read_end, read_frame, read_header,
+    BackedUpTable, Backup, BackupError, Header, dump::VERSIONS, read_end, read_frame, read_header,
 };
 use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
+    account::{
+        cipher::Key,
+        find::{INSERT, INSERT_NEXT},
+        ownership::{OWNER, OwnerRow},
+    },
     admin::{
+        connection::{AdminConnection, Transaction},
         owner::Claimed,
+        quarantine::QUARANTINE,
         reset_device::reset,
-        session::{Session, Transaction},
     },
     crypto_store::TABLES,
 };
 
-/// What becomes of the device in a backup.
+/// What is done with the device in a backup.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RestoredDevice {
@@ -50,7 +59,8 @@ pub enum RestoredDevice {
 ///
 /// # Errors
 ///
-/// [`BackupError`]: each reason has a variant. Nothing was changed, but for [`RestoredDevice::Moved`]: when
+/// [`BackupError`]: each reason has a variant. Nothing was changed, unless the error says that the outcome of
+/// `COMMIT` is unknown, and but for [`RestoredDevice::Moved`]: when
 /// the last `COMMIT` fails, the device was removed from where it was, and the error says so; restore the same
 /// backup with [`RestoredDevice::Same`].
 ///
@@ -69,20 +79,21 @@ pub async fn restore(
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Backup, BackupError> {
     let header = read_header(input)?;
-    check(config, &header, device)?;
+    let backup = &header.backup;
+    check(config, backup, device)?;
     config.migrate().await?;
-    let session = Session::new(config)?;
-    let transaction = match Claimed::lock(&session, &header.account).await {
+    let admin = AdminConnection::new(config)?;
+    let transaction = match Claimed::lock(&admin, config).await {
         Ok(Claimed { transaction, account_id }) => {
-            remove_empty(&transaction, &header.account, account_id).await?;
+            remove_empty(&transaction, &backup.account, account_id).await?;
             transaction
         }
-        Err(OpenStoreError::AccountNotFound { .. }) => session.write().await?,
+        Err(OpenStoreError::AccountNotFound { .. }) => admin.write().await?,
         Err(error) => return Err(error.into()),
     };
-    check_schema(&transaction, &header).await?;
+    check_schema(&transaction, backup).await?;
     let account_id = make_account(&transaction, &header).await?;
-    for table in &header.tables {
+    for table in &backup.tables {
         copy(&transaction, account_id, table, input, progress).await?;
     }
     read_end(input)?;
@@ -92,47 +103,47 @@ pub async fn restore(
             reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
         }
         RestoredDevice::Same { .. } => {}
-        RestoredDevice::Moved { from } => move_away(from, &header).await?,
+        RestoredDevice::Moved { from } => move_away(from, backup).await?,
     }
     transaction.commit().await?;
-    Ok(header)
+    Ok(header.backup)
 }
 
 /// What needs no database.
 fn check(
     config: &PostgresStoreConfig,
-    header: &Backup,
+    backup: &Backup,
     device: &RestoredDevice,
 ) -> Result<(), BackupError> {
-    if header.account != config.account {
-        let (found, wanted) = (header.account.clone(), config.account.clone());
+    if backup.account != config.account {
+        let (found, wanted) = (backup.account.clone(), config.account.clone());
         return Err(BackupError::OtherAccount { found, wanted });
     }
     match device {
-        RestoredDevice::Same { checkpoint } if header.commits < *checkpoint => {
-            Err(BackupError::Old { found: header.commits, known: *checkpoint })
+        RestoredDevice::Same { checkpoint } if backup.commits < *checkpoint => {
+            Err(BackupError::Old { found: backup.commits, known: *checkpoint })
         }
         _ => Ok(()),
     }
 }
 
-async fn check_schema(transaction: &Transaction<'_>, header: &Backup) -> Result<(), BackupError> {
+async fn check_schema(transaction: &Transaction<'_>, backup: &Backup) -> Result<(), BackupError> {
     for row in transaction.query(VERSIONS, &[]).await? {
         let part: String = row.try_get(0).map_err(DatabaseError::from)?;
         let installed: i32 = row.try_get(1).map_err(DatabaseError::from)?;
-        let found = header.schema.iter().find(|(name, _)| *name == part);
+        let found = backup.schema.iter().find(|(name, _)| *name == part);
         let found = found.map_or(0, |(_, version)| *version);
         if found != installed {
             return Err(BackupError::OtherSchema { part, found, installed });
         }
     }
     // Names come from the stream, and go into statements.
-    let is_known = |table: &BackedUpTable| {
-        TABLES.iter().any(|known| known.name == table.table)
-            && table.columns.iter().all(|column| is_name(column))
-            && !table.columns.is_empty()
+    let has_names = |table: &BackedUpTable| {
+        !table.columns.is_empty() && table.columns.iter().all(|column| is_name(column))
     };
-    match header.tables.len() == TABLES.len() && header.tables.iter().all(is_known) {
+    let found = backup.tables.iter().map(|table| table.table.as_str());
+    let is_known = found.eq(TABLES.iter().map(|table| table.name));
+    match is_known && backup.tables.iter().all(has_names) {
         true => Ok(()),
         false => Err(BackupError::Damaged("it names other tables")),
     }
@@ -142,24 +153,16 @@ fn is_name(column: &str) -> bool {
     column.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
-async fn make_account(transaction: &Transaction<'_>, header: &Backup) -> Result<i64, BackupError> {
+async fn make_account(transaction: &Transaction<'_>, header: &Header) -> Result<i64, BackupError> {
     let refused = |error| OpenStoreError::refused(error, "making the account");
-    let sql = "\
-INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by, created_at)
-VALUES ($1, $2, decode($3, 'hex'), $4, $5::text::timestamptz) RETURNING id";
-    let row = transaction
-        .query_one(
-            sql,
-            &[
-                (&header.account, Type::TEXT),
-                (&header.secret_kind, Type::INT2),
-                (&header.cipher, Type::TEXT),
-                (&header.cipher_written_by, Type::INT2),
-                (&header.created_at, Type::TEXT),
-            ],
-        )
-        .await
-        .map_err(refused)?;
+    let account = &header.backup.account;
+    if insert_account(transaction, header).await.map_err(refused)? == 0 {
+        return Err(BackupError::NotEmpty { account: account.clone() });
+    }
+    let sql = "UPDATE {schema}.accounts SET created_at = $2::text::timestamptz WHERE name = $1 \
+               RETURNING id";
+    let params = [(account as _, Type::TEXT), (&header.created_at as _, Type::TEXT)];
+    let row = transaction.query_one(sql, &params).await.map_err(refused)?;
     let account_id: i64 = row.try_get(0).map_err(DatabaseError::from)?;
     for (lane, commits) in &header.lanes {
         // The count goes on, so that checkpoints stay comparable.
@@ -172,6 +175,26 @@ INSERT INTO {schema}.account_lanes (account_id, lane, commits) VALUES ($1, $2, $
     Ok(account_id)
 }
 
+/// Inserts the account's row as opening does, also if the id sequence is behind. None is inserted if another
+/// process has created the account meanwhile.
+async fn insert_account(
+    transaction: &Transaction<'_>,
+    header: &Header,
+) -> Result<u64, DatabaseError> {
+    // A `Key`, whose `Debug` prints no value when the driver logs parameters.
+    let cipher = header.cipher.as_deref().map(Key::stored);
+    let params: [&(dyn ToSql + Sync); 4] =
+        [&header.backup.account, &header.secret_kind, &cipher, &header.cipher_written_by];
+    transaction.batch("SAVEPOINT account").await?;
+    match transaction.execute_sql(&INSERT, &params).await {
+        Err(error) if error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION.code()) => {
+            transaction.batch("ROLLBACK TO SAVEPOINT account").await?;
+            transaction.execute_sql(&INSERT_NEXT, &params).await
+        }
+        inserted => inserted,
+    }
+}
+
 /// Removes the row of an account that has nothing.
 async fn remove_empty(
     transaction: &Transaction<'_>,
@@ -179,8 +202,9 @@ async fn remove_empty(
     account_id: i64,
 ) -> Result<(), BackupError> {
     let id = [(&account_id as _, Type::INT8)];
-    for table in TABLES {
-        let sql = format!("SELECT FROM {{schema}}.{} WHERE account_id = $1 LIMIT 1", table.name);
+    let tables = TABLES.iter().map(|table| table.name);
+    for table in tables.chain([QUARANTINE]) {
+        let sql = format!("SELECT FROM {{schema}}.{table} WHERE account_id = $1 LIMIT 1");
         if !transaction.query(&sql, &id).await?.is_empty() {
             return Err(BackupError::NotEmpty { account: account.to_owned() });
         }
@@ -228,15 +252,14 @@ async fn copy(
 
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
 /// twice.
-async fn move_away(from: &PostgresStoreConfig, header: &Backup) -> Result<(), BackupError> {
-    let session = Session::new(from)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&session, &header.account).await?;
-    let sql =
-        "SELECT coalesce(sum(commits), 0)::int8 FROM {schema}.account_lanes WHERE account_id = $1";
-    let row = transaction.query_one(sql, &[(&account_id, Type::INT8)]).await?;
-    let known: i64 = row.try_get(0).map_err(DatabaseError::from)?;
-    if header.commits != known.unsigned_abs() {
-        return Err(BackupError::Old { found: header.commits, known: known.unsigned_abs() });
+async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), BackupError> {
+    let from = from.clone().account(&backup.account);
+    let admin = AdminConnection::new(&from)?;
+    let Claimed { transaction, account_id } = Claimed::lock(&admin, &from).await?;
+    let rows = transaction.query_sql(&OWNER, &[&account_id]).await?;
+    let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits();
+    if backup.commits != known.unsigned_abs() {
+        return Err(BackupError::Old { found: backup.commits, known: known.unsigned_abs() });
     }
     let reset = reset(&transaction, account_id).await;
     reset

@@ -4,7 +4,7 @@
 //! neither passphrase nor key is needed, and nothing that a newer version has put into a row is lost. What is
 //! clear in the tables is clear in the stream; the caller encrypts it.
 //!
-//! The stream is a sequence of frames, each a length (32 bits, big-endian) and so many bytes:
+//! The stream is a sequence of frames, each a length (32 bits, big-endian) and that number of bytes:
 //!
 //! | frame | holds |
 //! |---|---|
@@ -28,7 +28,7 @@ use crate::{DatabaseError, Error, OpenStoreError};
 /// Of the stream.
 const FORMAT: u32 = 1;
 const END: &[u8] = b"end";
-/// No frame is larger. PostgreSQL sends a row at a time.
+/// No frame is larger; a row may take several.
 const LARGEST: usize = 64 << 20;
 
 /// What a backup holds.
@@ -48,12 +48,19 @@ pub struct Backup {
     pub schema: Vec<(String, i32)>,
     /// The tables, and how many rows they have.
     pub tables: Vec<BackedUpTable>,
-    /// What seals the account's key: 0 nothing, 1 a passphrase, 2 a key.
+}
+
+/// The first frame. It holds the account's key, sealed, so it is shown nowhere.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    #[serde(flatten)]
+    backup: Backup,
+    /// The columns of the account's row.
     secret_kind: i16,
+    cipher: Option<Vec<u8>>,
     cipher_written_by: i16,
     created_at: String,
-    /// The account's key, sealed; in hexadecimal digits.
-    cipher: Option<String>,
+    /// The lanes, and how many commits each has.
     lanes: Vec<(String, i64)>,
 }
 
@@ -68,7 +75,7 @@ pub struct BackedUpTable {
     columns: Vec<String>,
 }
 
-/// Why a backup was not made or restored. Nothing has been changed.
+/// Why a backup was not made or restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
@@ -125,7 +132,7 @@ pub enum BackupError {
         account: String,
     },
 
-    /// The same device was asked for, and the backup is older than what is known of it.
+    /// [`RestoredDevice::Same`] or [`Moved`](RestoredDevice::Moved) was requested, and the backup is older than what is known of it.
     #[error(
         "the backup has {found} commits, and the device has made {known}: its ratchets are old, and must \
          not be used again. Restore it as a new device"
@@ -144,9 +151,10 @@ impl From<DatabaseError> for BackupError {
     }
 }
 
+/// Up to [`LARGEST`] bytes.
 fn write_frame(out: &mut (impl Write + ?Sized), bytes: &[u8]) -> Result<(), BackupError> {
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length as usize <= LARGEST);
-    let length = length.ok_or(BackupError::Damaged("a row is too large"))?;
+    let length = length.ok_or(BackupError::Damaged("a frame is too large"))?;
     out.write_all(&length.to_be_bytes())?;
     Ok(out.write_all(bytes)?)
 }
@@ -171,7 +179,7 @@ fn read_frame(input: &mut (impl Read + ?Sized)) -> Result<Vec<u8>, BackupError> 
     }
 }
 
-fn read_header(input: &mut (impl Read + ?Sized)) -> Result<Backup, BackupError> {
+fn read_header(input: &mut (impl Read + ?Sized)) -> Result<Header, BackupError> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,

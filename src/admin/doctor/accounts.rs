@@ -1,4 +1,4 @@
-//! Accounts: who owns them, who else can read them, and whether they went back in time.
+//! Accounts: their owners, who else can read them, and whether they were rolled back.
 
 use std::time::SystemTime;
 
@@ -9,39 +9,38 @@ use crate::{
     DatabaseError, OpenStoreError, PostgresStoreConfig,
     admin::{
         check::Check,
-        session::{Session, Transaction},
+        connection::AdminConnection,
+        owner::{COMMITS, IS_ALIVE},
     },
 };
 
 const DOC_OWNER: &str = "docs/operations.md#one-account-one-owner";
 const DOC_ROLLBACK: &str = "docs/operations.md#rollback-detection";
 
-const ACCOUNT: &str = "
-SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
-    EXISTS (SELECT FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-            WHERE h.account_id = a.id AND b.alive_until > clock_timestamp()) AS is_alive,
-    (SELECT coalesce(sum(l.commits), 0)::int8 FROM {schema}.account_lanes l WHERE l.account_id = a.id)
-        AS commits
-FROM {schema}.accounts a LEFT JOIN {schema}.account_owners o ON o.account_id = a.id
-WHERE a.name = $1";
+const SCHEMA: &str =
+    "SELECT count(*) AS accounts, current_user::text AS role FROM {schema}.accounts";
 
-const SCHEMA: &str = "
-SELECT count(*) AS accounts, count(*) FILTER (WHERE secret_kind = 0) AS plain,
-    coalesce(max(id) > pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), false)
-        AS is_sequence_behind,
-    current_user::text AS role
+const SEQUENCE: &str = "
+SELECT coalesce(max(id) > pg_sequence_last_value(pg_get_serial_sequence($1, 'id')::regclass), false)
+    AS is_behind
 FROM {schema}.accounts";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
     options: &DoctorOptions,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let transaction = session.read().await?;
-    let table = session.schema().qualify("{schema}.accounts");
-    let schema = transaction.query_one(SCHEMA, &[(&table, Type::TEXT)]).await?;
+    let transaction = admin.read().await?;
+    let schema = transaction.query_one(SCHEMA, &[]).await?;
     let mut checks = vec![others(&schema)?];
-    let rows = transaction.query(ACCOUNT, &[(&config.account, Type::TEXT)]).await?;
+    let sql = format!(
+        "
+SELECT a.secret_kind > 0 AS is_encrypted, o.name AS owner, o.since, o.since > clock_timestamp() AS is_future,
+    {IS_ALIVE} AS is_alive, {COMMITS} AS commits
+FROM {{schema}}.accounts a LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
+WHERE a.name = $1"
+    );
+    let rows = transaction.query(&sql, &[(&config.account, Type::TEXT)]).await?;
     let Some(account) = rows.first() else {
         let found = format!("there is no account {:?}", config.account);
         checks.push(Check::not_checked("account", found, "name the account with --account"));
@@ -49,11 +48,11 @@ pub(super) async fn check(
     };
     checks.push(encryption(account)?);
     checks.push(owner(account)?);
-    drop(transaction);
-    let timeline = timeline(session).await;
+    transaction.commit().await?;
+    let timeline = timeline(admin).await;
     let commits = get::<i64>(account, "commits")?.unsigned_abs();
     let is_future = get::<Option<bool>>(account, "is_future")?.unwrap_or_default();
-    let is_behind = get(&schema, "is_sequence_behind")?;
+    let is_behind = is_sequence_behind(admin).await.unwrap_or_default();
     checks.push(rollback(options.checkpoint, commits, is_future, is_behind, timeline));
     Ok(checks)
 }
@@ -75,7 +74,8 @@ fn encryption(row: &Row) -> Result<Check, DatabaseError> {
     if get(row, "is_encrypted")? {
         return Ok(Check::ok(NAME, "the account is encrypted"));
     }
-    let found = "the account is not encrypted: whoever reads the database or a backup has its keys";
+    let found =
+        "the account is not encrypted: everyone who can read the database or a backup has its keys";
     let advice = "begin a new account with a passphrase, and move the room keys";
     Ok(Check::warning(NAME, found, advice).see("docs/threat-model.md"))
 }
@@ -84,7 +84,7 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
     const NAME: &str = "owner";
     let Some(name) = get::<Option<String>>(row, "owner")? else {
         let advice = "start the bot";
-        return Ok(Check::warning(NAME, "nobody has ever opened the account", advice));
+        return Ok(Check::warning(NAME, "the account was never opened", advice));
     };
     let since: SystemTime = get(row, "since")?;
     let ago = since.elapsed().unwrap_or_default().as_secs() / 60;
@@ -96,15 +96,33 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
     Ok(Check::warning(NAME, found, "start the bot, unless it is meant to be down").see(DOC_OWNER))
 }
 
-/// How often the server was promoted, or restored to a point in time, plus one; `None` if it does not say.
-async fn timeline(session: &Session) -> Option<i32> {
-    let transaction = session.read().await.ok()?;
-    let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
-    get(&transaction_row(&transaction, sql).await?, "timeline_id").ok()
+/// `None` for a role without rights on the sequence, which a bot does not need.
+async fn is_sequence_behind(admin: &AdminConnection) -> Option<bool> {
+    let transaction = admin.read().await.ok()?;
+    let table = admin.schema().qualify("{schema}.accounts");
+    let row = transaction.query_one(SEQUENCE, &[(&table, Type::TEXT)]).await.ok()?;
+    get(&row, "is_behind").ok()
 }
 
-async fn transaction_row(transaction: &Transaction<'_>, sql: &str) -> Option<Row> {
-    transaction.query_one(sql, &[]).await.ok()
+/// How often the server was promoted, or restored to a point in time, plus one; `None` if it does not say.
+async fn timeline(admin: &AdminConnection) -> Option<i32> {
+    let transaction = admin.read().await.ok()?;
+    let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
+    let row = transaction.query_one(sql, &[]).await.ok()?;
+    get(&row, "timeline_id").ok()
+}
+
+const ROLLED_BACK: &str = "rolled back";
+
+/// The answer to a checkpoint that was given, where the account could not be read.
+pub(super) fn not_compared() -> Check {
+    let found = "the checkpoint that was given was not compared with the account's commits";
+    Check::problem(ROLLED_BACK, found, "see to what was not checked, and run it again")
+        .see(DOC_ROLLBACK)
+}
+
+pub(super) fn is_about_rollback(check: &Check) -> bool {
+    check.name == ROLLED_BACK
 }
 
 fn rollback(
@@ -114,11 +132,11 @@ fn rollback(
     sequence_behind: bool,
     timeline: Option<i32>,
 ) -> Check {
-    const NAME: &str = "rolled back";
+    const NAME: &str = ROLLED_BACK;
     let new_device = "stop the bot and give it a new device: matrix-postgres reset-device";
     if let Some(checkpoint) = checkpoint.filter(|checkpoint| *checkpoint > commits) {
         let found = format!(
-            "the account has {commits} commits, and had {checkpoint}: an old backup was restored"
+            "the account has {commits} commits, and had {checkpoint}: the database was rolled back"
         );
         return Check::problem(NAME, found, new_device).see(DOC_ROLLBACK);
     }

@@ -1,25 +1,28 @@
 //! Whether the server writes parameters of statements to its log.
 
+use tokio_postgres::types::Type;
+
 use super::get;
 use crate::{
     OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
 };
 
 const SQL: &str = "
 SELECT current_setting('log_statement') AS log_statement,
        current_setting('log_min_duration_statement') AS min_duration,
        current_setting('log_min_duration_sample') AS min_sample,
-       current_setting('log_duration') AS log_duration,
        current_setting('log_parameter_max_length') AS max_length,
        current_setting('log_parameter_max_length_on_error') AS max_length_on_error";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let row = session.read().await?.query_one(SQL, &[]).await?;
-    let is_encrypted = config.secret.is_some();
+    let transaction = admin.read().await?;
+    let row = transaction.query_one(SQL, &[]).await?;
+    transaction.commit().await?;
+    let is_encrypted = is_encrypted(admin, &config.account).await.unwrap_or_default();
     let text = |column: &str| get::<String>(&row, column);
     let statements = ["mod", "all"].contains(&&*text("log_statement")?);
     let slow = text("min_duration")? != "-1" || text("min_sample")? != "-1";
@@ -32,6 +35,14 @@ pub(super) async fn check(
     ];
     let by: Vec<_> = by.into_iter().filter(|(logs, _)| *logs).map(|(_, name)| name).collect();
     Ok(vec![judge(&by, is_encrypted)])
+}
+
+/// `None` without an account, or a schema.
+async fn is_encrypted(admin: &AdminConnection, account: &str) -> Option<bool> {
+    let transaction = admin.read().await.ok()?;
+    let sql = "SELECT secret_kind > 0 AS is_encrypted FROM {schema}.accounts WHERE name = $1";
+    let row = transaction.query_one(sql, &[(&account, Type::TEXT)]).await.ok()?;
+    get(&row, "is_encrypted").ok()
 }
 
 fn judge(by: &[&str], is_encrypted: bool) -> Check {

@@ -1,4 +1,4 @@
-//! One look at everything that can be wrong.
+//! Everything that can be wrong, checked at once.
 
 mod accounts;
 mod logging;
@@ -9,7 +9,7 @@ mod tls;
 
 use super::{
     check::Check,
-    session::Session,
+    connection::AdminConnection,
     verify::{VerifyOptions, verify},
 };
 use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
@@ -18,7 +18,7 @@ use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
 #[derive(Debug, Clone)]
 pub struct DoctorOptions {
     /// The account's commit count as it was last noted elsewhere: a smaller one in the database means that
-    /// an old backup was restored. See [`commit_count`](crate::PostgresCryptoStore::commit_count).
+    /// the database was rolled back. See [`commit_count`](crate::PostgresCryptoStore::commit_count).
     pub checkpoint: Option<u64>,
     /// How many rows of each table are opened and decoded, 1 000 by default.
     pub rows_per_table: u64,
@@ -34,12 +34,12 @@ impl Default for DoctorOptions {
 }
 
 /// Looks at connection, TLS, server, pooler, log, clock, schema, rights, tables, accounts, owners and rows,
-/// and says of each how it is and what to do. It reads only, works beside a running bot, and takes some
+/// and says of each how it is and what to do. It reads only, also while a bot runs, and takes some
 /// seconds.
 ///
 /// Without a passphrase or key, and without an account of the configured name, what needs them is
-/// [`NotChecked`](super::CheckStatus::NotChecked). What the homeserver thinks of the device is told by
-/// [`check_device`](super::check_device).
+/// [`NotChecked`](super::CheckStatus::NotChecked). [`check_device`](super::check_device) compares
+/// the homeserver's view of the device with the account's.
 ///
 /// ```no_run
 /// # async fn example() {
@@ -53,11 +53,11 @@ impl Default for DoctorOptions {
 /// ```
 pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Vec<Check> {
     const NAME: &str = "connection";
-    let session = match Session::new(config) {
-        Ok(session) => session,
+    let admin = match AdminConnection::new(config) {
+        Ok(admin) => admin,
         Err(error) => return vec![connection_failed(&error)],
     };
-    if let Err(error) = session.connect().await {
+    if let Err(error) = admin.connect().await {
         return vec![connection_failed(&error)];
     }
     let mut checks = vec![Check::ok(NAME, "the server answers, and lets the role in")];
@@ -65,16 +65,19 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
         Ok(found) => checks.extend(found),
         Err(error) => checks.push(failed(name, &error)),
     };
-    add("TLS", tls::check(&session, config).await);
-    add("server", server::check(&session).await);
-    add("pooler", pooler::check(&session, options.prepared_statements).await);
-    add("server's log", logging::check(&session, config).await);
-    let schema = schema::check(&session, config).await;
+    add("TLS", tls::check(&admin, config).await);
+    add("server", server::check(&admin).await);
+    add("pooler", pooler::check(&admin, options.prepared_statements).await);
+    add("server's log", logging::check(&admin, config).await);
+    let schema = schema::check(&admin).await;
     let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);
     add("schema", schema.map(|found| found.checks));
     if has_schema {
-        add("accounts", accounts::check(&session, config, options).await);
+        add("accounts", accounts::check(&admin, config, options).await);
         add("rows", rows(config, options).await);
+    }
+    if options.checkpoint.is_some() && !checks.iter().any(accounts::is_about_rollback) {
+        checks.push(accounts::not_compared());
     }
     checks
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::{
     DatabaseError, Error, OpenStoreError,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
 };
 
 const NAME: &str = "pooler";
@@ -16,10 +16,13 @@ const DOC: &str = "docs/operations.md#poolers";
 /// How long a pooler may keep the second of two transactions waiting.
 const LIMIT: Duration = Duration::from_secs(3);
 
-pub(super) async fn check(session: &Session, prepares: bool) -> Result<Vec<Check>, OpenStoreError> {
+pub(super) async fn check(
+    admin: &AdminConnection,
+    prepares: bool,
+) -> Result<Vec<Check>, OpenStoreError> {
     let began = Instant::now();
-    let first = session.database.connect_unpooled().await?;
-    let second = session.database.connect_unpooled().await?;
+    let first = admin.database.connect_unpooled().await?;
+    let second = admin.database.connect_unpooled().await?;
     let (pid, age) = backend(&first).await?;
     let elapsed = began.elapsed();
     // Two clients that share a process of the server's, one after the other.
@@ -30,8 +33,12 @@ pub(super) async fn check(session: &Session, prepares: bool) -> Result<Vec<Check
         let found = if is_pooled { "one in session mode" } else { "none, or one in session mode" };
         return Ok(vec![Check::ok(NAME, format!("{found}: nothing has to be set"))]);
     }
-    let keeps_names = timeout(LIMIT, keeps_names(&first, &second)).await;
-    Ok(vec![judge(prepares, keeps_names.unwrap_or(Ok(false))?)])
+    // Named statements on a pooler that loses them would disturb its other clients.
+    let keeps_names = match prepares {
+        true => timeout(LIMIT, keeps_names(&first, &second)).await.unwrap_or(Ok(false))?,
+        false => false,
+    };
+    Ok(vec![judge(prepares, keeps_names)])
 }
 
 fn judge(prepares: bool, keeps_names: bool) -> Check {

@@ -1,14 +1,14 @@
-//! The schema: its version, the role's rights, and what became of its tables.
+//! The schema: its version, the role's rights, and changes that others made to its tables.
 
 use tokio_postgres::types::Type;
 
 use super::get;
 use crate::{
-    DatabaseError, OpenStoreError, PostgresStoreConfig,
+    DatabaseError, OpenStoreError,
     admin::{
         check::Check,
-        migrate::{MigrationStatus, migration_status},
-        session::{Session, Transaction},
+        connection::{AdminConnection, Transaction},
+        migrate::{MigrationStatus, status},
     },
 };
 
@@ -19,20 +19,18 @@ pub(super) struct Found {
 
 const DOC_ROLES: &str = "docs/operations.md#roles-and-grants";
 
-pub(super) async fn check(
-    session: &Session,
-    config: &PostgresStoreConfig,
-) -> Result<Found, OpenStoreError> {
-    let status = migration_status(config).await?;
+pub(super) async fn check(admin: &AdminConnection) -> Result<Found, OpenStoreError> {
+    let (status, _) = status(admin).await?;
     let mut checks = vec![version(&status)];
     let is_current = status.is_current();
     if is_current {
-        let transaction = session.read().await?;
-        let schema = session.schema().name();
+        let transaction = admin.read().await?;
+        let schema = admin.schema().name();
         checks.push(rights(&transaction, schema).await?);
         checks.push(tables(&transaction, schema).await?);
         checks.push(distribution(&transaction, schema).await?);
         checks.push(dead_rows(&transaction, schema).await?);
+        transaction.commit().await?;
     }
     Ok(Found { is_current, checks })
 }
@@ -139,14 +137,14 @@ async fn dead_rows(transaction: &Transaction<'_>, schema: &str) -> Result<Check,
 SELECT 'a transaction that is open for ' || date_trunc('minute', now() - xact_start) ||
     ' (process ' || pid || ')' AS name
 FROM pg_stat_activity WHERE datname = current_database() AND xact_start < now() - interval '1 hour'
-    AND $1 <> ''
 UNION ALL
 SELECT 'the replication slot ' || slot_name FROM pg_replication_slots
 WHERE NOT active AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL)
 UNION ALL
 SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts WHERE database = current_database()
 ORDER BY 1";
-    let holders = names(transaction, sql, schema).await?;
+    let rows = transaction.query(sql, &[]).await?;
+    let holders = rows.iter().map(|row| get(row, "name")).collect::<Result<Vec<String>, _>>()?;
     let doc = "docs/operations.md#vacuum";
     let holds = format!("vacuum is held back by {}", holders.join(", "));
     Ok(match (bloated.is_empty(), holders.is_empty()) {

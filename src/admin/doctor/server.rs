@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::get;
 use crate::{
     OpenStoreError,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
 };
 
 /// The oldest server that the tests pass on.
@@ -25,11 +25,12 @@ SELECT current_setting('server_version_num')::int4 / 10000 AS version,
        current_setting('synchronous_standby_names') <> '' AS has_synchronous_standby,
        clock_timestamp() AS clock";
 
-pub(super) async fn check(session: &Session) -> Result<Vec<Check>, OpenStoreError> {
-    let transaction = session.read().await?;
+pub(super) async fn check(admin: &AdminConnection) -> Result<Vec<Check>, OpenStoreError> {
+    let transaction = admin.read().await?;
     let before = SystemTime::now();
     let row = transaction.query_one(SQL, &[]).await?;
     let after = SystemTime::now();
+    transaction.commit().await?;
     let (version, full): (i32, String) = (get(&row, "version")?, get(&row, "full_version")?);
     let version = match version >= OLDEST {
         true => Check::ok("server version", format!("PostgreSQL {full}")),

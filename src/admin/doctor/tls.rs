@@ -3,7 +3,7 @@
 use super::get;
 use crate::{
     OpenStoreError, PostgresStoreConfig,
-    admin::{check::Check, session::Session},
+    admin::{check::Check, connection::AdminConnection},
     config::{
         conninfo::{Address, Host},
         tls::Mode,
@@ -14,16 +14,17 @@ const NAME: &str = "TLS";
 const DOC: &str = "docs/operations.md#tls-and-passwords";
 
 pub(super) async fn check(
-    session: &Session,
+    admin: &AdminConnection,
     config: &PostgresStoreConfig,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    let transaction = session.read().await?;
+    let transaction = admin.read().await?;
     let sql = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let rows = transaction.query(sql, &[]).await?;
     let version: Option<String> = match rows.first() {
         Some(row) if get::<bool>(row, "ssl")? => get(row, "version")?,
         _ => None,
     };
+    transaction.commit().await?;
     let Some(Ok(server)) = &config.server else { return Ok(Vec::new()) };
     let is_local = server.addresses.iter().all(is_local);
     Ok(vec![judge(is_local, server.tls.mode, version.as_deref())])
@@ -39,7 +40,7 @@ fn judge(is_local: bool, mode: Mode, version: Option<&str>) -> Check {
         }
         _ if is_local => Check::ok(NAME, "not needed: the server is on this machine"),
         Some(version) => {
-            let found = format!("{version}, but nobody verifies that it is the right server");
+            let found = format!("{version}, but the server's certificate is not verified");
             Check::warning(NAME, found, advice).see(DOC)
         }
         None => {

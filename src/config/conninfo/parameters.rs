@@ -1,6 +1,6 @@
 //! The parameters a connection string may hold, and how each is handled.
 //!
-//! The list is libpq's: PostgreSQL manual, "Parameter Key Parameters".
+//! The list is libpq's: PostgreSQL manual, "Parameter Key Words".
 
 use std::collections::BTreeMap;
 

@@ -49,7 +49,7 @@ pub(super) fn template(
             _ => None,
         },
     )?;
-    // The store writes, so of default hosts the standbys are skipped.
+    // The store writes, so standbys among several hosts are skipped.
     let default = if servers > 1 { TargetSessionAttrs::ReadWrite } else { TargetSessionAttrs::Any };
     config.target_session_attrs(session.unwrap_or(default));
     keepalives(parameters, &mut config)?;

@@ -99,7 +99,7 @@ fn errors_name_what_is_malformed() {
         ("db.example", "no '='"),
         ("user=u\\ password=p", "another parameter inside the value of user"),
         ("host=db dbname", "no '=' after the name of pair 2"),
-        ("host=db password=two parameters", "no '=' after the name of pair 3"),
+        ("host=db password=two words", "no '=' after the name of pair 3"),
         ("password='open", "no closing quote in the value of pair 1"),
         ("host=db sslmoode=x", "did you mean sslmode?) (pair 2)"),
         ("hosst=db", "an unknown parameter \"hosst\" (did you mean host"),

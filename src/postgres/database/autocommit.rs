@@ -15,22 +15,47 @@ use crate::{
     postgres::{metrics, statement::Sql, transaction_connection::TransactionConnection},
 };
 
-impl Database {
-    /// The statements that begin a transaction. READ COMMITTED: a statement that waited for a lock
-    /// sees the rows committed meanwhile. The time limits override the role's. At `warning` the
-    /// server reports a cancelled wait for a synchronous standby. Statements that write require
-    /// `matrix_sdk.begun`, so that none of them runs if `BEGIN` was lost.
-    pub(crate) fn begin(&self, idle: Duration) -> String {
-        // Zero would mean no limit.
-        let milliseconds = |duration: Duration| duration.as_millis().clamp(1, i32::MAX as u128);
+/// The time limits of a transaction; `None` for none. They override the role's.
+pub(crate) struct Limits {
+    pub(crate) statement: Option<Duration>,
+    pub(crate) lock: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+}
+
+impl Limits {
+    /// Sets them, within a transaction.
+    pub(crate) fn set(&self) -> String {
+        // Zero means no limit to the server.
+        let milliseconds = |limit: Option<Duration>| {
+            limit.map_or(0, |limit| limit.as_millis().clamp(1, i32::MAX as u128))
+        };
         format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; \
-             SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 0; \
-             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL client_min_messages = warning; \
-             SET LOCAL matrix_sdk.begun = 'on'",
-            milliseconds(self.statement_timeout()),
-            milliseconds(idle)
+            "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}",
+            milliseconds(self.statement),
+            milliseconds(self.lock),
+            milliseconds(self.idle)
         )
+    }
+}
+
+/// The statements that begin a transaction that writes. READ COMMITTED: a statement that waited for a
+/// lock sees the rows committed meanwhile. At `warning` the server reports a cancelled wait for a
+/// synchronous standby. Statements that write require `matrix_sdk.begun`, so that none of them runs if
+/// `BEGIN` was lost.
+pub(crate) fn begin(limits: &Limits) -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE; {}; \
+         SET LOCAL client_min_messages = warning; SET LOCAL matrix_sdk.begun = 'on'",
+        limits.set()
+    )
+}
+
+impl Database {
+    /// [`begin`] with the configured time limit of statements, and this one of an idle transaction.
+    pub(crate) fn begin(&self, idle: Duration) -> String {
+        let statement = Some(self.statement_timeout());
+        begin(&Limits { statement, lock: None, idle: Some(idle) })
     }
 
     /// Runs one statement that writes, in one round trip, and retries it after a transient failure.

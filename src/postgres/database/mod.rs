@@ -5,6 +5,8 @@ mod autocommit;
 mod query;
 mod stream;
 
+pub(crate) use self::autocommit::{Limits, begin};
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -271,6 +273,7 @@ impl Database {
     }
 }
 
-fn typed<'a>(sql: &Rendered, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
+/// The parameters with their types, for a statement without a name.
+pub(crate) fn typed<'a>(sql: &Rendered, params: &[Param<'a>]) -> Vec<(Param<'a>, Type)> {
     params.iter().copied().zip(sql.types.iter().cloned()).collect()
 }

@@ -13,7 +13,7 @@ use crate::postgres::schema::Schema;
 
 /// The condition of every write: the guard has set the transaction marker for this account. Read
 /// without `missing_ok`, so that its absence is an error and not a write of no rows.
-const TRANSACTION_MARKER: &str = "current_setting('matrix_sdk.tx') = $1::text";
+const IS_GUARDED: &str = "current_setting('matrix_sdk.tx') = $1::text";
 
 /// A statement of fixed text. `$1` is the account's id in every statement of a store.
 #[derive(Debug)]
@@ -140,9 +140,7 @@ impl Statements {
             text: format!(
                 "/* {} */ {}",
                 sql.name,
-                schema.qualify(
-                    sql.template().trim().replace("{guarded}", TRANSACTION_MARKER).as_str()
-                )
+                schema.qualify(sql.template().trim().replace("{guarded}", IS_GUARDED).as_str())
             ),
             types: sql.types(),
         };

@@ -37,7 +37,7 @@ pub(crate) enum ColumnType {
 }
 
 impl ColumnType {
-    fn scalar(self) -> Type {
+    pub(crate) fn scalar(self) -> Type {
         match self {
             Self::Bool => Type::BOOL,
             Self::Int2 => Type::INT2,

@@ -1,8 +1,10 @@
 //! Rules 15, 20 and 24: nothing depends on the session settings of a role, a database or a server.
 
+use std::{cell::RefCell, collections::HashSet};
+
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
-use test_support::{Mode, connect, number};
+use test_support::{Mode, connect, eventually, number};
 
 use super::exercise;
 
@@ -159,16 +161,14 @@ async fn no_write_depends_on_the_defaults_of_its_session() {
         within.await.unwrap();
         // A takeover, and heartbeats.
         let _third = PostgresCryptoStore::open_with_config(&config("second")).await.unwrap();
-        let renewed = async {
-            let mut seen = std::collections::HashSet::<String>::new();
-            while seen.len() < 4 {
-                let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
-                seen.insert(client.query_one(sql, &[]).await.unwrap().get(0));
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        let renewed = tokio::time::timeout(std::time::Duration::from_secs(60), renewed).await;
-        renewed.expect("the heartbeat was refused");
+        let seen = RefCell::new(HashSet::<String>::new());
+        eventually("the heartbeat is renewed", async || {
+            let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats";
+            let renewed = client.query_one(sql, &[]).await.unwrap().get(0);
+            seen.borrow_mut().insert(renewed);
+            seen.borrow().len() >= 4
+        })
+        .await;
         first.close().await.unwrap();
         let released = "SELECT count(*) FROM matrix_sdk.account_handles o
                         JOIN matrix_sdk.accounts a ON a.id = o.account_id WHERE a.name = 'first'";

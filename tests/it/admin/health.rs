@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    Access, PostgresCryptoStore, PostgresStores, admin::HealthStatus, testing::PostgresServer,
+    Access, PostgresCryptoStore, PostgresStores,
+    admin::{self, HealthStatus},
+    testing::{self, PostgresServer},
 };
 use test_support::Mode;
 
@@ -42,4 +44,15 @@ async fn each_state_of_a_store_has_a_name() {
     drop((database, server));
     let health = other.health(Duration::from_millis(200)).await;
     assert_eq!((health.status, health.round_trip), (HealthStatus::Unreachable, None));
+}
+
+#[tokio::test]
+async fn a_read_only_store_whose_account_was_deleted_is_not_ready() {
+    let database = testing::database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot");
+    PostgresCryptoStore::open_with_config(&config).await.unwrap().close().await.unwrap();
+    let reader = config.clone().access(Access::ReadOnly);
+    let reader = PostgresCryptoStore::open_with_config(&reader).await.unwrap();
+    admin::delete_account(&config).await.unwrap();
+    assert_eq!(reader.health(LIMIT).await.status, HealthStatus::Unreachable);
 }

@@ -48,7 +48,9 @@ async fn an_account_is_sealed_with_a_key_that_a_function_wraps() {
     let config = PostgresStoreConfig::new(database.url(), "bot");
     let vault = Vault { mask: 0x5a, ..Default::default() };
     let wrapped = vault.config(config.clone());
-    assert!(!format!("{wrapped:?}").contains("5a"));
+    // Without the database's name, which is random.
+    let shown = vault.config(PostgresStoreConfig::new("postgres://localhost/bots", "bot"));
+    assert!(!format!("{shown:?}").contains("5a"));
     let store = PostgresCryptoStore::open_with_config(&wrapped).await.unwrap();
     assert_eq!(vault.counts(), [1, 1]);
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
@@ -71,7 +73,8 @@ async fn an_account_is_sealed_with_a_key_that_a_function_wraps() {
     let failed = open(failing).await.unwrap_err();
     assert!(failed.is_transient() && failed.to_string().contains("the vault is sealed"));
     let short = config.clone().key_provider(|_| async { Ok(vec![1, 2, 3]) });
-    assert_matches!(open(short).await, Err(OpenStoreError::KeyProvider { .. }));
+    let short = open(short).await.unwrap_err();
+    assert!(short.is_permanent() && short.to_string().contains("not a key of 32 bytes"), "{short}");
     store.get_custom_value("key").await.unwrap();
 }
 

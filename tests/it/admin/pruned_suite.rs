@@ -1,21 +1,13 @@
 //! Upstream's suite on a store from which everything was pruned that can be.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{LazyLock, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use matrix_sdk_crypto::store::{CryptoStore, types::Changes};
 use matrix_sdk_postgres::{
     PostgresCryptoStore,
     admin::{self, PruneRules},
-    testing::{self, TestDatabase},
 };
-use test_support::{Mode, connect, fixture, fixture::Fixture, number};
-
-/// One database for each store name: a test opens some more than once.
-static DATABASES: LazyLock<Mutex<HashMap<String, TestDatabase>>> = LazyLock::new(Mutex::default);
+use test_support::{Mode, connect, fixture, fixture::Fixture, number, suite};
 
 const PRUNED: [&str; 6] = [
     "message_hashes",
@@ -64,18 +56,7 @@ async fn fill(store: &PostgresCryptoStore, url: &str) {
 }
 
 async fn open(name: &str, passphrase: Option<&str>, clear_data: bool) -> PostgresCryptoStore {
-    let owned = name.to_owned();
-    let (url, is_new) = tokio::task::spawn_blocking(move || {
-        let mut databases = DATABASES.lock().unwrap();
-        if clear_data {
-            databases.remove(&owned);
-        }
-        let is_new = !databases.contains_key(&owned);
-        let database = databases.entry(owned).or_insert_with(|| testing::database().unwrap());
-        (database.url(), is_new)
-    })
-    .await
-    .unwrap();
+    let (url, is_new) = suite::database(format!("pruned {name}"), clear_data).await;
     let config = Mode::Key.config(&url, "upstream");
     let config = if passphrase.is_some() { config.passphrase(passphrase) } else { config };
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();

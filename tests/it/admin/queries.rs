@@ -1,15 +1,13 @@
-//! The queries that operators bring along, as `docs/operations.md` has them.
+//! Existing queries of operators, as `docs/operations.md` has them.
 
 use matrix_sdk_postgres::testing::PostgresServer;
-use test_support::{Mode, connect, fixture::Fixture};
+use test_support::{Mode, connect, fixture::Fixture, pages};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
-fn blocks(heading: &str) -> Vec<&'static str> {
-    let section = OPERATIONS.split(heading).nth(1).unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let blocks = section.split("```sql\n").skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap().trim().trim_end_matches(';')).collect()
+fn queries(heading: &str) -> Vec<&'static str> {
+    let blocks = pages::blocks(pages::section(OPERATIONS, heading), "sql");
+    blocks.into_iter().map(|sql| sql.trim_end_matches(';')).collect()
 }
 
 #[tokio::test]
@@ -26,7 +24,7 @@ async fn the_operators_queries_run_word_for_word() {
     Fixture::new().await.fill(&store).await;
 
     let [search_path, sessions, days, pools, slow] =
-        blocks("\n## Queries that you already have").try_into().unwrap();
+        queries("Existing queries").try_into().unwrap();
     client.batch_execute(search_path).await.unwrap();
     let client = connect(&database.url()).await;
     let word_for_word = "SELECT COUNT(*) AS total_sessions, COUNT(DISTINCT room_id) AS rooms_with_keys \
@@ -50,6 +48,6 @@ async fn the_operators_queries_run_word_for_word() {
         let comment = format!("/* {name} */ ");
         assert!(texts.iter().any(|text| text.starts_with(&comment)), "{name}: {texts:#?}");
     }
-    let [reindex] = blocks("\n## Indexes").try_into().unwrap();
+    let [reindex] = queries("Indexes").try_into().unwrap();
     client.batch_execute(reindex).await.unwrap();
 }

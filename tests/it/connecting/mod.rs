@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use assert_matches::assert_matches;
@@ -170,7 +170,8 @@ async fn pgpassword_is_read_where_the_connection_string_has_no_password() {
     let environment = environment();
     let server = format!("{} passfile=/none", environment.words());
     let name = "connecting::pgpassword_is_read_where_the_connection_string_has_no_password";
-    child_process::passes(name, &[(SERVER, &server), ("PGPASSWORD", &environment.password)]);
+    let mut child = child_process::command(name);
+    child_process::passes(child.env(SERVER, &server).env("PGPASSWORD", &environment.password));
 }
 
 #[tokio::test]
@@ -189,7 +190,8 @@ async fn the_password_file_is_pgpassfile_or_that_in_the_home_directory() {
     let passes = |home: &Path, file: &str| {
         let home = home.to_str().unwrap();
         let variables = [(SERVER, &*environment.words()), ("HOME", home), ("PGPASSFILE", file)];
-        child_process::passes(name, &[&variables[..], &[("PGPASSWORD", "")]].concat());
+        let mut child = child_process::command(name);
+        child_process::passes(child.envs(variables).env("PGPASSWORD", ""));
     };
     passes(home, "");
     passes(Path::new("/nowhere"), named.to_str().unwrap());
@@ -255,6 +257,12 @@ fn silent() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// How many connections have reached the listener since the last call.
+fn accepted(listener: &TcpListener) -> usize {
+    listener.set_nonblocking(true).unwrap();
+    std::iter::from_fn(|| listener.accept().ok()).count()
+}
+
 fn closed_port() -> u16 {
     silent().1
 }
@@ -283,7 +291,7 @@ async fn unreachable_servers() {
 
 #[tokio::test]
 async fn a_silent_server_times_out() {
-    let (_listener, port) = silent();
+    let (listener, port) = silent();
     for mode in ["disable", "prefer"] {
         let config = PostgresStoreConfig::new(
             format!("host=127.0.0.1 port={port} user=a sslmode={mode}"),
@@ -293,12 +301,11 @@ async fn a_silent_server_times_out() {
             connect_timeout: Some(Duration::from_millis(500)),
             ..Default::default()
         });
-        let started = Instant::now();
         assert_matches!(
             error(&config).await,
-            OpenStoreError::Connect(error) if error.to_string().contains("did not respond")
+            OpenStoreError::Connect(error) if error.to_string().contains("did not respond within the connect timeout, 500ms")
         );
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert_eq!(accepted(&listener), 1, "{mode}");
     }
 }
 
@@ -324,13 +331,13 @@ async fn the_first_reachable_of_several_servers_is_used() {
         }
     }
     // After a refused login the next server is not tried.
+    let (listener, mute) = silent();
     let config = PostgresStoreConfig::new(
         format!("postgres://postgres:wrong@127.0.0.1:{port},127.0.0.1:{mute}/postgres"),
         "connecting",
     );
-    let started = Instant::now();
     assert_matches!(error(&config).await, OpenStoreError::Authentication(_));
-    assert!(started.elapsed() < Duration::from_secs(4));
+    assert_eq!(accepted(&listener), 0);
 }
 
 #[tokio::test]

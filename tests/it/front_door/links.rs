@@ -1,10 +1,12 @@
 //! Every link in the repository's pages leads somewhere, and the README's do so on docs.rs too.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
+
+use test_support::pages::{anchors, prose};
 
 const README: &str = include_str!("../../../README.md");
 const LIBRARY: &str = include_str!("../../../src/lib.rs");
@@ -28,11 +30,6 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The text without its code.
-fn prose(page: &str) -> String {
-    page.split("\n```").step_by(2).collect()
-}
-
 /// The targets of inline links, and of link definitions.
 fn targets(page: &str) -> Vec<String> {
     let prose = prose(page);
@@ -44,18 +41,6 @@ fn targets(page: &str) -> Vec<String> {
 fn definitions(page: &str) -> BTreeMap<String, String> {
     let lines = page.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
     lines.map(|(name, target)| (name.to_owned(), target.to_owned())).collect()
-}
-
-/// The anchors of a page's headings, as GitHub, GitLab and crates.io make them.
-fn anchors(page: &str) -> BTreeSet<String> {
-    let prose = prose(page);
-    let headings = prose.lines().filter(|line| line.starts_with('#'));
-    let anchor = |line: &str| {
-        let text = line.trim_start_matches('#').trim().to_lowercase();
-        let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    headings.map(anchor).collect()
 }
 
 /// Why a relative link of a page leads nowhere.
@@ -118,14 +103,16 @@ fn the_readmes_links_are_defined_for_docs_rs() {
     assert!(inline.is_empty(), "the README links inline: {inline:?}");
 }
 
-/// RELEASING.md names the placeholder, which is in one place only.
+/// RELEASING.md names the placeholder, and the files in which it is replaced.
 #[test]
 fn the_repository_is_a_placeholder_that_the_release_replaces() {
     let repository = env!("CARGO_PKG_REPOSITORY");
     let releasing = fs::read_to_string(root().join("RELEASING.md")).unwrap();
     assert!(releasing.contains(repository), "RELEASING.md does not name {repository}");
-    for page in pages().into_iter().filter(|page| !page.ends_with("RELEASING.md")) {
+    let replaced = releasing.lines().find(|line| line.starts_with("sed -i")).unwrap();
+    for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        assert!(!text.contains(repository), "{} names {repository}", page.display());
+        let name = page.strip_prefix(root()).unwrap().to_str().unwrap();
+        assert!(!text.contains(repository) || replaced.contains(name), "{name} names {repository}");
     }
 }

@@ -13,18 +13,41 @@ fn the_examples_are_as_short_as_the_readme_says() {
     }
 }
 
-/// From the first line to the last one, in both of them.
+/// The lines of a file from the first one with `from` to the next one with `to`, both included.
+fn part(file: &str, from: &str, to: &str) -> Vec<String> {
+    let text = read(file);
+    let mut lines = text.lines().skip_while(|line| !line.contains(from)).peekable();
+    assert!(lines.peek().is_some(), "{file} has no {from}");
+    let mut part = Vec::new();
+    for line in lines {
+        part.push(line.to_owned());
+        if line.contains(to) {
+            return part;
+        }
+    }
+    panic!("{file} has no {to} after {from}");
+}
+
 #[test]
 fn the_readmes_guard_is_that_of_the_examples() {
-    let guard = |file: &str| {
-        let text = read(file);
-        let from = text.find("    let is_last").unwrap();
-        let end = "map_or(0, |at| at + 1);\n";
-        let to = from + text[from..].find(end).unwrap() + end.len();
-        text[from..to].to_owned()
-    };
+    let guard = |file: &str| part(file, "    let is_last", "map_or(0, |at| at + 1);");
     for example in ["examples/client_bot.rs", "examples/webhook_minimal.rs"] {
         assert_eq!(guard("README.md"), guard(example), "{example}");
+    }
+}
+
+/// What both examples do: start again, log in, sync, and take one event after the other.
+#[test]
+fn the_examples_differ_only_in_what_they_do_with_a_message() {
+    for (from, to) in [
+        ("let refusal = ", "sleep(Duration::from_secs(2))"),
+        ("store.reopen()", "let client = client.build()"),
+        ("// The login is", "for (id, update) in waiting.drain"),
+        ("let (name, me) = ", "return Err(\"the key of a message has not come yet\""),
+    ] {
+        let [bot, minimal] = ["examples/client_bot.rs", "examples/webhook_minimal.rs"]
+            .map(|file| part(file, from, to));
+        assert_eq!(bot, minimal);
     }
 }
 

@@ -61,7 +61,7 @@ async fn an_unknown_parameter_is_named_where_it_cannot_be_a_password() {
     }
 }
 
-/// The configured limit is told, not what happened to be left of it.
+/// The configured limit is reported, not what happened to be left of it.
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_reported_with_the_configured_limit() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

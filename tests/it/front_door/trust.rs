@@ -4,13 +4,13 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::PathBuf,
-    process::Command,
 };
 
 use matrix_sdk_postgres::{
     OpenStoreError, PostgresCryptoStore, PostgresStoreConfig, testing::PostgresServer,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use test_support::child_process;
 
 /// A server with a certificate of an authority that no system trusts, whose file is the second.
 fn server() -> (PostgresServer, PathBuf) {
@@ -42,13 +42,8 @@ fn server() -> (PostgresServer, PathBuf) {
     (server, authority)
 }
 
-const URL: &str = "FRONT_DOOR_URL";
-
-/// Run by the test below, in a process that has the variables; prints what came of it.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn opened_in_this_process() {
-    let Ok(url) = std::env::var(URL) else { return };
+/// Opens a store in a process that has the variables; prints the result.
+async fn open_in_this_process(url: String) {
     match PostgresCryptoStore::open(url, "trust", None).await {
         Ok(_) => println!("result: opened"),
         Err(error @ (OpenStoreError::Tls(_) | OpenStoreError::InvalidConfig(_))) => {
@@ -58,8 +53,11 @@ async fn opened_in_this_process() {
     }
 }
 
-#[test]
-fn ssl_cert_file_is_what_the_system_trusts() {
+#[tokio::test]
+async fn ssl_cert_file_is_what_the_system_trusts() {
+    if let Some(url) = child_process::task() {
+        return open_in_this_process(url).await;
+    }
     let (server, authority) = server();
     let password = server.url().split([':', '@']).nth(2).unwrap().to_owned();
     let url = format!(
@@ -68,19 +66,16 @@ fn ssl_cert_file_is_what_the_system_trusts() {
         server.port()
     );
     assert!(PostgresStoreConfig::new(&url, "trust").build_pool().is_ok());
-    let test = format!("{}::opened_in_this_process", module_path!().split_once("::").unwrap().1);
+    let test = "front_door::trust::ssl_cert_file_is_what_the_system_trusts";
     let result_with = |variable: Option<&str>| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", &test, "--ignored", "--nocapture"]);
+        let mut command = child_process::command_with_task(test, &url);
         // libpq's directory in the home would come before.
-        command.env(URL, &url).env("HOME", server.data_directory());
+        command.env("HOME", server.data_directory());
         command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
         if let Some(file) = variable {
             command.env("SSL_CERT_FILE", file);
         }
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        let text = child_process::passes(&mut command);
         text.split("result: ").nth(1).unwrap().lines().next().unwrap().to_owned()
     };
     assert_eq!(result_with(authority.to_str()), "opened");

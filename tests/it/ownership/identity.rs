@@ -1,7 +1,7 @@
 //! Rule 27: identity and lifetime of owners: with copied databases, runtimes that end, and stores dropped with
 //! saves in flight.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashSet, sync::Arc, time::Duration};
 
 use assert_matches::assert_matches;
 use futures_util::poll;
@@ -13,7 +13,7 @@ use matrix_sdk_postgres::{
     Error, OpenStoreError, OwnershipSettings, PostgresStoreConfig, Takeover, testing,
 };
 use ruma::{device_id, user_id};
-use test_support::{Mode, connect, without_heartbeats};
+use test_support::{Mode, connect, eventually, without_heartbeats};
 use tokio::runtime::Runtime;
 
 use super::{open, set, value};
@@ -37,14 +37,13 @@ async fn wait_for_heartbeats(url: &str) {
     let client = connect(url).await;
     let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
                WHERE alive_until > clock_timestamp()";
-    let mut seen = std::collections::HashSet::<Option<String>>::new();
-    let enough = async {
-        while seen.iter().flatten().count() < 6 {
-            seen.insert(client.query_one(sql, &[]).await.unwrap().get(0));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), enough).await.expect("no heartbeats");
+    let seen = RefCell::new(HashSet::<String>::new());
+    eventually("the heartbeat is renewed", async || {
+        let renewed: Option<String> = client.query_one(sql, &[]).await.unwrap().get(0);
+        seen.borrow_mut().extend(renewed);
+        seen.borrow().len() >= 6
+    })
+    .await;
 }
 
 /// A copy made with TEMPLATE contains all rows that could identify the database.
@@ -59,9 +58,7 @@ async fn a_database_and_its_copy_are_two_databases() {
     let admin = connect(&url.replace(&format!("/{name}"), "/postgres")).await;
     // Retried until all connections are closed, which TEMPLATE requires.
     let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
-    while admin.batch_execute(&create).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the database is copied", async || admin.batch_execute(&create).await.is_ok()).await;
     let copy_url = url.replace(&format!("/{name}"), &format!("/{copy}"));
 
     store.reopen().await.unwrap();
@@ -81,9 +78,8 @@ async fn a_database_and_its_copy_are_two_databases() {
     set(&store, b"still").await.unwrap();
     set(&other, b"still").await.unwrap();
     drop(other);
-    while admin.batch_execute(&format!("DROP DATABASE {copy} WITH (FORCE)")).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let drop = format!("DROP DATABASE {copy} WITH (FORCE)");
+    eventually("the copy is dropped", async || admin.batch_execute(&drop).await.is_ok()).await;
 }
 
 #[test]
@@ -116,9 +112,7 @@ fn a_heartbeat_outlives_the_runtime_of_another_store() {
         assert_matches!(open(refuse("two")).await, Err(OpenStoreError::OwnerAlive { .. }));
         set(&two, b"alive").await.unwrap();
         // The other account is free once the ended heartbeat has expired.
-        while open(refuse("one")).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("the account is free", async || open(refuse("one")).await.is_ok()).await;
     });
 }
 

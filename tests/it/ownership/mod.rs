@@ -14,7 +14,7 @@ use matrix_sdk_postgres::{
     deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
     testing,
 };
-use test_support::{Mode, connect, number, without_heartbeats};
+use test_support::{Mode, connect, eventually, number, without_heartbeats};
 
 async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenStoreError> {
     PostgresCryptoStore::open_with_config(&config).await
@@ -130,9 +130,10 @@ async fn an_idle_owner_detects_a_takeover_by_its_heartbeat() {
     let first = open(config.clone()).await.unwrap();
     let _second = open(config).await.unwrap();
     // Reads do not check the ownership; only the heartbeat does.
-    while first.get_custom_value("key").await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the heartbeat detects the takeover", async || {
+        first.get_custom_value("key").await.is_err()
+    })
+    .await;
     assert_matches!(first.get_custom_value("key").await, Err(Error::Superseded { .. }));
 }
 
@@ -140,24 +141,22 @@ async fn an_idle_owner_detects_a_takeover_by_its_heartbeat() {
 async fn refuse_if_alive_fails_while_the_owner_is_alive() {
     let database = testing::database().unwrap();
     let config = Mode::Plain.config(&database.url(), "bot");
-    let polite = config.access(OwnershipSettings {
+    let refuse_if_alive = config.access(OwnershipSettings {
         takeover: Takeover::RefuseIfAlive,
         label: "blue".to_owned(),
         ..Default::default()
     });
-    let first = open(polite.clone()).await.unwrap();
-    assert_matches!(open(polite.clone()).await, Err(OpenStoreError::OwnerAlive { account, owner, .. }) => {
+    let first = open(refuse_if_alive.clone()).await.unwrap();
+    assert_matches!(open(refuse_if_alive.clone()).await, Err(OpenStoreError::OwnerAlive { account, owner, .. }) => {
         assert_eq!(account, "bot");
         assert!(owner.starts_with("blue on "), "{owner}");
     });
     set(&first, b"undisturbed").await.unwrap();
     first.close().await.unwrap();
-    let second = open(polite.clone()).await.unwrap();
+    let second = open(refuse_if_alive.clone()).await.unwrap();
     // A dropped store releases the account in the background.
     drop(second);
-    while open(polite.clone()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the account is free", async || open(refuse_if_alive.clone()).await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error, OwnershipSettings, testing};
-use test_support::{Mode, connect, number};
+use test_support::{Mode, connect, eventually, number};
 
 use super::{open, set};
 
@@ -76,16 +76,9 @@ async fn a_backup_older_than_the_opening_is_detected() {
     let store = open(config(Duration::from_millis(50))).await.unwrap();
     set(&store, b"third").await.unwrap();
     client.batch_execute(ROLL_BACK).await.unwrap();
-    let noticed = async {
-        loop {
-            if let Err(error) = store.get_custom_value("key").await {
-                return error;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Error::DatabaseRolledBack);
+    let read = async || store.get_custom_value("key").await;
+    eventually("the heartbeat detects it", async || read().await.is_err()).await;
+    assert_matches!(read().await, Err(Error::DatabaseRolledBack));
 }
 
 /// Also if the owner is the same, and only reads.
@@ -104,12 +97,7 @@ async fn the_heartbeat_detects_a_rolled_back_database() {
         .batch_execute("UPDATE matrix_sdk.account_lanes SET commits = commits - 1")
         .await
         .unwrap();
-    let noticed = async {
-        while store.get_custom_value("key").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        store.get_custom_value("key").await
-    };
-    let noticed = tokio::time::timeout(Duration::from_secs(60), noticed).await.unwrap();
-    assert_matches!(noticed, Err(Error::DatabaseRolledBack));
+    let read = async || store.get_custom_value("key").await;
+    eventually("the heartbeat detects it", async || read().await.is_err()).await;
+    assert_matches!(read().await, Err(Error::DatabaseRolledBack));
 }

@@ -13,7 +13,7 @@ use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     Error, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
 };
-use test_support::{Mode, number};
+use test_support::{Mode, eventually, number};
 use tokio_postgres::Client;
 
 /// The store's error in the SDK's.
@@ -49,22 +49,19 @@ async fn has(store: &PostgresCryptoStore, key: &str) -> bool {
     store.get_custom_value(key).await.unwrap().is_some()
 }
 
-/// Waits until a backend waits for a lock of this kind.
-async fn until_locked(client: &Client, kind: &str) {
-    until(client, kind, true).await;
-}
-
-/// Waits until no backend waits for a lock of this kind.
-async fn until_unlocked(client: &Client, kind: &str) {
-    until(client, kind, false).await;
-}
-
-async fn until(client: &Client, kind: &str, locked: bool) {
+/// Whether a backend waits for a lock of this kind.
+async fn is_locked(client: &Client, kind: &str) -> bool {
     let waiting = format!(
         "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
          WHERE d.datname = current_database() AND NOT granted AND locktype = '{kind}'"
     );
-    while (number(client, &waiting).await > 0) != locked {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    number(client, &waiting).await > 0
+}
+
+async fn until_locked(client: &Client, kind: &str) {
+    eventually("a backend waits for a lock", async || is_locked(client, kind).await).await;
+}
+
+async fn until_unlocked(client: &Client, kind: &str) {
+    eventually("no backend waits for a lock", async || !is_locked(client, kind).await).await;
 }

@@ -29,19 +29,33 @@ pub fn run_alone(test: &str) -> bool {
     if task().is_some() {
         return false;
     }
-    passes(test, &[(CHILD, "alone")]);
+    passes(command(test).env(CHILD, "alone"));
     true
 }
 
-/// Runs one test in a process with these variables. It must pass.
-pub fn passes(test: &str, variables: &[(&str, &str)]) {
+/// A command that runs one test of this program.
+pub fn command(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).envs(variables.iter().copied());
+    command.args(["--exact", test, "--nocapture"]);
+    command
+}
+
+/// The same as a child process with a task.
+pub fn command_with_task(test: &str, task: &str) -> Command {
+    let mut command = command(test);
+    command.env(CHILD, task);
+    command
+}
+
+/// Runs one test with a command. It must pass. Returns its output.
+pub fn passes(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     println!("{text}");
     // A name that no test has is no failure to libtest.
-    assert!(output.status.success() && text.contains("1 passed"), "{test} failed in a process");
+    let passed = output.status.success() && text.contains("1 passed");
+    assert!(passed, "the test failed in a process: {command:?}");
+    text
 }
 
 /// A child process that runs one test with a task.

@@ -9,6 +9,7 @@ pub mod directory;
 pub mod fixture;
 pub mod machine;
 pub mod needles;
+pub mod pages;
 pub mod pooler;
 pub mod privileges;
 pub mod process;
@@ -16,6 +17,7 @@ pub mod proxy;
 pub mod reads;
 mod runs;
 pub mod stream;
+pub mod suite;
 pub mod values;
 
 use std::time::Duration;

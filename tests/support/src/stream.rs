@@ -15,7 +15,7 @@ use matrix_sdk_crypto::{
         types::{Changes, RoomSettings},
     },
 };
-use matrix_sdk_postgres::{Access, Error, PostgresCryptoStore, PostgresStoreConfig};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 use ruma::{OwnedRoomId, RoomId};
 use tokio::task::JoinHandle;
 
@@ -108,12 +108,6 @@ pub fn stream(
         ledger
     });
     (saves, count)
-}
-
-/// A read-only store, which has no cache: it returns what the database holds.
-pub async fn open_read_only(url: &str, account: &str) -> PostgresCryptoStore {
-    let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
-    PostgresCryptoStore::open_with_config(&config).await.unwrap()
 }
 
 /// Reopens the store until that succeeds.

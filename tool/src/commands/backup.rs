@@ -21,7 +21,7 @@ use crate::{
 
 /// Write one account to an encrypted file
 ///
-/// A consistent snapshot, also beside a running bot. The file is encrypted with age
+/// A consistent snapshot, also while a bot runs. The file is encrypted with age
 /// (<https://age-encryption.org>), with a passphrase or for public keys; rows of an encrypted account are
 /// sealed in it, too, so that the account's own passphrase or key is needed as well. With a passphrase the
 /// file is read back before it gets its name.
@@ -50,14 +50,7 @@ impl Passphrase {
         ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
     ) -> Result<Zeroizing<String>, Error> {
         let file = self.backup_passphrase_file.as_deref();
-        let given = secrets::secret(file, "BACKUP_PASSPHRASE", "the backup's passphrase")?;
-        match given {
-            Some(passphrase) if passphrase.is_empty() => {
-                Err(Error::failed("the backup's passphrase is empty"))
-            }
-            Some(passphrase) => Ok(passphrase),
-            None => ask("Passphrase of the backup (or set BACKUP_PASSPHRASE)"),
-        }
+        secrets::file_passphrase(file, "BACKUP_PASSPHRASE", "backup", ask)
     }
 }
 
@@ -65,6 +58,10 @@ impl From<BackupError> for Error {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Open(error) => error.into(),
+            BackupError::OtherSchema { .. }
+            | BackupError::OtherAccount { .. }
+            | BackupError::NotEmpty { .. }
+            | BackupError::Old { .. } => Self::refused(error.to_string()),
             error => Error::failed(error.to_string()),
         }
     }

@@ -1,8 +1,6 @@
 //! `delete-account`: an account, gone.
 
-use std::fmt::Write as _;
-
-use matrix_sdk_postgres::admin::{self, Deleted};
+use matrix_sdk_postgres::admin;
 
 use crate::{
     context::Context,
@@ -24,9 +22,9 @@ pub struct Args {
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
-    let config = context.database()?;
+    let config = context.database_of_account()?;
     let found = admin::count_account(&config).await?;
-    let listed = render(&found);
+    let listed = text::counts(&found);
     if args.dry_run {
         let text = format!("would be deleted of account {account:?}:\n{listed}");
         return Ok(Outcome::done(text, text::json(&found)?));
@@ -37,14 +35,6 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     ))?;
     let _progress = context.progress("deleting", None);
     let deleted = admin::delete_account(&config).await?;
-    let text = format!("deleted account {account:?}:\n{}", render(&deleted));
+    let text = format!("deleted account {account:?}:\n{}", text::counts(&deleted));
     Ok(Outcome::done(text, text::json(&deleted)?))
-}
-
-fn render(deleted: &Deleted) -> String {
-    let mut text = String::new();
-    for count in &deleted.tables {
-        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
-    }
-    text
 }

@@ -18,11 +18,11 @@ use crate::{
 
 /// Look at everything that can be wrong: one line each, with what to do
 ///
-/// It reads only, and works beside a running bot. With --homeserver and the bot's token it also compares
+/// It reads only, also while a bot runs. With --homeserver and the bot's token it also compares
 /// the homeserver's view of the device with ours. Exit code 3 if there is a problem.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The commit count as it was last noted elsewhere: a smaller one means that an old backup was restored
+    /// The commit count as it was last noted elsewhere: a smaller one means that the database was rolled back
     #[arg(long, value_name = "COMMITS")]
     checkpoint: Option<u64>,
     /// The bot sets PoolSettings::prepared_statements to false

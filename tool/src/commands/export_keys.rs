@@ -19,7 +19,7 @@ use crate::{
     prompt, secrets,
 };
 
-/// So many keys are read from the database at a time.
+/// Keys that are read from the database at a time.
 const PAGE: usize = 500;
 
 /// Write all room keys to a key file, which every Matrix client can import
@@ -51,14 +51,7 @@ impl Passphrase {
         ask: impl Fn(&str) -> Result<Zeroizing<String>, Error>,
     ) -> Result<Zeroizing<String>, Error> {
         let file = self.keys_passphrase_file.as_deref();
-        let given = secrets::secret(file, "KEYS_PASSPHRASE", "the key file's passphrase")?;
-        match given {
-            Some(passphrase) if passphrase.is_empty() => {
-                Err(Error::failed("the key file's passphrase is empty"))
-            }
-            Some(passphrase) => Ok(passphrase),
-            None => ask("Passphrase of the key file (or set KEYS_PASSPHRASE)"),
-        }
+        secrets::file_passphrase(file, "KEYS_PASSPHRASE", "key file", ask)
     }
 }
 

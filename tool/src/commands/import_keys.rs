@@ -23,7 +23,7 @@ use crate::{
     prompt,
 };
 
-/// So many keys are saved at a time.
+/// Keys that are saved at a time.
 const CHUNK: usize = 500;
 
 /// Add the room keys of a key file to an account; of two copies of a key the better one stays
@@ -39,7 +39,9 @@ pub struct Args {
     passphrase: Passphrase,
 }
 
-/// What came of the file's keys.
+const SAVED_STAYS: &str = "What was saved stays; run the same command again";
+
+/// How many of the file's keys were imported.
 #[derive(Default)]
 struct Counts {
     total: u64,
@@ -93,20 +95,7 @@ async fn machine(store: &PostgresCryptoStore) -> Result<OlmMachine, Error> {
         Error::failed("the account has no device yet: start the bot once, then import the keys")
     })?;
     let (user_id, device_id) = (account.user_id().to_owned(), account.device_id().to_owned());
-    let machine = OlmMachine::with_store(&user_id, &device_id, store.clone(), None).await;
-    machine.map_err(of_store)
-}
-
-fn of_store(error: matrix_sdk_crypto::CryptoStoreError) -> Error {
-    match error {
-        matrix_sdk_crypto::CryptoStoreError::Backend(error) => {
-            match error.downcast::<matrix_sdk_postgres::Error>() {
-                Ok(error) => (*error).into(),
-                Err(error) => Error::failed(error.to_string()),
-            }
-        }
-        error => Error::failed(error.to_string()),
-    }
+    Ok(OlmMachine::with_store(&user_id, &device_id, store.clone(), None).await?)
 }
 
 async fn import(
@@ -127,8 +116,8 @@ async fn import(
         let count = chunk.len();
         let result = machine.store().import_exported_room_keys(chunk, |_, _| {}).await;
         let result = result.map_err(|error| {
-            let Error { message, exit } = of_store(error);
-            let message = format!("{message}. What was saved stays; run the same command again");
+            let Error { message, exit } = Error::from(error);
+            let message = format!("{message}. {SAVED_STAYS}");
             Error { message, exit }
         })?;
         counts.imported += result.imported_count as u64;
@@ -136,8 +125,11 @@ async fn import(
         counts.undecodable += count.saturating_sub(result.total_count) as u64;
         bar.add(count as u64);
     }
-    let read = reading.await.map_err(|_| failed(file, &KeyFileError::Content))?;
-    let (total, undecodable) = read.map_err(|error| failed(file, &error))?;
+    let read = reading.await.unwrap_or(Err(KeyFileError::Content));
+    let (total, undecodable) = read.map_err(|error| match counts.imported {
+        0 => failed(file, &error),
+        _ => Error::failed(format!("{}: {error}. {SAVED_STAYS}", file.display())),
+    })?;
     Ok(Counts { total, undecodable: counts.undecodable + undecodable, ..counts })
 }
 
@@ -160,7 +152,7 @@ fn read(
         }
         Ok(())
     })?;
-    // Who receives may be gone after an error, which is told there.
+    // The receiver is dropped after an error, which is reported there.
     let _ = chunks.blocking_send(chunk);
     Ok((total, undecodable))
 }

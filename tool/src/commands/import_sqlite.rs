@@ -10,9 +10,9 @@ use serde_json::json;
 use crate::{
     context::Context,
     homeserver::HomeserverArgs,
-    import_sqlite::{self, Opened, Report, Secret, Target},
+    import_sqlite::{self, Opened, Report, Target},
     outcome::{Error, Outcome},
-    secrets,
+    secrets::{self, Secret},
 };
 
 /// The last request of a bot that is stopped may be seen a little later than its last write; clocks differ.
@@ -41,7 +41,7 @@ enum From {
 struct Sqlite {
     /// matrix-sdk-crypto.sqlite3, or the folder that it is in
     path: PathBuf,
-    /// Read everything, and tell what would come; needs no database
+    /// Read everything, and show what would be imported; needs no database
     #[arg(long)]
     check: bool,
     /// File with the passphrase of the SQLite file [env: SQLITE_PASSPHRASE]
@@ -66,7 +66,7 @@ struct Sqlite {
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let From::Sqlite(args) = &args.from;
     let secret = args.secret()?;
-    let opened = import_sqlite::open(&args.path, &secret, context)?;
+    let opened = import_sqlite::open(&args.path, secret.as_ref(), context)?;
     drop(secret);
     let report = opened.check(context).await?;
     if args.check {
@@ -77,23 +77,16 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 }
 
 impl Sqlite {
-    fn secret(&self) -> Result<Secret, Error> {
+    fn secret(&self) -> Result<Option<Secret>, Error> {
         let file = self.source_passphrase_file.as_deref();
         let passphrase =
             secrets::secret(file, "SQLITE_PASSPHRASE", "the passphrase of the SQLite file")?;
         let file = self.source_key_file.as_deref();
         let key = secrets::key_bytes(file, "SQLITE_KEY", "the key of the SQLite file")?;
-        match (passphrase, key) {
-            (Some(_), Some(_)) => Err(Error::failed(
-                "both a passphrase and a key for the SQLite file were given: it has one of them",
-            )),
-            (Some(passphrase), None) => Ok(Secret::Passphrase(passphrase)),
-            (None, Some(key)) => Ok(Secret::Key(key)),
-            (None, None) => Ok(Secret::None),
-        }
+        Secret::one_of(passphrase, key, "a passphrase and a key for the SQLite file")
     }
 
-    /// Whether somebody has used the device since the file was written to.
+    /// Fails if the device was used after the file was last written to.
     async fn refuse_if_seen(
         &self,
         opened: &Opened,

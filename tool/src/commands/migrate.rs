@@ -52,11 +52,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         let text = render(&status) + "dry run: all of it was applied and taken back\n";
         return Ok(Outcome::done(text, json!({ "before": status, "dry_run": true })));
     }
+    if status.is_current() {
+        let json = json!({ "before": status, "after": status });
+        return Ok(Outcome::done("nothing was pending\n", json));
+    }
     config.migrate().await?;
     let after = admin::migration_status(&config).await?;
-    let text =
-        if status.is_current() { "nothing was pending\n".to_owned() } else { render(&after) };
-    Ok(Outcome::done(text, json!({ "before": status, "after": after })))
+    Ok(Outcome::done(render(&after), json!({ "before": status, "after": after })))
 }
 
 fn render(status: &MigrationStatus) -> String {

@@ -1,8 +1,8 @@
 //! `prune`: rows that are of no more use.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
-use matrix_sdk_postgres::admin::{self, PruneRules, Pruned};
+use matrix_sdk_postgres::admin::{self, PruneRules};
 
 use crate::{
     context::Context,
@@ -12,7 +12,7 @@ use crate::{
 
 /// Delete old rows of an account, by rules that are all off by default
 ///
-/// Ages are written as 90days, 6months or 1year. It runs in one transaction, may run beside a bot, and
+/// Ages are written as 90days, 6months or 1year. It runs in one transaction, may run while a bot runs, and
 /// deletes nothing that a rule does not name.
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,13 +25,13 @@ pub struct Args {
     /// Requests for keys that were sent and not answered since: safe after some days
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     requests: Option<Duration>,
-    /// Olm sessions so old, with devices that are not known any more: give months; needs the passphrase
+    /// Olm sessions of this age, with devices that are not known any more: give months; needs the passphrase
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     gone_devices: Option<Duration>,
-    /// Sessions to send with, expired for so long: safe; needs the passphrase
+    /// Outbound Megolm sessions that expired this long ago: safe; needs the passphrase
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     outbound: Option<Duration>,
-    /// Room keys that came so long ago: OLDER MESSAGES CAN NO LONGER BE READ
+    /// Room keys of this age: OLDER MESSAGES CAN NO LONGER BE READ
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     room_keys: Option<Duration>,
     /// Show what would be deleted, and end
@@ -54,21 +54,21 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         ));
     }
     let account = context.account()?;
-    let needs_secret = rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some();
-    // A rule that decodes nothing must not fail for want of a secret.
-    let _progress = context.progress("pruning", None);
-    let counted = match needs_secret {
-        true => {
-            let count = |config| {
-                let rules = &rules;
-                async move { admin::count_prunable(&config, rules).await }
-            };
-            context.unlocked(count).await?
+    let count = |config| {
+        let rules = &rules;
+        async move {
+            let _progress = context.progress("counting", None);
+            admin::count_prunable(&config, rules).await
         }
-        false => admin::count_prunable(&context.database()?, &rules).await?,
+    };
+    // A rule that decodes nothing must not fail for want of a secret.
+    let needs_secret = rules.gone_devices.is_some() || rules.expired_outbound_sessions.is_some();
+    let counted = match needs_secret {
+        true => context.unlocked(count).await?,
+        false => count(context.database_of_account()?).await?,
     };
     if args.dry_run {
-        let text = format!("would be deleted of account {account:?}:\n{}", render(&counted));
+        let text = format!("would be deleted of account {account:?}:\n{}", text::counts(&counted));
         return Ok(Outcome::done(text, text::json(&counted)?));
     }
     let warning = match rules.room_keys {
@@ -77,26 +77,19 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     };
     context.confirm(&format!(
         "This deletes of account {account:?}:\n{}{warning}Go on?",
-        render(&counted)
+        text::counts(&counted)
     ))?;
-    let pruned = match needs_secret {
-        true => {
-            let prune = |config| {
-                let rules = &rules;
-                async move { admin::prune(&config, rules).await }
-            };
-            context.unlocked(prune).await?
+    let prune = |config| {
+        let rules = &rules;
+        async move {
+            let _progress = context.progress("pruning", None);
+            admin::prune(&config, rules).await
         }
-        false => admin::prune(&context.database()?, &rules).await?,
     };
-    let text = format!("deleted of account {account:?}:\n{}", render(&pruned));
+    let pruned = match needs_secret {
+        true => context.unlocked(prune).await?,
+        false => prune(context.database_of_account()?).await?,
+    };
+    let text = format!("deleted of account {account:?}:\n{}", text::counts(&pruned));
     Ok(Outcome::done(text, text::json(&pruned)?))
-}
-
-fn render(pruned: &Pruned) -> String {
-    let mut text = String::new();
-    for count in &pruned.tables {
-        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
-    }
-    text
 }

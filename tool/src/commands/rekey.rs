@@ -8,13 +8,14 @@ use serde_json::json;
 use crate::{
     context::Context,
     outcome::{Error, Outcome},
-    prompt, secrets,
+    prompt,
+    secrets::{self, Secret},
 };
 
 /// Give an account another passphrase or key
 ///
-/// The account's data key is sealed anew: one row, checked before it is committed. A running bot goes on;
-/// its next start needs the new secret. The old one no longer opens this database, but it still opens dumps
+/// The account's data key is sealed with the new secret: one row, checked before it is committed. A running
+/// bot is not affected; its next start needs the new secret. The old one no longer opens this database, but it still opens dumps
 /// and base backups from before. An account that is not encrypted cannot be given a secret.
 ///
 /// The new secret comes from NEW_STORE_PASSPHRASE, NEW_STORE_KEY, a file, or a prompt.
@@ -30,7 +31,7 @@ pub struct Args {
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
-    let new = new_secret(args, context.database()?)?;
+    let new = new_secret(args, context.database_of_account()?)?;
     context.confirm(&format!(
         "This seals the account {account:?} with the new secret. Its bot needs that at its next start; \
          the old secret opens only backups from before."
@@ -51,10 +52,8 @@ fn new_secret(args: &Args, config: PostgresStoreConfig) -> Result<PostgresStoreC
     let file = args.new_passphrase_file.as_deref();
     let passphrase = secrets::secret(file, "NEW_STORE_PASSPHRASE", "the new passphrase")?;
     let key = secrets::key_bytes(args.new_key_file.as_deref(), "NEW_STORE_KEY", "the new key")?;
-    match (passphrase, key) {
-        (Some(_), Some(_)) => Err(Error::failed("both a new passphrase and a new key were given")),
-        (Some(passphrase), None) => Ok(config.passphrase(Some(&passphrase))),
-        (None, Some(key)) => Ok(config.key(Some(&key))),
-        (None, None) => Ok(config.passphrase(Some(&prompt::new_secret("New passphrase")?))),
+    match Secret::one_of(passphrase, key, "a new passphrase and a new key")? {
+        Some(secret) => Ok(secret.set(config)),
+        None => Ok(config.passphrase(Some(&prompt::new_secret("New passphrase")?))),
     }
 }

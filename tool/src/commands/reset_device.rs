@@ -1,8 +1,6 @@
 //! `reset-device`: a new device, the old room keys.
 
-use std::fmt::Write as _;
-
-use matrix_sdk_postgres::admin::{self, DeviceReset};
+use matrix_sdk_postgres::admin;
 
 use crate::{
     context::Context,
@@ -12,7 +10,7 @@ use crate::{
 
 /// Make the bot a new device at its next start; room keys, trust and backup stay
 ///
-/// The way out after an old backup of the database was restored, and of a device whose keys no longer match
+/// For use after the database was rolled back, and for a device whose keys no longer match
 /// what the homeserver has ("one time key already exists"). Refused while a process has the account open. It
 /// needs no passphrase.
 #[derive(clap::Args)]
@@ -31,9 +29,9 @@ next:
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let account = context.account()?;
-    let config = context.database()?;
+    let config = context.database_of_account()?;
     let found = admin::count_device(&config).await?;
-    let listed = render(&found);
+    let listed = text::counts(&found);
     if args.dry_run {
         let text = format!("would be deleted of account {account:?}:\n{listed}");
         return Ok(Outcome::done(text, text::json(&found)?));
@@ -44,14 +42,6 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     ))?;
     let _progress = context.progress("resetting", None);
     let reset = admin::reset_device(&config).await?;
-    let text = format!("deleted of account {account:?}:\n{}{NEXT}", render(&reset));
+    let text = format!("deleted of account {account:?}:\n{}{NEXT}", text::counts(&reset));
     Ok(Outcome::done(text, text::json(&reset)?))
-}
-
-fn render(reset: &DeviceReset) -> String {
-    let mut text = String::new();
-    for count in &reset.tables {
-        let _ = writeln!(text, "  {:<25} {:>9} rows", count.table, count.rows);
-    }
-    text
 }

@@ -14,7 +14,7 @@ use crate::{
     secrets,
 };
 
-/// Restore a backup into an empty account: as a new device, unless it is asked for otherwise
+/// Restore a backup into an empty account: as a new device, unless --same-device is given
 ///
 /// The device in a backup may have sent messages since, and an old ratchet must not be used again. So its
 /// room keys, trust and server-side backup are restored, and the bot logs in as a new device. With
@@ -41,7 +41,7 @@ pub struct Args {
     /// The schema there
     #[arg(long, default_value = "matrix_sdk", requires = "from_url_file")]
     from_schema: String,
-    /// Read the whole file and tell what is in it; needs no database
+    /// Read the whole file and show what is in it; needs no database
     #[arg(long)]
     check: bool,
 }
@@ -71,7 +71,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     restored?;
     let then = match device {
         RestoredDevice::New => {
-            "It has no device: let the bot log in anew, with a new device id. Log the old one out."
+            "It has no device: let the bot log in again, with a new device id. Log the old one out."
         }
         RestoredDevice::Moved { .. } => {
             "The device goes on here, and is removed from where it was."

@@ -13,7 +13,7 @@ use crate::{
 /// Show what the schema holds: accounts, owners, sessions, rooms, sizes
 ///
 /// Without --account all accounts are shown. It reads each table once, in one snapshot, and needs no
-/// passphrase. It works on a standby, and beside a running bot.
+/// passphrase. It works on a standby, and while a bot runs.
 #[derive(clap::Args)]
 pub struct Args {
     /// Show tables without rows, too

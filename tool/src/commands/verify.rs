@@ -1,6 +1,6 @@
 //! `verify`: every row, decoded.
 
-use std::{cell::RefCell, fmt::Write as _};
+use std::fmt::Write as _;
 
 use matrix_sdk_postgres::admin::{self, VerifyOptions, VerifyReport};
 use serde_json::json;
@@ -13,12 +13,12 @@ use crate::{
 
 /// Open and decode every row of an account; set aside what does not decode, or put it back
 ///
-/// It needs the account's passphrase or key, reads page by page, and works on a standby and beside a
-/// running bot. Exit code 3 if a row does not decode and was not set aside.
+/// It needs the account's passphrase or key, reads page by page, and works on a standby and while a
+/// bot runs. Exit code 3 if a row does not decode and was not set aside.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub struct Args {
-    /// Move rows that do not decode into the table quarantined_rows, where they are in nobody's way
+    /// Move rows that do not decode into the table quarantined_rows, where nothing reads them
     #[arg(long)]
     quarantine: bool,
     /// Put all rows of the account that were set aside back into their tables
@@ -36,22 +36,23 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
              verify --put-back undoes it.",
         )?;
     }
-    let counted = admin::count_account(&context.config()?).await?;
+    let counted = admin::count_account(&context.database_of_account()?).await?;
     let rows = counted.tables.iter().map(|table| table.rows).sum();
-    let progress = RefCell::new(context.progress("verifying", Some(rows)));
     let options = VerifyOptions { quarantine: args.quarantine, ..Default::default() };
     let verify = |config| {
-        let (options, progress) = (&options, &progress);
-        async move { admin::verify(&config, options, |rows| progress.borrow().add(rows)).await }
+        let options = &options;
+        async move {
+            let progress = context.progress("verifying", Some(rows));
+            admin::verify(&config, options, |rows| progress.add(rows)).await
+        }
     };
     let report = context.unlocked(verify).await?;
-    drop(progress);
     let is_clean = report.is_clean();
     Ok(Outcome::done(render(&report), text::json(&report)?).in_order(is_clean))
 }
 
 async fn put_back(context: &Context) -> Result<Outcome, Error> {
-    let config = context.config()?;
+    let config = context.database_of_account()?;
     context.confirm("This puts the rows that were set aside back into their tables.")?;
     let back = admin::put_back(&config).await?;
     let mut text = format!("{} rows put back\n", back.rows);

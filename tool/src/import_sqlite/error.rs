@@ -44,7 +44,7 @@ impl Failure {
 
     pub fn changing(file: &Path) -> Self {
         Self::Final(format!(
-            "{} changes while it is copied: stop the bot, or try again",
+            "{} changes while it is copied: stop the bot, or run the command again",
             file.display()
         ))
     }
@@ -86,7 +86,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Busy => {
-                Error::failed("the SQLite file is locked by another program: try again")
+                Error::failed("the SQLite file is locked by another program: run the command again")
             }
             Failure::Final(message) => Error::failed(message),
         }

@@ -13,8 +13,9 @@ use flate2::read::GzDecoder;
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use super::{Secret, snapshot, source, source_of, table::Table, walk::Walk};
+use super::{snapshot, source, source_of, table::Table, walk::Walk};
 use crate::fuzz::{Budget, mutate};
+use crate::secrets::Secret;
 
 const PASSPHRASE: &str = "fixture passphrase";
 
@@ -36,11 +37,13 @@ fn files() -> Vec<(PathBuf, Vec<u8>, bool)> {
 /// Reads everything; how far it got.
 fn read(file: &Path, is_encrypted: bool) -> bool {
     let secret = match is_encrypted {
-        true => Secret::Passphrase(Zeroizing::new(PASSPHRASE.to_owned())),
-        false => Secret::None,
+        true => Some(Secret::Passphrase(Zeroizing::new(PASSPHRASE.to_owned()))),
+        false => None,
     };
     let Ok(taken) = snapshot::take(file, &mut |_, _| {}) else { return false };
-    let Ok(source) = source_of(taken.connection, file.to_owned(), &secret) else { return false };
+    let Ok(source) = source_of(taken.connection, file.to_owned(), secret.as_ref()) else {
+        return false;
+    };
     for table in Table::ALL.into_iter().filter(|table| source.has(*table)) {
         let mut walk = Walk::new(&source, table);
         while let Ok(Some(_)) = walk.next() {}

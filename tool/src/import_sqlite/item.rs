@@ -46,8 +46,8 @@ pub enum Item {
 pub struct PickledAccountOf(pub Vec<u8>);
 
 impl PickledAccountOf {
-    pub fn new(account: &Account) -> Self {
-        Self(bytes(&account.pickle()))
+    pub fn new(account: &Account) -> Option<Self> {
+        bytes(&account.pickle()).map(Self)
     }
 
     pub fn account(&self) -> Option<Account> {
@@ -55,12 +55,17 @@ impl PickledAccountOf {
     }
 }
 
-/// Tells whether two values are the same.
-pub type Fingerprint = [u8; 32];
+type Fingerprint = [u8; 32];
 
 impl Item {
-    /// The fingerprint of what the SDK would store. An empty one is never equal to another's.
-    pub async fn fingerprint(&self) -> Fingerprint {
+    /// Whether the SDK would store the same of both. A value that cannot be serialised is equal to none.
+    pub async fn is_same(&self, other: &Self) -> bool {
+        let fingerprint = self.fingerprint().await;
+        fingerprint.is_some() && fingerprint == other.fingerprint().await
+    }
+
+    /// The fingerprint of what the SDK would store.
+    async fn fingerprint(&self) -> Option<Fingerprint> {
         let bytes = match self {
             Self::Device(device) => bytes(device),
             Self::UserIdentity(identity) => bytes(identity),
@@ -83,17 +88,17 @@ impl Item {
             Self::BackupDecryptionKey(key) => bytes(key),
             Self::DehydratedDeviceKey(key) => bytes(key),
             Self::SyncToken(token) => bytes(token),
-            Self::OlmAccount(account) => account.0.clone(),
+            Self::OlmAccount(account) => Some(account.0.clone()),
         };
-        Sha256::digest(zeroize::Zeroizing::new(bytes).as_slice()).into()
+        let bytes = zeroize::Zeroizing::new(bytes?);
+        Some(Sha256::digest(bytes.as_slice()).into())
     }
 }
 
-/// What the SDK's types are made of can always be written.
-fn bytes(value: &impl Serialize) -> Vec<u8> {
-    rmp_serde::to_vec_named(value).unwrap_or_default()
+fn bytes(value: &impl Serialize) -> Option<Vec<u8>> {
+    rmp_serde::to_vec_named(value).ok()
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+fn json(value: &impl Serialize) -> Option<Vec<u8>> {
+    serde_json::to_vec(value).ok()
 }

@@ -37,14 +37,13 @@ use self::{
 pub use self::{
     report::Report,
     target::{A_DEAD_RUN, Target},
-    values::Secret,
 };
-use crate::{context::Context, outcome::Error};
+use crate::{context::Context, outcome::Error, secrets::Secret};
 
 const FILE: &str = "matrix-sdk-crypto.sqlite3";
-/// So many room keys are compared as they would be exported.
+/// About this number of room keys is compared as they would be exported.
 const SAMPLE: u64 = 200;
-/// So many values are asked for at a time.
+/// Values that are queried at a time.
 const CONCURRENT: usize = 32;
 
 /// The copy of a file, ready to be read.
@@ -54,7 +53,7 @@ pub struct Opened {
 }
 
 /// Copies the file, or that in the folder, and opens the copy.
-pub fn open(path: &Path, secret: &Secret, context: &Context) -> Result<Opened, Error> {
+pub fn open(path: &Path, secret: Option<&Secret>, context: &Context) -> Result<Opened, Error> {
     let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
     let mut bar = None;
     let taken = snapshot::take(&file, &mut |done, of| {
@@ -68,7 +67,7 @@ pub fn open(path: &Path, secret: &Secret, context: &Context) -> Result<Opened, E
 fn source_of(
     copy: rusqlite::Connection,
     file: PathBuf,
-    secret: &Secret,
+    secret: Option<&Secret>,
 ) -> Result<Source, Failure> {
     let version = Source::version_of(&copy, &file)?;
     let sealed = source::key_value(&copy, &file, "cipher")?;
@@ -104,7 +103,7 @@ impl Opened {
             let mut walk = Walk::new(&self.source, table);
             while let Some(items) = walk.next()? {
                 bar.add(items.len() as u64);
-                // Ctrl-C is heard here.
+                // Lets the runtime's other tasks run.
                 yield_now().await;
             }
             tallies.insert(table, walk.tally);
@@ -115,19 +114,34 @@ impl Opened {
     /// Saves everything in the target, compares it, and makes the account usable.
     pub async fn import(&self, target: &Target, context: &Context) -> Result<(), Error> {
         target.begin(self.source.account()).await?;
-        self.move_all(target, context).await.map_err(|stopped| match stopped {
+        let moved = self.move_all(target, context).await;
+        let wanted = moved.map_err(|stopped| match stopped {
             Stopped::Failed(error) => target.unfinished(error),
+            Stopped::Differs(error) => error,
+        })?;
+        self.compare_last(target, &wanted, context).await.map_err(|stopped| match stopped {
+            Stopped::Failed(error) => target.not_compared(error),
             Stopped::Differs(error) => error,
         })
     }
 
-    async fn move_all(&self, target: &Target, context: &Context) -> Result<(), Stopped> {
+    /// Returns how many rows each table should have.
+    async fn move_all(&self, target: &Target, context: &Context) -> Result<Counts, Stopped> {
         let mut last = Last::default();
         self.save(target, &mut last, context).await?;
-        self.compare(target, Phase::BeforeLast, context).await?;
+        let wanted = self.compare(target, Phase::BeforeLast, context).await?;
         save::finish(target.store(), last).await?;
+        Ok(wanted)
+    }
+
+    async fn compare_last(
+        &self,
+        target: &Target,
+        wanted: &Counts,
+        context: &Context,
+    ) -> Result<(), Stopped> {
         self.compare(target, Phase::AfterLast, context).await?;
-        Ok(target.end().await?)
+        target.compare_counts(wanted).await
     }
 
     async fn save(
@@ -137,7 +151,7 @@ impl Opened {
         context: &Context,
     ) -> Result<(), Stopped> {
         let bar = context.progress("saving", Some(self.rows()?));
-        let version = source::key_value_of(&self.source, "backup_version_v1")?;
+        let version = self.source.own_value("backup_version_v1")?;
         let version: Option<String> = version.and_then(|v| self.source.values.message_pack(&v));
         for table in self.tables() {
             let mut walk = Walk::new(&self.source, table);
@@ -150,17 +164,18 @@ impl Opened {
         Ok(())
     }
 
-    /// Reads back every value, and counts the rows.
+    /// Reads back the values that can be compared in this phase; returns how many rows their tables have in
+    /// the file.
     async fn compare(
         &self,
         target: &Target,
         phase: Phase,
         context: &Context,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Counts, Stopped> {
         let bar = context.progress("comparing", Some(self.rows()?));
         let reader = target.reader().await?;
-        let mut wanted = BTreeMap::new();
-        for table in self.tables() {
+        let mut wanted = Counts::new();
+        for table in self.tables().filter(|table| phase.has(*table)) {
             let tracked = target::tracked_users(&reader, table).await?;
             let mut compared =
                 Compared { every: (self.source.count(table)? / SAMPLE).max(1), seen: 0 };
@@ -176,16 +191,17 @@ impl Opened {
                 }
             }
         }
-        if phase == Phase::AfterLast {
-            target.compare_counts(&wanted).await?;
-        }
-        Ok(CryptoStore::close(&reader).await?)
+        CryptoStore::close(&reader).await?;
+        Ok(wanted)
     }
 }
 
+/// Rows by table of the database.
+type Counts = BTreeMap<&'static str, u64>;
+
 /// How far a table was compared.
 struct Compared {
-    /// Of so many room keys one is compared as it would be exported.
+    /// Every n-th room key is compared as it would be exported.
     every: u64,
     seen: u64,
 }
@@ -219,6 +235,13 @@ enum Phase {
 }
 
 impl Phase {
+    /// Whether anything of the table is compared, or counted.
+    fn has(self, table: Table) -> bool {
+        let has_last =
+            matches!(table, Table::OlmSessions | Table::OutboundSessions | Table::KeyValues);
+        self == Self::BeforeLast || has_last
+    }
+
     fn compares(self, item: &Item) -> bool {
         // The store gives these out only when it has an account.
         let needs_account = matches!(

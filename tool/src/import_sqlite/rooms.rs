@@ -17,10 +17,11 @@ use super::{
     snapshot,
     source::{has_table, key_value},
     table::Table,
-    values::{Secret, Values},
+    values::Values,
 };
+use crate::secrets::Secret;
 
-/// The state store's file, beside that of the crypto store.
+/// The state store's file, in the folder of the crypto store's.
 const STATE_STORE: &str = "matrix-sdk-state.sqlite3";
 const HASHED: [Table; 2] = [Table::RoomSettings, Table::BackedUpRooms];
 
@@ -48,7 +49,7 @@ impl Rooms {
         copy: &Connection,
         values: &Values,
         file: &Path,
-        secret: &Secret,
+        secret: Option<&Secret>,
     ) -> Result<Self, Failure> {
         let mut rooms = Self::default();
         let keys = hashed_keys(copy, file)?;
@@ -124,7 +125,7 @@ fn in_crypto_store(
 }
 
 /// All rooms that the bot has been in. The file has a key of its own, sealed with the same secret.
-fn in_state_store(file: &Path, secret: &Secret) -> Result<Vec<OwnedRoomId>, Failure> {
+fn in_state_store(file: &Path, secret: Option<&Secret>) -> Result<Vec<OwnedRoomId>, Failure> {
     let file = file.with_file_name(STATE_STORE);
     if !file.exists() {
         return Ok(Vec::new());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use matrix_sdk_crypto::{
-    Account,
+    Account, CryptoStoreError,
     store::{
         CryptoStore,
         types::{Changes, PendingChanges},
@@ -11,7 +11,7 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 
-use super::item::Item;
+use super::{item::Item, target::MARK};
 
 /// What goes in with the last transaction, which makes the account usable.
 #[derive(Default)]
@@ -79,19 +79,16 @@ pub async fn save(
     store.save_changes(changes).await
 }
 
-/// Makes the account usable: one transaction, and the last.
-pub async fn finish(store: &PostgresCryptoStore, last: Last) -> Result<(), Error> {
+/// Makes the account usable, and removes the mark of an import that is not finished: one transaction, and the
+/// last.
+pub async fn finish(store: &PostgresCryptoStore, last: Last) -> Result<(), CryptoStoreError> {
     let Last { account, sync_token } = last;
     let changes = Changes { next_batch_token: sync_token, ..Changes::default() };
     let saved = store.atomically(async {
         store.save_changes(changes).await?;
+        store.remove_custom_value(MARK).await?;
         store.save_pending_changes(PendingChanges { account }).await?;
-        Ok::<_, matrix_sdk_crypto::CryptoStoreError>(())
+        Ok::<_, CryptoStoreError>(())
     });
-    saved.await.map_err(|error| match error {
-        matrix_sdk_crypto::CryptoStoreError::Backend(error) => {
-            error.downcast::<Error>().map_or(Error::ReopenRequired, |error| *error)
-        }
-        _ => Error::ReopenRequired,
-    })
+    saved.await
 }

@@ -1,7 +1,7 @@
 //! A consistent copy of a SQLite file, which is never written to.
 //!
 //! The copy is taken with SQLite's backup interface into a temporary database that has no name in any
-//! folder: it is gone with the process. What is opened depends on what lies beside the file:
+//! folder: it is removed with the process. What is opened depends on the other files in its folder:
 //!
 //! - `-wal` and `-shm`: a program has it open, or was killed. It is read through both, the `-shm` file
 //!   read-only, so that SQLite rebuilds a stale one in memory.
@@ -21,9 +21,10 @@ use rusqlite::{
 };
 
 use super::error::Failure;
+use crate::interrupt;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// So much at a time, between two updates of the progress bar.
+/// Pages that are copied between two updates of the progress bar.
 const PAGES: i32 = 2_000;
 const ATTEMPTS: usize = 5;
 
@@ -33,7 +34,7 @@ pub struct Snapshot {
     pub changed_at: SystemTime,
 }
 
-/// Copies the file. `progress` is told how many pages are done, of how many.
+/// Copies the file. `progress` is called with the number of pages that are done, and of all.
 pub fn take(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Snapshot, Failure> {
     check_magic(file)?;
     for _ in 0..ATTEMPTS {
@@ -66,7 +67,7 @@ enum Kind {
     Closed,
 }
 
-/// What tells whether the file was changed.
+/// Shows whether the file was changed.
 #[derive(PartialEq, Eq)]
 struct State {
     file: (u64, SystemTime),
@@ -168,6 +169,7 @@ fn copy(
 /// Copies file and log, and then what they hold together.
 fn copy_of_files(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Connection, Failure> {
     let folder = tempfile::tempdir().map_err(|error| Failure::io(&std::env::temp_dir(), &error))?;
+    interrupt::remove_too(folder.path());
     let copied = folder.path().join("copy.sqlite3");
     for suffix in ["", "-wal"] {
         let to = beside(&copied, suffix);

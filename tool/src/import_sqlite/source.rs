@@ -25,7 +25,7 @@ use super::{
 
 /// The newest schema that this program knows: that of matrix-sdk-sqlite 0.19.
 const NEWEST: u8 = 19;
-/// So many rows are in memory at a time.
+/// Rows that are in memory at a time.
 pub const BATCH: usize = 500;
 
 /// A row as it is in the file.
@@ -41,7 +41,7 @@ pub enum Decoded {
     Item(Item),
     /// It is not carried over, for a reason that is to be named.
     Left(&'static str),
-    /// The store's own, which a new store makes anew.
+    /// The store's own, which a new store makes itself.
     Own,
 }
 
@@ -100,6 +100,11 @@ impl Source {
             source.own.device_keys = device.as_device_keys().clone();
         }
         Ok(source)
+    }
+
+    /// One of the file's own values.
+    pub fn own_value(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        key_value(&self.copy, &self.file, name)
     }
 
     fn account_of(copy: &Connection, file: &Path, values: &Values) -> Result<Account, Failure> {
@@ -241,7 +246,7 @@ impl Source {
         })))
     }
 
-    /// Custom values have their names in clear, beside the store's own.
+    /// The names of custom values and of the store's own are not hashed.
     fn key_value(&self, row: &Row) -> Option<Decoded> {
         let values = &self.values;
         let value = row.value.as_slice();
@@ -251,7 +256,7 @@ impl Source {
             "generation-counter" if self.version < 16 => return Some(Decoded::Own),
             "account" => {
                 let account = Account::from_pickle(values.message_pack(value)?).ok()?;
-                Item::OlmAccount(Box::new(PickledAccountOf::new(&account)))
+                Item::OlmAccount(Box::new(PickledAccountOf::new(&account)?))
             }
             "identity" => {
                 let pickle = values.message_pack(value)?;
@@ -273,10 +278,9 @@ impl Source {
     }
 }
 
-const UNKNOWN_ROOM: &str =
-    "its room's id is hashed, and no other table and no state store beside the file has that room";
+const UNKNOWN_ROOM: &str = "its room's id is hashed, and no other table and no state store in the same folder has that room";
 
-/// Those that the SDK asks for.
+/// Those that the SDK requests.
 const SECRET_NAMES: [&str; 4] = [
     "m.cross_signing.master",
     "m.cross_signing.self_signing",
@@ -309,9 +313,4 @@ fn no_store(file: &Path) -> Failure {
          matrix-sdk-crypto.sqlite3",
         file.display()
     ))
-}
-
-/// A value of the open file's table `kv`.
-pub fn key_value_of(source: &Source, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-    key_value(&source.copy, &source.file, name)
 }

@@ -86,7 +86,6 @@ impl Table {
     /// The columns that are read: a key, the value, and a flag.
     pub fn columns(self) -> [&'static str; 3] {
         match self {
-            Self::MessageHashes => ["NULL", "data", "0"],
             Self::InboundSessions => ["session_id", "data", "backed_up"],
             Self::KeyRequests => ["request_id", "data", "sent_out"],
             Self::SecretsBefore17 => ["secret_name", "data", "0"],

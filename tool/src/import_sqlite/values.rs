@@ -10,26 +10,22 @@ use serde::{
 use zeroize::Zeroizing;
 
 use super::error::Failure;
-
-/// What the file was opened with by its bot.
-#[derive(Default)]
-pub enum Secret {
-    #[default]
-    None,
-    Passphrase(Zeroizing<String>),
-    Key(Zeroizing<[u8; 32]>),
-}
+use crate::secrets::Secret;
 
 /// Opens values, and hashes keys.
 pub struct Values(Option<StoreCipher>);
 
 impl Values {
     /// Opens the file's own key, `sealed`, with its secret.
-    pub fn open(file: &Path, sealed: Option<&[u8]>, secret: &Secret) -> Result<Self, Failure> {
+    pub fn open(
+        file: &Path,
+        sealed: Option<&[u8]>,
+        secret: Option<&Secret>,
+    ) -> Result<Self, Failure> {
         let file = file.display();
         let Some(sealed) = sealed else {
             return match secret {
-                Secret::None => Ok(Self(None)),
+                None => Ok(Self(None)),
                 _ => Err(Failure::new(format!(
                     "{file} is not encrypted, but a passphrase or key for it was given"
                 ))),
@@ -42,18 +38,18 @@ impl Values {
                      such a build can open: use the matrix-postgres of that version"
                 )));
             }
-            (Secret::None, Wrapping::Key) => return Err(Failure::new(needs(&file, "a key"))),
-            (Secret::None, _) => return Err(Failure::new(needs(&file, "a passphrase"))),
-            (Secret::Passphrase(_), Wrapping::Key) => Err(CipherError::KdfMismatch),
-            (Secret::Passphrase(passphrase), _) => StoreCipher::import(passphrase, sealed),
-            (Secret::Key(key), _) => StoreCipher::import_with_key(key, sealed),
+            (None, Wrapping::Key) => return Err(Failure::new(needs(&file, "a key"))),
+            (None, _) => return Err(Failure::new(needs(&file, "a passphrase"))),
+            (Some(Secret::Passphrase(_)), Wrapping::Key) => Err(CipherError::KdfMismatch),
+            (Some(Secret::Passphrase(passphrase)), _) => StoreCipher::import(passphrase, sealed),
+            (Some(Secret::Key(key)), _) => StoreCipher::import_with_key(key, sealed),
         };
         let cipher = opened.map_err(|error| match error {
             CipherError::Encryption(_) => {
                 Failure::new(format!("wrong passphrase or key for {file}"))
             }
             CipherError::KdfMismatch => Failure::new(match secret {
-                Secret::Key(_) => {
+                Some(Secret::Key(_)) => {
                     format!("{file} is encrypted with a passphrase, but a key was given")
                 }
                 _ => format!("{file} is encrypted with a key, but a passphrase was given"),

@@ -6,7 +6,7 @@ use matrix_sdk_postgres::{Error, PostgresCryptoStore};
 use super::item::{Item, PickledAccountOf};
 
 /// What the database has in the place of a value. `store` reads only, so it caches nothing.
-pub async fn find(store: &PostgresCryptoStore, item: &Item) -> Result<Option<Item>, Error> {
+async fn find(store: &PostgresCryptoStore, item: &Item) -> Result<Option<Item>, Error> {
     Ok(match item {
         Item::Device(device) => {
             let found = store.get_device(device.user_id(), device.device_id()).await?;
@@ -69,14 +69,9 @@ pub async fn find(store: &PostgresCryptoStore, item: &Item) -> Result<Option<Ite
     })
 }
 
-/// The values that an account has once.
+/// The values that an account has once. Tracked users are compared all together, elsewhere.
 async fn find_single(store: &PostgresCryptoStore, item: &Item) -> Result<Option<Item>, Error> {
     Ok(match item {
-        Item::TrackedUser(user) => {
-            let found = store.load_tracked_users().await?;
-            let found = found.into_iter().find(|found| found.user_id == user.user_id);
-            found.map(Item::TrackedUser)
-        }
         Item::PrivateIdentity(_) => {
             let found = store.load_identity().await?;
             found.map(|found| Item::PrivateIdentity(Box::new(found)))
@@ -95,29 +90,34 @@ async fn find_single(store: &PostgresCryptoStore, item: &Item) -> Result<Option<
         Item::SyncToken(_) => store.next_batch_token().await?.map(Item::SyncToken),
         Item::OlmAccount(_) => {
             let found = store.load_account().await?;
-            found.map(|found| Item::OlmAccount(Box::new(PickledAccountOf::new(&found))))
+            let found = found.and_then(|found| PickledAccountOf::new(&found));
+            found.map(|found| Item::OlmAccount(Box::new(found)))
         }
         _ => None,
     })
 }
 
-/// Whether the database has the same value.
-pub async fn is_there(store: &PostgresCryptoStore, item: &Item) -> Result<bool, Error> {
-    Ok(match find(store, item).await? {
-        Some(found) => found.fingerprint().await == item.fingerprint().await,
-        None => false,
-    })
+/// Whether the database has the same value; of a room key, if `exports` is set, also whether it exports the
+/// same.
+pub async fn is_there(
+    store: &PostgresCryptoStore,
+    item: &Item,
+    exports: bool,
+) -> Result<bool, Error> {
+    let Some(found) = find(store, item).await? else { return Ok(false) };
+    if exports && !exports_the_same(&found, item).await {
+        return Ok(false);
+    }
+    Ok(found.is_same(item).await)
 }
 
-/// Whether the room key that would be exported is the same.
-pub async fn exports_the_same(store: &PostgresCryptoStore, item: &Item) -> Result<bool, Error> {
-    let Item::InboundSession(session) = item else { return Ok(true) };
-    let ids = (session.room_id(), session.session_id());
-    let Some(found) = store.get_inbound_group_session(ids.0, ids.1).await? else {
-        return Ok(false);
+/// Whether the room keys that would be exported are the same.
+async fn exports_the_same(found: &Item, item: &Item) -> bool {
+    let (Item::InboundSession(found), Item::InboundSession(wanted)) = (found, item) else {
+        return true;
     };
-    let (found, wanted) = (found.export().await, session.export().await);
-    Ok(found.session_key.to_base64() == wanted.session_key.to_base64()
+    let (found, wanted) = (found.export().await, wanted.export().await);
+    found.session_key.to_base64() == wanted.session_key.to_base64()
         && found.sender_claimed_keys == wanted.sender_claimed_keys
-        && found.room_id == wanted.room_id)
+        && found.room_id == wanted.room_id
 }

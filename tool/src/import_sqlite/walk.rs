@@ -12,12 +12,12 @@ use super::{
 /// What is noted of rows that cannot be decoded: no more of them.
 const MOST_NOTED: usize = 20;
 
-/// What came of a table's rows.
+/// How many of a table's rows were carried over, left behind or not decoded.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
     pub rows: u64,
     pub carried: u64,
-    /// The store's own, which a new store makes anew.
+    /// The store's own, which a new store makes itself.
     pub own: u64,
     /// Said again by a later row.
     pub repeated: u64,
@@ -44,11 +44,9 @@ impl<'a> Walk<'a> {
     /// The next values; `None` behind the last ones.
     pub fn next(&mut self) -> Result<Option<Vec<Item>>, Failure> {
         let Some(after) = self.after else { return Ok(None) };
-        let rows = match self.table {
-            // Small, and of several rows that say the same one counts.
-            Table::KeyRequests | Table::SecretsBefore17 | Table::Secrets => self.all()?,
-            table => self.source.rows(table, after)?,
-        };
+        // Of several rows of a small table that say the same one counts.
+        let rows =
+            if self.is_small() { self.all()? } else { self.source.rows(self.table, after)? };
         let is_last = rows.len() != BATCH || self.is_small();
         self.after = rows.last().map(|row| row.id).filter(|_| !is_last);
         let items = rows.iter().filter_map(|row| self.decode(row)).collect();

@@ -34,7 +34,7 @@ fn key_files() {
         mutate(&mut rest, &mut random);
         bytes.append(&mut rest);
         let verified = verify(Cursor::new(&bytes), "passphrase").is_ok();
-        // Also what nobody has verified.
+        // Also what was not verified.
         if let Ok(reader) = Reader::new(Cursor::new(&bytes), "passphrase") {
             let _ = each(reader, |_| Ok(()));
         }

@@ -49,8 +49,8 @@ const MAC_LENGTH: usize = 32;
 /// Of a line's bytes, which are 128 characters.
 const LINE: usize = 96;
 
-/// Without padding, as the SDK writes it; others pad.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+/// Without padding, as the SDK writes it; read with or without.
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
         .with_encode_padding(false)

@@ -8,25 +8,20 @@ use hmac::Mac;
 
 use super::{BASE64, BEGIN, Cipher, END, KeyFileError, MAC_LENGTH, Prefix};
 
-/// Checks passphrase and MAC of a whole file. How many bytes of JSON it holds.
-pub fn verify(file: impl BufRead, passphrase: &str) -> Result<u64, KeyFileError> {
+/// Checks passphrase and MAC of a whole file.
+pub fn verify(file: impl BufRead, passphrase: &str) -> Result<(), KeyFileError> {
     let mut payload = Payload::new(file)?;
     let prefix = payload.prefix()?;
     let (_, mut mac) = prefix.keys(passphrase)?;
     mac.update(&prefix.bytes());
-    let mut length = 0;
     let mut buffer = vec![0; 1 << 16];
     loop {
         match payload.read(&mut buffer)? {
             0 => break,
-            count => {
-                mac.update(&buffer[..count]);
-                length += count as u64;
-            }
+            count => mac.update(&buffer[..count]),
         }
     }
-    mac.verify_slice(&payload.tail()?).map_err(|_| KeyFileError::Mac)?;
-    Ok(length)
+    mac.verify_slice(&payload.tail()?).map_err(|_| KeyFileError::Mac)
 }
 
 /// The JSON of a file that was verified.
@@ -76,7 +71,7 @@ impl<R: BufRead> Payload<R> {
     }
 }
 
-/// A decoder tells of bad base64 by an error of this kind.
+/// A decoder reports bad base64 with an error of this kind.
 fn of_decoder(error: io::Error) -> KeyFileError {
     match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => KeyFileError::Format,

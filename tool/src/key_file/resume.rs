@@ -75,7 +75,7 @@ pub fn resume(path: &Path, passphrase: &str) -> Result<Option<Resumed>, KeyFileE
     file.set_len(start + kept_lines * width)?;
     file.seek(SeekFrom::End(0))?;
     cipher.try_seek(scan.end).map_err(|_| KeyFileError::Format)?;
-    let mut writer = Writer::at(BufWriter::new(file), 0, cipher, mac, scan.keys == 0);
+    let mut writer = Writer::at(BufWriter::new(file), cipher, mac, scan.keys == 0);
     writer.send(rest)?;
     let last = scan.last.map(|ids| (ids.room_id, ids.session_id));
     Ok(Some(Resumed { writer, keys: scan.keys, last }))

@@ -34,21 +34,15 @@ impl<W: Write> Writer<W> {
         let prefix = Prefix { salt, counter, rounds };
         let (cipher, mac) = prefix.keys(passphrase)?;
         writeln!(out, "{BEGIN}")?;
-        let mut writer = Self::at(out, 0, cipher, mac, true);
+        let mut writer = Self::at(out, cipher, mac, true);
         writer.send(&prefix.bytes())?;
         writer.encrypt(b"[".to_vec())?;
         Ok(writer)
     }
 
-    /// Goes on with a file, whose last line has so many characters already.
-    pub(super) fn at(
-        out: W,
-        column: usize,
-        cipher: Cipher,
-        mac: HmacSha256,
-        is_empty: bool,
-    ) -> Self {
-        let lines = Lines { out, column };
+    /// Goes on with a file that ends with a whole line.
+    pub(super) fn at(out: W, cipher: Cipher, mac: HmacSha256, is_empty: bool) -> Self {
+        let lines = Lines { out, column: 0 };
         let out = EncoderWriter::new(lines, &BASE64);
         Self { cipher, mac, out, is_empty, buffer: Vec::new() }
     }
@@ -94,11 +88,6 @@ impl<W: Write> Writer<W> {
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), KeyFileError> {
         self.mac.update(bytes);
-        self.send_only(bytes)
-    }
-
-    /// Writes what the MAC has seen already.
-    pub(super) fn send_only(&mut self, bytes: &[u8]) -> Result<(), KeyFileError> {
         Ok(self.out.write_all(bytes)?)
     }
 }

@@ -9,9 +9,13 @@ use tempfile::TempDir;
 use test_support::{
     fixture::{CUSTOM_KEY, CUSTOM_VALUE, room},
     machine::{Relay, decrypt, encrypt, machine_of_device, open_machine},
+    pooler::{self, Pooler, Release},
 };
 
-use crate::support::{Place, Ran, TextFile};
+use crate::{
+    doctor::durable,
+    support::{Place, Ran, TextFile},
+};
 
 const BACKUP_PASSPHRASE: &str = "the backup's own passphrase";
 
@@ -35,7 +39,7 @@ async fn an_account_is_restored_as_a_new_device_with_its_room_keys() {
     let file = path(&folder, "bot.age");
     let (store, fixture) = place.filled("bot").await;
     let commits = store.commit_count().await.unwrap();
-    // Beside its owner, and without the account's passphrase.
+    // While its owner runs, and without the account's passphrase.
     let ran = backed_up(&place, &file).await;
     assert!(ran.out.contains(&format!("{commits} commits")) && ran.out.contains("read back"));
     assert_eq!(store.commit_count().await.unwrap(), commits);
@@ -52,7 +56,7 @@ async fn an_account_is_restored_as_a_new_device_with_its_room_keys() {
     let refused = place.run_command(tool(&place, &restore)).await.expect(4);
     assert!(refused.err.contains("is in use"), "{}", refused.err);
     store.close().await.unwrap();
-    let refused = place.run_command(tool(&place, &restore)).await.expect(1);
+    let refused = place.run_command(tool(&place, &restore)).await.expect(4);
     assert!(refused.err.contains("is not empty"), "{}", refused.err);
 
     let other = Place::new();
@@ -72,6 +76,27 @@ async fn an_account_is_restored_as_a_new_device_with_its_room_keys() {
     assert_eq!(value.as_deref(), Some(CUSTOM_VALUE));
     assert!(restored.load_identity().await.unwrap().is_some());
     assert!(restored.commit_count().await.unwrap() >= commits);
+}
+
+/// Sealed or not, the account's key is in the file, and nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_account_key_is_not_printed() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    drop(place.filled("bot").await);
+    let sql = "SELECT encode(cipher, 'hex') FROM matrix_sdk.accounts";
+    let cipher: String = place.client().await.query_one(sql, &[]).await.unwrap().get(0);
+    let other = Place::new();
+    for (at, args) in [
+        (&place, vec!["backup", "--account", "bot", "--json", &file]),
+        (&other, vec!["restore", "--check", "--json", &file]),
+        (&other, vec!["restore", "--json", &file]),
+    ] {
+        let ran = at.run_command(tool(at, &args)).await.expect(0);
+        assert_eq!(ran.json()["backup"]["account"], "bot");
+        assert!(ran.json()["backup"].get("cipher").is_none(), "{}", ran.out);
+        assert!(!ran.out.contains(&cipher[..64]), "{}", ran.out);
+    }
 }
 
 /// Real machines: the new device reads what the old one could, and talks.
@@ -123,7 +148,7 @@ async fn the_same_device_goes_on_only_with_a_proof() {
     assert!(refused.err.contains("needs a proof"), "{}", refused.err);
     let newer = (commits + 1).to_string();
     let old = tool(&other, &["restore", &file, "--same-device", "--checkpoint", &newer]);
-    let refused = other.run_command(old).await.expect(1);
+    let refused = other.run_command(old).await.expect(4);
     assert!(refused.err.contains("its ratchets are old"), "{}", refused.err);
     let checkpoint = commits.to_string();
     let same = tool(&other, &["restore", &file, "--same-device", "--checkpoint", &checkpoint]);
@@ -147,7 +172,7 @@ async fn the_same_device_goes_on_only_with_a_proof() {
     let (fourth, store) = (Place::new(), place.open("bot").await);
     store.set_custom_value("more", b"more".to_vec()).await.unwrap();
     store.close().await.unwrap();
-    let failed = fourth.run_command(tool(&fourth, &moved)).await.expect(1);
+    let failed = fourth.run_command(tool(&fourth, &moved)).await.expect(4);
     assert!(failed.err.contains("its ratchets are old"), "{}", failed.err);
     let accounts = "SELECT count(*) FROM matrix_sdk.accounts";
     assert_eq!(fourth.number(accounts).await, 0);
@@ -201,6 +226,63 @@ async fn bad_backups_change_nothing() {
     assert_eq!(other.number(schemas).await, 0);
 }
 
+/// Rows that were set aside are the account's, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_with_rows_that_were_set_aside_is_not_empty() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    drop(place.filled("bot").await);
+    backed_up(&place, &file).await;
+    let other = Place::new();
+    let store = other.open("bot").await;
+    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    store.close().await.unwrap();
+    let damage = "UPDATE matrix_sdk.custom_values SET data = '\\x00' || data";
+    other.client().await.batch_execute(damage).await.unwrap();
+    let aside = ["verify", "--account", "bot", "--quarantine", "--yes"];
+    other.run_unlocked(&aside).await.expect(0);
+    let refused = other.run_command(tool(&other, &["restore", &file])).await.expect(4);
+    assert!(refused.err.contains("is not empty"), "{}", refused.err);
+    assert_eq!(other.number("SELECT count(*) FROM matrix_sdk.quarantined_rows").await, 1);
+}
+
+/// As after a restore that does not copy sequences.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_sequence_that_is_behind_its_rows_does_no_harm() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    drop(place.filled("bot").await);
+    backed_up(&place, &file).await;
+    let other = Place::new();
+    other.open("other").await.close().await.unwrap();
+    let behind = "ALTER SEQUENCE matrix_sdk.accounts_id_seq RESTART WITH 1";
+    other.client().await.batch_execute(behind).await.unwrap();
+    other.run_command(tool(&other, &["restore", &file])).await.expect(0);
+    let created = "SELECT extract(epoch FROM created_at)::bigint FROM matrix_sdk.accounts \
+                   WHERE name = 'bot'";
+    assert_eq!(other.number(created).await, place.number(created).await);
+}
+
+/// Behind pgbouncer in transaction mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_behind_a_pooler_is_whole() {
+    if !pooler::is_wanted("a backup behind PgBouncer") {
+        return;
+    }
+    let (server, place) = durable();
+    drop(place.filled("bot").await);
+    let (folder, pooler) = (tempfile::tempdir().unwrap(), Pooler::start(Release::New, &server));
+    let file = path(&folder, "bot.age");
+    let mut backup = tool(&place, &["backup", "--account", "bot", &file]);
+    backup.env("DATABASE_URL", pooler.url(&place.url(), &server));
+    place.run_command(backup).await.expect(0);
+    let empty = Place { database: server.create_database().unwrap() };
+    let mut restore = tool(&empty, &["restore", &file]);
+    restore.env("DATABASE_URL", pooler.url(&empty.url(), &server));
+    empty.run_command(restore).await.expect(0);
+    drop(empty.open("bot").await);
+}
+
 /// What fails in the middle leaves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_fails_in_its_middle_leaves_nothing() {
@@ -225,4 +307,20 @@ async fn a_restore_that_fails_in_its_middle_leaves_nothing() {
     drop(other.open("bot").await);
     let wrong = PostgresStoreConfig::new(other.url(), "bot").passphrase(Some("wrong"));
     assert!(matrix_sdk_postgres::PostgresCryptoStore::open_with_config(&wrong).await.is_err());
+}
+
+/// A frame of the stream holds up to 64 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_larger_than_a_frame_is_backed_up() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    place.open("bot").await.close().await.unwrap();
+    let row = "INSERT INTO matrix_sdk.custom_values (account_id, key, data)
+               SELECT id, '\\x01', convert_to(repeat('x', 70000000), 'UTF8') FROM matrix_sdk.accounts";
+    place.client().await.batch_execute(row).await.unwrap();
+    backed_up(&place, &file).await;
+    let other = Place::new();
+    other.run_command(tool(&other, &["restore", &file])).await.expect(0);
+    let length = "SELECT length(data)::bigint FROM matrix_sdk.custom_values";
+    assert_eq!(other.number(length).await, 70_000_000);
 }

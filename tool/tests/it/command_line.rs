@@ -2,14 +2,33 @@
 
 use crate::support::{PASSPHRASE, Place, TextFile, binary, run};
 
+const COMMANDS: [&str; 16] = [
+    "doctor",
+    "self-test",
+    "stats",
+    "verify",
+    "migrate",
+    "rekey",
+    "reset-device",
+    "delete-account",
+    "import",
+    "export-keys",
+    "import-keys",
+    "backup",
+    "restore",
+    "prune",
+    "completions",
+    "man",
+];
+
 #[test]
 fn help_names_every_exit_code_and_no_command_is_hidden() {
     let help = run(binary().arg("--help")).expect(0).out;
     for code in ["0  ", "1  ", "2  ", "3  ", "4  ", "5  ", "130"] {
         assert!(help.contains(&format!("\n  {code}")), "{code}: {help}");
     }
-    for command in ["stats", "migrate", "self-test", "delete-account", "completions", "man"] {
-        assert!(help.contains(&format!("\n  {command}")), "{command}: {help}");
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
         run(binary().args([command, "--help"])).expect(0);
     }
     run(binary().arg("no-such-command")).expect(2);
@@ -27,7 +46,14 @@ fn completions_and_the_manual_page_are_printed() {
 
 #[test]
 fn a_password_on_the_command_line_is_refused() {
-    for url in ["postgres://bot:hunter2@localhost/bots", "host=localhost password=hunter2"] {
+    for url in [
+        "postgres://bot:hunter2@localhost/bots",
+        "postgres://bot@localhost/bots?password=hunter2",
+        "postgres://bot@localhost/bots?pass%77ord=hunter2",
+        "host=localhost password=hunter2",
+        "host=localhost password = hunter2",
+        "host=localhost\tpassword=hunter2",
+    ] {
         let refused = run(binary().args(["stats", "--url", url])).expect(1);
         assert!(refused.err.contains("DATABASE_URL"), "{}", refused.err);
         assert!(!refused.err.contains("hunter2"), "{}", refused.err);

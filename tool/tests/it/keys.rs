@@ -26,7 +26,7 @@ fn account() -> Account {
     Account::with_device_id(user_id!("@bot:example.org"), device_id!("BOT"))
 }
 
-/// An account with a device, and with so many room keys.
+/// An account with a device, and with this number of room keys.
 async fn filled(place: &Place, name: &str, count: usize) -> PostgresCryptoStore {
     let (store, account) = (place.open(name).await, account());
     let device = matrix_sdk_crypto::DeviceData::from_account(&account);

@@ -12,6 +12,7 @@ mod keys;
 mod migrate;
 mod procedures;
 mod prune;
+mod refusals;
 mod rekey;
 mod reset_device;
 mod self_test;

@@ -22,7 +22,7 @@ async fn a_schema_is_looked_at_tried_and_made() {
     assert_eq!(place.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
 }
 
-/// As a DBA does who trusts nobody's program.
+/// As a DBA does who applies SQL by hand.
 #[tokio::test]
 async fn the_sql_makes_the_same_schema_as_the_program() {
     let (by_sql, by_program) = (Place::new(), Place::new());

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 use matrix_sdk_crypto::store::CryptoStore;
+use serde::Serialize;
 use serde_json::json;
+use test_support::{fixture, pages};
 
 use crate::{
     doctor::{Homeserver, durable},
@@ -51,16 +53,58 @@ fn shell(place: &Place, line: &str, homeserver: &Homeserver) -> Command {
     command
 }
 
+/// A homeserver that knows the device with these keys.
+fn homeserver(keys: &impl Serialize) -> Homeserver {
+    let (homeserver, user, device) =
+        (Homeserver::start(), fixture::own_user(), fixture::own_device());
+    homeserver.set("whoami", json!({ "user_id": user, "device_id": device }));
+    homeserver.set("keys/query", json!({ "device_keys": { user: { device: keys } } }));
+    homeserver.set("keys/upload", json!({ "one_time_key_counts": {} }));
+    homeserver
+}
+
+/// The command and what it must print, from each row of the checklist.
+fn checklist() -> Vec<(&'static str, &'static str)> {
+    let rows = pages::section(PAGES[0], "Production checklist").lines().map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let code = |cell: usize| cells.get(cell)?.split('`').nth(1);
+        Some((code(3)?, code(4)?))
+    });
+    rows.flatten().collect()
+}
+
+#[tokio::test]
+async fn the_checklists_commands_print_what_it_says() {
+    let (_server, place) = durable();
+    let (bot, _) = place.filled("alerts-bot").await;
+    let keys = bot.load_account().await.unwrap().unwrap().device_keys();
+    let homeserver = homeserver(&keys);
+    let own = bot.own_device().await.unwrap().unwrap();
+    let (version, key) = (own.backup_version, own.backup_key);
+    let backup = json!({ "version": version, "auth_data": { "public_key": key } });
+    homeserver.set("room_keys/version", backup);
+    let checklist = checklist();
+    assert_eq!(checklist.len(), 12, "{checklist:?}");
+    for (line, expected) in checklist {
+        let mut command = shell(&place, line, &homeserver);
+        let ran = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+        assert_eq!(ran.code, 0, "{line}: {ran:?}");
+        let mut lines =
+            ran.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let is_check = expected.starts_with("ok ");
+        let is_printed = lines.any(|line| match is_check {
+            true => line.starts_with(expected),
+            false => line.contains(expected),
+        });
+        assert!(is_printed, "{line} does not print {expected:?}: {}", ran.out);
+    }
+}
+
 #[tokio::test]
 async fn every_command_of_the_pages_works_as_it_is_written() {
     let (_server, place) = durable();
     place.run(&["migrate"]).await.expect(0);
-    let homeserver = Homeserver::start();
-    let own = test_support::fixture::own_device();
-    homeserver
-        .set("whoami", json!({ "user_id": test_support::fixture::own_user(), "device_id": own }));
-    homeserver.set("keys/query", json!({ "device_keys": {} }));
-    homeserver.set("keys/upload", json!({ "one_time_key_counts": {} }));
+    let homeserver = homeserver(&json!({}));
     let mut seen = BTreeSet::new();
     for line in PAGES.iter().flat_map(|page| commands(page)) {
         fill(&place).await;

@@ -61,7 +61,7 @@ async fn each_rule_is_off_until_it_is_given_and_deletes_by_its_age() {
         place.run(&run("99days")).await.expect(0);
         assert_eq!(counts(&place).await[index], 0, "{rule}");
     }
-    // It was done beside the bot, which has not committed anything.
+    // It was done while the bot ran, which has not committed anything.
     assert_eq!(bot.commit_count().await.unwrap(), commits);
     assert_eq!(counts(&place).await.iter().sum::<i64>(), 2);
     bot.set_custom_value("key", b"value".to_vec()).await.unwrap();

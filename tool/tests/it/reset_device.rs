@@ -86,3 +86,24 @@ async fn only_what_belongs_to_the_device_is_deleted() {
     assert_eq!(data["rows"], 4, "identity, backup key, backup version, dehydrated device");
     assert!(tables(1).iter().all(|table| table["rows"].as_u64() > Some(0)));
 }
+
+/// Rows of the old device that were set aside do not come back to the new one.
+#[tokio::test]
+async fn rows_of_the_device_that_were_set_aside_are_deleted_too() {
+    let place = Place::new();
+    let (bot, _) = place.filled("bot").await;
+    bot.close().await.unwrap();
+    let client = place.client().await;
+    for table in ["olm_sessions", "megolm_outbound_sessions", "megolm_inbound_sessions"] {
+        let damage = format!("UPDATE matrix_sdk.{table} SET data = '\\x00' || data");
+        client.batch_execute(&damage).await.unwrap();
+    }
+    let aside = ["verify", "--account", "bot", "--quarantine", "--yes"];
+    place.run_unlocked(&aside).await.expect(0);
+    let counted = place.run(&["reset-device", "--account", "bot", "--dry-run"]).await.expect(0);
+    assert!(counted.out.contains("quarantined_rows"), "{counted:?}");
+    place.run(&COMMAND).await.expect(0);
+    let back = place.run(&["verify", "--account", "bot", "--put-back", "--yes"]).await.expect(0);
+    assert_eq!(back.out, "1 rows put back\n");
+    assert_eq!(place.number("SELECT count(*) FROM matrix_sdk.olm_sessions").await, 0);
+}

@@ -158,3 +158,21 @@ async fn rows(place: &Place) -> Vec<String> {
     }
     rows
 }
+
+#[tokio::test]
+async fn more_corrupt_rows_than_a_page_are_set_aside_and_put_back() {
+    let place = Place::new();
+    place.open("bot").await.close().await.unwrap();
+    let rows = "INSERT INTO matrix_sdk.custom_values (account_id, key, data)
+                SELECT a.id, sha256(n::text::bytea), '\\x00'
+                FROM matrix_sdk.accounts a, generate_series(1, 2500) n";
+    place.client().await.batch_execute(rows).await.unwrap();
+    let aside = ["verify", "--account", "bot", "--quarantine", "--yes"];
+    let verified = place.run_unlocked(&aside).await.expect(0);
+    assert!(verified.out.contains("2500"), "{}", verified.out);
+    let left = "SELECT count(*) FROM matrix_sdk.custom_values";
+    assert_eq!(place.number(left).await, 0);
+    let back = place.run(&["verify", "--account", "bot", "--put-back", "--yes"]).await.expect(0);
+    assert_eq!(back.out, "2500 rows put back\n");
+    assert_eq!(place.number(left).await, 2500);
+}

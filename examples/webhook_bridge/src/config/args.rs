@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use secrecy::SecretString;
 
 /// Receives end-to-end encrypted Matrix messages and forwards them to a webhook.
@@ -84,7 +84,8 @@ pub struct Args {
     /// Directory of the embedded PostgreSQL
     #[arg(long, env = "BRIDGE_DATA_DIR", default_value = "./webhook_bridge_data")]
     pub data_dir: PathBuf,
-    /// Address for /healthz, /readyz and /metrics, such as 127.0.0.1:9090 [default: none]
+    /// Address for /healthz, /readyz and /metrics, such as 0.0.0.0:9090, or a port of the loopback
+    /// interface [default: none]
     #[arg(long, env = "BRIDGE_LISTEN")]
     pub listen: Option<String>,
     /// If another process owns the account: wait, immediate or refuse [default: wait]
@@ -102,7 +103,98 @@ pub struct Args {
     /// Start even if the homeserver's checkpoint cannot be read: true or false [default: false]
     #[arg(long, env = "BRIDGE_SKIP_CHECKPOINT")]
     pub skip_checkpoint: Option<String>,
+    /// A key that deliveries are signed with (HMAC-SHA256)
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    pub webhook_secret: Option<SecretString>,
+    /// A file with the key that deliveries are signed with
+    #[arg(long, env = "WEBHOOK_SECRET_FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
+    /// Seconds after which a request to the webhook is given up and retried [default: 30]
+    #[arg(long, env = "WEBHOOK_TIMEOUT")]
+    pub webhook_timeout: Option<String>,
+    /// A TOML file with labels of rooms and their webhooks
+    #[arg(long, env = "BRIDGE_LABELS_FILE")]
+    pub labels_file: Option<PathBuf>,
+    /// Cross-signing of the bot's device: create, reset or off [default: create]
+    #[arg(long, env = "BRIDGE_CROSS_SIGNING")]
+    pub cross_signing: Option<String>,
+    /// Users and servers whose invitations are accepted, such as `@alice:example.org,*.example.org`
+    /// [default: all]
+    #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
+    pub invite_allow: Option<String>,
     /// Log more; RUST_LOG overrides
     #[arg(long, short)]
     pub verbose: bool,
+    /// A template for the document that is sent to the webhook
+    #[arg(long, env = "WEBHOOK_TEMPLATE_FILE")]
+    pub webhook_template_file: Option<PathBuf>,
+    /// Whether reactions are delivered: true or false [default: false]
+    #[arg(long, env = "BRIDGE_REACTIONS")]
+    pub reactions: Option<String>,
+    /// What documents say about attachments besides name, type and size: none, keys or download
+    /// [default: none]
+    #[arg(long, env = "BRIDGE_ATTACHMENTS")]
+    pub attachments: Option<String>,
+    /// Log lines as text or json [default: text]
+    #[arg(long, env = "BRIDGE_LOG_FORMAT")]
+    pub log_format: Option<String>,
+    /// Bearer token that /metrics requires [default: none]
+    #[arg(long, env = "BRIDGE_METRICS_TOKEN", hide_env_values = true)]
+    pub metrics_token: Option<SecretString>,
+    /// A file with the bearer token that /metrics requires
+    #[arg(long, env = "BRIDGE_METRICS_TOKEN_FILE")]
+    pub metrics_token_file: Option<PathBuf>,
+    /// Bearer token of the API; without it the API is off
+    #[arg(long, env = "BRIDGE_API_TOKEN", hide_env_values = true)]
+    pub api_token: Option<SecretString>,
+    /// A file with the bearer token of the API
+    #[arg(long, env = "BRIDGE_API_TOKEN_FILE")]
+    pub api_token_file: Option<PathBuf>,
+    /// Address of the API, or a port of the loopback interface [default: 127.0.0.1:9091]
+    #[arg(long, env = "BRIDGE_API_LISTEN")]
+    pub api_listen: Option<String>,
+    /// Requests per second that the API serves [default: 10]
+    #[arg(long, env = "BRIDGE_API_RATE_LIMIT")]
+    pub api_rate_limit: Option<String>,
+    /// Messages of each room that are kept for the API [default: 100]
+    #[arg(long, env = "BRIDGE_API_MAX_MESSAGES")]
+    pub api_max_messages: Option<String>,
+    /// Seconds for which messages are kept for the API [default: 604800]
+    #[arg(long, env = "BRIDGE_API_MAX_AGE")]
+    pub api_max_age: Option<String>,
+    /// Size of the largest attachment that the API serves, in bytes [default: 52428800]
+    #[arg(long, env = "BRIDGE_ATTACHMENT_MAX_BYTES")]
+    pub attachment_max_bytes: Option<String>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of running the bridge.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show dead letters or send them again, beside a running bridge. Needs only the database's settings
+    /// and MATRIX_USER or STORE_ACCOUNT
+    DeadLetters {
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum DeadLetterCommand {
+    /// List the dead letters, oldest first, one per line, with the reason
+    List {
+        /// A JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send dead letters again
+    Resend {
+        /// Their event ids
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        event_ids: Vec<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
 }

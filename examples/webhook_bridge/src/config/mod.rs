@@ -1,16 +1,28 @@
 //! Settings from flags and environment, validated before anything is started.
 
+mod api;
 mod args;
+mod labels;
+mod log_format;
 mod values;
+mod webhook;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use secrecy::SecretString;
 
-pub use self::args::Args;
-use self::values::{http_url, invalid, non_empty, number, on_off, required, secret, takeover};
-use crate::{errors::BridgeError, http_client::Target};
+use self::values::{
+    address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, required,
+    secret, takeover,
+};
+pub use self::{
+    api::{ApiConfig, Attachments},
+    args::{Args, Command, DeadLetterCommand},
+    log_format::LogFormat,
+    webhook::WebhookConfig,
+};
+use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target, labels::Labels};
 
 /// How the bot authenticates to the homeserver.
 #[derive(Clone, Debug)]
@@ -40,6 +52,16 @@ pub enum Takeover {
     Refuse,
 }
 
+/// Whether the bot's identity is created, which signs its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossSigning {
+    /// Create it unless the user has one.
+    Create,
+    /// Also replace one whose private keys are not in the store.
+    Reset,
+    Off,
+}
+
 /// The database settings.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
@@ -63,8 +85,7 @@ pub struct Config {
     pub store_passphrase_raw: Option<SecretString>,
     pub store_account: String,
     pub store_instance: Option<String>,
-    pub webhook_url: Target,
-    pub webhook_token: Option<SecretString>,
+    pub webhook: WebhookConfig,
     pub listen: Option<SocketAddr>,
     pub takeover: Takeover,
     /// How long a refused join or access token is retried.
@@ -73,6 +94,20 @@ pub struct Config {
     pub gap_max_pages: i32,
     pub gap_max_empty_pages: i32,
     pub skip_checkpoint: bool,
+    pub labels: Labels,
+    /// The webhooks of labels that have their own.
+    pub labelled_webhooks: HashMap<String, WebhookConfig>,
+    pub reactions: bool,
+    pub attachments: Attachments,
+    /// Required for `/metrics`.
+    pub metrics_token: Option<SecretString>,
+    /// `None`: the API is off.
+    pub api: Option<ApiConfig>,
+    /// The password, also if an access token is given.
+    pub password: Option<SecretString>,
+    pub cross_signing: CrossSigning,
+    /// Whose invitations are accepted; `None`: everybody's.
+    pub invite_allow: Option<AllowList>,
 }
 
 impl TryFrom<&Args> for DatabaseConfig {
@@ -111,6 +146,11 @@ fn libpq_names_a_database() -> bool {
     ["PGHOST", "PGHOSTADDR", "PGUSER", "PGDATABASE"].into_iter().any(is_set)
 }
 
+/// The name of keys and inbox in the database; `None` if no setting names it.
+pub fn store_account(args: &Args) -> Option<String> {
+    non_empty(args.store_account.clone()).or_else(|| non_empty(args.user.clone()))
+}
+
 impl TryFrom<Args> for Config {
     type Error = BridgeError;
 
@@ -124,18 +164,15 @@ impl TryFrom<Args> for Config {
         })?;
         let homeserver = non_empty(args.homeserver.clone());
         let homeserver = required(homeserver, "MATRIX_HOMESERVER", "https://matrix.example.org")?;
-        let webhook = secret(&args.webhook_url, &args.webhook_url_file, "WEBHOOK_URL")?;
-        let webhook = required(webhook, "WEBHOOK_URL", "https://example.org/hook")?;
-        let listen = non_empty(args.listen.clone()).map(|address| {
-            address.parse().map_err(|_| {
-                invalid(format!(
-                    "BRIDGE_LISTEN {address:?} is not an address: set it, as in \
-                     BRIDGE_LISTEN=127.0.0.1:9090"
-                ))
-            })
-        });
+        let listen = non_empty(args.listen.clone());
+        let listen = listen.map(|listen| address(&listen, "BRIDGE_LISTEN")).transpose()?;
+        let metrics_token =
+            secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
-        let token = secret(&args.webhook_token, &args.webhook_token_file, "WEBHOOK_TOKEN")?;
+        let webhook = webhook::default(&args)?;
+        let api = api::read(&args)?;
+        let (labels, labelled_webhooks) =
+            labels::read(args.labels_file.as_deref(), user_id.server_name(), &webhook)?;
         Ok(Self {
             homeserver: http_url(&homeserver, "MATRIX_HOMESERVER")?,
             credentials: credentials(&args)?,
@@ -143,12 +180,11 @@ impl TryFrom<Args> for Config {
             database: DatabaseConfig::try_from(&args)?,
             store_passphrase,
             store_passphrase_raw,
-            store_account: non_empty(args.store_account).unwrap_or_else(|| user_id.to_string()),
-            store_instance: non_empty(args.store_instance),
-            webhook_url: http_url(&webhook, "WEBHOOK_URL")?,
-            webhook_token: token.map(Into::into),
-            listen: listen.transpose()?,
-            takeover: takeover(non_empty(args.takeover).as_deref())?,
+            store_account: store_account(&args).unwrap_or_else(|| user_id.to_string()),
+            store_instance: non_empty(args.store_instance.clone()),
+            webhook,
+            listen,
+            takeover: takeover(non_empty(args.takeover.clone()).as_deref())?,
             retry_timeout: Duration::from_secs(number(
                 &args.retry_timeout,
                 "BRIDGE_RETRY_TIMEOUT",
@@ -161,6 +197,16 @@ impl TryFrom<Args> for Config {
                 20,
             )?,
             skip_checkpoint: on_off(&args.skip_checkpoint, "BRIDGE_SKIP_CHECKPOINT", false)?,
+            labels,
+            labelled_webhooks,
+            reactions: on_off(&args.reactions, "BRIDGE_REACTIONS", false)?,
+            attachments: api::attachments(&args, api.is_some())?,
+            api,
+            metrics_token: metrics_token.map(Into::into),
+            password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
+                .map(Into::into),
+            cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
+            invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
             user_id,
         })
     }

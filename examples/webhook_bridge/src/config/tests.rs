@@ -25,7 +25,8 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--homeserver", "", "MATRIX_HOMESERVER"),
         ("--user", "bot", "MATRIX_USER"),
         ("--webhook-url", "htp:tops3cret", "WEBHOOK_URL"),
-        ("--listen", "9090", "BRIDGE_LISTEN"),
+        ("--listen", "localhost", "BRIDGE_LISTEN"),
+        ("--listen", "0.0.0.0", "BRIDGE_LISTEN"),
         ("--takeover", "steal", "BRIDGE_TAKEOVER"),
         ("--store-passphrase", "\n", "STORE_PASSPHRASE"),
         ("--password-file", "/nowhere/at/all", "MATRIX_PASSWORD"),
@@ -34,6 +35,13 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--gap-max-empty-pages", "many", "BRIDGE_GAP_MAX_EMPTY_PAGES"),
         ("--retry-timeout", "1m", "BRIDGE_RETRY_TIMEOUT"),
         ("--run-migrations", "maybe", "BRIDGE_RUN_MIGRATIONS"),
+        ("--webhook-timeout", "0", "WEBHOOK_TIMEOUT"),
+        ("--attachments", "all", "BRIDGE_ATTACHMENTS"),
+        ("--reactions", "some", "BRIDGE_REACTIONS"),
+        ("--attachments", "download", "BRIDGE_API_TOKEN"),
+        ("--api-listen", "127.0.0.1:1", "BRIDGE_API_TOKEN"),
+        ("--labels-file", "/nowhere/at/all", "BRIDGE_LABELS_FILE"),
+        ("--webhook-template-file", "/nowhere/at/all", "WEBHOOK_TEMPLATE_FILE"),
     ] {
         let error = parse(&[(name, value)]).unwrap_err();
         let text = error.to_string();
@@ -51,10 +59,76 @@ fn an_empty_value_is_unset_and_debug_shows_no_secret() {
         ("--webhook-url", "http://me:tops3cret@localhost"),
     ])
     .unwrap();
-    assert!(config.webhook_token.is_none());
+    assert!(config.webhook.token.is_none());
     assert!(matches!(config.database.database, Database::Url(_)));
     let shown = format!("{config:?}");
     assert!(!shown.contains("tops3cret") && !shown.contains("dG9wczNjcmV0"), "{shown}");
     assert_eq!(config.store_account, "@bot:example.org");
     assert_eq!(config.takeover, Takeover::Wait);
+    let listen = |given| parse(&[("--listen", given)]).unwrap().listen.unwrap().to_string();
+    assert_eq!(listen("9090"), "127.0.0.1:9090");
+    assert_eq!(listen("0.0.0.0:9090"), "0.0.0.0:9090");
+}
+
+/// A labels file with this text.
+fn labels(name: &str, text: &str) -> Result<Config, BridgeError> {
+    let file = std::env::temp_dir().join(format!("labels-{}-{name}.toml", std::process::id()));
+    std::fs::write(&file, text).unwrap();
+    let parsed = parse(&[("--labels-file", file.to_str().unwrap()), ("--webhook-timeout", "7")]);
+    std::fs::remove_file(file).unwrap();
+    parsed
+}
+
+#[test]
+fn a_labels_file_names_rooms_and_webhooks() {
+    let config = labels(
+        "good",
+        r#"
+        [[label]]
+        name = "instagram"
+        inviters = ["@metabot:example.org"]
+        ghosts = ["@instagram_", "@ig_*:bridge.example.org"]
+        webhook_url = "https://me:tops3cret@example.org/hook"
+        webhook_secret = "tops3cret"
+
+        [[label]]
+        name = "vip"
+        rooms = ["!vip:example.org", "!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM"]
+        "#,
+    )
+    .unwrap();
+    let labels = &config.labels;
+    assert_eq!(labels.of_ghost("@instagram_7:example.org"), Some("instagram"));
+    assert_eq!(labels.of_ghost("@ig_7:bridge.example.org"), Some("instagram"));
+    assert_eq!(labels.of_ghost("@instagram_7:bridge.example.org"), None);
+    let webhook = &config.labelled_webhooks["instagram"];
+    assert_eq!(webhook.target.url.as_str(), "https://example.org/hook");
+    assert_eq!(webhook.timeout, Duration::from_secs(7));
+    assert_eq!(config.labelled_webhooks.len(), 1);
+    let shown = format!("{:?}", config.labelled_webhooks);
+    assert!(!shown.contains("tops3cret") && !shown.contains("dG9wczNjcmV0"), "{shown}");
+}
+
+#[test]
+fn a_malformed_labels_file_is_explained_without_its_secrets() {
+    let entry = |more: &str| format!("[[label]]\nname = \"a\"\n{more}");
+    for (name, text, expected) in [
+        ("no-label", "labels = []".to_owned(), "unknown field"),
+        ("typo", entry("room = []"), "line 3: unknown field `room`"),
+        ("nothing", entry(""), "no room gets it"),
+        ("alias", entry("rooms = [\"#a:example.org\"]"), "room id"),
+        ("inviter", entry("inviters = [\"metabot\"]"), "user id"),
+        ("ghost", entry("ghosts = [\"instagram_\"]"), "@instagram_"),
+        ("server", entry("ghosts = [\"@instagram_*\"]"), "server"),
+        ("name", "[[label]]\nname = \"!a\"\nrooms = [\"!a:x\"]".to_owned(), "letters"),
+        ("twice", format!("{0}{0}", entry("rooms = [\"!a:x\"]\n")), "twice"),
+        ("type", entry("rooms = \"tops3cret\""), "line 3: a value is malformed"),
+        ("url", entry("rooms = [\"!a:x\"]\nwebhook_url = \"tops3cret\""), "webhook_url"),
+        ("token", entry("rooms = [\"!a:x\"]\nwebhook_token = \"tops3cret\""), "webhook_url"),
+        ("template", entry("rooms = [\"!a:x\"]\ntemplate_file = \"x\""), "webhook_url"),
+    ] {
+        let error = labels(name, &text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("tops3cret"), "{error}");
+    }
 }

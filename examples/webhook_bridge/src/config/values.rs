@@ -1,12 +1,18 @@
 //! Parses the values of settings.
 
-use std::{fmt::Display, path::PathBuf, str::FromStr};
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Takeover;
+use super::{CrossSigning, Takeover};
 use crate::{
+    allow_list::AllowList,
     errors::{BridgeError, exit_code},
     http_client::Target,
 };
@@ -49,6 +55,16 @@ pub fn required(value: Option<String>, name: &str, example: &str) -> Result<Stri
     value.ok_or_else(|| invalid(format!("{name} is not set: set it, as in {name}={example}")))
 }
 
+/// An address to listen on; a port alone is one of the loopback interface.
+pub fn address(value: &str, name: &str) -> Result<SocketAddr, BridgeError> {
+    if let Ok(port) = value.parse() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    value.parse().map_err(|_| {
+        invalid(format!("{name} {value:?} is not an address: set it, as in {name}=127.0.0.1:9090"))
+    })
+}
+
 /// A number above zero.
 pub fn number<T: FromStr + Default + PartialOrd>(
     value: &Option<String>,
@@ -80,6 +96,26 @@ pub fn takeover(value: Option<&str>) -> Result<Takeover, BridgeError> {
             "BRIDGE_TAKEOVER is {other:?}: set it to wait, immediate or refuse"
         ))),
     }
+}
+
+pub fn cross_signing(value: Option<&str>) -> Result<CrossSigning, BridgeError> {
+    match value {
+        None | Some("create") => Ok(CrossSigning::Create),
+        Some("reset") => Ok(CrossSigning::Reset),
+        Some("off") => Ok(CrossSigning::Off),
+        Some(other) => Err(invalid(format!(
+            "BRIDGE_CROSS_SIGNING is {other:?}: set it to create, reset or off"
+        ))),
+    }
+}
+
+pub fn allow_list(list: &str) -> Result<AllowList, BridgeError> {
+    AllowList::parse(list).map_err(|entry| {
+        invalid(format!(
+            "BRIDGE_INVITE_ALLOW has the entry {entry:?}: set it to user ids and server names, which \
+             may contain * and ?, as in @alice:example.org,*.example.org"
+        ))
+    })
 }
 
 /// The error does not quote the value, because webhook URLs often hold a secret.

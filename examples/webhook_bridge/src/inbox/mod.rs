@@ -1,13 +1,19 @@
 //! The bridge's own tables: the sync position, undelivered events, rooms and gaps.
 
+mod dead_letters;
 mod gaps;
+mod invitations;
+mod messages;
 mod migrate;
+mod origins;
 mod queue;
 mod record;
 mod replays;
 mod rooms;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use matrix_sdk_postgres::{
     self as store,
@@ -19,10 +25,15 @@ use matrix_sdk_postgres::{
         },
     },
 };
+use tokio::sync::Mutex;
 
 pub use self::{
+    dead_letters::DeadLetter,
     gaps::{Gap, Pages},
+    invitations::Pending,
+    messages::{SealedMessage, Slice, Target},
     migrate::{check, migrate},
+    origins::Origin,
     queue::{Counts, Queued},
     record::{NewGap, RoomChange, SyncRecord},
     replays::MessageIndex,
@@ -43,11 +54,13 @@ pub struct Received {
 pub struct Inbox {
     pool: Pool,
     account: String,
+    /// Held while a message is stored for the API.
+    sealing: Arc<Mutex<()>>,
 }
 
 impl Inbox {
     pub fn new(pool: Pool, account: &str) -> Self {
-        Self { pool, account: account.to_owned() }
+        Self { pool, account: account.to_owned(), sealing: Arc::default() }
     }
 
     /// Check that the database responds.
@@ -128,7 +141,7 @@ async fn insert_events(
     Ok(inserted)
 }
 
-/// Cancel the delivery of redacted events, given as (room, event id).
+/// Cancel the delivery of redacted events, given as (room, event id), and delete what the API has of them.
 async fn cancel_redacted(
     transaction: &impl Transaction,
     account: &str,
@@ -146,5 +159,10 @@ async fn cancel_redacted(
     let values: [Value<'_>; 3] =
         [(&account, Type::TEXT), (&rooms, Type::TEXT_ARRAY), (&event_ids, Type::TEXT_ARRAY)];
     transaction.run(sql, &values).await?;
+    let delete = "
+        DELETE FROM webhook_bridge.api_messages
+        USING UNNEST($2, $3) AS redacted (room, event)
+        WHERE account = $1 AND room_id = redacted.room AND event_id = redacted.event";
+    transaction.run(delete, &values).await?;
     Ok(())
 }

@@ -31,6 +31,8 @@ pub struct Queued {
     pub rejections: i32,
     /// The webhook has rejected it, and its retry is not due yet.
     pub too_early: bool,
+    /// Time since it was stored.
+    pub age: Duration,
 }
 
 /// Number of events per state.
@@ -103,7 +105,8 @@ impl Inbox {
     /// waited for its key for less than `KEY_GRACE`.
     pub async fn due(&self, room_id: &str, limit: i64) -> Result<Vec<Queued>, BridgeError> {
         let sql = "
-            SELECT event_id, event, rejections, coalesce(retry_at > now(), false)
+            SELECT event_id, event, rejections, coalesce(retry_at > now(), false),
+                   extract(epoch FROM now() - received_at)::float8
             FROM webhook_bridge.events AS due
             WHERE account = $1 AND room_id = $2 AND state = 'pending' AND event IS NOT NULL
               AND NOT EXISTS (
@@ -127,6 +130,7 @@ impl Inbox {
             json: row.get(1),
             rejections: row.get(2),
             too_early: row.get(3),
+            age: Duration::try_from_secs_f64(row.get(4)).unwrap_or_default(),
         };
         Ok(rows.iter().map(queued).collect())
     }

@@ -1,9 +1,12 @@
 //! Records a sync in the transaction of its keys: events, gaps, and the next position.
 
-use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
+use std::collections::HashMap;
 
-use super::{Inbox, Placed, Received, Transaction, Value, cancel_redacted, insert_events};
-use crate::errors::BridgeError;
+use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
+use ruma::OwnedUserId;
+
+use super::{Inbox, Origin, Placed, Received, Transaction, Value, cancel_redacted, insert_events};
+use crate::{errors::BridgeError, membership::Upgrade, responses::Invitation, withheld::Withheld};
 
 /// A gap before the events of a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct RoomChange {
     pub malformed: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,
+    /// Senders and members that the sync tells of.
+    pub people: Vec<OwnedUserId>,
 }
 
 /// The changes of one sync.
@@ -42,6 +47,12 @@ pub struct SyncRecord {
     pub invitations_gone: Vec<String>,
     /// Megolm sessions whose keys came with this sync.
     pub new_sessions: Vec<String>,
+    /// What rooms' labels follow from, by room.
+    pub origins: HashMap<String, Origin>,
+    /// Who invited the bot.
+    pub inviters: Vec<Invitation>,
+    pub upgrades: Vec<Upgrade>,
+    pub withheld: Vec<Withheld>,
 }
 
 impl Inbox {
@@ -82,7 +93,11 @@ impl Inbox {
         let received = insert_events(transaction, &self.account, &placed).await?;
         cancel_redacted(transaction, &self.account, &redacted).await?;
         self.record_invitations(transaction, sync).await?;
+        self.record_origins(transaction, &sync.origins).await?;
+        self.inherit_inviters(transaction, &sync.upgrades).await?;
         self.release_waiting(transaction, &sync.new_sessions).await?;
+        self.record_inviters(transaction, sync).await?;
+        self.record_withheld(transaction, sync).await?;
         let advance = "
             INSERT INTO webhook_bridge.sync_positions (account, next_batch, next_position)
             VALUES ($1, $2, $3)

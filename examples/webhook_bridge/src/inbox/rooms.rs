@@ -1,9 +1,6 @@
 //! The state of rooms: memberships, invitations, and whether the member list is known.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
@@ -68,19 +65,14 @@ impl Inbox {
         self.room_ids("membership = 'invited'").await
     }
 
-    /// The age of an invitation; `None` if it was withdrawn.
-    pub async fn invitation_age(&self, room_id: &str) -> Result<Option<Duration>, BridgeError> {
-        let sql = "
-            SELECT extract(epoch FROM now() - invited_at)::float8 FROM webhook_bridge.rooms
-            WHERE account = $1 AND room_id = $2 AND membership = 'invited'";
-        let values = [(&self.account as _, Type::TEXT), (&room_id as _, Type::TEXT)];
-        let row = self.connection().await?.query_typed_opt(sql, &values).await?;
-        Ok(row.map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or_default()))
-    }
-
-    /// Encrypted rooms whose member list is missing or outdated.
-    pub async fn rooms_without_members(&self) -> Result<Vec<String>, BridgeError> {
-        self.room_ids("membership = 'joined' AND encrypted AND NOT members_known").await
+    /// Rooms whose member list is missing or outdated: encrypted ones, or `all`.
+    pub async fn rooms_without_members(&self, all: bool) -> Result<Vec<String>, BridgeError> {
+        self.room_ids(if all {
+            "membership = 'joined' AND NOT members_known"
+        } else {
+            "membership = 'joined' AND encrypted AND NOT members_known"
+        })
+        .await
     }
 
     async fn room_ids(&self, condition: &'static str) -> Result<Vec<String>, BridgeError> {

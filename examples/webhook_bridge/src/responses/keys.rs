@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ruma::{
     OwnedDeviceId, OwnedUserId, UserId,
     api::client::{
-        keys::{claim_keys, get_keys, upload_keys, upload_signatures},
+        keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
         message::send_message_event,
         to_device::send_event_to_device,
     },
@@ -84,6 +84,16 @@ impl ParseResponse for upload_keys::v3::Response {
 }
 
 impl ParseResponse for upload_signatures::v3::Response {
+    fn read(_: RawJson<'_>, _: &Fields<'_>) -> Result<Self, &'static str> {
+        Ok(Self::new())
+    }
+
+    fn from_empty() -> Option<Self> {
+        Some(Self::new())
+    }
+}
+
+impl ParseResponse for upload_signing_keys::v3::Response {
     fn read(_: RawJson<'_>, _: &Fields<'_>) -> Result<Self, &'static str> {
         Ok(Self::new())
     }

@@ -24,6 +24,16 @@ pub struct Sync {
     pub joined: Vec<(String, Room)>,
     pub left: Vec<(String, Room)>,
     pub invited: Vec<String>,
+    /// Who invited whom to these rooms.
+    pub invitations: Vec<Invitation>,
+}
+
+/// A membership event of an invitation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    pub room_id: String,
+    pub invited: String,
+    pub inviter: String,
 }
 
 /// A joined or left room.
@@ -58,8 +68,10 @@ impl ParseResponse for Sync {
         let rooms = fields.object("rooms");
         let joined = of_rooms(rooms.object("join"));
         let is_joined = |id: &str| joined.iter().any(|(room, _)| room == id);
+        let invitations = rooms.object("invite").into_iter().filter(|(id, _)| is_room(id));
         Ok(Self {
             next_batch,
+            invitations: invitations.flat_map(|(id, json)| of_invitation(&id, json)).collect(),
             to_device: to_device
                 .into_iter()
                 .filter_map(|event| event.raw_object("an event"))
@@ -86,6 +98,23 @@ impl ParseResponse for Sync {
 fn of_rooms(rooms: Fields<'_>) -> Vec<(String, Room)> {
     let rooms = rooms.into_iter().filter(|(id, _)| is_room(id));
     rooms.map(|(id, json)| (id, room(&json.object("a room")))).collect()
+}
+
+/// Malformed events are skipped: the invitation itself does not depend on them.
+fn of_invitation(room_id: &str, invite: RawJson<'_>) -> Vec<Invitation> {
+    let fields = invite.fields().unwrap_or_default();
+    let state = fields.get("invite_state").and_then(RawJson::fields).unwrap_or_default();
+    let events = state.get("events").and_then(RawJson::elements).unwrap_or_default();
+    let invitation = |event: RawJson<'_>| {
+        let event = event.fields()?;
+        let text = |name: &str| event.get(name)?.read::<String>();
+        let membership = event.get("content")?.fields()?.get("membership")?.read::<String>()?;
+        let inviter = UserId::parse(text("sender")?).ok()?.to_string();
+        let wanted = membership == "invite" && text("type")? == "m.room.member";
+        let room_id = room_id.to_owned();
+        wanted.then_some(Invitation { room_id, invited: text("state_key")?, inviter })
+    };
+    events.into_iter().filter_map(invitation).collect()
 }
 
 fn room(fields: &Fields<'_>) -> Room {

@@ -1,8 +1,9 @@
 //! The sync loop: keys, events and position of each sync in one transaction.
 
-use std::{slice, time::Duration};
+use std::{collections::HashMap, slice, time::Duration};
 
 use ruma::{
+    UserId,
     api::client::{
         filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, RoomFilter},
         sync::sync_events::v3::Request,
@@ -17,10 +18,12 @@ use crate::{
     changes::{self, Position},
     errors::BridgeError,
     inbox::SyncRecord,
-    responses::Sync,
+    membership,
+    responses::{Invitation, Sync},
     retry::Delays,
     run::Run,
     timeline::TIMELINE_TYPES,
+    withheld,
 };
 
 /// The `timeout` parameter of `/sync`.
@@ -69,7 +72,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
-        request.filter = Some(filter().into());
+        request.filter = Some(filter(run.config.reactions).into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
         let known = position.since().is_some();
@@ -92,7 +95,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
                  restored or replaced. Syncing without a position: each known room is filled back to \
                  its last event"
             );
-            run.metrics.positions_lost.inc();
+            run.metrics.positions_lost.increment(1);
             *position = Position::Lost;
             (refusals, delays, response_time) = (0, Delays::new(), MAX_RESPONSE_TIME);
             continue;
@@ -129,7 +132,14 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         invitations_gone: sync.left.iter().map(|(room, _)| room.clone()).collect(),
         new_sessions: Vec::new(),
         next_batch: sync.next_batch.clone(),
+        origins: HashMap::new(),
+        inviters: own_invitations(&sync, &run.config.user_id),
+        upgrades: membership::upgrades(&sync),
+        withheld: withheld::read(&sync.to_device),
     };
+    let origins = run.config.labels.origins(&record.rooms, &record.inviters);
+    let record = SyncRecord { origins, ..record };
+    let notices = record.withheld.clone();
     let count = record.rooms.len();
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
@@ -148,36 +158,45 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         })
         .await?;
     run.metrics.synced();
+    withheld::report(run, &notices);
+    membership::report_removals(run, &sync, |room| known.get(room).is_some_and(|room| room.joined));
     if *position == Position::First {
         info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
         debug!(received, "synced");
     }
-    run.metrics.received.inc_by(received);
+    run.metrics.received.increment(received);
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
     Ok(sync.next_batch)
 }
 
+fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
+    let own = sync.invitations.iter().filter(|invitation| invitation.invited == me.as_str());
+    own.cloned().collect()
+}
+
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.
-fn filter() -> FilterDefinition {
+fn filter(reactions: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
     filter.room = RoomFilter::default();
     filter.room.account_data = RoomEventFilter::ignore_all();
     filter.room.ephemeral = RoomEventFilter::ignore_all();
-    filter.room.timeline = timeline_filter();
+    filter.room.timeline = timeline_filter(reactions);
     filter.room.state = RoomEventFilter::with_lazy_loading();
-    filter.room.state.types = Some(vec!["m.room.member".into(), "m.room.encryption".into()]);
+    let types = ["m.room.member", "m.room.encryption", "m.room.tombstone"];
+    filter.room.state.types = Some(types.map(ToOwned::to_owned).to_vec());
     filter
 }
 
 /// Also used for `/messages`, so that both return the same events.
-pub fn timeline_filter() -> RoomEventFilter {
+pub fn timeline_filter(reactions: bool) -> RoomEventFilter {
     let mut filter = RoomEventFilter::default();
     filter.limit = Some(uint!(100));
-    filter.types = Some(TIMELINE_TYPES.map(ToOwned::to_owned).to_vec());
+    let types = TIMELINE_TYPES.into_iter().filter(|kind| reactions || *kind != "m.reaction");
+    filter.types = Some(types.map(ToOwned::to_owned).collect());
     filter.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
     filter
 }

@@ -32,10 +32,9 @@ use crate::{
     http_client,
     inbox::{Inbox, migrate},
     keys::Keys,
-    metrics::Metrics,
     responses::{ParseResponse, RawJson},
     run::Wake,
-    webhook::Webhook,
+    webhook::Webhooks,
 };
 
 const SENDERS: usize = 3;
@@ -72,11 +71,13 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
         crypto: Crypto::new(machine, keys.clone()),
         homeserver,
         inbox: Inbox::new(pool.clone(), &config.store_account),
-        webhook: Webhook::new(http, config).unwrap(),
-        metrics: Arc::new(Metrics::new().unwrap()),
+        webhooks: Webhooks::new(&http, config).unwrap(),
+        sealer: None,
+        metrics: Arc::default(),
         stop: CancellationToken::new(),
         wake: Wake::default(),
         devices: Devices::default(),
+        published_device: None,
         config: Arc::new(config.clone()),
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Call, Harness, Reply, invitation, matrix_error, message, room, sync};
+use crate::support::{BOT, Call, Harness, Reply, invitation, matrix_error, message, room, sync};
 
 /// Matches joins whose paths start with `prefix`.
 pub fn joins(prefix: &'static str) -> impl Fn(&Call) -> bool {
@@ -146,4 +146,46 @@ async fn an_invitation_to_a_joined_room_is_ignored() {
     harness.homeserver.push(json!({"rooms": {"leave": {"!p:x": room(&[message("$last")])}}}));
     harness.webhook.until_received(&["last"]).await;
     assert_eq!(harness.homeserver.calls.count(joins("rooms/!p:x")), 0);
+}
+
+/// An invitation of the bot by this user.
+fn invited_by(room: &str, inviter: &str) -> Value {
+    let event = json!({"type": "m.room.member", "sender": inviter, "state_key": BOT,
+        "content": {"membership": "invite"}});
+    json!({"rooms": {"invite": {room: {"invite_state": {"events": [event]}}}}})
+}
+
+/// Also an invitation whose inviter is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn invitations_from_others_than_the_allowed_are_declined() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[("BRIDGE_INVITE_ALLOW", "@alice:x *.y")]).await;
+    let calls = &harness.homeserver.calls;
+    calls.rule(|call| call.path.ends_with("/leave").then(|| Reply::json(200, json!({}))));
+    for (room, inviter) in [("!1:x", "@alice:x"), ("!2:x", "@eve:x"), ("!3:x", "@eve:z.y")] {
+        harness.homeserver.push(invited_by(room, inviter));
+    }
+    harness.homeserver.push(invitation("!4:x"));
+    for path in ["rooms/!1:x/join", "rooms/!2:x/leave", "rooms/!3:x/join", "rooms/!4:x/leave"] {
+        calls.until_count(path, 1, |call| call.path == path).await;
+    }
+    assert_eq!(bridge.metric("invitations_declined_total").await, Some(2.0));
+    assert_eq!(calls.count(|call| call.path.ends_with("/join")), 2);
+}
+
+/// A tombstone in a room's state, after a gap, is followed, through the server of its sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replacement_of_an_upgraded_room_is_joined_without_an_invitation() {
+    let harness = Harness::new().await;
+    let _bridge = harness.ready_bridge(&[("BRIDGE_INVITE_ALLOW", "nobody")]).await;
+    let tombstone = json!({"event_id": "$t", "type": "m.room.tombstone", "sender": "@a:up.org",
+        "state_key": "", "origin_server_ts": 1, "content": {"replacement_room": "!new:x"}});
+    let mut upgraded = room(&[message("$1")]);
+    upgraded["state"] = json!({"events": [tombstone]});
+    harness.homeserver.push(sync(&[("!r:x", upgraded)]));
+    let is_join = |call: &Call| call.is("POST", "join/!new:x");
+    harness.homeserver.calls.until_count("the join", 1, is_join).await;
+    let calls = harness.homeserver.calls.all();
+    let join = calls.iter().find(|call| is_join(call)).unwrap();
+    assert_eq!(join.query.get("via").map(String::as_str), Some("up.org"));
 }

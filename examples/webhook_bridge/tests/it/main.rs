@@ -3,12 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod api;
+mod cross_signing;
 mod devices;
+mod documents;
 mod gaps;
 mod integrity;
 mod joins;
+mod labels;
 mod malformed;
 mod messages;
+mod metrics;
 mod operator;
 mod refusals;
 mod restored;

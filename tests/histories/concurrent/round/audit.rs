@@ -1,7 +1,6 @@
 //! Reads the database before and after a round.
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Access, PostgresCryptoStore, PostgresStoreConfig};
 use test_support::{Mode, connect, eventually, number};
 
 use crate::concurrent::{
@@ -53,14 +52,9 @@ pub async fn prepare(url: &str, journal: &Journal) {
     count(url, journal).await;
 }
 
-async fn open_read_only(url: &str, account: &str) -> PostgresCryptoStore {
-    let config = PostgresStoreConfig::new(url, account).access(Access::ReadOnly);
-    PostgresCryptoStore::open_with_config(&config).await.unwrap()
-}
-
 async fn count(url: &str, journal: &Journal) {
     for account in ACCOUNTS {
-        let commits = open_read_only(url, account).await.commit_count().await.unwrap();
+        let commits = Mode::Plain.open_read_only(url, account).await.commit_count().await.unwrap();
         journal.note(account, Note::Count { commits });
     }
 }
@@ -71,7 +65,7 @@ pub async fn record(url: &str, journal: &Journal) {
     eventually("all other sessions have ended", || async { number(&client, OTHERS).await == 0 })
         .await;
     for account in ACCOUNTS {
-        let store = open_read_only(url, account).await;
+        let store = Mode::Plain.open_read_only(url, account).await;
         for register in REGISTERS {
             for key in keys(register) {
                 journal.note(account, readers::read(&store, register, key).await.unwrap());

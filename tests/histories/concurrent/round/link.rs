@@ -1,5 +1,5 @@
 //! A link between the stores and their server that can stall, delay, hold and break. Data sent before a
-//! stall is delivered after it, even if its sender has gone by then.
+//! stall is delivered after it, even if its sender has gone by then: unlike `test_support::proxy`, it buffers.
 
 use std::{
     sync::{

@@ -16,7 +16,7 @@ use matrix_sdk_postgres::testing::{PostgresServer, TestDatabase};
 use tokio::task::block_in_place;
 
 use self::{child::Child, faults::Target, link::Link};
-use test_support::pooler::{Pooler, Release};
+use test_support::pooler::{self, Pooler, Release};
 
 use crate::concurrent::{
     check::{Report, check},
@@ -128,7 +128,7 @@ async fn routes(
     let mut running = None;
     // Only the newer release supports prepared statements.
     let release = if rng.bool() { Release::Old } else { Release::New };
-    if release.is_installed() {
+    if pooler::is_wanted("concurrent histories behind PgBouncer") {
         let behind = Link::to(server.port(), rng.fork()).await;
         // Its time limit is shorter than the store's, so that it sends errors in the server's place.
         let settings = "query_timeout = 1\ndefault_pool_size = 8\nmax_db_connections = 8\n";

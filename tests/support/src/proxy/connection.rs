@@ -27,7 +27,7 @@ struct Link {
     /// Whether responses are discarded.
     mute: AtomicBool,
     delay: Mutex<Option<Duration>>,
-    /// Whether the client is sending, where round_trips are counted.
+    /// Whether the client is sending, where round trips are counted.
     sending: Sending,
 }
 

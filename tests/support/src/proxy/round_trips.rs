@@ -1,4 +1,4 @@
-//! RoundTrips of the wire: how often a client had to wait for the server. And the transactions that it
+//! Round trips on the wire: how often a client had to wait for the server. And the transactions that it
 //! committed.
 
 use std::{

@@ -2,24 +2,11 @@
 
 use std::fs::{self, OpenOptions};
 
-use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
+use matrix_sdk_crypto::store::CryptoStore;
 use rusqlite::Connection;
 
-use super::files::{FILE, Folder, KEY, Mode, PASSPHRASE, check, close, import};
-use test_support::fixture::Fixture;
-
+use super::files::{FILE, Folder, KEY, Mode, PASSPHRASE, check, close, filled, import};
 use crate::support::{Place, Ran, run};
-
-/// A closed file with a row in nearly every table.
-async fn filled(mode: Mode) -> Folder {
-    let (folder, fixture) = (Folder::new(), Fixture::new().await);
-    let store = mode.open(folder.path()).await;
-    let account = Some(fixture.account.deep_clone());
-    store.save_pending_changes(PendingChanges { account }).await.unwrap();
-    store.save_changes(fixture.changes()).await.unwrap();
-    close(store, &folder).await;
-    folder
-}
 
 /// Runs the check and the import: both fail alike, and change nothing.
 async fn fails(folder: &Folder, mode: Mode, code: i32) -> Ran {
@@ -54,7 +41,7 @@ async fn no_database_an_empty_file_and_none_at_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_file() {
-    let folder = filled(Mode::Plain).await;
+    let (folder, _) = filled(Mode::Plain).await;
     let whole = fs::metadata(folder.file()).unwrap().len();
     for length in [whole - 4096, whole / 2, 4096, 100] {
         let file = OpenOptions::new().write(true).open(folder.file()).unwrap();
@@ -66,7 +53,7 @@ async fn a_truncated_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_schema_and_another_database() {
-    let folder = filled(Mode::Plain).await;
+    let (folder, _) = filled(Mode::Plain).await;
     change(&folder, "UPDATE kv SET value = x'14' WHERE key = 'version'");
     let ran = fails(&folder, Mode::Plain, 1).await;
     assert!(ran.err.contains("has version 20 of the schema, this program knows 19"), "{}", ran.err);
@@ -85,7 +72,7 @@ async fn a_newer_schema_and_another_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_secrets() {
     for mode in Mode::ALL {
-        let folder = filled(mode).await;
+        let (folder, _) = filled(mode).await;
         let before = folder.state();
         for (variable, value, opens, error) in [
             ("SQLITE_PASSPHRASE", "not the secret".to_owned(), None, "wrong passphrase or key"),
@@ -128,7 +115,7 @@ async fn a_key_that_only_a_newer_build_can_open_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_cannot_be_decoded_are_named_and_left_behind_only_if_asked() {
     for mode in Mode::ALL {
-        let (place, folder) = (Place::new(), filled(mode).await);
+        let (place, (folder, _)) = (Place::new(), filled(mode).await);
         change(&folder, "UPDATE inbound_group_session SET data = x'00', rowid = 77");
         let before = folder.state();
         let checked = place.run_command(check(&folder, mode)).await.expect(3);
@@ -147,7 +134,7 @@ async fn rows_that_cannot_be_decoded_are_named_and_left_behind_only_if_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_file_into_an_account_that_is_not_must_be_asked_for() {
-    let (place, folder) = (Place::new(), filled(Mode::Passphrase).await);
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
     let mut command = import(&place, &folder, Mode::Passphrase, "bot");
     command.env_remove("STORE_PASSPHRASE");
     let refused = place.run_command(command).await.expect(4);
@@ -160,7 +147,7 @@ async fn an_encrypted_file_into_an_account_that_is_not_must_be_asked_for() {
 /// The copy needs room in the folder for temporary files.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_room_for_the_copy() {
-    let folder = filled(Mode::Plain).await;
+    let (folder, _) = filled(Mode::Plain).await;
     // Larger than what SQLite keeps in memory.
     change(
         &folder,

@@ -24,7 +24,7 @@ fn silent_room() -> &'static RoomId {
     room_id!("!silent:hidden.example")
 }
 
-/// A room that nobody knows.
+/// A room of which only the hash is known.
 fn lost_room() -> &'static RoomId {
     room_id!("!lost:hidden.example")
 }
@@ -61,7 +61,7 @@ async fn fill(store: &SqliteCryptoStore, fixture: &Fixture) {
     }
 }
 
-/// The state store beside it, with one room.
+/// The state store in the same folder, with one room.
 async fn add_state_store(folder: &Path, mode: Mode) {
     let store = match mode {
         Mode::Plain => SqliteStateStore::open(folder, None).await,

@@ -1,4 +1,4 @@
-//! SQLite files, and what tells that they were not changed.
+//! SQLite files, and how a change of them is detected.
 
 use std::{
     collections::BTreeMap,
@@ -9,10 +9,11 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::fixture::Fixture;
 
 use crate::support::Place;
 
@@ -58,6 +59,22 @@ impl Mode {
         }
         .unwrap()
     }
+}
+
+/// Saves a row in nearly every table.
+pub async fn fill(store: &SqliteCryptoStore, fixture: &Fixture) {
+    let account = Some(fixture.account.deep_clone());
+    store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    store.save_changes(fixture.changes()).await.unwrap();
+}
+
+/// A closed file with a row in nearly every table.
+pub async fn filled(mode: Mode) -> (Folder, Fixture) {
+    let (folder, fixture) = (Folder::new(), Fixture::new().await);
+    let store = mode.open(folder.path()).await;
+    fill(&store, &fixture).await;
+    close(store, &folder).await;
+    (folder, fixture)
 }
 
 /// A folder with the files of a bot.

@@ -2,23 +2,11 @@
 
 use std::{process::Stdio, time::Duration};
 
-use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
+use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing::PostgresServer;
 
-use super::files::{Folder, Mode, close, import};
-use test_support::fixture::Fixture;
-
+use super::files::{Folder, Mode, filled, import};
 use crate::support::{Place, Ran};
-
-async fn filled() -> (Folder, Fixture) {
-    let (folder, fixture) = (Folder::new(), Fixture::new().await);
-    let store = Mode::Passphrase.open(folder.path()).await;
-    let account = Some(fixture.account.deep_clone());
-    store.save_pending_changes(PendingChanges { account }).await.unwrap();
-    store.save_changes(fixture.changes()).await.unwrap();
-    close(store, &folder).await;
-    (folder, fixture)
-}
 
 async fn imports(place: &Place, folder: &Folder) -> Ran {
     place.run_command(import(place, folder, Mode::Passphrase, "bot")).await
@@ -26,7 +14,7 @@ async fn imports(place: &Place, folder: &Folder) -> Ran {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_not_empty_is_left_alone() {
-    let (place, (folder, _)) = (Place::new(), filled().await);
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
     imports(&place, &folder).await.expect(0);
     // Again, and one of another device.
     let refused = imports(&place, &folder).await.expect(4);
@@ -47,7 +35,7 @@ async fn an_account_that_is_not_empty_is_left_alone() {
 /// A save that fails: as on a full disk, or when a right is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_import_is_no_device_and_goes_on() {
-    let (place, (folder, fixture)) = (Place::new(), filled().await);
+    let (place, (folder, fixture)) = (Place::new(), filled(Mode::Passphrase).await);
     drop(place.open("other").await);
     let client = place.client().await;
     for table in ["custom_values", "devices", "megolm_inbound_sessions", "withheld_sessions"] {
@@ -66,7 +54,7 @@ async fn a_failed_import_is_no_device_and_goes_on() {
         store.close().await.unwrap();
     }
     // Another device's file does not go on with it.
-    let (other, _) = filled().await;
+    let (other, _) = filled(Mode::Passphrase).await;
     let refused = imports(&place, &other).await.expect(4);
     assert!(refused.err.contains("an import of another device"), "{refused:?}");
 
@@ -74,6 +62,27 @@ async fn a_failed_import_is_no_device_and_goes_on() {
     assert!(ran.out.contains("read back and is the same"), "{}", ran.out);
     let account = place.open("bot").await.load_account().await.unwrap().unwrap();
     assert_eq!(account.identity_keys(), fixture.account.identity_keys());
+}
+
+/// A bot may use the account from its last transaction on: an import that goes on would put old ratchets back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_usable_is_marked_no_more() {
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
+    drop(place.open("other").await);
+    let client = place.client().await;
+    let sql = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+               CREATE TRIGGER fail BEFORE DELETE ON matrix_sdk.custom_values
+                   FOR EACH ROW EXECUTE FUNCTION fail()";
+    client.batch_execute(sql).await.unwrap();
+    imports(&place, &folder).await.expect(1);
+    let store = place.open("bot").await;
+    assert!(store.load_account().await.unwrap().is_none());
+    store.close().await.unwrap();
+    client.batch_execute("DROP TRIGGER fail ON matrix_sdk.custom_values").await.unwrap();
+    imports(&place, &folder).await.expect(0);
+    let left = "SELECT count(*) FROM matrix_sdk.custom_values";
+    assert_eq!(place.number(left).await, 0);
 }
 
 /// Starts an import that waits in its middle, for as long as the client is there.
@@ -98,17 +107,13 @@ async fn held_up(place: &Place, folder: &Folder) -> (std::process::Child, impl S
 }
 
 async fn ended(running: std::process::Child) -> Ran {
-    let output = tokio::task::spawn_blocking(|| running.wait_with_output().unwrap()).await.unwrap();
-    Ran {
-        code: output.status.code().unwrap(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    let output = tokio::task::spawn_blocking(|| running.wait_with_output().unwrap());
+    Ran::of(output.await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_in_the_middle() {
-    let (place, (folder, _)) = (Place::new(), filled().await);
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
     drop(place.open("other").await);
     let before = folder.state();
     let (running, lock) = held_up(&place, &folder).await;
@@ -124,7 +129,7 @@ async fn ctrl_c_in_the_middle() {
 async fn the_server_goes_in_the_middle() {
     let mut server = PostgresServer::start().unwrap();
     let (place, (folder, _)) =
-        (Place { database: server.create_database().unwrap() }, filled().await);
+        (Place { database: server.create_database().unwrap() }, filled(Mode::Passphrase).await);
     drop(place.open("other").await);
     let before = folder.state();
     let (running, lock) = held_up(&place, &folder).await;

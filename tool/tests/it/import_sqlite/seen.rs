@@ -5,11 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use matrix_sdk_crypto::store::{CryptoStore, types::PendingChanges};
 use serde_json::json;
-use test_support::fixture::{Fixture, own_device, own_user};
+use test_support::fixture::{own_device, own_user};
 
-use super::files::{Folder, Mode, close, import};
+use super::files::{Mode, filled, import};
 use crate::{doctor::Homeserver, support::Place};
 
 fn millis(time: SystemTime) -> u64 {
@@ -18,12 +17,7 @@ fn millis(time: SystemTime) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_was_seen_after_the_files_last_change_is_not_imported() {
-    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
-    let store = Mode::Plain.open(folder.path()).await;
-    let account = Some(fixture.account.deep_clone());
-    store.save_pending_changes(PendingChanges { account }).await.unwrap();
-    store.save_changes(fixture.changes()).await.unwrap();
-    close(store, &folder).await;
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Plain).await);
     let homeserver = Homeserver::start();
     let command = |account: &str, token: &str| -> Command {
         let mut command = import(&place, &folder, Mode::Plain, account);

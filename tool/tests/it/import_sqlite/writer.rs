@@ -11,24 +11,13 @@ use std::{
     time::Duration,
 };
 
-use matrix_sdk_crypto::store::{
-    CryptoStore,
-    types::{Changes, PendingChanges},
-};
+use matrix_sdk_crypto::store::{CryptoStore, types::Changes};
 use matrix_sdk_sqlite::SqliteCryptoStore;
 
-use super::files::{FILE, Folder, Mode, check, close, import};
+use super::files::{FILE, Folder, Mode, check, fill, filled, import};
 use test_support::fixture::Fixture;
 
 use crate::support::Place;
-
-async fn filled(folder: &Folder, fixture: &Fixture) -> SqliteCryptoStore {
-    let store = Mode::Passphrase.open(folder.path()).await;
-    let account = Some(fixture.account.deep_clone());
-    store.save_pending_changes(PendingChanges { account }).await.unwrap();
-    store.save_changes(fixture.changes()).await.unwrap();
-    store
-}
 
 /// Both are saved in one transaction, so a copy that has one of them has the other.
 async fn save_pair(store: &SqliteCryptoStore, number: u64) {
@@ -43,7 +32,8 @@ async fn save_pair(store: &SqliteCryptoStore, number: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_consistent_while_a_writer_commits() {
     let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
-    let store = filled(&folder, &fixture).await;
+    let store = Mode::Passphrase.open(folder.path()).await;
+    fill(&store, &fixture).await;
     save_pair(&store, 0).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
@@ -74,7 +64,7 @@ async fn a_copy_is_consistent_while_a_writer_commits() {
     assert!(seen.is_sorted_by(|a, b| a < b) && seen[4] <= last, "{seen:?} {last}");
 }
 
-/// What tells that a file was written to. The `-shm` file holds locks and no data.
+/// How a write to a file is detected. The `-shm` file holds locks and no data.
 fn data(folder: &Folder) -> BTreeMap<std::path::PathBuf, (Vec<u8>, std::time::SystemTime)> {
     let mut state = folder.state();
     assert_eq!(state.len(), 3, "{:?}", state.keys());
@@ -85,7 +75,8 @@ fn data(folder: &Folder) -> BTreeMap<std::path::PathBuf, (Vec<u8>, std::time::Sy
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_open_is_not_written_to() {
     let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
-    let store = filled(&folder, &fixture).await;
+    let store = Mode::Passphrase.open(folder.path()).await;
+    fill(&store, &fixture).await;
     let before = data(&folder);
     let ran = place.run_command(import(&place, &folder, Mode::Passphrase, "bot")).await.expect(0);
     assert!(ran.out.contains("read back and is the same"), "{}", ran.out);
@@ -103,9 +94,7 @@ async fn victim() {
     let Some(path) = std::env::var_os(VICTIM) else { return };
     let store = Mode::Passphrase.open(path.as_ref()).await;
     let fixture = Fixture::new().await;
-    let account = Some(fixture.account.deep_clone());
-    store.save_pending_changes(PendingChanges { account }).await.unwrap();
-    store.save_changes(fixture.changes()).await.unwrap();
+    fill(&store, &fixture).await;
     fs::write(std::path::Path::new(&path).join("ready"), "").unwrap();
     std::future::pending().await
 }
@@ -145,8 +134,7 @@ async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_file_needs_no_right_to_write() {
     use std::os::unix::fs::PermissionsExt;
-    let (place, folder, fixture) = (Place::new(), Folder::new(), Fixture::new().await);
-    close(filled(&folder, &fixture).await, &folder).await;
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
     fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o400)).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
     let before = folder.state();

@@ -82,6 +82,18 @@ impl Bridge {
         Self { child, log, reader: Some(reader), port, directory }
     }
 
+    /// Run a command to its end. Returns the exit code and the standard output.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn run(settings: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+        let directory = directory();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_webhook_bridge"));
+        command.env_clear().envs(settings.iter().copied()).args(arguments).current_dir(&directory);
+        let output = command.output().await.unwrap();
+        let _ = std::fs::remove_dir_all(directory);
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
+    }
+
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -92,10 +104,20 @@ impl Bridge {
 
     /// Status and body of an endpoint; `None` while there is no response.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.get_with_token(path, "").await
+    }
+
+    pub async fn get_with_token(&self, path: &str, token: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);
-        let answer =
-            reqwest_client().get(url).timeout(Duration::from_secs(10)).send().await.ok()?;
-        Some((answer.status().as_u16(), answer.text().await.ok()?))
+        let (status, body) = Self::get_url(&url, token).await?;
+        Some((status, String::from_utf8(body).unwrap()))
+    }
+
+    pub async fn get_url(url: &str, token: &str) -> Option<(u16, Vec<u8>)> {
+        let request = reqwest_client().get(url).timeout(Duration::from_secs(10));
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        let answer = request.send().await.ok()?;
+        Some((answer.status().as_u16(), answer.bytes().await.ok()?.to_vec()))
     }
 
     /// A metric's value; `name` includes the labels.

@@ -56,6 +56,8 @@ pub struct Stored {
     pub syncs: Vec<Sync>,
     pub device_id: String,
     pub device_keys: Value,
+    /// The master key, the self-signing key and the user-signing key.
+    pub cross_signing: Value,
     pub one_time_keys: BTreeMap<String, Value>,
     pub fallback_keys: BTreeMap<String, Value>,
     /// The devices of other users, for key queries.
@@ -138,10 +140,15 @@ impl Homeserver {
             ("GET", ["sync"]) => self.sync(call).await,
             ("POST", ["keys", "upload"]) => ok(self.upload(&call.body)),
             ("POST", ["keys", "query"]) => ok(self.query(&call.body)),
+            ("POST", ["keys", "device_signing", "upload"]) => {
+                lock(&self.stored).cross_signing = call.body.clone();
+                ok(json!({}))
+            }
+            ("POST", ["keys", "signatures", "upload"]) => ok(self.sign(&call.body)),
             ("POST", ["keys", "claim"]) => ok(json!({"one_time_keys": {}})),
             ("GET", ["rooms", _, "messages"]) => ok(json!({"start": "x", "chunk": []})),
             ("GET", ["rooms", _, "members"]) => ok(json!({"chunk": []})),
-            ("POST", ["rooms", room, "join"]) => ok(json!({"room_id": room})),
+            ("POST", ["rooms", room, "join"] | ["join", room]) => ok(json!({"room_id": room})),
             ("PUT", ["sendToDevice", ..]) => ok(json!({})),
             ("GET", ["user", _, "account_data", kind]) => {
                 match lock(&self.stored).account_data.get(*kind) {
@@ -213,6 +220,17 @@ impl Homeserver {
         json!({"one_time_key_counts": {"signed_curve25519": stored.one_time_keys.len()}})
     }
 
+    /// Add the signature of the bot's identity to the device keys.
+    fn sign(&self, body: &Value) -> Value {
+        let mut stored = lock(&self.stored);
+        let device = stored.device_keys["device_id"].as_str().unwrap_or_default().to_owned();
+        let signed = body[BOT][&device]["signatures"][BOT].as_object().cloned();
+        for (id, signature) in signed.into_iter().flatten() {
+            stored.device_keys["signatures"][BOT][id] = signature;
+        }
+        json!({})
+    }
+
     fn query(&self, body: &Value) -> Value {
         let stored = lock(&self.stored);
         let mut devices = serde_json::Map::new();
@@ -226,7 +244,13 @@ impl Homeserver {
             };
             devices.insert(user.clone(), known);
         }
-        json!({"device_keys": devices, "failures": {}})
+        let mut response = json!({"device_keys": devices, "failures": {}});
+        for kind in ["master_key", "self_signing_key", "user_signing_key"] {
+            if stored.cross_signing[kind].is_object() && body["device_keys"][BOT].is_array() {
+                response[format!("{kind}s")] = json!({BOT: stored.cross_signing[kind]});
+            }
+        }
+        response
     }
 }
 

@@ -1,6 +1,7 @@
 //! Mock homeserver and webhook, Matrix users that encrypt, and the bridge as a process.
 
 mod bridge;
+mod files;
 mod harness;
 mod homeserver;
 mod record;
@@ -10,12 +11,15 @@ mod webhook;
 pub use self::{
     bridge::Bridge,
     harness::{Harness, invitation, limited, matrix_error, member, message, plain, room, sync},
-    homeserver::{Call, Homeserver},
+    homeserver::{BOT, Call, Homeserver},
     record::Reply,
     user::MatrixUser,
     webhook::Webhook,
 };
 
-// For the soak test.
+// Not all are used by the soak test.
 #[allow(unused_imports)]
-pub use self::webhook::Delivery;
+pub use self::{
+    files::{TempFile, labels_file},
+    webhook::Delivery,
+};

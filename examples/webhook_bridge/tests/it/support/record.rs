@@ -77,7 +77,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
-    body: String,
+    body: Vec<u8>,
     latch: Option<CancellationToken>,
 }
 
@@ -87,6 +87,10 @@ impl Reply {
     }
 
     pub fn text(status: u16, body: &str) -> Self {
+        Self::bytes(status, body.as_bytes())
+    }
+
+    pub fn bytes(status: u16, body: &[u8]) -> Self {
         Self { status, headers: Vec::new(), body: body.to_owned(), latch: None }
     }
 

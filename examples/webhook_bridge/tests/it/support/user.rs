@@ -90,10 +90,20 @@ impl MatrixUser {
 
     /// An encrypted message event; requires an earlier [`Self::room_key`].
     pub async fn encrypt(&self, room: &str, event_id: &str, body: &str) -> Value {
-        let content = serde_json::from_value(json!({"msgtype": "m.text", "body": body})).unwrap();
+        let content = json!({"msgtype": "m.text", "body": body});
+        self.encrypt_content(room, event_id, "m.room.message", content).await
+    }
+
+    pub async fn encrypt_content(
+        &self,
+        room: &str,
+        event_id: &str,
+        kind: &str,
+        content: Value,
+    ) -> Value {
+        let content = serde_json::from_value(content).unwrap();
         let room = RoomId::parse(room).unwrap();
-        let encrypted =
-            self.machine.encrypt_room_event_raw(&room, "m.room.message", &content).await.unwrap();
+        let encrypted = self.machine.encrypt_room_event_raw(&room, kind, &content).await.unwrap();
         json!({"event_id": event_id, "sender": self.id, "type": "m.room.encrypted",
             "origin_server_ts": 1, "content": encrypted.content})
     }

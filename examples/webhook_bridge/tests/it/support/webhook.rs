@@ -20,6 +20,17 @@ pub struct Delivery {
     pub room: String,
     pub body: String,
     pub message: Value,
+    headers: http::HeaderMap,
+    /// The body as received.
+    pub raw: Vec<u8>,
+}
+
+// Not used by the soak test.
+#[allow(dead_code)]
+impl Delivery {
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name)?.to_str().ok().map(ToOwned::to_owned)
+    }
 }
 
 pub struct Webhook {
@@ -62,6 +73,8 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         room: text("room_id"),
         body: text("body"),
         message: message.clone(),
+        headers: parts.headers.clone(),
+        raw: body.to_vec(),
     };
     webhook.requests.add(delivery.clone());
     webhook.requests.apply_rules(&delivery).unwrap_or(Reply::text(200, "")).send().await

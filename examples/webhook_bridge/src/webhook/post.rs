@@ -1,20 +1,21 @@
 //! POSTs a message to the webhook, and interprets the response.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, header};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
+use super::{
+    signature::{SIGNATURE, TIMESTAMP, sign},
+    template::Template,
+};
 use crate::{
-    config::Config,
+    config::WebhookConfig,
     errors::{BridgeError, exit_code},
     homeserver::causes,
     message::Message,
     retry,
 };
-
-/// A slower webhook should queue its work.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Responses are read up to this size, so that the connection can be reused; the body is ignored.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -23,6 +24,8 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Delivered,
+    /// The template prints nothing for this message, so it is left out.
+    LeftOut,
     /// The webhook rejects this message; others may succeed.
     Rejected(String),
     /// The webhook is unreachable, failing or misconfigured.
@@ -34,29 +37,48 @@ pub enum Outcome {
     },
 }
 
-#[derive(Clone)]
 pub struct Webhook {
+    /// The label it belongs to; empty for the default one.
+    pub name: String,
     http: reqwest::Client,
     url: url::Url,
     authorization: Option<HeaderValue>,
+    secret: Option<SecretString>,
+    timeout: Duration,
+    template: Option<Template>,
 }
 
 impl Webhook {
-    pub fn new(http: reqwest::Client, config: &Config) -> Result<Self, BridgeError> {
-        let mut authorization = config.webhook_url.authorization.clone();
-        if let Some(token) = &config.webhook_token {
+    pub fn new(
+        http: reqwest::Client,
+        config: &WebhookConfig,
+        name: &str,
+    ) -> Result<Self, BridgeError> {
+        let mut authorization = config.target.authorization.clone();
+        if let Some(token) = &config.token {
             let value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
             let mut value = value.map_err(|_| {
+                let setting = if name.is_empty() { "WEBHOOK_TOKEN" } else { "webhook_token" };
                 BridgeError::fatal(
                     exit_code::CONFIGURATION,
-                    "WEBHOOK_TOKEN contains characters that are not allowed in an HTTP header: set \
-                     it to a token without them",
+                    format!(
+                        "{setting} contains characters that are not allowed in an HTTP header: set \
+                         it to a token without them"
+                    ),
                 )
             })?;
             value.set_sensitive(true);
             authorization = Some(value);
         }
-        Ok(Self { http, url: config.webhook_url.url.clone(), authorization })
+        Ok(Self {
+            name: name.to_owned(),
+            http,
+            url: config.target.url.clone(),
+            authorization,
+            secret: config.secret.clone(),
+            timeout: config.timeout,
+            template: config.template.clone(),
+        })
     }
 
     /// For logs: the rest of the URL may hold a secret.
@@ -65,22 +87,27 @@ impl Webhook {
     }
 
     pub async fn post(&self, message: &Message) -> Outcome {
-        let (Ok(key), Ok(body)) =
-            (HeaderValue::from_str(&message.event_id), serde_json::to_vec(message))
-        else {
+        let Ok(key) = HeaderValue::from_str(&message.event_id) else {
             return Outcome::Rejected("the message cannot be sent as an HTTP request".to_owned());
+        };
+        let body = match self.document(message) {
+            Ok(Some(body)) => body,
+            Ok(None) => return Outcome::LeftOut,
+            Err(reason) => return Outcome::Rejected(reason),
         };
         let mut request = self
             .http
             .post(self.url.clone())
-            .timeout(TIMEOUT)
+            .timeout(self.timeout)
             .header(header::CONTENT_TYPE, "application/json")
-            .header("Idempotency-Key", key)
-            .body(body);
+            .header("Idempotency-Key", key);
+        if let Some((timestamp, signature)) = self.signature(&body) {
+            request = request.header(TIMESTAMP, timestamp).header(SIGNATURE, signature);
+        }
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        match request.send().await {
+        match request.body(body).send().await {
             Ok(mut response) => {
                 let outcome =
                     classify(response.status(), retry::retry_after_header(response.headers()));
@@ -100,6 +127,25 @@ impl Webhook {
     }
 }
 
+impl Webhook {
+    /// The body of the request.
+    fn document(&self, message: &Message) -> Result<Option<Vec<u8>>, String> {
+        match &self.template {
+            Some(template) => Ok(template.render(message)?.map(String::into_bytes)),
+            None => serde_json::to_vec(message).map(Some).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The values of the headers that sign a body now, if there is a secret.
+    fn signature(&self, body: &[u8]) -> Option<(String, String)> {
+        let secret = self.secret.as_ref()?.expose_secret();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let timestamp = now.to_string();
+        let signature = sign(secret, &timestamp, body)?;
+        Some((timestamp, signature))
+    }
+}
+
 fn classify(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
     let for_all = status == StatusCode::TOO_MANY_REQUESTS;
     let unavailable = |advice: &str| Outcome::Unavailable {
@@ -109,10 +155,12 @@ fn classify(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
     };
     match status.as_u16() {
         200..300 => Outcome::Delivered,
-        300..400 => unavailable(": redirects are not followed, set WEBHOOK_URL to the final URL"),
+        300..400 => {
+            unavailable(": redirects are not followed, set the webhook's URL to the final one")
+        }
         // A wrong setting must not lose messages: they are retried until it is fixed.
-        401 | 403 => unavailable(": check WEBHOOK_TOKEN"),
-        404 | 405 | 410 => unavailable(": check WEBHOOK_URL"),
+        401 | 403 => unavailable(": check the webhook's token"),
+        404 | 405 | 410 => unavailable(": check the webhook's URL"),
         408 | 425 | 429 => unavailable(""),
         400..500 => Outcome::Rejected(status.to_string()),
         _ => unavailable(""),

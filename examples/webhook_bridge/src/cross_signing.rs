@@ -1,0 +1,176 @@
+//! Cross-signing: creates the bot's identity and signs its device with it, so that clients that share
+//! keys only with signed devices (MSC4153) share them with the bot.
+
+use std::time::Duration;
+
+use matrix_sdk_crypto::{
+    CrossSigningBootstrapRequests,
+    types::{
+        CrossSigningKey,
+        requests::{AnyIncomingResponse, UploadSigningKeysRequest},
+    },
+};
+use ruma::{TransactionId, api::client::keys::upload_signing_keys::v3::Request, serde::Raw};
+use serde_json::value::to_raw_value;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::{
+    config::CrossSigning, errors::BridgeError, interactive_auth::Answer, outgoing,
+    refusal::HomeserverError, retry::Delays, run::Run,
+};
+
+/// The longest delay between attempts.
+const MAX_DELAY: Duration = Duration::from_secs(15 * 60);
+/// How often a request that needs approval in a browser is repeated.
+const APPROVAL_INTERVAL: Duration = Duration::from_secs(10);
+/// Uploads after which the device is still not signed.
+const MAX_UPLOADS: u32 = 3;
+
+/// The state of the bot's identity, according to the last key query.
+enum Identity {
+    /// This device is signed by it.
+    Signed,
+    /// There is none, or it is this store's and has not signed this device.
+    Unsigned,
+    /// Its private keys are elsewhere.
+    Foreign,
+}
+
+/// Sign the published device.
+pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
+    let mut delays = Delays::up_to(MAX_DELAY);
+    let mut uploads = 0;
+    loop {
+        while !outgoing::query_own_devices(run).await? {
+            sleep(delays.next(None)).await;
+        }
+        let reset = match identity(run).await? {
+            Identity::Signed => {
+                info!("this device is signed by the bot's cross-signing identity");
+                run.metrics.device_cross_signed.set(1);
+                return Ok(());
+            }
+            Identity::Foreign if run.config.cross_signing == CrossSigning::Create => {
+                warn!(
+                    "the bot's user has a cross-signing identity, and its private keys are not in \
+                     this database: clients that exclude unsigned devices do not send their keys to \
+                     this device. Verify the device in another client of the bot's user, or set \
+                     BRIDGE_CROSS_SIGNING=reset to replace the identity"
+                );
+                return Ok(());
+            }
+            Identity::Foreign => true,
+            Identity::Unsigned => false,
+        };
+        if uploads == MAX_UPLOADS {
+            warn!(
+                "the homeserver does not return the signature of this device, although it accepted it"
+            );
+            return Ok(());
+        }
+        match upload(run, reset).await? {
+            Upload::Done => uploads += 1,
+            Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
+            Upload::Impossible => return Ok(()),
+        }
+    }
+}
+
+async fn identity(run: &Run) -> Result<Identity, BridgeError> {
+    let machine = run.crypto.machine().await?;
+    let ours = machine.cross_signing_status().await.is_complete();
+    let device = machine.get_device(machine.user_id(), machine.device_id(), None).await?;
+    if ours && device.is_some_and(|device| device.is_cross_signed_by_owner()) {
+        return Ok(Identity::Signed);
+    }
+    let published = machine.get_identity(machine.user_id(), None).await?.is_some();
+    Ok(if published && !ours { Identity::Foreign } else { Identity::Unsigned })
+}
+
+enum Upload {
+    Done,
+    Later(Option<Duration>),
+    /// Logged; nothing changes until a restart with other settings.
+    Impossible,
+}
+
+/// Create the identity unless the store has it, and upload it and this device's signature. The private
+/// keys are stored first.
+async fn upload(run: &Run, reset: bool) -> Result<Upload, BridgeError> {
+    let requests = run.crypto.machine().await?.bootstrap_cross_signing(reset).await?;
+    let CrossSigningBootstrapRequests { upload_signing_keys_req, upload_signatures_req, .. } =
+        requests;
+    let uploaded = upload_identity(run, upload_signing_keys_req).await?;
+    if !matches!(uploaded, Upload::Done) {
+        return Ok(uploaded);
+    }
+    match run.homeserver.send(upload_signatures_req).await {
+        Ok(response) => {
+            run.crypto.mark_as_sent(&TransactionId::new(), &response).await?;
+            Ok(Upload::Done)
+        }
+        Err(error) => failed(error),
+    }
+}
+
+async fn upload_identity(run: &Run, keys: UploadSigningKeysRequest) -> Result<Upload, BridgeError> {
+    let mut request = Request::new();
+    request.master_key = raw(keys.master_key);
+    request.self_signing_key = raw(keys.self_signing_key);
+    request.user_signing_key = raw(keys.user_signing_key);
+    let (mut password_sent, mut shown) = (false, String::new());
+    loop {
+        // The first upload often needs no authentication (MSC3967).
+        let error = match run.homeserver.send(request.clone()).await {
+            Ok(response) => {
+                let response = AnyIncomingResponse::SigningKeysUpload(&response);
+                run.crypto.mark_as_sent(&TransactionId::new(), response).await?;
+                return Ok(Upload::Done);
+            }
+            Err(error) => error,
+        };
+        let Some(requested) = error.interactive_auth() else { return failed(error) };
+        let config = &run.config;
+        let password = config.password.as_ref().filter(|_| !password_sent);
+        match requested.answer(&config.user_id, password, &config.homeserver.url) {
+            Some(Answer::Automatic(auth)) => request.auth = Some(auth),
+            Some(Answer::Password(auth)) => {
+                request.auth = Some(auth);
+                password_sent = true;
+            }
+            Some(Answer::Browser { page, auth }) => {
+                if page != shown {
+                    warn!(
+                        "the homeserver asks for an approval before the bot's device is signed: \
+                         open {page}"
+                    );
+                    shown = page;
+                }
+                request.auth = Some(auth);
+                sleep(APPROVAL_INTERVAL).await;
+            }
+            None => {
+                let reason = if password_sent {
+                    "it refused MATRIX_PASSWORD"
+                } else {
+                    "it asks for the password: set MATRIX_PASSWORD"
+                };
+                warn!("the homeserver does not accept the bot's cross-signing identity: {reason}");
+                return Ok(Upload::Impossible);
+            }
+        }
+    }
+}
+
+fn failed(error: HomeserverError) -> Result<Upload, BridgeError> {
+    if error.ends_run() {
+        return Err(error.into());
+    }
+    warn!("the bot's device cannot be signed: {error}");
+    Ok(if error.is_temporary() { Upload::Later(error.retry_after()) } else { Upload::Impossible })
+}
+
+fn raw<T>(key: Option<CrossSigningKey>) -> Option<Raw<T>> {
+    to_raw_value(&key?).ok().map(Raw::from_json)
+}

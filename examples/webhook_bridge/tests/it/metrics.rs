@@ -1,0 +1,71 @@
+//! Metrics and logs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::support::{Harness, MatrixUser, Reply, room, sync};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_time_decryptions_and_deliveries_and_count_retries() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
+    let mut first = json!({"to_device": {"events": alice.room_key("!r:x").await}});
+    let secret = alice.encrypt("!r:x", "$secret", "secret").await;
+    first["rooms"] = sync(&[("!r:x", room(&[secret]))])["rooms"].clone();
+    let fails_once = AtomicBool::new(true);
+    harness.webhook.requests.rule(move |_| {
+        let fails = fails_once.swap(false, Ordering::SeqCst);
+        fails.then(|| Reply::json(503, json!({})))
+    });
+    harness.homeserver.push(first);
+    bridge
+        .until("the delivery to be counted", async |bridge| {
+            bridge.metric("messages_delivered_total").await == Some(1.0)
+        })
+        .await;
+    assert_eq!(bridge.metric("messages_retried_total").await, Some(1.0));
+    assert_eq!(bridge.metric("messages_decrypted_total").await, Some(1.0));
+    assert_eq!(bridge.metric("delivery_seconds_count").await, Some(2.0));
+    assert_eq!(bridge.metric("delivery_seconds_bucket{le=\"+Inf\"}").await, Some(2.0));
+    // Decrypted again for the second request.
+    assert_eq!(bridge.metric("decryption_seconds_count").await, Some(2.0));
+    let (_, text) = bridge.get("/metrics").await.unwrap();
+    assert!(text.contains("\nmatrix_sdk_postgres_commit_seconds_count "), "{text}");
+    // Each metric that the README names is exported.
+    let readme = include_str!("../../README.md");
+    let table =
+        readme.split("## Health").nth(1).unwrap().split("The key store's own").next().unwrap();
+    let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let names: Vec<_> =
+        names.flat_map(|names| names.split('`')).filter(|name| name.len() > 2).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        // Those with labels are there once there was one.
+        if !name.contains('{') {
+            assert!(text.contains(&format!("# TYPE webhook_bridge_{name} ")), "{name}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_may_require_a_token_and_logs_may_be_json() {
+    let harness = Harness::new().await;
+    let settings = [("BRIDGE_METRICS_TOKEN", "s3cret"), ("BRIDGE_LOG_FORMAT", "json")];
+    let mut bridge = harness.bridge(&settings);
+    bridge.ready().await;
+    assert_eq!(bridge.get("/metrics").await.unwrap().0, 401);
+    let (status, text) = bridge.get_with_token("/metrics", "s3cret").await.unwrap();
+    assert!(status == 200 && text.contains("webhook_bridge_owner 1"), "{text}");
+    assert_eq!(bridge.stop().await, 0);
+    let log = bridge.log();
+    assert!(log.lines().count() > 2 && !log.contains("s3cret"), "{log}");
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["message"].is_string() && line["level"].is_string(), "{line}");
+    }
+    let mut bridge = harness.bridge(&[("BRIDGE_LOG_FORMAT", "xml")]);
+    assert_eq!(bridge.ended().await, 2);
+    assert!(bridge.log().contains("BRIDGE_LOG_FORMAT"), "{}", bridge.log());
+}

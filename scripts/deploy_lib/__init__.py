@@ -1,0 +1,1 @@
+"""`scripts/check-deploy`: checks the files of examples/webhook_bridge/deploy."""

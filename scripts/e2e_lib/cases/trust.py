@@ -1,0 +1,142 @@
+"""Cross-signing: senders that share keys only with devices that their owner has signed."""
+
+import asyncio
+import os
+import re
+import time
+from pathlib import Path
+
+from ..harness import Harness, expect
+from ..processes import until
+from ..sender import Sent
+from . import case
+
+
+async def metric(h: Harness, name: str) -> float | None:
+    """The value of a metric, with its labels in the name."""
+    found = re.search(rf"^webhook_bridge_{re.escape(name)} (\S+)$", await h.bridge.metrics(), re.M)
+    return float(found[1]) if found else None
+
+
+async def until_metric(h: Harness, name: str, wanted):
+    async def reached():
+        h.bridge.check_running()
+        value = await metric(h, name)
+        return value is not None and wanted(value)
+
+    await until(reached, 60, f"the metric {name}", 0.1, h.bridge.tail)
+
+
+async def until_signed(h: Harness):
+    await until_metric(h, "device_cross_signed", lambda value: value == 1)
+
+
+async def until_logged(h: Harness, words: str):
+    await until(lambda: words in h.bridge.child.output(), 60, f"{words!r} in the log", detail=h.bridge.tail)
+
+
+async def joined_user(h: Harness, name: str, room: str) -> str:
+    """Another user in Alice's room, without a device."""
+    user = await h.user(name)
+    await h.alice.client.room_invite(room, user)
+    login = await h.synapse.login(user, h.passwords[user])
+    await h.synapse.request("POST", f"/_matrix/client/v3/join/{room}", {}, login["access_token"])
+    await h.synapse.logout(login["access_token"])
+    return user
+
+
+async def strictly_sent(h: Harness, user: str, room: str, *bodies: str) -> list[Sent]:
+    """Messages of a new device that shares its keys only with signed devices."""
+    env = {
+        **os.environ, "MATRIX_HOMESERVER": h.synapse.url, "MATRIX_USER": user,
+        "MATRIX_PASSWORD": h.passwords[user], "ROOM": room,
+    }
+    program = Path(os.environ["E2E_EXAMPLES"]) / "strict_sender"
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(program, *bodies, env=env, stdout=pipe, stderr=pipe)
+    out, error = await process.communicate()
+    expect(process.returncode == 0, f"the strict sender failed: {error.decode()}")
+    content = lambda body: {"msgtype": "m.text", "body": body}
+    return [
+        Sent(event_id, room, user, body, content(body), None, time.monotonic())
+        for event_id, body in zip(out.decode().split(), bodies, strict=True)
+    ]
+
+
+async def master_key(h: Harness) -> dict:
+    query = {"device_keys": {h.bot: []}}
+    token = h.alice.client.access_token
+    answer = await h.synapse.request("POST", "/_matrix/client/v3/keys/query", query, token)
+    return answer["master_keys"].get(h.bot, {})
+
+
+@case()
+async def signed_devices_only(h: Harness):
+    """A sender that shares keys only with signed devices reaches the bridge, also after a kill -9."""
+    await h.set_up()
+    await until_signed(h)
+    bob = await joined_user(h, "bob", h.room)
+    h.sent += await strictly_sent(h, bob, h.room, "to a signed device", "another one")
+    await h.until_delivered()
+    for delivery in h.sink.delivered:
+        verification = delivery.message["verification"]
+        expect(verification == "unverified_identity", f"the sender is reported as {verification}")
+    identity = await master_key(h)
+    await h.bridge.kill9()
+    h.sent += await strictly_sent(h, bob, h.room, "while it is down, from a new device")
+    await h.bridge.start()
+    await h.until_delivered()
+    await until_signed(h)
+    expect(await master_key(h) == identity, "the restart has replaced the bot's identity")
+
+
+@case()
+async def signed_after_reset(h: Harness):
+    """The bot's identity is elsewhere: it is replaced, with the password, only if that is asked for."""
+    await h.set_up()
+    await until_signed(h)
+    identity = await master_key(h)
+    await h.bridge.child.stop()
+    await h.bridge.start(STORE_ACCOUNT="another")
+    await until_logged(h, "BRIDGE_CROSS_SIGNING=reset")
+    expect(await master_key(h) == identity, "the bot's identity was replaced without being asked for")
+    await h.bridge.child.stop()
+    await h.bridge.start(STORE_ACCOUNT="another", BRIDGE_CROSS_SIGNING="reset")
+    await until_signed(h)
+    expect(await master_key(h) != identity, "the bot's identity was not replaced")
+    bob = await joined_user(h, "bob", h.room)
+    h.sent += await strictly_sent(h, bob, h.room, "to the new device")
+    await h.until_delivered()
+
+
+@case()
+async def withheld_key(h: Harness):
+    """An unsigned device gets no keys from a strict sender: the reason is logged and counted."""
+    await h.set_up(BRIDGE_CROSS_SIGNING="off")
+    bob = await joined_user(h, "bob", h.room)
+    await strictly_sent(h, bob, h.room, "for signed devices only")
+    await until_metric(h, "messages_waiting_for_key", lambda value: value == 1)
+    await until_metric(h, 'keys_withheld_total{code="m.unverified"}', lambda value: value == 1)
+    await until_logged(h, "not signed by their owner (m.unverified)")
+    await h.send(2, "for any device")
+    await h.until_delivered()
+
+
+@case()
+async def device_keys_gone(h: Harness):
+    """Another program has replaced the keys of the bot's device: the bridge names that at its start."""
+    login = await h.synapse.login(h.bot, h.passwords[h.bot])
+    token = {"MATRIX_PASSWORD": None, "MATRIX_ACCESS_TOKEN": login["access_token"]}
+    await h.set_up(**token)
+    await h.send(1, "before")
+    await h.until_delivered()
+    await h.bridge.child.stop()
+    other = await h.device(await h.user("other"), "phone")
+    olm = other.client.olm
+    olm.user_id, olm.device_id, olm.account.shared = h.bot, login["device_id"], False
+    keys = {"device_keys": olm.share_keys()["device_keys"]}
+    await h.synapse.request("POST", "/_matrix/client/v3/keys/upload", keys, login["access_token"])
+    await h.bridge.start(**token)
+    code = await h.bridge.child.wait(60)
+    expect(code == 4, f"the bridge exited with code {code}\n{h.bridge.tail()}")
+    await until_logged(h, f"the homeserver has other keys of device {login['device_id']}")
