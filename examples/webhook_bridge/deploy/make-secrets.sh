@@ -18,7 +18,7 @@ keep() {
 }
 
 if [ ! -s matrix_password ]; then
-  read -rsp 'Matrix password of the bot: ' password
+  IFS= read -rsp 'Matrix password of the bot: ' password
   echo
   [ -n "$password" ] || { echo 'the password is empty' >&2; exit 1; }
   keep matrix_password <<<"$password"

@@ -36,9 +36,6 @@ pub fn take(kind: &str, content: &mut Value, keep_keys: bool) -> Option<(Attachm
     let found = read(kind, content);
     if !keep_keys {
         remove_keys(content);
-        if let Some(edited) = content.get_mut("m.new_content") {
-            remove_keys(edited);
-        }
     }
     found
 }
@@ -69,12 +66,19 @@ fn read(kind: &str, content: &Value) -> Option<(Attachment, Source)> {
     Some((Attachment { name, mimetype, size, encrypted: file.is_some(), path: None }, source))
 }
 
-/// Leaves of an encrypted file, and of its thumbnail, only where it is.
-fn remove_keys(content: &mut Value) {
-    for path in ["/file", "/info/thumbnail_file"] {
-        if let Some(Value::Object(file)) = content.pointer_mut(path) {
-            file.retain(|name, _| name == "url");
+/// Leaves of encrypted files only where they are, at any depth: clients repeat them in fields of their own,
+/// as Element does with a voice message.
+fn remove_keys(value: &mut Value) {
+    match value {
+        Value::Object(fields)
+            if fields.contains_key("key")
+                && (fields.contains_key("iv") || fields.contains_key("hashes")) =>
+        {
+            fields.retain(|name, _| name == "url");
         }
+        Value::Object(fields) => fields.values_mut().for_each(remove_keys),
+        Value::Array(values) => values.iter_mut().for_each(remove_keys),
+        _ => {}
     }
 }
 
@@ -91,7 +95,8 @@ mod tests {
         };
         json!({"msgtype": "m.image", "body": "a caption", "filename": "cat.png",
             "file": file("mxc://x/1"),
-            "info": {"mimetype": "image/png", "size": 7, "thumbnail_file": file("mxc://x/2")}})
+            "info": {"mimetype": "image/png", "size": 7, "thumbnail_file": file("mxc://x/2")},
+            "org.matrix.msc1767.file": {"name": "cat.png", "file": file("mxc://x/1")}})
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The server-side key backup: created or joined with the recovery key, room keys uploaded in batches,
 //! and fetched when one is missing.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use matrix_sdk_crypto::{olm::ExportedRoomKey, store::types::BackupDecryptionKey};
 use ruma::{
@@ -17,7 +17,10 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::{
-    errors::BridgeError, refusal::HomeserverError, responses::BackupVersion, retry::Delays,
+    errors::{BridgeError, exit_code},
+    refusal::HomeserverError,
+    responses::BackupVersion,
+    retry::Delays,
     run::Run,
 };
 
@@ -32,8 +35,7 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
             Ok(Some(version)) => {
                 info!(version, "room keys are uploaded to the key backup");
                 run.metrics.key_backup_enabled.set(1.0);
-                delays = Delays::up_to(MAX_DELAY);
-                upload(run).await
+                upload(run, &mut delays).await
             }
             Ok(None) => return Ok(()),
             Err(error) => error,
@@ -108,7 +110,7 @@ pub fn parse(key: &str) -> Option<BackupDecryptionKey> {
     BackupDecryptionKey::from_base58(key).ok()
 }
 
-/// Create a backup on the homeserver. A new key is stored and shown before it is used.
+/// Create a backup on the homeserver. A new key is shown and stored before it is used.
 async fn create(
     run: &Run,
     key: Option<BackupDecryptionKey>,
@@ -119,9 +121,10 @@ async fn create(
         None => {
             let key = BackupDecryptionKey::new();
             let shown = SecretString::from(key.to_base58());
+            // Shown first: a key that nobody has seen must not be in use.
+            show(&shown)?;
             let copy = parse(shown.expose_secret());
             machine.backup_machine().save_decryption_key(copy, None).await?;
-            show(&shown);
             key
         }
     };
@@ -140,15 +143,22 @@ async fn create(
 }
 
 /// Not a log line: logs are kept, and go to stderr.
-fn show(key: &SecretString) {
-    println!("The recovery key of the bot's key backup, shown only now: {}", key.expose_secret());
+fn show(key: &SecretString) -> Result<(), BridgeError> {
+    let key = key.expose_secret();
+    let mut out = std::io::stdout();
+    writeln!(out, "The recovery key of the bot's key backup, shown only now: {key}")
+        .and_then(|()| out.flush())
+        .map_err(|error| {
+            let message = format!("the recovery key cannot be printed: {error}");
+            BridgeError::fatal(exit_code::UNEXPECTED, message)
+        })
 }
 
 /// Upload room keys in batches, until that fails.
-async fn upload(run: &Run) -> Failure {
+async fn upload(run: &Run, delays: &mut Delays) -> Failure {
     loop {
         match upload_batch(run).await {
-            Ok(true) => {}
+            Ok(true) => *delays = Delays::up_to(MAX_DELAY),
             Ok(false) => run.wake.room_keys.notified().await,
             Err(failure) => return failure,
         }

@@ -70,7 +70,11 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
             return Ok(());
         }
         match upload(run, reset).await? {
-            Upload::Done => uploads += 1,
+            Upload::Done => {
+                uploads += 1;
+                // Another worker of the homeserver may still return the former keys.
+                sleep(delays.next(None)).await;
+            }
             Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
             Upload::Impossible => return Ok(()),
         }
@@ -81,7 +85,7 @@ async fn identity(run: &Run) -> Result<Identity, BridgeError> {
     let machine = run.crypto.machine().await?;
     let ours = machine.cross_signing_status().await.is_complete();
     let device = machine.get_device(machine.user_id(), machine.device_id(), None).await?;
-    if ours && device.is_some_and(|device| device.is_cross_signed_by_owner()) {
+    if device.is_some_and(|device| device.is_cross_signed_by_owner()) {
         return Ok(Identity::Signed);
     }
     let published = machine.get_identity(machine.user_id(), None).await?.is_some();

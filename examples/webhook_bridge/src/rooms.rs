@@ -155,7 +155,11 @@ async fn fetch_members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<
     match run.stop.run_until_cancelled(run.homeserver.send(request)).await {
         None => return Ok(Next::Done),
         Some(Ok(members)) => {
-            run.track(&members.0).await?;
+            // Only those whose devices are needed.
+            let known = run.inbox.known_rooms(&[room.to_owned()]).await?;
+            if known.get(room).is_some_and(|room| room.encrypted) {
+                run.track(&members.0).await?;
+            }
             if let Some(ghost) = run.config.labels.first_ghost(&members.0) {
                 run.inbox.record_ghost(room, ghost).await?;
             }

@@ -86,8 +86,8 @@ impl Session<'_> {
         if tokens::refresh(self.keys, self.homeserver, self.stop).await? {
             return Ok(true);
         }
-        match (&self.config.credentials, self.stored_device().await?) {
-            (Some(Credentials::Password(password)), Some(device)) => {
+        match (&self.config.password, self.stored_device().await?) {
+            (Some(password), Some(device)) => {
                 info!("the access token has expired: logging in to the same device again");
                 self.log_in(password, &device).await?;
                 Ok(true)
@@ -132,7 +132,12 @@ impl Session<'_> {
                 ),
             ));
         }
-        tokens::begin(self.keys, self.homeserver, response.tokens, None).await?;
+        // With both, the session began with the token of the settings, which must not be adopted again.
+        let given = match &self.config.credentials {
+            Some(Credentials::AccessToken(given)) => Some(given.expose_secret()),
+            _ => None,
+        };
+        tokens::begin(self.keys, self.homeserver, response.tokens, given).await?;
         info!(%device, "logged in");
         Ok(())
     }

@@ -107,7 +107,7 @@ pub async fn keep_fresh(
 ) -> Result<(), BridgeError> {
     while let Some(wait) = until_refresh(keys).await? {
         // Short enough for a clock that is set, or a machine that was suspended.
-        let wait = wait.min(Duration::from_secs(60));
+        let wait = wait.clamp(Duration::from_secs(1), Duration::from_secs(60));
         if stop.run_until_cancelled(sleep(wait)).await.is_none() {
             return Ok(());
         }
@@ -136,7 +136,10 @@ pub async fn refresh(
         Err(error) if error.code() == "M_USER_LOCKED" => Err(error.into()),
         Err(error) => {
             warn!("the homeserver refuses the refresh token: {error}");
-            keys.remove_value(REFRESH_TOKEN).await?;
+            // Other answers may come from something else than the homeserver.
+            if matches!(error.code(), "M_UNKNOWN_TOKEN" | "M_FORBIDDEN") {
+                keys.remove_value(REFRESH_TOKEN).await?;
+            }
             Ok(false)
         }
     }

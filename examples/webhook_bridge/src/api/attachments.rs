@@ -3,6 +3,7 @@
 use std::{io::Read, sync::Arc};
 
 use axum::{
+    body::Bytes,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
@@ -10,6 +11,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use matrix_sdk_crypto::{AttachmentDecryptor, MediaEncryptionInfo};
 use ruma::MxcUri;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Api,
@@ -37,7 +39,7 @@ pub async fn get(
     let url = <&MxcUri>::from(source.url.as_str());
     let (server, media) =
         url.parts().map_err(|_| Error::Homeserver("the sender's mxc:// address is malformed"))?;
-    let _one_of_few = api.downloads.acquire().await;
+    let permit = api.downloads.clone().acquire_owned().await.ok();
     let content =
         download(&backend.homeserver, server.as_str(), media, api.config.max_attachment).await;
     let content = content.map_err(|error| match error {
@@ -56,7 +58,20 @@ pub async fn get(
         ))?,
         None => content,
     };
+    let content = Bytes::from_owner(Held { content, _permit: permit });
     Ok((headers(&source), content).into_response())
+}
+
+/// Keeps the permit until the body is sent.
+struct Held {
+    content: Vec<u8>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
 }
 
 fn decrypt(content: &[u8], file: &serde_json::Value) -> Option<Vec<u8>> {

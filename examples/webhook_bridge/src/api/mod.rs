@@ -51,11 +51,11 @@ struct Api {
     config: ApiConfig,
     backend: Arc<OnceLock<Backend>>,
     /// Limits concurrent downloads.
-    downloads: Semaphore,
+    downloads: Arc<Semaphore>,
 }
 
-/// Each download is in memory.
-const CONCURRENT_DOWNLOADS: usize = 4;
+/// Each download is in memory, encrypted and decrypted.
+const CONCURRENT_DOWNLOADS: usize = 2;
 
 impl Api {
     /// A standby has no backend.
@@ -80,7 +80,7 @@ pub async fn serve(
         limits: Limits::new(config.rate),
         config: config.clone(),
         backend,
-        downloads: Semaphore::new(CONCURRENT_DOWNLOADS),
+        downloads: Arc::new(Semaphore::new(CONCURRENT_DOWNLOADS)),
     });
     let router = Router::new()
         .route("/api/v1/messages/{target}", get(messages::get))

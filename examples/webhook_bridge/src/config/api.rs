@@ -49,13 +49,14 @@ pub fn read(args: &Args) -> Result<Option<ApiConfig>, BridgeError> {
     };
     let listen = listen.unwrap_or_else(|| "127.0.0.1:9091".to_owned());
     let rate: u32 = number(&args.api_rate_limit, "BRIDGE_API_RATE_LIMIT", 10)?;
-    let age = number(&args.api_max_age, "BRIDGE_API_MAX_AGE", 7 * 24 * 60 * 60)?;
+    let age: u64 = number(&args.api_max_age, "BRIDGE_API_MAX_AGE", 7 * 24 * 60 * 60)?;
     Ok(Some(ApiConfig {
         listen: address(&listen, "BRIDGE_API_LISTEN")?,
         token: token.into(),
         rate: NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN),
         max_messages: number(&args.api_max_messages, "BRIDGE_API_MAX_MESSAGES", 100)?,
-        max_age: Duration::from_secs(age),
+        // At most a time that PostgreSQL can subtract.
+        max_age: Duration::from_secs(age.min(100 * 366 * 24 * 60 * 60)),
         max_attachment: number(
             &args.attachment_max_bytes,
             "BRIDGE_ATTACHMENT_MAX_BYTES",

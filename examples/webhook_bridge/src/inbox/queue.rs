@@ -55,7 +55,7 @@ impl Inbox {
             UPDATE webhook_bridge.events
             SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL,
                 received_at = CASE state WHEN 'waiting' THEN now() ELSE received_at END
-            WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0)";
+            WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0 AND event IS NOT NULL)";
         self.connection().await?.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Inbox {
     ) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'failed', failure = $4, retry_at = NULL, done_at = now()
-            WHERE account = $1 AND room_id = $2 AND event_id = $3";
+            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state <> 'redacted'";
         self.change_event(sql, room_id, event_id, &[(&failure, Type::TEXT)]).await
     }
 

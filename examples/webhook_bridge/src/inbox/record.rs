@@ -130,7 +130,8 @@ impl Inbox {
             ON CONFLICT (account, room_id) DO UPDATE SET
                 membership = excluded.membership,
                 encrypted = known.encrypted OR excluded.encrypted,
-                members_known = known.members_known AND known.room_id <> ALL ($6),
+                members_known = known.members_known AND known.room_id <> ALL ($6)
+                    AND (known.encrypted OR NOT excluded.encrypted),
                 last_event_id = coalesce(excluded.last_event_id, known.last_event_id)";
         let membership = |room: &RoomChange| if room.left { "left" } else { "joined" };
         let room_ids: Vec<_> = rooms.iter().map(|room| &room.room_id).collect();
@@ -199,9 +200,11 @@ impl Inbox {
         sync: &SyncRecord,
     ) -> Result<(), BridgeError> {
         let invited = "
-            INSERT INTO webhook_bridge.rooms (account, room_id, membership)
+            INSERT INTO webhook_bridge.rooms AS known (account, room_id, membership)
             SELECT $1, room_id, 'invited' FROM UNNEST($2) AS room_id
-            ON CONFLICT (account, room_id) DO UPDATE SET membership = 'invited', invited_at = now()";
+            ON CONFLICT (account, room_id) DO UPDATE SET
+                membership = 'invited', invited_at = now(), inviter = NULL,
+                upgraded_by = CASE WHEN known.membership = 'invited' THEN known.upgraded_by END";
         let gone = "
             DELETE FROM webhook_bridge.rooms
             WHERE account = $1 AND room_id = ANY($2) AND membership = 'invited'";

@@ -3,6 +3,7 @@
 use matrix_sdk_postgres::{PostgresStoreConfig, testing};
 
 use super::*;
+use crate::{membership::Upgrade, responses::Invitation};
 
 async fn inbox() -> (Inbox, testing::TestDatabase) {
     let database = testing::database().unwrap();
@@ -179,6 +180,26 @@ async fn bots_in_one_database_are_independent() {
     assert!(inbox.rooms_with_gaps().await.unwrap().is_empty());
     other.delivered("!r:x", "$1").await.unwrap();
     assert_eq!(inbox.counts().await.unwrap().pending, 1);
+}
+
+#[tokio::test]
+async fn an_invitation_inherits_nothing_from_an_earlier_stay() {
+    let (inbox, _database) = inbox().await;
+    let invitation =
+        Invitation { room_id: "!r:x".into(), invited: "@bot:x".into(), inviter: "@alice:x".into() };
+    let upgrade =
+        Upgrade { room_id: "!old:x".into(), replacement: "!r:x".into(), by: "@alice:x".into() };
+    let invited = || SyncRecord { invitations: vec!["!r:x".into()], ..sync("s1", vec![]) };
+    let upgraded = SyncRecord { upgrades: vec![upgrade], inviters: vec![invitation], ..invited() };
+    record(&inbox, &upgraded).await;
+    let pending = inbox.pending("!r:x").await.unwrap().unwrap();
+    assert_eq!(pending.inviter.as_deref(), Some("@alice:x"));
+    assert_eq!(pending.upgraded_by.as_deref(), Some("@alice:x"));
+    record(&inbox, &sync("s2", vec![room(&["$1"])])).await;
+    record(&inbox, &sync("s3", vec![RoomChange { left: true, ..room(&[]) }])).await;
+    record(&inbox, &invited()).await;
+    let pending = inbox.pending("!r:x").await.unwrap().unwrap();
+    assert_eq!((pending.inviter, pending.upgraded_by), (None, None));
 }
 
 #[tokio::test]

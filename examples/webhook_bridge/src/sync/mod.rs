@@ -171,9 +171,16 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     Ok(sync.next_batch)
 }
 
+/// The bot's own invitations. One with several inviters counts as having none: all but one of these events
+/// are claims of the inviter's server.
 fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
-    let own = sync.invitations.iter().filter(|invitation| invitation.invited == me.as_str());
-    own.cloned().collect()
+    let mut own = HashMap::<&str, Option<&Invitation>>::new();
+    for one in sync.invitations.iter().filter(|one| one.invited == me.as_str()) {
+        own.entry(&one.room_id)
+            .and_modify(|known| *known = known.filter(|known| known.inviter == one.inviter))
+            .or_insert(Some(one));
+    }
+    own.into_values().flatten().cloned().collect()
 }
 
 /// Only what the bridge uses. 100 timeline events are the most that homeservers return.

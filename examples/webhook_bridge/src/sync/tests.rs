@@ -44,6 +44,26 @@ fn bot() -> (&'static UserId, &'static DeviceId) {
     (user_id!("@bot:example.org"), device_id!("BOT"))
 }
 
+/// All but one of these events are claims of the inviter's server.
+#[test]
+fn an_invitation_that_names_several_inviters_has_none() {
+    let from = |room: &str, invited: &str, inviter: &str| Invitation {
+        room_id: room.to_owned(),
+        invited: invited.to_owned(),
+        inviter: inviter.to_owned(),
+    };
+    let invitations = vec![
+        from("!a:x", "@bot:example.org", "@alice:x"),
+        from("!a:x", "@bot:example.org", "@mallory:x"),
+        from("!a:x", "@bot:example.org", "@alice:x"),
+        from("!b:x", "@bot:example.org", "@alice:x"),
+        from("!b:x", "@bot:example.org", "@alice:x"),
+        from("!b:x", "@carol:x", "@mallory:x"),
+    ];
+    let sync = Sync { invitations, ..Sync::default() };
+    assert_eq!(own_invitations(&sync, bot().0), [from("!b:x", "@bot:example.org", "@alice:x")]);
+}
+
 /// Open the bridge's store, taking it over. The homeserver's address is unreachable.
 async fn open(url: &str) -> (Config, Keys, Pool) {
     let arguments = [
