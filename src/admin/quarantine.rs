@@ -105,13 +105,15 @@ async fn put_back_within(
 ) -> Result<PutBack, DatabaseError> {
     let mut rows = 0;
     for Inspected { table: Table { name: table, .. }, .. } in &INSPECTED {
+        // Of several versions of a row the newest: an older ratchet must not be used again.
         // The deletion finds those whose insertion succeeded by their contents: all of them hold the key.
         let sql = format!(
-            "WITH kept AS (SELECT q.id, jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \
+            "WITH kept AS (SELECT q.id, q.quarantined_at, \
+                                  jsonb_populate_record(NULL::{{schema}}.{table}, q.contents) AS r \
                            FROM {{schema}}.quarantined_rows q \
                            WHERE q.account_id = $1 AND q.table_name = '{table}' FOR UPDATE), \
              back AS (INSERT INTO {{schema}}.{table} SELECT (r).* FROM kept \
-                      ON CONFLICT DO NOTHING RETURNING to_jsonb({table}.*) AS contents) \
+                      ORDER BY quarantined_at DESC ON CONFLICT DO NOTHING RETURNING to_jsonb({table}.*) AS contents) \
              DELETE FROM {{schema}}.quarantined_rows q USING kept, back \
              WHERE q.account_id = $1 AND q.id = kept.id AND to_jsonb(kept.r) = back.contents"
         );

@@ -85,6 +85,9 @@ pub(super) async fn reset(
                  WHERE account_id = $1";
     let params = [(&account_id as _, Type::INT8), (&token.as_slice() as _, Type::BYTEA)];
     transaction.execute(fence, &params).await?;
+    // Of an owner that lost its connection: it would count as alive once it is back.
+    let handles = "DELETE FROM {schema}.account_handles WHERE account_id = $1";
+    transaction.execute(handles, &[(&account_id, Type::INT8)]).await?;
     let leases = "DELETE FROM {schema}.lease_locks WHERE account_id = $1";
     transaction.execute(leases, &[(&account_id, Type::INT8)]).await?;
     let tables = each(transaction, account_id, "DELETE FROM").await?;

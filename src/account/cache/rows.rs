@@ -106,17 +106,20 @@ impl CachedRows {
         self.prefetch.take(key)
     }
 
-    /// Caches prefetched groups; those of an index that keeps no rows for one read, and not if they
-    /// would take more than half the budget.
+    /// Caches prefetched groups; those of an index that keeps no rows for one read, as many as fit into
+    /// half the budget.
     pub(super) fn insert_prefetched(&mut self, rows: HashMap<CacheKey, Arc<Rows>>) {
         if rows.keys().all(|key| key.index.keeps_rows) {
             rows.into_iter().for_each(|(key, rows)| self.insert(key, rows));
             return;
         }
-        let bytes: usize = rows.iter().map(|(key, rows)| key.size() + rows_bytes(rows)).sum();
-        if bytes <= self.max_bytes / 2 {
-            self.prefetch.fill(rows);
-        }
+        let mut left = self.max_bytes / 2;
+        let fits = |(key, rows): &(CacheKey, Arc<Rows>)| {
+            let rest = left.checked_sub(key.size() + rows_bytes(rows));
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        self.prefetch.fill(rows.into_iter().filter(fits).collect());
     }
 
     pub(super) fn peek(&self, key: &CacheKey) -> Option<Arc<Rows>> {

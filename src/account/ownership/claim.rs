@@ -80,7 +80,8 @@ pub(in crate::account) async fn claim(
     let (began, mut races) = (Instant::now(), None);
     let process = Process::current();
     loop {
-        let row = match found.take() {
+        // It was read a while ago: an owner that was alive then may have ended.
+        let row = match found.take().filter(|row| !must_be_free || !row.is_alive()) {
             Some(row) => row,
             None => OwnerRow::read(database, account_id).await.map_err(refused)?,
         };

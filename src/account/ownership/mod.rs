@@ -96,7 +96,8 @@ pub(crate) struct Owner {
     /// How long a proof of ownership counts.
     proof_lifetime: Duration,
     /// When the last query was sent whose answer proved that the account is ours.
-    proven: Mutex<Option<Instant>>,
+    /// By two clocks: the first stands still while the machine is suspended, the second may be set back.
+    proven: Mutex<Option<(Instant, SystemTime)>>,
     /// Held while the account is verified for the heartbeat: only one check at a time, because each
     /// takes a connection, and may not be answered.
     verifying: tokio::sync::Mutex<()>,
@@ -138,13 +139,19 @@ impl Owner {
 
     /// Records that a query sent at this time found the account to be ours.
     pub(crate) fn prove(&self, sent: Instant) {
+        let wall = SystemTime::now().checked_sub(sent.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut proven = lock(&self.proven);
-        *proven = Some(proven.map_or(sent, |proven| proven.max(sent)));
+        if proven.is_none_or(|(before, _)| before < sent) {
+            *proven = Some((sent, wall));
+        }
     }
 
     /// Whether the last proof of ownership is recent enough to act without another one.
     pub(crate) fn is_proven(&self) -> bool {
-        lock(&self.proven).is_some_and(|proven| proven.elapsed() < self.proof_lifetime)
+        lock(&self.proven).is_some_and(|(sent, wall)| {
+            sent.elapsed() < self.proof_lifetime
+                && wall.elapsed().is_ok_and(|elapsed| elapsed < self.proof_lifetime)
+        })
     }
 
     pub(crate) fn end(&self) {

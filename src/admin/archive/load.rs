@@ -103,9 +103,18 @@ pub async fn restore(
             reset.map_err(|error| OpenStoreError::refused(error, "resetting the device"))?;
         }
         RestoredDevice::Same { .. } => {}
-        RestoredDevice::Moved { from } => move_away(from, backup).await?,
+        RestoredDevice::Moved { from } => {
+            // Meanwhile this transaction is idle, however long the source's rows take.
+            transaction.batch("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+            move_away(from, backup).await?;
+        }
     }
-    transaction.commit().await?;
+    transaction.commit().await.map_err(|error| match device {
+        RestoredDevice::Moved { .. } => DatabaseError::broken(format!(
+            "the device was removed from where it was, so do not start it there; then: {error}"
+        )),
+        _ => error,
+    })?;
     Ok(header.backup)
 }
 

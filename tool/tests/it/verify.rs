@@ -133,6 +133,25 @@ async fn a_row_whose_key_is_in_use_again_stays_set_aside() {
     assert!(bot.get_user_identity(own_user()).await.is_ok());
 }
 
+/// An older ratchet must not be used again.
+#[tokio::test]
+async fn of_several_versions_of_a_row_the_newest_is_put_back() {
+    let place = Place::new();
+    let (bot, _) = place.filled("bot").await;
+    let client = place.client().await;
+    for version in ["00", "01", "02"] {
+        bot.set_custom_value(CUSTOM_KEY, version.into()).await.unwrap();
+        let damage = format!("UPDATE matrix_sdk.custom_values SET data = '\\x{version}'");
+        client.batch_execute(&damage).await.unwrap();
+        place.run_unlocked(&[&COMMAND[..], &["--quarantine", "--yes"]].concat()).await.expect(0);
+    }
+    let put_back = [&COMMAND[..], &["--put-back", "--yes", "--json"]].concat();
+    let back = place.run(&put_back).await.expect(0).json();
+    assert_eq!((&back["rows"], &back["superseded"]), (&1.into(), &2.into()));
+    let newest = "SELECT count(*) FROM matrix_sdk.custom_values WHERE data = '\\x02'";
+    assert_eq!(place.number(newest).await, 1);
+}
+
 #[tokio::test]
 async fn a_wrong_or_missing_secret_is_an_error_of_its_own() {
     let place = Place::new();
