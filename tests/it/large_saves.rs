@@ -1,5 +1,7 @@
 //! Large saves are sent in chunks, each while the next one is staged, but in one transaction.
 
+use std::time::{Duration, Instant};
+
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{
     olm::{Account, InboundGroupSession, SenderDataType},
@@ -42,12 +44,15 @@ async fn transactions(client: &Client) -> i64 {
 /// Waits until the server executes a save, and returns the backend's process id.
 async fn busy_backend(client: &Client) -> i32 {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
-               AND query LIKE '%INSERT INTO \"matrix_sdk\".megolm_inbound_sessions%' \
+               AND query LIKE '%/* megolm_inbound_sessions.upsert */%' \
                AND pid <> pg_backend_pid() AND xact_start IS NOT NULL";
+    let started = Instant::now();
+    // Without a pause: a chunk is executed in milliseconds.
     loop {
         if let Some(row) = client.query(sql, &[]).await.unwrap().first() {
             return row.get(0);
         }
+        assert!(started.elapsed() < Duration::from_secs(60), "no save was executed");
     }
 }
 
