@@ -96,7 +96,7 @@ pub(crate) struct Owner {
     /// How long a proof of ownership counts.
     proof_lifetime: Duration,
     /// When the last query was sent whose answer proved that the account is ours.
-    /// By two clocks: the first stands still while the machine is suspended, the second may be set back.
+    /// By two clocks: the first stands still while the host is suspended, the second may be set back.
     proven: Mutex<Option<(Instant, SystemTime)>>,
     /// Held while the account is verified for the heartbeat: only one check at a time, because each
     /// takes a connection, and may not be answered.
