@@ -121,7 +121,7 @@ async fn create(
         None => {
             let key = BackupDecryptionKey::new();
             let shown = SecretString::from(key.to_base58());
-            // Shown first: a key that nobody has seen must not be in use.
+            // Shown first: a key that was never shown must not be in use.
             show(&shown)?;
             let copy = parse(shown.expose_secret());
             machine.backup_machine().save_decryption_key(copy, None).await?;

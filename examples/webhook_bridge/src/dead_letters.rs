@@ -79,7 +79,7 @@ fn line(letter: &DeadLetter, as_json: bool) -> String {
 
 /// Written at once; a closed pipe is no error.
 fn print(lines: &[String]) -> Result<(), BridgeError> {
-    let text = lines.iter().fold(String::new(), |text, line| text + line + "\n");
+    let text = lines.iter().fold(String::new(), |text, line| text + line.as_str() + "\n");
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))

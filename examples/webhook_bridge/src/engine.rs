@@ -70,7 +70,7 @@ pub struct Stop {
 /// Run the bridge until it is stopped or a fatal error occurs.
 pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
     let http = http_client::build(&config)?;
-    // Nobody can read the metrics without the endpoint.
+    // Without the endpoint the metrics cannot be read.
     let exporter = config.listen.is_some().then(metrics::install).transpose()?;
     let engine = Engine {
         homeserver: Arc::new(Homeserver::new(http.clone(), config.homeserver.clone())),

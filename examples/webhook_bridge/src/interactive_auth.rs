@@ -23,9 +23,9 @@ pub struct InteractiveAuth {
 /// How to authenticate.
 pub enum Answer {
     Password(AuthData),
-    /// Nobody needs to be asked.
+    /// Without a user.
     Automatic(AuthData),
-    /// Somebody must approve the request on this page; then it is repeated with `auth`.
+    /// A user must approve the request on this page; then it is repeated with `auth`.
     Browser {
         page: String,
         auth: AuthData,

@@ -18,7 +18,7 @@ pub struct Upgrade {
     pub by: String,
 }
 
-/// Somebody removed the bot from a room.
+/// Another user removed the bot from a room.
 #[derive(Debug, PartialEq, Eq)]
 struct Removal {
     by: String,

@@ -66,18 +66,21 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.with_retry(sql, || self.write_autocommit_once(sql, params)).await
+        self.with_retry(sql, || self.autocommit_with_prepare(sql, params, true)).await
     }
 
-    async fn write_autocommit_once(
+    /// Prepares the connection's statements in the same round trip, unless they are. `by_name`: uses
+    /// the prepared statement, if there is one already.
+    async fn autocommit_with_prepare(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
+        by_name: bool,
     ) -> Result<Vec<Row>, Error> {
         let transaction = TransactionConnection::new(self.connection().await?);
         let connection = transaction.get()?;
         let is_prepared = self.is_prepared(connection);
-        let statement = self.prepare(connection, is_prepared, sql).await?;
+        let statement = self.prepare(connection, by_name && is_prepared, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
         let answer = self.join_with_prepare(connection, is_prepared, answer).await;
         transaction.release_unless_spoiled(&answer);
@@ -106,13 +109,7 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let transaction = TransactionConnection::new(self.connection().await?);
-        let connection = transaction.get()?;
-        let is_prepared = self.is_prepared(connection);
-        let answer = self.autocommit(connection, sql, None, params);
-        let answer = self.join_with_prepare(connection, is_prepared, answer).await;
-        transaction.release_unless_spoiled(&answer);
-        answer
+        self.autocommit_with_prepare(sql, params, false).await
     }
 
     /// Runs one statement that writes, on a connection outside of the pool.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
 use super::{Inbox, SyncRecord, Transaction, Value};
-use crate::{errors::BridgeError, responses::Invitation};
+use crate::{errors::BridgeError, membership::Upgrade, responses::Invitation};
 
 /// A room to join.
 pub struct Pending {
@@ -49,20 +49,9 @@ impl Inbox {
                 WHERE known.membership = 'invited'";
         let by_room =
             |invitation: &Invitation| (invitation.room_id.clone(), invitation.inviter.clone());
-        let invited = sync.inviters.iter().map(by_room).unzip();
-        let replaced = sync.upgrades.iter().map(|new| (new.replacement.clone(), new.by.clone()));
-        for (sql, (rooms, users)) in [(inviters, invited), (upgrades, replaced.unzip())] {
-            let (rooms, users): (Vec<String>, Vec<String>) = (rooms, users);
-            if !rooms.is_empty() {
-                let values: [Value<'_>; 3] = [
-                    (&self.account, Type::TEXT),
-                    (&rooms, Type::TEXT_ARRAY),
-                    (&users, Type::TEXT_ARRAY),
-                ];
-                transaction.run(sql, &values).await?;
-            }
-        }
-        Ok(())
+        let replaced = |new: &Upgrade| (new.replacement.clone(), new.by.clone());
+        self.run_for_pairs(transaction, inviters, sync.inviters.iter().map(by_room)).await?;
+        self.run_for_pairs(transaction, upgrades, sync.upgrades.iter().map(replaced)).await
     }
 
     /// Note at waiting events why their keys do not come.
@@ -78,18 +67,7 @@ impl Inbox {
         let of_session = |notice: &crate::withheld::Withheld| {
             Some((notice.session_id.clone()?, crate::withheld::explain(notice.code)))
         };
-        let (sessions, failures): (Vec<_>, Vec<_>) =
-            sync.withheld.iter().filter_map(of_session).unzip();
-        if sessions.is_empty() {
-            return Ok(());
-        }
-        let values: [Value<'_>; 3] = [
-            (&self.account, Type::TEXT),
-            (&sessions, Type::TEXT_ARRAY),
-            (&failures, Type::TEXT_ARRAY),
-        ];
-        transaction.run(sql, &values).await?;
-        Ok(())
+        self.run_for_pairs(transaction, sql, sync.withheld.iter().filter_map(of_session)).await
     }
 
     /// Note why the key of an event does not come.
@@ -102,13 +80,6 @@ impl Inbox {
         let sql = "
             UPDATE webhook_bridge.events SET failure = $4
             WHERE account = $1 AND room_id = $2 AND event_id = $3";
-        let values: [Value<'_>; 4] = [
-            (&self.account, Type::TEXT),
-            (&room_id, Type::TEXT),
-            (&event_id, Type::TEXT),
-            (&failure, Type::TEXT),
-        ];
-        self.connection().await?.execute_typed(sql, &values).await?;
-        Ok(())
+        self.change_event(sql, room_id, event_id, &[(&failure, Type::TEXT)]).await
     }
 }

@@ -74,6 +74,23 @@ impl Inbox {
     async fn connection(&self) -> Result<Object, BridgeError> {
         Ok(self.pool.get().await?)
     }
+
+    /// Runs a statement whose `$2` and `$3` are the columns of these pairs, unless there are none.
+    pub(super) async fn run_for_pairs(
+        &self,
+        transaction: &impl Transaction,
+        sql: &str,
+        pairs: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), BridgeError> {
+        let (first, second): (Vec<_>, Vec<_>) = pairs.unzip();
+        if first.is_empty() {
+            return Ok(());
+        }
+        let values: [Value<'_>; 3] =
+            [(&self.account, Type::TEXT), (&first, Type::TEXT_ARRAY), (&second, Type::TEXT_ARRAY)];
+        transaction.run(sql, &values).await?;
+        Ok(())
+    }
 }
 
 /// A statement parameter with its type.

@@ -75,18 +75,8 @@ impl Inbox {
                 WHERE known.account = $1 AND known.room_id = new.replacement
                   AND known.membership = 'joined')
             ON CONFLICT DO NOTHING";
-        if upgrades.is_empty() {
-            return Ok(());
-        }
-        let rooms: Vec<_> = upgrades.iter().map(|upgrade| &upgrade.room_id).collect();
-        let replacements: Vec<_> = upgrades.iter().map(|upgrade| &upgrade.replacement).collect();
-        let values: [Value<'_>; 3] = [
-            (&self.account, Type::TEXT),
-            (&rooms, Type::TEXT_ARRAY),
-            (&replacements, Type::TEXT_ARRAY),
-        ];
-        transaction.run(sql, &values).await?;
-        Ok(())
+        let by_room = |new: &Upgrade| (new.room_id.clone(), new.replacement.clone());
+        self.run_for_pairs(transaction, sql, upgrades.iter().map(by_room)).await
     }
 
     pub async fn record_ghost(&self, room_id: &str, ghost: &str) -> Result<(), BridgeError> {

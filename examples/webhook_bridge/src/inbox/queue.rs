@@ -207,7 +207,7 @@ impl Inbox {
         })
     }
 
-    async fn change_event(
+    pub(super) async fn change_event(
         &self,
         sql: &str,
         room_id: &str,
