@@ -6,13 +6,13 @@
 //! committed only in the index and the number of messages, and whose index is not above the mark, needs no
 //! commit.
 //!
-//! Nothing below the mark is ever written, whatever the reason for the save, and only the commits of this
-//! opening of the lane count. Another owner begins at the mark, so no index is used twice; a
-//! superseded owner may use what it had reserved until its last proof of ownership expires.
-
-use std::sync::Arc;
+//! Nothing below the mark is ever written, whatever the reason for the save. A commit counts while the
+//! room's row holds what it stored, and within this opening of the lane. Another owner begins at the mark,
+//! so no index is used twice; a superseded owner may use what it had reserved until its last proof of
+//! ownership expires.
 
 use lru::LruCache;
+use matrix_sdk_common::ruma::{OwnedRoomId, RoomId};
 use matrix_sdk_crypto::{
     olm::{OutboundGroupSession, PickledOutboundGroupSession},
     vodozemac::megolm::GroupSession,
@@ -38,18 +38,22 @@ const MAX_ROTATION_MESSAGES: u64 = 10_000;
 /// Sessions whose marks are kept. A session without a mark is stored at each message.
 const MAX_MARKS: usize = 10_000;
 
-/// The marks of outbound sessions, by session id.
-pub(in crate::crypto_store) struct Marks(LruCache<String, Mark>);
-
-#[derive(Clone, Copy, Default)]
-struct Mark {
-    /// The highest index that was staged: nothing below it is written.
-    staged: u32,
-    committed: Option<Committed>,
+/// The marks of outbound sessions, and what each room's row holds.
+pub(in crate::crypto_store) struct Marks {
+    /// By session id, the highest index that was staged: nothing below it is written.
+    staged: LruCache<String, u32>,
+    rows: LruCache<OwnedRoomId, Row>,
 }
 
-#[derive(Clone, Copy)]
-struct Committed {
+/// The last session that was staged for a room: it replaces the one before, whichever that was.
+struct Row {
+    session: Stored,
+    is_committed: bool,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Stored {
+    id: String,
     index: u32,
     fingerprint: Fingerprint,
     /// The number of saves that only the session's use made necessary.
@@ -61,25 +65,42 @@ type Fingerprint = [u8; 32];
 
 impl Default for Marks {
     fn default() -> Self {
-        Self(LruCache::unbounded())
+        Self { staged: LruCache::unbounded(), rows: LruCache::unbounded() }
     }
 }
 
 impl Marks {
-    fn get(&mut self, session_id: &str) -> Mark {
-        self.0.get(session_id).copied().unwrap_or_default()
+    fn staged(&mut self, session_id: &str) -> u32 {
+        self.staged.get(session_id).copied().unwrap_or_default()
     }
 
-    fn set(&mut self, session_id: &str, mark: Mark) {
-        self.0.put(session_id.to_owned(), mark);
-        if self.0.len() > MAX_MARKS {
-            self.0.pop_lru();
+    /// What the room's row holds, and whether that is committed, if it is this session.
+    fn row(&mut self, room_id: &RoomId, session_id: &str) -> Option<(Stored, bool)> {
+        let row = self.rows.get(room_id).filter(|row| row.session.id == session_id)?;
+        Some((row.session.clone(), row.is_committed))
+    }
+
+    fn stage(&mut self, room_id: &RoomId, session: Stored) {
+        self.staged.put(session.id.clone(), session.index);
+        self.rows.put(room_id.to_owned(), Row { session, is_committed: false });
+        if self.staged.len() > MAX_MARKS {
+            self.staged.pop_lru();
+        }
+        if self.rows.len() > MAX_MARKS {
+            self.rows.pop_lru();
+        }
+    }
+
+    /// Does nothing if something else has been staged for the room since.
+    fn commit(&mut self, room_id: &RoomId, session: &Stored) {
+        if let Some(row) = self.rows.get_mut(room_id).filter(|row| row.session == *session) {
+            row.is_committed = true;
         }
     }
 
     /// The commits of an opening do not count in the next one.
     pub(in crate::crypto_store) fn forget_commits(&mut self) {
-        self.0.iter_mut().for_each(|(_, mark)| mark.committed = None);
+        self.rows.iter_mut().for_each(|(_, row)| row.is_committed = false);
     }
 }
 
@@ -91,17 +112,17 @@ pub(super) async fn stage(
     batch: &mut Batch,
     session: &OutboundGroupSession,
 ) -> Result<Option<PickledOutboundGroupSession>, Error> {
-    let session_id = session.session_id();
-    let before = saves.marks(|marks| marks.get(session_id)).unwrap_or_default();
+    let (room_id, id) = (session.room_id(), session.session_id());
     let mut current = Snapshot::of(session.pickle().await)?;
+    let (staged, row) =
+        saves.marks(|marks| (marks.staged(id), marks.row(room_id, id))).unwrap_or_default();
+    let mut index = current.index().max(staged);
+    let mut count = row.as_ref().map_or(0, |(stored, _)| stored.saves);
     // A scope commits anyway, and may be rolled back.
-    let unchanged = before
-        .committed
-        .filter(|committed| !saves.in_scope() && committed.fingerprint == current.fingerprint);
-    let mut index = current.index().max(before.staged);
-    let mut count = before.committed.map_or(0, |committed| committed.saves);
-    match unchanged {
-        Some(committed) if current.index() > committed.index => {
+    let committed = row.filter(|(_, is_committed)| *is_committed && !saves.in_scope());
+    match committed {
+        Some((stored, _)) if stored.fingerprint != current.fingerprint => {}
+        Some((stored, _)) if current.index() > stored.index => {
             let ahead = ahead(count).min(current.messages_left);
             index = index.max(current.index().saturating_add(ahead));
             count += 1;
@@ -110,15 +131,12 @@ pub(super) async fn stage(
         _ => {}
     }
     current.advance(index);
-    saves.marks(|marks| marks.set(session_id, Mark { staged: index, ..before }));
     let fingerprint = current.fingerprint;
-    let committed = Some(Committed { index, fingerprint, saves: count });
-    let (saves, session_id): (_, Arc<str>) = (saves.clone(), session_id.into());
+    let stored = Stored { id: id.to_owned(), index, fingerprint, saves: count };
+    saves.marks(|marks| marks.stage(room_id, stored.clone()));
+    let (saves, room_id) = (saves.clone(), room_id.to_owned());
     batch.on_commit(move || {
-        saves.marks(|marks| {
-            let staged = marks.get(&session_id).staged.max(index);
-            marks.set(&session_id, Mark { staged, committed });
-        });
+        saves.marks(|marks| marks.commit(&room_id, &stored));
     });
     Ok(Some(current.into_pickle()))
 }
