@@ -1,5 +1,6 @@
 """A program of examples/*.rs, with a PostgreSQL of its own; what it prints is what it has handled."""
 
+import asyncio
 import fcntl
 import os
 import re
@@ -75,16 +76,16 @@ class Example(Bridge):
 
         await until(all_there, seconds, f"{len(bodies)} messages to be handled", detail=self.tail)
 
-    def sql(self, text: str, database: str = "postgres"):
+    async def sql(self, text: str, database: str = "postgres"):
         """Runs SQL as a superuser does in psql."""
         url = self.postgres.url_of("bridge", database)
-        self.shell('psql --quiet --set=ON_ERROR_STOP=1 --command="$SQL" "$URL"', SQL=text, URL=url)
+        await self.shell('psql --quiet --set=ON_ERROR_STOP=1 --command="$SQL" "$URL"', SQL=text, URL=url)
 
-    def shell(self, script: str, fails: bool = False, **variables: str) -> str:
+    async def shell(self, script: str, fails: bool = False, **variables: str) -> str:
         """Runs a script in the bot's directory, with PostgreSQL's programs and the operator's tool; returns its output."""
         path = f"{program().parent}:{self.postgres.bin}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-euc", script], env={**os.environ, **variables, "PATH": path},
+        done = await asyncio.to_thread(
+            subprocess.run, ["bash", "-euc", script], env={**os.environ, **variables, "PATH": path},
             cwd=self.directory, capture_output=True, text=True,
         )
         output = done.stdout + done.stderr

@@ -1,5 +1,6 @@
 """A PostgreSQL server that is independent of the bridge, for the cases that stop it."""
 
+import asyncio
 import os
 import pwd
 import signal
@@ -37,8 +38,8 @@ class Postgres:
             self.directory.mkdir(parents=True)
             if self.user:
                 os.chown(self.directory, pwd.getpwnam(self.user).pw_uid, -1)
-            subprocess.run(
-                [self.bin / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8",
+            await asyncio.to_thread(
+                subprocess.run, [self.bin / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8",
                  "--locale=C", "--username=bridge", "--pgdata", self.directory],
                 user=self.user, check=True, capture_output=True, cwd="/",
             )

@@ -32,10 +32,18 @@ class Timeout(Exception):
     """Something did not happen in time."""
 
 
+given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nothing listens on, and that was not given to anything before, which may be down now."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in given_ports:
+            given_ports.add(port)
+            return port
 
 
 async def until(condition, seconds: float, what: str, every: float = 0.05, detail=None):

@@ -92,7 +92,7 @@ async def example_logged_out(h: Harness):
     mismatch = lambda: "doesn't match the account" in h.bridge.child.output()
     await until(mismatch, 60, "the refusal of another device", detail=h.bridge.tail)
     await h.bridge.kill9()
-    h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=h.bridge.postgres.url)
+    await h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=h.bridge.postgres.url)
     await h.bridge.start(MATRIX_DEVICE_ID="BOT2")
     await received_by_new_device(h)
 
@@ -128,33 +128,33 @@ async def old_backup(h: Harness, owner: str, bot: str, roles: str):
 
     await h.bridge.postgres.start()
     for statement in roles.split("; "):
-        h.bridge.sql(statement)
+        await h.bridge.sql(statement)
     if owner != bot:
         setup, after_migration = operations.blocks("Roles and grants", "sql")
-        h.bridge.sql(setup, "bots")
+        await h.bridge.sql(setup, "bots")
         # The owner migrates.
         await h.bridge.start(DATABASE_URL=url(owner, "bots"))
         await until(lambda: h.synapse.logins(h.bot), 60, "the login", detail=h.bridge.tail)
         await h.bridge.child.stop()
-        h.bridge.sql(after_migration, "bots")
+        await h.bridge.sql(after_migration, "bots")
     await h.set_up(DATABASE_URL=url(bot, "bots"))
     await h.bridge.has_handled(await h.send(2, "before the dump"))
 
     dump, restore = operations.blocks("Backup and restore", "sh")
     (create,) = operations.blocks("Backup and restore", "sql")
     if owner != bot:
-        output = h.bridge.shell(dump, OWNER_URL=url(bot, "bots"), fails=True)
+        output = await h.bridge.shell(dump, OWNER_URL=url(bot, "bots"), fails=True)
         expect("permission denied" in output, f"pg_dump as the bot's role: {output}")
-    h.bridge.shell(dump, OWNER_URL=url(owner, "bots"))
+    await h.bridge.shell(dump, OWNER_URL=url(owner, "bots"))
     after = await h.send(2, "after the dump")
     await h.bridge.has_handled(after)
     await h.bridge.kill9()
     # CREATE DATABASE must be a command of its own.
     for statement in create.replace("matrix_sdk_owner", owner).split(";")[:-1]:
-        h.bridge.sql(statement)
-    h.bridge.shell(restore, RESTORED_OWNER_URL=url(owner, "bots_restored"))
+        await h.bridge.sql(statement)
+    await h.bridge.shell(restore, RESTORED_OWNER_URL=url(owner, "bots_restored"))
     await h.synapse.delete_device(h.bot, "BOT1")
-    h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=url(owner, "bots_restored"))
+    await h.bridge.shell(operations.reset_device("bot"), DATABASE_URL=url(owner, "bots_restored"))
     await h.bridge.start(DATABASE_URL=url(bot, "bots_restored"), MATRIX_DEVICE_ID="BOT2")
     await received_by_new_device(h)
     # Their key came before the dump, and is still there.

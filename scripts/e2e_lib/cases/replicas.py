@@ -1,5 +1,6 @@
 """Several processes for one bot: standby, takeover, and rollback detection."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -108,7 +109,7 @@ async def rolled_back(h: Harness):
         await h.bridge.child.stop()
         await server.close()
         backup = h.directory / "backup"
-        subprocess.run(["cp", "-a", server.directory, backup], check=True)
+        await asyncio.to_thread(subprocess.run, ["cp", "-a", server.directory, backup], check=True)
         await server.start()
         await h.bridge.start()
         await h.send(3, "after the backup")
