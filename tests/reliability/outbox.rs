@@ -97,6 +97,22 @@ async fn a_lost_begin_commits_no_row_of_the_application() {
     }
 }
 
+/// Until then the application has seen no result that another transaction might not return.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_lost_before_the_applications_first_answer_is_replaced() {
+    let proxied = ProxiedStore::new().await;
+    let watcher = connect(&proxied.database.url()).await;
+    watcher.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    let text = b"INSERT INTO public.outbox";
+    let is_insert =
+        move |message: &Message<'_>| message.body.windows(text.len()).any(|at| at == text);
+    for cut in [Action::CutBefore, Action::CutDuring, Action::CutAfter] {
+        let value = format!("{cut:?}");
+        let is_saved = save_with_fault(&proxied, &watcher, is_insert, cut, &value).await;
+        assert_eq!(is_saved, Some(true), "{value}");
+    }
+}
+
 /// A deferred constraint of the application is checked at `COMMIT`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_commit_refuses_is_returned_with_its_code_and_not_repeated() {

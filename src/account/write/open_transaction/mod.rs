@@ -6,8 +6,8 @@
 //! rolls back.
 //!
 //! When the connection is lost, the saves are sent again on another one: nothing else can have been
-//! written in between, because the lanes are held and other processes are fenced off. Only the
-//! application's own statements cannot be repeated.
+//! written in between, because the lanes are held and other processes are fenced off. Not after the
+//! application has seen the answer to a statement of its own.
 
 mod commit;
 mod control;
@@ -45,7 +45,8 @@ pub(crate) struct OpenTransaction {
     sent: usize,
     /// The expected value of `matrix_sdk.saves` in the transaction.
     save_count: Option<usize>,
-    /// The application's own statements have run: the transaction cannot be repeated.
+    /// The application has seen the answer to a statement of its own: the transaction cannot be
+    /// repeated.
     unrepeatable: bool,
     /// Something failed: the transaction is over.
     broken: bool,
@@ -110,14 +111,24 @@ impl OpenTransaction {
             self.broken = true;
             return Err(Error::TransactionControl);
         }
-        if self.connection.is_none() {
-            // Not together with BEGIN: if that were lost, the statement would be committed on its
-            // own.
-            self.flush().await?;
-        }
+        let mut attempts = self.database.retry().attempts();
+        let PipelinedRows { mut rows, row_count } = loop {
+            if self.connection.is_none() {
+                // Not together with BEGIN: if that were lost, the statement would be committed on
+                // its own.
+                self.flush().await?;
+            }
+            match self.send_once(&Pipelined::Application(query)).await {
+                Ok(answers) => break answers,
+                Err(error) if self.may_repeat(&error) => {
+                    if !attempts.pause("an open transaction", &error).await {
+                        return Err(self.fail(error, true).await);
+                    }
+                }
+                Err(error) => return Err(self.fail(error, false).await),
+            }
+        };
         self.unrepeatable = true;
-        let PipelinedRows { mut rows, row_count } =
-            self.send(Pipelined::Application(query)).await?;
         let rows = rows.pop().ok_or(Error::Internal("a statement has no answer"))??;
         Ok((rows, row_count))
     }
@@ -153,12 +164,17 @@ impl OpenTransaction {
             if may_repeat && attempts.pause("an open transaction", &error).await {
                 continue;
             }
-            // Without a connection nothing was sent.
-            self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
-            // Nothing was committed, so any unused id gives the same explanation.
-            let explained = self.explain_commit(random_id(), error.clone()).await;
-            return Err(explained.err().unwrap_or(error));
+            return Err(self.fail(error, may_repeat).await);
         }
+    }
+
+    /// Ends the transaction if it cannot be repeated, and explains the error.
+    async fn fail(&mut self, error: Error, may_repeat: bool) -> Error {
+        // Without a connection nothing was sent.
+        self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
+        // Nothing was committed, so any unused id gives the same explanation.
+        let explained = self.explain_commit(random_id(), error.clone()).await;
+        explained.err().unwrap_or(error)
     }
 
     /// One attempt. On a new connection, it begins the transaction and sends all saves again.
