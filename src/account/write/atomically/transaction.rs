@@ -22,8 +22,9 @@ use crate::Error;
 /// one that is older than a save in a store is refused in the same way, because it would undo the
 /// save.
 ///
-/// After a statement of the application has run, a lost connection cannot be replaced, because such
-/// statements are not repeated: the whole transaction is rolled back, and the error is returned.
+/// A lost connection is replaced, and everything sent again, as long as the application has no
+/// result of a statement of its own. Afterwards nothing is repeated: the whole transaction is rolled
+/// back, and the error is returned.
 ///
 /// A `Transaction` does not keep the transaction open: that ends with its `atomically`, and from
 /// then on [`query`](Self::query) and [`execute`](Self::execute) return [`Error::NotInAtomically`].

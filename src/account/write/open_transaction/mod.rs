@@ -6,8 +6,8 @@
 //! rolls back.
 //!
 //! When the connection is lost, the saves are sent again on another one: nothing else can have been
-//! written in between, because the lanes are held and other processes are fenced off. Only the
-//! application's own statements cannot be repeated.
+//! written in between, because the lanes are held and other processes are fenced off. The
+//! application's own statements cannot be repeated once it has the result of one.
 
 mod commit;
 mod control;
@@ -45,7 +45,7 @@ pub(crate) struct OpenTransaction {
     sent: usize,
     /// The expected value of `matrix_sdk.saves` in the transaction.
     save_count: Option<usize>,
-    /// The application's own statements have run: the transaction cannot be repeated.
+    /// The application has the result of a statement of its own: the transaction cannot be repeated.
     unrepeatable: bool,
     /// Something failed: the transaction is over.
     broken: bool,
@@ -115,9 +115,9 @@ impl OpenTransaction {
             // own.
             self.flush().await?;
         }
-        self.unrepeatable = true;
         let PipelinedRows { mut rows, row_count } =
             self.send(Pipelined::Application(query)).await?;
+        self.unrepeatable = true;
         let rows = rows.pop().ok_or(Error::Internal("a statement has no answer"))??;
         Ok((rows, row_count))
     }
@@ -141,27 +141,38 @@ impl OpenTransaction {
     /// Sends the staged saves, and the queries after them; retries.
     async fn send(&mut self, pipelined: Pipelined<'_>) -> Result<PipelinedRows, Error> {
         self.check()?;
+        let is_application = pipelined.is_application();
         let mut attempts = self.database.retry().attempts();
         loop {
-            let error = match self.send_once(&pipelined).await {
+            let error = match self.attempt(&pipelined).await {
                 Ok(answers) => return Ok(answers),
                 Err(error) => error,
             };
-            // A timeout can be retried as well, because nothing was committed.
+            // A timeout can be retried as well, because nothing was committed. Not for a statement of
+            // the application, which may be slow itself.
             let is_late = matches!(error, Error::StatementTimeout) && !self.unrepeatable;
-            let may_repeat = is_late || self.may_repeat(&error);
+            let may_repeat = (is_late && !is_application) || self.may_repeat(&error);
             if may_repeat && attempts.pause("an open transaction", &error).await {
                 continue;
             }
-            // Without a connection nothing was sent.
-            self.broken = !may_repeat && !matches!(error, Error::PoolTimeout);
+            // Without a connection nothing was sent. The saves must not be committed without a
+            // statement of the application that failed.
+            self.broken = is_application || !(may_repeat || matches!(error, Error::PoolTimeout));
             // Nothing was committed, so any unused id gives the same explanation.
             let explained = self.explain_commit(random_id(), error.clone()).await;
             return Err(explained.err().unwrap_or(error));
         }
     }
 
-    /// One attempt. On a new connection, it begins the transaction and sends all saves again.
+    async fn attempt(&mut self, pipelined: &Pipelined<'_>) -> Result<PipelinedRows, Error> {
+        if pipelined.is_application() && self.connection.is_none() {
+            // Not together with BEGIN, as in `run`.
+            self.send_once(&Pipelined::Nothing).await?;
+        }
+        self.send_once(pipelined).await
+    }
+
+    /// Sends once. On a new connection, it begins the transaction and sends all saves again.
     async fn send_once(&mut self, pipelined: &Pipelined<'_>) -> Result<PipelinedRows, Error> {
         let (connection, begin) = match self.connection.take() {
             Some(connection) => (connection, None),
