@@ -1,13 +1,10 @@
 //! A bot on `matrix_sdk::Client`, its keys in PostgreSQL. The README says which messages it passes over.
-use matrix_sdk::config::{StoreConfig, SyncSettings};
 use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
-use matrix_sdk::deserialized_responses::TimelineEvent;
 use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind, uint};
-use matrix_sdk::{Client, Room, room::MessagesOptions, sync::Timeline};
+use matrix_sdk::{Client, config::*, deserialized_responses::*, room::*, sync::Timeline};
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
-use std::{convert::Infallible, time::Duration};
-
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Your code, for each encrypted event. Others could have been written by the homeserver.
@@ -38,7 +35,6 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
     let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
     let client = client.build().await?;
-    // The login is stored with the keys, sealed like them.
     let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
     let name = format!("login of {device}");
     if let Some(saved) = store.get_custom_value(&name).await? {
@@ -48,19 +44,20 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
         login.device_id(&device).send().await?;
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
-    let mut waiting = Vec::new();
+    let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);
     loop {
         let timeout = Duration::from_secs(if waiting.is_empty() { 30 } else { 0 });
         let news = client.sync_once(SyncSettings::new().timeout(timeout)).await?;
         for id in news.rooms.invited.keys() {
+            // Until one of the room's events was handled, the bot's arrival counts as the last.
+            store.set_custom_value(&format!("last event of {id}"), me.as_bytes().into()).await?;
             client.join_room_by_id(id).await.inspect_err(|error| eprintln!("{id}: {error}")).ok();
         }
-        waiting.extend(news.rooms.joined);
-        // A sync brings a limited number of room keys: the messages wait for all of them.
-        if news.to_device.is_empty() {
-            for (id, update) in waiting.drain(..) {
-                handle_new(store, client.get_room(&id).ok_or("no room")?, update.timeline).await?;
-            }
+        // In random order, because a missing key ends the run. A sync brings few keys: wait for all.
+        waiting.extend(HashMap::<_, _>::from_iter(news.rooms.joined));
+        let ready = if news.to_device.is_empty() { waiting.len() } else { 0 };
+        for (id, update) in waiting.drain(..ready) {
+            handle_new(store, client.get_room(&id).ok_or("no room")?, update.timeline).await?;
         }
     }
 }
@@ -69,7 +66,10 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
 async fn handle_new(store: &PostgresCryptoStore, room: Room, new: Timeline) -> Result<()> {
     let (name, me) = (format!("last event of {}", room.room_id()), Some(room.own_user_id().into()));
     let last = store.get_custom_value(&name).await?.map(String::from_utf8).transpose()?;
-    let is_last = |event: &TimelineEvent| event.event_id().map(String::from) == last;
+    let is_last = |event: &TimelineEvent| {
+        let arrival = event.raw().get_field::<String>("state_key").ok().flatten();
+        last.is_some() && [arrival, event.event_id().map(String::from)].contains(&last)
+    };
     let mut from = new.prev_batch.filter(|_| new.limited && last.is_some());
     let mut events = new.events;
     while !events.iter().any(is_last)

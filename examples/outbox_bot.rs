@@ -3,7 +3,8 @@
 //! The room keys of a sync, its events and its position are one transaction: the events wait in a table,
 //! the outbox. Then each is decrypted, handled and marked. After a crash before the commit the same sync
 //! comes again; after a later one the events are in the outbox. So a message is handled at least once: it
-//! is handled again if the process ends between handling and marking it.
+//! is handled again if the process ends between handling and marking it. A message whose key comes late is
+//! handled after later ones. The first sync ever begins with the newest messages of each room.
 //!
 //! Set DATABASE_URL, STORE_PASSPHRASE, MATRIX_HOMESERVER, MATRIX_USER, MATRIX_PASSWORD and
 //! MATRIX_DEVICE_ID, a name of your choice. After a logout or an old backup, choose another one.
@@ -84,7 +85,9 @@ async fn main() -> Result<()> {
     let pool = config.build_pool()?;
     let store = PostgresCryptoStore::open_with_pool(pool.clone(), &config).await?;
     pool.get().await?.batch_execute(TABLES).await?;
-    let (http, homeserver) = (reqwest::Client::new(), env("MATRIX_HOMESERVER")?);
+    // Longer than a sync may take, so that a homeserver that stopped answering is noticed.
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).build()?;
+    let homeserver = env("MATRIX_HOMESERVER")?;
     let mut bot = Bot { store, pool, http, homeserver, token: None };
     loop {
         let Err(error) = bot.run().await;
@@ -102,6 +105,15 @@ fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
         return matches!(answer.error_kind(), Some(ErrorKind::UnknownToken(_)));
     }
     error.downcast_ref().is_some_and(StoreError::is_permanent)
+}
+
+/// Whether the homeserver refused access to a room.
+fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(FromHttpResponseError::<ApiError>::Server(answer))
+            if answer.status_code == http::StatusCode::FORBIDDEN
+    )
 }
 
 struct Bot {
@@ -163,11 +175,18 @@ impl Bot {
             joined.inspect_err(|error| eprintln!("cannot join a room: {error}")).ok();
         }
         let mut messages = Messages::default();
-        for (room_id, room) in news.rooms.join {
-            if let (true, Some(since)) = (room.timeline.limited, &since) {
-                self.fetch_gap(&room_id, room.timeline.prev_batch, since, &mut messages).await?;
+        // A room that the bot was removed from has messages from before that, too.
+        let joined = news.rooms.join.into_iter().map(|(id, room)| (id, room.timeline, false));
+        let left = news.rooms.leave.into_iter().map(|(id, room)| (id, room.timeline, true));
+        for (room_id, timeline, is_left) in joined.chain(left) {
+            if let (true, Some(since)) = (timeline.limited, &since) {
+                match self.fetch_gap(&room_id, timeline.prev_batch, since, &mut messages).await {
+                    // The bot was only invited.
+                    Err(error) if is_left && is_forbidden(&*error) => {}
+                    fetched => fetched?,
+                }
             }
-            for event in &room.timeline.events {
+            for event in &timeline.events {
                 messages.add(&room_id, event);
             }
         }

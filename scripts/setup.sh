@@ -174,6 +174,11 @@ need_postgres() {
   export PG_BIN
 }
 
+# Prints what was not tested, of which `untested` has a line each.
+print_untested() {
+  printf '%s' "${untested:-}" | sed '/./!d; s/^/NOT TESTED: /' | sort -u
+}
+
 # ip, unshare and nsenter, for the tests that partition a network.
 need_network_tools() {
   if ! command -v ip >/dev/null || ! command -v nsenter >/dev/null; then
@@ -191,7 +196,7 @@ privileged() {
   elif "${space[@]}" true 2>/dev/null; then
     "${space[@]}" "$@"
   else
-    untested+="a full disk, a moving host name, a network partition: they need root or user namespaces. "
+    untested+=$'a full disk, a moving host name, a network partition: they need root or user namespaces\n'
     RELIABILITY_WITHOUT_ROOT=1 "$@"
   fi
 }
@@ -236,6 +241,7 @@ unpack_pgbouncer() {
 # Sets PGBOUNCER_OLD (1.18) and PGBOUNCER_NEW (1.21 or newer).
 need_pgbouncer() {
   local store
+  unset WITHOUT_PGBOUNCER
   if [ -z "${PGBOUNCER_OLD:-}" ] || [ -z "${PGBOUNCER_NEW:-}" ]; then
     can_fetch_pgbouncer || fail "pgbouncer can be fetched on Debian only: set PGBOUNCER_OLD and PGBOUNCER_NEW to the programs"
   fi
@@ -256,7 +262,7 @@ need_pgbouncer() {
 # The same for tests that can do without it, which a system with it runs all the same.
 want_pgbouncer() {
   if [ -n "${WITHOUT_PGBOUNCER:-}" ] || { [ -z "${PGBOUNCER_OLD:-}${PGBOUNCER_NEW:-}" ] && ! can_fetch_pgbouncer; }; then
-    untested+="behind PgBouncer: set PGBOUNCER_OLD and PGBOUNCER_NEW. "
+    untested+=$'behind PgBouncer: set PGBOUNCER_OLD and PGBOUNCER_NEW\n'
     export WITHOUT_PGBOUNCER=1
   else
     need_pgbouncer

@@ -135,7 +135,7 @@ fn open_json<T: DeserializeOwned>(
     codec.open_json::<T>(table.name, &key.iter().collect::<Vec<_>>(), data).map(drop)
 }
 
-/// In a plain account nothing binds a value to its row but what it says itself.
+/// Compares the key in a value with its row's: in an account without encryption nothing else binds the two.
 pub(super) fn same(derived: &Key, stored: &Key, table: &'static str) -> Result<(), Error> {
     match derived == stored {
         true => Ok(()),

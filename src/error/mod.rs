@@ -55,7 +55,7 @@ pub enum Error {
     /// Another process, or another store of this one, has taken the account over. Nothing was
     /// written, and this store cannot be used any more; `reopen()` does not take the account back. End
     /// the bot, or at least do not restart it automatically.
-    #[error("the account was taken over by {by}: this store must not be used any more")]
+    #[error("the account was taken over by {by}: end this process, and do not restart it at once")]
     Superseded {
         /// The new owner: its label, host and process.
         by: String,
@@ -93,7 +93,7 @@ pub enum Error {
     },
 
     /// A value cannot be serialised or sealed. Nothing was written.
-    #[error("a value for table {table} cannot be encoded")]
+    #[error("a value for table {table} cannot be encoded; please report it")]
     Encode {
         /// The table the value was meant for.
         table: &'static str,
@@ -128,12 +128,14 @@ pub enum Error {
     AtomicallyTimeout,
 
     /// `atomically` was called within `atomically`. Nothing was written.
-    #[error("atomically() cannot be nested")]
+    #[error("atomically() cannot be nested: wrap the outer future only")]
     NestedAtomically,
 
     /// The transaction's handle was requested or used outside of its
     /// [`atomically`](crate::PostgresCryptoStore::atomically).
-    #[error("there is no transaction outside of atomically()")]
+    #[error(
+        "there is no transaction outside of atomically(): call transaction() within its future"
+    )]
     NotInAtomically,
 
     /// A statement given to a [`Transaction`](crate::Transaction) would have ended the
@@ -150,12 +152,14 @@ pub enum Error {
     /// `close()` or `reopen()` was called within
     /// [`atomically`](crate::PostgresCryptoStore::atomically) of the same store, where it would wait for
     /// itself. Nothing was done. Call it before or after.
-    #[error("a store cannot be closed or reopened within its own atomically()")]
+    #[error(
+        "a store cannot be closed or reopened within its own atomically(): do it before or after"
+    )]
     CloseInAtomically,
 
     /// Another store was used within `atomically`: its writes cannot be part of the transaction, and
     /// would not be rolled back with it. Use it before or after.
-    #[error("another store cannot be used within atomically()")]
+    #[error("another store cannot be used within atomically(): use it before or after")]
     OtherStoreInAtomically,
 
     /// A bug in this crate, or in something between it and the server. Report it.

@@ -101,14 +101,16 @@ pub enum OpenStoreError {
     },
 
     /// The account is encrypted with a passphrase, and a key was given.
-    #[error("account {account:?} is encrypted with a passphrase, but a key was given")]
+    #[error(
+        "account {account:?} is encrypted with a passphrase, but a key was given: use passphrase()"
+    )]
     KeyInsteadOfPassphrase {
         /// The account's name.
         account: String,
     },
 
     /// The account is encrypted with a key, and a passphrase was given.
-    #[error("account {account:?} is encrypted with a key, but a passphrase was given")]
+    #[error("account {account:?} is encrypted with a key, but a passphrase was given: use key()")]
     PassphraseInsteadOfKey {
         /// The account's name.
         account: String,
@@ -169,7 +171,7 @@ pub enum OpenStoreError {
 
     /// There is no such account. [`Access::ReadOnly`](crate::Access::ReadOnly) creates none, nor does
     /// `reopen()`.
-    #[error("there is no account {account:?}")]
+    #[error("there is no account {account:?}: check its name and the schema")]
     AccountNotFound {
         /// The account's name.
         account: String,

@@ -315,6 +315,25 @@ async fn an_unchanged_session_replaces_the_one_that_replaced_it() {
     }
 }
 
+/// docs/operations.md, "Cache": what an operator changed beside the owner covers no message any more.
+#[tokio::test]
+async fn a_session_that_an_operator_deleted_is_stored_again() {
+    let mut harness = Harness::new(OwnershipSettings::default(), ROTATION).await;
+    harness.send_many(3).await;
+    let operator = connect(&harness.database.url()).await;
+    let delete = "BEGIN; DELETE FROM matrix_sdk.megolm_outbound_sessions; \
+                  UPDATE matrix_sdk.account_lanes SET maintenance = maintenance + 1; COMMIT";
+    operator.batch_execute(delete).await.unwrap();
+    // The next write detects it.
+    harness.store.set_custom_value("key", b"value".to_vec()).await.unwrap();
+    assert!(harness.store.get_outbound_group_session(room()).await.unwrap().is_none());
+    harness.send().await;
+    let stored = harness.store.get_outbound_group_session(room()).await.unwrap();
+    assert!(stored.is_some(), "the message was sent with a session that is not stored");
+    harness.restart().await;
+    harness.send().await;
+}
+
 /// Without a recent proof of ownership an owner commits before each message.
 #[tokio::test]
 async fn without_a_recent_proof_of_ownership_a_message_is_a_commit() {

@@ -3,6 +3,7 @@
 from .. import operations
 from ..processes import until
 from ..harness import Harness, expect
+from ..sender import checked
 from . import case
 
 # More than fits into the pipe.
@@ -56,6 +57,40 @@ async def example_webhook_minimal(h: Harness):
     await h.bridge.start()
     await h.until_delivered()
     expect(h.sink.duplicates == 0, f"{h.sink.duplicates} came twice")
+
+
+@case(example="outbox_bot")
+async def example_removed_from_room(h: Harness):
+    """examples/outbox_bot.rs: a room gets messages and removes the bot while that is down."""
+    await h.set_up()
+    await h.bridge.has_handled(await h.send(1, "before"))
+    await h.bridge.kill9()
+    sent = await h.send(30, "before the removal")
+    checked(await h.alice.client.room_kick(h.room, h.bot))
+    await h.bridge.start()
+    await h.bridge.has_handled(sent)
+    handled_once(h, 0)
+
+
+@case(example="webhook_minimal")
+async def example_new_room(h: Harness):
+    """examples/webhook_minimal.rs: a room that the bot has joined gets messages before the next sync."""
+    await h.set_up()
+    await h.send(1, "before")
+    await h.until_delivered()
+    await h.bridge.kill9()
+    h.sink.mode = "hang"
+    await h.send(1, "in hand")
+    room = await h.alice.create_room("second", [h.bot])
+    h.owners[room] = h.alice
+    # It joins, and then it waits for the webhook.
+    await h.bridge.start()
+    await until(lambda: h.sink.refused, 60, "a request", detail=h.bridge.tail)
+    await until(lambda: h.joined(h.alice, room), 60, "the bot to join", 0.1, h.bridge.tail)
+    await h.alice.sync()
+    await h.send(30, "in the new room", room=room)
+    h.sink.mode = "ok"
+    await h.until_delivered()
 
 
 @case(example="client_bot")

@@ -17,7 +17,10 @@ mod update;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use sha2::{Digest, Sha256};
@@ -127,6 +130,7 @@ impl Drop for CacheMiss {
 pub(crate) struct Cache {
     /// `None` when it is disabled or closed.
     cached: Mutex<Option<CachedRows>>,
+    maintenance: AtomicI64,
 }
 
 /// Key sets may take this fraction of the budget: 1/8.
@@ -145,7 +149,7 @@ impl Cache {
     /// Caches about this many bytes of rows, and up to this many keys of all tables.
     pub(crate) fn new(bytes: usize, keys: usize) -> Self {
         let cached = (bytes > 0).then(|| CachedRows::new(bytes, keys));
-        Self { cached: Mutex::new(cached) }
+        Self { cached: Mutex::new(cached), maintenance: AtomicI64::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<CachedRows>> {
@@ -193,7 +197,14 @@ impl Cache {
     /// Records the maintenance counter, which counts changes by others than the owner. When it has
     /// changed, all cached rows are dropped.
     pub(crate) fn set_maintenance(&self, generation: i64) {
+        // A late heartbeat may have an older one.
+        self.maintenance.fetch_max(generation, Ordering::AcqRel);
         self.with(|cached| cached.set_maintenance(generation));
+    }
+
+    /// The maintenance counter, as far as it was read: what was committed under another one may have been changed.
+    pub(crate) fn maintenance(&self) -> i64 {
+        self.maintenance.load(Ordering::Acquire)
     }
 
     /// Drops everything; reads in flight do not fill the cache.

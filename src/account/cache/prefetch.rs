@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// How many groups are prefetched at once.
 const MAX_EXPECTED: usize = 4_096;
 
-/// How many groups are remembered as read. Beyond, a group may be prefetched in vain.
+/// How many groups are remembered as read. Beyond, a group may be prefetched again.
 const MAX_READ: usize = 65_536;
 
 #[derive(Default)]

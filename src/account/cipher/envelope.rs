@@ -48,7 +48,7 @@ pub(super) enum OpenFailure {
     Corrupt,
 }
 
-/// A key that nobody has had before.
+/// A new random key.
 pub(crate) fn random_key() -> Zeroizing<[u8; 32]> {
     // 122 random bits each, from the operating system.
     let mut hash = Sha256::new();

@@ -49,7 +49,7 @@ enum Job {
 
 /// A reserved lane: it takes no other job until this is dropped.
 pub(crate) struct LaneReservation {
-    _returned: oneshot::Sender<()>,
+    _held: oneshot::Sender<()>,
 }
 
 /// The sending end of the lane. The task ends when the last one is dropped, or on [`Self::close`].
@@ -117,9 +117,9 @@ impl Writer {
     /// Queues a reservation for the scope of another lane, and waits for it; `None` when the lane
     /// is closed.
     pub(crate) async fn reserve(&self) -> Option<LaneReservation> {
-        let (lent, loan) = oneshot::channel();
-        self.jobs.send(Job::Reserve(lent)).ok()?;
-        loan.await.ok()
+        let (answer, reservation) = oneshot::channel();
+        self.jobs.send(Job::Reserve(answer)).ok()?;
+        reservation.await.ok()
     }
 
     /// Waits until everything queued before has been written.
@@ -152,10 +152,10 @@ async fn run(
                 let _ = done.send(lane.write_parts(parts).await);
             }
             Job::Scope(job) => run_scope(&lane.database, job).await,
-            Job::Reserve(borrower) => {
-                let (loan, returned) = oneshot::channel();
-                if borrower.send(LaneReservation { _returned: loan }).is_ok() {
-                    let _ = returned.await;
+            Job::Reserve(answer) => {
+                let (held, dropped) = oneshot::channel();
+                if answer.send(LaneReservation { _held: held }).is_ok() {
+                    let _ = dropped.await;
                 }
             }
             Job::Close(closed) => {

@@ -1,4 +1,4 @@
-//! The server: its version, whether it forgets, whether it may be written to, its clock.
+//! The server: its version, whether its commits are durable, whether it is writable, its clock.
 
 use std::time::{Duration, SystemTime};
 

@@ -179,6 +179,11 @@ impl Saves {
         self.lane.owner.is_proven()
     }
 
+    /// The lane's maintenance counter: it changes when others than the owner have changed rows.
+    pub(super) fn maintenance(&self) -> i64 {
+        self.lane.cache.maintenance()
+    }
+
     /// The marks of outbound sessions; `None` if this opening of the lane has ended.
     pub(super) fn marks<T>(&self, act: impl FnOnce(&mut Marks) -> T) -> Option<T> {
         self.with(|state| act(&mut state.marks))

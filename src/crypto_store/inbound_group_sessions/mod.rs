@@ -183,7 +183,8 @@ fn open_row(codec: &Codec, row: &Row) -> Result<InboundGroupSession, Error> {
     open(codec, key, column(row, 2, TABLE)?, column(row, 3, TABLE)?)
 }
 
-/// Opens and decodes a row as [`inspect`](super::inspect) reads it; its columns must say what it says.
+/// Opens and decodes a row as [`inspect`](super::inspect) reads it, and compares its
+/// other columns with the value.
 pub(super) fn check(codec: &Codec, row: &Row) -> Result<(), Error> {
     let session = open_row(codec, row)?;
     let derived = key(codec, session.room_id(), session.session_id());

@@ -7,9 +7,9 @@
 //! commit.
 //!
 //! Nothing below the mark is ever written, whatever the reason for the save. A commit counts while the
-//! room's row holds what it stored, and within this opening of the lane. Another owner begins at the mark,
-//! so no index is used twice; a superseded owner may use what it had reserved until its last proof of
-//! ownership expires.
+//! room's row holds what it stored: until another session is stored for the room, an operator changes rows
+//! of the lane, or the lane is reopened. Another owner begins at the mark, so no index is used twice; a
+//! superseded owner may use what it had reserved until its last proof of ownership expires.
 
 use lru::LruCache;
 use matrix_sdk_common::ruma::{OwnedRoomId, RoomId};
@@ -48,7 +48,8 @@ pub(in crate::crypto_store) struct Marks {
 /// The last session that was staged for a room: it replaces the one before, whichever that was.
 struct Row {
     session: Stored,
-    is_committed: bool,
+    /// When it was committed, the lane's maintenance counter.
+    committed: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -74,15 +75,15 @@ impl Marks {
         self.staged.get(session_id).copied().unwrap_or_default()
     }
 
-    /// What the room's row holds, and whether that is committed, if it is this session.
-    fn row(&mut self, room_id: &RoomId, session_id: &str) -> Option<(Stored, bool)> {
-        let row = self.rows.get(room_id).filter(|row| row.session.id == session_id)?;
-        Some((row.session.clone(), row.is_committed))
+    /// What was staged last for the room, and whether its row certainly holds that, if it is this session.
+    fn row(&mut self, room_id: &RoomId, id: &str, maintenance: i64) -> Option<(Stored, bool)> {
+        let row = self.rows.get(room_id).filter(|row| row.session.id == id)?;
+        Some((row.session.clone(), row.committed == Some(maintenance)))
     }
 
     fn stage(&mut self, room_id: &RoomId, session: Stored) {
         self.staged.put(session.id.clone(), session.index);
-        self.rows.put(room_id.to_owned(), Row { session, is_committed: false });
+        self.rows.put(room_id.to_owned(), Row { session, committed: None });
         if self.staged.len() > MAX_MARKS {
             self.staged.pop_lru();
         }
@@ -92,15 +93,15 @@ impl Marks {
     }
 
     /// Does nothing if something else has been staged for the room since.
-    fn commit(&mut self, room_id: &RoomId, session: &Stored) {
+    fn commit(&mut self, room_id: &RoomId, session: &Stored, maintenance: i64) {
         if let Some(row) = self.rows.get_mut(room_id).filter(|row| row.session == *session) {
-            row.is_committed = true;
+            row.committed = Some(maintenance);
         }
     }
 
     /// The commits of an opening do not count in the next one.
     pub(in crate::crypto_store) fn forget_commits(&mut self) {
-        self.rows.iter_mut().for_each(|(_, row)| row.is_committed = false);
+        self.rows.iter_mut().for_each(|(_, row)| row.committed = None);
     }
 }
 
@@ -114,8 +115,10 @@ pub(super) async fn stage(
 ) -> Result<Option<PickledOutboundGroupSession>, Error> {
     let (room_id, id) = (session.room_id(), session.session_id());
     let mut current = Snapshot::of(session.pickle().await)?;
-    let (staged, row) =
-        saves.marks(|marks| (marks.staged(id), marks.row(room_id, id))).unwrap_or_default();
+    let maintenance = saves.maintenance();
+    let (staged, row) = saves
+        .marks(|marks| (marks.staged(id), marks.row(room_id, id, maintenance)))
+        .unwrap_or_default();
     let mut index = current.index().max(staged);
     let mut count = row.as_ref().map_or(0, |(stored, _)| stored.saves);
     // A scope commits anyway, and may be rolled back.
@@ -136,7 +139,8 @@ pub(super) async fn stage(
     saves.marks(|marks| marks.stage(room_id, stored.clone()));
     let (saves, room_id) = (saves.clone(), room_id.to_owned());
     batch.on_commit(move || {
-        saves.marks(|marks| marks.commit(&room_id, &stored));
+        let maintenance = saves.maintenance();
+        saves.marks(|marks| marks.commit(&room_id, &stored, maintenance));
     });
     Ok(Some(current.into_pickle()))
 }

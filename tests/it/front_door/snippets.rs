@@ -42,7 +42,7 @@ fn the_examples_differ_only_in_what_they_do_with_a_message() {
     for (from, to) in [
         ("let refusal = ", "sleep(Duration::from_secs(2))"),
         ("store.reopen()", "let client = client.build()"),
-        ("// The login is", "for (id, update) in waiting.drain"),
+        ("let (device, auth)", "for (id, update) in waiting.drain"),
         ("let (name, me) = ", "return Err(\"the key of a message has not come yet\""),
     ] {
         let [bot, minimal] = ["examples/client_bot.rs", "examples/webhook_minimal.rs"]

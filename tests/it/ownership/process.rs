@@ -111,7 +111,7 @@ async fn a_killed_process_is_not_waited_for() {
     store.close().await.unwrap();
 }
 
-/// Nobody has waited for the process, so it still has a number.
+/// Its parent has not called `wait`, so the process still has a number.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_is_not_waited_for_as_a_zombie() {
     if let Some(task) = child_process::task() {

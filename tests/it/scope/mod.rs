@@ -2,6 +2,7 @@
 
 mod closing;
 mod ends;
+mod lost_connection;
 mod machines;
 mod readers;
 mod savepoints;

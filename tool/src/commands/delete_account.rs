@@ -1,4 +1,4 @@
-//! `delete-account`: an account, gone.
+//! `delete-account`: deletes an account with all its rows.
 
 use matrix_sdk_postgres::admin;
 

@@ -224,7 +224,7 @@ impl Source {
 
     fn inbound_session(&self, row: &Row) -> Option<Item> {
         let mut pickle: PickledInboundGroupSession = self.values.message_pack(&row.value)?;
-        // The column knows better. Without a version there is no backup that could hold it.
+        // The column is newer than the pickle's flag. Without a backup version no backup holds the key.
         pickle.backed_up = row.flag && self.own.has_backup_version;
         Some(Item::InboundSession(Box::new(InboundGroupSession::from_pickle(pickle).ok()?)))
     }

@@ -85,7 +85,7 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
     }
     let owners = scope.lanes.iter().map(|lane| lane.owner.clone()).collect();
     let mut transaction = OpenTransaction::new(database.clone(), owners);
-    let (mut loans, mut shown) = (Vec::new(), None);
+    let (mut reservations, mut shown) = (Vec::new(), None);
     let _ended = RollBackOnDrop(&scope);
     let committing = tokio::select! {
         biased;
@@ -93,7 +93,7 @@ pub(crate) async fn run(database: &Database, job: ScopeJob) {
         answer = async {
             // Reserved in the order of their names, so that no two scopes deadlock.
             for writer in &others {
-                loans.push(writer.reserve().await?);
+                reservations.push(writer.reserve().await?);
             }
             shown = Some(VisibleScope::new(&scope));
             Some(serve(database, &scope, &mut transaction, &mut requests).await)

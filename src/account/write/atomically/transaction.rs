@@ -22,9 +22,9 @@ use crate::Error;
 /// one that is older than a save in a store is refused in the same way, because it would undo the
 /// save.
 ///
-/// After a statement of the application has been answered, a lost connection cannot be replaced,
-/// because another transaction might return something else: the whole transaction is rolled back,
-/// and the error is returned. Until then, the statement is repeated with everything saved so far.
+/// A lost connection is replaced, and everything sent again, as long as the application has no
+/// result of a statement of its own. Afterwards nothing is repeated: the whole transaction is rolled
+/// back, and the error is returned.
 ///
 /// A `Transaction` does not keep the transaction open: that ends with its `atomically`, and from
 /// then on [`query`](Self::query) and [`execute`](Self::execute) return [`Error::NotInAtomically`].

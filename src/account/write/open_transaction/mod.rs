@@ -118,14 +118,14 @@ impl OpenTransaction {
                 // its own.
                 self.flush().await?;
             }
-            match self.send_once(&Pipelined::Application(query)).await {
+            let error = match self.send_once(&Pipelined::Application(query)).await {
                 Ok(answers) => break answers,
-                Err(error) if self.may_repeat(&error) => {
-                    if !attempts.pause("an open transaction", &error).await {
-                        return Err(self.fail(error, true).await);
-                    }
-                }
-                Err(error) => return Err(self.fail(error, false).await),
+                Err(error) => error,
+            };
+            let may_repeat = self.may_repeat(&error);
+            if !(may_repeat && attempts.pause("an open transaction", &error).await) {
+                // Never repeated later: the saves must not be committed without the statement.
+                return Err(self.fail(error, false).await);
             }
         };
         self.unrepeatable = true;

@@ -1,0 +1,68 @@
+//! The connection is lost between the statements of a scope.
+
+use matrix_sdk_crypto::CryptoStoreError;
+use matrix_sdk_postgres::{PostgresCryptoStore, testing};
+use test_support::{connect, eventually, number};
+use tokio_postgres::Client;
+
+use super::{config, has, open, set};
+
+const ROWS: &str = "SELECT count(*) FROM outbox";
+
+/// Terminates all other connections, and waits for their end.
+async fn cut(client: &Client) {
+    let others = "FROM pg_stat_activity
+                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let terminate = format!("SELECT count(pg_terminate_backend(pid)) {others}");
+    assert!(number(client, &terminate).await > 0);
+    let count = format!("SELECT count(*) {others}");
+    eventually("no other connection", async || number(client, &count).await == 0).await;
+}
+
+async fn insert(store: &PostgresCryptoStore) -> Result<(), CryptoStoreError> {
+    store.transaction().await?.execute("INSERT INTO outbox VALUES ('row')", &[]).await?;
+    Ok(())
+}
+
+async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
+    let database = testing::database().unwrap();
+    let store = open(&config(&database.url(), 2)).await;
+    let client = connect(&database.url()).await;
+    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    (database, store, client)
+}
+
+/// The application has no result yet that a repetition could contradict.
+#[tokio::test]
+async fn before_the_first_statement_of_the_application_everything_is_sent_again() {
+    let (_database, store, client) = begin().await;
+    let scope = store.atomically(async {
+        set(&store, "key").await?;
+        // A read sends the save.
+        assert!(has(&store, "key").await);
+        cut(&client).await;
+        insert(&store).await
+    });
+    scope.await.unwrap();
+    assert!(has(&store, "key").await);
+    assert_eq!(number(&client, ROWS).await, 1);
+    // The next scope begins on a connection of its own.
+    store.atomically(insert(&store)).await.unwrap();
+    assert_eq!(number(&client, ROWS).await, 2);
+}
+
+#[tokio::test]
+async fn after_a_statement_of_the_application_nothing_is_repeated_nor_stored() {
+    let (_database, store, client) = begin().await;
+    let scope = store.atomically(async {
+        set(&store, "key").await?;
+        insert(&store).await?;
+        cut(&client).await;
+        // Ignored: the commit fails nevertheless.
+        insert(&store).await.unwrap_err();
+        Ok::<_, CryptoStoreError>(())
+    });
+    scope.await.unwrap_err();
+    assert_eq!(number(&client, ROWS).await, 0);
+    assert!(!has(&store, "key").await);
+}
