@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bench::{bare, read_rates::ReadRates, results};
+use bench::{accounts::Accounts, bare, read_rates::ReadRates, results};
 
 fn main() {
     let Some(directory) = results::directory() else {
@@ -46,6 +46,7 @@ fn main() {
     page::bot_day(page, &charts, &days, &costs);
     page::look_ups(page, &charts, &criterion, &bare, &distances);
     page::readers(page, &results::read::<Vec<ReadRates>>("readers").unwrap());
+    page::accounts(page, &results::read::<Accounts>("accounts").unwrap());
     page::saving(page, &charts, &criterion);
     page::disk(page, text("pg_test_fsync.txt"));
     let path = docs.join("benchmarks.md");

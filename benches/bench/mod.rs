@@ -1,6 +1,7 @@
 //! Shared code of the benchmarks.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod accounts;
 pub mod bare;
 pub mod contenders;
 pub mod criterion_rounds;

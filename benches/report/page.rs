@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     bench::{
+        accounts::{Accounts, Opened},
         bare::Comparison,
         contenders::{Contender, DISTANCES, DISTANCES_OF_A_DAY, Distance},
         read_rates::ReadRates,
@@ -229,6 +230,34 @@ of the pool for each read. Without encryption and decoding.\n\n\
         .unwrap();
     }
     page.push('\n');
+}
+
+pub fn accounts(page: &mut String, results: &Accounts) {
+    let Accounts { opened, busy } = results;
+    page.push_str(
+        "## Many accounts\n\n\
+Opened one after the other with a key, on a pool of the process, after they were created: the median time of \
+the last thousand, and what the process takes more for each account.\n\n\
+| accounts | opening one | memory for each |\n|--:|--:|--:|\n",
+    );
+    for Opened { accounts, median_seconds, bytes } in opened {
+        let (accounts, kilobytes) = (thousands(*accounts), digits(bytes / 1e3));
+        writeln!(page, "| {accounts} | {} | {kilobytes} kB |", time(*median_seconds)).unwrap();
+    }
+    let ([memory, store], ratio) = busy.rates();
+    let [memory_cpu, store_cpu, server_cpu] = busy.cpu().map(time);
+    writeln!(
+        page,
+        "\nEmpty syncs of {} accounts at once, on {} connections: {} a second; the SDK alone, on memory \
+stores: {} a second, ratio {}. A sync takes {store_cpu} of the processor's time in the process and \
+{server_cpu} in the server, which runs on the same cores; on memory stores {memory_cpu}.\n",
+        busy.accounts,
+        busy.connections,
+        thousands(store as usize),
+        thousands(memory as usize),
+        digits(ratio),
+    )
+    .unwrap();
 }
 
 /// The number of imported keys, and the case.

@@ -128,6 +128,7 @@ pub(super) async fn save_pending_changes(
             if let Some(olm_account) = olm_account {
                 let codec = &staging.codec;
                 let (pickle, key) = (olm_account.pickle(), Item::OlmAccount.key(codec));
+                // Nothing but the pickle shows that a one-time key was used.
                 let is_same = |row: &Cells| {
                     let data = row.bytes(0, TABLE);
                     data.is_ok_and(|data| codec.matches_sealed(TABLE, &[&key], data, &pickle))

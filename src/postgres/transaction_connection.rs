@@ -11,15 +11,20 @@ use crate::Error;
 /// and include the next user's statements.
 pub(crate) struct TransactionConnection(Option<Object>);
 
+const RETURNED: Error =
+    Error::Internal("a transaction's connection was used after it was returned to the pool");
+
 impl TransactionConnection {
     pub(crate) fn new(connection: Object) -> Self {
         Self(Some(connection))
     }
 
     pub(crate) fn get(&self) -> Result<&Object, Error> {
-        self.0.as_ref().ok_or(Error::Internal(
-            "a transaction's connection was used after it was returned to the pool",
-        ))
+        self.0.as_ref().ok_or(RETURNED)
+    }
+
+    pub(crate) fn get_mut(&mut self) -> Result<&mut Object, Error> {
+        self.0.as_mut().ok_or(RETURNED)
     }
 
     /// Sends a keep-alive: an empty query, whose answer is not awaited.

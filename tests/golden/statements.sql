@@ -21,6 +21,20 @@ LEFT JOIN LATERAL (
     LIMIT 1) p ON true
 WHERE a.id = $1;
 
+-- account_owners.get_by_name (text)
+SELECT /* account_owners.get_by_name */ o.token, o.name, o.since,
+    coalesce(p.alive, 0), l.lane, l.commits, l.last_transaction,
+    p.process, p.host, p.pid, p.started, o.instance
+FROM "bots".accounts a
+LEFT JOIN "bots".account_owners o ON o.account_id = (SELECT id FROM "bots".accounts WHERE name = $1)
+LEFT JOIN "bots".account_lanes l ON l.account_id = (SELECT id FROM "bots".accounts WHERE name = $1)
+LEFT JOIN LATERAL (
+    SELECT b.process, b.host, b.pid, b.started, count(*) OVER () AS alive
+    FROM "bots".account_handles h JOIN "bots".heartbeats b ON b.id = h.heartbeat_id
+    WHERE h.account_id = (SELECT id FROM "bots".accounts WHERE name = $1) AND b.alive_until > clock_timestamp()
+    LIMIT 1) p ON true
+WHERE a.id = (SELECT id FROM "bots".accounts WHERE name = $1);
+
 -- ownership.claim (int8, bytea, bytea, _text, _int8, bool, text, bytea, bytea, float8, text, bytea, bytea, int8, int8)
 SELECT /* ownership.claim */ granted, commits, last, maintenance FROM "bots".claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 

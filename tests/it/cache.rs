@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use assert_matches::assert_matches;
 use futures_util::future::{try_join, try_join_all};
 use matrix_sdk_crypto::{
     CryptoStoreError, DeviceData,
@@ -10,6 +11,7 @@ use matrix_sdk_crypto::{
         CryptoStore,
         types::{Changes, DeviceChanges, PendingChanges},
     },
+    vodozemac::{self, olm::OlmMessage},
 };
 use matrix_sdk_postgres::{
     Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
@@ -158,6 +160,51 @@ async fn unchanged_rows_are_not_written_again() {
     let store = environment.open(environment.config.clone()).await;
     let tracked = store.load_tracked_users().await.unwrap();
     assert!(tracked.iter().any(|user| user.user_id == users[1].0 && user.dirty));
+}
+
+/// A one-time key that was used changes nothing that the account shows, so only its pickle tells that it must be
+/// saved.
+#[tokio::test]
+async fn an_account_that_differs_in_its_private_keys_alone_is_saved() {
+    let environment = Environment::new();
+    let store = environment.open(environment.config.clone()).await;
+    let mut bot = Account::with_device_id(own_user(), device_id!("DEVICE"));
+    bot.generate_one_time_keys(5);
+    let one_time_key = *bot.one_time_keys().values().next().unwrap();
+    bot.mark_keys_as_published();
+    let save = async |account: &Account| {
+        let account = Some(account.deep_clone());
+        store.save_pending_changes(PendingChanges { account }).await.unwrap();
+    };
+    let shown = |account: &Account| {
+        let keys = account.keys_for_upload();
+        let keys = serde_json::to_value((keys.1, keys.2)).unwrap();
+        (account.uploaded_key_count(), account.shared(), keys)
+    };
+    let pickle = |account: &Account| serde_json::to_value(account.pickle()).unwrap();
+    save(&bot).await;
+    let (shown_before, pickle_before) = (shown(&bot), pickle(&bot));
+
+    let alice = vodozemac::olm::Account::new();
+    let config = vodozemac::olm::SessionConfig::version_1();
+    let bots_key = bot.identity_keys().curve25519;
+    let mut session = alice.create_outbound_session(config, bots_key, one_time_key).unwrap();
+    let message =
+        assert_matches!(session.encrypt("hello").unwrap(), OlmMessage::PreKey(message) => message);
+    let device_keys = bot.device_keys();
+    bot.create_inbound_session(alice.curve25519_key(), device_keys, &message).unwrap();
+    assert_eq!(shown(&bot), shown_before);
+    assert_ne!(pickle(&bot), pickle_before);
+
+    let commits = store.commit_count().await.unwrap();
+    save(&bot).await;
+    assert_eq!(store.commit_count().await.unwrap(), commits + 1);
+    save(&bot).await;
+    assert_eq!(store.commit_count().await.unwrap(), commits + 1, "it has not changed");
+    store.close().await.unwrap();
+    let store = environment.open(environment.config.clone()).await;
+    let stored = store.load_account().await.unwrap().unwrap();
+    assert_eq!(pickle(&stored), pickle(&bot));
 }
 
 /// Queued saves share a commit: the second is staged before the first is committed.

@@ -5,7 +5,7 @@ mod probe;
 use futures_util::future::try_join;
 use tokio_postgres::types::Type;
 
-use self::probe::probe;
+use self::probe::{Stored, probe};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::{
@@ -17,6 +17,7 @@ use crate::{
         database::{Database, Param},
         migrations::Migrations,
         statement::Sql,
+        transaction_connection::TransactionConnection,
     },
 };
 
@@ -46,7 +47,8 @@ pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
 pub(super) struct Found {
     pub(super) id: i64,
     pub(super) cipher: OpenedCipher,
-    /// Its owner, if it was read while the key was derived from a passphrase.
+    /// Its owner, if it was read with the account's row, or while the key was derived from a
+    /// passphrase.
     pub(super) owner: Option<OwnerRow>,
 }
 
@@ -70,7 +72,12 @@ async fn find_once(
     before: Option<&OpenedCipher>,
 ) -> Result<Found, OpenStoreError> {
     let name = &config.account;
-    let (id, cipher) = match look_up_once(database, config, parts).await? {
+    // The owner is then read while the key is derived.
+    let takes_long = matches!(config.secret, Some(Secret::Passphrase(_)));
+    let with_owner =
+        !takes_long && before.is_none() && matches!(config.access, Access::Exclusive(_));
+    let look_up = || look_up_once(database, config, parts, with_owner);
+    let Stored { id, cipher, owner } = match look_up().await? {
         Some(found) => found,
         None if config.access == Access::ReadOnly || before.is_some() => {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
@@ -84,7 +91,7 @@ async fn find_once(
                 error => error.into(),
             })?;
             // Re-read: another process may have created the account first.
-            look_up_once(database, config, parts).await?.ok_or_else(|| {
+            look_up().await?.ok_or_else(|| {
                 OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
             })?
         }
@@ -92,11 +99,11 @@ async fn find_once(
     if let Some(before) = before {
         return Ok(Found { id, cipher: before.reopen(&cipher, name)?, owner: None });
     }
-    let takes_long = matches!(config.secret, Some(Secret::Passphrase(_)));
     // A new one, too: it shows that a key provider can unwrap what it has wrapped.
     let opened = OpenedCipher::open(cipher, name, config.secret.clone());
     if !takes_long || config.access == Access::ReadOnly {
-        return Ok(Found { id, cipher: opened.await?, owner: None });
+        let owner = owner.and_then(OwnerRow::early);
+        return Ok(Found { id, cipher: opened.await?, owner });
     }
     let owner = async { Ok(OwnerRow::read_early(database, id).await) };
     let (cipher, owner) = try_join(opened, owner).await?;
@@ -110,17 +117,25 @@ pub(crate) async fn look_up(
     config: &PostgresStoreConfig,
     parts: &[Migrations],
 ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
-    let look_up = || look_up_once(database, config, parts);
-    database.retry().run("looking the account up", OpenStoreError::is_retryable, look_up).await
+    let look_up = || look_up_once(database, config, parts, false);
+    let found =
+        database.retry().run("looking the account up", OpenStoreError::is_retryable, look_up).await;
+    Ok(found?.map(|Stored { id, cipher, .. }| (id, cipher)))
 }
 
 async fn look_up_once(
     database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
-    let mut connection = database.connect().await?;
-    probe(&mut connection, database.statements().schema(), config, parts).await
+    with_owner: bool,
+) -> Result<Option<Stored>, OpenStoreError> {
+    let mut connection = TransactionConnection::new(database.connect().await?);
+    let found = probe(connection.get_mut()?, database, config, parts, with_owner).await;
+    match &found {
+        Ok(Some(Stored { owner: Some(owner), .. })) => connection.release_unless_spoiled(owner),
+        _ => connection.release(),
+    }
+    found
 }
 
 /// Creates the account's row, if there is none with this name.

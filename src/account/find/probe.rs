@@ -3,13 +3,15 @@
 use std::sync::Once;
 
 use deadpool_postgres::Object;
+use futures_util::future::{OptionFuture, join};
 use tokio_postgres::{Row, types::Type};
 use tracing::warn;
 
 use crate::{
-    Access, DatabaseError, OpenStoreError, PostgresStoreConfig,
-    account::cipher::SealedCipher,
+    Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
+    account::{cipher::SealedCipher, ownership::OwnerRow},
     postgres::{
+        database::Database,
         migrations::{self, Installed, Migrations},
         schema::Schema,
     },
@@ -33,17 +35,29 @@ FROM (SELECT array_agg(part) AS parts, array_agg(version) AS versions,
             FROM {schema}.schema_migrations GROUP BY part) p) m
 LEFT JOIN {schema}.accounts a ON a.name = $1";
 
-/// Checks server and schema, migrates if that is needed and allowed, and looks the account up.
+/// The account as it is stored.
+pub(super) struct Stored {
+    pub(super) id: i64,
+    pub(super) cipher: SealedCipher,
+    /// Its owner, if that was to be read.
+    pub(super) owner: Option<Result<OwnerRow, Error>>,
+}
+
+/// Checks server and schema, migrates if that is needed and allowed, and looks the account up, and its
+/// owner in the same round trip.
 pub(super) async fn probe(
     connection: &mut Object,
-    schema: &Schema,
+    database: &Database,
     config: &PostgresStoreConfig,
     parts: &[Migrations],
-) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
+    with_owner: bool,
+) -> Result<Option<Stored>, OpenStoreError> {
+    let (schema, name) = (database.statements().schema(), &config.account);
     for migrated in [false, true] {
-        let Probe { server, versions, stored } = match read(connection, schema, &config.account)
-            .await
-        {
+        let owner = with_owner.then(|| OwnerRow::read_by_name(database, connection, name));
+        // Sent in this order: a failure of the second one does not affect the first.
+        let (found, owner) = join(read(connection, schema, name), OptionFuture::from(owner)).await;
+        let Probe { server, versions, stored } = match found {
             Ok(found) => found,
             Err(error) if error.is_missing_schema() => Probe::without_schema(connection).await?,
             Err(error) if error.is_missing_column() => {
@@ -55,7 +69,9 @@ pub(super) async fn probe(
             }
         };
         server.check(config)?;
-        let Some(pending) = first_pending(&versions, parts)? else { return Ok(stored) };
+        let Some(pending) = first_pending(&versions, parts)? else {
+            return Ok(stored.map(|(id, cipher)| Stored { id, cipher, owner }));
+        };
         if migrated || !config.run_migrations || config.access == Access::ReadOnly {
             return Err(pending);
         }

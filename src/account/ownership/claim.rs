@@ -80,8 +80,10 @@ pub(in crate::account) async fn claim(
     let (began, mut races) = (Instant::now(), None);
     let process = Process::current();
     loop {
-        // It was read a while ago: an owner that was alive then may have ended.
-        let row = match found.take().filter(|row| !must_be_free || !row.is_alive()) {
+        let has_ended = |row: &OwnerRow| row.has_ended(&process, settings.instance.as_deref());
+        // It was read a while ago: an owner that was alive then may have released the account.
+        let is_free = |row: &OwnerRow| !must_be_free || !row.is_alive() || has_ended(row);
+        let row = match found.take().filter(is_free) {
             Some(row) => row,
             None => OwnerRow::read(database, account_id).await.map_err(refused)?,
         };
@@ -91,8 +93,7 @@ pub(in crate::account) async fn claim(
             loss.map_or(Ok(()), |loss| Err(Error::from(loss)))?;
         }
         // Then it need not be free: the claim takes it from the owner that was read, or from none.
-        let has_ended = row.is_alive() && row.has_ended(&process, settings.instance.as_deref());
-        let must_be_free = must_be_free && !has_ended;
+        let must_be_free = must_be_free && !(row.is_alive() && has_ended(&row));
         let in_use = must_be_free && row.is_alive();
         if in_use && began.elapsed() < wait_limit {
             races = None;

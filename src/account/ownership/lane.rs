@@ -110,7 +110,7 @@ impl LaneOwnership {
     /// Checks that this owner still has the lane, after a write was skipped because its rows are
     /// stored already.
     pub(crate) async fn check_current(&self, database: &Database) -> Result<(), Error> {
-        let row = self.owner.read_owner_row(database).await?;
+        let row = self.owner.read_owner_row_prepared(database).await?;
         match self.outcome(row.position(self.name), [0; 16])? {
             Outcome::Fenced => self.resolve(database, [0; 16]).await.map(drop),
             Outcome::Committed | Outcome::Unmoved => Ok(()),

@@ -22,7 +22,7 @@ use tracing::debug;
 
 pub(crate) use self::{
     lane::LaneOwnership,
-    owner_row::{OWNER, OwnerRow},
+    owner_row::{OWNER, OWNER_BY_NAME, OwnerRow},
     tokens::{OwnershipState, Position, random_id},
 };
 use crate::{
@@ -47,7 +47,7 @@ pub(crate) static COUNT_COMMIT: Sql = Sql::new(
 );
 
 pub(crate) const STATEMENTS: &[&Sql] =
-    &[&GUARD, &COUNT_COMMIT, &lane::FENCE, &OWNER, &claim::CLAIM];
+    &[&GUARD, &COUNT_COMMIT, &lane::FENCE, &OWNER, &OWNER_BY_NAME, &claim::CLAIM];
 
 /// How an account was lost for good.
 #[derive(Debug, Clone)]
@@ -222,8 +222,23 @@ impl Owner {
 
     /// Reads the owner's row, and fails if it shows a loss.
     pub(crate) async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
+        self.check_row(OwnerRow::read(database, self.account_id)).await
+    }
+
+    /// The same for a check that is made often.
+    pub(crate) async fn read_owner_row_prepared(
+        &self,
+        database: &Database,
+    ) -> Result<OwnerRow, Error> {
+        self.check_row(OwnerRow::read_prepared(database, self.account_id)).await
+    }
+
+    async fn check_row(
+        &self,
+        row: impl Future<Output = Result<OwnerRow, Error>>,
+    ) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
-        let row = OwnerRow::read(database, self.account_id).await?;
+        let row = row.await?;
         // A token that was replaced meanwhile is accepted: the answer is late.
         match row.loss(&before, |token| self.known().tokens.contains(token)) {
             Some(loss) => {

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use deadpool_postgres::Object;
 use tokio_postgres::{Row, types::Type};
 use tracing::debug;
 
@@ -15,22 +16,41 @@ use crate::{
     postgres::{database::Database, statement::Sql},
 };
 
-pub(crate) static OWNER: Sql = Sql::new(
-    "account_owners.get",
-    "
+/// The owner of the account with this id.
+macro_rules! owner_of {
+    ($id:literal) => {
+        concat!(
+            "
 SELECT o.token, o.name, o.since,
     coalesce(p.alive, 0), l.lane, l.commits, l.last_transaction,
     p.process, p.host, p.pid, p.started, o.instance
 FROM {schema}.accounts a
-LEFT JOIN {schema}.account_owners o ON o.account_id = $1
-LEFT JOIN {schema}.account_lanes l ON l.account_id = $1
+LEFT JOIN {schema}.account_owners o ON o.account_id = ",
+            $id,
+            "
+LEFT JOIN {schema}.account_lanes l ON l.account_id = ",
+            $id,
+            "
 LEFT JOIN LATERAL (
     SELECT b.process, b.host, b.pid, b.started, count(*) OVER () AS alive
     FROM {schema}.account_handles h JOIN {schema}.heartbeats b ON b.id = h.heartbeat_id
-    WHERE h.account_id = $1 AND b.alive_until > clock_timestamp()
+    WHERE h.account_id = ",
+            $id,
+            " AND b.alive_until > clock_timestamp()
     LIMIT 1) p ON true
-WHERE a.id = $1",
-    &[Type::INT8],
+WHERE a.id = ",
+            $id,
+        )
+    };
+}
+
+pub(crate) static OWNER: Sql = Sql::new("account_owners.get", owner_of!("$1"), &[Type::INT8]);
+
+/// The same by the account's name, for an opening that does not know the id yet.
+pub(crate) static OWNER_BY_NAME: Sql = Sql::new(
+    "account_owners.get_by_name",
+    owner_of!("(SELECT id FROM {schema}.accounts WHERE name = $1)"),
+    &[Type::TEXT],
 );
 
 #[derive(Debug, Clone)]
@@ -52,14 +72,32 @@ impl OwnerRow {
         Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
     }
 
+    /// The same with the prepared statement: planning it takes the server seven times as long as running it.
+    pub(crate) async fn read_prepared(database: &Database, account_id: i64) -> Result<Self, Error> {
+        Self::parse(&database.query_primary_prepared(&OWNER, &[&account_id]).await?)
+    }
+
     /// The same before it is needed, with the statements of the connection; `None` if that fails.
     pub(crate) async fn read_early(database: &Database, account_id: i64) -> Option<Self> {
         let rows = database.query_primary_with_prepare(&OWNER, &[&account_id]).await;
-        let row = rows.and_then(|rows| Self::parse(&rows));
-        row.inspect_err(|error| debug!(%error, "the owner could not be read early")).ok()
+        Self::early(rows.and_then(|rows| Self::parse(&rows)))
     }
 
-    /// The answer to [`OWNER`]: a row for each lane, or one without.
+    /// The owner that was read before it is needed; `None` if that failed.
+    pub(crate) fn early(read: Result<Self, Error>) -> Option<Self> {
+        read.inspect_err(|error| debug!(%error, "the owner could not be read early")).ok()
+    }
+
+    /// The same on a connection, by the account's name; nothing is retried.
+    pub(crate) async fn read_by_name(
+        database: &Database,
+        connection: &Object,
+        name: &str,
+    ) -> Result<Self, Error> {
+        Self::parse(&database.autocommit(connection, &OWNER_BY_NAME, None, &[&name]).await?)
+    }
+
+    /// The answer to [`OWNER`] or [`OWNER_BY_NAME`]: a row for each lane, or one without.
     pub(crate) fn parse(rows: &[Row]) -> Result<Self, Error> {
         let row =
             rows.first().ok_or_else(|| DatabaseError::permanent("the account was deleted"))?;

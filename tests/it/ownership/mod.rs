@@ -4,7 +4,13 @@ mod process;
 mod rolled_back;
 mod scopes;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
@@ -14,7 +20,11 @@ use matrix_sdk_postgres::{
     deadpool_postgres::tokio_postgres::{error::SqlState, types::Type},
     testing,
 };
-use test_support::{Mode, connect, eventually, number, without_heartbeats};
+use test_support::{
+    Mode, connect, eventually, number,
+    proxy::{Action, Proxy},
+    without_heartbeats,
+};
 
 async fn open(config: PostgresStoreConfig) -> Result<PostgresCryptoStore, OpenStoreError> {
     PostgresCryptoStore::open_with_config(&config).await
@@ -157,6 +167,41 @@ async fn refuse_if_alive_fails_while_the_owner_is_alive() {
     // A dropped store releases the account in the background.
     drop(second);
     eventually("the account is free", async || open(refuse_if_alive.clone()).await.is_ok()).await;
+}
+
+/// The owner is read with the account's row, and another process takes the account before the claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_came_between_the_reading_and_the_claim_is_seen() {
+    for takeover in [Takeover::RefuseIfAlive, Takeover::Immediate] {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        open(Mode::Key.config(&url, "bot")).await.unwrap().close().await.unwrap();
+        let (proxy, through) = Proxy::before(&database);
+        let claims = Arc::new(AtomicUsize::new(0));
+        let counted = claims.clone();
+        proxy.rule(move |message| {
+            let is_claim = message.body.windows(6).any(|bytes| bytes == b"claim(");
+            match message.tag == b'P' && is_claim && counted.fetch_add(1, SeqCst) == 0 {
+                true => Action::Hold,
+                false => Action::Pass,
+            }
+        });
+        let config = Mode::Key
+            .config(&through, "bot")
+            .access(OwnershipSettings { takeover, ..Default::default() });
+        let opening = tokio::spawn(open(config));
+        eventually("the claim is held", async || claims.load(SeqCst) == 1).await;
+        let other = open(Mode::Key.config(&url, "bot")).await.unwrap();
+        proxy.release();
+        let opened = opening.await.unwrap();
+        if takeover == Takeover::RefuseIfAlive {
+            assert_matches!(opened, Err(OpenStoreError::OwnerAlive { .. }));
+            set(&other, b"undisturbed").await.unwrap();
+        } else {
+            set(&opened.unwrap(), b"the newest owner's").await.unwrap();
+            assert_matches!(set(&other, b"late").await, Err(Error::Superseded { .. }));
+        }
+    }
 }
 
 #[tokio::test]

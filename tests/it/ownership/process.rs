@@ -12,7 +12,8 @@ use std::{
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    OpenStoreError, OwnershipSettings, PostgresStoreConfig, Takeover, testing,
+    OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, Takeover,
+    testing::{self, TestDatabase},
 };
 use test_support::{
     Mode,
@@ -28,6 +29,8 @@ use super::open;
 
 /// Longer than any test: no heartbeat expires by itself.
 const HOUR: Duration = Duration::from_secs(3_600);
+
+const PASSPHRASE: &str = "a passphrase";
 
 /// Waits for the former owner.
 fn standby(url: &str) -> PostgresStoreConfig {
@@ -47,8 +50,8 @@ fn config(url: &str, takeover: Takeover, instance: Option<&str>) -> PostgresStor
     })
 }
 
-/// Runs in a child process: opens the account of a task `takeover instance url`, where `-` is no instance, and
-/// reports the result. Keeps the account until the process is killed.
+/// Runs in a child process: opens the account of a task `takeover instance url`, where `-` is no instance and
+/// `passphrase` an immediate takeover with one, and reports the result. Keeps the account until the process is killed.
 async fn child(task: &str) {
     let mut words = task.splitn(3, ' ');
     let takeover = match words.next().unwrap() {
@@ -56,12 +59,35 @@ async fn child(task: &str) {
         _ => Takeover::Immediate,
     };
     let instance = words.next().filter(|instance| *instance != "-");
-    let opened = open(config(words.next().unwrap(), takeover, instance)).await;
+    let config = config(words.next().unwrap(), takeover, instance);
+    let passphrase = task.starts_with("passphrase ").then_some(PASSPHRASE);
+    let opened = open(config.passphrase(passphrase)).await;
     child_process::send(match &opened {
         Ok(_) => "open".to_owned(),
         Err(error) => format!("refused: {error}"),
     });
     std::future::pending().await
+}
+
+/// Opens the account, and counts how often that reads the owner: once, unless it polls.
+async fn open_and_count_reads(
+    database: &TestDatabase,
+    config: impl FnOnce(&str) -> PostgresStoreConfig,
+) -> (PostgresCryptoStore, usize) {
+    let (proxy, through) = Proxy::before(database);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = reads.clone();
+    proxy.rule(move |message| {
+        let name: &[u8] = b"account_owners.get";
+        // Opening sends the statement without a name; with a name it is only prepared.
+        let is_unnamed = message.tag == b'P' && message.body.first() == Some(&0);
+        if is_unnamed && message.body.windows(name.len()).any(|part| part == name) {
+            counted.fetch_add(1, SeqCst);
+        }
+        Action::Pass
+    });
+    let store = open(config(&through)).await.unwrap();
+    (store, reads.load(SeqCst))
 }
 
 /// A child process of this test that has opened the account, or was refused.
@@ -92,22 +118,28 @@ async fn a_killed_process_is_not_waited_for() {
     assert_matches!(open(refusing(&url)).await, Err(OpenStoreError::OwnerAlive { .. }));
     block_in_place(|| killed.kill());
 
-    // Not polled once: the owner is read one time, and then claimed.
-    let (proxy, through) = Proxy::before(&database);
-    let reads = Arc::new(AtomicUsize::new(0));
-    let counted = reads.clone();
-    proxy.rule(move |message| {
-        let name: &[u8] = b"account_owners.get";
-        if message.tag == b'P' && message.body.windows(name.len()).any(|part| part == name) {
-            counted.fetch_add(1, SeqCst);
-        }
-        Action::Pass
-    });
-    let store = open(standby(&through)).await.unwrap();
-    assert_eq!(reads.load(SeqCst), 1);
+    let (store, reads) = open_and_count_reads(&database, standby).await;
+    assert_eq!(reads, 1, "the standby has polled");
     let client = connect(&url).await;
     let alive = "SELECT count(*) FROM matrix_sdk.heartbeats WHERE alive_until > clock_timestamp()";
     assert_eq!(number(&client, alive).await, 2, "the heartbeat of the killed process");
+    store.close().await.unwrap();
+}
+
+/// With a passphrase the owner is read while the key is derived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_of_an_account_with_a_passphrase_is_not_waited_for() {
+    if let Some(task) = child_process::task() {
+        return child(&task).await;
+    }
+    let test = "a_killed_process_of_an_account_with_a_passphrase_is_not_waited_for";
+    let database = testing::database().unwrap();
+    let url = database.url();
+    let killed = owner(test, &format!("passphrase - {url}"));
+    block_in_place(|| killed.kill());
+    let standby = |url: &str| standby(url).passphrase(Some(PASSPHRASE));
+    let (store, reads) = open_and_count_reads(&database, standby).await;
+    assert_eq!(reads, 1, "the standby has polled");
     store.close().await.unwrap();
 }
 
@@ -244,7 +276,9 @@ async fn an_instance_does_not_wait_for_its_former_process() {
         let opened = open(refusing(instance)).await;
         assert_matches!(opened, Err(OpenStoreError::OwnerAlive { .. }), "{instance:?}");
     }
-    let store = open(refusing(Some("bot-0"))).await.unwrap();
+    let standby = |url: &str| config(url, Takeover::WaitUntilFree(HOUR), Some("bot-0"));
+    let (store, reads) = open_and_count_reads(&database, standby).await;
+    assert_eq!(reads, 1, "the standby has polled");
     // The name is the newest owner's.
     store.close().await.unwrap();
     let _next = owner(test, &format!("refuse bot-1 {url}"));

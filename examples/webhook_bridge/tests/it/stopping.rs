@@ -1,9 +1,9 @@
-//! SIGTERM stops the bridge even while calls hang.
+//! SIGTERM stops the bridge even while calls hang, and a killed one is not waited for.
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Call, Harness, Reply, message, room, sync};
+use crate::support::{Bridge, Call, Harness, Reply, message, room, sync};
 
 /// Stop the bridge while a call of its startup hangs.
 async fn stopped_while_hanging(calls: fn(&Call) -> bool) {
@@ -58,4 +58,49 @@ async fn sigterm_ends_a_bridge_whose_store_cannot_be_reopened() {
     bridge.until_logged("the store is still being reopened").await;
     assert_eq!(bridge.stop().await, 0, "{}", bridge.log());
     transaction.rollback().await.unwrap();
+}
+
+/// How the heartbeat of a killed bridge is changed: it does not expire within the test.
+const ALIVE: &str = "alive_until = clock_timestamp() + interval '1 hour'";
+
+async fn kill(harness: &Harness, bridge: &mut Bridge, change: &str) {
+    bridge.kill().await;
+    let sql = format!("UPDATE matrix_sdk.heartbeats SET {change}");
+    harness.connection().await.batch_execute(&sql).await.unwrap();
+}
+
+/// A standby logs that it waits before it polls for the first time.
+async fn ready_without_waiting(bridge: &Bridge) {
+    bridge.ready().await;
+    assert!(!bridge.log().contains("waiting until it is free"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_does_not_wait_for_one_that_was_killed() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.bridge(&[]);
+    bridge.ready().await;
+    kill(&harness, &mut bridge, ALIVE).await;
+    let mut bridge = harness.bridge(&[]);
+    ready_without_waiting(&bridge).await;
+
+    // As after a restart on another machine: its heartbeat decides.
+    let elsewhere = format!("{ALIVE}, host = sha256('another machine')");
+    kill(&harness, &mut bridge, &elsewhere).await;
+    let standby = harness.bridge(&[]);
+    standby.until_logged("waiting until it is free").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_does_not_wait_for_its_own_instance() {
+    let harness = Harness::new().await;
+    let (first, second) = ([("STORE_INSTANCE", "bot-0")], [("STORE_INSTANCE", "bot-1")]);
+    let mut bridge = harness.bridge(&first);
+    bridge.ready().await;
+    let elsewhere = format!("{ALIVE}, host = sha256('another machine')");
+    kill(&harness, &mut bridge, &elsewhere).await;
+    let standby = harness.bridge(&second);
+    standby.until_logged("waiting until it is free").await;
+    drop(standby);
+    ready_without_waiting(&harness.bridge(&first)).await;
 }
