@@ -51,6 +51,7 @@ def config(directory: Path, port: int, shared_secret: str) -> dict:
         "rc_message": UNLIMITED,
         "rc_registration": UNLIMITED,
         "rc_joins": {"local": UNLIMITED, "remote": UNLIMITED},
+        "rc_room_creation": UNLIMITED,
         "rc_invites": {"per_room": UNLIMITED, "per_user": UNLIMITED, "per_issuer": UNLIMITED},
         "rc_login": {"address": UNLIMITED, "account": UNLIMITED, "failed_attempts": UNLIMITED},
         "rc_key_requests": UNLIMITED,

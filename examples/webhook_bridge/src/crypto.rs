@@ -1,9 +1,10 @@
 //! Wraps the `OlmMachine`: syncs, decryption, and its outgoing requests.
 
-use std::iter;
+use std::{iter, sync::Arc};
 
+use matrix_sdk_common::deserialized_responses::EncryptionInfo;
 use matrix_sdk_crypto::{
-    CryptoStoreError, DecryptionSettings, EncryptionSyncChanges, OlmError, OlmMachine,
+    CryptoStoreError, DecryptionSettings, EncryptionSyncChanges, MegolmError, OlmError, OlmMachine,
     RoomEventDecryptionResult, TrustRequirement,
     types::{
         events::room::encrypted::EncryptedEvent,
@@ -18,7 +19,7 @@ use ruma::{
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tracing::warn;
 
-use crate::{errors::BridgeError, keys::Keys, responses::Sync};
+use crate::{errors::BridgeError, keys::Keys, message::is_owner, responses::Sync};
 
 /// Bots and bridged users are rarely cross-signed: decrypt for every sender and report the
 /// verification state instead.
@@ -104,6 +105,22 @@ impl Crypto {
                 Some(reason) => Ok(Decrypted::Corrupt(reason)),
                 None => Err(error.into()),
             },
+        }
+    }
+
+    /// What is known of the key that decrypted an event of `owner`, if that is its owner; `None` if it is
+    /// not, as far as is known.
+    pub async fn owned_key(
+        &self,
+        room_id: &RoomId,
+        session_id: &str,
+        owner: &UserId,
+    ) -> Result<Option<Arc<EncryptionInfo>>, BridgeError> {
+        let machine = self.machine().await?;
+        match machine.get_session_encryption_info(room_id, session_id, owner).await {
+            Ok(info) => Ok(Some(info).filter(|info| is_owner(&info.verification_state))),
+            Err(MegolmError::Store(error)) if corrupt_reason(&error).is_none() => Err(error.into()),
+            Err(_) => Ok(None),
         }
     }
 

@@ -35,9 +35,9 @@ struct User {
     failed_queries: u32,
 }
 
-/// A message that waits until its sender's devices are known.
+/// A message that waits until the devices of its possible senders are known.
 struct Wait {
-    sender: OwnedUserId,
+    senders: Vec<OwnedUserId>,
     /// The change counter when the wait began: later changes do not prolong it.
     changes: u64,
     began: Instant,
@@ -67,12 +67,20 @@ impl State {
         if given_up || too_long { DeviceStatus::Unavailable } else { DeviceStatus::Pending }
     }
 
+    /// The worst status of these users.
+    fn worst_status(&self, senders: &[&UserId], wait: Option<&Wait>) -> DeviceStatus {
+        let all: Vec<_> = senders.iter().map(|sender| self.status(sender, wait)).collect();
+        let worst = [DeviceStatus::Pending, DeviceStatus::Unavailable];
+        worst.into_iter().find(|status| all.contains(status)).unwrap_or(DeviceStatus::Known)
+    }
+
     /// The senders of messages that wait.
     fn users_to_query(&self) -> impl Iterator<Item = &OwnedUserId> {
-        let waits = self.waits.values();
-        waits
-            .filter(|wait| self.status(&wait.sender, Some(wait)) == DeviceStatus::Pending)
-            .map(|wait| &wait.sender)
+        self.waits.values().flat_map(|wait| {
+            let pending =
+                |user: &&OwnedUserId| self.status(user, Some(wait)) == DeviceStatus::Pending;
+            wait.senders.iter().filter(pending)
+        })
     }
 }
 
@@ -128,17 +136,18 @@ impl Devices {
         self.mark_changed(&users);
     }
 
-    /// The status of a message's sender. The first call for a message starts its wait.
-    pub fn sender_status(&self, sender: &UserId, event_id: &str) -> DeviceStatus {
+    /// The status of a message's possible senders: the claimed one, and the bots of bridges that may speak
+    /// for it. The first call for a message starts its wait.
+    pub fn sender_status(&self, senders: &[&UserId], event_id: &str) -> DeviceStatus {
         let mut state = self.lock();
-        let status = state.status(sender, state.waits.get(event_id));
+        let status = state.worst_status(senders, state.waits.get(event_id));
         if status != DeviceStatus::Pending {
             state.waits.remove(event_id);
         } else if !state.waits.contains_key(event_id) {
             // Redacted messages leave their waits behind.
             state.waits.retain(|_, wait| wait.began.elapsed() < MAX_WAIT * 2);
-            let wait =
-                Wait { sender: sender.to_owned(), changes: state.changes, began: Instant::now() };
+            let senders = senders.iter().map(|sender| (*sender).to_owned()).collect();
+            let wait = Wait { senders, changes: state.changes, began: Instant::now() };
             state.waits.insert(event_id.to_owned(), wait);
             drop(state);
             self.query_needed.notify_one();
@@ -198,46 +207,69 @@ mod tests {
     fn an_outdated_query_does_not_count_and_repeated_failures_end_the_wait() {
         let devices = Devices::default();
         let alice = owned_user_id!("@alice:x");
-        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$1"), DeviceStatus::Pending);
         assert_eq!(devices.users_to_query(), ["@alice:x"]);
         devices.track(std::slice::from_ref(&alice));
         let before = devices.change_count();
         devices.mark_changed([&alice]);
-        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$2"), DeviceStatus::Pending);
         // The wait of $1 began before the change, so this response is recent enough for it.
         assert!(devices.queried([&alice], before));
-        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Known);
-        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$1"), DeviceStatus::Known);
+        assert_eq!(devices.sender_status(&[&alice], "$2"), DeviceStatus::Pending);
         assert!(devices.needs_query(&alice));
         assert!(devices.queried([&alice], devices.change_count()));
-        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Known);
+        assert_eq!(devices.sender_status(&[&alice], "$2"), DeviceStatus::Known);
         assert!(devices.users_to_query().is_empty());
 
         devices.mark_changed([&alice]);
-        assert_eq!(devices.sender_status(&alice, "$3"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$3"), DeviceStatus::Pending);
         assert!(!devices.query_failed(&alice) && !devices.query_failed(&alice));
         // Later changes do not prolong the wait.
         devices.mark_changed([&alice]);
         assert!(devices.query_failed(&alice));
-        assert_eq!(devices.sender_status(&alice, "$3"), DeviceStatus::Unavailable);
+        assert_eq!(devices.sender_status(&[&alice], "$3"), DeviceStatus::Unavailable);
         assert!(devices.users_to_query().is_empty());
         devices.mark_changed([&alice]);
-        assert_eq!(devices.sender_status(&alice, "$4"), DeviceStatus::Unavailable);
+        assert_eq!(devices.sender_status(&[&alice], "$4"), DeviceStatus::Unavailable);
         devices.queried([&alice], devices.change_count());
-        assert_eq!(devices.sender_status(&alice, "$5"), DeviceStatus::Known);
+        assert_eq!(devices.sender_status(&[&alice], "$5"), DeviceStatus::Known);
         devices.load([(owned_user_id!("@bob:x"), false), (owned_user_id!("@eve:x"), true)]);
-        assert_eq!(devices.sender_status(&owned_user_id!("@bob:x"), "$6"), DeviceStatus::Known);
-        assert_eq!(devices.sender_status(&owned_user_id!("@eve:x"), "$7"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&owned_user_id!("@bob:x")], "$6"), DeviceStatus::Known);
+        assert_eq!(
+            devices.sender_status(&[&owned_user_id!("@eve:x")], "$7"),
+            DeviceStatus::Pending
+        );
+    }
+
+    #[test]
+    fn the_devices_of_all_possible_senders_are_waited_for() {
+        let devices = Devices::default();
+        let (ghost, bot) = (owned_user_id!("@meta_1:x"), owned_user_id!("@metabot:x"));
+        let status = |event_id| devices.sender_status(&[&ghost, &bot], event_id);
+        devices.load([(ghost.clone(), false)]);
+        assert_eq!(status("$1"), DeviceStatus::Pending);
+        assert_eq!(devices.users_to_query(), ["@metabot:x"]);
+        // Also of the one that was known when the wait began.
+        devices.mark_changed([&ghost]);
+        assert!(devices.queried([&bot], devices.change_count()));
+        assert_eq!(status("$1"), DeviceStatus::Known);
+        assert_eq!(status("$2"), DeviceStatus::Pending);
+        assert_eq!(devices.users_to_query(), ["@meta_1:x"]);
+        for _ in 0..MAX_FAILED_QUERIES {
+            devices.query_failed(&ghost);
+        }
+        assert_eq!(status("$2"), DeviceStatus::Unavailable);
     }
 
     #[test]
     fn waits_are_bounded() {
         let devices = Devices::default();
         let alice = owned_user_id!("@alice:x");
-        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$1"), DeviceStatus::Pending);
         let Some(long_ago) = Instant::now().checked_sub(MAX_WAIT) else { return };
         devices.lock().waits.get_mut("$1").unwrap().began = long_ago;
-        assert_eq!(devices.sender_status(&alice, "$1"), DeviceStatus::Unavailable);
-        assert_eq!(devices.sender_status(&alice, "$2"), DeviceStatus::Pending);
+        assert_eq!(devices.sender_status(&[&alice], "$1"), DeviceStatus::Unavailable);
+        assert_eq!(devices.sender_status(&[&alice], "$2"), DeviceStatus::Pending);
     }
 }

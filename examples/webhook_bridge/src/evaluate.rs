@@ -1,8 +1,12 @@
 //! Decides how to handle a stored event: decrypts it, checks it, and converts it to a message.
 
-use matrix_sdk_common::deserialized_responses::{DecryptedRoomEvent, UnableToDecryptReason};
+use std::sync::Arc;
+
+use matrix_sdk_common::deserialized_responses::{
+    DecryptedRoomEvent, EncryptionInfo, UnableToDecryptReason,
+};
 use matrix_sdk_crypto::RoomEventDecryptionResult;
-use ruma::RoomId;
+use ruma::{OwnedUserId, RoomId, UserId};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -11,7 +15,7 @@ use crate::{
     devices::DeviceStatus,
     errors::BridgeError,
     inbox::Queued,
-    message::{Encrypted, Message, Stored, verification},
+    message::{Encrypted, Message, Stored, is_owner, verification},
     run::Run,
     withheld,
 };
@@ -52,7 +56,9 @@ async fn decrypt(
     event_id: &str,
     encrypted: &Encrypted,
 ) -> Result<Verdict, BridgeError> {
-    let status = run.devices.sender_status(&encrypted.sender, event_id);
+    let bridges = run.config.trusted_bridges.bots_of(&encrypted.sender);
+    let senders = [&[&*encrypted.sender], &*bridges].concat();
+    let status = run.devices.sender_status(&senders, event_id);
     if status == DeviceStatus::Pending {
         return Ok(Verdict::SenderUnknown);
     }
@@ -77,7 +83,8 @@ async fn decrypt(
             }
         },
     };
-    let verdict = message(room_id, &decrypted, status);
+    let key = key(run, room_id, &decrypted, &bridges).await?;
+    let verdict = message(room_id, &decrypted, &key, status);
     // A message that fails must not claim its index: the genuine one may follow.
     if let (Some(at), Verdict::Deliver(_) | Verdict::Skip) = (&encrypted.at, &verdict) {
         let first = run.inbox.record_message_index(at, room_id.as_str(), event_id).await?;
@@ -89,16 +96,50 @@ async fn decrypt(
     Ok(verdict)
 }
 
-fn message(room_id: &RoomId, decrypted: &DecryptedRoomEvent, status: DeviceStatus) -> Verdict {
+/// The key that encrypted a message.
+struct Key {
+    info: Arc<EncryptionInfo>,
+    /// A trusted bridge that owns it, if the sender does not.
+    bridge: Option<OwnedUserId>,
+}
+
+async fn key(
+    run: &Run,
+    room_id: &RoomId,
+    decrypted: &DecryptedRoomEvent,
+    bridges: &[&UserId],
+) -> Result<Key, BridgeError> {
     let info = &decrypted.encryption_info;
-    let Some(verification) = verification(&info.verification_state) else {
-        let reason = "the claimed sender is not the owner of the key that encrypted it";
+    if let Some(session_id) = info.session_id()
+        && !is_owner(&info.verification_state)
+    {
+        for bridge in bridges {
+            if let Some(info) = run.crypto.owned_key(room_id, session_id, bridge).await? {
+                return Ok(Key { info, bridge: Some((*bridge).to_owned()) });
+            }
+        }
+    }
+    Ok(Key { info: info.clone(), bridge: None })
+}
+
+fn message(
+    room_id: &RoomId,
+    decrypted: &DecryptedRoomEvent,
+    key: &Key,
+    status: DeviceStatus,
+) -> Verdict {
+    let Some(verification) = verification(&key.info.verification_state) else {
+        let reason = "the claimed sender is not the owner of the key that encrypted it: it is forged, or \
+                      a ghost of a bridge that is not in BRIDGE_TRUSTED_BRIDGES";
         return fail("mismatched_sender", reason);
     };
     let verification = with_devices(verification, status);
-    let device = info.sender_device.as_ref().map(ToString::to_string);
+    let device = key.info.sender_device.as_ref().map(ToString::to_string);
     match Message::decrypted(room_id.as_str(), &decrypted.event, verification, device) {
-        Ok(Some(message)) => Verdict::Deliver(Box::new(message)),
+        Ok(Some(mut message)) => {
+            message.sent_by_device_of = key.bridge.as_ref().map(ToString::to_string);
+            Verdict::Deliver(Box::new(message))
+        }
         Ok(None) => Verdict::Skip,
         Err(_) => fail("malformed", "malformed after decryption"),
     }

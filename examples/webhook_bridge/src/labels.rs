@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use ruma::ServerName;
+
 use crate::{
     inbox::{Origin, RoomChange},
     responses::Invitation,
@@ -25,9 +27,29 @@ pub struct Ghosts {
 }
 
 impl Ghosts {
-    fn matches(&self, user: &str) -> bool {
-        let rest = user.strip_prefix(&self.prefix);
-        rest.is_some_and(|rest| rest.ends_with(&self.server))
+    /// Read `@prefix_`, which is for users of `server`, or `@prefix_*:server`.
+    pub fn parse(pattern: &str, server: &ServerName) -> Result<Self, String> {
+        let (prefix, server) = match pattern.split_once('*') {
+            Some((prefix, server)) => (prefix, server.to_owned()),
+            None => (pattern, format!(":{server}")),
+        };
+        let name = server.strip_prefix(':').map(ServerName::parse);
+        if prefix.len() < 2 || !prefix.starts_with('@') || prefix.contains(':') {
+            return Err(format!(
+                "{pattern:?} is not the beginning of a user id, as in \"@instagram_\""
+            ));
+        }
+        if !matches!(name, Some(Ok(_))) {
+            return Err(format!(
+                "{pattern:?} has no server after its '*', as in \"@a_*:example.org\""
+            ));
+        }
+        Ok(Self { prefix: prefix.to_owned(), server })
+    }
+
+    pub fn matches(&self, user: &str) -> bool {
+        let rest = user.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(&self.server));
+        rest.is_some_and(|rest| !rest.is_empty())
     }
 }
 

@@ -53,6 +53,7 @@ mod session;
 mod sync;
 mod timeline;
 mod tokens;
+mod trusted_bridges;
 mod webhook;
 mod withheld;
 

@@ -36,6 +36,9 @@ pub struct Message {
     pub verification: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender_device: Option<String>,
+    /// The bridge's bot that owns the device, if it encrypted for a ghost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_by_device_of: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<Relation>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,7 +179,21 @@ impl Message {
             encrypted,
             verification,
             sender_device: None,
+            sent_by_device_of: None,
         }
+    }
+}
+
+/// Whether the owner of the key is known, and is the user that this state was determined for.
+pub fn is_owner(state: &VerificationState) -> bool {
+    match state {
+        VerificationState::Verified => true,
+        VerificationState::Unverified(level) => match level {
+            VerificationLevel::UnverifiedIdentity
+            | VerificationLevel::VerificationViolation
+            | VerificationLevel::UnsignedDevice => true,
+            VerificationLevel::None(_) | VerificationLevel::MismatchedSender => false,
+        },
     }
 }
 
@@ -237,6 +254,19 @@ mod tests {
         assert_eq!(verification(&VerificationState::Unverified(level)), None);
         let level = VerificationLevel::None(DeviceLinkProblem::MissingDevice);
         assert_eq!(verification(&VerificationState::Unverified(level)), Some("unknown_device"));
+    }
+
+    #[test]
+    fn an_owner_is_known_by_its_device() {
+        let owner = |level| is_owner(&VerificationState::Unverified(level));
+        assert!(is_owner(&VerificationState::Verified));
+        assert!(owner(VerificationLevel::UnsignedDevice));
+        assert!(owner(VerificationLevel::UnverifiedIdentity));
+        assert!(owner(VerificationLevel::VerificationViolation));
+        assert!(!owner(VerificationLevel::MismatchedSender));
+        assert!(!owner(VerificationLevel::None(DeviceLinkProblem::MissingDevice)));
+        // A key from a backup or a file only claims its owner.
+        assert!(!owner(VerificationLevel::None(DeviceLinkProblem::InsecureSource)));
     }
 
     #[test]

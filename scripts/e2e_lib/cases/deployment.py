@@ -1,6 +1,7 @@
 """The deployment of examples/webhook_bridge/deploy: its database, roles, backup, and the order of a rolling update."""
 
 import json
+import secrets
 import signal
 import urllib.parse
 import urllib.request
@@ -14,7 +15,8 @@ from deploy_lib.report import DEPLOY, need, run
 from ..bridge import Bridge
 from ..harness import Harness, expect
 from ..processes import Child, free_port, until
-from ..sender import Sent
+from ..sender import Sender, Sent
+from ..synapse import SERVER_NAME
 from . import case
 from .replicas import ROLLED_BACK, expect_exit, until_standby
 
@@ -83,33 +85,59 @@ async def ghosts_of_a_bridge(h: Harness):
     await h.bridge.start()
     metabot = await h.device(await h.user("metabot"), "device")
     ghost = await h.device(await h.user("meta_1"), "never used")
+    other = await h.device(await h.user("person"), "phone")
     h.alice = ghost
 
     async def portal(encrypted: bool) -> str:
-        room = await h.new_room(metabot, ghost.client.user_id, encrypted=encrypted)
-        await h.synapse.request("POST", f"/_matrix/client/v3/rooms/{room}/join", {}, token=ghost.client.access_token)
+        room = await h.new_room(metabot, ghost.client.user_id, other.client.user_id, encrypted=encrypted)
+        for guest in (ghost, other):
+            path = f"/_matrix/client/v3/rooms/{room}/join"
+            await h.synapse.request("POST", path, {}, token=guest.client.access_token)
         await metabot.sync()
+        await other.sync()
         return room
 
-    async def say(room: str, type: str, content: dict) -> str:
-        path = f"/_matrix/client/v3/rooms/{room}/send/{type}/{len(h.sent)}-{len(room)}"
-        return (await h.synapse.request("PUT", path, content, token=ghost.client.access_token))["event_id"]
+    async def say(room: str, type: str, content: dict, speaker: Sender = ghost) -> str:
+        path = f"/_matrix/client/v3/rooms/{room}/send/{type}/{secrets.token_hex(8)}"
+        return (await h.synapse.request("PUT", path, content, token=speaker.client.access_token))["event_id"]
+
+    async def encrypted(device: Sender, speaker: Sender, body: str) -> Sent:
+        """A message in the name of `speaker` that `device` has encrypted."""
+        content = {"msgtype": "m.text", "body": body}
+        event = await say(room, *device.client.encrypt(room, "m.room.message", content), speaker)
+        return Sent(event, room, speaker.client.user_id, body, content, None, 0)
+
+    async def until_refused(count: int):
+        async def is_counted():
+            wanted = f'webhook_bridge_undecryptable_total{{reason="mismatched_sender"}} {count}\n'
+            return wanted in await h.bridge.metrics()
+
+        await until(is_counted, 60, "a message under another user's name to be refused", 0.3, h.bridge.tail)
 
     room = await portal(encrypted=True)
-    text = {"msgtype": "m.text", "body": "from Instagram"}
     await h.send(1, "of the bridge's bot itself", metabot, room)
+    await h.send(1, "of a person", other, room)
     await h.until_delivered()
-    type, content = metabot.client.encrypt(room, "m.room.message", text)
-    await say(room, type, content)
-    mismatched = 'webhook_bridge_undecryptable_total{reason="mismatched_sender"} 1'
+    await encrypted(metabot, ghost, "without the setting")
+    await until_refused(1)
+    expect(len(h.sink.first()) == 2, "a message under another user's name was delivered")
+    await h.bridge.child.stop()
 
-    async def is_counted():
-        return mismatched in await h.bridge.metrics()
-
-    await until(is_counted, 60, "the message of the ghost to be refused", 0.3, h.bridge.tail)
-    expect(len(h.sink.first()) == 1, "a message under another user's name was delivered")
+    await h.bridge.start(BRIDGE_TRUSTED_BRIDGES=f"{metabot.client.user_id}=@meta_*:{SERVER_NAME}")
+    await h.bridge.ready()
+    h.sent.append(await encrypted(metabot, ghost, "from Instagram"))
+    await encrypted(other, ghost, "a person's device under the ghost's name")
+    await encrypted(metabot, other, "the bot's device under a person's name")
+    await h.send(1, "of a person, still", other, room)
+    await h.until_delivered()
+    await until_refused(2)
+    expect(len(h.sink.first()) == 4, "a message under another user's name was delivered")
+    document = h.sink.first()[h.sent[-2].event_id].message
+    expect(document["sent_by_device_of"] == metabot.client.user_id, f"the document is {document}")
+    expect(document["verification"] == "unsigned_device", f"the document is {document}")
 
     room = await portal(encrypted=False)
+    text = {"msgtype": "m.text", "body": "from Instagram, in the clear"}
     event = await say(room, "m.room.message", text)
     h.sent.append(Sent(event, room, ghost.client.user_id, text["body"], text, None, 0))
     await h.until_delivered()

@@ -30,6 +30,25 @@ async def gap(h: Harness):
 
 
 @case()
+async def many_rooms(h: Harness):
+    """500 messages in 20 rooms during one outage."""
+    await h.set_up()
+    rooms = [h.room] + [await h.new_room(h.alice) for _ in range(19)]
+    for room in rooms:
+        await h.send(1, "before", room=room)
+    await h.until_delivered()
+    await h.bridge.kill9()
+    for _ in range(5):
+        for room in rooms:
+            await h.send(5, "in the outage", room=room)
+        # Half of the rooms get several keys.
+        for room in rooms[::2]:
+            h.alice.rotate(room)
+    await h.bridge.start()
+    await h.until_delivered(180)
+
+
+@case()
 async def late_key(h: Harness):
     """Messages whose key arrives later, after a restart of the bridge; later messages do not wait."""
     await h.set_up()

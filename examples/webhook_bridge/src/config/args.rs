@@ -122,6 +122,10 @@ pub struct Args {
     /// [default: all]
     #[arg(long, env = "BRIDGE_INVITE_ALLOW")]
     pub invite_allow: Option<String>,
+    /// Bridges whose devices may speak for their ghosts, such as `@metabot:example.org=@meta_*:example.org`
+    /// [default: none]
+    #[arg(long, env = "BRIDGE_TRUSTED_BRIDGES")]
+    pub trusted_bridges: Option<String>,
     /// The refresh token that belongs to the access token, if it has one
     #[arg(long, env = "MATRIX_REFRESH_TOKEN", hide_env_values = true)]
     pub refresh_token: Option<SecretString>,

@@ -106,28 +106,10 @@ fn rule(entry: &Entry, server: &ServerName) -> Result<LabelRule, String> {
     if entry.rooms.is_empty() && entry.inviters.is_empty() && entry.ghosts.is_empty() {
         return Err("it has no rooms, inviters or ghosts, so no room gets it".to_owned());
     }
-    let ghosts =
-        entry.ghosts.iter().map(|pattern| ghosts(pattern, server)).collect::<Result<_, _>>()?;
+    let ghosts = entry.ghosts.iter().map(|pattern| Ghosts::parse(pattern, server));
+    let ghosts = ghosts.collect::<Result<_, _>>()?;
     let (rooms, inviters) = (entry.rooms.clone(), entry.inviters.clone());
     Ok(LabelRule { name: entry.name.clone(), rooms, inviters, ghosts })
-}
-
-/// `@prefix_`, on the bot's own server, or `@prefix_*:server`.
-fn ghosts(pattern: &str, server: &ServerName) -> Result<Ghosts, String> {
-    let (prefix, server) = match pattern.split_once('*') {
-        Some((prefix, server)) => (prefix, server.to_owned()),
-        None => (pattern, format!(":{server}")),
-    };
-    let name = server.strip_prefix(':').map(ServerName::parse);
-    if prefix.len() < 2 || !prefix.starts_with('@') || prefix.contains(':') {
-        return Err(format!(
-            "{pattern:?} is not the beginning of a user id, as in \"@instagram_\""
-        ));
-    }
-    if !matches!(name, Some(Ok(_))) {
-        return Err(format!("{pattern:?} has no server after its '*', as in \"@a_*:example.org\""));
-    }
-    Ok(Ghosts { prefix: prefix.to_owned(), server })
 }
 
 /// The webhook of a label, if it has its own. It inherits the time limit only: the default webhook's

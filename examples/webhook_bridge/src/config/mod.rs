@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use self::values::{
     address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, recovery_key,
-    required, secret, takeover,
+    required, secret, takeover, trusted_bridges,
 };
 pub use self::{
     api::{ApiConfig, Attachments},
@@ -22,7 +22,10 @@ pub use self::{
     log_format::LogFormat,
     webhook::WebhookConfig,
 };
-use crate::{allow_list::AllowList, errors::BridgeError, http_client::Target, labels::Labels};
+use crate::{
+    allow_list::AllowList, errors::BridgeError, http_client::Target, labels::Labels,
+    trusted_bridges::TrustedBridges,
+};
 
 /// How the bot authenticates to the homeserver.
 #[derive(Clone, Debug)]
@@ -108,6 +111,7 @@ pub struct Config {
     pub cross_signing: CrossSigning,
     /// Whose invitations are accepted; `None`: everybody's.
     pub invite_allow: Option<AllowList>,
+    pub trusted_bridges: TrustedBridges,
     /// The refresh token of a given access token.
     pub refresh_token: Option<SecretString>,
     pub key_backup: bool,
@@ -221,6 +225,7 @@ impl TryFrom<Args> for Config {
                 .map(Into::into),
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
             invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
+            trusted_bridges: trusted_bridges(args.trusted_bridges.as_deref().unwrap_or_default())?,
             user_id,
         })
     }

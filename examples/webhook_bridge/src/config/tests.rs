@@ -41,6 +41,7 @@ fn errors_name_the_setting_but_not_the_secret() {
         ("--attachments", "download", "BRIDGE_API_TOKEN"),
         ("--api-listen", "127.0.0.1:1", "BRIDGE_API_TOKEN"),
         ("--labels-file", "/nowhere/at/all", "BRIDGE_LABELS_FILE"),
+        ("--trusted-bridges", "@metabot:x=@*:x", "BRIDGE_TRUSTED_BRIDGES"),
         ("--webhook-template-file", "/nowhere/at/all", "WEBHOOK_TEMPLATE_FILE"),
     ] {
         let error = parse(&[(name, value)]).unwrap_err();

@@ -16,6 +16,7 @@ use crate::{
     backup,
     errors::{BridgeError, exit_code},
     http_client::Target,
+    trusted_bridges::TrustedBridges,
 };
 
 pub fn invalid(message: impl Into<String>) -> BridgeError {
@@ -129,6 +130,15 @@ pub fn allow_list(list: &str) -> Result<AllowList, BridgeError> {
         invalid(format!(
             "BRIDGE_INVITE_ALLOW has the entry {entry:?}: set it to user ids and server names, which \
              may contain * and ?, as in @alice:example.org,*.example.org"
+        ))
+    })
+}
+
+pub fn trusted_bridges(list: &str) -> Result<TrustedBridges, BridgeError> {
+    TrustedBridges::parse(list).map_err(|reason| {
+        invalid(format!(
+            "BRIDGE_TRUSTED_BRIDGES {reason}: set it to bots of bridges and their ghosts, as in \
+             @metabot:example.org=@meta_*:example.org"
         ))
     })
 }

@@ -8,7 +8,7 @@ const ROOM: &str = "!OLL25zxinW2O:example.org";
 const ALICE: &str = "@alice:example.org";
 
 /// The samples of documents, by their event ids.
-fn sample(event_id: &str) -> Value {
+pub fn sample(event_id: &str) -> Value {
     let readme = include_str!("../../README.md");
     let blocks = readme.split("```json\n").skip(1).map(|block| block.split("```").next().unwrap());
     let mut samples = blocks.filter_map(|block| serde_json::from_str::<Value>(block).ok());

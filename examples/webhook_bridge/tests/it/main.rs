@@ -9,6 +9,7 @@ mod cross_signing;
 mod devices;
 mod documents;
 mod gaps;
+mod ghosts;
 mod integrity;
 mod joins;
 mod labels;
