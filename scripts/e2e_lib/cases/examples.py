@@ -11,8 +11,10 @@ LONG = "x" * 6000
 
 
 def handled_once(h: Harness, again: int):
-    """Check that nothing is handled twice but what was being handled at a kill."""
+    """Check that nothing is handled twice but what was being handled at a kill, and that the order is right."""
     handled = h.bridge.handled()
+    order = [message.body for message in h.sent if message.body in set(handled)]
+    expect(list(dict.fromkeys(handled)) == order, f"out of order: {[body[:40] for body in handled]}")
     repeated = len(handled) - len(set(handled))
     expect(repeated <= again, f"{repeated} messages were handled again, not {again} at most")
 

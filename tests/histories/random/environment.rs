@@ -5,7 +5,7 @@ use matrix_sdk_postgres::{
     PostgresCryptoStore,
     testing::{self, TestDatabase},
 };
-use test_support::{Mode, connect};
+use test_support::{Mode, connect, eventually};
 use tokio_postgres::Client;
 
 use super::{matrix::Configuration, proxy::Proxy, steps::Refusal};
@@ -76,9 +76,16 @@ impl Environment {
 
     /// Terminates all connections except this one, and waits for their end.
     pub async fn cut(&self) {
-        let terminate = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+        let terminate = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
                          WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        self.client.execute(terminate, &[]).await.unwrap();
+        let terminated = self.client.query(terminate, &[]).await.unwrap();
+        let pids: Vec<i32> = terminated.iter().map(|row| row.get(0)).collect();
+        // PostgreSQL 13 has no function that waits.
+        let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY ($1)";
+        eventually("the terminated connections end", async || {
+            self.client.query_one(left, &[&pids]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
     }
 
     pub async fn arm(&self, refusal: Refusal) {

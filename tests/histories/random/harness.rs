@@ -16,7 +16,7 @@ use super::{
     model::Model,
     reads::run_read,
     results::{Expected, Failure, ReadResult},
-    steps::{Read, Refusal, Step, Write},
+    steps::{Change, Index, Read, Refusal, Step, Write},
     writes::{custom_key, run_write},
 };
 
@@ -303,7 +303,27 @@ impl<'a> Harness<'a> {
         }
         self.loaded(read, &answer);
         // The first read must not have left stale rows in the cache.
-        self.read(read).await
+        self.read(read).await?;
+        match *read {
+            Read::OlmSessions { sender } => self.save_again(write, sender).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// After a read that may have returned the form before the write, the store takes the session for one
+    /// that another owner has changed, and defers no save of it until it has stored it again.
+    async fn save_again(&mut self, write: &Write, sender: Index) -> Verdict {
+        let Write::Changes(changes) = write else { return Ok(()) };
+        let of_sender = changes.iter().filter(
+            |change| matches!(change, Change::OlmSession { sender: of, .. } if *of == sender),
+        );
+        let mut again: Vec<Change> = of_sender.cloned().collect();
+        if again.is_empty() {
+            return Ok(());
+        }
+        // With a token a save is never deferred.
+        again.push(Change::SyncToken(0));
+        self.write(&Write::Changes(again)).await
     }
 
     /// A write that has begun is finished, and no later one overtakes it.
