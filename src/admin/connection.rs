@@ -45,7 +45,9 @@ pub(super) struct AdminConnection {
 /// A transaction that is open; rolled back, with its connection, when it is dropped.
 pub(super) struct Transaction<'a> {
     connection: TransactionConnection,
-    statements: &'a Statements,
+    database: &'a Database,
+    /// Of a transaction that writes: how many commits had not waited for their standby before it.
+    unreplicated: Option<u64>,
 }
 
 impl AdminConnection {
@@ -100,7 +102,8 @@ impl AdminConnection {
 
     /// A transaction that writes.
     pub(super) async fn write(&self) -> Result<Transaction<'_>, OpenStoreError> {
-        let transaction = self.begin(self.connect().await?, &begin(&LIMITS)).await?;
+        let unreplicated = Some(self.database.unreplicated_commits());
+        let transaction = self.begin(self.connect().await?, &begin(&LIMITS), unreplicated).await?;
         // Fails if a pooler has lost the BEGIN.
         transaction.query("SELECT {schema}.require_begun()", &[]).await?;
         Ok(transaction)
@@ -108,17 +111,18 @@ impl AdminConnection {
 
     async fn begin_read(&self, connection: Object) -> Result<Transaction<'_>, OpenStoreError> {
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", LIMITS.set());
-        self.begin(connection, &begin).await
+        self.begin(connection, &begin, None).await
     }
 
     async fn begin(
         &self,
         connection: Object,
         begin: &str,
+        unreplicated: Option<u64>,
     ) -> Result<Transaction<'_>, OpenStoreError> {
         let connection = TransactionConnection::new(connection);
         connection.get()?.batch_execute(begin).await.map_err(DatabaseError::from)?;
-        Ok(Transaction { connection, statements: self.database.statements() })
+        Ok(Transaction { connection, database: &self.database, unreplicated })
     }
 }
 
@@ -173,7 +177,7 @@ impl Transaction<'_> {
         sql: &'static Sql,
         params: &[database::Param<'_>],
     ) -> Result<Vec<Row>, DatabaseError> {
-        let sql = self.statements.get(sql);
+        let sql = self.database.statements().get(sql);
         Ok(self.client()?.query_typed(&sql.text, &typed(sql, params)).await?)
     }
 
@@ -183,7 +187,7 @@ impl Transaction<'_> {
         sql: &'static Sql,
         params: &[database::Param<'_>],
     ) -> Result<u64, DatabaseError> {
-        let sql = self.statements.get(sql);
+        let sql = self.database.statements().get(sql);
         Ok(self.client()?.execute_typed(&sql.text, &typed(sql, params)).await?)
     }
 
@@ -202,9 +206,9 @@ impl Transaction<'_> {
         Ok(counts)
     }
 
-    /// Ends it. Every error of `COMMIT` leaves the outcome unknown: a pooler, too, sends errors in the
-    /// server's format.
-    pub(super) async fn commit(self) -> Result<(), DatabaseError> {
+    /// Ends it. Every other error of `COMMIT` than [`OpenStoreError::NotReplicated`] leaves the outcome
+    /// unknown: a pooler, too, sends errors in the server's format.
+    pub(super) async fn commit(self) -> Result<(), OpenStoreError> {
         let committed = self.client()?.batch_execute("COMMIT").await;
         committed.map_err(|error| {
             let error = DatabaseError::from(error);
@@ -214,7 +218,12 @@ impl Transaction<'_> {
             ))
         })?;
         self.connection.release();
-        Ok(())
+        match self.unreplicated {
+            Some(before) if self.database.unreplicated_commits() != before => {
+                Err(OpenStoreError::NotReplicated)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Runs statements without parameters.
@@ -238,7 +247,7 @@ impl Transaction<'_> {
     }
 
     fn schema(&self) -> &Schema {
-        self.statements.schema()
+        self.database.statements().schema()
     }
 
     fn client(&self) -> Result<&Object, DatabaseError> {

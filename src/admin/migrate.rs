@@ -67,7 +67,9 @@ impl MigrationStatus {
     /// Whether programs that work with the schema now keep working when it is migrated.
     pub fn keeps_older_programs(&self) -> bool {
         self.parts.iter().all(|part| {
-            part.pending.iter().all(|migration| migration.compatible_with <= part.installed)
+            // None works with a part that is not there.
+            part.installed == 0
+                || part.pending.iter().all(|step| step.compatible_with <= part.installed)
         })
     }
 }
@@ -139,7 +141,7 @@ impl PostgresStoreConfig {
     /// # Errors
     ///
     /// [`OpenStoreError::PermissionDenied`], [`OpenStoreError::SchemaTooNew`] and what keeps a
-    /// connection from being made.
+    /// connection from being made. [`OpenStoreError::NotReplicated`] after it was migrated.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -151,7 +153,12 @@ impl PostgresStoreConfig {
     pub async fn migrate(&self) -> Result<(), OpenStoreError> {
         let admin = AdminConnection::new(self)?;
         let config = self.clone().access(Access::default()).run_migrations(true);
-        find::look_up(&admin.database, &config, &parts(&[&CRYPTO_STORE])).await.map(drop)
+        let unreplicated = admin.database.unreplicated_commits();
+        find::look_up(&admin.database, &config, &parts(&[&CRYPTO_STORE])).await?;
+        match admin.database.unreplicated_commits() == unreplicated {
+            true => Ok(()),
+            false => Err(OpenStoreError::NotReplicated),
+        }
     }
 }
 

@@ -6,6 +6,10 @@
 //! what a function does is in its documentation. Each checks server, role and schema as opening a store
 //! does, and fails with the same errors.
 //!
+//! A change is one transaction: it is made, or the error says why not. Two errors come after `COMMIT` was sent:
+//! one that says that its outcome is unknown, and
+//! [`OpenStoreError::NotReplicated`](crate::OpenStoreError::NotReplicated), with which the change was made.
+//!
 //! None disturbs a bot that is running, unless it says so. What changes rows while a bot runs raises the
 //! maintenance counter of the account's lane, so that the bot drops its cache; what cannot be done while a
 //! bot runs fails with [`OpenStoreError::OwnerAlive`](crate::OpenStoreError::OwnerAlive), which names the

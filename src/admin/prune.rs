@@ -15,12 +15,15 @@ use super::{
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, column},
+    crypto_store::tables,
 };
 
-const OLM: &str = "olm_sessions";
-const OUTBOUND: &str = "megolm_outbound_sessions";
-const DEVICES: &str = "devices";
+const OLM: &str = tables::OLM_SESSIONS.name;
+const OUTBOUND: &str = tables::OUTBOUND_SESSIONS.name;
+const DEVICES: &str = tables::DEVICES.name;
 
+/// Nothing is older.
+const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 /// The SDK rotates no session sooner.
 const SHORTEST_ROTATION: Duration = Duration::from_secs(3600);
 /// Nor does it use one for more messages.
@@ -136,10 +139,10 @@ impl Pruning {
     ) -> Result<DeletedRows, OpenStoreError> {
         let mut tables = Vec::new();
         let by_age = [
-            ("message_hashes", "", self.rules.message_hashes),
-            ("withheld_sessions", "", self.rules.withheld_sessions),
-            ("key_requests", " AND sent_out", self.rules.sent_requests),
-            ("megolm_inbound_sessions", "", self.rules.room_keys),
+            (tables::MESSAGE_HASHES.name, "", self.rules.message_hashes),
+            (tables::WITHHELD_SESSIONS.name, "", self.rules.withheld_sessions),
+            (tables::KEY_REQUESTS.name, " AND sent_out", self.rules.sent_requests),
+            (tables::INBOUND_SESSIONS.name, "", self.rules.room_keys),
         ];
         let refused = |error| OpenStoreError::refused(error, "pruning");
         for (table, condition, age) in by_age {
@@ -176,7 +179,8 @@ impl Pruning {
             "{verb} {{schema}}.{table} WHERE account_id = $1 \
              AND created_at < now() - $2 * interval '1 second'{condition}"
         );
-        let seconds = age.as_secs_f64();
+        // The server's times begin in 4714 BC.
+        let seconds = age.min(LONGEST).as_secs_f64();
         let mut params: Vec<Param<'_>> =
             vec![(&self.account_id, Type::INT8), (&seconds, Type::FLOAT8)];
         params.extend(more.iter().cloned());
@@ -189,9 +193,11 @@ impl Pruning {
         transaction: &Transaction<'_>,
         codec: &Codec,
     ) -> Result<Vec<Key>, OpenStoreError> {
-        let sql = "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1";
+        let sql = format!(
+            "SELECT user_id, device_id, data FROM {{schema}}.{DEVICES} WHERE account_id = $1"
+        );
         let mut known = Vec::new();
-        let mut rows = transaction.stream(sql, &[(&self.account_id, Type::INT8)]).await?;
+        let mut rows = transaction.stream(&sql, &[(&self.account_id, Type::INT8)]).await?;
         while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let key = [&Key::of(&row, 0, DEVICES)?, &Key::of(&row, 1, DEVICES)?];
             let device: DeviceData = codec.open(DEVICES, &key, column(&row, 2, DEVICES)?)?;
@@ -209,10 +215,10 @@ impl Pruning {
         age: Duration,
     ) -> Result<u64, OpenStoreError> {
         let id = (&self.account_id as _, Type::INT8);
-        let sql = "SELECT room_id, data, now() \
-                   FROM {schema}.megolm_outbound_sessions WHERE account_id = $1";
+        let sql =
+            format!("SELECT room_id, data, now() FROM {{schema}}.{OUTBOUND} WHERE account_id = $1");
         let mut expired = Vec::new();
-        let mut rows = transaction.stream(sql, std::slice::from_ref(&id)).await?;
+        let mut rows = transaction.stream(&sql, std::slice::from_ref(&id)).await?;
         while let Some(row) = rows.try_next().await.map_err(DatabaseError::from)? {
             let (room_id, data) = (Key::of(&row, 0, OUTBOUND)?, column(&row, 1, OUTBOUND)?);
             let session: PickledOutboundGroupSession =

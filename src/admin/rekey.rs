@@ -8,7 +8,7 @@ use super::connection::{AdminConnection, Transaction};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::cipher::{Codec, Key, SealedCipher},
-    crypto_store::{INSPECTED, Inspected},
+    crypto_store::{INSPECTED, Inspected, tables::ACCOUNT_DATA},
 };
 
 /// Seals an account's data key with another secret: that of `new`, a passphrase, a key or a key provider,
@@ -60,7 +60,7 @@ pub async fn rekey(
         return Err(Error::Internal("a row is not what was written").into());
     }
     check(&transaction, account_id, [&codec, &opened]).await?;
-    Ok(transaction.commit().await?)
+    transaction.commit().await
 }
 
 /// Compares and swaps the account's cipher; returns the stored one.
@@ -98,7 +98,8 @@ async fn check(
     account_id: i64,
     [old, new]: [&Codec; 2],
 ) -> Result<(), OpenStoreError> {
-    let account_data = INSPECTED.iter().filter(|inspected| inspected.table.name == "account_data");
+    let account_data =
+        INSPECTED.iter().filter(|inspected| inspected.table.name == ACCOUNT_DATA.name);
     for Inspected { table, values, check, .. } in account_data {
         let sql =
             format!("SELECT item, {values} FROM {{schema}}.{} WHERE account_id = $1", table.name);

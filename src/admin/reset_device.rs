@@ -10,18 +10,8 @@ use super::{
 };
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig, account::ownership::random_id,
+    crypto_store::OF_THE_DEVICE,
 };
-
-/// What belongs to a device, and what of it: the Olm account of `account_data`, everything of the others.
-const OF_THE_DEVICE: [(&str, &str); 7] = [
-    ("account_data", " AND item = 1"),
-    ("olm_sessions", ""),
-    ("megolm_outbound_sessions", ""),
-    ("message_hashes", ""),
-    ("key_requests", ""),
-    ("tracked_users", ""),
-    ("sync_tokens", ""),
-];
 
 /// Counts what [`reset_device`] would delete. It reads only, whether or not a process has the account open.
 ///
@@ -102,13 +92,14 @@ async fn each(
     verb: &str,
 ) -> Result<Vec<TableCount>, DatabaseError> {
     let mut tables = Vec::new();
-    for (table, condition) in OF_THE_DEVICE {
+    for rows in &OF_THE_DEVICE {
+        let (table, condition) = (rows.table.name, rows.condition());
         let sql = format!("{verb} {{schema}}.{table} WHERE account_id = $1{condition}");
         let rows = transaction.execute(&sql, &[(&account_id, Type::INT8)]).await?;
         tables.push(TableCount { table, rows });
     }
     // Put back later, they would be used by the new device.
-    let names: Vec<&str> = OF_THE_DEVICE.iter().map(|(table, _)| *table).collect();
+    let names: Vec<&str> = OF_THE_DEVICE.iter().map(|rows| rows.table.name).collect();
     let sql =
         format!("{verb} {{schema}}.{QUARANTINE} WHERE account_id = $1 AND table_name = ANY ($2)");
     let params = [(&account_id as _, Type::INT8), (&names as _, Type::TEXT_ARRAY)];

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{connection::AdminConnection, delete::delete_account};
 use crate::{
-    Access, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
     account::cipher::random_key,
 };
 
@@ -66,11 +66,14 @@ pub async fn self_test(config: &PostgresStoreConfig) -> SelfTest {
     if own.secret.is_none() {
         own = own.key(Some(&random_key()));
     }
-    let mut test = Test { config: own, steps: Vec::new(), opened: false };
+    let mut test = Test { config: own, steps: Vec::new(), was_opened: false };
     test.run().await;
-    if test.opened {
+    if test.was_opened {
         let deleted = delete_account(&test.config).await.map(drop).map_err(Failure::from);
         test.note("delete", deleted.map(|()| None));
+    } else if delete_account(&test.config).await.is_ok() {
+        // It was created all the same.
+        test.note("delete", Ok(None));
     }
     SelfTest { account, steps: test.steps }
 }
@@ -78,7 +81,7 @@ pub async fn self_test(config: &PostgresStoreConfig) -> SelfTest {
 struct Test {
     config: PostgresStoreConfig,
     steps: Vec<SelfTestStep>,
-    opened: bool,
+    was_opened: bool,
 }
 
 impl Test {
@@ -97,13 +100,11 @@ impl Test {
         let store = match opened {
             Ok(store) => store,
             Err(error) => {
-                // It may have been created all the same.
-                self.opened = !matches!(error, OpenStoreError::InvalidConfig(_));
                 self.note("open", Err(error.into()));
                 return;
             }
         };
-        self.opened = true;
+        self.was_opened = true;
         self.note("open", Ok(None));
         let written = write(&store).await;
         let mut goes_on = self.note("write", written.map(|()| None));

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     Access, DatabaseError, OpenStoreError, PostgresStoreConfig, PostgresStores,
-    crypto_store::TABLES,
+    crypto_store::{TABLES, tables::INBOUND_SESSIONS},
 };
 
-const ROOM_KEYS: &str = "megolm_inbound_sessions";
+const ROOM_KEYS: &str = INBOUND_SESSIONS.name;
 
 /// Days of which the new room keys are counted, today among them.
 const DAYS: i32 = 14;
@@ -119,18 +119,18 @@ pub async fn stats(config: &PostgresStoreConfig) -> Result<Stats, OpenStoreError
     let admin = AdminConnection::new(config)?;
     admin.check(config, Access::ReadOnly).await?;
     let transaction = admin.read().await?;
-    let accounts = accounts(&transaction).await;
-    let accounts =
-        accounts.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))?;
-    let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
     let schema = admin.schema().name();
-    let stats = reading.finish(schema).await;
-    stats.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))
+    let stats = count(&transaction, schema, None).await;
+    let stats =
+        stats.map_err(|error| OpenStoreError::refused(error, "reading the schema's tables"))?;
+    transaction.commit().await?;
+    Ok(stats)
 }
 
 impl PostgresStores {
-    /// Counts what the schema holds of this account, for dashboards: see [`stats`]. It reads each table of
-    /// the schema once, whatever the number of its accounts, on a connection of the stores' pool.
+    /// Counts what the schema holds of this account, for dashboards: see [`stats`]. It reads the rows of
+    /// this account only, on a connection of the stores' pool. Its share of a table's bytes is by the
+    /// number of rows that `ANALYZE` has last estimated for the table.
     ///
     /// # Errors
     ///
@@ -148,35 +148,54 @@ impl PostgresStores {
         let operation = store.handle().operation()?;
         let admin = AdminConnection { database: operation.database().clone() };
         let transaction = admin.read().await?;
-        let accounts = accounts(&transaction).await?;
-        let own = accounts.get(&operation.account_id()).map(|account| account.name.clone());
-        let reading = Reading { transaction, accounts, bytes: BTreeMap::new() };
-        let stats = reading.finish(admin.schema().name()).await?;
-        let own = stats.accounts.into_iter().find(|account| Some(&account.name) == own.as_ref());
+        let only = Some(operation.account_id());
+        let stats = count(&transaction, admin.schema().name(), only).await?;
+        transaction.commit().await?;
+        let own = stats.accounts.into_iter().next();
         Ok(own.ok_or_else(|| DatabaseError::permanent("the account was deleted"))?)
     }
 }
 
 /// What is known while it is counted.
 struct Reading<'a> {
-    transaction: Transaction<'a>,
+    transaction: &'a Transaction<'a>,
+    /// The account that is counted; all of them if it is `None`.
+    only: Option<i64>,
     /// By their numbers.
     accounts: BTreeMap<i64, AccountStats>,
-    /// Of each table, indexes included.
-    bytes: BTreeMap<String, u64>,
+    tables: BTreeMap<String, TableSize>,
+}
+
+/// A table with the rows of all accounts.
+#[derive(Default, Clone, Copy)]
+struct TableSize {
+    /// Indexes included.
+    bytes: u64,
+    /// As `ANALYZE` has last estimated it.
+    rows: u64,
+}
+
+/// Counts what there is of an account, or of all.
+async fn count(
+    transaction: &Transaction<'_>,
+    schema: &str,
+    only: Option<i64>,
+) -> Result<Stats, DatabaseError> {
+    let accounts = accounts(transaction, only).await?;
+    let tables = sizes(transaction, schema).await?;
+    let mut reading = Reading { transaction, only, accounts, tables };
+    for table in TABLES {
+        match table.name {
+            ROOM_KEYS => reading.room_keys().await?,
+            name => reading.count(name).await?,
+        }
+    }
+    reading.days().await?;
+    Ok(reading.finish(schema))
 }
 
 impl Reading<'_> {
-    async fn finish(mut self, schema: &str) -> Result<Stats, DatabaseError> {
-        self.bytes = sizes(&self.transaction, schema).await?;
-        for table in TABLES {
-            match table.name {
-                ROOM_KEYS => self.room_keys().await?,
-                name => self.count(name).await?,
-            }
-        }
-        self.days().await?;
-        self.transaction.commit().await?;
+    fn finish(self, schema: &str) -> Stats {
         let mut accounts: Vec<_> = self.accounts.into_values().collect();
         for account in &mut accounts {
             account.bytes = account.tables.iter().map(|table| table.bytes).sum();
@@ -184,15 +203,18 @@ impl Reading<'_> {
             account.bytes_per_100_rooms = (account.bytes * 100).checked_div(rooms);
         }
         accounts.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Stats { schema: schema.to_owned(), bytes: self.bytes.into_values().sum(), accounts })
+        let bytes = self.tables.into_values().map(|table| table.bytes).sum();
+        Stats { schema: schema.to_owned(), bytes, accounts }
     }
 
     /// Counts the rows of a table.
     async fn count(&mut self, table: &'static str) -> Result<(), DatabaseError> {
-        let sql =
-            format!("SELECT account_id, count(*) FROM {{schema}}.{table} GROUP BY account_id");
+        let sql = format!(
+            "SELECT account_id, count(*) FROM {{schema}}.{table} \
+             WHERE $1 IS NULL OR account_id = $1 GROUP BY account_id"
+        );
         let mut counts = BTreeMap::new();
-        for row in self.transaction.query(&sql, &[]).await? {
+        for row in self.transaction.query(&sql, &[(&self.only, Type::INT8)]).await? {
             counts.insert(row.try_get::<_, i64>(0)?, unsigned(&row, 1)?);
         }
         self.share(table, &counts);
@@ -201,8 +223,10 @@ impl Reading<'_> {
 
     /// Notes a table's rows by account, with their share of its bytes.
     fn share(&mut self, table: &'static str, counts: &BTreeMap<i64, u64>) {
-        let all = u128::from(counts.values().sum::<u64>().max(1));
-        let bytes = u128::from(self.bytes.get(table).copied().unwrap_or_default());
+        let TableSize { bytes, rows } = self.tables.get(table).copied().unwrap_or_default();
+        let counted = counts.values().sum::<u64>().max(1);
+        let all = u128::from(if self.only.is_some() { rows.max(counted) } else { counted });
+        let bytes = u128::from(bytes);
         for (id, account) in &mut self.accounts {
             let rows = counts.get(id).copied().unwrap_or_default();
             let share = u64::try_from(bytes * u128::from(rows) / all).unwrap_or(u64::MAX);
@@ -213,9 +237,11 @@ impl Reading<'_> {
     /// The same for the room keys, whose table is the largest: counted once.
     async fn room_keys(&mut self) -> Result<(), DatabaseError> {
         let mut counts = BTreeMap::new();
-        let sql = "SELECT account_id, count(*), count(DISTINCT room_id), min(created_at), max(created_at) \
-                   FROM {schema}.megolm_inbound_sessions GROUP BY account_id";
-        for row in self.transaction.query(sql, &[]).await? {
+        let sql = format!(
+            "SELECT account_id, count(*), count(DISTINCT room_id), min(created_at), max(created_at) \
+             FROM {{schema}}.{ROOM_KEYS} WHERE $1 IS NULL OR account_id = $1 GROUP BY account_id"
+        );
+        for row in self.transaction.query(&sql, &[(&self.only, Type::INT8)]).await? {
             let id = row.try_get(0)?;
             counts.insert(id, unsigned(&row, 1)?);
             let Some(account) = self.accounts.get_mut(&id) else { continue };
@@ -229,12 +255,15 @@ impl Reading<'_> {
     }
 
     async fn days(&mut self) -> Result<(), DatabaseError> {
-        let sql = "SELECT account_id, (created_at AT TIME ZONE 'UTC')::date::text, count(*) \
-                   FROM {schema}.megolm_inbound_sessions \
-                   WHERE (created_at AT TIME ZONE 'UTC')::date \
-                       > (now() AT TIME ZONE 'UTC')::date - $1 \
-                   GROUP BY 1, 2";
-        for row in self.transaction.query(sql, &[(&DAYS, Type::INT4)]).await? {
+        let sql = format!(
+            "SELECT account_id, (created_at AT TIME ZONE 'UTC')::date::text, count(*) \
+             FROM {{schema}}.{ROOM_KEYS} \
+             WHERE (created_at AT TIME ZONE 'UTC')::date > (now() AT TIME ZONE 'UTC')::date - $1 \
+                 AND ($2 IS NULL OR account_id = $2) \
+             GROUP BY 1, 2"
+        );
+        let params = [(&DAYS as _, Type::INT4), (&self.only as _, Type::INT8)];
+        for row in self.transaction.query(&sql, &params).await? {
             if let Some(account) = self.accounts.get_mut(&row.try_get(0)?) {
                 account.room_keys_per_day.insert(row.try_get(1)?, unsigned(&row, 2)?);
             }
@@ -245,15 +274,17 @@ impl Reading<'_> {
 
 async fn accounts(
     transaction: &Transaction<'_>,
+    only: Option<i64>,
 ) -> Result<BTreeMap<i64, AccountStats>, DatabaseError> {
     let sql = format!(
         "\
 SELECT a.id, a.name, a.secret_kind > 0, a.created_at, s.updated_at, o.name, o.since, {IS_ALIVE}, {COMMITS}
 FROM {{schema}}.accounts a
 LEFT JOIN {{schema}}.account_owners o ON o.account_id = a.id
-LEFT JOIN {{schema}}.sync_tokens s ON s.account_id = a.id"
+LEFT JOIN {{schema}}.sync_tokens s ON s.account_id = a.id
+WHERE $1 IS NULL OR a.id = $1"
     );
-    let rows = transaction.query(&sql, &[]).await?;
+    let rows = transaction.query(&sql, &[(&only, Type::INT8)]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, account(row)?))).collect()
 }
 
@@ -280,16 +311,21 @@ fn account(row: &Row) -> Result<AccountStats, DatabaseError> {
     })
 }
 
-/// The bytes of each table of the schema, by name.
+/// The size of each table of the schema, by name.
 async fn sizes(
     transaction: &Transaction<'_>,
     schema: &str,
-) -> Result<BTreeMap<String, u64>, DatabaseError> {
-    let sql = "SELECT c.relname::text, pg_total_relation_size(c.oid) \
+) -> Result<BTreeMap<String, TableSize>, DatabaseError> {
+    // `reltuples` is -1 before the first ANALYZE.
+    let sql = "SELECT c.relname::text, pg_total_relation_size(c.oid), greatest(c.reltuples, 0)::int8 \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relkind = 'r'";
     let rows = transaction.query(sql, &[(&schema, Type::TEXT)]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, unsigned(row, 1)?))).collect()
+    let sizes = rows.iter().map(|row| {
+        let size = TableSize { bytes: unsigned(row, 1)?, rows: unsigned(row, 2)? };
+        Ok((row.try_get(0)?, size))
+    });
+    sizes.collect()
 }
 
 fn unsigned(row: &Row, column: usize) -> Result<u64, DatabaseError> {

@@ -25,7 +25,7 @@ use crate::{
 
 const TABLE: &str = ACCOUNT_DATA.name;
 
-pub(super) static ACCOUNT_DATA: Table = Table {
+pub(crate) static ACCOUNT_DATA: Table = Table {
     name: "account_data",
     key: &[Column("item", ColumnType::Int2)],
     values: &[bytea("data")],
@@ -57,7 +57,7 @@ pub(super) const STATEMENTS: &[&Sql] = &[&GET_ONE, &PREFETCH, UPSERT.sql(), DELE
 
 /// The values of the column `item`; never renumbered.
 #[derive(Clone, Copy)]
-pub(super) enum Item {
+pub(crate) enum Item {
     OlmAccount = 1,
     PrivateIdentity = 2,
     BackupDecryptionKey = 3,

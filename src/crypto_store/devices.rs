@@ -24,7 +24,7 @@ use crate::{
 
 const TABLE: &str = DEVICES.name;
 
-pub(super) static DEVICES: Table = Table {
+pub(crate) static DEVICES: Table = Table {
     name: "devices",
     key: &[bytea("user_id"), bytea("device_id")],
     values: &[bytea("data")],

@@ -24,7 +24,7 @@ use crate::{
 
 const TABLE: &str = KEY_REQUESTS.name;
 
-pub(super) static KEY_REQUESTS: Table =
+pub(crate) static KEY_REQUESTS: Table =
     Table { name: "key_requests", key: &[bytea("request_id")], values: &[], cache: Some(&UNSENT) };
 
 // One group: the unsent requests are read together; there are few.

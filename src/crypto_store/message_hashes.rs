@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = MESSAGE_HASHES.name;
 
-pub(super) static MESSAGE_HASHES: Table =
+pub(crate) static MESSAGE_HASHES: Table =
     Table { name: "message_hashes", key: &[bytea("hash")], values: &[], cache: Some(&BY_HASH) };
 
 // Only the key set is cached: the rows have no other columns.

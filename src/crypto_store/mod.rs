@@ -4,6 +4,7 @@ mod account_data;
 mod backups;
 mod custom_values;
 mod deferred;
+mod device_rows;
 mod devices;
 mod encrypted_rooms;
 mod error;
@@ -56,12 +57,22 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub(crate) use self::{
+    device_rows::OF_THE_DEVICE,
     inspect::{INSPECTED, Inspected},
     size::TABLES,
     store::CRYPTO_STORE,
 };
 pub use self::{own_device::OwnDevice, store::PostgresCryptoStore};
 use crate::Error;
+
+/// The tables that operators' functions name.
+pub(crate) mod tables {
+    pub(crate) use super::{
+        account_data::ACCOUNT_DATA, devices::DEVICES, inbound_group_sessions::INBOUND_SESSIONS,
+        key_requests::KEY_REQUESTS, message_hashes::MESSAGE_HASHES, olm_sessions::OLM_SESSIONS,
+        outbound_group_sessions::OUTBOUND_SESSIONS, withheld::WITHHELD_SESSIONS,
+    };
+}
 
 type Result<T> = std::result::Result<T, Error>;
 

@@ -31,7 +31,7 @@ use crate::{
 
 const TABLE: &str = OLM_SESSIONS.name;
 
-pub(super) static OLM_SESSIONS: Table = Table {
+pub(crate) static OLM_SESSIONS: Table = Table {
     name: "olm_sessions",
     key: &[bytea("sender_key"), bytea("session_id")],
     values: &[bytea("data")],

@@ -17,7 +17,7 @@ use crate::{
 
 const TABLE: &str = SYNC_TOKENS.name;
 
-pub(super) static SYNC_TOKENS: Table =
+pub(crate) static SYNC_TOKENS: Table =
     Table { name: "sync_tokens", key: &[], values: &[bytea("data")], cache: None };
 
 static GET: Sql = Sql::new(

@@ -16,7 +16,7 @@ use crate::{
 
 const TABLE: &str = TRACKED_USERS.name;
 
-pub(super) static TRACKED_USERS: Table = Table {
+pub(crate) static TRACKED_USERS: Table = Table {
     name: "tracked_users",
     key: &[bytea("user_id")],
     values: &[bytea("data")],

@@ -16,7 +16,7 @@ use crate::{
 
 const TABLE: &str = WITHHELD_SESSIONS.name;
 
-pub(super) static WITHHELD_SESSIONS: Table = Table {
+pub(crate) static WITHHELD_SESSIONS: Table = Table {
     name: "withheld_sessions",
     key: &[bytea("room_id"), bytea("session_id")],
     values: &[bytea("data")],

@@ -7,7 +7,7 @@ use super::{DatabaseError, Error};
 /// An error that keeps a store from being opened.
 ///
 /// When one of these is returned, nothing has been written, except a migration or a new account's row
-/// that was committed before.
+/// that was committed before, and by an operator's function after [`NotReplicated`](Self::NotReplicated).
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
@@ -237,6 +237,17 @@ pub enum OpenStoreError {
         /// The account's name.
         account: String,
     },
+
+    /// The change of an operator's function ([`admin`](crate::admin)) is committed on this server, but the
+    /// server did not wait for its synchronous standby: somebody cancelled the wait. A failover to that
+    /// standby may still undo the change. Do not repeat it: see to the standby, and after a failover check
+    /// whether the change is there.
+    #[error(
+        "the change is committed on this server, but the wait for its synchronous standby was cancelled, so \
+         a failover may still undo it: do not repeat it, see to the standby, and after a failover check \
+         whether the change is there"
+    )]
+    NotReplicated,
 
     /// The database failed while the store was being opened.
     #[error(transparent)]

@@ -58,7 +58,8 @@ pub(crate) const CREATE_TABLE: &str = "CREATE TABLE {schema}.schema_migrations (
 /// Overrides the role's limits, which may be too short to migrate a large table, or to wait for
 /// another process that is migrating.
 pub(crate) const LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
-                      SET LOCAL idle_in_transaction_session_timeout = '60s'";
+                      SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                      SET LOCAL client_min_messages = warning";
 
 /// First half of the advisory lock's key, against collisions with other applications' locks.
 pub(crate) const LOCK_SPACE: i32 = 0x6d78_7370;

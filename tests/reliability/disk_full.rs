@@ -1,51 +1,18 @@
 //! A full disk: by tables, and by the write-ahead log. Needs root, for a small file system.
 
-use std::{fs, path::Path, process::Command};
+use std::path::Path;
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{PostgresCryptoStore, testing::PostgresServer};
 use test_support::{
     Mode,
     directory::Directory,
+    disk::Disk,
     eventually, figure,
     privileges::{has_privileges_for, run},
     stream::{Ledger, reopen, stream},
 };
 use tokio::task::block_in_place;
-
-/// A tmpfs of a given size.
-struct Disk(Directory);
-
-impl Disk {
-    fn new(size: &str) -> Self {
-        let directory = Directory::new();
-        fs::create_dir(&directory.0).unwrap();
-        run(&format!("mount -t tmpfs -o size={size} tmpfs {}", directory.0.display()));
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0.0
-    }
-
-    /// Fills all free blocks.
-    fn fill(&self) {
-        let ballast = self.path().join("ballast");
-        let of = format!("of={}", ballast.display());
-        // It ends with an error when the disk is full.
-        Command::new("dd").args(["if=/dev/zero", &of, "bs=4096"]).output().unwrap();
-    }
-
-    fn relieve(&self) {
-        fs::remove_file(self.path().join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0.0).status();
-    }
-}
 
 /// Moves the write-ahead log into another directory, which must not exist.
 fn move_log(server: &mut PostgresServer, to: &Path) {

@@ -1,35 +1,17 @@
 //! `COMMIT` waits for a synchronous standby that is down: the caller's wait is bounded, the store does not cancel
 //! the server's wait, and a wait that is cancelled by someone else is not an acknowledgement.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{PostgresCryptoStore, Timeouts, testing::PostgresServer};
 use test_support::{
     Mode, connect, eventually, figure, number,
+    standby::{Cancelling, wait_for_standby},
     stream::{Ledger, changes, reopen},
     without_heartbeats,
 };
 use tokio_postgres::Client;
-
-/// Makes every commit wait for a standby that does not exist; with an empty name, none waits.
-async fn wait_for_standby(client: &Client, name: &str) {
-    let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
-    client.batch_execute(&sql).await.unwrap();
-    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    let shown = "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' \
-                 AND setting = '";
-    let shown = format!("{shown}{name}'");
-    eventually("the setting is read", || async { number(client, &shown).await == 1 }).await;
-    // The checkpointer wakes the waiting backends a moment after this session has the setting.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-}
 
 struct Bot {
     server: PostgresServer,
@@ -90,24 +72,9 @@ async fn a_cancelled_wait_for_the_standby_is_not_an_acknowledgement() {
 
 async fn no_acknowledgement(defaults: &str) {
     let mut bot = bot(defaults).await;
-    let end = Arc::new(AtomicBool::new(false));
-    let cancelling = tokio::spawn({
-        let (end, url) = (end.clone(), bot.url.clone());
-        async move {
-            let admin = connect(&url).await;
-            let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
-                          WHERE wait_event = 'SyncRep' AND pid <> pg_backend_pid()";
-            let mut cancelled = 0;
-            while !end.load(SeqCst) {
-                cancelled += number(&admin, cancel).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            cancelled
-        }
-    });
+    let cancelling = Cancelling::start(&bot.url);
     let saved = tokio::time::timeout(Duration::from_secs(90), bot.ledger.save(&bot.store)).await;
-    end.store(true, SeqCst);
-    assert!(cancelling.await.unwrap() > 0, "nothing waited");
+    assert!(cancelling.stop().await > 0, "nothing waited");
     assert!(bot.server.log().contains(CANCELLED));
     saved.expect("the save has no time limit").expect_err("a cancelled wait was acknowledged");
     bot.assert_continues().await;

@@ -11,11 +11,11 @@ Exit codes:
   0    done, and nothing is wrong
   1    failed: the message says what, and what to do
   2    the command line is wrong
-  3    done, and what was looked at is not in order
+  3    done, and what was looked at is not in order, or a failover may undo it
   4    refused, nothing was changed: the account has a live owner or is not empty, the backup is of
        another account or schema version or too old, or the question was not answered with yes
   5    the server cannot be reached or is busy: the same command may succeed later
-  130  interrupted by Ctrl-C
+  130  interrupted: by Ctrl-C, a closed terminal, or a request to end (SIGINT, SIGHUP, SIGTERM)
 
 Secrets come from the environment, a file or a prompt, never from the command line, which
 other users of the machine can read:

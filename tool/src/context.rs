@@ -107,8 +107,9 @@ impl Context {
 
     /// Whether standard output is read by a person who wants colours.
     pub fn has_colours(&self) -> bool {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        wanted && !self.global.json && io::stdout().is_terminal()
+        let is_unset = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let is_capable = std::env::var_os("TERM").is_some_and(|value| value != "dumb");
+        is_unset && is_capable && !self.global.json && io::stdout().is_terminal()
     }
 
     /// Prints what a command has done.

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, StatusCode, Url};
 use ruma::api::{IncomingResponse, client::keys::get_keys::v3::Response as KeysQuery};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    outcome::{Error, Exit},
+    outcome::{Error, Exit, with_causes},
     secrets,
 };
 
@@ -50,6 +50,12 @@ impl HomeserverArgs {
             )
         })?;
         let base = base.trim_end_matches('/').to_owned();
+        let url = Url::parse(&base).map_err(|error| error.to_string());
+        let url = url.and_then(|url| match url.scheme() {
+            "http" | "https" => Ok(url),
+            _ => Err("it begins neither with https:// nor with http://".to_owned()),
+        });
+        url.map_err(|error| Error::failed(format!("--homeserver {base} is no base URL: {error}")))?;
         Ok(Some(Homeserver { client: client()?, base, token }))
     }
 }
@@ -144,7 +150,10 @@ impl Homeserver {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
         let away = |error: reqwest::Error| Error {
-            message: format!("the homeserver did not answer {path}: {}", error.without_url()),
+            message: format!(
+                "the homeserver did not answer {path}: {}",
+                with_causes(&error.without_url())
+            ),
             exit: Exit::Unavailable,
         };
         let answer = request.send().await.map_err(away)?;

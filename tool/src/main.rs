@@ -18,7 +18,11 @@ mod sealed_file;
 mod secrets;
 mod text;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Parser;
 
@@ -26,13 +30,35 @@ use self::{args::Cli, context::Context, outcome::Exit};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_command_line(&error),
+    };
     let context = Arc::new(Context::new(global));
-    interrupt::exit_on_ctrl_c(context.clone());
-    match commands::run(&command, &context).await {
+    interrupt::exit_on_signals(context.clone());
+    let printed = match commands::run(&command, &context).await {
         Ok(outcome) => context.print(outcome),
         Err(error) => context.print_error(&error),
+    };
+    let exit = printed.unwrap_or_else(|error| {
+        // Whoever reads only the beginning, as `head` does, wants no more.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            let _ = writeln!(io::stderr(), "error: the result cannot be printed: {error}");
+        }
+        Exit::Failed
+    });
+    exit.into()
+}
+
+/// Prints help, the version, or what is wrong: for programs where a result would be.
+fn wrong_command_line(error: &clap::Error) -> ExitCode {
+    let is_for_programs = std::env::args_os().any(|arg| arg == "--json");
+    if error.use_stderr() && is_for_programs {
+        let error = outcome::Error { message: error.to_string(), exit: Exit::CommandLine };
+        let _ = writeln!(io::stdout(), "{:#}", error.json());
+        return error.exit.into();
     }
-    .unwrap_or(Exit::Failed)
-    .into()
+    // A person who sees nothing of it learns from the exit code.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }

@@ -1,7 +1,7 @@
 //! A file that gets its name when it is complete.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -14,9 +14,30 @@ pub fn partial(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// Makes a file that only its owner can read.
+/// Makes a file that only its owner can read, and keeps other runs from it.
 pub fn create(partial: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial)?;
+    lock(&file)?;
+    Ok(file)
+}
+
+/// Opens what an interrupted run has left; fails with `WouldBlock` while another run writes it.
+pub fn reopen(partial: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(partial)?.is_file() {
+        return Err(io::Error::other("it is no ordinary file"));
+    }
+    let file = OpenOptions::new().read(true).write(true).open(partial)?;
+    lock(&file)?;
+    Ok(file)
+}
+
+/// Released when the file is closed, also by the end of the process.
+fn lock(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        // A file system without locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
 }
 
 /// Gives the file its name, never in the place of another one.

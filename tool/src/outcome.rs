@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 pub enum Exit {
     Done = 0,
     Failed = 1,
-    /// Done, and what was looked at is not in order.
+    CommandLine = 2,
+    /// Done, and what was looked at is not in order, or a failover may undo it.
     Findings = 3,
     /// Nothing was changed.
     Refused = 4,
@@ -67,13 +68,17 @@ impl Error {
         Self { message: message.into(), exit: Exit::Refused }
     }
 
+    pub fn interrupted() -> Self {
+        Self { message: "interrupted".to_owned(), exit: Exit::Interrupted }
+    }
+
     pub fn json(&self) -> Value {
         json!({ "error": self.message, "exit_code": self.exit as u8 })
     }
 }
 
 /// The error and its causes, as one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -91,14 +96,22 @@ impl From<OpenStoreError> for Error {
     fn from(error: OpenStoreError) -> Self {
         let exit = match &error {
             OpenStoreError::OwnerAlive { .. } => Exit::Refused,
+            OpenStoreError::NotReplicated => Exit::Findings,
             error if error.is_transient() => Exit::Unavailable,
             _ => Exit::Failed,
         };
-        let mut message = with_causes(&error);
-        if matches!(error, OpenStoreError::EncryptedWithoutSecret { .. }) {
-            message.push_str(": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help");
-        }
-        Self { message, exit }
+        let advice = match &error {
+            OpenStoreError::EncryptedWithoutSecret { .. } => {
+                ": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help"
+            }
+            OpenStoreError::CipherChanged { .. } => {
+                ": another run has changed the secret meanwhile, and this one nothing"
+            }
+            OpenStoreError::MigrationsPending { .. } => ": matrix-postgres migrate does it",
+            OpenStoreError::Store(error) => advice(error),
+            _ => "",
+        };
+        Self { message: with_causes(&error) + advice, exit }
     }
 }
 
@@ -117,6 +130,16 @@ impl From<CryptoStoreError> for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let exit = if error.is_transient() { Exit::Unavailable } else { Exit::Failed };
-        Self { message: with_causes(&error), exit }
+        Self { message: with_causes(&error) + advice(&error), exit }
+    }
+}
+
+/// What to do, where the database's own text does not say it.
+fn advice(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Database(error) if error.sqlstate() == Some("53100") => {
+            ": free space on the database server, see docs/operations.md#when-the-disk-is-full"
+        }
+        _ => "",
     }
 }

@@ -1,6 +1,6 @@
 //! Progress bars, on standard error and only for people.
 
-use std::time::Duration;
+use std::{io::Read, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -36,6 +36,11 @@ impl Progress {
     /// Adds steps that are done.
     pub fn add(&self, steps: u64) {
         self.0.inc(steps);
+    }
+
+    /// Shows how many bytes are read.
+    pub fn count<R: Read>(&self, reader: R) -> impl Read + use<R> {
+        self.0.wrap_read(reader)
     }
 }
 

@@ -19,7 +19,11 @@ pub fn secret(what: &str) -> Result<Zeroizing<String>, Error> {
         )));
     }
     let secret = rpassword::prompt_password(format!("{what}: "));
-    secret.map(Zeroizing::new).map_err(|error| Error::failed(format!("{what}: {error}")))
+    secret.map(Zeroizing::new).map_err(|error| match error.kind() {
+        // Ctrl-C is a character here, no signal.
+        io::ErrorKind::Interrupted => Error::interrupted(),
+        _ => Error::failed(format!("{what}: {error}")),
+    })
 }
 
 /// Asks for a new secret twice.

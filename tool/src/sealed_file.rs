@@ -70,7 +70,12 @@ impl Unseal {
             |error: &dyn std::fmt::Display| Error::failed(format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(|error| failed(&error))?;
         let decryptor =
-            Decryptor::new_buffered(BufReader::new(file)).map_err(|error| failed(&error))?;
+            Decryptor::new_buffered(BufReader::new(file)).map_err(|error| match error {
+                age::DecryptError::InvalidHeader => {
+                    failed(&"it is no file that backup has written")
+                }
+                error => failed(&error),
+            })?;
         let opened = match self {
             Self::Passphrase(passphrase) => {
                 let identity = age::scrypt::Identity::new(SecretString::from(passphrase.as_str()));

@@ -30,6 +30,19 @@ pub fn time(time: Option<SystemTime>) -> String {
     )
 }
 
+pub const RED: u8 = 31;
+pub const GREEN: u8 = 32;
+pub const YELLOW: u8 = 33;
+pub const CYAN: u8 = 36;
+
+/// A word in a colour of the terminal, if there is one that wants colours.
+pub fn coloured(word: &str, colour: u8, has_colours: bool) -> String {
+    match has_colours {
+        true => format!("\u{1b}[{colour}m{word}\u{1b}[0m"),
+        false => word.to_owned(),
+    }
+}
+
 /// Columns: the first to the left, the others to the right.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -109,11 +109,13 @@ pub async fn restore(
             move_away(from, backup).await?;
         }
     }
-    transaction.commit().await.map_err(|error| match device {
-        RestoredDevice::Moved { .. } => DatabaseError::broken(format!(
+    transaction.commit().await.map_err(|error| match (device, error) {
+        (_, OpenStoreError::NotReplicated) => OpenStoreError::NotReplicated,
+        (RestoredDevice::Moved { .. }, error) => DatabaseError::broken(format!(
             "the device was removed from where it was, so do not start it there; then: {error}"
-        )),
-        _ => error,
+        ))
+        .into(),
+        (_, error) => error,
     })?;
     Ok(header.backup)
 }
@@ -273,5 +275,14 @@ async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), Ba
     let reset = reset(&transaction, account_id).await;
     reset
         .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;
-    Ok(transaction.commit().await?)
+    match transaction.commit().await {
+        // Restored now, it would be in two places after a failover there.
+        Err(OpenStoreError::NotReplicated) => Err(DatabaseError::broken(
+            "the device was removed from where it was, but the wait for the synchronous standby there was \
+             cancelled, so a failover may bring it back: nothing was restored; do not start it there, see to \
+             the standby, and run the same command again",
+        )
+        .into()),
+        ended => Ok(ended?),
+    }
 }

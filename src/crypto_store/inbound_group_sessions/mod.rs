@@ -11,10 +11,11 @@ use matrix_sdk_crypto::{
 };
 use tokio_postgres::Row;
 
+pub(crate) use self::statements::INBOUND_SESSIONS;
 use self::statements::{
     AFTER, ALL, BY_ROOM, BY_SENDER, COUNTS, FOR_BACKUP, MARK_BACKED_UP, TABLE, UPSERT,
 };
-pub(super) use self::statements::{BY_KEY, INBOUND_SESSIONS, STATEMENTS};
+pub(super) use self::statements::{BY_KEY, STATEMENTS};
 use super::{backups, inspect::same};
 use crate::{
     Error,

@@ -6,7 +6,7 @@ use crate::postgres::statement::{CacheIndex, ExpectedRows, Sql, Table, Write, by
 
 pub(super) const TABLE: &str = INBOUND_SESSIONS.name;
 
-pub(in crate::crypto_store) static INBOUND_SESSIONS: Table = Table {
+pub(crate) static INBOUND_SESSIONS: Table = Table {
     name: "megolm_inbound_sessions",
     key: &[bytea("room_id"), bytea("session_id")],
     // The statements below read and write them.

@@ -21,7 +21,7 @@ use crate::{
 
 const TABLE: &str = OUTBOUND_SESSIONS.name;
 
-pub(super) static OUTBOUND_SESSIONS: Table = Table {
+pub(crate) static OUTBOUND_SESSIONS: Table = Table {
     name: "megolm_outbound_sessions",
     key: &[bytea("room_id")],
     values: &[bytea("data")],

@@ -8,7 +8,7 @@ use matrix_sdk_postgres::{
     admin::{self, HealthStatus},
     testing::{self, PostgresServer},
 };
-use test_support::Mode;
+use test_support::{Mode, connect, fixture::Fixture};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -55,4 +55,23 @@ async fn a_read_only_store_whose_account_was_deleted_is_not_ready() {
     let reader = PostgresCryptoStore::open_with_config(&reader).await.unwrap();
     admin::delete_account(&config).await.unwrap();
     assert_eq!(reader.health(LIMIT).await.status, HealthStatus::Unreachable);
+}
+
+/// What a dashboard of one bot shows costs nothing for those of the others.
+#[tokio::test]
+async fn the_statistics_of_a_store_are_those_of_its_account() {
+    let database = testing::database().unwrap();
+    let config = Mode::Key.config(&database.url(), "bot");
+    let stores = PostgresStores::open(&config).await.unwrap();
+    let other = Mode::Key.open(&database.url(), "other").await;
+    Fixture::new().await.fill(&stores.crypto_store()).await;
+    Fixture::new().await.fill(&other).await;
+    other.set_custom_value("more", vec![1; 1000]).await.unwrap();
+    // Of small tables it counts every row.
+    connect(&database.url()).await.batch_execute("ANALYZE").await.unwrap();
+    let of_all = admin::stats(&config).await.unwrap().accounts;
+    let own = stores.stats().await.unwrap();
+    assert_eq!(of_all[0].name, "bot");
+    assert_eq!(format!("{own:?}"), format!("{:?}", of_all[0]));
+    assert!(own.bytes > 0 && own.room_keys == 1 && own.room_keys_per_day.len() == 1);
 }

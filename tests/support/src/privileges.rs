@@ -5,11 +5,16 @@ use std::{fs, process::Command};
 /// The bit of `CAP_SYS_ADMIN` (capabilities(7)), which mounting requires.
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// Whether the privileges for this test are present. Fails if not, unless `RELIABILITY_WITHOUT_ROOT` is set.
-pub fn has_privileges_for(test: &str) -> bool {
+/// Whether this process may mount file systems.
+pub fn may_mount() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-    if u64::from_str_radix(capabilities.trim(), 16).unwrap() & SYS_ADMIN != 0 {
+    u64::from_str_radix(capabilities.trim(), 16).unwrap() & SYS_ADMIN != 0
+}
+
+/// Whether the privileges for this test are present. Fails if not, unless `RELIABILITY_WITHOUT_ROOT` is set.
+pub fn has_privileges_for(test: &str) -> bool {
+    if may_mount() {
         return true;
     }
     let accepted = std::env::var_os("RELIABILITY_WITHOUT_ROOT").is_some();

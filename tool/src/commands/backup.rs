@@ -1,8 +1,8 @@
 //! `backup`: an account as an encrypted file.
 
 use std::{
-    fs,
-    io::BufWriter,
+    fs::{self, File},
+    io::{self, BufWriter},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     context::Context,
-    new_file,
+    interrupt, new_file,
     outcome::{Error, Outcome},
     prompt,
     sealed_file::{self, Seal, Unseal},
@@ -77,13 +77,24 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         false => Seal::Recipients(args.recipient.clone()),
     };
     let partial = new_file::partial(file);
-    let failed = |error: std::io::Error| Error::failed(format!("{}: {error}", partial.display()));
-    let written = write(&partial, &seal, context).await;
-    if written.is_err() && partial.exists() {
-        fs::remove_file(&partial).map_err(failed)?;
-    }
-    let backup = written?;
-    new_file::complete(&partial, file).map_err(failed)?;
+    let failed = |error: io::Error| Error::failed(format!("{}: {error}", partial.display()));
+    let created = new_file::create(&partial).map_err(|error| in_the_way(&partial, &error))?;
+    interrupt::remove_too(&partial);
+    let written = write(created, &partial, &seal, context).await;
+    let backup = match written {
+        Ok(backup) => backup,
+        Err(error) => {
+            fs::remove_file(&partial).map_err(failed)?;
+            return Err(error);
+        }
+    };
+    new_file::complete(&partial, file).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::failed(format!(
+            "another file came in the place of the backup, which is {}",
+            partial.display()
+        )),
+        _ => failed(error),
+    })?;
     let size = fs::metadata(file).map_err(failed)?.len();
     let rows: u64 = backup.tables.iter().map(|table| table.rows).sum();
     let is_checked = matches!(seal, Seal::Passphrase(_));
@@ -98,23 +109,42 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     Ok(Outcome::done(text, json))
 }
 
-async fn write(partial: &Path, seal: &Seal, context: &Context) -> Result<Backup, Error> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Error::failed(format!(
-            "{} is there: another backup is running, or was interrupted; delete it then",
-            partial.display()
-        )),
-        _ => Error::failed(format!("{}: {error}", partial.display())),
+/// Why the file cannot be made.
+fn in_the_way(partial: &Path, error: &io::Error) -> Error {
+    let file = partial.display();
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return Error::failed(format!("{file}: {error}"));
+    }
+    let in_use = new_file::reopen(partial).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+    Error::failed(match in_use {
+        true => format!("{file} is being written by another run: nothing was changed"),
+        false => format!("{file} was left by a run that was killed: delete it"),
+    })
+}
+
+async fn write(
+    created: File,
+    partial: &Path,
+    seal: &Seal,
+    context: &Context,
+) -> Result<Backup, Error> {
+    let failed = |error: io::Error| {
+        Error::failed(format!("{}: {error}; nothing is left of it", partial.display()))
     };
-    let mut stream = seal.wrap(BufWriter::new(new_file::create(partial).map_err(failed)?))?;
+    let mut stream = seal.wrap(BufWriter::new(created))?;
     let bar = context.progress("backing up", None);
     let config = context.database_of_account()?;
-    let backup = admin::backup(&config, &mut stream, &mut |bytes| bar.add(bytes)).await?;
+    let backup = admin::backup(&config, &mut stream, &mut |bytes| bar.add(bytes)).await;
+    let backup = backup.map_err(|error| match error {
+        BackupError::Io(error) => failed(error),
+        error => error.into(),
+    })?;
     sealed_file::finish(stream).map_err(failed)?;
     drop(bar);
     if let Seal::Passphrase(passphrase) = seal {
-        let mut opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
-        admin::read_backup(&mut opened)?;
+        let bar = context.progress("reading back", None);
+        let opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
+        admin::read_backup(&mut bar.count(opened))?;
     }
     Ok(backup)
 }

@@ -104,35 +104,32 @@ fn check_token(own: &OwnDevice, user: &str, device: Option<&str>) -> Result<(), 
 
 fn render(checks: &[Check], has_colours: bool) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
-    let mut text = String::new();
+    let mut out = String::new();
     for check in checks {
         let (word, colour) = match check.status {
-            CheckStatus::Ok => ("ok     ", 32),
-            CheckStatus::Warning => ("warning", 33),
-            CheckStatus::Problem => ("PROBLEM", 31),
-            _ => ("skipped", 36),
+            CheckStatus::Ok => ("ok     ", text::GREEN),
+            CheckStatus::Warning => ("warning", text::YELLOW),
+            CheckStatus::Problem => ("PROBLEM", text::RED),
+            _ => ("skipped", text::CYAN),
         };
-        let word = match has_colours {
-            true => format!("\u{1b}[{colour}m{word}\u{1b}[0m"),
-            false => word.to_owned(),
-        };
-        let _ = writeln!(text, "{word}  {:<width$}  {}", check.name, check.found);
+        let word = text::coloured(word, colour, has_colours);
+        let _ = writeln!(out, "{word}  {:<width$}  {}", check.name, check.found);
         let indent = " ".repeat(width + 11);
         if let Some(advice) = &check.advice {
-            let _ = writeln!(text, "{indent}→ {advice}");
+            let _ = writeln!(out, "{indent}→ {advice}");
         }
         if let Some(doc) = check.doc {
-            let _ = writeln!(text, "{indent}  {PAGES}{doc}");
+            let _ = writeln!(out, "{indent}  {PAGES}{doc}");
         }
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let _ = writeln!(
-        text,
+        out,
         "{} in order, {} warnings, {} problems, {} not checked",
         count(CheckStatus::Ok),
         count(CheckStatus::Warning),
         count(CheckStatus::Problem),
         count(CheckStatus::NotChecked)
     );
-    text
+    out
 }

@@ -1,8 +1,8 @@
 //! `export-keys`: all room keys as the standard key file.
 
 use std::{
-    fs::{self, File},
-    io::BufWriter,
+    fs::File,
+    io::{self, BufWriter, Seek},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     context::Context,
-    key_file::{KeyFileError, ROUNDS, Resumed, Writer, resume},
+    key_file::{KeyFileError, MOST_ROUNDS, ROUNDS, Resumed, Writer, resume},
     new_file,
     outcome::{Error, Outcome},
     prompt, secrets,
@@ -33,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     passphrase: Passphrase,
     /// Rounds of PBKDF2 that stretch the passphrase
-    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_ROUNDS)))]
     rounds: u32,
 }
 
@@ -65,7 +65,12 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let stores = context.unlocked(opened).await?;
     let partial = new_file::partial(file);
     let failed = |error: KeyFileError| failed(&partial, &error);
-    let started = start(&partial, &passphrase, args.rounds).map_err(failed)?;
+    let started = start(&partial, &passphrase, args.rounds).map_err(|error| match error {
+        KeyFileError::Io(error) if error.kind() != io::ErrorKind::WouldBlock => {
+            Error::failed(format!("{}: {error}", partial.display()))
+        }
+        error => failed(error),
+    })?;
     let resumed = started.keys;
     let (writer, keys) = write(started, &stores.crypto_store(), &partial, context).await?;
     let finish = || {
@@ -84,26 +89,25 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 
 /// Goes on with an export that was not finished, if there is one.
 fn start(partial: &Path, passphrase: &str, rounds: u32) -> Result<Resumed, KeyFileError> {
-    if partial.exists() {
-        if let Some(resumed) = resume(partial, passphrase)? {
+    let created = new_file::create(partial);
+    if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        let mut file = new_file::reopen(partial)?;
+        if let Some(resumed) = resume(&file, passphrase)? {
             return Ok(resumed);
         }
         // It was interrupted before its first line was written.
-        fs::remove_file(partial)?;
+        file.set_len(0)?;
+        file.rewind()?;
+        return begin(file, passphrase, rounds);
     }
-    Ok(Resumed { writer: begin(partial, passphrase, rounds)?, keys: 0, last: None })
+    begin(created?, passphrase, rounds)
 }
 
-fn begin(
-    partial: &Path,
-    passphrase: &str,
-    rounds: u32,
-) -> Result<Writer<BufWriter<File>>, KeyFileError> {
-    let file = new_file::create(partial)?;
-    // Random bytes of the operating system; six bits of each half are a version.
-    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-    let random = <[u8; 32]>::try_from(random).unwrap_or_default();
-    Writer::new(BufWriter::new(file), passphrase, rounds, random)
+fn begin(file: File, passphrase: &str, rounds: u32) -> Result<Resumed, KeyFileError> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(io::Error::from)?;
+    let writer = Writer::new(BufWriter::new(file), passphrase, rounds, random)?;
+    Ok(Resumed { writer, keys: 0, last: None })
 }
 
 async fn write(
@@ -147,7 +151,10 @@ fn failed(partial: &Path, error: &KeyFileError) -> Error {
             "{file} is an export that was not finished, and not one with this passphrase: give that one, \
              or delete the file"
         )),
-        KeyFileError::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+        KeyFileError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Error::failed(format!("{file} is being written by another run: nothing was changed"))
+        }
+        KeyFileError::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Error::failed(format!("another file came in the place of the export, which is {file}"))
         }
         error => Error::failed(format!(

@@ -8,7 +8,7 @@ use std::{
 
 use matrix_sdk_crypto::{OlmMachine, olm::ExportedRoomKey, store::CryptoStore};
 use matrix_sdk_postgres::{
-    OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, PostgresStores, Takeover,
+    OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig, PostgresStores, Takeover, admin,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -63,6 +63,8 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     drop(spinner);
 
     let open = |config: PostgresStoreConfig| async move {
+        // Opening would create the account.
+        admin::count_account(&config).await?;
         let owner = OwnershipSettings {
             takeover: Takeover::WaitUntilFree(A_DEAD_RUN),
             label: "matrix-postgres import-keys".to_owned(),

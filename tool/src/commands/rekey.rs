@@ -38,7 +38,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     ))?;
     let rekey = |config| {
         let new = &new;
-        async move { admin::rekey(&config, new).await }
+        async move {
+            let _progress = context.progress("sealing", None);
+            admin::rekey(&config, new).await
+        }
     };
     context.unlocked(rekey).await?;
     let text = format!(

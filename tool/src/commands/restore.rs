@@ -52,7 +52,9 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         None => Unseal::Passphrase(args.passphrase.get(prompt::secret)?),
     };
     // All of it is read first: what is changed or cut off is noticed before anything is touched.
-    let backup = admin::read_backup(&mut unseal.open(&args.file)?)?;
+    let bar = context.progress("reading", None);
+    let backup = admin::read_backup(&mut bar.count(unseal.open(&args.file)?))?;
+    drop(bar);
     let rows: u64 = backup.tables.iter().map(|table| table.rows).sum();
     let what = format!(
         "account {:?} of {}: {rows} rows, {} commits",

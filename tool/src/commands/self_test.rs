@@ -27,11 +27,14 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let test = admin::self_test(&config).await;
     drop(progress);
     let mut out = String::new();
+    let has_colours = context.has_colours();
+    let green = text::coloured("ok    ", text::GREEN, has_colours);
+    let red = text::coloured("FAILED", text::RED, has_colours);
     for step in &test.steps {
         let note = step.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
         let _ = match &step.error {
-            None => writeln!(out, "ok      {}{note}", step.name),
-            Some(error) => writeln!(out, "FAILED  {}: {error}", step.name),
+            None => writeln!(out, "{green}  {}{note}", step.name),
+            Some(error) => writeln!(out, "{red}  {}: {error}", step.name),
         };
     }
     let passed = test.is_passed();

@@ -77,12 +77,18 @@ fn render_account(out: &mut String, account: &AccountStats, all: bool) {
         text::time(account.oldest_room_key),
         text::time(account.newest_room_key)
     );
-    let per_100 = account.bytes_per_100_rooms.map(text::bytes);
-    let per_100 = per_100.unwrap_or_else(|| "no rooms yet".to_owned());
+    // The tables' own size would be most of it.
+    let per_100 = account.bytes_per_100_rooms.filter(|_| account.rooms_with_keys >= 100);
+    let per_100 = per_100.map(|bytes| {
+        format!(" ({} per 100 encrypted rooms; about 1 MB is expected)", text::bytes(bytes))
+    });
     let _ = writeln!(
         out,
-        "  size             {} ({per_100} per 100 encrypted rooms; about 1 MB is expected)",
-        text::bytes(account.bytes)
+        "  size             {}{}",
+        text::bytes(account.bytes),
+        per_100.unwrap_or_else(
+            || " (too few rooms to tell the size per 100 encrypted rooms)".to_owned()
+        )
     );
     let days = &account.room_keys_per_day;
     if !days.is_empty() {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use serde_json::{Value, json};
 
 use super::{source::Source, table::Table, walk::Tally};
+use crate::text;
 
 /// What would come, or has come.
 pub struct Report {
@@ -40,12 +41,16 @@ impl Report {
         let sealed = if self.is_encrypted { "encrypted" } else { "not encrypted" };
         let mut text =
             format!("{user_id}, device {device_id}; schema version {version}, {sealed}\n\n");
-        let _ = writeln!(text, "{:<36}{:>10}{:>10}", "table", "rows", comes);
+        let tallies = self.tallies.iter();
+        let rows: Vec<_> = tallies
+            .map(|(table, tally)| {
+                [table.name().to_owned(), tally.rows.to_string(), tally.carried.to_string()].into()
+            })
+            .collect();
+        text.push_str(&text::table(&["table", "rows", comes], &rows));
         for (table, tally) in &self.tallies {
-            let carried = tally.carried;
-            let _ = writeln!(text, "{:<36}{:>10}{carried:>10}", table.name(), tally.rows);
             for (why, count) in notes(*table, tally) {
-                let _ = writeln!(text, "  {count} left: {why}");
+                let _ = writeln!(text, "{}: {count} left: {why}", table.name());
             }
         }
         if let Some(warning) = &self.warning {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::Cursor;
+use std::{fs::OpenOptions, io::Cursor};
 
 use serde_json::json;
 
@@ -39,7 +39,8 @@ fn key_files() {
             let _ = each(reader, |_| Ok(()));
         }
         std::fs::write(&path, &bytes).unwrap();
-        if let Ok(Some(resumed)) = resume(&path, "passphrase") {
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        if let Ok(Some(resumed)) = resume(&file, "passphrase") {
             resumed.writer.finish().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             verify(Cursor::new(&bytes), "passphrase").unwrap();

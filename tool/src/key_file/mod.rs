@@ -42,7 +42,7 @@ pub const END: &str = "-----END MEGOLM SESSION DATA-----";
 /// As Element writes it.
 pub const ROUNDS: u32 = 500_000;
 /// More would keep a reader busy for minutes.
-const MOST_ROUNDS: u32 = 10_000_000;
+pub const MOST_ROUNDS: u32 = 10_000_000;
 
 const VERSION: u8 = 1;
 const MAC_LENGTH: usize = 32;

@@ -1,9 +1,8 @@
 //! Goes on with a key file that was not finished.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom},
-    path::Path,
 };
 
 use base64::Engine;
@@ -28,10 +27,10 @@ struct Ids {
     session_id: String,
 }
 
-/// Opens an unfinished file at the end of its last whole key. It is read in whole lines, and written
+/// Goes on with an unfinished file at the end of its last whole key. It is read in whole lines, and written
 /// again from the last one that is kept. `None` if it has no whole line yet.
-pub fn resume(path: &Path, passphrase: &str) -> Result<Option<Resumed>, KeyFileError> {
-    let mut lines = BufReader::new(File::open(path)?);
+pub fn resume(file: &File, passphrase: &str) -> Result<Option<Resumed>, KeyFileError> {
+    let mut lines = BufReader::new(file);
     let mut line = Vec::new();
     (&mut lines).take(1 << 10).read_until(b'\n', &mut line)?;
     let is_begun = BEGIN.as_bytes().starts_with(line.trim_ascii());
@@ -60,7 +59,7 @@ pub fn resume(path: &Path, passphrase: &str) -> Result<Option<Resumed>, KeyFileE
     // Behind the last whole key, or the bracket that begins the array.
     let end = Prefix::LENGTH as u64 + scan.end;
     let kept_lines = end / LINE as u64;
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut file = file.try_clone()?;
     let width = (LINE / 3 * 4 + 1) as u64;
     file.seek(SeekFrom::Start(start))?;
     let mut kept = BufReader::new(&file).take(kept_lines * width);

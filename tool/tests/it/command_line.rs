@@ -32,6 +32,20 @@ fn help_names_every_exit_code_and_no_command_is_hidden() {
         run(binary().args([command, "--help"])).expect(0);
     }
     run(binary().arg("no-such-command")).expect(2);
+    let wrong = run(binary().args(["stats", "--json", "--no-such-flag"])).expect(2);
+    assert_eq!(wrong.json()["exit_code"], 2);
+    assert!(wrong.json()["error"].as_str().unwrap().contains("--no-such-flag"), "{wrong:?}");
+    run(binary().args(["stats", "--json", "--help"])).expect(0);
+}
+
+/// Whoever does not look must not take it for success.
+#[test]
+fn a_result_that_cannot_be_printed_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = binary().arg("man").stdout(full).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.starts_with("error: the result cannot be printed: No space left"), "{error}");
 }
 
 #[test]
@@ -91,4 +105,19 @@ async fn without_a_terminal_nothing_is_drawn() {
     let shown = place.run_unlocked(&["stats"]).await.expect(0);
     assert!(shown.err.is_empty() && !shown.out.contains('\u{1b}'), "{shown:?}");
     assert!(!shown.out.contains(PASSPHRASE));
+}
+
+/// What could be known before the database is asked, or half the work done.
+#[test]
+fn what_is_malformed_is_refused_at_once() {
+    let url = "postgres://bot@127.0.0.1:1/bots";
+    for homeserver in ["example.org", "not a URL", "file:///etc"] {
+        let args = ["doctor", "--account", "bot", "--url", url, "--homeserver", homeserver];
+        let refused = run(binary().args(args).env("MATRIX_ACCESS_TOKEN", "token")).expect(1);
+        assert!(refused.err.contains("is no base URL"), "{}", refused.err);
+    }
+    // More rounds than import-keys and others would read.
+    let export = ["export-keys", "--account", "bot", "--url", url, "keys.txt", "--rounds"];
+    run(binary().args(export).arg("10000001")).expect(2);
+    run(binary().args(export).arg("0")).expect(2);
 }

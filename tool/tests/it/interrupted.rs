@@ -1,7 +1,6 @@
 //! What is ended in its middle: by Ctrl-C, or by the server.
 
 use std::{
-    io::{Read, Write},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -93,29 +92,4 @@ async fn end_backends(place: &Place) {
     while place.number(left).await > 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// On a terminal of its own, where Ctrl-C is a character.
-#[test]
-fn ctrl_c_at_a_question_ends_the_command() {
-    let question = format!("{} rekey --account bot", env!("CARGO_BIN_EXE_matrix-postgres"));
-    let mut terminal = Command::new("script");
-    terminal.args(["--quiet", "--return", "--command", &question, "/dev/null"]);
-    terminal.env("NEW_STORE_PASSPHRASE", "new").env("DATABASE_URL", "postgres://localhost/bots");
-    let mut child = terminal
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script of util-linux");
-    let (mut shown, mut out) = (Vec::new(), child.stdout.take().unwrap());
-    while !shown.ends_with(b"Type yes to go on: ") {
-        let mut byte = [0];
-        out.read_exact(&mut byte).unwrap();
-        shown.extend(byte);
-    }
-    child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
-    out.read_to_end(&mut shown).unwrap();
-    let shown = String::from_utf8(shown).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{shown}");
-    assert!(shown.contains("error: interrupted"), "{shown}");
 }

@@ -27,7 +27,7 @@ fn account() -> Account {
 }
 
 /// An account with a device, and with this number of room keys.
-async fn filled(place: &Place, name: &str, count: usize) -> PostgresCryptoStore {
+pub async fn filled(place: &Place, name: &str, count: usize) -> PostgresCryptoStore {
     let (store, account) = (place.open(name).await, account());
     let device = matrix_sdk_crypto::DeviceData::from_account(&account);
     let mut sessions = Vec::new();
@@ -43,7 +43,7 @@ async fn filled(place: &Place, name: &str, count: usize) -> PostgresCryptoStore 
     store
 }
 
-fn tool(place: &Place, command: &str, account: &str, file: &str) -> Command {
+pub fn tool(place: &Place, command: &str, account: &str, file: &str) -> Command {
     let mut tool = place.command(&[command, "--account", account, file]);
     tool.env("STORE_PASSPHRASE", PASSPHRASE).env("KEYS_PASSPHRASE", KEYS_PASSPHRASE);
     if command == "export-keys" {
@@ -53,7 +53,7 @@ fn tool(place: &Place, command: &str, account: &str, file: &str) -> Command {
 }
 
 /// Session keys by id.
-type Keys = BTreeMap<String, String>;
+pub type Keys = BTreeMap<String, String>;
 
 fn keys(exported: &[ExportedRoomKey]) -> Keys {
     let keys = exported.iter().map(|key| (key.session_id.clone(), key.session_key.to_base64()));
@@ -62,7 +62,7 @@ fn keys(exported: &[ExportedRoomKey]) -> Keys {
     keys
 }
 
-async fn keys_of(store: &PostgresCryptoStore) -> Keys {
+pub async fn keys_of(store: &PostgresCryptoStore) -> Keys {
     let mut keys = Keys::new();
     for session in store.get_inbound_group_sessions().await.unwrap() {
         let key = session.export().await.session_key.to_base64();
@@ -72,7 +72,7 @@ async fn keys_of(store: &PostgresCryptoStore) -> Keys {
 }
 
 /// What the SDK reads in a file.
-fn read(file: &str) -> Keys {
+pub fn read(file: &str) -> Keys {
     let text = fs::read_to_string(file).unwrap();
     assert!(text.lines().all(|line| line.len() <= 128));
     keys(&decrypt_room_key_export(Cursor::new(text), KEYS_PASSPHRASE).unwrap())
@@ -232,6 +232,10 @@ async fn bad_key_files_change_nothing() {
     wrong.env("KEYS_PASSPHRASE", "wrong");
     let failed = place.run_command(wrong).await.expect(1);
     assert!(failed.err.contains("wrong passphrase, or the file was changed"), "{}", failed.err);
+    // A name with a typing error makes no account.
+    let failed = place.run_command(tool(&place, "import-keys", "bto", &whole)).await.expect(1);
+    assert!(failed.err.contains("there is no account \"bto\""), "{}", failed.err);
+    assert_eq!(place.number("SELECT count(*) FROM matrix_sdk.accounts").await, 2);
     let store = place.open("bot").await;
     assert_eq!(keys_of(&store).await, before);
     assert_eq!(store.commit_count().await.unwrap(), commits);

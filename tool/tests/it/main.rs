@@ -4,8 +4,10 @@
 mod backup;
 mod command_line;
 mod delete_account;
+
 mod doctor;
 mod from_sqlite;
+mod half_files;
 mod import_sqlite;
 mod interrupted;
 mod keys;
@@ -16,6 +18,8 @@ mod refusals;
 mod rekey;
 mod reset_device;
 mod self_test;
+mod standby;
 mod stats;
 mod support;
+mod terminal;
 mod verify;

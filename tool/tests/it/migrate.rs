@@ -10,7 +10,8 @@ async fn a_schema_is_looked_at_tried_and_made() {
     let place = Place::new();
     let status = place.run(&["migrate", "status"]).await.expect(3).out;
     assert!(status.contains("does not exist yet") && status.contains("pending: 1 initial"));
-    place.run(&["migrate", "--dry-run"]).await.expect(0);
+    let tried = place.run(&["migrate", "--dry-run"]).await.expect(0).out;
+    assert!(tried.contains("taken back") && !tried.contains("must be upgraded"), "{tried}");
     assert_eq!(place.run(&["migrate", "status", "--json"]).await.expect(3).json()["exists"], false);
 
     let made = place.run(&["migrate"]).await.expect(0).out;

@@ -111,3 +111,13 @@ async fn sessions_to_send_with_stay_until_they_are_expired() {
     place.run_unlocked(&prune).await.expect(0);
     assert_eq!(counts(&place).await[4], 0);
 }
+
+#[tokio::test]
+async fn an_age_beyond_all_ages_matches_nothing() {
+    let place = Place::new();
+    drop(place.filled("bot").await);
+    let before = counts(&place).await;
+    let prune = ["prune", "--account", "bot", "--yes", "--withheld", "30000000000years"];
+    place.run(&prune).await.expect(0);
+    assert_eq!(counts(&place).await, before);
+}

@@ -61,13 +61,8 @@ async fn commands_that_write_refuse_a_role_that_is_meant_to_read() {
 async fn a_short_time_limit_of_the_role_ends_no_command() {
     let place = Place::new();
     place.filled("bot").await.0.close().await.unwrap();
+    place.slow_down_a_table().await;
     let (client, name) = (place.client().await, place.database.name());
-    let slow = "CREATE FUNCTION slow(bigint) RETURNS boolean LANGUAGE plpgsql AS
-                    $$ BEGIN PERFORM pg_sleep(0.4); RETURN true; END $$;
-                ALTER TABLE matrix_sdk.withheld_sessions RENAME TO slow_rows;
-                CREATE VIEW matrix_sdk.withheld_sessions AS
-                    SELECT * FROM matrix_sdk.slow_rows WHERE slow(account_id)";
-    client.batch_execute(slow).await.unwrap();
     let limit = format!("ALTER DATABASE {name} SET statement_timeout = '200ms'");
     client.batch_execute(&limit).await.unwrap();
     place.run(&["stats"]).await.expect(0);

@@ -7,6 +7,7 @@ async fn a_throwaway_account_goes_through_everything_and_is_gone() {
     let place = Place::new();
     let early = place.run(&["self-test"]).await.expect(3).out;
     assert!(early.contains("FAILED  open") && early.contains("version 0"), "{early}");
+    assert!(!early.contains("FAILED  delete"), "{early}");
 
     let (bot, _) = place.filled("bot").await;
     let passed = place.run(&["self-test"]).await.expect(0).out;

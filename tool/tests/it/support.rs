@@ -121,6 +121,16 @@ impl Place {
         client
     }
 
+    /// Each look at a row of `withheld_sessions` takes its time.
+    pub async fn slow_down_a_table(&self) {
+        let slow = "CREATE FUNCTION slow(bigint) RETURNS boolean LANGUAGE plpgsql AS
+                        $$ BEGIN PERFORM pg_sleep(0.4); RETURN true; END $$;
+                    ALTER TABLE matrix_sdk.withheld_sessions RENAME TO slow_rows;
+                    CREATE VIEW matrix_sdk.withheld_sessions AS
+                        SELECT * FROM matrix_sdk.slow_rows WHERE slow(account_id)";
+        self.client().await.batch_execute(slow).await.unwrap();
+    }
+
     pub async fn number(&self, sql: &str) -> i64 {
         self.client().await.query_one(sql, &[]).await.unwrap().get(0)
     }
