@@ -24,6 +24,7 @@ mod size;
 mod static_account;
 mod store;
 mod sync_tokens;
+pub(crate) mod tables;
 mod tracked_users;
 mod transactions;
 mod withheld;
@@ -64,15 +65,6 @@ pub(crate) use self::{
 };
 pub use self::{own_device::OwnDevice, store::PostgresCryptoStore};
 use crate::Error;
-
-/// The tables that operators' functions name.
-pub(crate) mod tables {
-    pub(crate) use super::{
-        account_data::ACCOUNT_DATA, devices::DEVICES, inbound_group_sessions::INBOUND_SESSIONS,
-        key_requests::KEY_REQUESTS, message_hashes::MESSAGE_HASHES, olm_sessions::OLM_SESSIONS,
-        outbound_group_sessions::OUTBOUND_SESSIONS, withheld::WITHHELD_SESSIONS,
-    };
-}
 
 type Result<T> = std::result::Result<T, Error>;
 
