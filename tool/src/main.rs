@@ -54,7 +54,9 @@ async fn main() -> ExitCode {
 fn wrong_command_line(error: &clap::Error) -> ExitCode {
     let is_for_programs = std::env::args_os().any(|arg| arg == "--json");
     if error.use_stderr() && is_for_programs {
-        let error = outcome::Error { message: error.to_string(), exit: Exit::CommandLine };
+        let message = error.to_string();
+        let message = message.strip_prefix("error: ").unwrap_or(&message).trim_end().to_owned();
+        let error = outcome::Error { message, exit: Exit::CommandLine };
         let _ = writeln!(io::stdout(), "{:#}", error.json());
         return error.exit.into();
     }

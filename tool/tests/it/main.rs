@@ -4,7 +4,7 @@
 mod backup;
 mod command_line;
 mod delete_account;
-
+mod disk_full;
 mod doctor;
 mod from_sqlite;
 mod half_files;
