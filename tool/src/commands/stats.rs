@@ -36,11 +36,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 }
 
 fn render(stats: &Stats, all: bool) -> String {
-    let count = stats.accounts.len();
     let mut out = format!(
-        "schema {}: {count} account{}, {}\n",
+        "schema {}: {}, {}\n",
         stats.schema,
-        if count == 1 { "" } else { "s" },
+        text::number(stats.accounts.len(), "account"),
         text::bytes(stats.bytes)
     );
     for account in &stats.accounts {
@@ -77,13 +76,11 @@ fn render_account(out: &mut String, account: &AccountStats, all: bool) {
         text::time(account.oldest_room_key),
         text::time(account.newest_room_key)
     );
-    let per_100 = account.bytes_per_100_rooms.map(text::bytes);
-    let per_100 = per_100.unwrap_or_else(|| "no rooms yet".to_owned());
-    let _ = writeln!(
-        out,
-        "  size             {} ({per_100} per 100 encrypted rooms; about 1 MB is expected)",
-        text::bytes(account.bytes)
+    let per_100 = account.bytes_per_100_rooms.map_or_else(
+        || "no encrypted rooms yet".to_owned(),
+        |size| format!("{} per 100 encrypted rooms; about 1 MB is expected", text::bytes(size)),
     );
+    let _ = writeln!(out, "  size             {} ({per_100})", text::bytes(account.bytes));
     let days = &account.room_keys_per_day;
     if !days.is_empty() {
         let days = days.iter().map(|(day, count)| format!("{day} {count}"));

@@ -40,10 +40,10 @@ impl Report {
         let sealed = if self.is_encrypted { "encrypted" } else { "not encrypted" };
         let mut text =
             format!("{user_id}, device {device_id}; schema version {version}, {sealed}\n\n");
-        let _ = writeln!(text, "{:<36}{:>10}{:>10}", "table", "rows", comes);
+        let _ = writeln!(text, "{:<36}{:>10}{:>12}", "table", "rows", comes);
         for (table, tally) in &self.tallies {
             let carried = tally.carried;
-            let _ = writeln!(text, "{:<36}{:>10}{carried:>10}", table.name(), tally.rows);
+            let _ = writeln!(text, "{:<36}{:>10}{carried:>12}", table.name(), tally.rows);
             for (why, count) in notes(*table, tally) {
                 let _ = writeln!(text, "  {count} left: {why}");
             }
