@@ -4,7 +4,7 @@ use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind
 use matrix_sdk::{Client, config::*, deserialized_responses::*, room::*, sync::Timeline};
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
-use std::{collections::HashMap, convert::Infallible, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, time::Duration};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Your code, for each encrypted event. Others could have been written by the homeserver.
@@ -20,8 +20,8 @@ async fn main() -> Result<()> {
     loop {
         let Err(error) = run(&store).await;
         let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
-        let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
-        if is_lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) {
+        let lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
+        if lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) || error.is::<io::Error>() {
             return Err(error.to_string().into());
         }
         eprintln!("{error}; starting again");
@@ -41,7 +41,7 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
         auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
     } else {
         let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
-        login.device_id(&device).send().await?;
+        login.device_id(&device).send().await.map_err(io::Error::other)?; // This ends the bot.
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
     let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);

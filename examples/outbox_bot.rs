@@ -7,13 +7,14 @@
 //! handled after later ones. The first sync ever begins with the newest messages of each room.
 //!
 //! Set DATABASE_URL, STORE_PASSPHRASE, MATRIX_HOMESERVER, MATRIX_USER, MATRIX_PASSWORD and
-//! MATRIX_DEVICE_ID, a name of your choice. After a logout or an old backup, choose another one.
+//! MATRIX_DEVICE_ID, a name of your choice. After a logout, or with an old backup: `matrix-postgres
+//! reset-device --account outbox-bot`, and another MATRIX_DEVICE_ID.
 
-use std::{borrow::Cow, collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, convert::Infallible, io, time::Duration};
 
 use matrix_sdk_crypto::{
-    DecryptionSettings, EncryptionSyncChanges, OlmMachine, RoomEventDecryptionResult,
-    TrustRequirement,
+    CryptoStoreError, DecryptionSettings, EncryptionSyncChanges, OlmMachine,
+    RoomEventDecryptionResult, TrustRequirement,
     store::CryptoStore,
     types::requests::{AnyIncomingResponse, AnyOutgoingRequest},
 };
@@ -99,12 +100,15 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Whether a restart cannot help: the account has another owner, or was logged out.
+/// Whether trying again cannot help: the account has another owner or device, or was logged out.
 fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(FromHttpResponseError::<ApiError>::Server(answer)) = error.downcast_ref() {
         return matches!(answer.error_kind(), Some(ErrorKind::UnknownToken(_)));
     }
-    error.downcast_ref().is_some_and(StoreError::is_permanent)
+    let is_mismatch =
+        matches!(error.downcast_ref(), Some(CryptoStoreError::MismatchedAccount { .. }));
+    let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
+    is_mismatch || is_lost || error.is::<io::Error>()
 }
 
 /// Whether the homeserver refused access to a room.
@@ -154,7 +158,10 @@ impl Bot {
                 let password = Password::new(user, env("MATRIX_PASSWORD")?);
                 let mut login = Login::new(LoginInfo::Password(password));
                 login.device_id = Some(device.into());
-                let token = self.send(login).await?.access_token;
+                // A refusal ends the bot: another attempt with the same password cannot help.
+                let login = self.send(login).await;
+                let token =
+                    login.map_err(|error| io::Error::other(error.to_string()))?.access_token;
                 self.store.set_custom_value(&name, token.clone().into()).await?;
                 token
             }

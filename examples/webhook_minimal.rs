@@ -5,9 +5,10 @@
 //! same `Idempotency-Key`. The README says of `client_bot` what is not forwarded; the same holds here.
 //!
 //! ```sh
-//! export DATABASE_URL=postgres://bot@localhost/bots STORE_PASSPHRASE='a long passphrase'
+//! export DATABASE_URL=postgres://bot@localhost/bots PGPASSWORD=… STORE_PASSPHRASE='a long passphrase'
 //! export MATRIX_HOMESERVER=https://matrix.example MATRIX_USER=@bot:matrix.example MATRIX_PASSWORD=…
-//! export MATRIX_DEVICE_ID=WEBHOOK1 # a name of your choice; another one after a logout or an old backup
+//! # A name of your choice. After a logout: matrix-postgres reset-device --account webhook, and another one.
+//! export MATRIX_DEVICE_ID=WEBHOOK1
 //! export WEBHOOK_URL=https://example.org/hook
 //! cargo run --example webhook_minimal
 //! ```
@@ -19,7 +20,7 @@ use matrix_sdk::{Client, Room, config::*, room::MessagesOptions, sync::Timeline}
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
 use serde_json::{Value, json};
-use std::{collections::HashMap, convert::Infallible, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, time::Duration};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -60,8 +61,8 @@ async fn main() -> Result<()> {
     loop {
         let Err(error) = run(&store).await;
         let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
-        let is_lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
-        if is_lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) {
+        let lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
+        if lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) || error.is::<io::Error>() {
             return Err(error.to_string().into());
         }
         eprintln!("{error}; starting again");
@@ -83,7 +84,7 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
         auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
     } else {
         let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
-        login.device_id(&device).send().await?;
+        login.device_id(&device).send().await.map_err(io::Error::other)?; // This ends the bot.
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
     let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);

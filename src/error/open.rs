@@ -29,7 +29,9 @@ pub enum OpenStoreError {
     Authentication(DatabaseError),
 
     /// The role lacks a privilege. `docs/operations.md` lists the grants.
-    #[error("permission denied: {what}: {source}")]
+    #[error(
+        "permission denied: {what}: {source}: docs/operations.md, \"Roles and grants\", has the grants"
+    )]
     PermissionDenied {
         /// What was attempted.
         what: &'static str,
@@ -63,8 +65,9 @@ pub enum OpenStoreError {
 
     /// The schema is missing or old, and `run_migrations(false)` was set.
     #[error(
-        "the schema's part {part} has version {found}, version {required} is needed: run the \
-         migrations with a role that may create tables, or set run_migrations(true)"
+        "the schema is not migrated: its part {part} has version {found}, {required} is needed; run the \
+         migrations with a role that may create tables (matrix-postgres migrate), or set \
+         run_migrations(true)"
     )]
     MigrationsPending {
         /// Which part: `account`, or a store's name.
@@ -157,8 +160,8 @@ pub enum OpenStoreError {
 
     /// Another process has the account open and is alive.
     #[error(
-        "account {account:?} is in use by {owner}: stop it first, wait for it, or take the account \
-         over"
+        "account {account:?} is in use by {owner}: stop it first, wait for it (a killed process counts \
+         as alive for some seconds), or take the account over"
     )]
     OwnerAlive {
         /// The account's name.

@@ -14,11 +14,13 @@ use crate::{
     secrets,
 };
 
+const URL: &str = "MATRIX_HOMESERVER";
+
 /// Where it is, and the bot's token.
 #[derive(Args)]
 pub struct HomeserverArgs {
     /// Base URL of the homeserver's client API, to compare its view of the device with ours
-    #[arg(long, env = "MATRIX_HOMESERVER", value_name = "URL", help_heading = "Homeserver")]
+    #[arg(long, env = URL, value_name = "URL", help_heading = "Homeserver")]
     pub homeserver: Option<String>,
     /// File that holds the bot's access token [env: MATRIX_ACCESS_TOKEN]
     #[arg(
@@ -39,14 +41,25 @@ pub struct Homeserver {
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl HomeserverArgs {
+    /// Whether the homeserver is in the environment only, which may be the bot's, and no token is given.
+    pub fn is_without_token(&self) -> Result<bool, Error> {
+        let in_environment =
+            self.homeserver.is_some() && std::env::var(URL).ok() == self.homeserver;
+        Ok(in_environment && self.token()?.is_none())
+    }
+
+    fn token(&self) -> Result<Option<Zeroizing<String>>, Error> {
+        let file = self.access_token_file.as_deref();
+        secrets::secret(file, "MATRIX_ACCESS_TOKEN", "the access token")
+    }
+
     /// The homeserver, if one is named.
     pub fn connect(&self) -> Result<Option<Homeserver>, Error> {
         let Some(base) = &self.homeserver else { return Ok(None) };
-        let file = self.access_token_file.as_deref();
-        let token = secrets::secret(file, "MATRIX_ACCESS_TOKEN", "the access token")?;
-        let token = token.ok_or_else(|| {
+        let token = self.token()?.ok_or_else(|| {
             Error::failed(
-                "--homeserver needs a token: set MATRIX_ACCESS_TOKEN or --access-token-file",
+                "--homeserver (or MATRIX_HOMESERVER) needs a token: set MATRIX_ACCESS_TOKEN or \
+                 --access-token-file, or leave the homeserver out",
             )
         })?;
         let base = base.trim_end_matches('/').to_owned();

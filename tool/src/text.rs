@@ -22,6 +22,11 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
+/// `1 problem`, `2 problems`.
+pub fn number(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `2026-11-29T08:00:00Z`, or `never`.
 pub fn time(time: Option<SystemTime>) -> String {
     time.map_or_else(

@@ -43,7 +43,8 @@ WHERE a.name = $1"
     let rows = transaction.query(&sql, &[(&config.account, Type::TEXT)]).await?;
     let Some(account) = rows.first() else {
         let found = format!("there is no account {:?}", config.account);
-        checks.push(Check::not_checked("account", found, "name the account with --account"));
+        let advice = "see to its name and the schema's, or start the bot for the first time";
+        checks.push(Check::problem("account", found, advice));
         return Ok(checks);
     };
     checks.push(encryption(account)?);
@@ -88,11 +89,11 @@ fn owner(row: &Row) -> Result<Check, DatabaseError> {
     };
     let since: SystemTime = get(row, "since")?;
     let ago = since.elapsed().unwrap_or_default().as_secs() / 60;
-    let owner = format!("{name}, for {ago} minutes");
+    let owner = format!("{name}, since {ago} min ago");
     if get(row, "is_alive")? {
         return Ok(Check::ok(NAME, format!("{owner}; its heartbeat is alive")));
     }
-    let found = format!("{owner}, has closed the account or is dead: no heartbeat");
+    let found = format!("{owner}; it has closed the account or is dead: no heartbeat");
     Ok(Check::warning(NAME, found, "start the bot, unless it is meant to be down").see(DOC_OWNER))
 }
 

@@ -110,7 +110,7 @@ async fn rows(
     let report = match verify(config, &options, |_| {}).await {
         Ok(report) => report,
         Err(error @ OpenStoreError::AccountNotFound { .. }) => {
-            let advice = "name the account";
+            let advice = "see to the account's name";
             return Ok(vec![Check::not_checked(NAME, error.to_string(), advice)]);
         }
         Err(error @ OpenStoreError::EncryptedWithoutSecret { .. }) => {

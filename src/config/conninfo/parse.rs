@@ -17,13 +17,13 @@ pub(super) fn parse(text: &str) -> Result<Parameters, String> {
     if let Some(rest) =
         text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"))
     {
-        return parse_url(rest).map_err(|error| format!("the URL has {error}"));
+        return parse_url(rest).map_err(|error| format!("the URL is malformed: {error}"));
     }
     // After an equals sign, `scheme://` would be part of a pair's value.
     if text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains('=')) {
         return Err("the URL must begin with postgres:// or postgresql://".to_owned());
     }
-    parse_pairs(text).map_err(|error| format!("the connection string has {error}"))
+    parse_pairs(text).map_err(|error| format!("the connection string is malformed: {error}"))
 }
 
 const ESCAPE_IT: &str = "an '@', '/' or '%' in user, password or database name must be written \

@@ -294,7 +294,7 @@ fn environment_without_a_database() {
         assert!(error.contains("set DATABASE_URL, or one of PGHOST"), "{error}");
     }
     let error = from_env(&[("DATABASE_URL", "postgres://u:ge@heim@db")]).err().unwrap();
-    assert!(error.contains("in DATABASE_URL, the URL has a misplaced '@'"), "{error}");
+    assert!(error.contains("in DATABASE_URL, the URL is malformed: a misplaced '@'"), "{error}");
     let error = from_env(&[("PGHOST", "db"), ("PGREQUIREAUTH", "none")]).err().unwrap();
     assert!(error.contains("in PGREQUIREAUTH, require_auth is not supported"), "{error}");
 }

@@ -71,7 +71,8 @@ impl Failure {
         let text = DatabaseError::from(error).to_string();
         match (is_refusal, config.get_password()) {
             (true, None) => Self::Login(format!(
-                "{target} requires authentication, and no password is configured ({text})"
+                "{target} requires authentication, and no password is configured, in the connection \
+                 string, PGPASSWORD or ~/.pgpass ({text})"
             )),
             (true, Some(_)) => Self::Login(format!("{target}: {text}")),
             (false, _) => Self::Connect(format!("{target}: {text}")),

@@ -1,6 +1,6 @@
 //! `doctor`: everything at one look.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use matrix_sdk_postgres::{
     PostgresCryptoStore, PostgresStoreConfig,
@@ -18,8 +18,9 @@ use crate::{
 
 /// Look at everything that can be wrong: one line each, with what to do
 ///
-/// It reads only, also while a bot runs. With --homeserver and the bot's token it also compares
-/// the homeserver's view of the device with ours. Exit code 3 if there is a problem.
+/// It reads only, also while a bot runs. With --homeserver and a token of the bot's user it also
+/// compares the homeserver's view of the device with ours; to count its one-time keys, the token must be
+/// the bot's own. Exit code 3 if there is a problem.
 #[derive(clap::Args)]
 pub struct Args {
     /// The commit count as it was last noted elsewhere: a smaller one means that the database was rolled back
@@ -37,7 +38,8 @@ const PAGES: &str =
     concat!("https://docs.rs/crate/matrix-sdk-postgres/", env!("CARGO_PKG_VERSION"), "/source/");
 
 pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
-    let homeserver = args.homeserver.connect()?;
+    let is_without_token = args.homeserver.is_without_token()?;
+    let homeserver = if is_without_token { None } else { args.homeserver.connect()? };
     let config = match context.account_filter() {
         Some(_) => context.config()?,
         None => context.database()?,
@@ -58,12 +60,24 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         }
     }
     drop(progress);
+    if context.account_filter().is_none() {
+        for check in
+            checks.iter_mut().filter(|check| ["account", "rows decode"].contains(&check.name))
+        {
+            let advice =
+                "give --account NAME, or set STORE_ACCOUNT; matrix-postgres stats lists them";
+            not_checked(check, "no account is named".to_owned(), advice);
+        }
+    }
     checks.extend(device);
     let in_order =
         failure.is_none() && checks.iter().all(|check| check.status != CheckStatus::Problem);
     let mut text = render(&checks, context.has_colours());
     if let Some(failure) = &failure {
         let _ = writeln!(text, "homeserver: {failure}");
+    }
+    if is_without_token {
+        text.push_str("the homeserver was not asked: MATRIX_ACCESS_TOKEN is not set\n");
     }
     let json = json!({ "checks": text::json(&checks)?, "homeserver_error": failure });
     Ok(Outcome::done(text, json).in_order(in_order))
@@ -75,29 +89,46 @@ async fn ask(config: &PostgresStoreConfig, homeserver: &Homeserver) -> Result<Ve
     let own = store.own_device().await?;
     let own = own.ok_or_else(|| Error::failed("the account has no device yet: start the bot"))?;
     let (user, device) = homeserver.whoami().await?;
-    check_token(&own, &user, device.as_deref())?;
+    check_token(&own, &user)?;
     let mut checks = admin::check_device(&own, &homeserver.keys(own.user_id.as_str()).await?);
-    let counts = homeserver.one_time_keys().await?;
-    let counts = counts.as_object().into_iter().flatten().filter_map(|(algorithm, count)| {
-        Some((algorithm.as_str().into(), count.as_u64().and_then(UInt::new)?))
-    });
-    checks.push(admin::check_one_time_keys(&own, &counts.collect()));
+    checks.push(one_time_keys(&own, device, homeserver).await?);
     let backup = homeserver.backup().await?;
     let backup = backup.as_ref().map(|(version, key)| (version.as_str(), key.as_deref()));
     checks.push(admin::check_key_backup(&own, backup));
     Ok(checks)
 }
 
-fn check_token(own: &OwnDevice, user: &str, device: Option<&str>) -> Result<(), Error> {
-    let same = own.user_id.as_str() == user
-        && device.is_none_or(|device| own.device_id.as_str() == device);
-    if same {
+/// The homeserver counts these for the token's own device only.
+async fn one_time_keys(
+    own: &OwnDevice,
+    device: Option<String>,
+    homeserver: &Homeserver,
+) -> Result<Check, Error> {
+    if let Some(device) = device.filter(|device| own.device_id.as_str() != device) {
+        let mut check = admin::check_one_time_keys(own, &BTreeMap::new());
+        let found = format!("the token belongs to the device {device}, not to {}", own.device_id);
+        not_checked(&mut check, found, "give the bot's own token to count them");
+        return Ok(check);
+    }
+    let counts = homeserver.one_time_keys().await?;
+    let counts = counts.as_object().into_iter().flatten().filter_map(|(algorithm, count)| {
+        Some((algorithm.as_str().into(), count.as_u64().and_then(UInt::new)?))
+    });
+    Ok(admin::check_one_time_keys(own, &counts.collect()))
+}
+
+/// What could not be looked at, for a reason that this program knows.
+fn not_checked(check: &mut Check, found: String, advice: &str) {
+    (check.status, check.found) = (CheckStatus::NotChecked, found);
+    (check.advice, check.doc) = (Some(advice.to_owned()), None);
+}
+
+fn check_token(own: &OwnDevice, user: &str) -> Result<(), Error> {
+    if own.user_id.as_str() == user {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "the token belongs to device {} of {user}, but the account's is {} of {}",
-        device.unwrap_or("?"),
-        own.device_id,
+        "the token belongs to {user}, but the account to {}: give a token of the bot's user",
         own.user_id
     )))
 }
@@ -125,10 +156,10 @@ fn render(checks: &[Check], has_colours: bool) -> String {
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let _ = writeln!(
         out,
-        "{} in order, {} warnings, {} problems, {} not checked",
+        "{} in order, {}, {}, {} not checked",
         count(CheckStatus::Ok),
-        count(CheckStatus::Warning),
-        count(CheckStatus::Problem),
+        text::number(count(CheckStatus::Warning), "warning"),
+        text::number(count(CheckStatus::Problem), "problem"),
         count(CheckStatus::NotChecked)
     );
     out

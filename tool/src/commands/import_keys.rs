@@ -62,6 +62,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     verified.map_err(|error| failed(&file, &error))?;
     drop(spinner);
 
+    // Read-only, which creates no account: a misspelt name would become one.
+    let existing =
+        context.unlocked(|config| async move { PostgresStores::open(&config).await }).await?;
+    let device = existing.crypto_store().load_account().await;
+    existing.close().await?;
+    device?.ok_or_else(no_device)?;
+
     let open = |config: PostgresStoreConfig| async move {
         // Opening would create the account.
         admin::count_account(&config).await?;
@@ -93,11 +100,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 
 /// The SDK's machine, which knows how keys are merged.
 async fn machine(store: &PostgresCryptoStore) -> Result<OlmMachine, Error> {
-    let account = store.load_account().await?.ok_or_else(|| {
-        Error::failed("the account has no device yet: start the bot once, then import the keys")
-    })?;
+    let account = store.load_account().await?.ok_or_else(no_device)?;
     let (user_id, device_id) = (account.user_id().to_owned(), account.device_id().to_owned());
     Ok(OlmMachine::with_store(&user_id, &device_id, store.clone(), None).await?)
+}
+
+fn no_device() -> Error {
+    Error::failed("the account has no device yet: start the bot once, then import the keys")
 }
 
 async fn import(

@@ -28,15 +28,16 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum From {
     /// From the file of matrix-sdk-sqlite, 0.7 to 0.19, into an empty account
+    ///
+    /// The file is copied first and never written to. All or nothing that a bot could use: the device itself
+    /// is the last transaction, after every row was read back and compared. An import that was interrupted
+    /// continues when it is run again.
+    ///
+    /// The bot must be stopped for good: a device that lives in two places corrupts itself. With --homeserver
+    /// and the bot's token, the import is refused when the device was seen after the file's last change.
     Sqlite(Sqlite),
 }
 
-/// The file is copied first and never written to. All or nothing that a bot could use: the device itself
-/// is the last transaction, after every row was read back and compared. An import that was interrupted
-/// goes on when it is run again.
-///
-/// The bot must be stopped for good: a device that lives in two places corrupts itself. With --homeserver and
-/// the bot's token, the import is refused when the device was seen after the file's last change.
 #[derive(clap::Args)]
 struct Sqlite {
     /// matrix-sdk-crypto.sqlite3, or the folder that it is in

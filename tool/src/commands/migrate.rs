@@ -74,7 +74,8 @@ fn render(status: &MigrationStatus) -> String {
         }
         text.push('\n');
     }
-    if !status.is_current() && !status.keeps_older_programs() {
+    let exists = status.parts.iter().any(|part| part.installed > 0);
+    if exists && !status.is_current() && !status.keeps_older_programs() {
         text.push_str("programs that work with the schema as it is must be upgraded with it\n");
     }
     text

@@ -36,11 +36,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
 }
 
 fn render(stats: &Stats, all: bool) -> String {
-    let count = stats.accounts.len();
     let mut out = format!(
-        "schema {}: {count} account{}, {}\n",
+        "schema {}: {}, {}\n",
         stats.schema,
-        if count == 1 { "" } else { "s" },
+        text::number(stats.accounts.len(), "account"),
         text::bytes(stats.bytes)
     );
     for account in &stats.accounts {
@@ -79,17 +78,11 @@ fn render_account(out: &mut String, account: &AccountStats, all: bool) {
     );
     // The tables' own size would be most of it.
     let per_100 = account.bytes_per_100_rooms.filter(|_| account.rooms_with_keys >= 100);
-    let per_100 = per_100.map(|bytes| {
-        format!(" ({} per 100 encrypted rooms; about 1 MB is expected)", text::bytes(bytes))
-    });
-    let _ = writeln!(
-        out,
-        "  size             {}{}",
-        text::bytes(account.bytes),
-        per_100.unwrap_or_else(
-            || " (too few rooms to tell the size per 100 encrypted rooms)".to_owned()
-        )
+    let per_100 = per_100.map_or_else(
+        || "too few rooms to tell the size per 100 encrypted rooms".to_owned(),
+        |size| format!("{} per 100 encrypted rooms; about 1 MB is expected", text::bytes(size)),
     );
+    let _ = writeln!(out, "  size             {} ({per_100})", text::bytes(account.bytes));
     let days = &account.room_keys_per_day;
     if !days.is_empty() {
         let days = days.iter().map(|(day, count)| format!("{day} {count}"));

@@ -81,6 +81,9 @@ async fn what_is_missing_is_not_taken_for_green() {
     assert_eq!(status(&locked, "rows decode"), "not_checked");
     let unnamed = place.run(&["doctor", "--json"]).await.expect(0);
     assert_eq!(status(&unnamed, "account"), "not_checked");
+    assert!(unnamed.out.contains("no account is named"), "{}", unnamed.out);
+    let misspelt = place.run(&["doctor", "--account", "bto", "--json"]).await.expect(3);
+    assert_eq!(status(&misspelt, "account"), "problem");
     let mut away = place.command(&COMMAND);
     away.env("DATABASE_URL", "postgres://bot@127.0.0.1:1/bots");
     assert_eq!(status(&place.run_command(away).await.expect(3), "connection"), "problem");
@@ -287,6 +290,18 @@ async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
     assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("refused the token"));
     assert!(!ran.out.contains("wrong\""), "{}", ran.out);
     homeserver.set("whoami", json!({ "user_id": user, "device_id": "OTHER" }));
+    homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": keys } } }));
+    let ran = homeserver.ask(&place, "secret-token").await.expect(0);
+    assert_eq!(status(&ran, "device keys"), "ok");
+    assert_eq!(status(&ran, "one-time keys"), "not_checked");
+    // The environment may be the bot's, which names the homeserver for itself.
+    let mut command = place.command(&COMMAND[..3]);
+    command.env("MATRIX_HOMESERVER", &homeserver.url);
+    let ran = place.run_command(command).await.expect(0);
+    assert!(ran.out.contains("the homeserver was not asked"), "{}", ran.out);
+    let named = [&COMMAND[..3], &["--homeserver", &homeserver.url]].concat();
+    assert!(place.run(&named).await.expect(1).err.contains("needs a token"));
+    homeserver.set("whoami", json!({ "user_id": "@other:example.org", "device_id": "DEVICE" }));
     let ran = homeserver.ask(&place, "secret-token").await.expect(3);
-    assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("device OTHER"));
+    assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("@other:example.org"));
 }

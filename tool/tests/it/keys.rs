@@ -199,6 +199,18 @@ async fn an_export_that_was_interrupted_goes_on() {
     assert_eq!(fs::read(format!("{file}.partial")).unwrap(), &bytes[..5_000]);
 }
 
+/// A misspelt name is an error, and no account afterwards.
+#[tokio::test]
+async fn keys_are_imported_into_an_account_that_exists_only() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    filled(&place, "bot", 1).await.close().await.unwrap();
+    let file = path(&folder, "keys.txt");
+    place.run_command(tool(&place, "export-keys", "bot", &file)).await.expect(0);
+    let missing = place.run_command(tool(&place, "import-keys", "bto", &file)).await.expect(1);
+    assert!(missing.err.contains("there is no account \"bto\""), "{}", missing.err);
+    assert_eq!(place.number("SELECT count(*) FROM matrix_sdk.accounts").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_key_files_change_nothing() {
     let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
