@@ -19,6 +19,7 @@ mod metrics;
 mod operator;
 mod refusals;
 mod restored;
+mod secret_storage;
 mod settings;
 mod slow;
 mod stopping;
