@@ -13,6 +13,7 @@ mod ghosts;
 mod integrity;
 mod joins;
 mod labels;
+mod late_keys;
 mod malformed;
 mod messages;
 mod metrics;
