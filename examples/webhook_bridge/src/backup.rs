@@ -9,6 +9,7 @@ use ruma::{
     api::client::backup::{
         add_backup_keys, create_backup_version, get_backup_keys_for_session, get_latest_backup_info,
     },
+    events::secret::request::SecretName,
     serde::Raw,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -22,6 +23,7 @@ use crate::{
     responses::BackupVersion,
     retry::Delays,
     run::Run,
+    secret_storage::SecretStorage,
 };
 
 /// The longest delay between attempts.
@@ -76,8 +78,17 @@ async fn set_up(run: &Run) -> Result<Option<String>, Failure> {
         Err(error) => return Err(failed(error)),
     };
     let stored = run.crypto.machine().await?.backup_machine().get_backup_keys().await?;
-    let given = run.config.recovery_key.as_ref().and_then(|key| parse(key.expose_secret()));
-    let key = given.or(stored.decryption_key);
+    let key = match choose_key(run, current.as_ref(), stored.decryption_key).await? {
+        Choice::Key(key) => key,
+        Choice::NotInStorage => {
+            warn!(
+                "BRIDGE_RECOVERY_KEY opens the secret storage of the bot's user, and that does not have \
+                 the key of a backup: set one up in the client that shows this recovery key; room keys \
+                 are not backed up"
+            );
+            return switch_off(run).await;
+        }
+    };
     let (version, key) = match (current, key) {
         (Some(BackupVersion { version, info }), Some(key)) if key.backup_key_matches(&info) => {
             (version, key)
@@ -88,7 +99,7 @@ async fn set_up(run: &Run) -> Result<Option<String>, Failure> {
                 "the bot's user has a key backup with another key: set BRIDGE_RECOVERY_KEY to its key, \
                  or delete that backup; room keys are not backed up"
             );
-            return Ok(None);
+            return switch_off(run).await;
         }
         (None, key) => create(run, key).await?,
     };
@@ -103,6 +114,41 @@ async fn set_up(run: &Run) -> Result<Option<String>, Failure> {
     backup.save_decryption_key(Some(key), Some(version.clone())).await?;
     backup.enable_backup_v1(public).await?;
     Ok(Some(version))
+}
+
+/// The stored backup was replaced, or its key must not be used: no key is fetched from it any more.
+async fn switch_off(run: &Run) -> Result<Option<String>, Failure> {
+    run.crypto.machine().await?.backup_machine().disable_backup().await?;
+    Ok(None)
+}
+
+enum Choice {
+    /// `None`: a new one.
+    Key(Option<BackupDecryptionKey>),
+    /// The given key opens the secret storage, which has no key of a backup.
+    NotInStorage,
+}
+
+/// The given key, the one in the secret storage that it opens, or the stored one.
+async fn choose_key(
+    run: &Run,
+    current: Option<&BackupVersion>,
+    stored: Option<BackupDecryptionKey>,
+) -> Result<Choice, Failure> {
+    let given = run.config.recovery_key.as_ref().and_then(|key| parse(key.expose_secret()));
+    let Some(given) = given else { return Ok(Choice::Key(stored)) };
+    if current.is_some_and(|current| given.backup_key_matches(&current.info)) {
+        return Ok(Choice::Key(Some(given)));
+    }
+    let Some(storage) = SecretStorage::open(run).await.map_err(failed)? else {
+        return Ok(Choice::Key(Some(given)));
+    };
+    let secret = storage.secret(SecretName::RecoveryKey).await.map_err(failed)?;
+    let key = secret.and_then(|key| BackupDecryptionKey::from_base64(key.expose_secret()).ok());
+    Ok(match key {
+        Some(key) => Choice::Key(Some(key)),
+        None => Choice::NotInStorage,
+    })
 }
 
 /// The key of its base58 form.
@@ -181,7 +227,8 @@ async fn upload_batch(run: &Run) -> Result<bool, Failure> {
 pub async fn fetch(run: &Run, room_id: &str, session_id: &str) -> Result<bool, BridgeError> {
     let keys = {
         let machine = run.crypto.machine().await?;
-        if !machine.backup_machine().enabled().await {
+        // The machine enables a stored backup by itself, also after the setting was switched off.
+        if !run.config.key_backup || !machine.backup_machine().enabled().await {
             return Ok(false);
         }
         machine.backup_machine().get_backup_keys().await?

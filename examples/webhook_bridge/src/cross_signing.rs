@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::CrossSigning, errors::BridgeError, interactive_auth::Answer, outgoing,
-    refusal::HomeserverError, retry::Delays, run::Run,
+    refusal::HomeserverError, retry::Delays, run::Run, secret_storage,
 };
 
 /// The longest delay between attempts.
@@ -40,7 +40,7 @@ enum Identity {
 /// Sign the published device.
 pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut delays = Delays::up_to(MAX_DELAY);
-    let mut uploads = 0;
+    let (mut uploads, mut looked) = (0, false);
     loop {
         while !outgoing::query_own_devices(run).await? {
             sleep(delays.next(None)).await;
@@ -51,11 +51,17 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
                 run.metrics.device_cross_signed.set(1);
                 return Ok(());
             }
+            // Once: if the keys are there, the identity is not foreign any more.
+            Identity::Foreign if !std::mem::replace(&mut looked, true) => {
+                secret_storage::import_identity(run).await?;
+                continue;
+            }
             Identity::Foreign if run.config.cross_signing == CrossSigning::Create => {
                 warn!(
                     "the bot's user has a cross-signing identity, and its private keys are not in \
                      this database: clients that exclude unsigned devices do not send their keys to \
-                     this device. Verify the device in another client of the bot's user, or set \
+                     this device. Verify the device in another client of the bot's user, set \
+                     BRIDGE_RECOVERY_KEY to the key of its secret storage, or set \
                      BRIDGE_CROSS_SIGNING=reset to replace the identity"
                 );
                 return Ok(());

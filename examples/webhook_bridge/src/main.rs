@@ -49,6 +49,7 @@ mod rooms;
 mod run;
 mod scheduler;
 mod sealing;
+mod secret_storage;
 mod session;
 mod sync;
 mod timeline;

@@ -119,7 +119,7 @@ pub fn recovery_key(
     if key.as_deref().is_some_and(|key| backup::parse(key).is_none()) {
         return Err(invalid(
             "BRIDGE_RECOVERY_KEY is not a recovery key: set it to the one that was printed when the \
-             key backup was created",
+             key backup was created, or that another client of the bot's user shows",
         ));
     }
     Ok(key.map(Into::into))

@@ -72,6 +72,13 @@ async fn messages_are_paged_in_both_directions_by_label_and_room() {
     assert_eq!((bodies.len(), &last["after"]), (0, &json!(end)));
     send(&harness, "!q:x", &["$6"]).await;
     assert_eq!(page(&format!("{api}/messages/vip?after={end}")).await.0, ["6"]);
+    // Both: what is between them, beginning with the oldest.
+    let between = format!("{api}/messages/vip?after={after}&before={end}");
+    assert_eq!(page(&between).await.0, ["4"]);
+    let (bodies, first) = page(&format!("{api}/messages/vip?after=0&before={end}&limit=2")).await;
+    assert_eq!((bodies, &first["after"]), (vec!["2".into(), "3".into()], &json!(after)));
+    let (bodies, none) = page(&format!("{api}/messages/vip?after={end}&before={after}")).await;
+    assert_eq!((bodies.len(), &none["after"], &none["before"]), (0, &json!(end), &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]

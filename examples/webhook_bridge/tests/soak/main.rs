@@ -1,13 +1,14 @@
 //! Soak test with random faults: homeserver and webhook fail, bridge and database are killed. Run it
 //! with `scripts/soak`; `cargo test` does not run it by default.
 //!
-//! `SOAK_SECONDS` and `SOAK_SEED` set duration and seed. It checks that every message was delivered
+//! `SOAK_SECONDS` and `SOAK_SEED` set duration and seed; `SOAK_CHART` is a file for a chart (SVG). It checks that every message was delivered
 //! under its id and in order within its room, that no replay was delivered, that every invitation was
 //! accepted, and that after each period of faults all rooms recovered.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chaos;
+mod chart;
 mod history;
 // Not all of it is used here.
 #[allow(dead_code, unused_imports)]
@@ -26,7 +27,7 @@ use serde_json::json;
 use support::{Bridge, Homeserver, MatrixUser, Webhook};
 use tokio::time::sleep;
 
-use self::{chaos::Chaos, history::History};
+use self::{chaos::Chaos, chart::Chart, history::History};
 
 const BOT: &str = "@bot:example.org";
 const ENCRYPTED: [&str; 3] = ["!secret0:x", "!secret1:x", "!secret2:x"];
@@ -44,6 +45,7 @@ struct Soak {
     bridge: Bridge,
     history: Arc<History>,
     chaos: Arc<Chaos>,
+    chart: Chart,
     users: Vec<MatrixUser>,
     /// The (user, room) pairs whose current room key was sent to the bot.
     keys: HashMap<(usize, &'static str), bool>,
@@ -83,6 +85,7 @@ async fn soak() {
     for name in ["@alice:x", "@bob:y", "@carol:z"] {
         users.push(MatrixUser::new(&homeserver, name).await);
     }
+    let chart = Chart::begin(&history, &chaos);
     let mut soak = Soak {
         rng: Rng::with_seed(seed),
         homeserver,
@@ -92,6 +95,7 @@ async fn soak() {
         bridge,
         history,
         chaos,
+        chart,
         users,
         keys: HashMap::new(),
         sent: 0,
@@ -113,6 +117,9 @@ async fn soak() {
         );
     }
     soak.verify().await;
+    if let Some(path) = std::env::var_os("SOAK_CHART") {
+        soak.chart.draw(path.as_ref());
+    }
 }
 
 impl Soak {
@@ -140,6 +147,7 @@ impl Soak {
     /// Switch all faults on, and send messages meanwhile.
     async fn faults(&mut self) {
         self.chaos.on();
+        self.chart.faults_began();
         let end = Instant::now() + FAULTS;
         while Instant::now() < end {
             self.send_messages().await;
@@ -152,6 +160,7 @@ impl Soak {
             }
         }
         self.chaos.off();
+        self.chart.faults_ended();
     }
 
     async fn send_messages(&mut self) {
@@ -197,12 +206,14 @@ impl Soak {
 
     async fn kill_bridge(&mut self) {
         self.kills += 1;
+        self.chart.kill();
         self.bridge.kill().await;
         self.bridge = start(&self.homeserver, &self.webhook, &self.url);
     }
 
     async fn kill_postgres(&mut self) {
         self.kills += 1;
+        self.chart.kill();
         let mut postgres = self.postgres.take().unwrap();
         let again = tokio::task::spawn_blocking(move || {
             postgres.kill();

@@ -15,7 +15,10 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 
-use super::record::{Record, Reply, lock};
+use super::{
+    backup::Backup,
+    record::{Record, Reply, lock},
+};
 
 pub const BOT: &str = "@bot:example.org";
 
@@ -65,6 +68,7 @@ pub struct Stored {
     /// The devices of other users, for key queries.
     pub users: BTreeMap<String, Value>,
     pub account_data: HashMap<String, Value>,
+    pub backup: Backup,
 }
 
 pub struct Homeserver {
@@ -162,6 +166,7 @@ impl Homeserver {
                 lock(&self.stored).account_data.insert((*kind).to_owned(), call.body.clone());
                 ok(json!({}))
             }
+            (_, ["room_keys", path @ ..]) => lock(&self.stored).backup.reply(call, path),
             _ => Reply::json(404, json!({"errcode": "M_UNRECOGNIZED"})),
         }
     }

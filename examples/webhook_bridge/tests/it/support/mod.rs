@@ -1,5 +1,6 @@
 //! Mock homeserver and webhook, Matrix users that encrypt, and the bridge as a process.
 
+mod backup;
 mod bridge;
 mod files;
 mod harness;

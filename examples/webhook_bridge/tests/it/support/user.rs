@@ -1,6 +1,9 @@
 //! A Matrix user that encrypts for the bot, with upstream's `OlmMachine`.
 
-use matrix_sdk_crypto::{EncryptionSettings, OlmMachine, types::requests::AnyOutgoingRequest};
+use matrix_sdk_crypto::{
+    CollectStrategy, EncryptionSettings, OlmMachine, olm::ExportedRoomKey,
+    types::requests::AnyOutgoingRequest,
+};
 use ruma::{
     OwnedUserId, RoomId, UserId,
     api::client::keys::{claim_keys, get_keys},
@@ -106,6 +109,25 @@ impl MatrixUser {
         let encrypted = self.machine.encrypt_room_event_raw(&room, kind, &content).await.unwrap();
         json!({"event_id": event_id, "sender": self.id, "type": "m.room.encrypted",
             "origin_server_ts": 1, "content": encrypted.content})
+    }
+
+    /// Export the room keys of this user's messages.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn export_keys(&self) -> Vec<ExportedRoomKey> {
+        self.machine.store().export_room_keys(|_| true).await.unwrap()
+    }
+
+    /// A to-device event of this type, encrypted for the bot.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn to_bot(&self, kind: &str, content: &Value) -> Value {
+        let bot = UserId::parse(BOT).unwrap();
+        let devices = self.machine.get_user_devices(&bot, None).await.unwrap();
+        let device = devices.devices().next().unwrap();
+        let strategy = CollectStrategy::AllDevices;
+        let content = device.encrypt_event_raw(kind, content, strategy).await.unwrap();
+        json!({"sender": self.id, "type": "m.room.encrypted", "content": content})
     }
 
     /// Start a new Megolm session with the next message.
