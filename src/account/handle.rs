@@ -194,12 +194,12 @@ impl OpenAccount {
         former: Option<&Former>,
     ) -> Result<Self, OpenStoreError> {
         config.validate()?;
-        let statements = Statements::new(Schema::new(&config.schema)?, statements(stores));
+        let statements = Statements::shared(Schema::new(&config.schema)?, statements(stores));
         let pool = match foreign_pool {
             Some(pool) => pool.clone(),
             None => named(config).build_pool()?,
         };
-        let database = Database::new(pool, Arc::new(statements), &config.timeouts);
+        let database = Database::new(pool, statements, &config.timeouts);
         let parts = parts(stores);
         let before = former.map(|former| &former.cipher);
         let find::Found { id, cipher, owner: found } =

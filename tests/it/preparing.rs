@@ -188,8 +188,11 @@ async fn stores_that_share_a_pool_of_build_pool_prepare_their_statements() {
     let config = one.clone().account("three");
     let start = server.log().len();
     let store = PostgresCryptoStore::open_with_pool(pool, &config).await.unwrap();
+    let opened = server.log().len();
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     assert_eq!(named(&server, start).0, 0);
+    // Its first write, too, is sent by name: one of the guard, one of the row, one that counts the commit.
+    assert_eq!(named(&server, opened).1, 3);
 }
 
 /// A foreign pool may lead to a pooler without prepared statements.

@@ -94,7 +94,10 @@ impl OwnerRow {
         connection: &Object,
         name: &str,
     ) -> Result<Self, Error> {
-        Self::parse(&database.autocommit(connection, &OWNER_BY_NAME, None, &[&name]).await?)
+        let (sql, is_prepared) = (&OWNER_BY_NAME, database.is_prepared(connection));
+        // Prepared if another account has used the connection: then this does not wait.
+        let statement = database.prepare(connection, is_prepared, sql).await?;
+        Self::parse(&database.autocommit(connection, sql, statement.as_ref(), &[&name]).await?)
     }
 
     /// The answer to [`OWNER`] or [`OWNER_BY_NAME`]: a row for each lane, or one without.

@@ -8,14 +8,13 @@ mod stream;
 pub(crate) use self::autocommit::{Limits, begin};
 
 use std::{
-    collections::HashMap,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use deadpool::managed::Manager as _;
-use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, StatementCache, Status, Timeouts};
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, Status, Timeouts};
 use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 use tokio_postgres::{
@@ -49,9 +48,9 @@ pub(crate) struct Database {
     pool: Pool,
     shared: Arc<SharedConnections>,
     statements: Arc<Statements>,
-    /// `None` when statements are not prepared: by configuration, or on a foreign pool, which may
-    /// lead to a pooler.
-    prepared: Option<Arc<Prepared>>,
+    /// Whether statements are prepared: unless it is configured otherwise, and never on a foreign pool, which
+    /// may lead to a pooler.
+    prepares: bool,
     target: Target,
     limits: timeouts::Timeouts,
     /// Whether to wait for a connection, or make one, when none is idle.
@@ -68,28 +67,6 @@ pub(crate) enum Target {
     Pool(usize),
 }
 
-/// The connections on which all statements have been prepared, by the address of their statement
-/// cache. A weak reference keeps the address from being reused.
-#[derive(Default)]
-struct Prepared(Mutex<HashMap<usize, Weak<StatementCache>>>);
-
-impl Prepared {
-    fn has(&self, connection: &Object) -> bool {
-        self.lock().contains_key(&Arc::as_ptr(&connection.statement_cache).addr())
-    }
-
-    fn add(&self, connection: &Object) {
-        let cache = &connection.statement_cache;
-        let mut caches = self.lock();
-        caches.retain(|_, cache| cache.strong_count() > 0);
-        caches.insert(Arc::as_ptr(cache).addr(), Arc::downgrade(cache));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Weak<StatementCache>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Database {
     pub(crate) fn new(
         pool: Pool,
@@ -103,9 +80,8 @@ impl Database {
             None => Target::Pool(shared_connection::address(&pool)),
         };
         let prepares = connector.as_ref().is_some_and(Connector::prepares_statements);
-        let prepared = prepares.then(Arc::default);
         let limits = *limits;
-        Self { connector, pool, shared, statements, prepared, target, limits, waits: true }
+        Self { connector, pool, shared, statements, prepares, target, limits, waits: true }
     }
 
     /// The same for a caller with an alternative: returns [`Error::PoolTimeout`] at once when no
@@ -192,7 +168,7 @@ impl Database {
 
     /// Whether all statements are prepared on this connection.
     pub(crate) fn is_prepared(&self, connection: &Object) -> bool {
-        self.prepared.as_ref().is_some_and(|prepared| prepared.has(connection))
+        self.prepares && self.statements.prepared.has(connection)
     }
 
     /// Awaits the answer to statements sent on a connection. Unless all statements are prepared
@@ -203,9 +179,9 @@ impl Database {
         is_prepared: bool,
         answer: impl Future<Output = T>,
     ) -> T {
-        let Some(all_prepared) = self.prepared.as_ref().filter(|_| !is_prepared) else {
+        if is_prepared || !self.prepares {
             return answer.await;
-        };
+        }
         let statements = self.statements.iter();
         let prepared = join_all(
             statements.map(|(_, sql)| connection.prepare_typed_cached(&sql.text, &sql.types)),
@@ -215,7 +191,7 @@ impl Database {
         let Ok(prepared) = prepared else { return answer };
         let failures: Vec<_> = prepared.into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
-            all_prepared.add(connection);
+            self.statements.prepared.add(connection);
         }
         // The next use of the connection prepares the missing ones.
         for error in failures.into_iter().map(DatabaseError::from) {
