@@ -44,6 +44,16 @@ fn backup(place: &Place, file: &Path) -> Command {
     command
 }
 
+/// The same with SIGHUP ignored or not, whatever the tests were started with.
+fn backup_with_hangups(how: &str, place: &Place, file: &Path) -> Command {
+    let direct = backup(place, file);
+    let mut command = Command::new("env");
+    command.arg(format!("--{how}-signal=HUP")).arg(direct.get_program()).args(direct.get_args());
+    command.env_clear();
+    command.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_one_leaves_the_file_of_the_first_alone() {
     let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
@@ -73,7 +83,7 @@ async fn a_backup_that_is_asked_to_end_leaves_nothing() {
     let file = folder.path().join("bot.age");
     for signal in ["INT", "TERM", "HUP"] {
         let _held = hold_up(&place, "custom_values").await;
-        let running = start(&place, &mut backup(&place, &file)).await;
+        let running = start(&place, &mut backup_with_hangups("default", &place, &file)).await;
         test_support::process::signal(running.id(), signal);
         let ran = ended(running).await.expect(130);
         assert_eq!(ran.err, "error: interrupted\n");
@@ -81,12 +91,7 @@ async fn a_backup_that_is_asked_to_end_leaves_nothing() {
     }
     // Who started it with nohup means it to go on when the terminal is closed.
     let held = hold_up(&place, "custom_values").await;
-    let direct = backup(&place, &file);
-    let mut ignoring = Command::new("sh");
-    ignoring.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]).arg(direct.get_program());
-    ignoring.args(direct.get_args()).env_clear();
-    ignoring.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let running = start(&place, &mut ignoring).await;
+    let running = start(&place, &mut backup_with_hangups("ignore", &place, &file)).await;
     test_support::process::signal(running.id(), "HUP");
     drop(held);
     ended(running).await.expect(0);
