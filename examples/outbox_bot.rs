@@ -42,7 +42,7 @@ use ruma::{
         error::{Error as ApiError, ErrorKind, FromHttpResponseError},
         path_builder::PathBuilder,
     },
-    exports::http,
+    exports::http::{self, StatusCode},
     serde::Raw,
     uint,
 };
@@ -112,12 +112,16 @@ fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Whether the homeserver refused access to a room.
+/// What the homeserver has refused a request with; `None` if it has not answered.
+fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<StatusCode> {
+    match error.downcast_ref() {
+        Some(FromHttpResponseError::<ApiError>::Server(answer)) => Some(answer.status_code),
+        _ => None,
+    }
+}
+
 fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(FromHttpResponseError::<ApiError>::Server(answer))
-            if answer.status_code == http::StatusCode::FORBIDDEN
-    )
+    refusal(error) == Some(StatusCode::FORBIDDEN)
 }
 
 struct Bot {
@@ -159,9 +163,12 @@ impl Bot {
                 let mut login = Login::new(LoginInfo::Password(password));
                 login.device_id = Some(device.into());
                 // A refusal ends the bot: another attempt with the same password cannot help.
-                let login = self.send(login).await;
-                let token =
-                    login.map_err(|error| io::Error::other(error.to_string()))?.access_token;
+                let token = match self.send(login).await {
+                    Err(error) if is_forbidden(&*error) => {
+                        Err(io::Error::other(error.to_string()))?
+                    }
+                    login => login?.access_token,
+                };
                 self.store.set_custom_value(&name, token.clone().into()).await?;
                 token
             }
@@ -178,8 +185,15 @@ impl Bot {
         sync.timeout = Some(Duration::from_secs(30));
         let news = self.send(sync).await?;
         for room_id in news.rooms.invite.into_keys() {
-            let joined = self.send(Join::new(room_id)).await;
-            joined.inspect_err(|error| eprintln!("cannot join a room: {error}")).ok();
+            match self.send(Join::new(room_id)).await {
+                // The invitation comes again only with the same sync, which waits for rate limits.
+                Err(error)
+                    if refusal(&*error).is_some_and(|it| it != StatusCode::TOO_MANY_REQUESTS) =>
+                {
+                    eprintln!("cannot join a room: {error}");
+                }
+                joined => drop(joined?),
+            }
         }
         let mut messages = Messages::default();
         // A room that the bot was removed from has messages from before that, too.
@@ -229,10 +243,11 @@ impl Bot {
     ) -> Result<()> {
         let mut events = Vec::new();
         while let Some(token) = from {
-            let mut request = GetMessages::backward(room_id.to_owned()).from(token);
+            let mut request = GetMessages::backward(room_id.to_owned()).from(token.clone());
             (request.to, request.limit) = (Some(since.to_owned()), uint!(100));
             let page = self.send(request).await?;
-            from = page.end.filter(|_| !page.chunk.is_empty());
+            // An empty page is not the last one.
+            from = page.end.filter(|end| *end != token);
             events.extend(page.chunk);
         }
         for event in events.iter().rev() {

@@ -15,7 +15,7 @@
 
 use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
 use matrix_sdk::deserialized_responses::{TimelineEvent, VerificationState};
-use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind, uint};
+use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind};
 use matrix_sdk::{Client, Room, config::*, room::MessagesOptions, sync::Timeline};
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
@@ -84,7 +84,7 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
         auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
     } else {
         let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
-        login.device_id(&device).send().await.map_err(io::Error::other)?; // This ends the bot.
+        login.device_id(&device).send().await.map_err(io::Error::other)?; // Ends the bot.
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
     let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);
@@ -126,13 +126,14 @@ async fn forward_new(
     {
         let page = room.messages(MessagesOptions::backward().from(token.as_str())).await?;
         events.splice(0..0, page.chunk.into_iter().rev());
-        from = page.end;
+        from = page.end.filter(|end| *end != token);
     }
     let seen = events.iter().rposition(is_last).map_or(0, |at| at + 1);
     for event in events.into_iter().skip(seen) {
         let id = event.event_id().ok_or("an event without id")?;
         let event = if event.kind.is_utd() { room.event(&id, None).await? } else { event };
-        let is_recent = event.timestamp_raw() > Some(Time(Time::now().0 - uint!(60_000)));
+        let sent = event.raw().get_field::<u64>("origin_server_ts").ok().flatten();
+        let is_recent = sent.is_some_and(|at| at.abs_diff(Time::now().get().into()) < 60_000);
         if event.kind.is_utd() && is_recent && last.is_some() {
             return Err("the key of a message has not come yet".into());
         } else if event.encryption_info().is_some() && event.sender() != me {

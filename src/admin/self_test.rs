@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{connection::AdminConnection, delete::delete_account};
 use crate::{
-    Access, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
+    Access, OpenStoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
     account::cipher::random_key,
 };
 
@@ -71,9 +71,15 @@ pub async fn self_test(config: &PostgresStoreConfig) -> SelfTest {
     if test.was_opened {
         let deleted = delete_account(&test.config).await.map(drop).map_err(Failure::from);
         test.note("delete", deleted.map(|()| None));
-    } else if delete_account(&test.config).await.is_ok() {
-        // It was created all the same.
-        test.note("delete", Ok(None));
+    } else {
+        // It may have been created all the same.
+        let deleted = match delete_account(&test.config).await {
+            Ok(_) => Some(Ok(None)),
+            Err(error @ OpenStoreError::OwnerAlive { .. }) => Some(Err(Failure::from(error))),
+            // There is none, or nothing can be reached, as the first step says.
+            Err(_) => None,
+        };
+        deleted.map(|deleted| test.note("delete", deleted));
     }
     SelfTest { account, steps: test.steps }
 }

@@ -98,8 +98,10 @@ impl Unseal {
     }
 }
 
-/// Ends an encrypted file: what is not ended counts as cut off.
-pub fn finish(stream: StreamWriter<BufWriter<File>>) -> io::Result<()> {
+/// Ends an encrypted file: what is not ended counts as cut off. Returns the file, which stays locked until it is
+/// closed.
+pub fn finish(stream: StreamWriter<BufWriter<File>>) -> io::Result<File> {
     let file = stream.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }

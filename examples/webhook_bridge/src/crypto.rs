@@ -117,11 +117,17 @@ impl Crypto {
         owner: &UserId,
     ) -> Result<Option<Arc<EncryptionInfo>>, BridgeError> {
         let machine = self.machine().await?;
-        match machine.get_session_encryption_info(room_id, session_id, owner).await {
-            Ok(info) => Ok(Some(info).filter(|info| is_owner(&info.verification_state))),
-            Err(MegolmError::Store(error)) if corrupt_reason(&error).is_none() => Err(error.into()),
-            Err(_) => Ok(None),
-        }
+        let info = match machine.get_session_encryption_info(room_id, session_id, owner).await {
+            Ok(info) if is_owner(&info.verification_state) => info,
+            Err(MegolmError::Store(error)) if corrupt_reason(&error).is_none() => {
+                return Err(error.into());
+            }
+            _ => return Ok(None),
+        };
+        // The key may have come with keys of a device that is not listed, or not any more.
+        let Some(device_id) = &info.sender_device else { return Ok(None) };
+        let device = machine.get_device(owner, device_id, None).await?;
+        Ok(device.map(|_| info))
     }
 
     /// Whether the room key of an event is stored.

@@ -51,7 +51,11 @@ impl<'a> SecretStorage<'a> {
         };
         let kind = GlobalAccountDataEventType::SecretStorageKey(default.key_id);
         let Some(description) = account_data(run, kind.clone()).await? else { return Ok(None) };
-        Ok(open(given, &kind, &description).map(|key| Self { run, key }))
+        let key = open(given, &kind, &description);
+        if key.is_none() {
+            warn!("BRIDGE_RECOVERY_KEY does not open the secret storage of the bot's user");
+        }
+        Ok(key.map(|key| Self { run, key }))
     }
 
     /// A secret. `None`, which is logged unless there is none, if it cannot be read.
@@ -138,11 +142,15 @@ async fn export_identity(run: &Run) -> Result<Option<CrossSigningKeyExport>, Hom
         let secret = storage.secret(name).await?;
         Ok::<_, HomeserverError>(secret.map(|secret| secret.expose_secret().to_owned()))
     };
-    Ok(Some(CrossSigningKeyExport {
-        master_key: secret(SecretName::CrossSigningMasterKey).await?,
-        self_signing_key: secret(SecretName::CrossSigningSelfSigningKey).await?,
-        user_signing_key: secret(SecretName::CrossSigningUserSigningKey).await?,
-    }))
+    let mut export = CrossSigningKeyExport::default();
+    export.master_key = secret(SecretName::CrossSigningMasterKey).await?;
+    // An import without it proves nothing, but would mark any published identity as verified.
+    if export.master_key.is_none() {
+        return Ok(None);
+    }
+    export.self_signing_key = secret(SecretName::CrossSigningSelfSigningKey).await?;
+    export.user_signing_key = secret(SecretName::CrossSigningUserSigningKey).await?;
+    Ok(Some(export))
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ fn parse(entry: &str) -> Result<TrustedBridge, String> {
     };
     let (bot, pattern) = (&entry[..cut], &entry[cut + 1..]);
     let bot = UserId::parse(bot).map_err(|error| format!("{bot:?} is not a user id: {error}"))?;
+    if !pattern.contains('*') {
+        return Err(format!("{pattern:?} has no '*', as in \"@meta_*:{}\"", bot.server_name()));
+    }
     let ghosts = Ghosts::parse(pattern, bot.server_name())?;
     if ghosts.server != format!(":{}", bot.server_name()) {
         return Err("the ghosts of a bridge are on the server of its bot".to_owned());
@@ -62,7 +65,7 @@ mod tests {
     #[test]
     fn a_bot_speaks_for_its_ghosts_only() {
         let bridges = TrustedBridges::parse(
-            "@metabot:a.org=@meta_*:a.org, @igbot:b.org:8448=@ig=_*:b.org:8448 @two:a.org=@meta_1",
+            "@metabot:a.org=@meta_*:a.org, @igbot:b.org:8448=@ig=_*:b.org:8448 @two:a.org=@meta_1*:a.org",
         )
         .unwrap();
         assert_eq!(bots(&bridges, "@meta_7:a.org"), ["@metabot:a.org"]);
@@ -91,8 +94,9 @@ mod tests {
         for (entry, expected) in [
             ("@metabot:a.org=@*:a.org", "beginning of a user id"),
             ("@metabot:a.org=@*", "beginning of a user id"),
-            ("@metabot:a.org=@", "beginning of a user id"),
-            ("@metabot:a.org=@meta_7:a.org", "beginning of a user id"),
+            ("@metabot:a.org=@", "has no '*'"),
+            ("@metabot:a.org=@meta_", "has no '*'"),
+            ("@metabot:a.org=@meta_7:a.org", "has no '*'"),
             ("@metabot:a.org=@meta_*:b.org", "on the server of its bot"),
             ("@metabot:a.org=@meta_*:*", "server after its '*'"),
             ("@metabot:a.org=@meta_*:*.org", "server after its '*'"),

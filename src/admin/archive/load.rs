@@ -81,7 +81,11 @@ pub async fn restore(
     let header = read_header(input)?;
     let backup = &header.backup;
     check(config, backup, device)?;
-    config.migrate().await?;
+    match config.migrate().await {
+        // The transaction below waits for the standby after it.
+        Err(OpenStoreError::NotReplicated) => {}
+        migrated => migrated?,
+    }
     let admin = AdminConnection::new(config)?;
     let transaction = match Claimed::lock(&admin, config).await {
         Ok(Claimed { transaction, account_id }) => {
@@ -110,7 +114,6 @@ pub async fn restore(
         }
     }
     transaction.commit().await.map_err(|error| match (device, error) {
-        (_, OpenStoreError::NotReplicated) => OpenStoreError::NotReplicated,
         (RestoredDevice::Moved { .. }, error) => DatabaseError::broken(format!(
             "the device was removed from where it was, so do not start it there; then: {error}"
         ))

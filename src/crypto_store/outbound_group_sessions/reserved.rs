@@ -138,8 +138,8 @@ pub(super) async fn stage(
     let stored = Stored { id: id.to_owned(), index, fingerprint, saves: count };
     saves.marks(|marks| marks.stage(room_id, stored.clone()));
     let (saves, room_id) = (saves.clone(), room_id.to_owned());
+    // The counter of the staging: others may have changed the row since the commit.
     batch.on_commit(move || {
-        let maintenance = saves.maintenance();
         saves.marks(|marks| marks.commit(&room_id, &stored, maintenance));
     });
     Ok(Some(current.into_pickle()))

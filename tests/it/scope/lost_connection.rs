@@ -66,3 +66,25 @@ async fn after_a_statement_of_the_application_nothing_is_repeated_nor_stored() {
     assert_eq!(number(&client, ROWS).await, 0);
     assert!(!has(&store, "key").await);
 }
+
+/// It would be refused again, and each attempt would take as long.
+#[tokio::test]
+async fn a_first_statement_that_the_server_refuses_is_not_repeated() {
+    let (_database, store, client) = begin().await;
+    let refusing = "
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION refuse() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM nextval('public.attempts');
+            RAISE EXCEPTION 'no' USING ERRCODE = 'lock_not_available';
+        END $$;";
+    client.batch_execute(refusing).await.unwrap();
+    let scope = store.atomically(async {
+        set(&store, "key").await?;
+        let transaction = store.transaction().await?;
+        transaction.query("SELECT public.refuse()", &[]).await.unwrap_err();
+        Ok::<_, CryptoStoreError>(())
+    });
+    scope.await.unwrap_err();
+    assert!(!has(&store, "key").await);
+    assert_eq!(number(&client, "SELECT last_value FROM attempts").await, 1);
+}

@@ -81,8 +81,8 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let created = new_file::create(&partial).map_err(|error| in_the_way(&partial, &error))?;
     interrupt::remove_too(&partial);
     let written = write(created, &partial, &seal, context).await;
-    let backup = match written {
-        Ok(backup) => backup,
+    let (backup, _locked) = match written {
+        Ok(written) => written,
         Err(error) => {
             fs::remove_file(&partial).map_err(failed)?;
             return Err(error);
@@ -127,7 +127,7 @@ async fn write(
     partial: &Path,
     seal: &Seal,
     context: &Context,
-) -> Result<Backup, Error> {
+) -> Result<(Backup, File), Error> {
     let failed = |error: io::Error| {
         Error::failed(format!("{}: {error}; nothing is left of it", partial.display()))
     };
@@ -139,12 +139,13 @@ async fn write(
         BackupError::Io(error) => failed(error),
         error => error.into(),
     })?;
-    sealed_file::finish(stream).map_err(failed)?;
+    // Locked while it is read back, and until it has its name.
+    let locked = sealed_file::finish(stream).map_err(failed)?;
     drop(bar);
     if let Seal::Passphrase(passphrase) = seal {
         let bar = context.progress("reading back", None);
         let opened = Unseal::Passphrase(passphrase.clone()).open(partial)?;
         admin::read_backup(&mut bar.count(opened))?;
     }
-    Ok(backup)
+    Ok((backup, locked))
 }

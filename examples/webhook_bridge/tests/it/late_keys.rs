@@ -1,6 +1,9 @@
 //! Messages whose key comes late: held back, imported, or forwarded by somebody who was not asked.
 
-use matrix_sdk_crypto::{OlmMachine, olm::ExportedRoomKey, store::CryptoStore};
+use matrix_sdk_crypto::{
+    OlmMachine, olm::ExportedRoomKey, store::CryptoStore,
+    types::events::forwarded_room_key::ForwardedRoomKeyContent,
+};
 use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::UserId;
 use serde_json::json;
@@ -100,6 +103,8 @@ async fn a_key_that_is_forwarded_without_being_asked_for_is_ignored() {
     let exported = alice.export_keys().await.remove(0);
     let mut forwarded = serde_json::to_value(&exported).unwrap();
     forwarded["algorithm"] = json!("m.megolm.v1.aes-sha2");
+    forwarded["sender_claimed_ed25519_key"] = forwarded["sender_claimed_keys"]["ed25519"].clone();
+    serde_json::from_value::<ForwardedRoomKeyContent>(forwarded.clone()).unwrap();
     let mut answer = sync(&[("!p:x", room(&[message("$marker")]))]);
     let forwarded = mallory.to_bot("m.forwarded_room_key", &forwarded).await;
     answer["to_device"] = json!({"events": [forwarded]});

@@ -1,8 +1,10 @@
 //! A recovery key that opens the secret storage of the bot's user, as other clients show it.
 
 use matrix_sdk_crypto::{
-    OlmMachine, secret_storage::SecretStorageKey, store::types::BackupDecryptionKey,
+    OlmMachine, secret_storage::SecretStorageKey, store::CryptoStore,
+    store::types::BackupDecryptionKey,
 };
+use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{UserId, device_id, events::secret::request::SecretName};
 use serde_json::{Value, json};
 
@@ -71,7 +73,7 @@ async fn the_key_of_the_backup_is_taken_from_the_secret_storage() {
     bridge.until("the second key in the backup", async |_| backed_up(2).await).await;
 }
 
-/// A key of the secret storage is never made the key of a backup.
+/// The key that opens the secret storage is not made the key of a backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_without_a_key_of_a_backup_is_reported() {
     for malformed in [false, true] {
@@ -102,17 +104,46 @@ async fn a_storage_with_another_key_is_left_alone() {
     assert_eq!(harness.homeserver.calls.count(makes_backup), 0);
 }
 
+/// Otherwise the homeserver could publish an identity of its own, and sign other users with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_without_the_identity_does_not_verify_the_published_one() {
+    let harness = Harness::new().await;
+    let bot = UserId::parse(BOT).unwrap();
+    let other = OlmMachine::new(&bot, device_id!("OTHER")).await;
+    publish_identity(&harness, &other).await;
+    let storage = Storage::new(&harness);
+    let mut bridge = harness.bridge(&[("BRIDGE_RECOVERY_KEY", &storage.recovery_key)]);
+    bridge.until_logged("its private keys are not in this database").await;
+    assert_eq!(bridge.stop().await, 0);
+
+    let url = harness.database.url();
+    let store = PostgresCryptoStore::open(url, BOT, Some("a passphrase")).await.unwrap();
+    let device = harness.homeserver.stored.lock().unwrap().device_id.clone();
+    let machine = OlmMachine::with_store(&bot, device.as_str().into(), store.clone(), None);
+    let machine = machine.await.unwrap();
+    let identity = machine.get_identity(&bot, None).await.unwrap().unwrap();
+    assert!(!identity.own().unwrap().is_verified());
+    drop(machine);
+    store.close().await.unwrap();
+}
+
+/// Publishes the cross-signing identity that another device of the bot's user creates.
+async fn publish_identity(harness: &Harness, other: &OlmMachine) -> Value {
+    let identity = other.bootstrap_cross_signing(true).await.unwrap().upload_signing_keys_req;
+    let published = json!({"master_key": identity.master_key,
+        "self_signing_key": identity.self_signing_key,
+        "user_signing_key": identity.user_signing_key});
+    harness.homeserver.stored.lock().unwrap().cross_signing = published.clone();
+    published
+}
+
 /// The identity that another client has created signs the bot's device.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_identity_is_taken_from_the_secret_storage() {
     let harness = Harness::new().await;
     let bot = UserId::parse(BOT).unwrap();
     let other = OlmMachine::new(&bot, device_id!("PHONE")).await;
-    let identity = other.bootstrap_cross_signing(true).await.unwrap().upload_signing_keys_req;
-    let published = json!({"master_key": identity.master_key,
-        "self_signing_key": identity.self_signing_key,
-        "user_signing_key": identity.user_signing_key});
-    harness.homeserver.stored.lock().unwrap().cross_signing = published.clone();
+    let published = publish_identity(&harness, &other).await;
     let mut bridge = harness.bridge(&[]);
     bridge.until_logged("its private keys are not in this database").await;
     assert_eq!(bridge.stop().await, 0);

@@ -116,15 +116,20 @@ impl OpenTransaction {
             if self.connection.is_none() {
                 // Not together with BEGIN: if that were lost, the statement would be committed on
                 // its own.
-                self.flush().await?;
+                if let Err(error) = self.flush().await {
+                    self.broken = true;
+                    return Err(error);
+                }
             }
             let error = match self.send_once(&Pipelined::Application(query)).await {
                 Ok(answers) => break answers,
                 Err(error) => error,
             };
-            let may_repeat = self.may_repeat(&error);
+            // What the server has refused, it would refuse again.
+            let is_refused = matches!(&error, Error::Database(error) if error.is_statement_error());
+            let may_repeat = self.may_repeat(&error) && !is_refused;
             if !(may_repeat && attempts.pause("an open transaction", &error).await) {
-                // Never repeated later: the saves must not be committed without the statement.
+                // The saves must not be committed without the statement.
                 return Err(self.fail(error, false).await);
             }
         };

@@ -107,10 +107,30 @@ pub(super) async fn send(
     let answers = timeout(database.response_timeout(parts), in_order(answers));
     // Polled in this order, so that the saves are sent first.
     let (saved, answers) = join(saves.exchange(database, connection), answers).await;
-    saved.map_err(Failure::into_error)?;
+    let saved = saved.map_err(Failure::into_error);
+    if let (Pipelined::Application(_), Ok(answers)) = (pipelined, &answers) {
+        check_is_within(saved.is_ok(), is_query.iter().zip(answers))?;
+    }
+    saved?;
     let answers = answers.map_err(|_| Error::StatementTimeout)?;
     let rows = query_results(pipelined, is_query.into_iter().zip(answers))?;
     Ok(PipelinedRows { rows, row_count: row_count.into_inner() })
+}
+
+/// Fails if a statement of the application succeeded behind a failure: nothing runs in a failed
+/// transaction, so a pooler has run it outside, and it must not run again.
+fn check_is_within<'a>(
+    mut is_open: bool,
+    answers: impl Iterator<Item = (&'a bool, &'a Result<Vec<Row>, tokio_postgres::Error>)>,
+) -> Result<(), Error> {
+    for (is_query, answer) in answers {
+        if *is_query && answer.is_ok() && !is_open {
+            let message = "a statement of the application ran outside of its transaction";
+            return Err(DatabaseError::permanent(message).into());
+        }
+        is_open &= answer.is_ok();
+    }
+    Ok(())
 }
 
 /// A message that is sent after the saves.
