@@ -6,7 +6,6 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
 use std::{collections::HashMap, convert::Infallible, io, time::Duration};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
-
 /// Your code, for each encrypted event. Others could have been written by the homeserver.
 async fn handle(room: &Room, message: &serde_json::Value) -> Result<()> {
     println!("{} {} {}", room.room_id(), message["sender"], message["content"]["body"]);

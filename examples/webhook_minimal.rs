@@ -21,7 +21,6 @@ use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
 use serde_json::{Value, json};
 use std::{collections::HashMap, convert::Infallible, io, time::Duration};
-
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Posts a message until the webhook accepts it.
