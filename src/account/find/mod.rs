@@ -131,9 +131,9 @@ async fn look_up_once(
 ) -> Result<Option<Stored>, OpenStoreError> {
     let mut connection = TransactionConnection::new(database.connect().await?);
     let found = probe(connection.get_mut()?, database, config, parts, with_owner).await;
-    match &found {
-        Ok(Some(Stored { owner: Some(owner), .. })) => connection.release_unless_spoiled(owner),
-        _ => connection.release(),
+    // After an error there may be answers that have not arrived.
+    if found.is_ok() {
+        connection.release();
     }
     found
 }

@@ -4,6 +4,7 @@ use std::sync::Once;
 
 use deadpool_postgres::Object;
 use futures_util::future::{OptionFuture, join};
+use tokio::time::timeout;
 use tokio_postgres::{Row, types::Type};
 use tracing::warn;
 
@@ -56,7 +57,9 @@ pub(super) async fn probe(
     for migrated in [false, true] {
         let owner = with_owner.then(|| OwnerRow::read_by_name(database, connection, name));
         // Sent in this order: a failure of the second one does not affect the first.
-        let (found, owner) = join(read(connection, schema, name), OptionFuture::from(owner)).await;
+        let answers = join(read(connection, schema, name), OptionFuture::from(owner));
+        let answers = timeout(database.statement_timeout(), answers).await;
+        let (found, owner) = answers.map_err(|_| no_answer())?;
         let Probe { server, versions, stored } = match found {
             Ok(found) => found,
             Err(error) if error.is_missing_schema() => Probe::without_schema(connection).await?,
@@ -69,6 +72,11 @@ pub(super) async fn probe(
             }
         };
         server.check(config)?;
+        if let Some(Err(error)) = &owner
+            && error.is_transient()
+        {
+            return Err(DatabaseError::broken(format!("reading the owner: {error}")).into());
+        }
         let Some(pending) = first_pending(&versions, parts)? else {
             return Ok(stored.map(|(id, cipher)| Stored { id, cipher, owner }));
         };
