@@ -62,7 +62,11 @@ pub(super) async fn probe(
         let (found, owner) = answers.map_err(|_| no_answer())?;
         let Probe { server, versions, stored } = match found {
             Ok(found) => found,
-            Err(error) if error.is_missing_schema() => Probe::without_schema(connection).await?,
+            Err(error) if error.is_missing_schema() => {
+                let server =
+                    timeout(database.statement_timeout(), Probe::without_schema(connection));
+                server.await.map_err(|_| no_answer())??
+            }
             Err(error) if error.is_missing_column() => {
                 let schema = schema.name().to_owned();
                 return Err(OpenStoreError::UnreleasedSchema { schema });
