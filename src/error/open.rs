@@ -242,7 +242,7 @@ pub enum OpenStoreError {
     },
 
     /// The change of an operator's function ([`admin`](crate::admin)) is committed on this server, but the
-    /// server did not wait for its synchronous standby: somebody cancelled the wait. A failover to that
+    /// server did not wait for its synchronous standby: the wait was cancelled. A failover to that
     /// standby may still undo the change. Do not repeat it: see to the standby, and after a failover check
     /// whether the change is there.
     #[error(

@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
         Err(error) => context.print_error(&error),
     };
     let exit = printed.unwrap_or_else(|error| {
-        // Whoever reads only the beginning, as `head` does, wants no more.
+        // A reader that closes the pipe early, such as `head`, wants no more.
         if error.kind() != io::ErrorKind::BrokenPipe {
             let _ = writeln!(io::stderr(), "error: the result cannot be printed: {error}");
         }

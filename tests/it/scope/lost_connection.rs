@@ -1,11 +1,11 @@
 //! The connection is lost between the statements of a scope.
 
 use matrix_sdk_crypto::CryptoStoreError;
-use matrix_sdk_postgres::{PostgresCryptoStore, testing};
-use test_support::{connect, eventually, number};
+use matrix_sdk_postgres::PostgresCryptoStore;
+use test_support::{eventually, number};
 use tokio_postgres::Client;
 
-use super::{config, has, open, set};
+use super::{has, set, with_outbox};
 
 const ROWS: &str = "SELECT count(*) FROM outbox";
 
@@ -24,18 +24,10 @@ async fn insert(store: &PostgresCryptoStore) -> Result<(), CryptoStoreError> {
     Ok(())
 }
 
-async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
-    let database = testing::database().unwrap();
-    let store = open(&config(&database.url(), 2)).await;
-    let client = connect(&database.url()).await;
-    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
-    (database, store, client)
-}
-
 /// The application has no result yet that a repetition could contradict.
 #[tokio::test]
 async fn before_the_first_statement_of_the_application_everything_is_sent_again() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     let scope = store.atomically(async {
         set(&store, "key").await?;
         // A read sends the save.
@@ -53,7 +45,7 @@ async fn before_the_first_statement_of_the_application_everything_is_sent_again(
 
 #[tokio::test]
 async fn after_a_statement_of_the_application_nothing_is_repeated_nor_stored() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     let scope = store.atomically(async {
         set(&store, "key").await?;
         insert(&store).await?;
@@ -70,7 +62,7 @@ async fn after_a_statement_of_the_application_nothing_is_repeated_nor_stored() {
 /// It would be refused again, and each attempt would take as long.
 #[tokio::test]
 async fn a_first_statement_that_the_server_refuses_is_not_repeated() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     let refusing = "
         CREATE SEQUENCE attempts;
         CREATE FUNCTION refuse() RETURNS void LANGUAGE plpgsql AS $$ BEGIN

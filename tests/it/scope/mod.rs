@@ -13,8 +13,9 @@ use std::time::Duration;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
 use matrix_sdk_postgres::{
     Error, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    testing::{self, TestDatabase},
 };
-use test_support::{Mode, eventually, number};
+use test_support::{Mode, connect, eventually, number};
 use tokio_postgres::Client;
 
 /// The store's error in the SDK's.
@@ -48,6 +49,15 @@ async fn set(store: &PostgresCryptoStore, key: &str) -> Result<(), CryptoStoreEr
 
 async fn has(store: &PostgresCryptoStore, key: &str) -> bool {
     store.get_custom_value(key).await.unwrap().is_some()
+}
+
+/// A store, and a client of its database, which has a table of the application.
+async fn with_outbox() -> (TestDatabase, PostgresCryptoStore, Client) {
+    let database = testing::database().unwrap();
+    let store = open(&config(&database.url(), 2)).await;
+    let client = connect(&database.url()).await;
+    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
+    (database, store, client)
 }
 
 /// Whether a backend waits for a lock of this kind.

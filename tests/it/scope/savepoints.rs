@@ -2,32 +2,21 @@
 
 use assert_matches::assert_matches;
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore};
-use matrix_sdk_postgres::{Error, PostgresCryptoStore, testing};
-use test_support::{connect, number};
-use tokio_postgres::{
-    Client,
-    types::{ToSql, Type},
-};
+use matrix_sdk_postgres::{Error, PostgresCryptoStore};
+use test_support::number;
+use tokio_postgres::types::{ToSql, Type};
 
-use super::{config, has, open, set};
+use super::{has, set, with_outbox};
 
 async fn run(store: &PostgresCryptoStore, sql: &str) -> Result<(), CryptoStoreError> {
     store.transaction().await?.query(sql, &[]).await?;
     Ok(())
 }
 
-async fn begin() -> (testing::TestDatabase, PostgresCryptoStore, Client) {
-    let database = testing::database().unwrap();
-    let store = open(&config(&database.url(), 2)).await;
-    let client = connect(&database.url()).await;
-    client.batch_execute("CREATE TABLE outbox (body text)").await.unwrap();
-    (database, store, client)
-}
-
 /// The number of changed rows is returned, also for a statement with RETURNING.
 #[tokio::test]
 async fn a_statement_returns_the_number_of_changed_rows() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     let changed = store.atomically(async {
         set(&store, "key").await?;
         let transaction = store.transaction().await?;
@@ -56,7 +45,7 @@ const INSERT: &str = "INSERT INTO outbox VALUES ('row')";
 /// Ending the transaction would commit a part of it, or run the rest outside of it.
 #[tokio::test]
 async fn transaction_control_is_refused_and_nothing_is_committed() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     for sql in ["COMMIT", "/* now */ rollback", "END", "ABORT", "PREPARE TRANSACTION 'x'"] {
         let scope = store.atomically(async {
             set(&store, "key").await?;
@@ -77,7 +66,7 @@ async fn transaction_control_is_refused_and_nothing_is_committed() {
 /// In each case the save is sent by a read, by the application's next statement, or not yet.
 #[tokio::test]
 async fn a_savepoint_that_undoes_a_save_is_detected_and_nothing_is_committed() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     for (reads, nested) in [(true, false), (false, true), (true, true), (false, false)] {
         let scope = store.atomically(async {
             set(&store, "before").await?;
@@ -105,7 +94,7 @@ async fn a_savepoint_that_undoes_a_save_is_detected_and_nothing_is_committed() {
 
 #[tokio::test]
 async fn a_savepoint_may_undo_rows_of_the_application() {
-    let (_database, store, client) = begin().await;
+    let (_database, store, client) = with_outbox().await;
     let scope = store.atomically(async {
         set(&store, "before").await?;
         run(&store, "SAVEPOINT here").await?;

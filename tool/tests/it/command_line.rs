@@ -38,7 +38,7 @@ fn help_names_every_exit_code_and_no_command_is_hidden() {
     run(binary().args(["stats", "--json", "--help"])).expect(0);
 }
 
-/// Whoever does not look must not take it for success.
+/// A script must not take it for success.
 #[test]
 fn a_result_that_cannot_be_printed_is_a_failure() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();

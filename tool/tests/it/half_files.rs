@@ -15,6 +15,10 @@ use crate::{
     support::{Place, Ran},
 };
 
+/// What each command is reading when it is at this table.
+const WRITTEN: [(&str, &str); 2] =
+    [("custom_values", "backup"), ("megolm_inbound_sessions", "export")];
+
 /// Keeps a table from everyone, for as long as the client is there.
 async fn hold_up(place: &Place, table: &str) -> Client {
     let client = place.client().await;
@@ -44,7 +48,15 @@ fn backup(place: &Place, file: &Path) -> Command {
     command
 }
 
-/// The same with SIGHUP ignored or not, whatever the tests were started with.
+/// The command that writes a backup, or an export.
+fn write(name: &str, place: &Place, file: &Path) -> Command {
+    match name {
+        "backup" => backup(place, file),
+        _ => keys::tool(place, "export-keys", "bot", file.to_str().unwrap()),
+    }
+}
+
+/// A backup with SIGHUP ignored or not, whatever the tests were started with.
 fn backup_with_hangups(how: &str, place: &Place, file: &Path) -> Command {
     let direct = backup(place, file);
     let mut command = Command::new("env");
@@ -58,12 +70,9 @@ fn backup_with_hangups(how: &str, place: &Place, file: &Path) -> Command {
 async fn the_second_one_leaves_the_file_of_the_first_alone() {
     let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
     let store = keys::filled(&place, "bot", 3).await;
-    for (table, name) in [("custom_values", "backup"), ("megolm_inbound_sessions", "export")] {
+    for (table, name) in WRITTEN {
         let file = folder.path().join(name);
-        let command = || match name {
-            "backup" => backup(&place, &file),
-            _ => keys::tool(&place, "export-keys", "bot", file.to_str().unwrap()),
-        };
+        let command = || write(name, &place, &file);
         let held = hold_up(&place, table).await;
         let first = start(&place, &mut command()).await;
         let second = place.run_command(command()).await.expect(1);
@@ -112,12 +121,9 @@ async fn a_server_that_goes_away_leaves_no_half_file() {
     let (place, folder) =
         (Place { database: server.create_database().unwrap() }, tempfile::tempdir().unwrap());
     keys::filled(&place, "bot", 3).await.close().await.unwrap();
-    for (table, name) in [("custom_values", "backup"), ("megolm_inbound_sessions", "export")] {
+    for (table, name) in WRITTEN {
         let file = folder.path().join(name);
-        let command = || match name {
-            "backup" => backup(&place, &file),
-            _ => keys::tool(&place, "export-keys", "bot", file.to_str().unwrap()),
-        };
+        let command = || write(name, &place, &file);
         let held = hold_up(&place, table).await;
         let running = start(&place, &mut command()).await;
         tokio::task::block_in_place(|| server.kill());

@@ -1,14 +1,12 @@
-//! Messages whose key comes late: held back, imported, or forwarded by somebody who was not asked.
+//! Messages whose key comes late: held back, imported, or forwarded without a request.
 
 use matrix_sdk_crypto::{
-    OlmMachine, olm::ExportedRoomKey, store::CryptoStore,
+    olm::ExportedRoomKey, store::CryptoStore,
     types::events::forwarded_room_key::ForwardedRoomKeyContent,
 };
-use matrix_sdk_postgres::PostgresCryptoStore;
-use ruma::UserId;
 use serde_json::json;
 
-use crate::support::{BOT, Bridge, Harness, MatrixUser, message, room, sync};
+use crate::support::{Bridge, Harness, MatrixUser, message, room, sync};
 
 async fn until_waiting(bridge: &Bridge, count: f64) {
     bridge
@@ -78,20 +76,15 @@ async fn a_message_whose_key_is_imported_is_delivered() {
 }
 
 async fn import(harness: &Harness, keys: Vec<ExportedRoomKey>) {
-    let url = harness.database.url();
-    let store = PostgresCryptoStore::open(url, BOT, Some("a passphrase")).await.unwrap();
-    let device = harness.homeserver.stored.lock().unwrap().device_id.clone();
-    let bot = UserId::parse(BOT).unwrap();
-    let machine = OlmMachine::with_store(&bot, device.as_str().into(), store.clone(), None);
-    let machine = machine.await.unwrap();
+    let (store, machine) = harness.machine().await;
     let imported = machine.store().import_room_keys(keys, None, |_, _| {}).await.unwrap();
     assert_eq!(imported.imported_count, 1);
     drop(machine);
     store.close().await.unwrap();
 }
 
-/// The bot asks nobody for keys, so a forwarded one comes from somebody who wants to choose what the
-/// message says, or to be taken for its sender.
+/// The bot requests no keys, so the sender of a forwarded one may want to choose what the message says, or
+/// to be taken for its sender.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_forwarded_without_being_asked_for_is_ignored() {
     let harness = Harness::new().await;

@@ -1,10 +1,10 @@
 //! A recovery key that opens the secret storage of the bot's user, as other clients show it.
 
 use matrix_sdk_crypto::{
-    OlmMachine, secret_storage::SecretStorageKey, store::CryptoStore,
-    store::types::BackupDecryptionKey,
+    OlmMachine,
+    secret_storage::SecretStorageKey,
+    store::{CryptoStore, types::BackupDecryptionKey},
 };
-use matrix_sdk_postgres::PostgresCryptoStore;
 use ruma::{UserId, device_id, events::secret::request::SecretName};
 use serde_json::{Value, json};
 
@@ -29,6 +29,15 @@ impl Storage {
         Self { key, recovery_key }
     }
 
+    /// With the key of a backup on the homeserver.
+    fn with_backup(harness: &Harness) -> (Self, BackupDecryptionKey) {
+        let (storage, key) = (Self::new(harness), BackupDecryptionKey::new());
+        storage.store(harness, SecretName::RecoveryKey, &key.to_base64());
+        let info = serde_json::to_value(key.to_backup_info()).unwrap();
+        harness.homeserver.stored.lock().unwrap().backup.replace(info);
+        (storage, key)
+    }
+
     fn store(&self, harness: &Harness, name: SecretName, secret: &str) {
         let encrypted = self.key.encrypt(secret.as_bytes().to_vec(), &name);
         let encrypted: Value = serde_json::to_value(encrypted).unwrap();
@@ -45,10 +54,7 @@ fn makes_backup(call: &Call) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_key_of_the_backup_is_taken_from_the_secret_storage() {
     let harness = Harness::new().await;
-    let (storage, key) = (Storage::new(&harness), BackupDecryptionKey::new());
-    storage.store(&harness, SecretName::RecoveryKey, &key.to_base64());
-    let info = serde_json::to_value(key.to_backup_info()).unwrap();
-    harness.homeserver.stored.lock().unwrap().backup.replace(info);
+    let (storage, key) = Storage::with_backup(&harness);
     let mut bridge = harness.ready_bridge(&[("BRIDGE_RECOVERY_KEY", &storage.recovery_key)]).await;
     let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
     let backed_up =
@@ -94,10 +100,7 @@ async fn a_storage_without_a_key_of_a_backup_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_with_another_key_is_left_alone() {
     let harness = Harness::new().await;
-    let (storage, key) = (Storage::new(&harness), BackupDecryptionKey::new());
-    storage.store(&harness, SecretName::RecoveryKey, &key.to_base64());
-    let info = serde_json::to_value(key.to_backup_info()).unwrap();
-    harness.homeserver.stored.lock().unwrap().backup.replace(info);
+    Storage::with_backup(&harness);
     let other = SecretStorageKey::new().to_base58();
     let bridge = harness.ready_bridge(&[("BRIDGE_RECOVERY_KEY", &other)]).await;
     bridge.until_logged("has a key backup with another key").await;
@@ -116,11 +119,7 @@ async fn a_storage_without_the_identity_does_not_verify_the_published_one() {
     bridge.until_logged("its private keys are not in this database").await;
     assert_eq!(bridge.stop().await, 0);
 
-    let url = harness.database.url();
-    let store = PostgresCryptoStore::open(url, BOT, Some("a passphrase")).await.unwrap();
-    let device = harness.homeserver.stored.lock().unwrap().device_id.clone();
-    let machine = OlmMachine::with_store(&bot, device.as_str().into(), store.clone(), None);
-    let machine = machine.await.unwrap();
+    let (store, machine) = harness.machine().await;
     let identity = machine.get_identity(&bot, None).await.unwrap().unwrap();
     assert!(!identity.own().unwrap().is_verified());
     drop(machine);

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use matrix_sdk_crypto::OlmMachine;
 use matrix_sdk_postgres::{
-    PoolSettings, PostgresStoreConfig,
+    PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
     deadpool_postgres::Object,
     testing::{self, TestDatabase},
 };
+use ruma::UserId;
 use serde_json::{Value, json};
 
 use super::{Bridge, Homeserver, Reply, Webhook, homeserver::BOT};
@@ -52,6 +54,17 @@ impl Harness {
         ]));
         self.homeserver.until_synced().await;
         bridge
+    }
+
+    /// The store of the bridge, which must have ended, and its machine.
+    #[allow(dead_code)]
+    pub async fn machine(&self) -> (PostgresCryptoStore, OlmMachine) {
+        let url = self.database.url();
+        let store = PostgresCryptoStore::open(url, BOT, Some("a passphrase")).await.unwrap();
+        let device = self.homeserver.stored.lock().unwrap().device_id.clone();
+        let bot = UserId::parse(BOT).unwrap();
+        let machine = OlmMachine::with_store(&bot, device.as_str().into(), store.clone(), None);
+        (store, machine.await.unwrap())
     }
 
     pub async fn connection(&self) -> Object {
