@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use matrix_sdk_common::ruma::{OwnedUserId, UserId};
 use matrix_sdk_crypto::TrackedUser;
 
+use super::devices;
 use crate::{
     Error,
     account::{Staging, StoreLane, cipher::Key, write::batch::Batch},
@@ -45,7 +46,9 @@ pub(super) async fn all(account: &StoreLane) -> Result<Vec<TrackedUser>, Error> 
         let key = Key::of_cell(key, 0, TABLE)?;
         account.codec.open(TABLE, &[&key], row.bytes(0, TABLE)?)
     });
-    users.collect()
+    let users: Vec<_> = users.collect::<Result<_, Error>>()?;
+    devices::expect(account, &users);
+    Ok(users)
 }
 
 pub(super) async fn save(account: &StoreLane, users: &[(&UserId, bool)]) -> Result<(), Error> {

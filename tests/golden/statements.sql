@@ -117,6 +117,9 @@ SELECT /* devices.keys */ string_agg(substring(sha256(k.key) FOR 8), ''::bytea)
 FROM (SELECT user_id AS key
       FROM "bots".devices WHERE account_id = $1 LIMIT $2) k;
 
+-- devices.prefetch (int8, _bytea)
+SELECT /* devices.prefetch */ user_id, device_id, data FROM "bots".devices WHERE account_id = $1 AND user_id = ANY ($2);
+
 -- devices.upsert (int8, _bytea, _bytea, _bytea)
 INSERT /* devices.upsert */ INTO "bots".devices (account_id, user_id, device_id, data)
 SELECT o.account_id, u.user_id, u.device_id, u.data

@@ -125,22 +125,26 @@ async fn an_unchanged_save_checks_the_ownership_with_a_prepared_statement() {
 #[tokio::test]
 async fn while_a_key_is_derived_from_a_passphrase_the_statements_are_prepared() {
     let server = server();
-    let mut opening = Vec::new();
-    for mode in [Mode::Key, Mode::Passphrase] {
-        let database = server.create_database().unwrap();
-        mode.open(&database.url(), "bot").await.close().await.unwrap();
-        let (proxy, url) = Proxy::before(&database);
-        let start = server.log().len();
-        let store = mode.open(&url, "bot").await;
-        opening.push(proxy.round_trips());
-        let prepared = if mode == Mode::Passphrase { all() } else { 0 };
-        assert_eq!(named(&server, start).0, prepared, "{mode:?}");
-        Call::Read.make(&store).await;
-        assert_eq!(named(&server, start).0, all(), "{mode:?}");
-        store.close().await.unwrap();
+    for is_new in [false, true] {
+        let mut opening = Vec::new();
+        for mode in [Mode::Key, Mode::Passphrase] {
+            let database = server.create_database().unwrap();
+            mode.open(&database.url(), "bot").await.close().await.unwrap();
+            let account = if is_new { "new" } else { "bot" };
+            let (proxy, url) = Proxy::before(&database);
+            let start = server.log().len();
+            let store = mode.open(&url, account).await;
+            opening.push(proxy.round_trips());
+            // The write of a new account prepares them, too.
+            let prepared = if mode == Mode::Passphrase || is_new { all() } else { 0 };
+            assert_eq!(named(&server, start).0, prepared, "{mode:?}, new: {is_new}");
+            Call::Read.make(&store).await;
+            assert_eq!(named(&server, start).0, all(), "{mode:?}, new: {is_new}");
+            store.close().await.unwrap();
+        }
+        // With a key, the owner is read together with the account's row.
+        assert_eq!(opening[0] + 1, opening[1], "new: {is_new}");
     }
-    // With a key, the owner is read together with the account's row.
-    assert_eq!(opening[0] + 1, opening[1]);
 }
 
 #[tokio::test]

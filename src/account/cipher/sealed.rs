@@ -42,19 +42,6 @@ impl SealedCipher {
         })
     }
 
-    /// Makes a new cipher and seals it, off the async threads: slow with a passphrase.
-    pub(crate) async fn create(
-        account: &str,
-        secret: Option<Secret>,
-    ) -> Result<Self, OpenStoreError> {
-        let Some(secret) = secret else {
-            return Ok(Self { secret_kind: PLAIN, bytes: None, written_by: MINOR });
-        };
-        let cipher = StoreCipher::new();
-        let cipher = cipher.map_err(|_| OpenStoreError::Cipher { account: account.to_owned() })?;
-        Self::seal(account, secret, Arc::new(Codec::Sealed(Box::new(cipher)))).await
-    }
-
     /// Seals a cipher with a secret.
     pub(crate) async fn seal(
         account: &str,
@@ -174,10 +161,26 @@ fn name_of(kind: i16) -> &'static str {
 #[derive(Clone)]
 pub(crate) struct OpenedCipher {
     pub(crate) codec: Arc<Codec>,
-    sealed: SealedCipher,
+    pub(crate) sealed: SealedCipher,
 }
 
 impl OpenedCipher {
+    /// Makes a new cipher and seals it, off the async threads: slow with a passphrase.
+    pub(crate) async fn create(
+        account: &str,
+        secret: Option<Secret>,
+    ) -> Result<Self, OpenStoreError> {
+        let Some(secret) = secret else {
+            let sealed = SealedCipher { secret_kind: PLAIN, bytes: None, written_by: MINOR };
+            return Ok(Self { codec: Arc::new(Codec::Plain), sealed });
+        };
+        let cipher = StoreCipher::new();
+        let cipher = cipher.map_err(|_| OpenStoreError::Cipher { account: account.to_owned() })?;
+        let codec = Arc::new(Codec::Sealed(Box::new(cipher)));
+        let sealed = SealedCipher::seal(account, secret, codec.clone()).await?;
+        Ok(Self { codec, sealed })
+    }
+
     pub(crate) async fn open(
         sealed: SealedCipher,
         account: &str,
@@ -218,22 +221,21 @@ mod tests {
     /// Reopening has no secret to derive a key from.
     #[tokio::test]
     async fn a_cipher_is_reopened_without_its_secret_unless_it_was_changed() {
-        let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
+        let sealed = OpenedCipher::create("bot", Some(key(7))).await.unwrap().sealed;
         let opened = OpenedCipher::open(sealed.clone(), "bot", Some(key(7))).await.unwrap();
         let reopened = opened.reopen(&sealed, "bot").unwrap();
         assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));
 
         for other in [Some(key(7)), None] {
-            let other = SealedCipher::create("bot", other).await.unwrap();
-            let changed = opened.reopen(&other, "bot").err();
+            let other = OpenedCipher::create("bot", other).await.unwrap();
+            let changed = opened.reopen(&other.sealed, "bot").err();
             assert!(matches!(changed, Some(OpenStoreError::CipherChanged { .. })));
         }
     }
 
     #[tokio::test]
     async fn a_cipher_that_is_sealed_anew_is_the_same_one() {
-        let sealed = SealedCipher::create("bot", Some(key(7))).await.unwrap();
-        let opened = OpenedCipher::open(sealed, "bot", Some(key(7))).await.unwrap();
+        let opened = OpenedCipher::create("bot", Some(key(7))).await.unwrap();
         let anew = SealedCipher::seal("bot", key(8), opened.codec.clone()).await.unwrap();
         let reopened = opened.reopen(&anew, "bot").unwrap();
         assert!(Arc::ptr_eq(&reopened.codec, &opened.codec));

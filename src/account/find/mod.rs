@@ -2,15 +2,16 @@
 
 mod probe;
 
-use futures_util::future::try_join;
+use futures_util::future::{join, try_join};
 use tokio_postgres::types::Type;
+use tracing::debug;
 
 use self::probe::{Stored, probe};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::{
         cipher::{Key, OpenedCipher, SealedCipher},
-        ownership::OwnerRow,
+        ownership::{OWNER_BY_NAME, OwnerRow},
     },
     config::secret::Secret,
     postgres::{
@@ -72,42 +73,65 @@ async fn find_once(
     before: Option<&OpenedCipher>,
 ) -> Result<Found, OpenStoreError> {
     let name = &config.account;
-    // The owner is then read while the key is derived.
-    let takes_long = matches!(config.secret, Some(Secret::Passphrase(_)));
-    let with_owner =
-        !takes_long && before.is_none() && matches!(config.access, Access::Exclusive(_));
-    let look_up = || look_up_once(database, config, parts, with_owner);
-    let Stored { id, cipher, owner } = match look_up().await? {
-        Some(found) => found,
-        None if config.access == Access::ReadOnly || before.is_some() => {
+    let exclusive = before.is_none() && matches!(config.access, Access::Exclusive(_));
+    let derives_key = matches!(config.secret, Some(Secret::Passphrase(_)));
+    // While a key is derived, the owner is read then.
+    let found = look_up_once(database, config, parts, exclusive && !derives_key).await?;
+    let Some(Stored { id, cipher, owner }) = found else {
+        if config.access == Access::ReadOnly || before.is_some() {
             return Err(OpenStoreError::AccountNotFound { account: name.clone() });
         }
-        None => {
-            // Derived before the row is inserted, so that no process finds an account without its
-            // cipher.
-            let cipher = SealedCipher::create(name, config.secret.clone()).await?;
-            create(database, name, &cipher).await.map_err(|error| match error {
-                Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
-                error => error.into(),
-            })?;
-            // Re-read: another process may have created the account first.
-            look_up().await?.ok_or_else(|| {
-                OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
-            })?
-        }
+        return create_and_find(database, config, parts).await;
     };
     if let Some(before) = before {
         return Ok(Found { id, cipher: before.reopen(&cipher, name)?, owner: None });
     }
-    // A new one, too: it shows that a key provider can unwrap what it has wrapped.
     let opened = OpenedCipher::open(cipher, name, config.secret.clone());
-    if !takes_long || config.access == Access::ReadOnly {
+    if !exclusive || !derives_key {
         let owner = owner.and_then(OwnerRow::early);
         return Ok(Found { id, cipher: opened.await?, owner });
     }
     let owner = async { Ok(OwnerRow::read_early(database, id).await) };
     let (cipher, owner) = try_join(opened, owner).await?;
     Ok(Found { id, cipher, owner })
+}
+
+/// Creates the account's row, unless another process does so first.
+async fn create_and_find(
+    database: &Database,
+    config: &PostgresStoreConfig,
+    parts: &[Migrations],
+) -> Result<Found, OpenStoreError> {
+    let (name, secret) = (&config.account, &config.secret);
+    // Derived before the row is inserted, so that no process finds an account without its cipher.
+    let created = OpenedCipher::create(name, secret.clone());
+    let created = match secret {
+        Some(Secret::Passphrase(_)) => join(created, prepare(database, name)).await.0?,
+        _ => created.await?,
+    };
+    insert(database, name, &created.sealed).await.map_err(|error| match error {
+        Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
+        error => error.into(),
+    })?;
+    let found = look_up_once(database, config, parts, true).await?;
+    let Stored { id, cipher, owner } = found.ok_or_else(|| {
+        OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
+    })?;
+    let owner = owner.and_then(OwnerRow::early);
+    let cipher = match secret {
+        // A new one, too: it shows that the key provider can unwrap what it has wrapped.
+        Some(Secret::Provider(_)) => OpenedCipher::open(cipher, name, secret.clone()).await?,
+        _ if cipher == created.sealed => created,
+        _ => OpenedCipher::open(cipher, name, secret.clone()).await?,
+    };
+    Ok(Found { id, cipher, owner })
+}
+
+/// Prepares the statements of a connection; what it reads is not there yet.
+async fn prepare(database: &Database, name: &str) {
+    if let Err(error) = database.query_primary_with_prepare(&OWNER_BY_NAME, &[&name]).await {
+        debug!(%error, "the statements could not be prepared early");
+    }
 }
 
 /// The account's row, if there is one, after the checks that opening makes of server and schema. The
@@ -138,8 +162,8 @@ async fn look_up_once(
     found
 }
 
-/// Creates the account's row, if there is none with this name.
-async fn create(database: &Database, name: &str, cipher: &SealedCipher) -> Result<(), Error> {
+/// Inserts the account's row, if there is none with this name.
+async fn insert(database: &Database, name: &str, cipher: &SealedCipher) -> Result<(), Error> {
     // A `Key`, whose `Debug` prints no value when the driver logs parameters.
     let bytes = cipher.bytes.as_deref().map(Key::stored);
     let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
