@@ -186,3 +186,35 @@ async def key_backup(h: Harness):
     expect(h.bridge.outputs().count("shown only now") == 1, "the recovery key was printed again")
     verifications = {delivery.message["verification"] for delivery in h.sink.delivered[1:]}
     expect(verifications == {"insecure_source"}, f"verification is {verifications}")
+
+
+@case()
+async def secret_storage(h: Harness):
+    """Another client has set recovery up for the bot's user: its recovery key opens the backup, and signs the device."""
+    env = {
+        **os.environ, "MATRIX_HOMESERVER": h.synapse.url, "MATRIX_USER": h.bot, "MATRIX_PASSWORD": h.passwords[h.bot],
+    }
+    program, pipe = Path(os.environ["E2E_EXAMPLES"]) / "recovery", asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(program, env=env, stdout=pipe, stderr=pipe)
+    out, error = await process.communicate()
+    expect(process.returncode == 0, f"the other client failed: {error.decode()}")
+    key = out.decode().strip()
+    before = await backup_of(h)
+    await h.set_up(BRIDGE_RECOVERY_KEY=key)
+    identity = await master_key(h)
+    await until_signed(h)
+    await until_metric(h, "key_backup_enabled", lambda value: value == 1)
+    bob = await joined_user(h, "bob", h.room)
+    h.sent += await strictly_sent(h, bob, h.room, "to a signed device")
+    await h.until_delivered()
+    await until(lambda: has_backed_up(h, 1), 60, "the key in the backup", 0.5, h.bridge.tail)
+    expect((await backup_of(h))["version"] == before["version"], "the other client's backup was replaced")
+    expect(await master_key(h) == identity, "the other client's identity was replaced")
+    expect(key not in h.bridge.outputs(), "the recovery key is in the output")
+    await h.bridge.child.stop()
+    # What is needed of the storage is in the database.
+    await h.bridge.start(BRIDGE_KEY_BACKUP="true")
+    h.alice.rotate(h.room)
+    await h.send(1, "with a new key")
+    await h.until_delivered()
+    await until(lambda: has_backed_up(h, 2), 60, "the second key in the backup", 0.5, h.bridge.tail)
