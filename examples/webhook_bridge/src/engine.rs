@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use matrix_sdk_postgres::PoolSettings;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -130,12 +131,16 @@ impl Engine {
         };
         loop {
             let attempt = async {
+                let may_migrate = self.config.database.run_migrations;
                 let settings = database.settings(&self.config.store_account)?;
+                // Also before the wait for the owner: a rollout stops that once a standby is healthy.
+                let one = PoolSettings { max_size: 1, ..Default::default() };
+                inbox::check(&settings.clone().pool(one).build_pool()?, may_migrate).await?;
                 let (keys, pool) = Keys::open(&self.config, settings, waiting).await?;
-                if self.config.database.run_migrations {
+                if may_migrate {
                     inbox::migrate(&pool).await?;
                 } else {
-                    inbox::check(&pool).await?;
+                    inbox::check(&pool, false).await?;
                 }
                 Ok((keys, Inbox::new(pool, &self.config.store_account)))
             };

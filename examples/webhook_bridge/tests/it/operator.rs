@@ -296,3 +296,23 @@ fn help_names_every_setting_and_shows_no_secret() {
     }
     assert!(!help.contains("tops3cret"));
 }
+
+/// In a rollout a healthy standby lets the old owner be stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_could_not_take_over_does_not_become_a_standby() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
+    let connection = harness.connection().await;
+    let outdated = "DELETE FROM webhook_bridge.schema_migrations WHERE version =
+        (SELECT max(version) FROM webhook_bridge.schema_migrations)";
+    connection.batch_execute(outdated).await.unwrap();
+    let mut standby = harness.bridge(&[("BRIDGE_RUN_MIGRATIONS", "false")]);
+    assert_eq!(standby.ended().await, 5, "{}", standby.log());
+    assert!(standby.log().contains("--migrate-only"), "{}", standby.log());
+    let newer = "INSERT INTO webhook_bridge.schema_migrations (version) VALUES (1000)";
+    connection.batch_execute(newer).await.unwrap();
+    let mut standby = harness.bridge(&[]);
+    assert_eq!(standby.ended().await, 5, "{}", standby.log());
+    assert!(standby.log().contains("upgrade the bridge"), "{}", standby.log());
+    assert!(bridge.is_running());
+}
