@@ -54,14 +54,15 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
 }
 
 async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError> {
-    let WaitingSession { room_id, session_id } = waiting;
-    if !run.crypto.has_session(room_id, session_id).await? {
-        if !backup::fetch(run, room_id, session_id).await? {
-            return Ok(());
-        }
+    let WaitingSession { room_id, session_id, .. } = waiting;
+    let stored = run.crypto.has_session(room_id, session_id).await?;
+    // Also a stored one: it may begin after the message, and that in the backup before it.
+    if backup::fetch(run, room_id, session_id).await? {
         info!(room = room_id, session = session_id, "a missing room key was in the key backup");
+    } else if !stored {
+        return Ok(());
     }
-    // The key may begin after the message: then it waits again.
+    // It may still begin after the message, which then waits again.
     run.inbox.release_session(waiting).await?;
     run.wake.delivery.notify_one();
     Ok(())
