@@ -142,7 +142,9 @@ impl Engine {
                 } else {
                     inbox::check(&pool, false).await?;
                 }
-                Ok((keys, Inbox::new(pool, &self.config.store_account)))
+                let inbox = Inbox::new(pool, &self.config.store_account);
+                inbox.retry_rejected().await?;
+                Ok((keys, inbox))
             };
             let attempt = self.stop.graceful.run_until_cancelled(attempt).await;
             health.set_waiting_for(None);
@@ -274,7 +276,7 @@ impl Engine {
         let machine = keys.machine(&self.config.user_id, &device).await?;
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
-        inbox.retry_all().await?;
+        inbox.retry_waiting().await?;
         if self.config.labels.use_members() {
             inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
         }

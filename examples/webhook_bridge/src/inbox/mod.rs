@@ -36,7 +36,7 @@ pub use self::{
     messages::{SealedMessage, Slice, Target},
     migrate::{check, migrate},
     origins::Origin,
-    queue::{Counts, Queued},
+    queue::{Counts, MAX_REJECTIONS, Queued},
     record::{NewGap, RoomChange, SyncRecord},
     replays::MessageIndex,
     rooms::KnownRoom,

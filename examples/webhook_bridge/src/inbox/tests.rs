@@ -136,7 +136,7 @@ async fn a_message_waits_for_its_key_and_blocks_its_room_for_a_limited_time() {
     record(&inbox, &key).await;
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
-    inbox.retry_all().await.unwrap();
+    inbox.retry_waiting().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "after a start it blocks the room once more");
@@ -152,8 +152,12 @@ async fn a_rejected_message_blocks_its_room_until_it_is_dead_lettered() {
     inbox.failed("!r:x", "$1", "the webhook responded with 400").await.unwrap();
     assert_eq!(due(&inbox).await, ["$2"]);
     inbox.failed("!r:x", "$2", "it cannot be decrypted").await.unwrap();
-    inbox.retry_all().await.unwrap();
+    inbox.retry_waiting().await.unwrap();
+    assert!(due(&inbox).await.is_empty());
+    inbox.retry_rejected().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "only events that the webhook rejected are retried");
+    let retried = inbox.due("!r:x", 1).await.unwrap().remove(0);
+    assert_eq!((retried.rejections, retried.too_early), (MAX_REJECTIONS - 1, false));
 }
 
 #[tokio::test]
