@@ -18,6 +18,7 @@ use tokio::time::{Instant, interval};
 use crate::{
     errors::{BridgeError, exit_code},
     inbox::Counts,
+    withheld,
 };
 
 /// The last sync counts as recent for this long: a long poll of 30 s plus a slow response.
@@ -80,6 +81,11 @@ pub struct Metrics {
 const UNDECRYPTABLE: &str = "webhook_bridge_undecryptable_total";
 const WITHHELD: &str = "webhook_bridge_keys_withheld_total";
 const REMOVALS: &str = "webhook_bridge_removals_total";
+/// The labels of these counters. Each counter is 0 from the start: Prometheus' `increase` does not see the
+/// first value of one that appears with its first event.
+const REASONS: [&str; 7] =
+    ["no_key", "wrong_key", "corrupt_key", "malformed", "mismatched_sender", "replay", "other"];
+const KINDS: [&str; 2] = ["kick", "ban"];
 
 /// A gauge that is 0 or 1, and can be read.
 pub struct Flag {
@@ -121,13 +127,20 @@ macro_rules! current {
     };
 }
 
+fn labelled_counters() {
+    describe_counter!(UNDECRYPTABLE, "Messages that failed to decrypt, by reason");
+    REASONS.iter().for_each(|reason| counter!(UNDECRYPTABLE, "reason" => *reason).increment(0));
+    describe_counter!(WITHHELD, "Room keys that senders withheld, by code");
+    withheld::names().for_each(|code| counter!(WITHHELD, "code" => code).increment(0));
+    describe_counter!(REMOVALS, "Rooms that the bot was removed from: kick or ban");
+    KINDS.iter().for_each(|kind| counter!(REMOVALS, "kind" => *kind).increment(0));
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         describe_gauge!("webhook_bridge_build_info", "Always 1; the label is the version");
         gauge!("webhook_bridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
-        describe_counter!(UNDECRYPTABLE, "Messages that failed to decrypt, by reason");
-        describe_counter!(WITHHELD, "Room keys that senders withheld, by code");
-        describe_counter!(REMOVALS, "Rooms that the bot was removed from: kick or ban");
+        labelled_counters();
         Self {
             received: count!("messages_received_total", "Messages received from the homeserver"),
             decrypted: count!("messages_decrypted_total", "Messages decrypted"),
@@ -224,7 +237,9 @@ impl Metrics {
         self.since_sync().is_some_and(|since| since < RECENT_SYNC)
     }
 
+    /// `reason` is one of [`REASONS`].
     pub fn undecryptable(&self, reason: &'static str) {
+        debug_assert!(REASONS.contains(&reason), "{reason}");
         counter!(UNDECRYPTABLE, "reason" => reason).increment(1);
     }
 
@@ -232,8 +247,9 @@ impl Metrics {
         counter!(WITHHELD, "code" => code).increment(1);
     }
 
-    /// The bot was removed from a room by a `kind` of event.
+    /// The bot was removed from a room by an event of one of these [`KINDS`].
     pub fn removed(&self, kind: &'static str) {
+        debug_assert!(KINDS.contains(&kind), "{kind}");
         counter!(REMOVALS, "kind" => kind).increment(1);
     }
 
