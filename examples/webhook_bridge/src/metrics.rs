@@ -203,7 +203,7 @@ impl Default for Metrics {
             )),
             device_cross_signed: current!(
                 "device_cross_signed",
-                "1 once the bot's identity has signed its device"
+                "1 while the bot's identity has signed its device"
             ),
             key_backup_enabled: current!(
                 "key_backup_enabled",

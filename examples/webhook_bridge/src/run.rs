@@ -40,6 +40,8 @@ pub struct Wake {
     pub invitations: Notify,
     pub members: Notify,
     pub outgoing: Notify,
+    /// The devices or the identity of the bot's user have changed.
+    pub own_devices: Notify,
     /// The device keys are on the homeserver.
     pub device_published: Notify,
     /// There may be room keys to back up.

@@ -147,6 +147,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     // Before the messages are stored, because they wait for their senders' devices.
     run.devices.track(&people);
     run.devices.mark_changed(&sync.device_lists.changed);
+    let own_changed = sync.device_lists.changed.contains(&run.config.user_id);
     if lost {
         run.devices.mark_all_changed();
     }
@@ -168,6 +169,9 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     run.metrics.received.increment(received);
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
+    if own_changed {
+        run.wake.own_devices.notify_one();
+    }
     Ok(sync.next_batch)
 }
 
