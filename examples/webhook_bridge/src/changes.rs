@@ -57,7 +57,7 @@ pub fn of_rooms(
     for ((room_id, room), left) in rooms {
         let known = known.get(room_id).cloned().unwrap_or_default();
         // Left rooms that the bot never joined: declined or withdrawn invitations.
-        if left && !known.joined {
+        if left && !known.joined && !timeline::read(&room.timeline, me, true).joined_here {
             continue;
         }
         let (change, members) = of_room(room, position, &known, me);

@@ -1,6 +1,10 @@
 //! The sync loop: keys, events and position of each sync in one transaction.
 
-use std::{collections::HashMap, slice, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    slice,
+    time::Duration,
+};
 
 use ruma::{
     UserId,
@@ -141,6 +145,8 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     let record = SyncRecord { origins, ..record };
     let notices = record.withheld.clone();
     let count = record.rooms.len();
+    let left = record.rooms.iter().filter(|room| room.left).map(|room| room.room_id.clone());
+    let left: HashSet<_> = left.collect();
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
     }
@@ -160,7 +166,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         .await?;
     run.metrics.synced();
     withheld::report(run, &notices);
-    membership::report_removals(run, &sync, |room| known.get(room).is_some_and(|room| room.joined));
+    membership::report_removals(run, &sync, &left);
     if *position == Position::First {
         info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
