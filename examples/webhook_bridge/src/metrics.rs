@@ -153,7 +153,10 @@ impl Default for Metrics {
                 "messages_failed_total",
                 "Messages that were dead-lettered: see the log"
             ),
-            malformed: count!("events_malformed_total", "Events without a valid id or sender"),
+            malformed: count!(
+                "events_malformed_total",
+                "Events without a valid id, sender or session id"
+            ),
             gaps_abandoned: count!(
                 "gaps_abandoned_total",
                 "Gaps that were abandoned before they were filled"

@@ -60,10 +60,10 @@ impl Wake {
 }
 
 impl Run {
-    /// Log and count events without a valid id or sender, which cannot be stored.
+    /// Log and count events without a valid id, sender or session id, which cannot be stored.
     pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
-            warn!(room, count, "events without a valid id or sender were skipped");
+            warn!(room, count, "events without a valid id, sender or session id were skipped");
             self.metrics.malformed.increment(count as u64);
         }
     }
