@@ -32,7 +32,7 @@ pub use self::{
     dead_letters::DeadLetter,
     gaps::{Gap, Pages},
     invitations::Pending,
-    late_keys::WaitingSession,
+    late_keys::{SESSIONS, WaitingSession},
     messages::{SealedMessage, Slice, Target},
     migrate::{check, migrate},
     origins::Origin,

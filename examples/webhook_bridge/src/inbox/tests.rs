@@ -227,3 +227,29 @@ async fn invitations_and_member_lists_survive_until_done() {
     record(&inbox, &sync("s5", vec![missed])).await;
     assert_eq!(inbox.rooms_without_members(false).await.unwrap(), ["!r:x"]);
 }
+
+#[tokio::test]
+async fn waiting_sessions_are_listed_page_by_page() {
+    let (inbox, _database) = inbox().await;
+    let ids: Vec<_> = (0..SESSIONS * 2 + 1).map(|number| format!("${number}")).collect();
+    let events: Vec<_> = ids.iter().map(|id| event(id, &format!("session of {id}"))).collect();
+    // Those of a gap have the same position.
+    let (filled, synced) = events.split_at(SESSIONS + 500);
+    let change = RoomChange { events: synced.to_vec(), ..with_gap(&[]) };
+    record(&inbox, &sync("s1", vec![change])).await;
+    let mut gap = inbox.oldest_gap("!r:x").await.unwrap().unwrap();
+    inbox.fill(&mut gap, filled, &[], None).await.unwrap();
+    let wait = "UPDATE webhook_bridge.events SET state = 'waiting'";
+    inbox.connection().await.unwrap().batch_execute(wait).await.unwrap();
+    let (mut last, mut found) = (None, Vec::new());
+    for expected in [SESSIONS, SESSIONS, 1, 0] {
+        let page = inbox.waiting_sessions(last.as_ref()).await.unwrap();
+        assert_eq!(page.len(), expected);
+        last = page.last().cloned().or(last);
+        found.extend(page);
+    }
+    assert!(found.iter().rev().is_sorted_by_key(|session| session.position));
+    let found: std::collections::HashSet<_> =
+        found.into_iter().map(|session| session.session_id).collect();
+    assert_eq!(found.len(), ids.len());
+}
