@@ -71,6 +71,11 @@ pub fn of_rooms(
     (changes, people)
 }
 
+/// The rooms that the bot was in and has left.
+pub fn left(rooms: &[RoomChange]) -> HashSet<String> {
+    rooms.iter().filter(|room| room.left).map(|room| room.room_id.clone()).collect()
+}
+
 fn of_room(
     room: &Room,
     position: &Position,

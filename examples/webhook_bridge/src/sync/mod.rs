@@ -1,10 +1,6 @@
 //! The sync loop: keys, events and position of each sync in one transaction.
 
-use std::{
-    collections::{HashMap, HashSet},
-    slice,
-    time::Duration,
-};
+use std::{collections::HashMap, slice, time::Duration};
 
 use ruma::{
     UserId,
@@ -145,8 +141,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     let record = SyncRecord { origins, ..record };
     let notices = record.withheld.clone();
     let count = record.rooms.len();
-    let left = record.rooms.iter().filter(|room| room.left).map(|room| room.room_id.clone());
-    let left: HashSet<_> = left.collect();
+    let left = changes::left(&record.rooms);
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
     }
