@@ -35,6 +35,7 @@ def check(report: Report, scratch: Path):
     report.check("systemd units: exit codes that a restart does not help with", units_exit_codes)
     report.check("systemd units: the migration waits for the database, and ends with other errors", units_migrate, scratch)
     report.check("the settings exist", settings_exist)
+    report.check(".env.example names the settings that compose.yaml overrides", settings_overridden)
     report.check("make-secrets.sh makes all secrets, once", secrets, scratch)
 
 
@@ -142,6 +143,13 @@ def settings_exist():
         expect(named, f"{name} names no setting")
         unknown = set(named) - known
         expect(not unknown, f"{name}: no such settings: {', '.join(sorted(unknown))}")
+
+
+def settings_overridden():
+    comment = "".join(line for line in (DEPLOY / ".env.example").open() if line.startswith("#"))
+    bridge = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["bridge"]
+    missing = [name for name in bridge["environment"] if not name.endswith("_FILE") and name not in comment]
+    expect(not missing, f"missing: {missing}")
 
 
 def secrets(scratch: Path):
