@@ -15,7 +15,7 @@ use crate::{
     api::{self, Backend},
     auth::BearerToken,
     checkpoint::Checkpoint,
-    config::Config,
+    config::{Config, Takeover},
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -125,7 +125,11 @@ impl Engine {
         health: &Health,
     ) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
-        let waiting = |owner: &str| {
+        let owner_alive = |owner: &str| {
+            if self.config.takeover == Takeover::Immediate {
+                warn!("the account is in use by {owner}: taking it over, as BRIDGE_TAKEOVER says");
+                return self.metrics.takeovers.increment(1);
+            }
             info!("the account is in use by {owner}: waiting until it is free");
             health.set_waiting_for(Some(owner));
         };
@@ -136,7 +140,7 @@ impl Engine {
                 // Also before the wait for the owner: a rollout stops that once a standby is healthy.
                 let one = PoolSettings { max_size: 1, ..Default::default() };
                 inbox::check(&settings.clone().pool(one).build_pool()?, may_migrate).await?;
-                let (keys, pool) = Keys::open(&self.config, settings, waiting).await?;
+                let (keys, pool) = Keys::open(&self.config, settings, owner_alive).await?;
                 if may_migrate {
                     inbox::migrate(&pool).await?;
                 } else {

@@ -27,21 +27,19 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database of `settings`. Also returns the pool, for the inbox. A standby
-    /// calls `waiting` with the name of the owner that it waits for.
+    /// Open the account in the database of `settings`. Also returns the pool, for the inbox. Calls
+    /// `owner_alive` with the name of an owner that it waits for, or from which it takes the account over.
     pub async fn open(
         config: &Config,
         settings: PostgresStoreConfig,
-        waiting: impl Fn(&str),
+        owner_alive: impl Fn(&str),
     ) -> Result<(Self, Pool), BridgeError> {
         let mut passphrase = config.store_passphrase.as_ref();
         let mut ownership = OwnershipSettings {
             label: "webhook_bridge".to_owned(),
             instance: config.store_instance.clone(),
-            takeover: match config.takeover {
-                Takeover::Immediate => store::Takeover::Immediate,
-                Takeover::Wait | Takeover::Refuse => store::Takeover::RefuseIfAlive,
-            },
+            // Whatever follows, it is known then whether there is one.
+            takeover: store::Takeover::RefuseIfAlive,
             ..Default::default()
         };
         let settings = settings
@@ -56,10 +54,13 @@ impl Keys {
                 .passphrase(passphrase.map(ExposeSecret::expose_secret));
             match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
-                    if config.takeover == Takeover::Wait =>
+                    if config.takeover != Takeover::Refuse =>
                 {
-                    waiting(&owner);
-                    ownership.takeover = store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL);
+                    owner_alive(&owner);
+                    ownership.takeover = match config.takeover {
+                        Takeover::Immediate => store::Takeover::Immediate,
+                        _ => store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL),
+                    };
                 }
                 // Earlier versions did not strip a trailing newline.
                 Err(OpenStoreError::WrongPassphrase { .. })
@@ -211,8 +212,11 @@ mod tests {
         assert_eq!(code(refused), exit_code::IN_USE);
         first.set_value("a", "1").await.unwrap();
 
-        let (second, _) =
-            Keys::open(&config("immediate"), settings(url), no_waiting).await.unwrap();
+        let superseded = Mutex::new(Vec::new());
+        let name = |owner: &str| superseded.lock().unwrap().push(owner.to_owned());
+        let (second, _) = Keys::open(&config("immediate"), settings(url), name).await.unwrap();
+        let superseded = superseded.into_inner().unwrap();
+        assert!(superseded.len() == 1 && superseded[0].starts_with("webhook_bridge on "));
         assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
         assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
         assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);

@@ -70,6 +70,7 @@ pub struct Metrics {
     since_sync: Gauge,
     pub device_keys_uploaded: Flag,
     pub owner: Gauge,
+    pub takeovers: Counter,
     pub standby: Gauge,
     pub device_cross_signed: Gauge,
     pub key_backup_enabled: Gauge,
@@ -217,6 +218,10 @@ impl Default for Metrics {
                 "Invitations from users who are not on the allow-list"
             ),
             owner: current!("owner", "1 while this process owns the account"),
+            takeovers: count!(
+                "takeovers_total",
+                "Owners that were alive when this process took the account over"
+            ),
             standby: current!("standby", "1 while this process waits for another owner"),
             started: Instant::now(),
             synced: Mutex::default(),
