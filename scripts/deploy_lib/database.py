@@ -183,6 +183,7 @@ def backup_and_restore(server: Server):
     kept = sorted(dumps.iterdir())
     expect([file.name[7:15] for file in kept[:-1]] == ["20200102"], f"kept: {kept}")
     file = kept[-1]
+    _daily(dumps, env, file)
     expect(MARK.encode() not in file.read_bytes() and b"matrix_sdk" not in file.read_bytes(), "it is not encrypted")
 
     def restore(identity: str, **options) -> str:
@@ -201,6 +202,32 @@ def backup_and_restore(server: Server):
     for schema in ("matrix_sdk", "webhook_bridge"):
         server.sql(server.role("bot"), f"DELETE FROM {schema}.proof")
         server.sql(server.role("bot"), f"DROP TABLE {schema}.proof", fails=True)
+
+
+def _daily(dumps: Path, env: dict, newest: Path):
+    """Restarts of the container make no further backups, and leave alone what another one is writing."""
+    partial, old = dumps / "bridge-now.part", dumps / "bridge-then.part"
+    for file in (partial, old):
+        file.touch()
+    for file in dumps.iterdir():
+        if file not in (newest, partial):
+            os.utime(file, (0, 0))
+
+    def until_stopped():
+        run("timeout", "3", "bash", DEPLOY / "backup.sh", "86400", env=env, fails=True)
+        return sorted(file.name for file in dumps.iterdir())
+
+    before = sorted(file.name for file in dumps.iterdir())
+    after = until_stopped()
+    expect(after == [name for name in before if name != old.name], f"before: {before}, after: {after}")
+    due = newest.stat().st_mtime - 86400
+    os.utime(newest, (due, due))
+    after = until_stopped()
+    expect(len(after) == 3 and newest.name in after, f"the backup that is due is not made: {after}")
+    made = max(name for name in after if name.endswith(".age"))
+    expect(made > newest.name, f"the newest is {made}")
+    (dumps / made).unlink()
+    partial.unlink()
 
 
 def _identity(file: Path) -> tuple[str, str]:

@@ -1,7 +1,9 @@
 """Linters and schemas, and that the files agree with the bridge and with each other."""
 
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -31,7 +33,9 @@ def check(report: Report, scratch: Path):
     report.check("systemd units: systemd-analyze verify", units_verify, scratch)
     report.check("systemd units: systemd-analyze security", units_security)
     report.check("systemd units: exit codes that a restart does not help with", units_exit_codes)
+    report.check("systemd units: the migration waits for the database, and ends with other errors", units_migrate, scratch)
     report.check("the settings exist", settings_exist)
+    report.check(".env.example names the settings that compose.yaml overrides", settings_overridden)
     report.check("make-secrets.sh makes all secrets, once", secrets, scratch)
 
 
@@ -117,6 +121,19 @@ def units_exit_codes():
     expect(documented in (DEPLOY / UNITS[0]).read_text(), f"README.md has {documented}")
 
 
+def units_migrate(scratch: Path):
+    """The command of the unit, with a program in the bridge's place that ends with these codes."""
+    (line,) = re.findall(r"^ExecStart=(.*)$", (DEPLOY / UNITS[1]).read_text(), re.M)
+    program, left = scratch / "ends-with", scratch / "codes"
+    program.write_text(f'#!/bin/sh\nread -r code <{left}\nsed --in-place 1d {left}\nexit "$code"\n')
+    program.chmod(0o755)
+    line = line.replace("/usr/local/bin/webhook_bridge", str(program)).replace("sleep 5", "sleep 0").replace("$$", "$")
+    for codes, expected in (([0], 0), ([1, 1, 0], 0), ([5, 0], 5), ([1, 2, 0], 2)):
+        left.write_text("".join(f"{code}\n" for code in codes))
+        ended = subprocess.run(shlex.split(line), timeout=10).returncode
+        expect(ended == expected, f"after {codes} it ended with {ended}")
+
+
 def settings_exist():
     """Each setting of the bridge that the files name is one that the program reads."""
     source = (ROOT / "examples/webhook_bridge/src/config/args.rs").read_text()
@@ -126,6 +143,13 @@ def settings_exist():
         expect(named, f"{name} names no setting")
         unknown = set(named) - known
         expect(not unknown, f"{name}: no such settings: {', '.join(sorted(unknown))}")
+
+
+def settings_overridden():
+    comment = "".join(line for line in (DEPLOY / ".env.example").open() if line.startswith("#"))
+    bridge = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["bridge"]
+    missing = [name for name in bridge["environment"] if not name.endswith("_FILE") and name not in comment]
+    expect(not missing, f"missing: {missing}")
 
 
 def secrets(scratch: Path):

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def blocks(section: str) -> list[str]:
         elif block is not None:
             block.append(line[indent:])
     return found
+
+
+def print_not_tested():
+    """The commands for deployments without containers, and for Kubernetes."""
+    for block in blocks("With systemd"):
+        for line in block.replace("\\\n", "").splitlines():
+            print(f"NOT TESTED {line}: this needs systemd as process 1")
+    manifests = (ROOT / "examples/webhook_bridge/deploy/kubernetes.yaml").read_text()
+    for line in re.findall(r"^#  +(\S.*)$", manifests.replace("\\\n#", ""), re.M):
+        print(f"NOT TESTED {line}: there is no cluster")
 
 
 def docker(*arguments: str) -> str:
@@ -168,6 +179,7 @@ async def main():
         await is_delivered("after the restore")
         if sink.problems:
             raise SystemExit(f"✗ {sink.problems[0]}")
+        print_not_tested()
         for one in forwards:
             one.close()
     finally:

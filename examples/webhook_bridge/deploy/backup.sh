@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Dumps the bridge's database, encrypted for BACKUP_RECIPIENT: once, or every SECONDS.
+# Dumps the bridge's database, encrypted for BACKUP_RECIPIENT: once, or whenever the newest is SECONDS old.
 #   backup.sh [SECONDS]
 # The database is that of libpq's variables (PGHOST, PGUSER, PGDATABASE, …), its password is in PGPASSWORD_FILE.
 # BACKUP_RECIPIENT: a public key of age. BACKUP_DIR: default /backups. BACKUP_KEEP: how many files are kept, default 14.
@@ -22,9 +22,22 @@ backup() {
   find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' | sort | head --lines="-$keep" | xargs --no-run-if-empty rm
 }
 
-rm -f "$directory"/bridge-*.part
-backup
-while [ -n "$every" ]; do
-  sleep "$every"
+# Seconds until the next backup is due: a restart must not make one, for which an older day's would be removed.
+rest() {
+  local newest age
+  newest=$(find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' -printf '%T@\n' | sort --numeric-sort | tail --lines=1)
+  newest=${newest:-0}
+  age=$(($(date +%s) - ${newest%.*}))
+  echo $((age < 0 || age > every ? 0 : every - age))
+}
+
+# What a killed one has left; another one may be running.
+find "$directory" -maxdepth 1 -name 'bridge-*.part' -mmin +1440 -delete
+if [ -z "$every" ]; then
+  backup
+  exit
+fi
+while true; do
+  sleep "$(rest)"
   backup
 done

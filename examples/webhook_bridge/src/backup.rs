@@ -32,6 +32,8 @@ const MAX_DELAY: Duration = Duration::from_secs(15 * 60);
 /// Set the backup up and upload room keys; returns only if it cannot be used.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
     let mut delays = Delays::up_to(MAX_DELAY);
+    // An earlier run of this process may have used a backup that was replaced since.
+    run.metrics.key_backup_enabled.set(0.0);
     loop {
         let failed = match set_up(run).await {
             Ok(Some(version)) => {

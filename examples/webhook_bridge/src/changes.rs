@@ -57,7 +57,7 @@ pub fn of_rooms(
     for ((room_id, room), left) in rooms {
         let known = known.get(room_id).cloned().unwrap_or_default();
         // Left rooms that the bot never joined: declined or withdrawn invitations.
-        if left && !known.joined {
+        if left && !known.joined && !timeline::read(&room.timeline, me, true).joined_here {
             continue;
         }
         let (change, members) = of_room(room, position, &known, me);
@@ -69,6 +69,11 @@ pub fn of_rooms(
     people.sort();
     people.dedup();
     (changes, people)
+}
+
+/// The rooms that the bot was in and has left.
+pub fn left(rooms: &[RoomChange]) -> HashSet<String> {
+    rooms.iter().filter(|room| room.left).map(|room| room.room_id.clone()).collect()
 }
 
 fn of_room(

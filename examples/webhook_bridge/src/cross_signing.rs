@@ -12,7 +12,7 @@ use matrix_sdk_crypto::{
 };
 use ruma::{TransactionId, api::client::keys::upload_signing_keys::v3::Request, serde::Raw};
 use serde_json::value::to_raw_value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
@@ -24,10 +24,13 @@ use crate::{
 const MAX_DELAY: Duration = Duration::from_secs(15 * 60);
 /// How often a request that needs approval in a browser is repeated.
 const APPROVAL_INTERVAL: Duration = Duration::from_secs(10);
-/// Uploads after which the device is still not signed.
+/// Uploads in one run: the device may still not be signed, or another client replaces the identity, too.
 const MAX_UPLOADS: u32 = 3;
+/// How often the identity is looked at while there is nothing to do.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// The state of the bot's identity, according to the last key query.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Identity {
     /// This device is signed by it.
     Signed,
@@ -37,54 +40,79 @@ enum Identity {
     Foreign,
 }
 
-/// Sign the published device.
+/// Sign the published device, and again if another client replaces the identity.
 pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut delays = Delays::up_to(MAX_DELAY);
-    let (mut uploads, mut looked) = (0, false);
+    let mut tried = Tried::default();
+    let mut reported = None;
     loop {
         while !outgoing::query_own_devices(run).await? {
             sleep(delays.next(None)).await;
         }
-        let reset = match identity(run).await? {
-            Identity::Signed => {
-                info!("this device is signed by the bot's cross-signing identity");
-                run.metrics.device_cross_signed.set(1);
-                return Ok(());
-            }
-            // Once: if the keys are there, the identity is not foreign any more.
-            Identity::Foreign if !std::mem::replace(&mut looked, true) => {
-                secret_storage::import_identity(run).await?;
-                continue;
-            }
-            Identity::Foreign if run.config.cross_signing == CrossSigning::Create => {
-                warn!(
-                    "the bot's user has a cross-signing identity, and its private keys are not in \
-                     this database: clients that exclude unsigned devices do not send their keys to \
-                     this device. Verify the device in another client of the bot's user, set \
-                     BRIDGE_RECOVERY_KEY to the key of its secret storage, or set \
-                     BRIDGE_CROSS_SIGNING=reset to replace the identity"
-                );
-                return Ok(());
-            }
-            Identity::Foreign => true,
-            Identity::Unsigned => false,
-        };
-        if uploads == MAX_UPLOADS {
-            warn!(
-                "the homeserver does not return the signature of this device, although it accepted it"
-            );
-            return Ok(());
+        let found = identity(run).await?;
+        run.metrics.device_cross_signed.set(u8::from(found == Identity::Signed));
+        // Once: if the keys are there, the identity is not foreign any more.
+        if found == Identity::Foreign && !std::mem::replace(&mut tried.import, true) {
+            secret_storage::import_identity(run).await?;
+            continue;
         }
-        match upload(run, reset).await? {
+        let may_upload = match found {
+            Identity::Signed => false,
+            Identity::Unsigned => true,
+            Identity::Foreign => run.config.cross_signing == CrossSigning::Reset,
+        };
+        if !may_upload || tried.uploads == MAX_UPLOADS {
+            if reported.replace(found) != Some(found) {
+                report(found, may_upload);
+            }
+            // What another client does from now on may change that.
+            tried.import &= found != Identity::Signed;
+            next_look(run).await;
+            continue;
+        }
+        match upload(run, found == Identity::Foreign).await? {
             Upload::Done => {
-                uploads += 1;
+                tried.uploads += 1;
                 // Another worker of the homeserver may still return the former keys.
                 sleep(delays.next(None)).await;
             }
             Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
-            Upload::Impossible => return Ok(()),
+            Upload::Impossible => {
+                (tried.uploads, reported) = (MAX_UPLOADS, Some(found));
+            }
         }
     }
+}
+
+/// What was tried in this run.
+#[derive(Default)]
+struct Tried {
+    uploads: u32,
+    /// The private keys were looked for in the secret storage.
+    import: bool,
+}
+
+/// Log a state in which nothing is uploaded; `exhausted`: because that did not help.
+fn report(found: Identity, exhausted: bool) {
+    match found {
+        Identity::Signed => info!("this device is signed by the bot's cross-signing identity"),
+        _ if exhausted => warn!(
+            "this device is still not signed after {MAX_UPLOADS} uploads: the homeserver does not \
+             return the signature that it accepted, or another client replaces the identity"
+        ),
+        _ => warn!(
+            "the bot's user has a cross-signing identity, and its private keys are not in this \
+             database: clients that exclude unsigned devices do not send their keys to this device. \
+             Verify the device in another client of the bot's user, set BRIDGE_RECOVERY_KEY to the key \
+             of its secret storage, or set BRIDGE_CROSS_SIGNING=reset to replace the identity"
+        ),
+    }
+}
+
+/// Wait until the homeserver says that the devices or the identity of the bot's user have changed, which
+/// it may omit.
+async fn next_look(run: &Run) {
+    let _ = timeout(LOOK_INTERVAL, run.wake.own_devices.notified()).await;
 }
 
 async fn identity(run: &Run) -> Result<Identity, BridgeError> {
@@ -101,7 +129,7 @@ async fn identity(run: &Run) -> Result<Identity, BridgeError> {
 enum Upload {
     Done,
     Later(Option<Duration>),
-    /// Logged; nothing changes until a restart with other settings.
+    /// Logged; not repeated before a restart with other settings.
     Impossible,
 }
 

@@ -26,7 +26,7 @@ pub async fn run(args: &Args, command: &DeadLetterCommand) -> Result<(), BridgeE
         let settings =
             database.settings(&account)?.pool(PoolSettings { max_size: 1, ..Default::default() });
         let pool = settings.build_pool()?;
-        inbox::check(&pool).await?;
+        inbox::check(&pool, false).await?;
         let inbox = Inbox::new(pool, &account);
         match command {
             DeadLetterCommand::List { json } => {

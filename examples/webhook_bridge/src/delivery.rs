@@ -15,7 +15,7 @@ use crate::{
     config::Attachments,
     errors::BridgeError,
     evaluate::{Verdict, evaluate},
-    inbox::{Origin, Queued},
+    inbox::{MAX_REJECTIONS, Origin, Queued},
     message::{Message, Stored},
     retry::Delays,
     run::Run,
@@ -27,8 +27,6 @@ use crate::{
 const CONCURRENT_ROOMS: usize = 4;
 /// Messages delivered for one room before the next room is served.
 const BATCH: i64 = 5;
-/// A message is dead-lettered after this many rejections by the webhook.
-const MAX_REJECTIONS: i32 = 5;
 /// How long the first message of a new room waits for the room's members, from which its label follows.
 const LABEL_GRACE: Duration = Duration::from_secs(60);
 /// How often a room with pending but not yet due messages is rechecked: the end of a wait for a key
@@ -161,8 +159,14 @@ impl<'a> Delivery<'a> {
                 metrics.undecryptable(kind);
             }
             Verdict::NoKey => {
-                info!(event_id, room = room_id, "the key of a message is missing: waiting for it");
-                metrics.undecryptable("no_key");
+                if !queued.waited {
+                    info!(
+                        event_id,
+                        room = room_id,
+                        "the key of a message is missing: waiting for it"
+                    );
+                    metrics.undecryptable("no_key");
+                }
                 self.hold_for_key(room_id, queued).await?;
                 // Reload the due events: the room's later ones may have to wait for the key, too.
                 return Ok(Outcome::Blocked(Next::Requeue));

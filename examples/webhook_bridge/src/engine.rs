@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use matrix_sdk_postgres::deadpool_postgres::Pool;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ use crate::{
     api::{self, Backend},
     auth::BearerToken,
     checkpoint::Checkpoint,
-    config::Config,
+    config::{Config, Takeover},
     crypto::Crypto,
     database::DatabaseServer,
     delivery::Delivery,
@@ -124,20 +125,31 @@ impl Engine {
         health: &Health,
     ) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
-        let waiting = |owner: &str| {
-            info!("the account is in use by {owner}: waiting until it is free");
-            health.set_waiting_for(Some(owner));
+        let may_migrate = self.config.database.run_migrations;
+        let owner_alive = async |owner: &str, pool: &Pool| {
+            // Before it matters: a rollout stops the owner once a standby is healthy.
+            inbox::check(pool, may_migrate).await?;
+            if self.config.takeover == Takeover::Immediate {
+                warn!("the account is in use by {owner}: taking it over, as BRIDGE_TAKEOVER says");
+                self.metrics.takeovers.increment(1);
+            } else {
+                info!("the account is in use by {owner}: waiting until it is free");
+                health.set_waiting_for(Some(owner));
+            }
+            Ok(())
         };
         loop {
             let attempt = async {
                 let settings = database.settings(&self.config.store_account)?;
-                let (keys, pool) = Keys::open(&self.config, settings, waiting).await?;
-                if self.config.database.run_migrations {
+                let (keys, pool) = Keys::open(&self.config, settings, owner_alive).await?;
+                if may_migrate {
                     inbox::migrate(&pool).await?;
                 } else {
-                    inbox::check(&pool).await?;
+                    inbox::check(&pool, false).await?;
                 }
-                Ok((keys, Inbox::new(pool, &self.config.store_account)))
+                let inbox = Inbox::new(pool, &self.config.store_account);
+                inbox.retry_rejected().await?;
+                Ok((keys, inbox))
             };
             let attempt = self.stop.graceful.run_until_cancelled(attempt).await;
             health.set_waiting_for(None);
@@ -269,7 +281,7 @@ impl Engine {
         let machine = keys.machine(&self.config.user_id, &device).await?;
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
-        inbox.retry_all().await?;
+        inbox.retry_waiting().await?;
         if self.config.labels.use_members() {
             inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
         }

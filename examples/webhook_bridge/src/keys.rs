@@ -27,21 +27,20 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Open the account in the database of `settings`. Also returns the pool, for the inbox. A standby
-    /// calls `waiting` with the name of the owner that it waits for.
+    /// Open the account in the database of `settings`. Also returns the pool, for the inbox. Calls
+    /// `owner_alive` with the name of an owner before it waits for that, or takes the account over from
+    /// it, and returns its error.
     pub async fn open(
         config: &Config,
         settings: PostgresStoreConfig,
-        waiting: impl Fn(&str),
+        owner_alive: impl AsyncFn(&str, &Pool) -> Result<(), BridgeError>,
     ) -> Result<(Self, Pool), BridgeError> {
         let mut passphrase = config.store_passphrase.as_ref();
         let mut ownership = OwnershipSettings {
             label: "webhook_bridge".to_owned(),
             instance: config.store_instance.clone(),
-            takeover: match config.takeover {
-                Takeover::Immediate => store::Takeover::Immediate,
-                Takeover::Wait | Takeover::Refuse => store::Takeover::RefuseIfAlive,
-            },
+            // Whatever follows, it is known then whether there is one.
+            takeover: store::Takeover::RefuseIfAlive,
             ..Default::default()
         };
         let settings = settings
@@ -56,10 +55,13 @@ impl Keys {
                 .passphrase(passphrase.map(ExposeSecret::expose_secret));
             match PostgresCryptoStore::open_with_pool(pool.clone(), &settings).await {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
-                    if config.takeover == Takeover::Wait =>
+                    if config.takeover != Takeover::Refuse =>
                 {
-                    waiting(&owner);
-                    ownership.takeover = store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL);
+                    owner_alive(&owner, &pool).await?;
+                    ownership.takeover = match config.takeover {
+                        Takeover::Immediate => store::Takeover::Immediate,
+                        _ => store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL),
+                    };
                 }
                 // Earlier versions did not strip a trailing newline.
                 Err(OpenStoreError::WrongPassphrase { .. })
@@ -198,7 +200,7 @@ mod tests {
         }
     }
 
-    fn no_waiting(owner: &str) {
+    async fn no_waiting(owner: &str, _: &Pool) -> Result<(), BridgeError> {
         panic!("unexpectedly waits for {owner}");
     }
 
@@ -211,8 +213,14 @@ mod tests {
         assert_eq!(code(refused), exit_code::IN_USE);
         first.set_value("a", "1").await.unwrap();
 
-        let (second, _) =
-            Keys::open(&config("immediate"), settings(url), no_waiting).await.unwrap();
+        let superseded = Mutex::new(Vec::new());
+        let name = async |owner: &str, _: &Pool| {
+            superseded.lock().unwrap().push(owner.to_owned());
+            Ok(())
+        };
+        let (second, _) = Keys::open(&config("immediate"), settings(url), name).await.unwrap();
+        let superseded = superseded.into_inner().unwrap();
+        assert!(superseded.len() == 1 && superseded[0].starts_with("webhook_bridge on "));
         assert_eq!(code(first.set_value("a", "2").await), exit_code::SUPERSEDED);
         assert_eq!(code(first.reopen().await), exit_code::SUPERSEDED);
         assert_eq!(code(first.commit_count().await), exit_code::SUPERSEDED);
@@ -228,9 +236,10 @@ mod tests {
         let (reported, owner) = tokio::sync::oneshot::channel();
         let reported = Mutex::new(Some(reported));
         let config = config("wait");
-        let waiting = |owner: &str| {
+        let waiting = async |owner: &str, _: &Pool| {
             let reported = reported.lock().unwrap().take().unwrap();
             reported.send(owner.to_owned()).unwrap();
+            Ok(())
         };
         let second = Keys::open(&config, settings(&url), waiting);
         let leave = async {

@@ -19,6 +19,12 @@ pub struct LabelRule {
     pub ghosts: Vec<Ghosts>,
 }
 
+impl LabelRule {
+    fn has_ghost(&self, user: &str) -> bool {
+        self.ghosts.iter().any(|ghosts| ghosts.matches(user))
+    }
+}
+
 /// A pattern of user ids: all with this beginning and this end, the server name with its colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ghosts {
@@ -82,12 +88,13 @@ impl Labels {
 
     /// The label of the rooms that this user is in, if it is a ghost.
     pub fn of_ghost(&self, user: &str) -> Option<&str> {
-        let matches = |rule: &&LabelRule| rule.ghosts.iter().any(|ghosts| ghosts.matches(user));
-        self.0.iter().find(matches).map(|rule| rule.name.as_str())
+        self.0.iter().find(|rule| rule.has_ghost(user)).map(|rule| rule.name.as_str())
     }
 
+    /// The ghost among these users that decides about the label: of the first rule that has one.
     pub fn first_ghost<'a, U: AsRef<str>>(&self, users: &'a [U]) -> Option<&'a str> {
-        users.iter().map(AsRef::as_ref).find(|user| self.of_ghost(user).is_some())
+        let users = || users.iter().map(AsRef::as_ref);
+        self.0.iter().find_map(|rule| users().find(|user| rule.has_ghost(user)))
     }
 
     /// What a sync tells of its rooms' origins. `invitations` are the bot's.
@@ -144,5 +151,12 @@ mod tests {
         // Anybody may register such a name on another server.
         assert_eq!(label("!r:x", None, Some("@instagram_7:evil")), None);
         assert_eq!(labels.first_ghost(&["@alice:x", "@instagram_7:x"]), ghost);
+    }
+
+    #[test]
+    fn of_several_ghosts_that_of_the_first_rule_counts() {
+        let rule = |name: &str| LabelRule { ghosts: ghosts(&format!("@{name}_")), ..rule(name) };
+        let labels = Labels(vec![rule("a"), rule("b")]);
+        assert_eq!(labels.first_ghost(&["@b_1:x", "@a_1:x", "@a_2:x"]), Some("@a_1:x"));
     }
 }

@@ -1,67 +1,82 @@
 //! Room keys that come late: fetched from the key backup, or imported into the store by another program.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::{backup, errors::BridgeError, inbox::WaitingSession, retry::Delays, run::Run};
+use crate::{
+    backup,
+    errors::BridgeError,
+    inbox::{SESSIONS, WaitingSession},
+    retry::Delays,
+    run::Run,
+};
 
-/// How often the sessions of waiting messages are listed.
+/// How often sessions of waiting messages are listed: a page of them.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts for the same session.
 const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// When each missing session is looked for again.
 #[derive(Default)]
-struct Attempts(HashMap<String, (Instant, Delays)>);
+struct Attempts(HashMap<String, Attempt>);
+
+struct Attempt {
+    at: Instant,
+    delays: Delays,
+    /// It was listed in the current pass.
+    waits: bool,
+}
 
 impl Attempts {
     /// Whether it is time for an attempt, which is then counted.
     fn begin(&mut self, session: &str) -> bool {
-        let new = || (Instant::now(), Delays::up_to(MAX_PAUSE));
-        let (at, delays) = self.0.entry(session.to_owned()).or_insert_with(new);
-        let due = *at <= Instant::now();
+        let new = || Attempt { at: Instant::now(), delays: Delays::up_to(MAX_PAUSE), waits: true };
+        let attempt = self.0.entry(session.to_owned()).or_insert_with(new);
+        attempt.waits = true;
+        let due = attempt.at <= Instant::now();
         if due {
-            *at = Instant::now() + delays.next(None);
+            attempt.at = Instant::now() + attempt.delays.next(None);
         }
         due
     }
 
-    /// Forget sessions for which nothing waits any more.
-    fn retain(&mut self, waiting: &[WaitingSession]) {
-        let waiting: HashSet<_> = waiting.iter().map(|one| one.session_id.as_str()).collect();
-        self.0.retain(|session, _| waiting.contains(session.as_str()));
+    /// End a pass: forget sessions for which nothing waits any more.
+    fn end_pass(&mut self) {
+        self.0.retain(|_, attempt| std::mem::take(&mut attempt.waits));
     }
 }
 
 /// Look for the keys of waiting messages until stopped.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
     let mut attempts = Attempts::default();
+    let mut last = None;
     while run.stop.run_until_cancelled(sleep(INTERVAL)).await.is_some() {
-        let waiting = run.inbox.waiting_sessions().await?;
-        attempts.retain(&waiting);
-        let due = waiting.iter().filter(|one| attempts.begin(&one.session_id));
-        for session in due {
+        let waiting = run.inbox.waiting_sessions(last.as_ref()).await?;
+        for session in waiting.iter().filter(|one| attempts.begin(&one.session_id)) {
             let look = look_for(run, session);
             run.stop.run_until_cancelled(look).await.unwrap_or(Ok(()))?;
+        }
+        // The next page, or again the first one.
+        last = (waiting.len() == SESSIONS).then(|| waiting.last().cloned()).flatten();
+        if last.is_none() {
+            attempts.end_pass();
         }
     }
     Ok(())
 }
 
 async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError> {
-    let WaitingSession { room_id, session_id } = waiting;
-    if !run.crypto.has_session(room_id, session_id).await? {
-        if !backup::fetch(run, room_id, session_id).await? {
-            return Ok(());
-        }
+    let WaitingSession { room_id, session_id, .. } = waiting;
+    let stored = run.crypto.has_session(room_id, session_id).await?;
+    // Also a stored one: it may begin after the message, and that in the backup before it.
+    if backup::fetch(run, room_id, session_id).await? {
         info!(room = room_id, session = session_id, "a missing room key was in the key backup");
+    } else if !stored {
+        return Ok(());
     }
-    // The key may begin after the message: then it waits again.
+    // It may still begin after the message, which then waits again.
     run.inbox.release_session(waiting).await?;
     run.wake.delivery.notify_one();
     Ok(())
@@ -76,8 +91,9 @@ mod tests {
         let mut attempts = Attempts::default();
         assert!(attempts.begin("a") && attempts.begin("b"));
         assert!(!attempts.begin("a"));
-        let waiting = WaitingSession { room_id: "!r:x".to_owned(), session_id: "b".to_owned() };
-        attempts.retain(&[waiting]);
+        attempts.end_pass();
+        assert!(!attempts.begin("b"));
+        attempts.end_pass();
         assert!(attempts.begin("a") && !attempts.begin("b"));
     }
 }

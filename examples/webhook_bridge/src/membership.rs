@@ -1,5 +1,7 @@
 //! Reads what a sync says of the bot's place in its rooms: upgrades of rooms, and its own removal.
 
+use std::collections::HashSet;
+
 use ruma::{RoomId, UserId};
 use tracing::{info, warn};
 
@@ -45,9 +47,9 @@ fn upgrade(room_id: &str, room: &Room) -> Option<Upgrade> {
     room.state.iter().chain(&room.timeline).filter_map(tombstone).next_back()
 }
 
-/// Log and count the rooms that the bot was removed from; `was_joined` tells which it was in.
-pub fn report_removals(run: &Run, sync: &Sync, was_joined: impl Fn(&str) -> bool) {
-    for (room_id, room) in sync.left.iter().filter(|(room_id, _)| was_joined(room_id)) {
+/// Log and count the rooms that the bot was removed from, of those that it was in and has `left`.
+pub fn report_removals(run: &Run, sync: &Sync, left: &HashSet<String>) {
+    for (room_id, room) in sync.left.iter().filter(|(room_id, _)| left.contains(room_id)) {
         let Some(Removal { by, banned, reason }) = removal(room, &run.config.user_id) else {
             info!(room = room_id, "the bot has left a room");
             continue;

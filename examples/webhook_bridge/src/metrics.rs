@@ -18,6 +18,7 @@ use tokio::time::{Instant, interval};
 use crate::{
     errors::{BridgeError, exit_code},
     inbox::Counts,
+    withheld,
 };
 
 /// The last sync counts as recent for this long: a long poll of 30 s plus a slow response.
@@ -69,6 +70,7 @@ pub struct Metrics {
     since_sync: Gauge,
     pub device_keys_uploaded: Flag,
     pub owner: Gauge,
+    pub takeovers: Counter,
     pub standby: Gauge,
     pub device_cross_signed: Gauge,
     pub key_backup_enabled: Gauge,
@@ -80,6 +82,11 @@ pub struct Metrics {
 const UNDECRYPTABLE: &str = "webhook_bridge_undecryptable_total";
 const WITHHELD: &str = "webhook_bridge_keys_withheld_total";
 const REMOVALS: &str = "webhook_bridge_removals_total";
+/// The labels of these counters. Each counter is 0 from the start: Prometheus' `increase` does not see the
+/// first value of one that appears with its first event.
+const REASONS: [&str; 7] =
+    ["no_key", "wrong_key", "corrupt_key", "malformed", "mismatched_sender", "replay", "other"];
+const KINDS: [&str; 2] = ["kick", "ban"];
 
 /// A gauge that is 0 or 1, and can be read.
 pub struct Flag {
@@ -121,13 +128,20 @@ macro_rules! current {
     };
 }
 
+fn labelled_counters() {
+    describe_counter!(UNDECRYPTABLE, "Messages that failed to decrypt, by reason");
+    REASONS.iter().for_each(|reason| counter!(UNDECRYPTABLE, "reason" => *reason).increment(0));
+    describe_counter!(WITHHELD, "Room keys that senders withheld, by code");
+    withheld::names().for_each(|code| counter!(WITHHELD, "code" => code).increment(0));
+    describe_counter!(REMOVALS, "Rooms that the bot was removed from: kick or ban");
+    KINDS.iter().for_each(|kind| counter!(REMOVALS, "kind" => *kind).increment(0));
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         describe_gauge!("webhook_bridge_build_info", "Always 1; the label is the version");
         gauge!("webhook_bridge_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
-        describe_counter!(UNDECRYPTABLE, "Messages that failed to decrypt, by reason");
-        describe_counter!(WITHHELD, "Room keys that senders withheld, by code");
-        describe_counter!(REMOVALS, "Rooms that the bot was removed from: kick or ban");
+        labelled_counters();
         Self {
             received: count!("messages_received_total", "Messages received from the homeserver"),
             decrypted: count!("messages_decrypted_total", "Messages decrypted"),
@@ -140,7 +154,10 @@ impl Default for Metrics {
                 "messages_failed_total",
                 "Messages that were dead-lettered: see the log"
             ),
-            malformed: count!("events_malformed_total", "Events without a valid id or sender"),
+            malformed: count!(
+                "events_malformed_total",
+                "Events without a valid id, sender or session id"
+            ),
             gaps_abandoned: count!(
                 "gaps_abandoned_total",
                 "Gaps that were abandoned before they were filled"
@@ -190,7 +207,7 @@ impl Default for Metrics {
             )),
             device_cross_signed: current!(
                 "device_cross_signed",
-                "1 once the bot's identity has signed its device"
+                "1 while the bot's identity has signed its device"
             ),
             key_backup_enabled: current!(
                 "key_backup_enabled",
@@ -201,6 +218,10 @@ impl Default for Metrics {
                 "Invitations from users who are not on the allow-list"
             ),
             owner: current!("owner", "1 while this process owns the account"),
+            takeovers: count!(
+                "takeovers_total",
+                "Owners that were alive when this process took the account over"
+            ),
             standby: current!("standby", "1 while this process waits for another owner"),
             started: Instant::now(),
             synced: Mutex::default(),
@@ -224,7 +245,9 @@ impl Metrics {
         self.since_sync().is_some_and(|since| since < RECENT_SYNC)
     }
 
+    /// `reason` is one of [`REASONS`].
     pub fn undecryptable(&self, reason: &'static str) {
+        debug_assert!(REASONS.contains(&reason), "{reason}");
         counter!(UNDECRYPTABLE, "reason" => reason).increment(1);
     }
 
@@ -232,8 +255,9 @@ impl Metrics {
         counter!(WITHHELD, "code" => code).increment(1);
     }
 
-    /// The bot was removed from a room by a `kind` of event.
+    /// The bot was removed from a room by an event of one of these [`KINDS`].
     pub fn removed(&self, kind: &'static str) {
+        debug_assert!(KINDS.contains(&kind), "{kind}");
         counter!(REMOVALS, "kind" => kind).increment(1);
     }
 

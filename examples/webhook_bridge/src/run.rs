@@ -40,6 +40,8 @@ pub struct Wake {
     pub invitations: Notify,
     pub members: Notify,
     pub outgoing: Notify,
+    /// The devices or the identity of the bot's user have changed.
+    pub own_devices: Notify,
     /// The device keys are on the homeserver.
     pub device_published: Notify,
     /// There may be room keys to back up.
@@ -58,10 +60,10 @@ impl Wake {
 }
 
 impl Run {
-    /// Log and count events without a valid id or sender, which cannot be stored.
+    /// Log and count events without a valid id, sender or session id, which cannot be stored.
     pub fn count_malformed(&self, room: &str, count: usize) {
         if count > 0 {
-            warn!(room, count, "events without a valid id or sender were skipped");
+            warn!(room, count, "events without a valid id, sender or session id were skipped");
             self.metrics.malformed.increment(count as u64);
         }
     }

@@ -72,7 +72,7 @@ pub enum Meaning {
     Member(OwnedUserId),
     /// The room became encrypted.
     Encryption,
-    /// Ignored: the bot's own event, a redacted one, or one that is malformed.
+    /// Ignored: the bot's own event, or a redacted one.
     Nothing,
 }
 
@@ -85,13 +85,13 @@ pub struct Classified {
     pub meaning: Meaning,
 }
 
-/// Classify an event; `None` without a valid id and sender.
+/// Classify an event; `None` without a valid id, sender and session id.
 pub fn classify<T>(event: &Raw<T>, me: &UserId) -> Option<Classified> {
     let json = event.json().get();
     let outline = Outline::read(json)?;
     let meaning = match &outline.state_key {
         Some(state_key) => state_meaning(&outline, state_key, me),
-        None => message_meaning(&outline, json, me),
+        None => message_meaning(&outline, json, me)?,
     };
     Some(Classified {
         encrypted: outline.kind == "m.room.encrypted" && outline.fields.get("state_key").is_none(),
@@ -119,7 +119,8 @@ fn state_meaning(outline: &Outline<'_>, state_key: &str, me: &UserId) -> Meaning
     }
 }
 
-fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
+/// `None`: its session id cannot be stored.
+fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Option<Meaning> {
     let kind = outline.kind.as_str();
     let wanted = matches!(
         kind,
@@ -129,19 +130,19 @@ fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Meaning {
     let emptied = kind != "m.room.redaction" && outline.object(&["content"]).is_empty();
     let redacted = emptied || outline.object(&["unsigned"]).get("redacted_because").is_some();
     if !wanted || redacted || outline.sender == me {
-        return Meaning::Nothing;
+        return Some(Meaning::Nothing);
     }
     let session_id =
         outline.text(&["content", "session_id"]).filter(|_| kind == "m.room.encrypted");
     if session_id.as_deref().is_some_and(|id| !storable(id)) {
-        return Meaning::Nothing;
+        return None;
     }
     // Top-level before room version 11, in the content since then.
     let redacts = outline.text(&["redacts"]).or_else(|| outline.text(&["content", "redacts"]));
     let redacts = redacts.filter(|id| kind == "m.room.redaction" && storable(id));
     let received =
         Received { event_id: outline.event_id.clone(), session_id, json: json.to_owned() };
-    Meaning::Message { received, redacts }
+    Some(Meaning::Message { received, redacts })
 }
 
 /// An event's id, if it has one.
@@ -164,7 +165,7 @@ pub struct Timeline {
     /// It contains the bot's own join; earlier messages were left out.
     pub joined_here: bool,
     pub last_event_id: Option<String>,
-    /// Number of events without a valid id or sender.
+    /// Number of events without a valid id, sender or session id.
     pub malformed: usize,
 }
 
@@ -304,7 +305,7 @@ mod tests {
             message("$6"),
         ];
         let timeline = read(&events, me, false);
-        assert_eq!((ids(&timeline.messages), timeline.malformed), (vec!["$6"], 3));
+        assert_eq!((ids(&timeline.messages), timeline.malformed), (vec!["$6"], 4));
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub fn known(code: &WithheldCode) -> &'static str {
     }
 }
 
+/// All names of codes.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CODES.iter().map(known).chain(["other"])
+}
+
 /// What a code means, for the log and for the table `events`.
 pub fn explain(code: &str) -> String {
     let code = CODES.iter().find(|known| known.as_str() == code);

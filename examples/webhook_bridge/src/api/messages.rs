@@ -67,7 +67,14 @@ pub async fn get(
         sealed.remove(extra);
     }
     let ids = (sealed.first().map(|message| message.id), sealed.last().map(|message| message.id));
-    let older = if forwards { ids.0 } else { ids.0.filter(|_| more) };
+    let has_older = match ids.0 {
+        Some(first) if forwards => {
+            let older = Slice { after: None, before: Some(first), limit: 1, ..slice };
+            !backend.inbox.sealed_messages(&target, &older).await?.is_empty()
+        }
+        _ => more,
+    };
+    let older = ids.0.filter(|_| has_older);
     Ok(Json(Page {
         after: ids.1.or(slice.after).map(|id| id.to_string()),
         before: older.map(|id| id.to_string()),

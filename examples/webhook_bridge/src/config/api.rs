@@ -36,17 +36,25 @@ pub enum Attachments {
 }
 
 pub fn read(args: &Args) -> Result<Option<ApiConfig>, BridgeError> {
-    let listen = non_empty(args.api_listen.clone());
     let token = secret(&args.api_token, &args.api_token_file, "BRIDGE_API_TOKEN")?;
     let Some(token) = token else {
-        return match listen {
+        let more = [
+            ("BRIDGE_API_LISTEN", &args.api_listen),
+            ("BRIDGE_API_RATE_LIMIT", &args.api_rate_limit),
+            ("BRIDGE_API_MAX_MESSAGES", &args.api_max_messages),
+            ("BRIDGE_API_MAX_AGE", &args.api_max_age),
+            ("BRIDGE_ATTACHMENT_MAX_BYTES", &args.attachment_max_bytes),
+        ];
+        let set = more.into_iter().find(|(_, value)| non_empty((*value).clone()).is_some());
+        return match set {
             None => Ok(None),
-            Some(_) => Err(invalid(
-                "BRIDGE_API_LISTEN is set without BRIDGE_API_TOKEN, which the API requires: set it \
-                 to a long random text",
-            )),
+            Some((name, _)) => Err(invalid(format!(
+                "{name} is set without BRIDGE_API_TOKEN, which the API requires: set it to a long \
+                 random text, or remove {name}"
+            ))),
         };
     };
+    let listen = non_empty(args.api_listen.clone());
     let listen = listen.unwrap_or_else(|| "127.0.0.1:9091".to_owned());
     let rate: u32 = number(&args.api_rate_limit, "BRIDGE_API_RATE_LIMIT", 10)?;
     let age: u64 = number(&args.api_max_age, "BRIDGE_API_MAX_AGE", 7 * 24 * 60 * 60)?;

@@ -177,6 +177,12 @@ impl TryFrom<Args> for Config {
         let listen = listen.map(|listen| address(&listen, "BRIDGE_LISTEN")).transpose()?;
         let metrics_token =
             secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
+        if metrics_token.is_some() && listen.is_none() {
+            return Err(invalid(
+                "BRIDGE_METRICS_TOKEN is set without BRIDGE_LISTEN, where /metrics is served: set it, \
+                 as in BRIDGE_LISTEN=127.0.0.1:9090, or remove BRIDGE_METRICS_TOKEN",
+            ));
+        }
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
         let recovery_key = recovery_key(&args.recovery_key, &args.recovery_key_file)?;
         let webhook = webhook::default(&args)?;
@@ -215,12 +221,7 @@ impl TryFrom<Args> for Config {
             metrics_token: metrics_token.map(Into::into),
             key_backup: on_off(&args.key_backup, "BRIDGE_KEY_BACKUP", recovery_key.is_some())?,
             recovery_key,
-            refresh_token: secret(
-                &args.refresh_token,
-                &args.refresh_token_file,
-                "MATRIX_REFRESH_TOKEN",
-            )?
-            .map(Into::into),
+            refresh_token: refresh_token(&args)?,
             password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
                 .map(Into::into),
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
@@ -239,6 +240,18 @@ fn credentials(args: &Args) -> Result<Option<Credentials>, BridgeError> {
         (None, Some(password)) => Some(Credentials::Password(password.into())),
         (None, None) => None,
     })
+}
+
+fn refresh_token(args: &Args) -> Result<Option<SecretString>, BridgeError> {
+    let token = secret(&args.refresh_token, &args.refresh_token_file, "MATRIX_REFRESH_TOKEN")?;
+    let given = secret(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
+    match token {
+        Some(_) if given.is_none() => Err(invalid(
+            "MATRIX_REFRESH_TOKEN is set without MATRIX_ACCESS_TOKEN, to which it belongs: set both, or \
+             remove MATRIX_REFRESH_TOKEN; the bridge keeps the tokens of its own logins by itself",
+        )),
+        token => Ok(token.map(Into::into)),
+    }
 }
 
 type Passphrase = (Option<SecretString>, Option<SecretString>);

@@ -10,18 +10,41 @@ use crate::errors::BridgeError;
 pub struct WaitingSession {
     pub room_id: String,
     pub session_id: String,
+    /// Of its newest waiting event.
+    pub position: i64,
 }
 
+/// Sessions that are listed at a time.
+pub const SESSIONS: usize = 1000;
+
 impl Inbox {
-    /// The sessions of the waiting events, those of the newest events first.
-    pub async fn waiting_sessions(&self) -> Result<Vec<WaitingSession>, BridgeError> {
+    /// Sessions of the waiting events, those of the newest events first: the first [`SESSIONS`] of those
+    /// that follow `last`.
+    pub async fn waiting_sessions(
+        &self,
+        last: Option<&WaitingSession>,
+    ) -> Result<Vec<WaitingSession>, BridgeError> {
         let sql = "
-            SELECT room_id, session_id FROM webhook_bridge.events
+            SELECT room_id, session_id, max(position) FROM webhook_bridge.events
             WHERE account = $1 AND state = 'waiting' AND session_id IS NOT NULL
-            GROUP BY room_id, session_id ORDER BY max(position) DESC LIMIT 1000";
-        let connection = self.connection().await?;
-        let rows = connection.query_typed(sql, &[(&self.account, Type::TEXT)]).await?;
-        let session = |row: &Row| WaitingSession { room_id: row.get(0), session_id: row.get(1) };
+            GROUP BY room_id, session_id
+            HAVING $2::bigint IS NULL OR (max(position), room_id, session_id) < ($2, $3, $4)
+            ORDER BY max(position) DESC, room_id DESC, session_id DESC LIMIT $5";
+        let position = last.map(|last| last.position);
+        let (room, session) = last.map(|last| (&last.room_id, &last.session_id)).unzip();
+        let values: [Value<'_>; 5] = [
+            (&self.account, Type::TEXT),
+            (&position, Type::INT8),
+            (&room, Type::TEXT),
+            (&session, Type::TEXT),
+            (&(SESSIONS as i64), Type::INT8),
+        ];
+        let rows = self.connection().await?.query_typed(sql, &values).await?;
+        let session = |row: &Row| WaitingSession {
+            room_id: row.get(0),
+            session_id: row.get(1),
+            position: row.get(2),
+        };
         Ok(rows.iter().map(session).collect())
     }
 

@@ -49,9 +49,10 @@ pub async fn migrate(pool: &Pool) -> Result<(), BridgeError> {
     Ok(())
 }
 
-/// Refuse a schema of another version; changes nothing.
-pub async fn check(pool: &Pool) -> Result<(), BridgeError> {
-    if is_current(&pool.get().await?).await? {
+/// Refuse a schema of another version; changes nothing. An older one is accepted if the bridge
+/// `may_migrate` it.
+pub async fn check(pool: &Pool, may_migrate: bool) -> Result<(), BridgeError> {
+    if is_current(&pool.get().await?).await? || may_migrate {
         return Ok(());
     }
     Err(BridgeError::fatal(

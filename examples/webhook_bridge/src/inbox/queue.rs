@@ -14,6 +14,9 @@ use crate::errors::BridgeError;
 /// the message.
 pub const KEY_GRACE: Duration = Duration::from_secs(5);
 
+/// A message is dead-lettered after this many rejections by the webhook.
+pub const MAX_REJECTIONS: i32 = 5;
+
 /// The ids of delivered events are kept this long, to deduplicate.
 const DELIVERED_RETENTION_DAYS: i32 = 30;
 /// The newest events of each room are kept for ever: a restored homeserver may return them again.
@@ -31,6 +34,8 @@ pub struct Queued {
     pub rejections: i32,
     /// The webhook has rejected it, and its retry is not due yet.
     pub too_early: bool,
+    /// Its key was missing before.
+    pub waited: bool,
     /// Time since it was stored.
     pub age: Duration,
 }
@@ -47,16 +52,26 @@ pub struct Counts {
 }
 
 impl Inbox {
-    /// At startup, retry events that wait for a key (a crash may have happened before the second check
-    /// for the key) and those that the webhook rejected. Waiting events block their room once more,
-    /// because the first sync may bring keys that were sent while the bridge was down.
-    pub async fn retry_all(&self) -> Result<(), BridgeError> {
+    /// When a run starts, retry events that wait for a key: a crash may have happened before the second
+    /// check for the key. They block their room once more, because the first sync may bring keys that
+    /// were sent while the bridge was down.
+    pub async fn retry_waiting(&self) -> Result<(), BridgeError> {
+        let retry = "
+            UPDATE webhook_bridge.events SET state = 'pending', failure = NULL, received_at = now()
+            WHERE account = $1 AND state = 'waiting'";
+        self.connection().await?.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
+        Ok(())
+    }
+
+    /// When the process starts, retry the dead letters that the webhook rejected. Each has one attempt,
+    /// because newer messages of its room wait for it.
+    pub async fn retry_rejected(&self) -> Result<(), BridgeError> {
         let retry = "
             UPDATE webhook_bridge.events
-            SET state = 'pending', rejections = 0, retry_at = NULL, failure = NULL,
-                received_at = CASE state WHEN 'waiting' THEN now() ELSE received_at END
-            WHERE account = $1 AND (state = 'waiting' OR state = 'failed' AND rejections > 0 AND event IS NOT NULL)";
-        self.connection().await?.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
+            SET state = 'pending', rejections = $2, retry_at = NULL, failure = NULL
+            WHERE account = $1 AND state = 'failed' AND rejections > 0 AND event IS NOT NULL";
+        let values = [(&self.account as _, Type::TEXT), (&(MAX_REJECTIONS - 1) as _, Type::INT4)];
+        self.connection().await?.execute_typed(retry, &values).await?;
         Ok(())
     }
 
@@ -106,7 +121,7 @@ impl Inbox {
     pub async fn due(&self, room_id: &str, limit: i64) -> Result<Vec<Queued>, BridgeError> {
         let sql = "
             SELECT event_id, event, rejections, coalesce(retry_at > now(), false),
-                   extract(epoch FROM now() - received_at)::float8
+                   extract(epoch FROM now() - received_at)::float8, waited
             FROM webhook_bridge.events AS due
             WHERE account = $1 AND room_id = $2 AND state = 'pending' AND event IS NOT NULL
               AND NOT EXISTS (
@@ -131,6 +146,7 @@ impl Inbox {
             rejections: row.get(2),
             too_early: row.get(3),
             age: Duration::try_from_secs_f64(row.get(4)).unwrap_or_default(),
+            waited: row.get(5),
         };
         Ok(rows.iter().map(queued).collect())
     }
@@ -146,7 +162,7 @@ impl Inbox {
     /// The event's key is missing.
     pub async fn wait_for_key(&self, room_id: &str, event_id: &str) -> Result<(), BridgeError> {
         let sql = "
-            UPDATE webhook_bridge.events SET state = 'waiting'
+            UPDATE webhook_bridge.events SET state = 'waiting', waited = true
             WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state = 'pending'";
         self.change_event(sql, room_id, event_id, &[]).await
     }
@@ -173,7 +189,8 @@ impl Inbox {
         self.change_event(sql, room_id, event_id, &[(&delay.as_secs_f64(), Type::FLOAT8)]).await
     }
 
-    /// Dead-letter the event: it blocks nothing, and is kept for an operator to inspect.
+    /// Dead-letter the event: it blocks nothing, and is kept for an operator to inspect. One that is
+    /// dead-lettered again is not kept longer.
     pub async fn failed(
         &self,
         room_id: &str,
@@ -181,7 +198,8 @@ impl Inbox {
         failure: &str,
     ) -> Result<(), BridgeError> {
         let sql = "
-            UPDATE webhook_bridge.events SET state = 'failed', failure = $4, retry_at = NULL, done_at = now()
+            UPDATE webhook_bridge.events
+            SET state = 'failed', failure = $4, retry_at = NULL, done_at = coalesce(done_at, now())
             WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state <> 'redacted'";
         self.change_event(sql, room_id, event_id, &[(&failure, Type::TEXT)]).await
     }

@@ -27,7 +27,7 @@ pub struct RoomChange {
     pub gap: Option<NewGap>,
     pub events: Vec<Received>,
     pub last_event_id: Option<String>,
-    /// Number of events without a valid id or sender.
+    /// Number of events without a valid id, sender or session id.
     pub malformed: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,

@@ -136,7 +136,7 @@ async fn a_message_waits_for_its_key_and_blocks_its_room_for_a_limited_time() {
     record(&inbox, &key).await;
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
-    inbox.retry_all().await.unwrap();
+    inbox.retry_waiting().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "after a start it blocks the room once more");
@@ -152,8 +152,12 @@ async fn a_rejected_message_blocks_its_room_until_it_is_dead_lettered() {
     inbox.failed("!r:x", "$1", "the webhook responded with 400").await.unwrap();
     assert_eq!(due(&inbox).await, ["$2"]);
     inbox.failed("!r:x", "$2", "it cannot be decrypted").await.unwrap();
-    inbox.retry_all().await.unwrap();
+    inbox.retry_waiting().await.unwrap();
+    assert!(due(&inbox).await.is_empty());
+    inbox.retry_rejected().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "only events that the webhook rejected are retried");
+    let retried = inbox.due("!r:x", 1).await.unwrap().remove(0);
+    assert_eq!((retried.rejections, retried.too_early), (MAX_REJECTIONS - 1, false));
 }
 
 #[tokio::test]
@@ -222,4 +226,30 @@ async fn invitations_and_member_lists_survive_until_done() {
     let missed = RoomChange { members_missed: true, ..room(&["$3"]) };
     record(&inbox, &sync("s5", vec![missed])).await;
     assert_eq!(inbox.rooms_without_members(false).await.unwrap(), ["!r:x"]);
+}
+
+#[tokio::test]
+async fn waiting_sessions_are_listed_page_by_page() {
+    let (inbox, _database) = inbox().await;
+    let ids: Vec<_> = (0..SESSIONS * 2 + 1).map(|number| format!("${number}")).collect();
+    let events: Vec<_> = ids.iter().map(|id| event(id, &format!("session of {id}"))).collect();
+    // Those of a gap have the same position.
+    let (filled, synced) = events.split_at(SESSIONS + 500);
+    let change = RoomChange { events: synced.to_vec(), ..with_gap(&[]) };
+    record(&inbox, &sync("s1", vec![change])).await;
+    let mut gap = inbox.oldest_gap("!r:x").await.unwrap().unwrap();
+    inbox.fill(&mut gap, filled, &[], None).await.unwrap();
+    let wait = "UPDATE webhook_bridge.events SET state = 'waiting'";
+    inbox.connection().await.unwrap().batch_execute(wait).await.unwrap();
+    let (mut last, mut found) = (None, Vec::new());
+    for expected in [SESSIONS, SESSIONS, 1, 0] {
+        let page = inbox.waiting_sessions(last.as_ref()).await.unwrap();
+        assert_eq!(page.len(), expected);
+        last = page.last().cloned().or(last);
+        found.extend(page);
+    }
+    assert!(found.iter().rev().is_sorted_by_key(|session| session.position));
+    let found: std::collections::HashSet<_> =
+        found.into_iter().map(|session| session.session_id).collect();
+    assert_eq!(found.len(), ids.len());
 }

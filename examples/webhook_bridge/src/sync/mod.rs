@@ -141,12 +141,14 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     let record = SyncRecord { origins, ..record };
     let notices = record.withheld.clone();
     let count = record.rooms.len();
+    let left = changes::left(&record.rooms);
     for room in &record.rooms {
         run.count_malformed(&room.room_id, room.malformed);
     }
     // Before the messages are stored, because they wait for their senders' devices.
     run.devices.track(&people);
     run.devices.mark_changed(&sync.device_lists.changed);
+    let own_changed = sync.device_lists.changed.contains(&run.config.user_id);
     if lost {
         run.devices.mark_all_changed();
     }
@@ -159,7 +161,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         .await?;
     run.metrics.synced();
     withheld::report(run, &notices);
-    membership::report_removals(run, &sync, |room| known.get(room).is_some_and(|room| room.joined));
+    membership::report_removals(run, &sync, &left);
     if *position == Position::First {
         info!(rooms = count, "first sync done: messages sent from now on are forwarded");
     } else if received > 0 {
@@ -168,6 +170,9 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
     run.metrics.received.increment(received);
     // Keys are uploaded only after the first position is stored, so no message before it uses them.
     run.wake.all();
+    if own_changed {
+        run.wake.own_devices.notify_one();
+    }
     Ok(sync.next_batch)
 }
 

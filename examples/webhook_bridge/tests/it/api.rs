@@ -77,6 +77,10 @@ async fn messages_are_paged_in_both_directions_by_label_and_room() {
     assert_eq!(page(&between).await.0, ["4"]);
     let (bodies, first) = page(&format!("{api}/messages/vip?after=0&before={end}&limit=2")).await;
     assert_eq!((bodies, &first["after"]), (vec!["2".into(), "3".into()], &json!(after)));
+    assert_eq!(first["before"], Value::Null, "nothing is older");
+    let (_, later) = page(&format!("{api}/messages/vip?after={after}")).await;
+    let before = later["before"].as_str().unwrap();
+    assert_eq!(page(&format!("{api}/messages/vip?before={before}")).await.0, ["2", "3"]);
     let (bodies, none) = page(&format!("{api}/messages/vip?after={end}&before={after}")).await;
     assert_eq!((bodies.len(), &none["after"], &none["before"]), (0, &json!(end), &Value::Null));
 }
@@ -210,4 +214,23 @@ async fn attachments_are_fetched_with_the_bots_token_and_decrypted() {
     assert!(error["error"].as_str().unwrap().contains("decrypted"), "{error}");
     harness.homeserver.calls.clear_rules();
     assert_eq!(get(&format!("{api}{}", path_of("$good")), TOKEN).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_are_not_served_and_deleted_at_the_next_start() {
+    let harness = Harness::new().await;
+    let settings = [("BRIDGE_API_MAX_AGE", "3600")];
+    let (mut bridge, api) = start(&harness, &settings).await;
+    send(&harness, "!p:x", &["$old", "$new"]).await;
+    assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["old", "new"]);
+    let age = "UPDATE webhook_bridge.api_messages SET stored_at = stored_at - interval '61 minutes'
+               WHERE event_id = '$old'";
+    harness.connection().await.batch_execute(age).await.unwrap();
+    assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["new"]);
+    let rows = "SELECT count(*) FROM webhook_bridge.api_messages";
+    assert_eq!(harness.number(rows).await, 2);
+    assert_eq!(bridge.stop().await, 0);
+    let (bridge, api) = start(&harness, &settings).await;
+    bridge.until("the row to be deleted", async |_| harness.number(rows).await == 1).await;
+    assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["new"]);
 }

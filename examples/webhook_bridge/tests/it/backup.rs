@@ -183,3 +183,46 @@ async fn a_missing_key_is_fetched_while_the_backup_is_on() {
     let _bridge = harness.bridge(&on);
     harness.webhook.until_received(&["missing"]).await;
 }
+
+/// The sender has shared its session with the bot from the second message on; the backup has it from the
+/// first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_better_version_of_a_stored_key_is_fetched() {
+    let harness = Harness::new().await;
+    let settings = [("BRIDGE_RECOVERY_KEY", KEY)];
+    let mut bridge = harness.ready_bridge(&settings).await;
+    let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
+    send_keys(&harness, &alice, &["!r:x".to_owned()]).await;
+    until_backed_up(&bridge, &harness, 1).await;
+    assert_eq!(bridge.stop().await, 0);
+    let lose = "DELETE FROM matrix_sdk.megolm_inbound_sessions";
+    harness.connection().await.batch_execute(lose).await.unwrap();
+
+    let early = alice.encrypt("!r:x", "$early", "early").await;
+    let key = alice.to_bot("m.room_key", &alice.rest_of_session("!r:x").await).await;
+    let mut answer = sync(&[("!r:x", room(&[early]))]);
+    answer["to_device"] = json!({"events": [key]});
+    harness.homeserver.push(answer);
+    let bridge = harness.bridge(&settings);
+    harness.webhook.until_received(&["early"]).await;
+    assert_eq!(bridge.metric("undecryptable_total{reason=\"no_key\"}").await, Some(1.0));
+}
+
+/// Another client replaces the backup while the session is refused for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metric_of_the_backup_is_that_of_the_current_run() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[("BRIDGE_RECOVERY_KEY", KEY)]).await;
+    bridge
+        .until("the backup to be on", async |bridge| {
+            bridge.metric("key_backup_enabled").await == Some(1.0)
+        })
+        .await;
+    harness
+        .restart_run(&bridge, || {
+            harness.homeserver.stored.lock().unwrap().backup.replace(of_another_key());
+        })
+        .await;
+    bridge.until_logged("has a key backup with another key").await;
+    assert_eq!(bridge.metric("key_backup_enabled").await, Some(0.0));
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use crate::support::{Bridge, Call, Harness, Reply, matrix_error, message, room, sync};
+use crate::support::{BOT, Bridge, Call, Harness, Reply, matrix_error, message, room, sync};
 
 fn is_upload(call: &Call) -> bool {
     call.is("POST", "keys/device_signing/upload")
@@ -115,4 +115,38 @@ async fn a_device_whose_keys_are_gone_is_named_at_the_start() {
     let log = bridge.log();
     assert!(log.contains("the homeserver has other keys of device"), "{log}");
     assert!(log.contains("STORE_ACCOUNT"), "{log}");
+}
+
+/// Another client replaces the identity while the bridge runs, and the former one comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metric_follows_the_identity() {
+    let harness = Harness::new().await;
+    let stored = || harness.homeserver.stored.lock().unwrap();
+    let mut bridge = harness.bridge(&[]);
+    until_signed(&bridge).await;
+    assert_eq!(bridge.stop().await, 0);
+    let (own, device, id) = {
+        let stored = stored();
+        (stored.cross_signing.clone(), stored.device_keys.clone(), stored.device_id.clone())
+    };
+    let another = [("STORE_ACCOUNT", "another"), ("BRIDGE_CROSS_SIGNING", "reset")];
+    until_signed(&harness.bridge(&another)).await;
+    let foreign = {
+        let mut stored = stored();
+        (stored.device_keys, stored.device_id) = (device, id);
+        std::mem::replace(&mut stored.cross_signing, own.clone())
+    };
+    let bridge = harness.bridge(&[]);
+    until_signed(&bridge).await;
+    for (identity, signed) in [(foreign, 0.0), (own, 1.0)] {
+        stored().cross_signing = identity;
+        harness.homeserver.push(json!({"device_lists": {"changed": [BOT]}}));
+        bridge
+            .until("the metric to change", async |bridge| {
+                bridge.metric("device_cross_signed").await == Some(signed)
+            })
+            .await;
+    }
+    assert_eq!(bridge.log().matches("its private keys are not in").count(), 1);
+    assert_eq!(uploads(&harness).len(), 2);
 }

@@ -189,3 +189,22 @@ async fn the_replacement_of_an_upgraded_room_is_joined_without_an_invitation() {
     let join = calls.iter().find(|call| is_join(call)).unwrap();
     assert_eq!(join.query.get("via").map(String::as_str), Some("up.org"));
 }
+
+/// One sync has the join, a message and the removal.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_a_room_that_the_bot_is_removed_from_at_once_are_delivered() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let membership = |id: &str, sender: &str, membership: &str| {
+        json!({"event_id": id, "sender": sender, "type": "m.room.member", "state_key": BOT,
+            "origin_server_ts": 1, "content": {"membership": membership}})
+    };
+    let (join, kick) = (membership("$join", BOT, "join"), membership("$kick", "@alice:x", "leave"));
+    let left = room(&[message("$before"), join, message("$last"), kick.clone()]);
+    let never_joined = room(&[message("$never"), kick]);
+    let left = json!({"!left:x": left, "!never:x": never_joined});
+    harness.homeserver.push(json!({"rooms": {"leave": left}}));
+    harness.webhook.until_received(&["last"]).await;
+    assert_eq!(bridge.metric("removals_total{kind=\"kick\"}").await, Some(1.0));
+    assert_eq!(harness.webhook.bodies(), ["last"]);
+}

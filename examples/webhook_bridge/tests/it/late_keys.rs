@@ -40,6 +40,8 @@ async fn a_message_waits_for_an_hour_and_over_restarts() {
         let meanwhile = format!("$meanwhile-{start}");
         harness.homeserver.push(sync(&[("!r:x", room(&[message(&meanwhile)]))]));
         harness.webhook.until_received(&[&meanwhile[1..]]).await;
+        let missing = bridge.metric("undecryptable_total{reason=\"no_key\"}").await;
+        assert_eq!(missing, Some(if start == 0 { 1.0 } else { 0.0 }), "counted again");
         if start % 2 == 0 {
             bridge.kill().await;
         } else {

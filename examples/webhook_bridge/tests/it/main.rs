@@ -6,6 +6,7 @@
 mod api;
 mod backup;
 mod cross_signing;
+mod dead_letters;
 mod devices;
 mod documents;
 mod gaps;

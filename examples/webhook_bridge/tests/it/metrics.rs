@@ -42,10 +42,21 @@ async fn metrics_time_decryptions_and_deliveries_and_count_retries() {
         names.flat_map(|names| names.split('`')).filter(|name| name.len() > 2).collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names {
-        // Those with labels are there once there was one.
-        if !name.contains('{') {
-            assert!(text.contains(&format!("# TYPE webhook_bridge_{name} ")), "{name}: {text}");
-        }
+        let name = name.split('{').next().unwrap();
+        assert!(text.contains(&format!("# TYPE webhook_bridge_{name} ")), "{name}: {text}");
+    }
+    // Each label that it names is there before its first event: `increase` does not see a first value.
+    let (_, reasons) = table.split_once("| `undecryptable_total{reason}` |").unwrap();
+    let reasons: Vec<_> = reasons.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
+    assert!(reasons.len() > 5, "{reasons:?}");
+    let of_reason = |reason: &&str| format!("undecryptable_total{{reason=\"{reason}\"}}");
+    let more = ["no_olm", "unverified", "history_not_shared"].map(|code| format!("m.{code}"));
+    let codes = more.iter().map(String::as_str).chain(["other"]);
+    let of_code = |code| format!("keys_withheld_total{{code=\"{code}\"}}");
+    let of_kind = |kind| format!("removals_total{{kind=\"{kind}\"}}");
+    let named = reasons.iter().map(of_reason).chain(codes.map(of_code));
+    for name in named.chain(["kick", "ban"].map(of_kind)) {
+        assert_eq!(bridge.metric(&name).await, Some(0.0), "{name}: {text}");
     }
 }
 

@@ -52,6 +52,16 @@ async fn a_missing_database_or_passphrase_is_refused_unless_intended() {
     bridge.ready().await;
 }
 
+/// The server has no TLS: a retry would not help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_used_ends_the_bridge() {
+    let harness = Harness::new().await;
+    let url = format!("{}?sslmode=require", harness.database.url());
+    let mut bridge = harness.bridge(&[("DATABASE_URL", &url)]);
+    assert_eq!(bridge.ended().await, 5, "{}", bridge.log());
+    assert!(bridge.log().contains("TLS"), "{}", bridge.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn libpqs_variables_name_the_database_or_complete_its_url() {
     let harness = Harness::new().await;
@@ -267,7 +277,11 @@ async fn metrics_show_ownership_failures_and_version() {
     bridge
         .until("an undecryptable message", async |bridge| {
             let (_, text) = bridge.get("/metrics").await.unwrap();
-            text.contains("webhook_bridge_undecryptable_total{reason=")
+            let counted = |line: &str| !line.ends_with(" 0");
+            let mut lines = text.lines();
+            lines.any(|line| {
+                line.starts_with("webhook_bridge_undecryptable_total{") && counted(line)
+            })
         })
         .await;
     assert_eq!(bridge.stop().await, 0);
@@ -295,4 +309,24 @@ fn help_names_every_setting_and_shows_no_secret() {
         assert!(help.contains(name), "{name}");
     }
     assert!(!help.contains("tops3cret"));
+}
+
+/// In a rollout a healthy standby lets the old owner be stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_could_not_take_over_does_not_become_a_standby() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
+    let connection = harness.connection().await;
+    let outdated = "DELETE FROM webhook_bridge.schema_migrations WHERE version =
+        (SELECT max(version) FROM webhook_bridge.schema_migrations)";
+    connection.batch_execute(outdated).await.unwrap();
+    let mut standby = harness.bridge(&[("BRIDGE_RUN_MIGRATIONS", "false")]);
+    assert_eq!(standby.ended().await, 5, "{}", standby.log());
+    assert!(standby.log().contains("--migrate-only"), "{}", standby.log());
+    let newer = "INSERT INTO webhook_bridge.schema_migrations (version) VALUES (1000)";
+    connection.batch_execute(newer).await.unwrap();
+    let mut standby = harness.bridge(&[]);
+    assert_eq!(standby.ended().await, 5, "{}", standby.log());
+    assert!(standby.log().contains("upgrade the bridge"), "{}", standby.log());
+    assert!(bridge.is_running());
 }

@@ -104,3 +104,19 @@ async fn a_bridge_does_not_wait_for_its_own_instance() {
     drop(standby);
     ready_without_waiting(&harness.bridge(&first)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_that_a_bridge_supersedes_is_counted_and_ends() {
+    let harness = Harness::new().await;
+    let mut first = harness.ready_bridge(&[]).await;
+    let immediate = [("BRIDGE_TAKEOVER", "immediate")];
+    let mut second = harness.bridge(&immediate);
+    second.ready().await;
+    assert_eq!(second.metric("takeovers_total").await, Some(1.0));
+    assert!(second.log().contains("taking it over"), "{}", second.log());
+    assert_eq!(first.ended().await, 7, "{}", first.log());
+    assert_eq!(second.stop().await, 0);
+    let third = harness.bridge(&immediate);
+    third.ready().await;
+    assert_eq!(third.metric("takeovers_total").await, Some(0.0));
+}

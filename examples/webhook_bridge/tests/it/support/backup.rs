@@ -53,7 +53,12 @@ impl Backup {
                 let before = self.keys.len();
                 for (room, keys) in call.body["rooms"].as_object().into_iter().flatten() {
                     for (session, key) in keys["sessions"].as_object().into_iter().flatten() {
-                        self.keys.insert((room.clone(), session.clone()), key.clone());
+                        let index = |key: &Value| key["first_message_index"].as_u64();
+                        let id = (room.clone(), session.clone());
+                        // A worse version does not replace a better one.
+                        if self.keys.get(&id).is_none_or(|known| index(key) < index(known)) {
+                            self.keys.insert(id, key.clone());
+                        }
                     }
                 }
                 self.uploads.push(self.keys.len() - before);

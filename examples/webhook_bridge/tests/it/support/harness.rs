@@ -11,7 +11,10 @@ use matrix_sdk_postgres::{
 use ruma::UserId;
 use serde_json::{Value, json};
 
-use super::{Bridge, Homeserver, Reply, Webhook, homeserver::BOT};
+use super::{
+    Bridge, Homeserver, Reply, Webhook,
+    homeserver::{BOT, Call},
+};
 
 pub struct Harness {
     pub homeserver: Arc<Homeserver>,
@@ -65,6 +68,23 @@ impl Harness {
         let bot = UserId::parse(BOT).unwrap();
         let machine = OlmMachine::with_store(&bot, device.as_str().into(), store.clone(), None);
         (store, machine.await.unwrap())
+    }
+
+    /// Refuse the session until the bridge ends its run, do something, and let it start the next one.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn restart_run(&self, bridge: &Bridge, meanwhile: impl FnOnce()) {
+        let runs = |log: &str| log.matches("forwarding messages").count();
+        let before = runs(&bridge.log());
+        let refuse = |call: &Call| call.is_sync().then(|| matrix_error(401, "M_UNKNOWN_TOKEN"));
+        self.homeserver.calls.rule(refuse);
+        // Ends the long poll.
+        self.homeserver.push(json!({}));
+        bridge.until_logged("locked").await;
+        meanwhile();
+        self.homeserver.calls.clear_rules();
+        bridge.until("another run", async |bridge| runs(&bridge.log()) > before).await;
+        bridge.ready().await;
     }
 
     pub async fn connection(&self) -> Object {

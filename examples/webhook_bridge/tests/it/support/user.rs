@@ -111,6 +111,16 @@ impl MatrixUser {
             "origin_server_ts": 1, "content": encrypted.content})
     }
 
+    /// The content of an `m.room_key` event from which only the messages to come can be decrypted.
+    // Not used by the soak test.
+    #[allow(dead_code)]
+    pub async fn rest_of_session(&self, room: &str) -> Value {
+        let id = RoomId::parse(room).unwrap();
+        let session = self.machine.store().get_outbound_group_session(&id).await.unwrap().unwrap();
+        json!({"algorithm": "m.megolm.v1.aes-sha2", "room_id": room,
+            "session_id": session.session_id(), "session_key": session.session_key().await.to_base64()})
+    }
+
     /// Export the room keys of this user's messages.
     // Not used by the soak test.
     #[allow(dead_code)]
