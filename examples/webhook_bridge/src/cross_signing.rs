@@ -4,13 +4,19 @@
 use std::time::Duration;
 
 use matrix_sdk_crypto::{
-    CrossSigningBootstrapRequests,
+    CrossSigningBootstrapRequests, Device,
     types::{
         CrossSigningKey,
         requests::{AnyIncomingResponse, UploadSigningKeysRequest},
     },
 };
-use ruma::{TransactionId, api::client::keys::upload_signing_keys::v3::Request, serde::Raw};
+use ruma::{
+    TransactionId,
+    api::client::keys::{
+        upload_signatures::v3::Request as SignatureUploadRequest, upload_signing_keys::v3::Request,
+    },
+    serde::Raw,
+};
 use serde_json::value::to_raw_value;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -34,7 +40,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 enum Identity {
     /// This device is signed by it.
     Signed,
-    /// There is none, or it is this store's and has not signed this device.
+    /// There is none.
+    Missing,
+    /// It is this store's, and has not signed this device.
     Unsigned,
     /// Its private keys are elsewhere.
     Foreign,
@@ -58,7 +66,7 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
         }
         let may_upload = match found {
             Identity::Signed => false,
-            Identity::Unsigned => true,
+            Identity::Missing | Identity::Unsigned => true,
             Identity::Foreign => run.config.cross_signing == CrossSigning::Reset,
         };
         if !may_upload || tried.uploads == MAX_UPLOADS {
@@ -70,7 +78,11 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
             next_look(run).await;
             continue;
         }
-        match upload(run, found == Identity::Foreign).await? {
+        let uploaded = match found {
+            Identity::Unsigned => upload_signature(run).await?,
+            _ => upload(run, found == Identity::Foreign).await?,
+        };
+        match uploaded {
             Upload::Done => {
                 tried.uploads += 1;
                 // Another worker of the homeserver may still return the former keys.
@@ -116,14 +128,17 @@ async fn next_look(run: &Run) {
 }
 
 async fn identity(run: &Run) -> Result<Identity, BridgeError> {
-    let machine = run.crypto.machine().await?;
-    let ours = machine.cross_signing_status().await.is_complete();
-    let device = machine.get_device(machine.user_id(), machine.device_id(), None).await?;
-    if device.is_some_and(|device| device.is_cross_signed_by_owner()) {
+    if own_device(run).await?.is_some_and(|device| device.is_cross_signed_by_owner()) {
         return Ok(Identity::Signed);
     }
+    let machine = run.crypto.machine().await?;
+    let ours = machine.cross_signing_status().await.is_complete();
     let published = machine.get_identity(machine.user_id(), None).await?.is_some();
-    Ok(if published && !ours { Identity::Foreign } else { Identity::Unsigned })
+    Ok(match published {
+        true if ours => Identity::Unsigned,
+        true => Identity::Foreign,
+        false => Identity::Missing,
+    })
 }
 
 enum Upload {
@@ -143,7 +158,32 @@ async fn upload(run: &Run, reset: bool) -> Result<Upload, BridgeError> {
     if !matches!(uploaded, Upload::Done) {
         return Ok(uploaded);
     }
-    match run.homeserver.send(upload_signatures_req).await {
+    send_signatures(run, upload_signatures_req).await
+}
+
+/// Sign this device with the published identity. The identity is not uploaded again: keys that come from
+/// the secret storage have not the signatures that another client has given them.
+async fn upload_signature(run: &Run) -> Result<Upload, BridgeError> {
+    let Some(device) = own_device(run).await? else { return Ok(Upload::Later(None)) };
+    match device.verify().await {
+        Ok(signatures) => send_signatures(run, signatures).await,
+        Err(error) => {
+            warn!("the bot's device cannot be signed: {error}");
+            Ok(Upload::Impossible)
+        }
+    }
+}
+
+async fn own_device(run: &Run) -> Result<Option<Device>, BridgeError> {
+    let machine = run.crypto.machine().await?;
+    Ok(machine.get_device(machine.user_id(), machine.device_id(), None).await?)
+}
+
+async fn send_signatures(
+    run: &Run,
+    signatures: SignatureUploadRequest,
+) -> Result<Upload, BridgeError> {
+    match run.homeserver.send(signatures).await {
         Ok(response) => {
             run.crypto.mark_as_sent(&TransactionId::new(), &response).await?;
             Ok(Upload::Done)
