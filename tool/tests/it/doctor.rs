@@ -19,7 +19,7 @@ use test_support::{
 use crate::support::{Place, Ran};
 
 /// The status of each check, by its name.
-fn status(ran: &Ran, name: &str) -> String {
+pub fn status(ran: &Ran, name: &str) -> String {
     let json = ran.json();
     let checks = json["checks"].as_array().unwrap();
     let check = checks.iter().find(|check| check["name"] == name);
@@ -27,7 +27,7 @@ fn status(ran: &Ran, name: &str) -> String {
     check["status"].as_str().unwrap().to_owned()
 }
 
-const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
+pub const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
 
 /// A server that forgets nothing.
 pub fn durable() -> (PostgresServer, Place) {

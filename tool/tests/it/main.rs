@@ -6,6 +6,7 @@ mod command_line;
 mod delete_account;
 mod disk_full;
 mod doctor;
+mod doctor_faults;
 mod from_sqlite;
 mod half_files;
 mod import_sqlite;
