@@ -68,6 +68,11 @@ impl Error {
         Self { message: message.into(), exit: Exit::Refused }
     }
 
+    /// The same command may succeed later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: Exit::Unavailable }
+    }
+
     pub fn interrupted() -> Self {
         Self { message: "interrupted".to_owned(), exit: Exit::Interrupted }
     }
