@@ -18,6 +18,7 @@ mod prune;
 mod refusals;
 mod rekey;
 mod reset_device;
+mod restore_refusals;
 mod self_test;
 mod standby;
 mod stats;
