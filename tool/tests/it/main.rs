@@ -12,6 +12,7 @@ mod half_files;
 mod import_sqlite;
 mod interrupted;
 mod keys;
+mod keys_again;
 mod migrate;
 mod procedures;
 mod prune;
