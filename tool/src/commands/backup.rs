@@ -105,7 +105,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         backup.commits,
         if is_checked { ", read back" } else { "" },
     );
-    let json = json!({ "file": file, "bytes": size, "read_back": is_checked, "backup": backup });
+    let json = json!({ "file": file.to_string_lossy(), "bytes": size, "read_back": is_checked, "backup": backup });
     Ok(Outcome::done(text, json))
 }
 

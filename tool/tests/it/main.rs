@@ -14,6 +14,7 @@ mod interrupted;
 mod keys;
 mod keys_again;
 mod migrate;
+mod odd_paths;
 mod procedures;
 mod prune;
 mod refusals;
