@@ -55,6 +55,12 @@ async fn a_schema_that_the_role_cannot_read_is_a_problem() {
         client.batch_execute(&format!("GRANT {right} TO {role}")).await.unwrap();
     }
     doctor().await.expect(0);
+
+    // The first connection is let in, and the others are not.
+    client.batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT 2")).await.unwrap();
+    let full = doctor().await.expect(3);
+    assert_eq!(status(&full, "connection"), "ok");
+    assert_eq!(status(&full, "pooler"), "problem");
 }
 
 /// Of an early checkout, whose tables have another form.

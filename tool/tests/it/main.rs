@@ -9,6 +9,7 @@ mod doctor;
 mod doctor_faults;
 mod from_sqlite;
 mod half_files;
+mod homeserver;
 mod import_sqlite;
 mod interrupted;
 mod keys;

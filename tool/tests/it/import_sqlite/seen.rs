@@ -9,7 +9,7 @@ use serde_json::json;
 use test_support::fixture::{own_device, own_user};
 
 use super::files::{Mode, filled, import};
-use crate::{doctor::Homeserver, support::Place};
+use crate::{homeserver::Homeserver, support::Place};
 
 fn millis(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap()
@@ -53,11 +53,18 @@ async fn a_device_that_was_seen_after_the_files_last_change_is_not_imported() {
     homeserver.set("/devices", json!({ "devices": [{ "device_id": own_device() }] }));
     let ran = place.run_command(command("unseen", "secret-token")).await.expect(0);
     assert!(ran.out.contains("does not say when it has seen the device"), "{}", ran.out);
+    let mut asked = super::files::check(&folder, Mode::Plain);
+    asked.args(["--homeserver", &homeserver.url]).env("MATRIX_ACCESS_TOKEN", "secret-token");
+    let ran = place.run_command(asked).await.expect(0);
+    assert!(ran.out.contains("The homeserver was not asked"), "{}", ran.out);
     seen(SystemTime::now() + Duration::from_secs(120));
 
     let mut anyway = command("bot", "secret-token");
     anyway.arg("--old-bot-is-stopped");
     place.run_command(anyway).await.expect(0);
     seen(SystemTime::now() - Duration::from_secs(3600));
-    place.run_command(command("another", "secret-token")).await.expect(0);
+    let mut last = command("another", "secret-token");
+    last.arg("--json");
+    let json = place.run_command(last).await.expect(0).json();
+    assert!(json["next"].as_str().unwrap().contains("must not start again"), "{json:#}");
 }
