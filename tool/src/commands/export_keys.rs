@@ -87,10 +87,10 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let keys = resumed + written;
     let finish = || {
         let written = writer.finish()?.into_inner().map_err(|error| error.into_error())?;
-        written.sync_all()?;
-        Ok(new_file::complete(&partial, file)?)
+        Ok(written.sync_all()?)
     };
     finish().map_err(failed)?;
+    new_file::complete(&partial, file, "export")?;
     stores.close().await?;
     let went_on = if resumed > 0 { format!(", {resumed} of them before") } else { String::new() };
     Ok(Outcome::done(
@@ -211,9 +211,6 @@ fn failed(partial: &Path, error: &KeyFileError) -> Error {
         }
         KeyFileError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Error::failed(format!("{file} is being written by another run: nothing was changed"))
-        }
-        KeyFileError::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Error::failed(format!("another file came in the place of the export, which is {file}"))
         }
         error => Error::failed(format!(
             "{file}: {error}. What was written stays; the same command goes on"
