@@ -77,6 +77,12 @@ impl Error {
         Self { message: "interrupted".to_owned(), exit: Exit::Interrupted }
     }
 
+    /// Of a command that keeps what it has done.
+    pub fn interrupted_and_resumable() -> Self {
+        let message = "interrupted: run the same command again to go on".to_owned();
+        Self { message, ..Self::interrupted() }
+    }
+
     pub fn json(&self) -> Value {
         json!({ "error": self.message, "exit_code": self.exit as u8 })
     }
@@ -145,6 +151,11 @@ fn advice(error: &StoreError) -> &'static str {
         StoreError::Database(error) if error.sqlstate() == Some("53100") => {
             ": free space on the database server, see docs/operations.md#when-the-disk-is-full"
         }
+        // Its rows are never set aside.
+        StoreError::CorruptRow { table: "account_data", .. } => {
+            ", or, if it is the device's, begin a new device: matrix-postgres reset-device"
+        }
+        StoreError::CorruptRow { .. } => ", or set it aside: matrix-postgres verify --quarantine",
         _ => "",
     }
 }

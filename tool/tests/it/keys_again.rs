@@ -89,3 +89,19 @@ async fn of_two_copies_in_one_file_the_better_one_stays() {
         assert_eq!(found.unwrap().first_known_index(), 2, "{name}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupt_key_that_ends_an_export_can_be_set_aside() {
+    let (place, folder) = (Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "keys.txt");
+    filled(&place, "bot", 3).await.close().await.unwrap();
+    let damage = "UPDATE matrix_sdk.megolm_inbound_sessions SET data = '\\x00'
+                  WHERE ctid = (SELECT min(ctid) FROM matrix_sdk.megolm_inbound_sessions)";
+    place.client().await.batch_execute(damage).await.unwrap();
+    let failed = place.run_command(tool(&place, "export-keys", "bot", &file)).await.expect(1);
+    assert!(failed.err.contains("matrix-postgres verify --quarantine"), "{}", failed.err);
+    let aside = ["verify", "--account", "bot", "--quarantine", "--yes"];
+    place.run_unlocked(&aside).await.expect(0);
+    let ran = place.run_command(tool(&place, "export-keys", "bot", &file)).await.expect(0);
+    assert!(ran.out.starts_with("2 room keys"), "{}", ran.out);
+}

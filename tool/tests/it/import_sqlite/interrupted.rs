@@ -144,7 +144,8 @@ async fn ctrl_c_in_the_middle() {
     let (running, lock) = held_up(&place, &folder).await;
     let pid = running.id().to_string();
     std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    ended(running).await.expect(130);
+    let ended = ended(running).await.expect(130);
+    assert_eq!(ended.err, "error: interrupted: run the same command again to go on\n");
     drop(lock);
     assert_eq!(folder.state(), before);
     imports(&place, &folder).await.expect(0);
