@@ -16,13 +16,13 @@ use crate::{
 
 const URL: &str = "MATRIX_HOMESERVER";
 
-/// Where it is, and the bot's token.
+/// Where it is, and a token.
 #[derive(Args)]
 pub struct HomeserverArgs {
     /// Base URL of the homeserver's client API, to compare its view of the device with ours
     #[arg(long, env = URL, value_name = "URL", help_heading = "Homeserver")]
     pub homeserver: Option<String>,
-    /// File that holds the bot's access token [env: MATRIX_ACCESS_TOKEN]
+    /// File that holds an access token of the bot's user [env: MATRIX_ACCESS_TOKEN]
     #[arg(
         long,
         env = "MATRIX_ACCESS_TOKEN_FILE",

@@ -39,6 +39,7 @@ impl Default for DoctorOptions {
 /// and says of each how it is and what to do. It reads only, also while a bot runs, and takes some
 /// seconds.
 ///
+/// What cannot be read, for want of a right or because the server goes away, is a problem.
 /// Without a passphrase or key, and without an account of the configured name, what needs them is
 /// [`NotChecked`](super::CheckStatus::NotChecked). [`check_device`](super::check_device) compares
 /// the homeserver's view of the device with the account's.

@@ -156,11 +156,7 @@ SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts WHERE database 
 ORDER BY 1";
     let rows = transaction.query(sql, &[]).await?;
     let holders = rows.iter().map(|row| get(row, "name")).collect::<Result<Vec<String>, _>>()?;
-    // A role without pg_read_all_stats sees that there are sessions of other roles, and no more.
-    let sql = "SELECT count(*) AS hidden FROM pg_stat_activity \
-               WHERE datname = current_database() AND usesysid IS NOT NULL \
-                 AND query = '<insufficient privilege>'";
-    let hidden: i64 = get(&transaction.query_one(sql, &[]).await?, "hidden")?;
+    let hidden = hidden_sessions(&transaction).await?;
     let doc = "docs/operations.md#vacuum";
     let holds = format!("vacuum is held back by {}", holders.join(", "));
     Ok(match (bloated.is_empty(), holders.is_empty()) {
@@ -181,6 +177,14 @@ ORDER BY 1";
             Check::problem(NAME, found, "end it, then VACUUM these tables", doc)
         }
     })
+}
+
+/// A role without pg_read_all_stats sees that there are sessions of other roles, and no more.
+async fn hidden_sessions(transaction: &Transaction<'_>) -> Result<i64, DatabaseError> {
+    let sql = "SELECT count(*) AS hidden FROM pg_stat_activity \
+               WHERE datname = current_database() AND usesysid IS NOT NULL \
+                 AND query = '<insufficient privilege>'";
+    get(&transaction.query_one(sql, &[]).await?, "hidden")
 }
 
 /// The column `name` of the answer to a question about a schema.

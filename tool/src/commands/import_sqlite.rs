@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     context::Context,
-    homeserver::{HomeserverArgs, LastSeen},
+    homeserver::{Homeserver, HomeserverArgs, LastSeen},
     import_sqlite::{self, Opened, Report},
     outcome::{Error, Outcome},
     secrets::{self, Secret},
@@ -124,23 +124,11 @@ impl Sqlite {
                  for good, say --old-bot-is-stopped; nothing was changed"
             )));
         }
-        let seen = match homeserver.last_seen(device_id).await? {
-            LastSeen::NoDevice => {
-                return Err(Error::refused(format!(
-                    "the homeserver does not know the device {device_id}: it was logged out, and others \
-                     cannot send to it. To save its room keys, import it with --old-bot-is-stopped, run \
-                     matrix-postgres reset-device, and let the bot log in as a new device; nothing was \
-                     changed"
-                )));
-            }
-            LastSeen::Unknown => None,
-            LastSeen::At(seen) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seen)),
-        };
-        match seen {
+        match last_seen(&homeserver, device_id).await? {
             Some(seen) if seen > opened.changed_at + SLACK => Err(Error::refused(format!(
                 "the homeserver has seen the device {device_id} at {}, after the file's last change at \
-                     {}: is the bot still running, or is this an old copy? If it is stopped for good and \
-                     this is its file, say --old-bot-is-stopped; nothing was changed",
+                 {}: is the bot still running, or is this an old copy? If it is stopped for good and \
+                 this is its file, say --old-bot-is-stopped; nothing was changed",
                 humantime::format_rfc3339_seconds(seen),
                 humantime::format_rfc3339_seconds(opened.changed_at),
             ))),
@@ -198,5 +186,18 @@ impl Sqlite {
             "account": account, "imported": report.json(), "next": NEXT, "note": note,
         });
         Ok(Outcome::done(text, json))
+    }
+}
+
+/// When the homeserver has seen the device, if it says so. Fails if it does not know the device.
+async fn last_seen(homeserver: &Homeserver, device_id: &str) -> Result<Option<SystemTime>, Error> {
+    match homeserver.last_seen(device_id).await? {
+        LastSeen::At(seen) => Ok(SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seen))),
+        LastSeen::Unknown => Ok(None),
+        LastSeen::NoDevice => Err(Error::refused(format!(
+            "the homeserver does not know the device {device_id}: it was logged out, and others cannot send to \
+             it. To save its room keys, import it with --old-bot-is-stopped, run matrix-postgres reset-device, \
+             and let the bot log in as a new device; nothing was changed"
+        ))),
     }
 }
