@@ -47,12 +47,14 @@ impl Check {
         Self { status: CheckStatus::Warning, advice, ..Self::ok(name, found) }
     }
 
+    /// `doc` is the page that explains it.
     pub(super) fn problem(
         name: &'static str,
         found: impl Into<String>,
         advice: impl Into<String>,
+        doc: &'static str,
     ) -> Self {
-        Self { status: CheckStatus::Problem, ..Self::warning(name, found, advice) }
+        Self { status: CheckStatus::Problem, ..Self::warning(name, found, advice).see(doc) }
     }
 
     pub(super) fn not_checked(

@@ -14,6 +14,7 @@ use crate::crypto_store::OwnDevice;
 const NEW_DEVICE: &str = "log the device out, run matrix-postgres reset-device, and let the bot log in \
                           again, with another device id";
 const OTHER_KEYS: &str = "docs/troubleshooting.md#one-time-key-already-exists";
+const KEY_BACKUP: &str = "docs/operations.md#backup-and-restore";
 const UNSIGNED: &str = "docs/troubleshooting.md#the-bot-is-shown-as-not-verified";
 
 /// Compares an account's own device with a homeserver's answer to `/keys/query` for its user. It sends
@@ -57,11 +58,11 @@ fn check_keys(own: &OwnDevice, listed: Option<&Raw<RawDeviceKeys>>) -> Check {
             return Check::warning(NAME, found, "start the bot, which uploads them");
         }
         let found = format!("the homeserver does not know {device}: it was logged out");
-        return Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS);
+        return Check::problem(NAME, found, NEW_DEVICE, OTHER_KEYS);
     };
     let Ok(listed) = listed.deserialize_as_unchecked::<DeviceKeys>() else {
         let found = format!("the homeserver's keys of {device} cannot be read");
-        return Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS);
+        return Check::problem(NAME, found, NEW_DEVICE, OTHER_KEYS);
     };
     if (listed.curve25519_key(), listed.ed25519_key()) != (Some(own.curve25519), Some(own.ed25519))
     {
@@ -69,13 +70,13 @@ fn check_keys(own: &OwnDevice, listed: Option<&Raw<RawDeviceKeys>>) -> Check {
             "the homeserver has other keys of {device}: the keys that belong to this id are gone, and one \
              time keys will be refused (\"already exists\")"
         );
-        return Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS);
+        return Check::problem(NAME, found, NEW_DEVICE, OTHER_KEYS);
     }
     match listed.check_self_signature() {
         Ok(()) => Check::ok(NAME, format!("{device}: the homeserver has the same keys")),
         Err(_) => {
             let found = format!("the device's own signature of {device} does not verify");
-            Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS)
+            Check::problem(NAME, found, NEW_DEVICE, OTHER_KEYS)
         }
     }
 }
@@ -113,8 +114,8 @@ fn check_master_key(own: &OwnDevice, answer: &KeysQuery) -> Check {
         Some(key) if key == stored => Check::ok(NAME, "the homeserver has the same master key"),
         Some(_) => {
             let found = "the homeserver has another master key: the identity was reset elsewhere";
-            Check::problem(NAME, found, "import the new private keys, or bootstrap a new identity")
-                .see(UNSIGNED)
+            let advice = "import the new private keys, or bootstrap a new identity";
+            Check::problem(NAME, found, advice, UNSIGNED)
         }
         None => {
             let found = "the homeserver has no master key, but its private part is kept here";
@@ -132,7 +133,7 @@ pub fn check_one_time_keys(own: &OwnDevice, counts: &BTreeMap<OneTimeKeyAlgorith
     match (own.is_uploaded, count) {
         (false, 1..) => {
             let found = format!("{found}, though this device has never uploaded any");
-            Check::problem(NAME, found, NEW_DEVICE).see(OTHER_KEYS)
+            Check::problem(NAME, found, NEW_DEVICE, OTHER_KEYS)
         }
         (true, 0) => {
             let advice = "start the bot, which uploads more; until then no other device can start a \
@@ -152,7 +153,8 @@ pub fn check_key_backup(own: &OwnDevice, current: Option<(&str, Option<&str>)>) 
         (None, None) => Check::ok(NAME, "none, and none is in use"),
         (Some(ours), None) => {
             let found = format!("version {ours} is in use, but the homeserver has no backup");
-            Check::problem(NAME, found, "set up a new backup: room keys are saved nowhere else")
+            let advice = "set up a new backup: room keys are saved nowhere else";
+            Check::problem(NAME, found, advice, KEY_BACKUP)
         }
         (None, Some((theirs, _))) => {
             let found = format!("the homeserver has version {theirs}, which the bot does not use");
@@ -165,7 +167,8 @@ pub fn check_key_backup(own: &OwnDevice, current: Option<(&str, Option<&str>)>) 
             let found = format!(
                 "version {ours} is in use, and the homeserver's is version {theirs} or has another key"
             );
-            Check::problem(NAME, found, "connect the bot to the new version: it was made elsewhere")
+            let advice = "connect the bot to the new version: it was made elsewhere";
+            Check::problem(NAME, found, advice, KEY_BACKUP)
         }
     }
 }

@@ -12,8 +12,9 @@ Exit codes:
   1    failed: the message says what, and what to do
   2    the command line is wrong
   3    done, and what was looked at is not in order, or a failover may undo it
-  4    refused, nothing was changed: the account has a live owner or is not empty, the backup is of
-       another account or schema version or too old, or the question was not answered with yes
+  4    refused, nothing was changed: the account has a live owner or is not empty, the file is of
+       another account or schema version or too old, the device may be in use elsewhere, or the
+       question was not answered with yes
   5    the server cannot be reached or is busy: the same command may succeed later
   130  interrupted: by Ctrl-C, a closed terminal, or a request to end (SIGINT, SIGHUP, SIGTERM)
 

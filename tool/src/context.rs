@@ -13,7 +13,7 @@ use crate::{
     args::Global,
     outcome::{Error, Exit, Outcome},
     progress::Progress,
-    prompt, secrets,
+    prompt, secrets, text,
 };
 
 pub struct Context {
@@ -116,7 +116,7 @@ impl Context {
     pub fn print(&self, outcome: Outcome) -> io::Result<Exit> {
         let text = match self.global.json {
             true => format!("{:#}\n", outcome.json),
-            false => outcome.text,
+            false => text::printable(&outcome.text),
         };
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
@@ -128,7 +128,7 @@ impl Context {
     pub fn print_error(&self, error: &Error) -> io::Result<Exit> {
         match self.global.json {
             true => writeln!(io::stdout(), "{:#}", error.json())?,
-            false => writeln!(io::stderr(), "error: {error}")?,
+            false => writeln!(io::stderr(), "error: {}", text::printable(&error.message))?,
         }
         Ok(error.exit)
     }

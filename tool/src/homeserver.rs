@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    outcome::{Error, Exit, with_causes},
+    outcome::{Error, with_causes},
     secrets,
 };
 
 const URL: &str = "MATRIX_HOMESERVER";
 
-/// Where it is, and the bot's token.
+/// Where it is, and a token.
 #[derive(Args)]
 pub struct HomeserverArgs {
     /// Base URL of the homeserver's client API, to compare its view of the device with ours
     #[arg(long, env = URL, value_name = "URL", help_heading = "Homeserver")]
     pub homeserver: Option<String>,
-    /// File that holds the bot's access token [env: MATRIX_ACCESS_TOKEN]
+    /// File that holds an access token of the bot's user [env: MATRIX_ACCESS_TOKEN]
     #[arg(
         long,
         env = "MATRIX_ACCESS_TOKEN_FILE",
@@ -36,6 +36,16 @@ pub struct Homeserver {
     client: Client,
     base: String,
     token: Zeroizing<String>,
+}
+
+/// When a device was last seen.
+pub enum LastSeen {
+    /// The user has no such device: it was logged out.
+    NoDevice,
+    /// The homeserver does not say.
+    Unknown,
+    /// In milliseconds since 1970.
+    At(u64),
 }
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -135,13 +145,16 @@ impl Homeserver {
         Ok(Some((version, key)))
     }
 
-    /// When a device of the token's user was last seen, in milliseconds since 1970; `None` if the server
-    /// does not say, or has no such device.
-    pub async fn last_seen(&self, device: &str) -> Result<Option<u64>, Error> {
+    /// When a device of the token's user was last seen: the token's own device is seen by this request.
+    pub async fn last_seen(&self, device: &str) -> Result<LastSeen, Error> {
         let answer = self.json(Method::GET, "devices", None).await?;
         let devices = answer["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
         let found = devices.iter().find(|found| found["device_id"] == device);
-        Ok(found.and_then(|found| found["last_seen_ts"].as_u64()))
+        Ok(match found.map(|found| found["last_seen_ts"].as_u64()) {
+            None => LastSeen::NoDevice,
+            Some(None) => LastSeen::Unknown,
+            Some(Some(time)) => LastSeen::At(time),
+        })
     }
 
     async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
@@ -162,12 +175,16 @@ impl Homeserver {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
-        let away = |error: reqwest::Error| Error {
-            message: format!(
+        let away = |error: reqwest::Error| match error.is_builder() {
+            true => Error::failed(format!(
+                "the request {path} to the homeserver cannot be made: check its URL, and the token, which is \
+                 one line ({})",
+                with_causes(&error.without_url())
+            )),
+            false => Error::unavailable(format!(
                 "the homeserver did not answer {path}: {}",
                 with_causes(&error.without_url())
-            ),
-            exit: Exit::Unavailable,
+            )),
         };
         let answer = request.send().await.map_err(away)?;
         let status = answer.status();
@@ -179,6 +196,12 @@ impl Homeserver {
             status if status.is_success() || status == StatusCode::NOT_FOUND => {
                 Ok((status, bytes.to_vec()))
             }
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Err(Error::unavailable(format!(
+                "the homeserver answered {path} with {status}: run the command again later"
+            ))),
             status => Err(Error::failed(format!("the homeserver answered {path} with {status}"))),
         }
     }

@@ -24,7 +24,7 @@ pub fn remove_too(path: &Path) {
 
 /// Ends the program at Ctrl-C, at the end of its terminal, and when it is asked to end. A task of its own:
 /// questions and copies of files block the command's thread. The server rolls back what was not committed.
-pub fn exit_on_signals(context: Arc<Context>) {
+pub fn exit_on_signals(context: Arc<Context>, is_resumable: bool) {
     let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
     // Without a handler the signal ends the program in any case.
     let signals = kinds.into_iter().filter(|kind| !is_ignored(*kind)).map(signal);
@@ -41,7 +41,11 @@ pub fn exit_on_signals(context: Arc<Context>) {
                 false => fs::remove_file(path),
             };
         }
-        let exit = context.print_error(&Error::interrupted()).unwrap_or(Exit::Interrupted);
+        let error = match is_resumable {
+            true => Error::interrupted_and_resumable(),
+            false => Error::interrupted(),
+        };
+        let exit = context.print_error(&error).unwrap_or(Exit::Interrupted);
         process::exit(exit as i32);
     });
 }

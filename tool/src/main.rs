@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
         Err(error) => return wrong_command_line(&error),
     };
     let context = Arc::new(Context::new(global));
-    interrupt::exit_on_signals(context.clone());
+    interrupt::exit_on_signals(context.clone(), command.is_resumable());
     let printed = match commands::run(&command, &context).await {
         Ok(outcome) => context.print(outcome),
         Err(error) => context.print_error(&error),

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::outcome::Error;
+
 /// What the file is called until then.
 pub fn partial(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -40,15 +42,31 @@ fn lock(file: &File) -> io::Result<()> {
     }
 }
 
-/// Gives the file its name, never in the place of another one.
-pub fn complete(partial: &Path, file: &Path) -> io::Result<()> {
+/// Gives the file its name, never in the place of another one. `what` it is called in errors.
+pub fn complete(partial: &Path, file: &Path, what: &str) -> Result<(), Error> {
+    let (whole, name) = (partial.display(), file.display());
+    let unnamed = |error: io::Error| {
+        Error::failed(match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                format!("another file came in the place of the {what}, which is {whole}")
+            }
+            _ => format!("the {what} is complete, but stays {whole}: {error}; rename it"),
+        })
+    };
+    let named = |doing: &str, error: io::Error| {
+        Error::failed(format!("the {what} is complete: {name}; but {doing} failed: {error}"))
+    };
     match fs::hard_link(partial, file) {
-        Ok(()) => fs::remove_file(partial)?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) => fs::remove_file(partial)
+            .map_err(|error| named("removing its other name, .partial,", error))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(unnamed(error)),
         // A file system without links, FAT for instance: another file that comes right now is overwritten.
-        Err(_) if !file.try_exists()? => fs::rename(partial, file)?,
-        Err(error) => return Err(error),
+        Err(error) => match file.try_exists() {
+            Ok(false) => fs::rename(partial, file).map_err(unnamed)?,
+            _ => return Err(unnamed(error)),
+        },
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| named("writing its folder to the disk", error))
 }

@@ -68,8 +68,19 @@ impl Error {
         Self { message: message.into(), exit: Exit::Refused }
     }
 
+    /// The same command may succeed later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: Exit::Unavailable }
+    }
+
     pub fn interrupted() -> Self {
         Self { message: "interrupted".to_owned(), exit: Exit::Interrupted }
+    }
+
+    /// Of a command that keeps what it has done.
+    pub fn interrupted_and_resumable() -> Self {
+        let message = "interrupted: run the same command again to go on".to_owned();
+        Self { message, ..Self::interrupted() }
     }
 
     pub fn json(&self) -> Value {
@@ -140,6 +151,11 @@ fn advice(error: &StoreError) -> &'static str {
         StoreError::Database(error) if error.sqlstate() == Some("53100") => {
             ": free space on the database server, see docs/operations.md#when-the-disk-is-full"
         }
+        // Its rows are never set aside.
+        StoreError::CorruptRow { table: "account_data", .. } => {
+            ", or, if it is the device's, begin a new device: matrix-postgres reset-device"
+        }
+        StoreError::CorruptRow { .. } => ", or set it aside: matrix-postgres verify --quarantine",
         _ => "",
     }
 }

@@ -16,6 +16,10 @@ use zeroize::Zeroizing;
 
 use crate::outcome::Error;
 
+/// The passphrase is stretched in up to 2^22 steps, with 4 GiB of memory: what a machine does in a second that is
+/// many times as fast as this one, which must be able to read its backups. A file that asks for more is refused.
+const MOST_WORK: u8 = 22;
+
 /// Who can open a file.
 pub enum Seal {
     Passphrase(Zeroizing<String>),
@@ -78,7 +82,9 @@ impl Unseal {
             })?;
         let opened = match self {
             Self::Passphrase(passphrase) => {
-                let identity = age::scrypt::Identity::new(SecretString::from(passphrase.as_str()));
+                let mut identity =
+                    age::scrypt::Identity::new(SecretString::from(passphrase.as_str()));
+                identity.set_max_work_factor(MOST_WORK);
                 decryptor.decrypt(std::iter::once(&identity as &dyn Identity))
             }
             Self::Identities(identities) => {

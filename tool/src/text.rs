@@ -48,6 +48,23 @@ pub fn coloured(word: &str, colour: u8, has_colours: bool) -> String {
     }
 }
 
+/// The text, with control characters shown instead of sent to the terminal, but for the tool's own colours: names
+/// from files, databases and servers may hold any.
+pub fn printable(text: &str) -> String {
+    let colours = [0, RED, GREEN, YELLOW, CYAN].map(|code| format!("\u{1b}[{code}m"));
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let is_sent = !c.is_control()
+            || matches!(c, '\n' | '\t')
+            || colours.iter().any(|colour| text[at..].starts_with(colour));
+        match is_sent {
+            true => out.push(c),
+            false => out.extend(c.escape_default()),
+        }
+    }
+    out
+}
+
 /// Columns: the first to the left, the others to the right.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -21,6 +21,7 @@ use crate::{
     },
     admin::{
         connection::{AdminConnection, Transaction},
+        migrate,
         owner::Claimed,
         quarantine::QUARANTINE,
         reset_device::reset,
@@ -55,14 +56,13 @@ pub enum RestoredDevice {
 }
 
 /// Restores a backup into an account that does not exist, or is empty, in one transaction and in bounded
-/// memory. Passphrase and key are those that the account had. The schema is migrated first, if it has to be.
+/// memory. Passphrase and key are those that the account had. A schema that is missing is made; an older one has
+/// to be migrated first, since programs may be running that work with it.
 ///
 /// # Errors
 ///
 /// [`BackupError`]: each reason has a variant. Nothing was changed, unless the error says that the outcome of
-/// `COMMIT` is unknown, and but for [`RestoredDevice::Moved`]: when
-/// the last `COMMIT` fails, the device was removed from where it was, and the error says so; restore the same
-/// backup with [`RestoredDevice::Same`].
+/// `COMMIT` is unknown, and but for [`BackupError::Moved`].
 ///
 /// ```no_run
 /// # async fn example(mut decrypted: &[u8]) -> Result<(), matrix_sdk_postgres::admin::BackupError> {
@@ -81,12 +81,11 @@ pub async fn restore(
     let header = read_header(input)?;
     let backup = &header.backup;
     check(config, backup, device)?;
-    match config.migrate().await {
-        // The transaction below waits for the standby after it.
-        Err(OpenStoreError::NotReplicated) => {}
-        migrated => migrated?,
+    if let RestoredDevice::Moved { from } = device {
+        check_source(from, backup).await?;
     }
     let admin = AdminConnection::new(config)?;
+    make_schema(&admin, config, backup).await?;
     let transaction = match Claimed::lock(&admin, config).await {
         Ok(Claimed { transaction, account_id }) => {
             remove_empty(&transaction, &backup.account, account_id).await?;
@@ -95,7 +94,7 @@ pub async fn restore(
         Err(OpenStoreError::AccountNotFound { .. }) => admin.write().await?,
         Err(error) => return Err(error.into()),
     };
-    check_schema(&transaction, backup).await?;
+    check_versions(&transaction, backup).await?;
     let account_id = make_account(&transaction, &header).await?;
     for table in &backup.tables {
         copy(&transaction, account_id, table, input, progress).await?;
@@ -113,14 +112,11 @@ pub async fn restore(
             move_away(from, backup).await?;
         }
     }
-    transaction.commit().await.map_err(|error| match (device, error) {
-        (RestoredDevice::Moved { .. }, error) => DatabaseError::broken(format!(
-            "the device was removed from where it was, so do not start it there; then: {error}"
-        ))
-        .into(),
-        (_, error) => error,
-    })?;
-    Ok(header.backup)
+    match (device, transaction.commit().await) {
+        (_, Err(error @ OpenStoreError::NotReplicated)) => Err(error.into()),
+        (RestoredDevice::Moved { .. }, Err(error)) => Err(BackupError::Moved(error)),
+        (_, committed) => Ok(committed.map(|()| header.backup)?),
+    }
 }
 
 /// What needs no database.
@@ -141,16 +137,46 @@ fn check(
     }
 }
 
-async fn check_schema(transaction: &Transaction<'_>, backup: &Backup) -> Result<(), BackupError> {
+/// Makes the schema, if there is none. All that can be refused without it is refused before.
+async fn make_schema(
+    admin: &AdminConnection,
+    config: &PostgresStoreConfig,
+    backup: &Backup,
+) -> Result<(), BackupError> {
+    let (status, _) = migrate::status(admin).await?;
+    if status.parts.iter().any(|part| part.installed > 0) {
+        return Ok(());
+    }
+    for part in &status.parts {
+        check_version(part.part, part.required, backup)?;
+    }
+    check_tables(backup)?;
+    match config.migrate().await {
+        // The restoring transaction waits for the standby after it.
+        Ok(()) | Err(OpenStoreError::NotReplicated) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn check_versions(transaction: &Transaction<'_>, backup: &Backup) -> Result<(), BackupError> {
     for row in transaction.query(VERSIONS, &[]).await? {
         let part: String = row.try_get(0).map_err(DatabaseError::from)?;
         let installed: i32 = row.try_get(1).map_err(DatabaseError::from)?;
-        let found = backup.schema.iter().find(|(name, _)| *name == part);
-        let found = found.map_or(0, |(_, version)| *version);
-        if found != installed {
-            return Err(BackupError::OtherSchema { part, found, installed });
-        }
+        check_version(&part, installed, backup)?;
     }
+    check_tables(backup)
+}
+
+fn check_version(part: &str, installed: i32, backup: &Backup) -> Result<(), BackupError> {
+    let found = backup.schema.iter().find(|(name, _)| name == part);
+    let found = found.map_or(0, |(_, version)| *version);
+    match found == installed {
+        true => Ok(()),
+        false => Err(BackupError::OtherSchema { part: part.to_owned(), found, installed }),
+    }
+}
+
+fn check_tables(backup: &Backup) -> Result<(), BackupError> {
     // Names come from the stream, and go into statements.
     let has_names = |table: &BackedUpTable| {
         !table.columns.is_empty() && table.columns.iter().all(|column| is_name(column))
@@ -264,17 +290,33 @@ async fn copy(
     Ok(transaction.batch("DROP TABLE pg_temp.restoring").await?)
 }
 
+/// Fails where [`move_away`] would, and changes nothing.
+async fn check_source(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), BackupError> {
+    let from = from.clone().account(&backup.account);
+    lock_source(&AdminConnection::new(&from)?, &from, backup).await.map(drop)
+}
+
+/// Locks the account that has the device now, if the backup has all its commits.
+async fn lock_source<'a>(
+    admin: &'a AdminConnection,
+    from: &PostgresStoreConfig,
+    backup: &Backup,
+) -> Result<Claimed<'a>, BackupError> {
+    let claimed = Claimed::lock(admin, from).await?;
+    let rows = claimed.transaction.query_sql(&OWNER, &[&claimed.account_id]).await?;
+    let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits().unsigned_abs();
+    match backup.commits == known {
+        true => Ok(claimed),
+        false => Err(BackupError::Old { found: backup.commits, known }),
+    }
+}
+
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
 /// twice.
 async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), BackupError> {
     let from = from.clone().account(&backup.account);
     let admin = AdminConnection::new(&from)?;
-    let Claimed { transaction, account_id } = Claimed::lock(&admin, &from).await?;
-    let rows = transaction.query_sql(&OWNER, &[&account_id]).await?;
-    let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits();
-    if backup.commits != known.unsigned_abs() {
-        return Err(BackupError::Old { found: backup.commits, known: known.unsigned_abs() });
-    }
+    let Claimed { transaction, account_id } = lock_source(&admin, &from, backup).await?;
     let reset = reset(&transaction, account_id).await;
     reset
         .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;

@@ -102,6 +102,15 @@ pub enum BackupError {
         found: u32,
     },
 
+    /// Of [`RestoredDevice::Moved`]: the device was removed from where it was, and must not be started there;
+    /// then the last `COMMIT` failed. Look whether the account is here; if it is not, restore the same backup
+    /// again.
+    #[error(
+        "the device was removed from where it was, so do not start it there; then: {0}. See whether the \
+         account is here (matrix-postgres stats): if it is not, run the same command again"
+    )]
+    Moved(#[source] OpenStoreError),
+
     /// The backup is of another schema version.
     #[error(
         "the backup is of version {found} of the schema's part {part}, here it is {installed}: restore \

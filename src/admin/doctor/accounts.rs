@@ -44,7 +44,7 @@ WHERE a.name = $1"
     let Some(account) = rows.first() else {
         let found = format!("there is no account {:?}", config.account);
         let advice = "see to its name and the schema's, or start the bot for the first time";
-        checks.push(Check::problem("account", found, advice));
+        checks.push(Check::problem("account", found, advice, DOC_OWNER));
         return Ok(checks);
     };
     checks.push(encryption(account)?);
@@ -118,8 +118,8 @@ const ROLLED_BACK: &str = "rolled back";
 /// The answer to a checkpoint that was given, where the account could not be read.
 pub(super) fn not_compared() -> Check {
     let found = "the checkpoint that was given was not compared with the account's commits";
-    Check::problem(ROLLED_BACK, found, "see to what was not checked, and run it again")
-        .see(DOC_ROLLBACK)
+    let advice = "see to what was not checked, and run it again";
+    Check::problem(ROLLED_BACK, found, advice, DOC_ROLLBACK)
 }
 
 pub(super) fn is_about_rollback(check: &Check) -> bool {
@@ -139,7 +139,7 @@ fn rollback(
         let found = format!(
             "the account has {commits} commits, and had {checkpoint}: the database was rolled back"
         );
-        return Check::problem(NAME, found, new_device).see(DOC_ROLLBACK);
+        return Check::problem(NAME, found, new_device, DOC_ROLLBACK);
     }
     let mut signs = Vec::new();
     if owner_from_the_future {

@@ -1,10 +1,8 @@
 //! Whether the server writes parameters of statements to its log.
 
-use tokio_postgres::types::Type;
-
 use super::get;
 use crate::{
-    OpenStoreError, PostgresStoreConfig,
+    OpenStoreError,
     admin::{check::Check, connection::AdminConnection},
 };
 
@@ -15,14 +13,11 @@ SELECT current_setting('log_statement') AS log_statement,
        current_setting('log_parameter_max_length') AS max_length,
        current_setting('log_parameter_max_length_on_error') AS max_length_on_error";
 
-pub(super) async fn check(
-    admin: &AdminConnection,
-    config: &PostgresStoreConfig,
-) -> Result<Vec<Check>, OpenStoreError> {
+pub(super) async fn check(admin: &AdminConnection) -> Result<Vec<Check>, OpenStoreError> {
     let transaction = admin.read().await?;
     let row = transaction.query_one(SQL, &[]).await?;
     transaction.commit().await?;
-    let is_encrypted = is_encrypted(admin, &config.account).await.unwrap_or_default();
+    let are_encrypted = are_encrypted(admin).await.unwrap_or_default();
     let text = |column: &str| get::<String>(&row, column);
     let statements = ["mod", "all"].contains(&&*text("log_statement")?);
     let slow = text("min_duration")? != "-1" || text("min_sample")? != "-1";
@@ -34,38 +29,39 @@ pub(super) async fn check(
         (on_error, "log_parameter_max_length_on_error"),
     ];
     let by: Vec<_> = by.into_iter().filter(|(logs, _)| *logs).map(|(_, name)| name).collect();
-    Ok(vec![judge(&by, is_encrypted)])
+    Ok(vec![judge(&by, are_encrypted)])
 }
 
-/// `None` without an account, or a schema.
-async fn is_encrypted(admin: &AdminConnection, account: &str) -> Option<bool> {
+/// Whether all accounts are, since the log is that of the server. `None` if that cannot be read.
+async fn are_encrypted(admin: &AdminConnection) -> Option<bool> {
     let transaction = admin.read().await.ok()?;
-    let sql = "SELECT secret_kind > 0 AS is_encrypted FROM {schema}.accounts WHERE name = $1";
-    let row = transaction.query_one(sql, &[(&account, Type::TEXT)]).await.ok()?;
-    get(&row, "is_encrypted").ok()
+    let sql = "SELECT coalesce(bool_and(secret_kind > 0), true) AS are_encrypted \
+               FROM {schema}.accounts";
+    let row = transaction.query_one(sql, &[]).await.ok()?;
+    get(&row, "are_encrypted").ok()
 }
 
-fn judge(by: &[&str], is_encrypted: bool) -> Check {
+fn judge(by: &[&str], are_encrypted: bool) -> Check {
     const NAME: &str = "server's log";
+    const DOC: &str = "docs/threat-model.md";
     if by.is_empty() {
         return Check::ok(NAME, "parameters of statements are not written to it");
     }
     let by = by.join(", ");
     let advice =
         "SET log_parameter_max_length = 0 and log_parameter_max_length_on_error = 0 for the role";
-    let check = match is_encrypted {
+    match are_encrypted {
         true => {
             let found = format!("parameters are written to it ({by}): sealed values and hashes");
-            Check::warning(NAME, found, advice)
+            Check::warning(NAME, found, advice).see(DOC)
         }
         false => {
             let found = format!(
                 "parameters are written to it ({by}): of accounts that are not encrypted, keys"
             );
-            Check::problem(NAME, found, advice)
+            Check::problem(NAME, found, advice, DOC)
         }
-    };
-    check.see("docs/threat-model.md")
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{DatabaseError, OpenStoreError, PostgresStoreConfig};
 
+const ROWS: &str = "rows decode";
+
 /// What [`doctor`] is to know. Later versions may have more fields: end with `..Default::default()`.
 #[derive(Debug, Clone)]
 pub struct DoctorOptions {
@@ -37,6 +39,7 @@ impl Default for DoctorOptions {
 /// and says of each how it is and what to do. It reads only, also while a bot runs, and takes some
 /// seconds.
 ///
+/// What cannot be read, for want of a right or because the server goes away, is a problem.
 /// Without a passphrase or key, and without an account of the configured name, what needs them is
 /// [`NotChecked`](super::CheckStatus::NotChecked). [`check_device`](super::check_device) compares
 /// the homeserver's view of the device with the account's.
@@ -68,13 +71,15 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
     add("TLS", tls::check(&admin, config).await);
     add("server", server::check(&admin).await);
     add("pooler", pooler::check(&admin, options.prepared_statements).await);
-    add("server's log", logging::check(&admin, config).await);
+    add("server's log", logging::check(&admin).await);
     let schema = schema::check(&admin).await;
-    let has_schema = schema.as_ref().is_ok_and(|found| found.is_current);
-    add("schema", schema.map(|found| found.checks));
-    if has_schema {
-        add("accounts", accounts::check(&admin, config, options).await);
-        add("rows", rows(config, options).await);
+    add("schema", Ok(schema.checks));
+    match schema.is_current {
+        true => {
+            add("accounts", accounts::check(&admin, config, options).await);
+            add(ROWS, rows(config, options).await);
+        }
+        false => add("account", Ok(["account", ROWS].map(without_schema).into())),
     }
     if options.checkpoint.is_some() && !checks.iter().any(accounts::is_about_rollback) {
         checks.push(accounts::not_compared());
@@ -83,20 +88,26 @@ pub async fn doctor(config: &PostgresStoreConfig, options: &DoctorOptions) -> Ve
 }
 
 fn connection_failed(error: &OpenStoreError) -> Check {
-    Check::problem(
-        "connection",
-        error.to_string(),
-        "check address, port, user, password and firewall",
-    )
-    .see("docs/troubleshooting.md#the-bot-cannot-connect")
+    let advice = "check address, port, user, password and firewall";
+    let doc = "docs/troubleshooting.md#the-bot-cannot-connect";
+    Check::problem("connection", error.to_string(), advice, doc)
 }
 
+/// What cannot be read is not in order: nobody knows.
 fn failed(name: &'static str, error: &OpenStoreError) -> Check {
-    Check::not_checked(
-        name,
-        format!("it could not be read: {error}"),
-        "see to the error, and run it again",
-    )
+    let found = format!("it could not be read: {error}");
+    Check::problem(name, found, "see to the error, and run it again", error_doc(error))
+}
+
+fn error_doc(error: &OpenStoreError) -> &'static str {
+    match error {
+        OpenStoreError::PermissionDenied { .. } => "docs/operations.md#roles-and-grants",
+        _ => "docs/operations.md#errors",
+    }
+}
+
+fn without_schema(name: &'static str) -> Check {
+    Check::not_checked(name, "the schema is not in order", "see to the schema, and run it again")
 }
 
 /// The first rows of each table.
@@ -104,27 +115,28 @@ async fn rows(
     config: &PostgresStoreConfig,
     options: &DoctorOptions,
 ) -> Result<Vec<Check>, OpenStoreError> {
-    const NAME: &str = "rows decode";
     let limit = Some(options.rows_per_table);
     let options = VerifyOptions { rows_per_table: limit, ..Default::default() };
     let report = match verify(config, &options, |_| {}).await {
         Ok(report) => report,
         Err(error @ OpenStoreError::AccountNotFound { .. }) => {
             let advice = "see to the account's name";
-            return Ok(vec![Check::not_checked(NAME, error.to_string(), advice)]);
+            return Ok(vec![Check::not_checked(ROWS, error.to_string(), advice)]);
         }
         Err(error @ OpenStoreError::EncryptedWithoutSecret { .. }) => {
             let advice = "give its passphrase or key";
-            return Ok(vec![Check::not_checked(NAME, error.to_string(), advice)]);
+            return Ok(vec![Check::not_checked(ROWS, error.to_string(), advice)]);
         }
-        Err(error) => {
+        Err(error) if is_about_secret(&error) => {
             let advice = "give the passphrase or key that the account was made with";
-            return Ok(vec![Check::problem(NAME, error.to_string(), advice)]);
+            let doc = "docs/troubleshooting.md#the-passphrase-does-not-fit";
+            return Ok(vec![Check::problem(ROWS, error.to_string(), advice, doc)]);
         }
+        Err(error) => return Err(error),
     };
     if report.is_clean() {
         let found = format!("{} rows looked at, all decode", report.rows());
-        return Ok(vec![Check::ok(NAME, found)]);
+        return Ok(vec![Check::ok(ROWS, found)]);
     }
     let corrupt = report.tables.iter().filter(|table| table.corrupt > 0);
     let corrupt: Vec<_> =
@@ -132,8 +144,24 @@ async fn rows(
     let found = format!("{} rows looked at; corrupt: {}", report.rows(), corrupt.join(", "));
     let advice =
         "restore them from a backup, or set them aside: matrix-postgres verify --quarantine";
-    let check = Check::problem(NAME, found, advice);
-    Ok(vec![check.see("docs/troubleshooting.md#a-row-cannot-be-decoded")])
+    let doc = "docs/troubleshooting.md#a-row-cannot-be-decoded";
+    Ok(vec![Check::problem(ROWS, found, advice, doc)])
+}
+
+fn is_about_secret(error: &OpenStoreError) -> bool {
+    use OpenStoreError::{
+        KeyInsteadOfPassphrase, OtherKindOfSecret, PassphraseInsteadOfKey, PlainWithSecret,
+        WrongKey, WrongPassphrase,
+    };
+    matches!(
+        error,
+        WrongPassphrase { .. }
+            | WrongKey { .. }
+            | KeyInsteadOfPassphrase { .. }
+            | PassphraseInsteadOfKey { .. }
+            | OtherKindOfSecret { .. }
+            | PlainWithSecret { .. }
+    )
 }
 
 /// A column of an answer.

@@ -52,7 +52,7 @@ fn judge(prepares: bool, keeps_names: bool) -> Check {
                          other questions";
             let advice = "set PoolSettings::prepared_statements to false in the bot (then doctor --unnamed-statements), or, with PgBouncer 1.21 or newer, \
                           max_prepared_statements above 0";
-            Check::problem(NAME, found, advice).see(DOC)
+            Check::problem(NAME, found, advice, DOC)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use super::get;
+use super::{failed, get};
 use crate::{
     DatabaseError, OpenStoreError,
     admin::{
@@ -18,21 +18,28 @@ pub(super) struct Found {
 }
 
 const DOC_ROLES: &str = "docs/operations.md#roles-and-grants";
+const DOC_TABLES: &str = "docs/schema.md";
+const DOC_MIGRATIONS: &str = "docs/operations.md#migrations-and-running-programs";
 
-pub(super) async fn check(admin: &AdminConnection) -> Result<Found, OpenStoreError> {
-    let (status, _) = status(admin).await?;
-    let mut checks = vec![version(&status)];
-    let is_current = status.is_current();
-    if is_current {
-        let transaction = admin.read().await?;
-        let schema = admin.schema().name();
-        checks.push(rights(&transaction, schema).await?);
-        checks.push(tables(&transaction, schema).await?);
-        checks.push(distribution(&transaction, schema).await?);
-        checks.push(dead_rows(&transaction, schema).await?);
-        transaction.commit().await?;
+/// One that cannot be read does not keep the others from being looked at.
+pub(super) async fn check(admin: &AdminConnection) -> Found {
+    let or_failed = |name, found: Result<Check, OpenStoreError>| {
+        found.unwrap_or_else(|error| failed(name, &error))
+    };
+    let status = status(admin).await.map(|(status, _)| status);
+    let is_current = status.as_ref().is_ok_and(MigrationStatus::is_current);
+    // They may be why the status cannot be read.
+    let has_rights = status.as_ref().map_or(true, |status| status.exists);
+    let mut checks = vec![or_failed("schema", status.map(|status| version(&status)))];
+    if has_rights {
+        checks.push(or_failed("rights", rights(admin).await));
     }
-    Ok(Found { is_current, checks })
+    if is_current {
+        checks.push(or_failed("tables", tables(admin).await));
+        checks.push(or_failed("distribution", distribution(admin).await));
+        checks.push(or_failed("dead rows", dead_rows(admin).await));
+    }
+    Found { is_current, checks }
 }
 
 fn version(status: &MigrationStatus) -> Check {
@@ -41,7 +48,7 @@ fn version(status: &MigrationStatus) -> Check {
     if let Some(part) = status.parts.iter().find(|part| part.is_too_new) {
         let found = format!("part {} of {schema} has version {}", part.part, part.installed);
         let found = format!("{found}, which is newer than this program knows");
-        return Check::problem(NAME, found, "upgrade this program");
+        return Check::problem(NAME, found, "upgrade this program", DOC_MIGRATIONS);
     }
     if status.is_current() {
         return Check::ok(NAME, format!("{schema} is up to date"));
@@ -50,10 +57,11 @@ fn version(status: &MigrationStatus) -> Check {
         true => format!("{schema} is older than this program needs"),
         false => format!("{schema} does not exist"),
     };
-    Check::problem(NAME, found, "run matrix-postgres migrate, as the schema's owner").see(DOC_ROLES)
+    let advice = "run matrix-postgres migrate, as the schema's owner";
+    Check::problem(NAME, found, advice, DOC_ROLES)
 }
 
-async fn rights(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+async fn rights(admin: &AdminConnection) -> Result<Check, OpenStoreError> {
     const NAME: &str = "rights";
     let sql = "
 SELECT c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -68,17 +76,17 @@ UNION ALL
 SELECT 'schema ' || n.nspname::text FROM pg_namespace n
 WHERE n.nspname = $1 AND NOT has_schema_privilege(n.oid, 'USAGE')
 ORDER BY 1";
-    let missing = names(transaction, sql, schema).await?;
+    let missing = names(&admin.read().await?, sql, admin.schema().name()).await?;
     if missing.is_empty() {
         return Ok(Check::ok(NAME, "the role may read and write every table"));
     }
     let found = format!("the role lacks rights on {}", missing.join(", "));
     let advice = "grant them; a role that only reads needs no more than SELECT";
-    Ok(Check::problem(NAME, found, advice).see(DOC_ROLES))
+    Ok(Check::problem(NAME, found, advice, DOC_ROLES))
 }
 
 /// What others did to the tables that the store does not expect.
-async fn tables(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+async fn tables(admin: &AdminConnection) -> Result<Check, OpenStoreError> {
     const NAME: &str = "tables";
     let sql = "
 SELECT c.relname::text || CASE
@@ -94,17 +102,18 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND (
     OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
     OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
 ORDER BY 1";
-    let odd = names(transaction, sql, schema).await?;
+    let odd = names(&admin.read().await?, sql, admin.schema().name()).await?;
     if odd.is_empty() {
         return Ok(Check::ok(NAME, "as the migrations made them"));
     }
     let advice = "undo it: the store is not tested with it";
-    Ok(Check::problem(NAME, odd.join(", "), advice).see("docs/schema.md"))
+    Ok(Check::problem(NAME, odd.join(", "), advice, DOC_TABLES))
 }
 
 /// Of a database that Citus distributes.
-async fn distribution(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+async fn distribution(admin: &AdminConnection) -> Result<Check, OpenStoreError> {
     const NAME: &str = "distribution";
+    let transaction = admin.read().await?;
     let exists = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS found";
     if !get::<bool>(&transaction.query_one(exists, &[]).await?, "found")? {
         return Ok(Check::ok(NAME, "the tables are on one server"));
@@ -118,25 +127,27 @@ WHERE n.nspname = $1 AND d.partmethod <> 'n' AND NOT (d.partmethod = 'h' AND
     column_to_column_name(d.logicalrelid, d.partkey) =
         CASE c.relname WHEN 'accounts' THEN 'id' ELSE 'account_id' END)
 ORDER BY 1";
-    let odd = names(transaction, sql, schema).await?;
+    let odd = names(&transaction, sql, admin.schema().name()).await?;
     if odd.is_empty() {
         return Ok(Check::ok(NAME, "by the account's number, or on every node"));
     }
     let found = format!("distributed by another column: {}", odd.join(", "));
-    Ok(Check::problem(NAME, found, "distribute them by account_id, or not at all"))
+    Ok(Check::problem(NAME, found, "distribute them by account_id, or not at all", DOC_TABLES))
 }
 
 /// Whether vacuum keeps up, and what keeps it from that.
-async fn dead_rows(transaction: &Transaction<'_>, schema: &str) -> Result<Check, DatabaseError> {
+async fn dead_rows(admin: &AdminConnection) -> Result<Check, OpenStoreError> {
     const NAME: &str = "dead rows";
+    let transaction = admin.read().await?;
     let sql = "SELECT relname::text || ' (' || n_dead_tup || ' dead, ' || n_live_tup || ' live)' AS name \
                FROM pg_stat_user_tables \
                WHERE schemaname = $1 AND n_dead_tup > 10000 AND n_dead_tup > n_live_tup ORDER BY 1";
-    let bloated = names(transaction, sql, schema).await?;
+    let bloated = names(&transaction, sql, admin.schema().name()).await?;
     let sql = "
 SELECT 'a transaction that is open for ' || date_trunc('minute', now() - xact_start) ||
     ' (process ' || pid || ')' AS name
-FROM pg_stat_activity WHERE datname = current_database() AND xact_start < now() - interval '1 hour'
+FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+    AND xact_start < now() - interval '1 hour'
 UNION ALL
 SELECT 'the replication slot ' || slot_name FROM pg_replication_slots
 WHERE NOT active AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL)
@@ -145,9 +156,15 @@ SELECT 'the prepared transaction ' || gid FROM pg_prepared_xacts WHERE database 
 ORDER BY 1";
     let rows = transaction.query(sql, &[]).await?;
     let holders = rows.iter().map(|row| get(row, "name")).collect::<Result<Vec<String>, _>>()?;
+    let hidden = hidden_sessions(&transaction).await?;
     let doc = "docs/operations.md#vacuum";
     let holds = format!("vacuum is held back by {}", holders.join(", "));
     Ok(match (bloated.is_empty(), holders.is_empty()) {
+        (true, true) if hidden > 0 => {
+            let unseen =
+                format!("of {hidden} sessions of other roles the transactions are not seen");
+            Check::ok(NAME, format!("vacuum keeps up; {unseen} (that needs pg_read_all_stats)"))
+        }
         (true, true) => Check::ok(NAME, "vacuum keeps up"),
         (true, false) => Check::warning(NAME, holds, "end it").see(doc),
         (false, true) => {
@@ -157,9 +174,17 @@ ORDER BY 1";
         }
         (false, false) => {
             let found = format!("more dead rows than live ones in {}; {holds}", bloated.join(", "));
-            Check::problem(NAME, found, "end it, then VACUUM these tables").see(doc)
+            Check::problem(NAME, found, "end it, then VACUUM these tables", doc)
         }
     })
+}
+
+/// A role without pg_read_all_stats sees that there are sessions of other roles, and no more.
+async fn hidden_sessions(transaction: &Transaction<'_>) -> Result<i64, DatabaseError> {
+    let sql = "SELECT count(*) AS hidden FROM pg_stat_activity \
+               WHERE datname = current_database() AND usesysid IS NOT NULL \
+                 AND query = '<insufficient privilege>'";
+    get(&transaction.query_one(sql, &[]).await?, "hidden")
 }
 
 /// The column `name` of the answer to a question about a schema.

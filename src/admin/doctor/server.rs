@@ -36,7 +36,8 @@ pub(super) async fn check(admin: &AdminConnection) -> Result<Vec<Check>, OpenSto
         true => Check::ok("server version", format!("PostgreSQL {full}")),
         false => {
             let found = format!("PostgreSQL {full} is too old");
-            Check::problem("server version", found, format!("upgrade it to {OLDEST} or newer"))
+            let advice = format!("upgrade it to {OLDEST} or newer");
+            Check::problem("server version", found, advice, "docs/operations.md#errors")
         }
     };
     let [fsync, full_pages] = [get(&row, "fsync")?, get(&row, "full_page_writes")?];
@@ -67,8 +68,8 @@ fn durability(fsync: bool, full_pages: bool, synchronous_commit: &str, standby: 
         "{} off: a crash of the server loses commits, and ratchets go back",
         off.join(", ")
     );
-    Check::problem(NAME, found, "switch them on, in postgresql.conf and for the role")
-        .see("docs/operations.md#connections-and-timeouts")
+    let advice = "switch them on, in postgresql.conf and for the role";
+    Check::problem(NAME, found, advice, "docs/reliability.md#under-which-settings")
 }
 
 fn access(is_standby: bool, is_read_only: bool) -> Check {
@@ -77,12 +78,12 @@ fn access(is_standby: bool, is_read_only: bool) -> Check {
     if is_standby {
         let advice = "name all servers of the cluster in the connection string";
         let found = "the server is a standby: a bot cannot open its store for writing";
-        return Check::problem(NAME, found, advice).see(DOC);
+        return Check::problem(NAME, found, advice, DOC);
     }
     if is_read_only {
         let advice = "ALTER ROLE … RESET default_transaction_read_only, or use another role";
         let found = "default_transaction_read_only is on for the role, the database or the server";
-        return Check::problem(NAME, found, advice).see(DOC);
+        return Check::problem(NAME, found, advice, DOC);
     }
     Check::ok(NAME, "the server is a primary")
 }
@@ -90,6 +91,7 @@ fn access(is_standby: bool, is_read_only: bool) -> Check {
 /// The server's clock was read between `before` and `after`.
 fn clock(before: SystemTime, server: SystemTime, after: SystemTime) -> Check {
     const NAME: &str = "clock";
+    const DOC: &str = "docs/operations.md#the-heartbeat";
     let ahead = server.duration_since(after).unwrap_or_default();
     let behind = before.duration_since(server).unwrap_or_default();
     let skew = ahead.max(behind);
@@ -97,8 +99,8 @@ fn clock(before: SystemTime, server: SystemTime, after: SystemTime) -> Check {
     let advice =
         "synchronise both clocks: leases and heartbeats go by the server's, ages of keys by ours";
     match skew {
-        skew if skew > SKEW_HARMFUL => Check::problem(NAME, found, advice),
-        skew if skew > SKEW_NOTED => Check::warning(NAME, found, advice),
+        skew if skew > SKEW_HARMFUL => Check::problem(NAME, found, advice, DOC),
+        skew if skew > SKEW_NOTED => Check::warning(NAME, found, advice).see(DOC),
         _ => Check::ok(NAME, found),
     }
 }

@@ -45,7 +45,7 @@ fn judge(is_local: bool, mode: Mode, version: Option<&str>) -> Check {
         }
         None => {
             let found = "none: the password's exchange and all rows can be read on the way";
-            Check::problem(NAME, found, advice).see(DOC)
+            Check::problem(NAME, found, advice, DOC)
         }
     }
 }

@@ -88,14 +88,8 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
             return Err(error);
         }
     };
-    new_file::complete(&partial, file).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Error::failed(format!(
-            "another file came in the place of the backup, which is {}",
-            partial.display()
-        )),
-        _ => failed(error),
-    })?;
-    let size = fs::metadata(file).map_err(failed)?.len();
+    new_file::complete(&partial, file, "backup")?;
+    let size = fs::metadata(file).map_or(0, |data| data.len());
     let rows: u64 = backup.tables.iter().map(|table| table.rows).sum();
     let is_checked = matches!(seal, Seal::Passphrase(_));
     let text = format!(
@@ -105,7 +99,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         backup.commits,
         if is_checked { ", read back" } else { "" },
     );
-    let json = json!({ "file": file, "bytes": size, "read_back": is_checked, "backup": backup });
+    let json = json!({ "file": file.to_string_lossy(), "bytes": size, "read_back": is_checked, "backup": backup });
     Ok(Outcome::done(text, json))
 }
 

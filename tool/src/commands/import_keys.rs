@@ -1,6 +1,7 @@
 //! `import-keys`: room keys of a key file.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::BufReader,
     path::{Path, PathBuf},
@@ -152,15 +153,21 @@ fn read(
 ) -> Result<(u64, u64), KeyFileError> {
     let reader = Reader::new(BufReader::new(File::open(file)?), passphrase)?;
     let (mut total, mut undecodable, mut chunk) = (0, 0, Vec::new());
+    let mut ids = HashSet::new();
     each(BufReader::new(reader), |key| {
         total += 1;
-        match serde_json::from_str::<ExportedRoomKey>(key.get()) {
-            Ok(key) => chunk.push(key),
-            Err(_) => undecodable += 1,
+        let Ok(key) = serde_json::from_str::<ExportedRoomKey>(key.get()) else {
+            undecodable += 1;
+            return Ok(());
+        };
+        // A copy of a key is compared with what is saved, not with what is in the same chunk.
+        let is_new = ids.insert((key.room_id.clone(), key.session_id.clone()));
+        if !is_new || chunk.len() == CHUNK {
+            chunks.blocking_send(std::mem::take(&mut chunk)).map_err(|_| ())?;
+            ids.clear();
+            ids.insert((key.room_id.clone(), key.session_id.clone()));
         }
-        if chunk.len() == CHUNK {
-            return chunks.blocking_send(std::mem::take(&mut chunk)).map_err(|_| ());
-        }
+        chunk.push(key);
         Ok(())
     })?;
     // The receiver is dropped after an error, which is reported there.

@@ -9,14 +9,17 @@ use serde_json::json;
 
 use crate::{
     context::Context,
-    homeserver::HomeserverArgs,
-    import_sqlite::{self, Opened, Report, Target},
+    homeserver::{Homeserver, HomeserverArgs, LastSeen},
+    import_sqlite::{self, Opened, Report},
     outcome::{Error, Outcome},
     secrets::{self, Secret},
 };
 
 /// The last request of a bot that is stopped may be seen a little later than its last write; clocks differ.
 const SLACK: Duration = Duration::from_secs(60);
+
+const NEXT: &str = "The old bot must not start again: a device that lives in two places corrupts itself. \
+                    Move the SQLite file away.";
 
 /// Move a crypto store in from elsewhere
 #[derive(clap::Args)]
@@ -34,7 +37,10 @@ enum From {
     /// continues when it is run again.
     ///
     /// The bot must be stopped for good: a device that lives in two places corrupts itself. With --homeserver
-    /// and the bot's token, the import is refused when the device was seen after the file's last change.
+    /// and a token of another login of the bot's user, the import is refused when the device was seen after
+    /// the file's last change. The device's own token does not do: by asking with it the device is seen.
+    ///
+    /// A schema that is missing is made; an older one has to be migrated first (matrix-postgres migrate).
     Sqlite(Sqlite),
 }
 
@@ -72,7 +78,13 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     let report = opened.check(context).await?;
     if args.check {
         let is_in_order = report.undecodable() == 0;
-        return Ok(Outcome::done(report.text("would come"), report.json()).in_order(is_in_order));
+        let mut text = report.text("would come");
+        if args.homeserver.homeserver.is_some() {
+            text.push_str(
+                "\nThe homeserver was not asked: the import does that, --check does not.\n",
+            );
+        }
+        return Ok(Outcome::done(text, report.json()).in_order(is_in_order));
     }
     args.import(&opened, &report, context).await
 }
@@ -87,33 +99,44 @@ impl Sqlite {
         Secret::one_of(passphrase, key, "a passphrase and a key for the SQLite file")
     }
 
-    /// Fails if the device was used after the file was last written to.
+    /// Fails if the device was used after the file was last written to, or that cannot be known although the
+    /// homeserver was named. Returns a note if the homeserver does not say it.
     async fn refuse_if_seen(
         &self,
         opened: &Opened,
         user_id: &str,
         device_id: &str,
-    ) -> Result<(), Error> {
-        let Some(homeserver) = self.homeserver.connect()? else { return Ok(()) };
-        let (user, _) = homeserver.whoami().await?;
+    ) -> Result<Option<String>, Error> {
+        let Some(homeserver) = self.homeserver.connect()? else { return Ok(None) };
+        let (user, device) = homeserver.whoami().await?;
         if user != user_id {
             return Err(Error::refused(format!(
                 "the token is of {user}, and the file of {user_id}; nothing was changed"
             )));
         }
-        let seen = homeserver.last_seen(device_id).await?.map(Duration::from_millis);
-        let seen = seen.and_then(|seen| SystemTime::UNIX_EPOCH.checked_add(seen));
-        match seen {
-            Some(seen) if seen > opened.changed_at + SLACK && !self.old_bot_is_stopped => {
-                Err(Error::refused(format!(
-                    "the homeserver has seen the device {device_id} at {}, after the file's last change at \
-                     {}: is the bot still running, or is this an old copy? If it is stopped for good and \
-                     this is its file, say --old-bot-is-stopped; nothing was changed",
-                    humantime::format_rfc3339_seconds(seen),
-                    humantime::format_rfc3339_seconds(opened.changed_at),
-                )))
-            }
-            _ => Ok(()),
+        if self.old_bot_is_stopped {
+            return Ok(None);
+        }
+        if device.as_deref() == Some(device_id) {
+            return Err(Error::refused(format!(
+                "the token is that of the device {device_id} itself, which the homeserver has seen by being \
+                 asked with it: give the token of another login of {user_id}, or, if the old bot is stopped \
+                 for good, say --old-bot-is-stopped; nothing was changed"
+            )));
+        }
+        match last_seen(&homeserver, device_id).await? {
+            Some(seen) if seen > opened.changed_at + SLACK => Err(Error::refused(format!(
+                "the homeserver has seen the device {device_id} at {}, after the file's last change at \
+                 {}: is the bot still running, or is this an old copy? If it is stopped for good and \
+                 this is its file, say --old-bot-is-stopped; nothing was changed",
+                humantime::format_rfc3339_seconds(seen),
+                humantime::format_rfc3339_seconds(opened.changed_at),
+            ))),
+            Some(_) => Ok(None),
+            None => Ok(Some(format!(
+                "The homeserver does not say when it has seen the device {device_id}: whether the old bot is \
+                 stopped was not checked."
+            ))),
         }
     }
 
@@ -131,6 +154,11 @@ impl Sqlite {
                 report.text("would come")
             )));
         }
+        if self.unencrypted && context.has_secret()? {
+            return Err(Error::failed(
+                "--unencrypted and a secret for the account were given: give one of them",
+            ));
+        }
         if opened.is_encrypted() && !self.unencrypted && !context.has_secret()? {
             return Err(Error::refused(
                 "the file is encrypted, and no secret for the account was given: set STORE_PASSPHRASE or \
@@ -138,9 +166,9 @@ impl Sqlite {
             ));
         }
         let (user_id, device_id) = opened.device();
-        self.refuse_if_seen(opened, &user_id, &device_id).await?;
+        let note = self.refuse_if_seen(opened, &user_id, &device_id).await?;
         let account = context.account()?;
-        let target = Target::open(context.config()?, account.clone()).await?;
+        let target = opened.target(context.config()?, account.clone()).await?;
         let imported = opened.import(&target, context).await;
         // Also after an error, so that the same command can be run again at once.
         let closed = target.close().await;
@@ -149,10 +177,27 @@ impl Sqlite {
         let mut text = report.text("came");
         text.push_str(&format!(
             "\nEvery row was read back and is the same. The account {account:?} is now the device \
-             {device_id} of {user_id}.\nThe old bot must not start again: a device that lives in two \
-             places corrupts itself. Move the SQLite file away.\n"
+             {device_id} of {user_id}.\n{NEXT}\n"
         ));
-        let json = json!({ "account": account, "imported": report.json() });
+        if let Some(note) = &note {
+            text.push_str(&format!("{note}\n"));
+        }
+        let json = json!({
+            "account": account, "imported": report.json(), "next": NEXT, "note": note,
+        });
         Ok(Outcome::done(text, json))
+    }
+}
+
+/// When the homeserver has seen the device, if it says so. Fails if it does not know the device.
+async fn last_seen(homeserver: &Homeserver, device_id: &str) -> Result<Option<SystemTime>, Error> {
+    match homeserver.last_seen(device_id).await? {
+        LastSeen::At(seen) => Ok(SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seen))),
+        LastSeen::Unknown => Ok(None),
+        LastSeen::NoDevice => Err(Error::refused(format!(
+            "the homeserver does not know the device {device_id}: it was logged out, and others cannot send to \
+             it. To save its room keys, import it with --old-bot-is-stopped, run matrix-postgres reset-device, \
+             and let the bot log in as a new device; nothing was changed"
+        ))),
     }
 }

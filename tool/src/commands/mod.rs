@@ -45,6 +45,13 @@ pub enum Command {
     Man(man::Args),
 }
 
+impl Command {
+    /// Whether it goes on where an interrupted run of it has ended.
+    pub fn is_resumable(&self) -> bool {
+        matches!(self, Self::Import(_) | Self::ExportKeys(_) | Self::ImportKeys(_))
+    }
+}
+
 pub async fn run(command: &Command, context: &Context) -> Result<Outcome, Error> {
     match command {
         Command::Doctor(args) => doctor::run(args, context).await,

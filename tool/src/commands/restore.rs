@@ -19,7 +19,10 @@ use crate::{
 /// The device in a backup may have sent messages since, and an old ratchet must not be used again. So its
 /// room keys, trust and server-side backup are restored, and the bot logs in as a new device. With
 /// --same-device the device goes on, which is safe only if the backup has everything that it has done: give
-/// --checkpoint, or --from-url-file, where it is removed in the same step. All or nothing.
+/// --checkpoint, or --from-url-file, where it is removed in the same step, which is asked for first.
+///
+/// All or nothing. A schema that is missing is made; an older one has to be migrated first (matrix-postgres
+/// migrate). The account keeps the name that it had: with --account another name is refused.
 #[derive(clap::Args)]
 pub struct Args {
     /// The file that backup wrote
@@ -42,7 +45,7 @@ pub struct Args {
     #[arg(long, default_value = "matrix_sdk", requires = "from_url_file")]
     from_schema: String,
     /// Read the whole file and show what is in it; needs no database
-    #[arg(long)]
+    #[arg(long, conflicts_with = "same_device")]
     check: bool,
 }
 
@@ -60,12 +63,23 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
         "account {:?} of {}: {rows} rows, {} commits",
         backup.account, backup.made_at, backup.commits
     );
-    let json = json!({ "file": args.file, "backup": backup });
+    let json = json!({ "file": args.file.to_string_lossy(), "backup": backup });
     if args.check {
         return Ok(Outcome::done(format!("{what}\n"), json));
     }
+    let account = context.account_filter().unwrap_or(&backup.account);
+    let config = context.database()?.account(account);
     let device = args.device(&backup.account)?;
-    let config = context.database()?.account(&backup.account);
+    if account == backup.account
+        && let Some(file) = &args.from_url_file
+    {
+        context.confirm(&format!(
+            "This moves the device of the account {account:?} here, from the schema {:?} of the database that \
+             {} names: it is removed there.",
+            args.from_schema,
+            file.display(),
+        ))?;
+    }
     let bar = context.progress("restoring", None);
     let mut opened = unseal.open(&args.file)?;
     let restored = admin::restore(&config, &mut opened, &device, &mut |bytes| bar.add(bytes)).await;

@@ -80,13 +80,23 @@ fn render(report: &VerifyReport) -> String {
             let _ = writeln!(out, "{}: {count} times {reason}", table.table);
         }
     }
-    let _ = match report.is_clean() {
-        true => writeln!(out, "{} rows, nothing left that does not decode", report.rows()),
-        false => writeln!(
-            out,
-            "{} rows, of which some do not decode: restore them from a backup, or verify --quarantine",
-            report.rows()
-        ),
-    };
+    if report.is_clean() {
+        let _ = writeln!(out, "{} rows, nothing left that does not decode", report.rows());
+        return out;
+    }
+    let left = report.tables.iter().filter(|table| table.corrupt > table.quarantined);
+    let (kept, other): (Vec<_>, Vec<_>) = left.partition(|table| table.table == "account_data");
+    let or_aside = if other.is_empty() { "" } else { ", or verify --quarantine" };
+    let _ = writeln!(
+        out,
+        "{} rows, of which some do not decode: restore them from a backup{or_aside}",
+        report.rows()
+    );
+    if !kept.is_empty() {
+        out.push_str(
+            "those of account_data are never set aside: if it is the device's, and there is no backup, \
+             matrix-postgres reset-device begins a new one\n",
+        );
+    }
     out
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore};
+use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
 use ruma::OwnedUserId;
 use tokio::task::yield_now;
 
@@ -109,6 +109,17 @@ impl Opened {
             tallies.insert(table, walk.tally);
         }
         Ok(Report::new(&self.source, tallies))
+    }
+
+    /// The account, opened. An account that is not empty is refused before anything is changed: opening would
+    /// take it from its owner.
+    pub async fn target(
+        &self,
+        config: PostgresStoreConfig,
+        account: String,
+    ) -> Result<Target, Error> {
+        target::look(&config, &account, self.source.account()).await?;
+        Target::open(config, account).await
     }
 
     /// Saves everything in the target, compares it, and makes the account usable.

@@ -126,10 +126,10 @@ fn in_crypto_store(
 
 /// All rooms that the bot has been in. The file has a key of its own, sealed with the same secret.
 fn in_state_store(file: &Path, secret: Option<&Secret>) -> Result<Vec<OwnedRoomId>, Failure> {
-    let file = file.with_file_name(STATE_STORE);
-    if !file.exists() {
-        return Ok(Vec::new());
-    }
+    let beside = |file: &Path| Some(file.with_file_name(STATE_STORE)).filter(|file| file.exists());
+    // Of a link, it may be beside the target.
+    let found = beside(file).or_else(|| beside(&file.canonicalize().ok()?));
+    let Some(file) = found else { return Ok(Vec::new()) };
     let copy = snapshot::take(&file, &mut |_, _| {})?.connection;
     if !has_table(&copy, "room_info") {
         return Err(Failure::new(format!("{} has no rooms", file.display())));

@@ -5,8 +5,9 @@
 //!
 //! - `-wal` and `-shm`: a program has it open, or was killed. It is read through both, the `-shm` file
 //!   read-only, so that SQLite rebuilds a stale one in memory.
-//! - `-wal` alone, as after a copy: both files are copied first, as SQLite must make a `-shm` file.
-//! - neither: everything is in the file, which is opened as immutable. If it changes meanwhile, once more.
+//! - `-wal` alone, as after a copy, or `-journal`, of a transaction that was not ended: they are copied with the
+//!   file first, as SQLite must make a `-shm` file, or take the transaction back.
+//! - none of them: everything is in the file, which is opened as immutable. If it changes meanwhile, once more.
 
 use std::{
     fs,
@@ -37,6 +38,8 @@ pub struct Snapshot {
 /// Copies the file. `progress` is called with the number of pages that are done, and of all.
 pub fn take(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Snapshot, Failure> {
     check_magic(file)?;
+    // SQLite keeps its other files beside a link's target.
+    let file = &fs::canonicalize(file).map_err(|error| Failure::io(file, &error))?;
     for _ in 0..ATTEMPTS {
         let before = State::of(file)?;
         let copied = match before.kind() {
@@ -72,6 +75,7 @@ enum Kind {
 struct State {
     file: (u64, SystemTime),
     wal: Option<(u64, SystemTime)>,
+    journal: Option<(u64, SystemTime)>,
     has_shm: bool,
 }
 
@@ -81,27 +85,29 @@ impl State {
             let data = fs::metadata(path)?;
             Ok::<_, io::Error>((data.len(), data.modified()?))
         };
-        let wal = match stat(&beside(file, "-wal")) {
-            Ok(wal) if wal.0 > 0 => Some(wal),
-            Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Failure::io(file, &error)),
+        let log = |suffix| match stat(&beside(file, suffix)) {
+            Ok(log) if log.0 > 0 => Ok(Some(log)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::io(file, &error)),
         };
+        let (wal, journal) = (log("-wal")?, log("-journal")?);
         let has_shm = beside(file, "-shm").exists();
         let file = stat(file).map_err(|error| Failure::io(file, &error))?;
-        Ok(Self { file, wal, has_shm })
+        Ok(Self { file, wal, journal, has_shm })
     }
 
     fn kind(&self) -> Kind {
-        match (&self.wal, self.has_shm) {
-            (Some(_), true) => Kind::Open,
-            (Some(_), false) => Kind::Left,
-            (None, _) => Kind::Closed,
+        match (&self.wal, &self.journal, self.has_shm) {
+            (Some(_), None, true) => Kind::Open,
+            (None, None, _) => Kind::Closed,
+            _ => Kind::Left,
         }
     }
 
     fn changed_at(&self) -> SystemTime {
-        self.wal.map_or(self.file.1, |(_, changed)| changed.max(self.file.1))
+        let logs = [self.wal, self.journal].into_iter().flatten();
+        logs.fold(self.file.1, |latest, (_, changed)| latest.max(changed))
     }
 }
 
@@ -125,8 +131,7 @@ fn check_magic(file: &Path) -> Result<(), Failure> {
 }
 
 fn open(file: &Path, parameters: &str) -> Result<Connection, Failure> {
-    let path = fs::canonicalize(file).map_err(|error| Failure::io(file, &error))?;
-    let path = path.to_str().ok_or_else(|| Failure::no_utf8(file))?;
+    let path = file.to_str().ok_or_else(|| Failure::no_utf8(file))?;
     let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
@@ -166,14 +171,18 @@ fn copy(
     Ok(to)
 }
 
-/// Copies file and log, and then what they hold together.
+/// Copies file and logs, and then what they hold together.
 fn copy_of_files(file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Connection, Failure> {
     let folder = tempfile::tempdir().map_err(|error| Failure::io(&std::env::temp_dir(), &error))?;
     interrupt::remove_too(folder.path());
     let copied = folder.path().join("copy.sqlite3");
-    for suffix in ["", "-wal"] {
+    for suffix in ["", "-wal", "-journal"] {
         let to = beside(&copied, suffix);
-        fs::copy(beside(file, suffix), &to).map_err(|error| Failure::io(&to, &error))?;
+        match fs::copy(beside(file, suffix), &to) {
+            // Nothing is lost if it is gone by now: the caller sees that the state has changed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            copied => _ = copied.map_err(|error| Failure::io(&to, &error))?,
+        }
     }
     let opened = Connection::open(&copied).map_err(|error| Failure::sqlite(file, &error))?;
     copy(&opened, file, progress)

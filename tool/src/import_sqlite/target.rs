@@ -7,8 +7,8 @@ use std::{
 
 use matrix_sdk_crypto::{olm::StaticAccountData, store::CryptoStore};
 use matrix_sdk_postgres::{
-    Access, Error as StoreError, OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig,
-    PostgresStores, Takeover, admin,
+    Access, Error as StoreError, OpenStoreError, OwnershipSettings, PostgresCryptoStore,
+    PostgresStoreConfig, PostgresStores, Takeover, admin,
 };
 use ruma::OwnedUserId;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens the account, which is made if it is not there. A live owner is not disturbed.
+    /// Opens the account, which is made if it is not there, as the schema is. A live owner is not disturbed.
     pub async fn open(config: PostgresStoreConfig, name: String) -> Result<Self, Error> {
         let owner = OwnershipSettings {
             takeover: Takeover::WaitUntilFree(A_DEAD_RUN),
@@ -95,35 +95,14 @@ impl Target {
         Ok(reader)
     }
 
-    /// Refuses an account that is not empty, unless it holds an import of the same device that was
-    /// interrupted.
+    /// Marks the account, which [`look`] did not refuse and refuses now if somebody came in between.
     pub async fn begin(&self, of: &StaticAccountData) -> Result<(), Error> {
-        let mark = json!({
-            "user_id": of.user_id,
-            "device_id": of.device_id,
-            "curve25519": of.identity_keys.curve25519.to_base64(),
-        });
-        let found = self.store.get_custom_value(MARK).await?;
-        let found: Option<Value> = found.and_then(|found| serde_json::from_slice(&found).ok());
-        if found.as_ref() == Some(&mark) {
-            return Ok(());
+        match found(&self.config, &self.store, &self.name, of).await? {
+            Found::OurImport => Ok(()),
+            Found::Nothing => {
+                Ok(self.store.set_custom_value(MARK, mark(of).to_string().into_bytes()).await?)
+            }
         }
-        let rows: u64 = self.counts().await?.values().sum();
-        if found.is_some() || rows > 0 {
-            let what = match (found, self.store.load_account().await?) {
-                (Some(_), _) => "an import of another device that was not finished".to_owned(),
-                (None, Some(account)) => {
-                    format!("the device {} of {}", account.device_id(), account.user_id())
-                }
-                (None, None) => format!("{rows} rows"),
-            };
-            return Err(Error::refused(format!(
-                "the account {:?} is not empty, it holds {what}: nothing was changed. Give the name of \
-                 a new account, or delete this one first (matrix-postgres delete-account)",
-                self.name
-            )));
-        }
-        Ok(self.store.set_custom_value(MARK, mark.to_string().into_bytes()).await?)
     }
 
     /// Gives the account back.
@@ -189,11 +168,78 @@ impl Target {
 
     /// Rows by table; those without any are left out.
     async fn counts(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        let counted = admin::count_account(&self.config).await?;
-        // A file has no numbers of backup versions: the account counts its own.
-        let counts = counted.tables.into_iter().filter(|count| count.table != "backup_versions");
-        Ok(counts.map(|count| (count.table, count.rows)).collect())
+        counts(&self.config).await
     }
+}
+
+async fn counts(config: &PostgresStoreConfig) -> Result<BTreeMap<&'static str, u64>, Error> {
+    let counted = admin::count_account(config).await?;
+    // A file has no numbers of backup versions: the account counts its own.
+    let counts = counted.tables.into_iter().filter(|count| count.table != "backup_versions");
+    Ok(counts.map(|count| (count.table, count.rows)).collect())
+}
+
+/// What an account has in which an import may begin, or go on.
+enum Found {
+    Nothing,
+    OurImport,
+}
+
+/// Marks an import of this device.
+fn mark(of: &StaticAccountData) -> Value {
+    json!({
+        "user_id": of.user_id,
+        "device_id": of.device_id,
+        "curve25519": of.identity_keys.curve25519.to_base64(),
+    })
+}
+
+/// Refuses an account that is not empty, unless it holds an import of the same device that was interrupted.
+async fn found(
+    config: &PostgresStoreConfig,
+    store: &PostgresCryptoStore,
+    name: &str,
+    of: &StaticAccountData,
+) -> Result<Found, Error> {
+    let found = store.get_custom_value(MARK).await?;
+    let found: Option<Value> = found.and_then(|found| serde_json::from_slice(&found).ok());
+    if found.as_ref() == Some(&mark(of)) {
+        return Ok(Found::OurImport);
+    }
+    let rows: u64 = counts(config).await?.values().sum();
+    if found.is_none() && rows == 0 {
+        return Ok(Found::Nothing);
+    }
+    let what = match (found, store.load_account().await?) {
+        (Some(_), _) => "an import of another device that was not finished".to_owned(),
+        (None, Some(account)) => {
+            format!("the device {} of {}", account.device_id(), account.user_id())
+        }
+        (None, None) => format!("{rows} rows"),
+    };
+    Err(Error::refused(format!(
+        "the account {name:?} is not empty, it holds {what}: nothing was changed. Give the name of a new \
+         account, or delete this one first (matrix-postgres delete-account)"
+    )))
+}
+
+/// Refuses the same, and changes nothing. `config` reads only.
+pub async fn look(
+    config: &PostgresStoreConfig,
+    name: &str,
+    of: &StaticAccountData,
+) -> Result<(), Error> {
+    let status = admin::migration_status(config).await?;
+    if status.parts.iter().all(|part| part.installed == 0) {
+        return Ok(());
+    }
+    let store = match PostgresCryptoStore::open_with_config(config).await {
+        Err(OpenStoreError::AccountNotFound { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    let found = found(config, &store, name, of).await;
+    CryptoStore::close(&store).await?;
+    found.map(drop)
 }
 
 /// All tracked users at once: the store gives them out together.

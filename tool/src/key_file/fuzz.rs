@@ -40,8 +40,9 @@ fn key_files() {
         }
         std::fs::write(&path, &bytes).unwrap();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        if let Ok(Some(resumed)) = resume(&file, "passphrase") {
-            resumed.writer.finish().unwrap();
+        if let Ok(Some(resumed)) = resume(&file, "passphrase", 1) {
+            let expected = resumed.keys;
+            resumed.go_on().unwrap().0.finish().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             verify(Cursor::new(&bytes), "passphrase").unwrap();
             let mut keys = 0;
@@ -50,7 +51,7 @@ fn key_files() {
                 Ok(())
             })
             .unwrap();
-            assert_eq!(keys, resumed.keys, "seed {}", budget.seed());
+            assert_eq!(keys, expected, "seed {}", budget.seed());
         }
         budget.count(verified);
     }

@@ -33,7 +33,7 @@ use ctr::cipher::KeyIvInit;
 pub use self::{
     array::each,
     reader::{Reader, verify},
-    resume::{Resumed, resume},
+    resume::{Seen, Unfinished, resume},
     writer::Writer,
 };
 
@@ -121,6 +121,8 @@ pub enum KeyFileError {
     Version(u8),
     #[error("it names {0} rounds of PBKDF2: from 1 to {MOST_ROUNDS} are read")]
     Rounds(u32),
+    #[error("it was begun with --rounds {0}: give the same number, or delete the file")]
+    OtherRounds(u32),
     #[error("wrong passphrase, or the file was changed or truncated")]
     Mac,
     #[error("it decrypts to something that is no list of keys")]

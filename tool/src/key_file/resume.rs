@@ -1,6 +1,7 @@
 //! Goes on with a key file that was not finished.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom},
 };
@@ -9,16 +10,47 @@ use base64::Engine;
 use ctr::cipher::{StreamCipher, StreamCipherSeek};
 use hmac::Mac;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{BASE64, BEGIN, KeyFileError, LINE, Prefix, Writer};
+use super::{BASE64, BEGIN, Cipher, HmacSha256, KeyFileError, LINE, Prefix, Writer};
 
-/// A file that is continued, and what it has so far.
-pub struct Resumed {
-    pub writer: Writer<BufWriter<File>>,
+/// A file that was not finished, and what it has so far.
+pub struct Unfinished {
     pub keys: u64,
-    /// Room and session of the last one.
-    pub last: Option<(String, String)>,
+    pub seen: Seen,
+    file: File,
+    cipher: Cipher,
+    mac: HmacSha256,
+    /// Where its second line begins.
+    start: u64,
+    /// How many bytes of the array there are up to the end of its last whole key.
+    end: u64,
+}
+
+/// Which keys a file has. Of a million keys it takes some 40 MB.
+#[derive(Default)]
+pub struct Seen(HashSet<[u8; 16]>);
+
+impl Seen {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn has(&self, room_id: &str, session_id: &str) -> bool {
+        self.0.contains(&Self::digest(room_id, session_id))
+    }
+
+    fn add(&mut self, ids: &Ids) {
+        self.0.insert(Self::digest(&ids.room_id, &ids.session_id));
+    }
+
+    fn digest(room_id: &str, session_id: &str) -> [u8; 16] {
+        let digest = Sha256::new().chain_update(room_id).chain_update([0]).chain_update(session_id);
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest.finalize()[..16]);
+        short
+    }
 }
 
 #[derive(Deserialize)]
@@ -27,9 +59,12 @@ struct Ids {
     session_id: String,
 }
 
-/// Goes on with an unfinished file at the end of its last whole key. It is read in whole lines, and written
-/// again from the last one that is kept. `None` if it has no whole line yet.
-pub fn resume(file: &File, passphrase: &str) -> Result<Option<Resumed>, KeyFileError> {
+/// Reads an unfinished file, in whole lines. `None` if it has none yet.
+pub fn resume(
+    file: &File,
+    passphrase: &str,
+    rounds: u32,
+) -> Result<Option<Unfinished>, KeyFileError> {
     let mut lines = BufReader::new(file);
     let mut line = Vec::new();
     (&mut lines).take(1 << 10).read_until(b'\n', &mut line)?;
@@ -42,7 +77,10 @@ pub fn resume(file: &File, passphrase: &str) -> Result<Option<Resumed>, KeyFileE
     let mut prefix = [0; Prefix::LENGTH];
     prefix.copy_from_slice(&first[..Prefix::LENGTH]);
     let prefix = Prefix::parse(&prefix)?;
-    let (mut cipher, mut mac) = prefix.keys(passphrase)?;
+    if prefix.rounds != rounds {
+        return Err(KeyFileError::OtherRounds(prefix.rounds));
+    }
+    let (mut cipher, mac) = prefix.keys(passphrase)?;
 
     let mut scan = Scan::default();
     let mut payload = first[Prefix::LENGTH..].to_vec();
@@ -56,28 +94,34 @@ pub fn resume(file: &File, passphrase: &str) -> Result<Option<Resumed>, KeyFileE
             None => break,
         }
     }
-    // Behind the last whole key, or the bracket that begins the array.
-    let end = Prefix::LENGTH as u64 + scan.end;
-    let kept_lines = end / LINE as u64;
-    let mut file = file.try_clone()?;
-    let width = (LINE / 3 * 4 + 1) as u64;
-    file.seek(SeekFrom::Start(start))?;
-    let mut kept = BufReader::new(&file).take(kept_lines * width);
-    for _ in 0..kept_lines {
-        mac.update(&whole_line(&mut kept)?.ok_or(KeyFileError::Format)?);
-    }
-    let mut rest = BufReader::new(&file);
-    rest.seek(SeekFrom::Start(start + kept_lines * width))?;
-    let rest = whole_line(&mut rest)?.unwrap_or_default();
-    let rest = &rest[..usize::try_from(end % LINE as u64).unwrap_or(0).min(rest.len())];
+    let Scan { keys, ids: seen, end, .. } = scan;
+    Ok(Some(Unfinished { keys, seen, file: file.try_clone()?, cipher, mac, start, end }))
+}
 
-    file.set_len(start + kept_lines * width)?;
-    file.seek(SeekFrom::End(0))?;
-    cipher.try_seek(scan.end).map_err(|_| KeyFileError::Format)?;
-    let mut writer = Writer::at(BufWriter::new(file), cipher, mac, scan.keys == 0);
-    writer.send(rest)?;
-    let last = scan.last.map(|ids| (ids.room_id, ids.session_id));
-    Ok(Some(Resumed { writer, keys: scan.keys, last }))
+impl Unfinished {
+    /// Goes on at the end of the last whole key. The line that it ends in is written again.
+    pub fn go_on(self) -> Result<(Writer<BufWriter<File>>, Seen), KeyFileError> {
+        let Self { keys, seen, mut file, mut cipher, mut mac, start, end: in_array } = self;
+        let end = Prefix::LENGTH as u64 + in_array;
+        let kept_lines = end / LINE as u64;
+        let width = (LINE / 3 * 4 + 1) as u64;
+        file.seek(SeekFrom::Start(start))?;
+        let mut kept = BufReader::new(&file).take(kept_lines * width);
+        for _ in 0..kept_lines {
+            mac.update(&whole_line(&mut kept)?.ok_or(KeyFileError::Format)?);
+        }
+        let mut rest = BufReader::new(&file);
+        rest.seek(SeekFrom::Start(start + kept_lines * width))?;
+        let rest = whole_line(&mut rest)?.unwrap_or_default();
+        let rest = &rest[..usize::try_from(end % LINE as u64).unwrap_or(0).min(rest.len())];
+
+        file.set_len(start + kept_lines * width)?;
+        file.seek(SeekFrom::End(0))?;
+        cipher.try_seek(in_array).map_err(|_| KeyFileError::Format)?;
+        let mut writer = Writer::at(BufWriter::new(file), cipher, mac, keys == 0);
+        writer.send(rest)?;
+        Ok((writer, seen))
+    }
 }
 
 /// A line's bytes, if it is whole.
@@ -102,7 +146,7 @@ struct Scan {
     is_escaped: bool,
     value: Zeroizing<Vec<u8>>,
     keys: u64,
-    last: Option<Ids>,
+    ids: Seen,
     /// How many bytes there are up to the end of the last whole value.
     end: u64,
 }
@@ -148,7 +192,6 @@ impl Scan {
         self.value.zeroize();
         self.keys += 1;
         self.end = self.seen;
-        self.last = ids.ok();
-        self.last.is_some()
+        ids.map(|ids| self.ids.add(&ids)).is_ok()
     }
 }

@@ -17,19 +17,19 @@ use crate::{
     support::{Place, Ran, TextFile},
 };
 
-const BACKUP_PASSPHRASE: &str = "the backup's own passphrase";
+pub const BACKUP_PASSPHRASE: &str = "the backup's own passphrase";
 
-fn path(folder: &TempDir, name: &str) -> String {
+pub fn path(folder: &TempDir, name: &str) -> String {
     folder.path().join(name).to_str().unwrap().to_owned()
 }
 
-fn tool(place: &Place, args: &[&str]) -> Command {
+pub fn tool(place: &Place, args: &[&str]) -> Command {
     let mut tool = place.command(args);
     tool.env("BACKUP_PASSPHRASE", BACKUP_PASSPHRASE);
     tool
 }
 
-async fn backed_up(place: &Place, file: &str) -> Ran {
+pub async fn backed_up(place: &Place, file: &str) -> Ran {
     place.run_command(tool(place, &["backup", "--account", "bot", file])).await.expect(0)
 }
 
@@ -158,8 +158,11 @@ async fn the_same_device_goes_on_only_with_a_proof() {
 
     // Or it is taken from where it is now.
     let url = TextFile::new(&place.url());
-    let moved = ["restore", &file, "--same-device", "--from-url-file", url.path()];
+    let moved = ["restore", &file, "--same-device", "--from-url-file", url.path(), "--yes"];
     let third = Place::new();
+    let unanswered = tool(&third, &moved[..moved.len() - 1]);
+    let refused = third.run_command(unanswered).await.expect(4);
+    assert!(refused.err.contains("it is removed there"), "{}", refused.err);
     let store = place.open("bot").await;
     let refused = third.run_command(tool(&third, &moved)).await.expect(4);
     assert!(refused.err.contains("is in use"), "{}", refused.err);
@@ -174,8 +177,9 @@ async fn the_same_device_goes_on_only_with_a_proof() {
     store.close().await.unwrap();
     let failed = fourth.run_command(tool(&fourth, &moved)).await.expect(4);
     assert!(failed.err.contains("its ratchets are old"), "{}", failed.err);
-    let accounts = "SELECT count(*) FROM matrix_sdk.accounts";
-    assert_eq!(fourth.number(accounts).await, 0);
+    // Not even the schema was made.
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'matrix_sdk'";
+    assert_eq!(fourth.number(schemas).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

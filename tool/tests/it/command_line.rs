@@ -116,6 +116,7 @@ fn what_is_malformed_is_refused_at_once() {
         let refused = run(binary().args(args).env("MATRIX_ACCESS_TOKEN", "token")).expect(1);
         assert!(refused.err.contains("is no base URL"), "{}", refused.err);
     }
+    run(binary().args(["restore", "bot.age", "--check", "--same-device"])).expect(2);
     // More rounds than import-keys and others would read.
     let export = ["export-keys", "--account", "bot", "--url", url, "keys.txt", "--rounds"];
     run(binary().args(export).arg("10000001")).expect(2);

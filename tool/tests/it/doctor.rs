@@ -1,25 +1,21 @@
 //! `doctor`.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
-    sync::{Arc, Mutex},
-    thread,
-};
-
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::testing::PostgresServer;
 use ruma::user_id;
-use serde_json::{Value, json};
+use serde_json::json;
 use test_support::{
     machine::{Relay, open_machine},
     pooler::{self, Pooler, Release},
 };
 
-use crate::support::{Place, Ran};
+use crate::{
+    homeserver::Homeserver,
+    support::{Place, Ran},
+};
 
 /// The status of each check, by its name.
-fn status(ran: &Ran, name: &str) -> String {
+pub fn status(ran: &Ran, name: &str) -> String {
     let json = ran.json();
     let checks = json["checks"].as_array().unwrap();
     let check = checks.iter().find(|check| check["name"] == name);
@@ -27,7 +23,7 @@ fn status(ran: &Ran, name: &str) -> String {
     check["status"].as_str().unwrap().to_owned()
 }
 
-const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
+pub const COMMAND: [&str; 4] = ["doctor", "--account", "bot", "--json"];
 
 /// A server that forgets nothing.
 pub fn durable() -> (PostgresServer, Place) {
@@ -190,67 +186,12 @@ async fn a_pooler_in_between_is_seen_and_judged() {
     }
 }
 
-/// Answers each path with what was set for it; others are not found.
-pub struct Homeserver {
-    pub url: String,
-    answers: Arc<Mutex<Vec<(&'static str, Value)>>>,
-}
-
-impl Homeserver {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let answers: Arc<Mutex<Vec<(&'static str, Value)>>> = Arc::default();
-        let shared = answers.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut line, mut length, mut is_ours) = (String::new(), 0, false);
-                reader.read_line(&mut line).unwrap();
-                loop {
-                    let mut header = String::new();
-                    reader.read_line(&mut header).unwrap();
-                    let header = header.trim().to_lowercase();
-                    if header.is_empty() {
-                        break;
-                    }
-                    is_ours |= header == "authorization: bearer secret-token";
-                    if let Some(value) = header.strip_prefix("content-length: ") {
-                        length = value.parse().unwrap();
-                    }
-                }
-                reader.read_exact(&mut vec![0; length]).unwrap();
-                let answers = shared.lock().unwrap();
-                let found = answers.iter().rev().find(|(path, _)| line.contains(path));
-                let (status, body) = match found {
-                    _ if !is_ours => ("401 Unauthorized", json!({ "errcode": "M_UNKNOWN_TOKEN" })),
-                    Some((_, body)) => ("200 OK", body.clone()),
-                    None => ("404 Not Found", json!({ "errcode": "M_NOT_FOUND" })),
-                };
-                let body = body.to_string();
-                let length = body.len();
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n\
-                     content-length: {length}\r\n\r\n{body}"
-                );
-            }
-        });
-        Self { url, answers }
-    }
-
-    pub fn set(&self, path: &'static str, answer: Value) {
-        self.answers.lock().unwrap().push((path, answer));
-    }
-
-    async fn ask(&self, place: &Place, token: &str) -> Ran {
-        let args = [&COMMAND[..], &["--homeserver", &self.url]].concat();
-        let mut command = place.command(&args);
-        command.env("STORE_PASSPHRASE", crate::support::PASSPHRASE);
-        command.env("MATRIX_ACCESS_TOKEN", token);
-        place.run_command(command).await
-    }
+async fn ask(homeserver: &Homeserver, place: &Place, token: &str) -> Ran {
+    let args = [&COMMAND[..], &["--homeserver", &homeserver.url]].concat();
+    let mut command = place.command(&args);
+    command.env("STORE_PASSPHRASE", crate::support::PASSPHRASE);
+    command.env("MATRIX_ACCESS_TOKEN", token);
+    place.run_command(command).await
 }
 
 #[tokio::test]
@@ -266,7 +207,7 @@ async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
     homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": keys } } }));
     homeserver.set("keys/upload", json!({ "one_time_key_counts": { "signed_curve25519": 50 } }));
 
-    let ran = homeserver.ask(&place, "secret-token").await.expect(0);
+    let ran = ask(&homeserver, &place, "secret-token").await.expect(0);
     assert_eq!(status(&ran, "device keys"), "ok");
     assert_eq!(status(&ran, "device signed"), "warning");
     assert_eq!(status(&ran, "one-time keys"), "ok");
@@ -278,20 +219,20 @@ async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
     let other = other.load_account().await.unwrap().unwrap().device_keys();
     homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": other } } }));
     homeserver.set("room_keys/version", json!({ "version": "7", "auth_data": {} }));
-    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    let ran = ask(&homeserver, &place, "secret-token").await.expect(3);
     assert_eq!(status(&ran, "device keys"), "problem");
     assert!(ran.out.contains("reset-device"), "{}", ran.out);
     assert_eq!(status(&ran, "key backup"), "warning");
     homeserver.set("keys/query", json!({ "device_keys": {} }));
-    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    let ran = ask(&homeserver, &place, "secret-token").await.expect(3);
     assert_eq!(status(&ran, "device keys"), "problem");
 
-    let ran = homeserver.ask(&place, "wrong").await.expect(3);
+    let ran = ask(&homeserver, &place, "wrong").await.expect(3);
     assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("refused the token"));
     assert!(!ran.out.contains("wrong\""), "{}", ran.out);
     homeserver.set("whoami", json!({ "user_id": user, "device_id": "OTHER" }));
     homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": keys } } }));
-    let ran = homeserver.ask(&place, "secret-token").await.expect(0);
+    let ran = ask(&homeserver, &place, "secret-token").await.expect(0);
     assert_eq!(status(&ran, "device keys"), "ok");
     assert_eq!(status(&ran, "one-time keys"), "not_checked");
     // The environment may be the bot's, which names the homeserver for itself.
@@ -302,6 +243,30 @@ async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
     let named = [&COMMAND[..3], &["--homeserver", &homeserver.url]].concat();
     assert!(place.run(&named).await.expect(1).err.contains("needs a token"));
     homeserver.set("whoami", json!({ "user_id": "@other:example.org", "device_id": "DEVICE" }));
-    let ran = homeserver.ask(&place, "secret-token").await.expect(3);
+    let ran = ask(&homeserver, &place, "secret-token").await.expect(3);
     assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("@other:example.org"));
+}
+
+#[tokio::test]
+async fn a_homeserver_that_is_busy_may_answer_later() {
+    let (place, homeserver) = (Place::new(), Homeserver::start());
+    let folder =
+        crate::import_sqlite::files::filled(crate::import_sqlite::files::Mode::Plain).await.0;
+    let import = |token: &str| {
+        let path = folder.path().to_str().unwrap();
+        let args = ["import", "sqlite", path, "--account", "bot", "--homeserver", &homeserver.url];
+        let mut command = place.command(&args);
+        command.env("MATRIX_ACCESS_TOKEN", token);
+        place.run_command(command)
+    };
+    for status in ["429 Too Many Requests", "502 Bad Gateway", "503 Service Unavailable"] {
+        homeserver.set_status("whoami", status);
+        let busy = import("secret-token").await.expect(5);
+        assert!(busy.err.contains(status), "{}", busy.err);
+    }
+    homeserver.set_status("whoami", "500 Internal Server Error");
+    import("secret-token").await.expect(1);
+    let malformed = import("secret-token\n").await.expect(1);
+    assert!(malformed.err.contains("the token, which is one line"), "{}", malformed.err);
+    assert!(!malformed.err.contains("secret"), "{}", malformed.err);
 }

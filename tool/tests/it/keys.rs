@@ -18,11 +18,11 @@ use test_support::fixture;
 
 use crate::support::{PASSPHRASE, Place};
 
-const KEYS_PASSPHRASE: &str = "the key file's own passphrase";
+pub const KEYS_PASSPHRASE: &str = "the key file's own passphrase";
 /// Few rounds: the passphrase is stretched in each run.
 const ROUNDS: &str = "1000";
 
-fn account() -> Account {
+pub fn account() -> Account {
     Account::with_device_id(user_id!("@bot:example.org"), device_id!("BOT"))
 }
 
@@ -78,7 +78,7 @@ pub fn read(file: &str) -> Keys {
     keys(&decrypt_room_key_export(Cursor::new(text), KEYS_PASSPHRASE).unwrap())
 }
 
-fn path(folder: &TempDir, name: &str) -> String {
+pub fn path(folder: &TempDir, name: &str) -> String {
     folder.path().join(name).to_str().unwrap().to_owned()
 }
 

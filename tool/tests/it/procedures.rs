@@ -8,7 +8,8 @@ use serde_json::json;
 use test_support::{fixture, pages};
 
 use crate::{
-    doctor::{Homeserver, durable},
+    doctor::durable,
+    homeserver::Homeserver,
     support::{PASSPHRASE, Place, run},
 };
 

@@ -82,7 +82,7 @@ async fn a_device_is_moved_only_when_the_standby_there_knows_it() {
     wait_for_standby(&admin, "ghost").await;
 
     let url = TextFile::new(&place.url());
-    let restore = ["restore", &file, "--same-device", "--from-url-file", url.path()];
+    let restore = ["restore", &file, "--same-device", "--from-url-file", url.path(), "--yes"];
     let cancelling = Cancelling::start(&server.url());
     let failed = other.run_command(tool(&other, &restore)).await.expect(5);
     assert!(failed.err.contains("nothing was restored"), "{failed:?}");

@@ -2,7 +2,10 @@
 
 use std::fs::{self, OpenOptions};
 
-use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_crypto::{
+    Account,
+    store::{CryptoStore, types::PendingChanges},
+};
 use rusqlite::Connection;
 
 use super::files::{FILE, Folder, KEY, Mode, PASSPHRASE, check, close, filled, import};
@@ -139,6 +142,10 @@ async fn an_encrypted_file_into_an_account_that_is_not_must_be_asked_for() {
     command.env_remove("STORE_PASSPHRASE");
     let refused = place.run_command(command).await.expect(4);
     assert!(refused.err.contains("--unencrypted"), "{}", refused.err);
+    let mut both = import(&place, &folder, Mode::Passphrase, "bot");
+    both.arg("--unencrypted");
+    let failed = place.run_command(both).await.expect(1);
+    assert!(failed.err.contains("give one of them"), "{}", failed.err);
     let mut command = import(&place, &folder, Mode::Passphrase, "bot");
     command.env_remove("STORE_PASSPHRASE").arg("--unencrypted");
     place.run_command(command).await.expect(0);
@@ -165,4 +172,22 @@ async fn no_room_for_the_copy() {
     assert!(ran.err.contains("the temporary copy cannot be written"), "{}", ran.err);
     assert_eq!(folder.state(), before);
     assert!(folder.path().join(FILE).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_id_is_not_sent_to_the_terminal_as_it_is() {
+    let (folder, place) = (Folder::new(), Place::new());
+    let store = Mode::Plain.open(folder.path()).await;
+    let device_id = ruma::OwnedDeviceId::from("\u{1b}]0;title\u{7}DEVICE");
+    let account = Account::with_device_id(ruma::user_id!("@bot:example.org"), &device_id);
+    store.save_pending_changes(PendingChanges { account: Some(account) }).await.unwrap();
+    close(store, &folder).await;
+    let checked = place.run_command(check(&folder, Mode::Plain)).await.expect(0);
+    let command = || import(&place, &folder, Mode::Plain, "bot");
+    let imported = place.run_command(command()).await.expect(0);
+    let refused = place.run_command(command()).await.expect(4);
+    for text in [checked.out, imported.out, refused.err] {
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+        assert!(text.contains("\\u{1b}]0;title\\u{7}DEVICE"), "{text:?}");
+    }
 }

@@ -22,14 +22,39 @@ async fn an_account_that_is_not_empty_is_left_alone() {
 
     let store = place.open("other").await;
     store.set_custom_value("mine", b"mine".to_vec()).await.unwrap();
-    let into_other = || import(&place, &folder, Mode::Passphrase, "other");
-    // It has an owner,
-    let refused = place.run_command(into_other()).await.expect(4);
-    assert!(refused.err.contains("matrix-sdk-postgres on "), "{refused:?}");
-    // and when it has none, it is not empty.
-    store.close().await.unwrap();
-    let refused = place.run_command(into_other()).await.expect(4);
+    let into = |account: &str| import(&place, &folder, Mode::Passphrase, account);
+    let refused = place.run_command(into("other")).await.expect(4);
     assert!(refused.err.contains("it holds 1 rows"), "{refused:?}");
+    // An empty one may be in use.
+    let empty = place.open("empty").await;
+    let refused = place.run_command(into("empty")).await.expect(4);
+    assert!(refused.err.contains("matrix-sdk-postgres on "), "{refused:?}");
+    empty.close().await.unwrap();
+    // A bot that stands still, as in a paused machine, stays the owner.
+    let stand_still = "CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                           NEW.alive_until := clock_timestamp() - interval '1 hour';
+                           RETURN NEW;
+                       END $$;
+                       CREATE TRIGGER stand_still BEFORE UPDATE ON matrix_sdk.heartbeats
+                           FOR EACH ROW EXECUTE FUNCTION stand_still();
+                       UPDATE matrix_sdk.heartbeats SET alive_until = alive_until";
+    place.client().await.batch_execute(stand_still).await.unwrap();
+    let refused = place.run_command(into("other")).await.expect(4);
+    assert!(refused.err.contains("it holds 1 rows"), "{refused:?}");
+    store.set_custom_value("mine", b"still mine".to_vec()).await.unwrap();
+}
+
+/// Programs of that schema may be running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_there_is_not_migrated_by_the_way() {
+    let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
+    drop(place.open("other").await);
+    let older =
+        "DELETE FROM matrix_sdk.schema_migrations m WHERE part = 'crypto_store' AND version =
+                     (SELECT max(version) FROM matrix_sdk.schema_migrations WHERE part = m.part)";
+    place.client().await.batch_execute(older).await.unwrap();
+    let failed = imports(&place, &folder).await.expect(1);
+    assert!(failed.err.contains("matrix-postgres migrate does it"), "{failed:?}");
 }
 
 /// A save that fails: as on a full disk, or when a right is missing.
@@ -119,7 +144,8 @@ async fn ctrl_c_in_the_middle() {
     let (running, lock) = held_up(&place, &folder).await;
     let pid = running.id().to_string();
     std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    ended(running).await.expect(130);
+    let ended = ended(running).await.expect(130);
+    assert_eq!(ended.err, "error: interrupted: run the same command again to go on\n");
     drop(lock);
     assert_eq!(folder.state(), before);
     imports(&place, &folder).await.expect(0);

@@ -99,9 +99,9 @@ async fn victim() {
     std::future::pending().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
-    let (place, folder) = (Place::new(), Folder::new());
+/// What a bot left that was killed before its log was written into the file.
+async fn left_by_a_killed_bot() -> Folder {
+    let folder = Folder::new();
     let mut victim = Command::new(std::env::current_exe().unwrap());
     victim.args(["--exact", "import_sqlite::writer::victim"]).env(VICTIM, folder.path());
     let mut victim = victim.stdout(Stdio::null()).spawn().unwrap();
@@ -112,9 +112,14 @@ async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
     victim.kill().unwrap();
     victim.wait().unwrap();
     fs::remove_file(folder.path().join("ready")).unwrap();
-    let before = folder.state();
-    assert_eq!(before.len(), 3, "{:?}", before.keys());
+    assert_eq!(folder.state().len(), 3, "{:?}", folder.state().keys());
+    folder
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
+    let (place, folder) = (Place::new(), left_by_a_killed_bot().await);
+    let before = folder.state();
     place.run_command(import(&place, &folder, Mode::Passphrase, "bot")).await.expect(0);
     assert_eq!(folder.state(), before);
 
@@ -126,6 +131,44 @@ async fn what_a_killed_bot_left_is_read_with_its_log_and_not_written_to() {
     }
     let before = copied.state();
     let ran = place.run_command(check(&copied, Mode::Passphrase)).await.expect(0);
+    assert!(ran.out.contains("device ALICESDEVICE"), "{}", ran.out);
+    assert_eq!(copied.state(), before);
+}
+
+/// SQLite keeps the log beside the file itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_found_behind_a_symbolic_link() {
+    let (place, folder, linked) = (Place::new(), left_by_a_killed_bot().await, Folder::new());
+    std::os::unix::fs::symlink(folder.file(), linked.file()).unwrap();
+    let before = folder.state();
+    place.run_command(import(&place, &linked, Mode::Passphrase, "bot")).await.expect(0);
+    assert_eq!(folder.state(), before);
+    assert!(place.open("bot").await.next_batch_token().await.unwrap().is_some());
+}
+
+/// Of a file without a write-ahead log, as on some network disks: a transaction that was not ended has
+/// changed the file, and its journal takes that back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_transaction_is_taken_back_with_its_journal() {
+    let (folder, _) = filled(Mode::Plain).await;
+    let copied = Folder::new();
+    let connection = rusqlite::Connection::open(folder.file()).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE;
+             UPDATE kv SET value = x'14' WHERE key = 'version';
+             CREATE TABLE filler (data BLOB);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+             INSERT INTO filler SELECT randomblob(4096) FROM n",
+        )
+        .unwrap();
+    for suffix in ["", "-journal"] {
+        let name = format!("{FILE}{suffix}");
+        fs::copy(folder.path().join(&name), copied.path().join(&name)).unwrap();
+    }
+    drop(connection);
+    let before = copied.state();
+    let ran = crate::support::run(&mut check(&copied, Mode::Plain)).expect(0);
     assert!(ran.out.contains("device ALICESDEVICE"), "{}", ran.out);
     assert_eq!(copied.state(), before);
 }
