@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use matrix_sdk_postgres::PoolSettings;
+use matrix_sdk_postgres::deadpool_postgres::Pool;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -125,21 +125,22 @@ impl Engine {
         health: &Health,
     ) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
-        let owner_alive = |owner: &str| {
+        let may_migrate = self.config.database.run_migrations;
+        let owner_alive = async |owner: &str, pool: &Pool| {
+            // Before it matters: a rollout stops the owner once a standby is healthy.
+            inbox::check(pool, may_migrate).await?;
             if self.config.takeover == Takeover::Immediate {
                 warn!("the account is in use by {owner}: taking it over, as BRIDGE_TAKEOVER says");
-                return self.metrics.takeovers.increment(1);
+                self.metrics.takeovers.increment(1);
+            } else {
+                info!("the account is in use by {owner}: waiting until it is free");
+                health.set_waiting_for(Some(owner));
             }
-            info!("the account is in use by {owner}: waiting until it is free");
-            health.set_waiting_for(Some(owner));
+            Ok(())
         };
         loop {
             let attempt = async {
-                let may_migrate = self.config.database.run_migrations;
                 let settings = database.settings(&self.config.store_account)?;
-                // Also before the wait for the owner: a rollout stops that once a standby is healthy.
-                let one = PoolSettings { max_size: 1, ..Default::default() };
-                inbox::check(&settings.clone().pool(one).build_pool()?, may_migrate).await?;
                 let (keys, pool) = Keys::open(&self.config, settings, owner_alive).await?;
                 if may_migrate {
                     inbox::migrate(&pool).await?;

@@ -28,11 +28,12 @@ pub struct Keys {
 
 impl Keys {
     /// Open the account in the database of `settings`. Also returns the pool, for the inbox. Calls
-    /// `owner_alive` with the name of an owner that it waits for, or from which it takes the account over.
+    /// `owner_alive` with the name of an owner before it waits for that, or takes the account over from
+    /// it, and returns its error.
     pub async fn open(
         config: &Config,
         settings: PostgresStoreConfig,
-        owner_alive: impl Fn(&str),
+        owner_alive: impl AsyncFn(&str, &Pool) -> Result<(), BridgeError>,
     ) -> Result<(Self, Pool), BridgeError> {
         let mut passphrase = config.store_passphrase.as_ref();
         let mut ownership = OwnershipSettings {
@@ -56,7 +57,7 @@ impl Keys {
                 Err(OpenStoreError::OwnerAlive { owner, .. })
                     if config.takeover != Takeover::Refuse =>
                 {
-                    owner_alive(&owner);
+                    owner_alive(&owner, &pool).await?;
                     ownership.takeover = match config.takeover {
                         Takeover::Immediate => store::Takeover::Immediate,
                         _ => store::Takeover::WaitUntilFree(STANDBY_LOG_INTERVAL),
@@ -199,7 +200,7 @@ mod tests {
         }
     }
 
-    fn no_waiting(owner: &str) {
+    async fn no_waiting(owner: &str, _: &Pool) -> Result<(), BridgeError> {
         panic!("unexpectedly waits for {owner}");
     }
 
@@ -213,7 +214,10 @@ mod tests {
         first.set_value("a", "1").await.unwrap();
 
         let superseded = Mutex::new(Vec::new());
-        let name = |owner: &str| superseded.lock().unwrap().push(owner.to_owned());
+        let name = async |owner: &str, _: &Pool| {
+            superseded.lock().unwrap().push(owner.to_owned());
+            Ok(())
+        };
         let (second, _) = Keys::open(&config("immediate"), settings(url), name).await.unwrap();
         let superseded = superseded.into_inner().unwrap();
         assert!(superseded.len() == 1 && superseded[0].starts_with("webhook_bridge on "));
@@ -232,9 +236,10 @@ mod tests {
         let (reported, owner) = tokio::sync::oneshot::channel();
         let reported = Mutex::new(Some(reported));
         let config = config("wait");
-        let waiting = |owner: &str| {
+        let waiting = async |owner: &str, _: &Pool| {
             let reported = reported.lock().unwrap().take().unwrap();
             reported.send(owner.to_owned()).unwrap();
+            Ok(())
         };
         let second = Keys::open(&config, settings(&url), waiting);
         let leave = async {

@@ -17,7 +17,7 @@ async fn only_a_checkpoint_of_the_same_keys_counts() {
     ];
     let config = Config::try_from(Args::try_parse_from(arguments).unwrap()).unwrap();
     let settings = PostgresStoreConfig::new(database.url(), "@b:x");
-    let (keys, _) = Keys::open(&config, settings, |_| ()).await.unwrap();
+    let (keys, _) = Keys::open(&config, settings, async |_, _| Ok(())).await.unwrap();
     keys.set_value("a", "1").await.unwrap();
     let commits = keys.commit_count().await.unwrap();
     let http = http_client::build(&config).unwrap();

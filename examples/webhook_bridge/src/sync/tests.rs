@@ -77,7 +77,7 @@ async fn open(url: &str) -> (Config, Keys, Pool) {
     ];
     let config = Config::try_from(Args::try_parse_from(arguments).unwrap()).unwrap();
     let settings = PostgresStoreConfig::new(url, &config.store_account);
-    let (keys, pool) = Keys::open(&config, settings, |_| ()).await.unwrap();
+    let (keys, pool) = Keys::open(&config, settings, async |_, _| Ok(())).await.unwrap();
     migrate(&pool).await.unwrap();
     (config, keys, pool)
 }

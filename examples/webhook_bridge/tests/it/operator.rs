@@ -52,6 +52,16 @@ async fn a_missing_database_or_passphrase_is_refused_unless_intended() {
     bridge.ready().await;
 }
 
+/// The server has no TLS: a retry would not help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_used_ends_the_bridge() {
+    let harness = Harness::new().await;
+    let url = format!("{}?sslmode=require", harness.database.url());
+    let mut bridge = harness.bridge(&[("DATABASE_URL", &url)]);
+    assert_eq!(bridge.ended().await, 5, "{}", bridge.log());
+    assert!(bridge.log().contains("TLS"), "{}", bridge.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn libpqs_variables_name_the_database_or_complete_its_url() {
     let harness = Harness::new().await;
