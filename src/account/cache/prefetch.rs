@@ -13,7 +13,8 @@ use std::{
 use super::{CacheKey, Rows};
 use crate::postgres::statement::CacheIndex;
 
-/// Groups that are expected, or were prefetched, are forgotten after this time without a further one.
+/// Groups of tables whose rows are not cached are forgotten after this time without a further one: expected
+/// ones, and prefetched ones.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// How many groups are prefetched at once.
@@ -75,7 +76,8 @@ impl Prefetch {
     pub(super) fn expire(&mut self) {
         let is_over = |last: Option<Instant>| last.is_some_and(|last| last.elapsed() > WINDOW);
         if is_over(self.last_expected) {
-            (self.expected, self.last_expected) = Default::default();
+            self.expected.retain(|key| key.index.keeps_rows);
+            self.last_expected = None;
         }
         if is_over(self.last_used) {
             (self.rows, self.last_used) = Default::default();
