@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use matrix_sdk_crypto::{olm::StaticAccountData, store::CryptoStore};
+use matrix_sdk_crypto::{
+    olm::{Account, StaticAccountData},
+    store::CryptoStore,
+};
 use matrix_sdk_postgres::{
     Access, Error as StoreError, OpenStoreError, OwnershipSettings, PostgresCryptoStore,
     PostgresStoreConfig, PostgresStores, Takeover, admin,
@@ -212,6 +215,7 @@ async fn found(
     }
     let what = match (found, store.load_account().await?) {
         (Some(_), _) => "an import of another device that was not finished".to_owned(),
+        (None, Some(account)) if is_of(&account, of) => return Err(already_there(name)),
         (None, Some(account)) => {
             format!("the device {} of {}", account.device_id(), account.user_id())
         }
@@ -221,6 +225,22 @@ async fn found(
         "the account {name:?} is not empty, it holds {what}: nothing was changed. Give the name of a new \
          account, or delete this one first (matrix-postgres delete-account)"
     )))
+}
+
+fn is_of(account: &Account, of: &StaticAccountData) -> bool {
+    let found = account.static_data();
+    (&found.user_id, &found.device_id) == (&of.user_id, &of.device_id)
+        && found.identity_keys.curve25519 == of.identity_keys.curve25519
+}
+
+/// After an import, or one that was interrupted between its last transaction and its last comparison.
+fn already_there(name: &str) -> Error {
+    Error::refused(format!(
+        "the account {name:?} already is this device, and has all of the file: an import of it has ended, or was \
+         interrupted after its last transaction. Nothing was changed. The old bot must not start again. If the \
+         import was interrupted and no bot has used the account, it can be compared to the end: delete it \
+         (matrix-postgres delete-account), and import again"
+    ))
 }
 
 /// Refuses the same, and changes nothing. `config` reads only.

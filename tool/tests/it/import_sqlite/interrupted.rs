@@ -16,8 +16,12 @@ async fn imports(place: &Place, folder: &Folder) -> Ran {
 async fn an_account_that_is_not_empty_is_left_alone() {
     let (place, (folder, _)) = (Place::new(), filled(Mode::Passphrase).await);
     imports(&place, &folder).await.expect(0);
-    // Again, and one of another device.
+    // Again, as after an interruption behind the last transaction; and one of another device.
     let refused = imports(&place, &folder).await.expect(4);
+    assert!(refused.err.contains("already is this device, and has all of the file"), "{refused:?}");
+    assert!(refused.err.contains("The old bot must not start again"), "{refused:?}");
+    let (another, _) = filled(Mode::Passphrase).await;
+    let refused = imports(&place, &another).await.expect(4);
     assert!(refused.err.contains("is not empty, it holds the device ALICESDEVICE"), "{refused:?}");
 
     let store = place.open("other").await;
