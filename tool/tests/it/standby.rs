@@ -84,7 +84,7 @@ async fn a_device_is_moved_only_when_the_standby_there_knows_it() {
     let url = TextFile::new(&place.url());
     let restore = ["restore", &file, "--same-device", "--from-url-file", url.path(), "--yes"];
     let cancelling = Cancelling::start(&server.url());
-    let failed = other.run_command(tool(&other, &restore)).await.expect(5);
+    let failed = other.run_command(tool(&other, &restore)).await.expect(1);
     assert!(failed.err.contains("nothing was restored"), "{failed:?}");
     assert!(cancelling.stop().await > 0);
     assert_eq!(other.number(ACCOUNTS).await, 0);
@@ -92,6 +92,10 @@ async fn a_device_is_moved_only_when_the_standby_there_knows_it() {
     assert_eq!(place.number(device).await, 0);
 
     wait_for_standby(&admin, "").await;
-    other.run_command(tool(&other, &restore)).await.expect(0);
+    other.run_command(tool(&other, &restore)).await.expect(4);
+    let commits = place.number("SELECT commits FROM matrix_sdk.account_lanes").await.to_string();
+    assert!(failed.err.contains(&format!("--same-device --checkpoint {commits}")), "{failed:?}");
+    let same = ["restore", &file, "--same-device", "--checkpoint", &commits];
+    other.run_command(tool(&other, &same)).await.expect(0);
     assert!(other.open("bot").await.load_account().await.unwrap().is_some());
 }
