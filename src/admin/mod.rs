@@ -8,7 +8,8 @@
 //!
 //! A change is one transaction: it is made, or the error says why not. Two errors come after `COMMIT` was sent:
 //! one that says that its outcome is unknown, and
-//! [`OpenStoreError::NotReplicated`](crate::OpenStoreError::NotReplicated), with which the change was made.
+//! [`OpenStoreError::NotReplicated`](crate::OpenStoreError::NotReplicated), with which the change was made;
+//! [`verify`] has it in its report ([`VerifyReport::is_complete`]).
 //!
 //! None disturbs a bot that is running, unless it says so. What changes rows while a bot runs raises the
 //! maintenance counter of the account's lane, so that the bot drops its cache; what cannot be done while a

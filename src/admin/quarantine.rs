@@ -27,17 +27,18 @@ pub struct PutBack {
     pub superseded: u64,
 }
 
-/// Moves these rows, unless they were written again meanwhile; returns how many.
+/// Moves these rows, unless they were written again meanwhile, and adds their number to `moved`: also before
+/// [`OpenStoreError::NotReplicated`], with which it was done.
 pub(super) async fn set_aside(
     unlocked: &Unlocked,
     inspected: &Inspected,
     rows: &[CorruptRow],
-) -> Result<u64, OpenStoreError> {
+    moved: &mut u64,
+) -> Result<(), OpenStoreError> {
     let transaction = unlocked.admin.write().await?;
-    let moved = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
-    let moved = moved.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
-    transaction.commit().await?;
-    Ok(moved)
+    let done = set_aside_within(&transaction, unlocked.account_id, inspected, rows).await;
+    *moved += done.map_err(|error| OpenStoreError::refused(error, "setting rows aside"))?;
+    transaction.commit().await
 }
 
 async fn set_aside_within(

@@ -35,8 +35,12 @@ pub struct VerifyOptions {
 pub struct VerifyReport {
     /// The account's name.
     pub account: String,
-    /// The tables, those without rows among them.
+    /// The tables, those without rows among them, as far as they were looked at.
     pub tables: Vec<VerifiedTable>,
+    /// `false` if it ended early: the last rows were set aside on this server, but the wait for its synchronous
+    /// standby was cancelled (see [`OpenStoreError::NotReplicated`]), so a failover may put them back. What comes
+    /// behind them was not looked at: run it again once the standby is in order.
+    pub is_complete: bool,
 }
 
 /// What [`verify`] found in a table.
@@ -56,9 +60,9 @@ pub struct VerifiedTable {
 }
 
 impl VerifyReport {
-    /// Whether every row decodes, or was set aside.
+    /// Whether every row decodes, or was set aside; `false` if not all were looked at.
     pub fn is_clean(&self) -> bool {
-        self.tables.iter().all(|table| table.corrupt == table.quarantined)
+        self.is_complete && self.tables.iter().all(|table| table.corrupt == table.quarantined)
     }
 
     /// How many rows were looked at.
@@ -76,7 +80,8 @@ impl VerifyReport {
 ///
 /// # Errors
 ///
-/// What keeps the account from being opened. Rows that do not decode are no error, they are the result.
+/// What keeps the account from being opened. Rows that do not decode are no error, they are the result, and
+/// so is [`OpenStoreError::NotReplicated`]: see [`is_complete`](VerifyReport::is_complete).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {
@@ -95,13 +100,22 @@ pub async fn verify(
 ) -> Result<VerifyReport, OpenStoreError> {
     let access = if options.quarantine { Access::default() } else { Access::ReadOnly };
     let unlocked = Unlocked::open(config, access).await?;
-    let mut tables = Vec::new();
+    let (mut tables, mut is_complete) = (Vec::new(), true);
     for inspected in &INSPECTED {
         let mut found = Found::new(inspected, options);
-        found.read(&unlocked, &mut progress).await?;
+        let read = found.read(&unlocked, &mut progress).await;
         tables.push(found.report);
+        match read {
+            Ok(()) => {}
+            // What was set aside must be known.
+            Err(OpenStoreError::NotReplicated) => {
+                is_complete = false;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(VerifyReport { account: config.account.clone(), tables })
+    Ok(VerifyReport { account: config.account.clone(), tables, is_complete })
 }
 
 /// A row that does not decode: as little of it as finds it again, unchanged.
@@ -161,8 +175,8 @@ impl Found {
 
     async fn set_aside(&mut self, unlocked: &Unlocked) -> Result<(), OpenStoreError> {
         if !self.corrupt.is_empty() {
-            let moved = quarantine::set_aside(unlocked, self.inspected, &self.corrupt).await?;
-            self.report.quarantined += moved;
+            let moved = &mut self.report.quarantined;
+            quarantine::set_aside(unlocked, self.inspected, &self.corrupt, moved).await?;
             self.corrupt.clear();
         }
         Ok(())

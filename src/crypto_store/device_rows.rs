@@ -29,8 +29,12 @@ const fn all(table: &'static Table) -> DeviceRows {
     DeviceRows { table, item: None }
 }
 
+/// The row without which an account has no device.
+pub(crate) const OLM_ACCOUNT: DeviceRows =
+    DeviceRows { table: &ACCOUNT_DATA, item: Some(Item::OlmAccount) };
+
 pub(crate) static OF_THE_DEVICE: [DeviceRows; 7] = [
-    DeviceRows { table: &ACCOUNT_DATA, item: Some(Item::OlmAccount) },
+    OLM_ACCOUNT,
     all(&OLM_SESSIONS),
     all(&OUTBOUND_SESSIONS),
     all(&MESSAGE_HASHES),

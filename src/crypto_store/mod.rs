@@ -58,7 +58,7 @@ use tracing::instrument;
 use zeroize::Zeroizing;
 
 pub(crate) use self::{
-    device_rows::OF_THE_DEVICE,
+    device_rows::{OF_THE_DEVICE, OLM_ACCOUNT},
     inspect::{INSPECTED, Inspected},
     size::TABLES,
     store::CRYPTO_STORE,

@@ -148,7 +148,7 @@ impl Homeserver {
     /// When a device of the token's user was last seen: the token's own device is seen by this request.
     pub async fn last_seen(&self, device: &str) -> Result<LastSeen, Error> {
         let answer = self.json(Method::GET, "devices", None).await?;
-        let devices = answer["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(devices) = answer["devices"].as_array() else { return Ok(LastSeen::Unknown) };
         let found = devices.iter().find(|found| found["device_id"] == device);
         Ok(match found.map(|found| found["last_seen_ts"].as_u64()) {
             None => LastSeen::NoDevice,

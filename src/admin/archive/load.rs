@@ -26,7 +26,7 @@ use crate::{
         quarantine::QUARANTINE,
         reset_device::reset,
     },
-    crypto_store::TABLES,
+    crypto_store::{OLM_ACCOUNT, TABLES},
 };
 
 /// What is done with the device in a backup.
@@ -46,9 +46,9 @@ pub enum RestoredDevice {
         checkpoint: u64,
     },
 
-    /// It goes on, and its account is removed from where it is now, in the same step: a backup that does not
-    /// have all its commits is refused, and so is an account that is in use. It stays there without its
-    /// device.
+    /// It goes on, and is removed from the account that has it now, in the same step: a backup that does not
+    /// have all its commits is refused, and so is an account that is in use, or has no device any more. The
+    /// account stays there without its device.
     Moved {
         /// The account that the backup was made from.
         from: Box<PostgresStoreConfig>,
@@ -114,7 +114,10 @@ pub async fn restore(
     }
     match (device, transaction.commit().await) {
         (_, Err(error @ OpenStoreError::NotReplicated)) => Err(error.into()),
-        (RestoredDevice::Moved { .. }, Err(error)) => Err(BackupError::Moved(error)),
+        (RestoredDevice::Moved { .. }, Err(error)) => {
+            let (commits, source) = (header.backup.commits, Box::new(error));
+            Err(BackupError::Moved { commits, source })
+        }
         (_, committed) => Ok(committed.map(|()| header.backup)?),
     }
 }
@@ -296,7 +299,7 @@ async fn check_source(from: &PostgresStoreConfig, backup: &Backup) -> Result<(),
     lock_source(&AdminConnection::new(&from)?, &from, backup).await.map(drop)
 }
 
-/// Locks the account that has the device now, if the backup has all its commits.
+/// Locks the account that has the device now. Fails if it has none, or more commits than the backup.
 async fn lock_source<'a>(
     admin: &'a AdminConnection,
     from: &PostgresStoreConfig,
@@ -305,10 +308,17 @@ async fn lock_source<'a>(
     let claimed = Claimed::lock(admin, from).await?;
     let rows = claimed.transaction.query_sql(&OWNER, &[&claimed.account_id]).await?;
     let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits().unsigned_abs();
-    match backup.commits == known {
-        true => Ok(claimed),
-        false => Err(BackupError::Old { found: backup.commits, known }),
+    if backup.commits != known {
+        return Err(BackupError::Old { found: backup.commits, known });
     }
+    // The removal of a device is no commit of the account.
+    let (table, condition) = (OLM_ACCOUNT.table.name, OLM_ACCOUNT.condition());
+    let sql = format!("SELECT FROM {{schema}}.{table} WHERE account_id = $1{condition}");
+    let rows = claimed.transaction.query(&sql, &[(&claimed.account_id, Type::INT8)]).await?;
+    if rows.is_empty() {
+        return Err(BackupError::NoDevice { account: backup.account.clone(), commits: known });
+    }
+    Ok(claimed)
 }
 
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
@@ -322,11 +332,13 @@ async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), Ba
         .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;
     match transaction.commit().await {
         // Restored now, it would be in two places after a failover there.
-        Err(OpenStoreError::NotReplicated) => Err(DatabaseError::broken(
+        Err(OpenStoreError::NotReplicated) => Err(DatabaseError::permanent(format!(
             "the device was removed from where it was, but the wait for the synchronous standby there was \
-             cancelled, so a failover may bring it back: nothing was restored; do not start it there, see to \
-             the standby, and run the same command again",
-        )
+             cancelled, so a failover may bring it back: nothing was restored; do not start it there, and see \
+             to the standby. Then, if a failover has brought it back, run the same command again; else restore \
+             the same backup with --same-device --checkpoint {}",
+            backup.commits
+        ))
         .into()),
         ended => Ok(ended?),
     }

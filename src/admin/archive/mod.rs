@@ -104,12 +104,33 @@ pub enum BackupError {
 
     /// Of [`RestoredDevice::Moved`]: the device was removed from where it was, and must not be started there;
     /// then the last `COMMIT` failed. Look whether the account is here; if it is not, restore the same backup
-    /// again.
+    /// as [`RestoredDevice::Same`].
     #[error(
-        "the device was removed from where it was, so do not start it there; then: {0}. See whether the \
-         account is here (matrix-postgres stats): if it is not, run the same command again"
+        "the device was removed from where it was, so do not start it there; then: {source}. See whether the \
+         account is here (matrix-postgres stats): if it is not, restore the same backup with \
+         --same-device --checkpoint {commits}"
     )]
-    Moved(#[source] OpenStoreError),
+    Moved {
+        /// How many commits the account has made.
+        commits: u64,
+        /// Why it failed.
+        source: Box<OpenStoreError>,
+    },
+
+    /// Of [`RestoredDevice::Moved`]: the account has no device where it is to be taken from. It may have been
+    /// moved to another database before. Nothing was changed.
+    #[error(
+        "the account {account:?} has no device where it is to be taken from: it was moved or reset before, so \
+         it may be in use elsewhere; nothing was changed. Only if a move of this backup failed at its end, \
+         and the account is not in the database that it was moved to, restore it with \
+         --same-device --checkpoint {commits}. Otherwise restore it as a new device"
+    )]
+    NoDevice {
+        /// The account.
+        account: String,
+        /// How many commits it has made.
+        commits: u64,
+    },
 
     /// The backup is of another schema version.
     #[error(

@@ -102,6 +102,7 @@ async fn is_sequence_behind(admin: &AdminConnection) -> Option<bool> {
     let transaction = admin.read().await.ok()?;
     let table = admin.schema().qualify("{schema}.accounts");
     let row = transaction.query_one(SEQUENCE, &[(&table, Type::TEXT)]).await.ok()?;
+    transaction.commit().await.ok()?;
     get(&row, "is_behind").ok()
 }
 
@@ -110,6 +111,7 @@ async fn timeline(admin: &AdminConnection) -> Option<i32> {
     let transaction = admin.read().await.ok()?;
     let sql = "SELECT timeline_id FROM pg_control_checkpoint()";
     let row = transaction.query_one(sql, &[]).await.ok()?;
+    transaction.commit().await.ok()?;
     get(&row, "timeline_id").ok()
 }
 

@@ -38,6 +38,7 @@ async fn are_encrypted(admin: &AdminConnection) -> Option<bool> {
     let sql = "SELECT coalesce(bool_and(secret_kind > 0), true) AS are_encrypted \
                FROM {schema}.accounts";
     let row = transaction.query_one(sql, &[]).await.ok()?;
+    transaction.commit().await.ok()?;
     get(&row, "are_encrypted").ok()
 }
 

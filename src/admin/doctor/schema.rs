@@ -76,7 +76,7 @@ UNION ALL
 SELECT 'schema ' || n.nspname::text FROM pg_namespace n
 WHERE n.nspname = $1 AND NOT has_schema_privilege(n.oid, 'USAGE')
 ORDER BY 1";
-    let missing = names(&admin.read().await?, sql, admin.schema().name()).await?;
+    let missing = names_in(admin, sql).await?;
     if missing.is_empty() {
         return Ok(Check::ok(NAME, "the role may read and write every table"));
     }
@@ -102,7 +102,7 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND (
     OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
     OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
 ORDER BY 1";
-    let odd = names(&admin.read().await?, sql, admin.schema().name()).await?;
+    let odd = names_in(admin, sql).await?;
     if odd.is_empty() {
         return Ok(Check::ok(NAME, "as the migrations made them"));
     }
@@ -116,6 +116,7 @@ async fn distribution(admin: &AdminConnection) -> Result<Check, OpenStoreError> 
     let transaction = admin.read().await?;
     let exists = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS found";
     if !get::<bool>(&transaction.query_one(exists, &[]).await?, "found")? {
+        transaction.commit().await?;
         return Ok(Check::ok(NAME, "the tables are on one server"));
     }
     let sql = "
@@ -128,6 +129,7 @@ WHERE n.nspname = $1 AND d.partmethod <> 'n' AND NOT (d.partmethod = 'h' AND
         CASE c.relname WHEN 'accounts' THEN 'id' ELSE 'account_id' END)
 ORDER BY 1";
     let odd = names(&transaction, sql, admin.schema().name()).await?;
+    transaction.commit().await?;
     if odd.is_empty() {
         return Ok(Check::ok(NAME, "by the account's number, or on every node"));
     }
@@ -157,6 +159,7 @@ ORDER BY 1";
     let rows = transaction.query(sql, &[]).await?;
     let holders = rows.iter().map(|row| get(row, "name")).collect::<Result<Vec<String>, _>>()?;
     let hidden = hidden_sessions(&transaction).await?;
+    transaction.commit().await?;
     let doc = "docs/operations.md#vacuum";
     let holds = format!("vacuum is held back by {}", holders.join(", "));
     Ok(match (bloated.is_empty(), holders.is_empty()) {
@@ -185,6 +188,15 @@ async fn hidden_sessions(transaction: &Transaction<'_>) -> Result<i64, DatabaseE
                WHERE datname = current_database() AND usesysid IS NOT NULL \
                  AND query = '<insufficient privilege>'";
     get(&transaction.query_one(sql, &[]).await?, "hidden")
+}
+
+/// The same as [`names`], in a transaction of its own.
+async fn names_in(admin: &AdminConnection, sql: &str) -> Result<Vec<String>, OpenStoreError> {
+    let transaction = admin.read().await?;
+    let names = names(&transaction, sql, admin.schema().name()).await?;
+    // One that is dropped closes its connection.
+    transaction.commit().await?;
+    Ok(names)
 }
 
 /// The column `name` of the answer to a question about a schema.

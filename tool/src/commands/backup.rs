@@ -61,6 +61,7 @@ impl From<BackupError> for Error {
             BackupError::OtherSchema { .. }
             | BackupError::OtherAccount { .. }
             | BackupError::NotEmpty { .. }
+            | BackupError::NoDevice { .. }
             | BackupError::Old { .. } => Self::refused(error.to_string()),
             error => Error::failed(error.to_string()),
         }

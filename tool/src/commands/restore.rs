@@ -19,7 +19,8 @@ use crate::{
 /// The device in a backup may have sent messages since, and an old ratchet must not be used again. So its
 /// room keys, trust and server-side backup are restored, and the bot logs in as a new device. With
 /// --same-device the device goes on, which is safe only if the backup has everything that it has done: give
-/// --checkpoint, or --from-url-file, where it is removed in the same step, which is asked for first.
+/// --checkpoint, or --from-url-file, where it is removed in the same step, which is asked for first. A move is
+/// not made twice: without a device there it is refused.
 ///
 /// All or nothing. A schema that is missing is made; an older one has to be migrated first (matrix-postgres
 /// migrate). The account keeps the name that it had: with --account another name is refused.

@@ -32,15 +32,17 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
             return Err(Error::failed(format!("there is no account {name:?}")));
         }
     }
-    Ok(Outcome::done(render(&stats, args.all), text::json(&stats)?))
+    let is_one = context.account_filter().is_some();
+    let bytes = if is_one { stats.accounts.iter().map(|a| a.bytes).sum() } else { stats.bytes };
+    Ok(Outcome::done(render(&stats, bytes, args.all), text::json(&stats)?))
 }
 
-fn render(stats: &Stats, all: bool) -> String {
+fn render(stats: &Stats, bytes: u64, all: bool) -> String {
     let mut out = format!(
         "schema {}: {}, {}\n",
         stats.schema,
         text::number(stats.accounts.len(), "account"),
-        text::bytes(stats.bytes)
+        text::bytes(bytes)
     );
     for account in &stats.accounts {
         render_account(&mut out, account, all);
@@ -76,12 +78,16 @@ fn render_account(out: &mut String, account: &AccountStats, all: bool) {
         text::time(account.oldest_room_key),
         text::time(account.newest_room_key)
     );
-    // The tables' own size would be most of it.
-    let per_100 = account.bytes_per_100_rooms.filter(|_| account.rooms_with_keys >= 100);
-    let per_100 = per_100.map_or_else(
-        || "too few rooms to tell the size per 100 encrypted rooms".to_owned(),
-        |size| format!("{} per 100 encrypted rooms; about 1 MB is expected", text::bytes(size)),
-    );
+    let per_100 = match (account.bytes_per_100_rooms.map(text::bytes), account.rooms_with_keys) {
+        (None, _) => "no encrypted rooms".to_owned(),
+        (Some(size), 100..) => {
+            format!("{size} per 100 encrypted rooms; about 1 MB is expected")
+        }
+        (Some(size), rooms) => format!(
+            "{size} per 100 encrypted rooms, extrapolated from {rooms}: with few rooms most of it is the \
+             tables' own size"
+        ),
+    };
     let _ = writeln!(out, "  size             {} ({per_100})", text::bytes(account.bytes));
     let days = &account.room_keys_per_day;
     if !days.is_empty() {

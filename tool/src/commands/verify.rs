@@ -14,7 +14,7 @@ use crate::{
 /// Open and decode every row of an account; set aside what does not decode, or put it back
 ///
 /// It needs the account's passphrase or key, reads page by page, and works on a standby and while a
-/// bot runs. Exit code 3 if a row does not decode and was not set aside.
+/// bot runs. Exit code 3 if a row does not decode and was not set aside, or not all were looked at.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub struct Args {
@@ -79,6 +79,16 @@ fn render(report: &VerifyReport) -> String {
         for (reason, count) in &table.reasons {
             let _ = writeln!(out, "{}: {count} times {reason}", table.table);
         }
+    }
+    if !report.is_complete {
+        let _ = writeln!(
+            out,
+            "{} rows; those set aside last are so on this server, but the wait for its synchronous standby was \
+             cancelled, so a failover may put them back; the rest was not looked at: see to the standby, and \
+             run the same command again",
+            report.rows()
+        );
+        return out;
     }
     if report.is_clean() {
         let _ = writeln!(out, "{} rows, nothing left that does not decode", report.rows());

@@ -170,15 +170,24 @@ async fn the_same_device_goes_on_only_with_a_proof() {
     third.run_command(tool(&third, &moved)).await.expect(0);
     let account = third.open("bot").await.load_account().await.unwrap().unwrap();
     assert_eq!(account.identity_keys(), fixture.account.identity_keys());
-    assert!(place.open("bot").await.load_account().await.unwrap().is_none());
-    // A second time, the source has gone on.
-    let (fourth, store) = (Place::new(), place.open("bot").await);
+    let store = place.open("bot").await;
+    assert!(store.load_account().await.unwrap().is_none());
+    store.close().await.unwrap();
+    // Not a second time, although the source has as many commits as the backup still.
+    let fourth = Place::new();
+    let refused = fourth.run_command(tool(&fourth, &moved)).await.expect(4);
+    let way = format!("--same-device --checkpoint {commits}");
+    assert!(refused.err.contains("has no device"), "{}", refused.err);
+    assert!(refused.err.contains(&way), "{}", refused.err);
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'matrix_sdk'";
+    assert_eq!(fourth.number(schemas).await, 0);
+    // Or the source has gone on.
+    let store = place.open("bot").await;
     store.set_custom_value("more", b"more".to_vec()).await.unwrap();
     store.close().await.unwrap();
     let failed = fourth.run_command(tool(&fourth, &moved)).await.expect(4);
     assert!(failed.err.contains("its ratchets are old"), "{}", failed.err);
     // Not even the schema was made.
-    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'matrix_sdk'";
     assert_eq!(fourth.number(schemas).await, 0);
 }
 

@@ -1,8 +1,7 @@
 //! What `doctor` cannot read, or finds wrong, is a problem: its exit code is not 0.
 
-use std::time::Duration;
-
 use matrix_sdk_crypto::store::CryptoStore;
+use test_support::{eventually, number};
 
 use crate::{
     doctor::{COMMAND, durable, status},
@@ -56,6 +55,9 @@ async fn a_schema_that_the_role_cannot_read_is_a_problem() {
     }
     doctor().await.expect(0);
 
+    // The server ends a session some time after its client has gone.
+    let sessions = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'");
+    eventually("the sessions have ended", || async { place.number(&sessions).await == 0 }).await;
     // The first connection is let in, and the others are not.
     client.batch_execute(&format!("ALTER ROLE {role} CONNECTION LIMIT 2")).await.unwrap();
     let full = doctor().await.expect(3);
@@ -85,9 +87,7 @@ async fn more_dead_rows_than_live_ones_are_a_warning() {
     client.batch_execute(sql).await.unwrap();
     client.batch_execute("DELETE FROM matrix_sdk.filler").await.unwrap();
     let dead = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'filler'";
-    while place.number(dead).await <= 10_000 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually("they are counted", || async { place.number(dead).await > 10_000 }).await;
     let ran = place.run_unlocked(&COMMAND).await.expect(0);
     assert_eq!(status(&ran, "dead rows"), "warning");
     assert!(ran.out.contains("filler (10100 dead"), "{}", ran.out);
@@ -106,4 +106,23 @@ async fn the_log_is_judged_by_all_accounts() {
     let plain = place.config("plain");
     drop(matrix_sdk_postgres::PostgresCryptoStore::open_with_config(&plain).await.unwrap());
     assert_eq!(status(&place.run(&unnamed).await.expect(3), "server's log"), "problem");
+}
+
+/// One for all that is asked on the tool's own connection, one for the rows, two to find a pooler.
+#[tokio::test]
+async fn few_logins_are_made() {
+    let (_server, place) = durable();
+    place.filled("bot").await.0.close().await.unwrap();
+    let client = place.client().await;
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                  AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    let logins = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+    let alone = || async {
+        let ended = || async { number(&client, others).await == 0 };
+        eventually("the sessions have ended", ended).await;
+        number(&client, logins).await
+    };
+    let before = alone().await;
+    place.run_unlocked(&COMMAND).await.expect(0);
+    assert_eq!(alone().await - before, 4);
 }

@@ -40,9 +40,9 @@ async fn a_schema_that_is_there_is_not_migrated_by_the_way() {
     assert!(failed.err.contains("matrix-postgres migrate does it"), "{failed:?}");
 }
 
-/// The device is nowhere then, and the same command brings it here.
+/// The device is nowhere then. Only the operator knows that, who has looked for the account here.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_move_whose_last_commit_fails_is_run_again() {
+async fn a_move_whose_last_commit_fails_is_ended_with_a_checkpoint() {
     let (place, other, folder) = (Place::new(), Place::new(), tempfile::tempdir().unwrap());
     let file = path(&folder, "bot.age");
     place.filled("bot").await.0.close().await.unwrap();
@@ -58,11 +58,17 @@ async fn a_move_whose_last_commit_fails_is_run_again() {
     let moved = ["restore", &file, "--same-device", "--from-url-file", url.path(), "--yes"];
     let failed = other.run_command(tool(&other, &moved)).await.expect(1);
     assert!(failed.err.contains("removed from where it was"), "{failed:?}");
-    assert!(failed.err.contains("run the same command again"), "{failed:?}");
+    let commits = place.number("SELECT commits FROM matrix_sdk.account_lanes").await.to_string();
+    let way = format!("--same-device --checkpoint {commits}");
+    assert!(failed.err.contains(&way), "{failed:?}");
     let store = place.open("bot").await;
     assert!(store.load_account().await.unwrap().is_none());
     store.close().await.unwrap();
     client.batch_execute("DROP TRIGGER fail ON matrix_sdk.accounts").await.unwrap();
-    other.run_command(tool(&other, &moved)).await.expect(0);
+    let refused = other.run_command(tool(&other, &moved)).await.expect(4);
+    assert!(refused.err.contains(&way), "{refused:?}");
+    assert_eq!(other.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
+    let same = ["restore", &file, "--same-device", "--checkpoint", &commits];
+    other.run_command(tool(&other, &same)).await.expect(0);
     assert!(other.open("bot").await.load_account().await.unwrap().is_some());
 }

@@ -30,6 +30,13 @@ async fn every_table_is_counted_beside_a_running_bot() {
     let text = place.run(&["stats", "--account", "bot"]).await.expect(0).out;
     assert!(text.contains("1 in 1 rooms") && text.contains(", alive"), "{text}");
     assert!(!text.contains("account other"), "{text}");
+    let size = text.lines().find_map(|line| line.trim().strip_prefix("size ")).unwrap().trim();
+    let (size, per_100) = size.split_once(" (").unwrap();
+    assert_eq!(text.lines().next().unwrap(), format!("schema matrix_sdk: 1 account, {size}"));
+    assert!(per_100.contains(" per 100 encrypted rooms, extrapolated from 1:"), "{text}");
+    let text = place.run(&["stats"]).await.expect(0).out;
+    assert!(text.starts_with("schema matrix_sdk: 2 accounts, "), "{text}");
+    assert!(text.contains("no encrypted rooms"), "{text}");
     // It has taken nothing.
     bot.set_custom_value("key", b"value".to_vec()).await.unwrap();
     assert_eq!(bot.commit_count().await.unwrap(), before + 1);

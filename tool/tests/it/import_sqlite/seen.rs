@@ -53,6 +53,13 @@ async fn a_device_that_was_seen_after_the_files_last_change_is_not_imported() {
     homeserver.set("/devices", json!({ "devices": [{ "device_id": own_device() }] }));
     let ran = place.run_command(command("unseen", "secret-token")).await.expect(0);
     assert!(ran.out.contains("does not say when it has seen the device"), "{}", ran.out);
+    // One that does not serve the list has not said that the device is gone.
+    homeserver.set("/devices", json!({}));
+    let ran = place.run_command(command("empty", "secret-token")).await.expect(0);
+    assert!(ran.out.contains("does not say when it has seen the device"), "{}", ran.out);
+    homeserver.set_status("/devices", "404 Not Found");
+    let ran = place.run_command(command("missing", "secret-token")).await.expect(0);
+    assert!(ran.out.contains("does not say when it has seen the device"), "{}", ran.out);
     let mut asked = super::files::check(&folder, Mode::Plain);
     asked.args(["--homeserver", &homeserver.url]).env("MATRIX_ACCESS_TOKEN", "secret-token");
     let ran = place.run_command(asked).await.expect(0);
