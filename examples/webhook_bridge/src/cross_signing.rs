@@ -30,7 +30,8 @@ use crate::{
 const MAX_DELAY: Duration = Duration::from_secs(15 * 60);
 /// How often a request that needs approval in a browser is repeated.
 const APPROVAL_INTERVAL: Duration = Duration::from_secs(10);
-/// Uploads in one run: the device may still not be signed, or another client replaces the identity, too.
+/// Uploads per run, over all identities: the device may still not be signed, or another client replaces
+/// the identity, too.
 const MAX_UPLOADS: u32 = 3;
 /// How often the identity is looked at while there is nothing to do.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -40,7 +41,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 enum Identity {
     /// This device is signed by it.
     Signed,
-    /// There is none.
+    /// The homeserver has none; the store may have one that was not uploaded.
     Missing,
     /// It is this store's, and has not signed this device.
     Unsigned,
@@ -54,10 +55,11 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut tried = Tried::default();
     let mut reported = None;
     loop {
-        while !outgoing::query_own_devices(run).await? {
+        let Some(published) = outgoing::query_own_devices(run).await? else {
             sleep(delays.next(None)).await;
-        }
-        let found = identity(run).await?;
+            continue;
+        };
+        let found = identity(run, published).await?;
         run.metrics.device_cross_signed.set(u8::from(found == Identity::Signed));
         // Once: if the keys are there, the identity is not foreign any more.
         if found == Identity::Foreign && !std::mem::replace(&mut tried.import, true) {
@@ -127,18 +129,18 @@ async fn next_look(run: &Run) {
     let _ = timeout(LOOK_INTERVAL, run.wake.own_devices.notified()).await;
 }
 
-async fn identity(run: &Run) -> Result<Identity, BridgeError> {
+/// The state after a key query; `published`: whether the homeserver has an identity. The store does not
+/// tell: it has an identity before the upload, and after the homeserver has lost it.
+async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
+    if !published {
+        return Ok(Identity::Missing);
+    }
     if own_device(run).await?.is_some_and(|device| device.is_cross_signed_by_owner()) {
         return Ok(Identity::Signed);
     }
     let machine = run.crypto.machine().await?;
     let ours = machine.cross_signing_status().await.is_complete();
-    let published = machine.get_identity(machine.user_id(), None).await?.is_some();
-    Ok(match published {
-        true if ours => Identity::Unsigned,
-        true => Identity::Foreign,
-        false => Identity::Missing,
-    })
+    Ok(if ours { Identity::Unsigned } else { Identity::Foreign })
 }
 
 enum Upload {
