@@ -71,13 +71,14 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
             Identity::Missing | Identity::Unsigned => true,
             Identity::Foreign => run.config.cross_signing == CrossSigning::Reset,
         };
-        if !may_upload || tried.uploads == MAX_UPLOADS {
-            if reported.replace(found) != Some(found) {
+        let impossible = tried.impossible == Some(found);
+        if !may_upload || impossible || tried.uploads == MAX_UPLOADS {
+            if reported.replace(found) != Some(found) && !impossible {
                 report(found, may_upload);
             }
-            // What another client does from now on may change that.
-            tried.import &= found != Identity::Signed;
             next_look(run).await;
+            // Another client may have stored the keys meanwhile.
+            tried.import = false;
             continue;
         }
         let uploaded = match found {
@@ -91,9 +92,7 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
                 sleep(delays.next(None)).await;
             }
             Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
-            Upload::Impossible => {
-                (tried.uploads, reported) = (MAX_UPLOADS, Some(found));
-            }
+            Upload::Impossible => tried.impossible = Some(found),
         }
     }
 }
@@ -102,7 +101,9 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
 #[derive(Default)]
 struct Tried {
     uploads: u32,
-    /// The private keys were looked for in the secret storage.
+    /// The state in which an upload was refused.
+    impossible: Option<Identity>,
+    /// The private keys were looked for in the secret storage, since the last wait.
     import: bool,
 }
 
@@ -146,7 +147,7 @@ async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
 enum Upload {
     Done,
     Later(Option<Duration>),
-    /// Logged; not repeated before a restart with other settings.
+    /// Logged; not repeated in this state before a restart with other settings.
     Impossible,
 }
 
