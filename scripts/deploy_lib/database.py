@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from e2e_lib.postgres import Postgres, unprivileged
@@ -173,6 +174,8 @@ def backup_and_restore(server: Server):
     run("bash", backup, env=env | {"BACKUP_RECIPIENT": "age1nonsense"}, fails=True)
     run("bash", backup, env=env | {"PGPASSWORD_FILE": str(server.secrets / "bot_password")}, fails=True)
     expect(not list(dumps.glob("*.age")), "a failed backup left a file that looks complete")
+    for part in dumps.glob("*.part"):
+        part.unlink()
     # More than a restore reads before it begins to write.
     server.sql(server.role("bot"), "INSERT INTO matrix_sdk.proof SELECT n, md5(n::text) FROM generate_series(2, 20000) n")
     for day in ("01", "02"):
@@ -212,22 +215,54 @@ def _daily(dumps: Path, env: dict, newest: Path):
     for file in dumps.iterdir():
         if file not in (newest, partial):
             os.utime(file, (0, 0))
-
-    def until_stopped():
-        run("timeout", "3", "bash", DEPLOY / "backup.sh", "86400", env=env, fails=True)
-        return sorted(file.name for file in dumps.iterdir())
-
-    before = sorted(file.name for file in dumps.iterdir())
-    after = until_stopped()
-    expect(after == [name for name in before if name != old.name], f"before: {before}, after: {after}")
-    due = newest.stat().st_mtime - 86400
-    os.utime(newest, (due, due))
-    after = until_stopped()
-    expect(len(after) == 3 and newest.name in after, f"the backup that is due is not made: {after}")
-    made = max(name for name in after if name.endswith(".age"))
-    expect(made > newest.name, f"the newest is {made}")
-    (dumps / made).unlink()
+    before = {file.name for file in dumps.iterdir()} - {old.name}
+    after = _until_it_waits(dumps, env)
+    expect(after == before, f"before: {before}, after: {after}")
+    # Made while the clock was wrong.
+    future = dumps / "bridge-21000101T000000Z.dump.age"
+    future.touch()
+    os.utime(future, (4102444800, 4102444800))
+    after = _until_it_waits(dumps, env)
+    expect(after == before | {future.name}, f"with a file from the future, before: {before}, after: {after}")
+    # The name of a file has the second in which it was made.
+    time.sleep(1)
+    for with_future in (True, False):
+        due = newest.stat().st_mtime - 86400
+        os.utime(newest, (due, due))
+        remains = {partial.name, newest.name} | ({future.name} if with_future else set())
+        after = _until_it_waits(dumps, env)
+        made = after - remains
+        expect(len(made) == 1 and max(made) > newest.name, f"the backup that is due is not made: {after}")
+        expect(after == remains | made, f"not kept: {remains - after}")
+        (dumps / made.pop()).unlink()
+        future.unlink(missing_ok=True)
     partial.unlink()
+
+
+def _until_it_waits(dumps: Path, env: dict) -> set[str]:
+    """Run the daily backup until it waits for the next one. Returns the names in its directory."""
+    bin = dumps.parent / "bin"
+    bin.mkdir(exist_ok=True)
+    waits = bin / "waits"
+    waits.write_text("")
+    sleep = bin / "sleep"
+    sleep.write_text(f'#!/bin/sh\necho "$1" >>{waits}\nexec {need("sleep", "coreutils")} "$1"\n')
+    sleep.chmod(0o755)
+    child = subprocess.Popen(
+        ["bash", DEPLOY / "backup.sh", "86400"], env=env | {"PATH": f"{bin}:{env['PATH']}"}, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (waited := waits.read_text().split()) or waited == ["0"]:
+            expect(child.poll() is None, f"backup.sh has ended with {child.returncode}")
+            expect(time.monotonic() < deadline, f"backup.sh does not wait: {waited}")
+            time.sleep(0.05)
+        expect(0 < int(waited[-1]) <= 86400, f"it waits for {waited} seconds")
+        return {file.name for file in dumps.iterdir()}
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def _identity(file: Path) -> tuple[str, str]:

@@ -19,16 +19,21 @@ backup() {
   pg_dump --format=custom --no-password | age --recipient "$BACKUP_RECIPIENT" --output "$file.part"
   mv "$file.part" "$file"
   echo "$file: $(stat --format=%s "$file") bytes"
-  find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' | sort | head --lines="-$keep" | xargs --no-run-if-empty rm
+  # Of those up to this one: others are from a time when the clock was wrong, and would take its place.
+  find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' | sort |
+    awk -v made="$file" '!past { print } $0 == made { past = 1 }' | head --lines="-$keep" | xargs --no-run-if-empty rm
 }
 
 # Seconds until the next backup is due: a restart must not make one, for which an older day's would be removed.
 rest() {
-  local newest age
-  newest=$(find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' -printf '%T@\n' | sort --numeric-sort | tail --lines=1)
+  local now newest age
+  now=$(date +%s)
+  # A file that is newer than now is from a time when the clock was wrong.
+  newest=$(find "$directory" -maxdepth 1 -name 'bridge-*.dump.age' ! -newermt "@$now.999999999" -printf '%T@\n' |
+    sort --numeric-sort | tail --lines=1)
   newest=${newest:-0}
-  age=$(($(date +%s) - ${newest%.*}))
-  echo $((age < 0 || age > every ? 0 : every - age))
+  age=$((now - ${newest%.*}))
+  echo $((age > every ? 0 : every - age))
 }
 
 # What a killed one has left; another one may be running.

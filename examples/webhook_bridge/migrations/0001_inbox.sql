@@ -53,8 +53,6 @@ CREATE TABLE events (
     -- The event as received, still encrypted if it was; NULL once delivered or redacted.
     -- bytea, because json rejects some input that a hostile sender may produce.
     event       bytea,
-    -- Its key was missing, which is counted once.
-    waited      boolean NOT NULL DEFAULT false,
     received_at timestamptz NOT NULL DEFAULT now(),
     done_at     timestamptz,
     rejections  integer NOT NULL DEFAULT 0,

@@ -225,7 +225,8 @@ async fn upload_batch(run: &Run) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Fetch a room key and import it. Returns whether the backup has it.
+/// Fetch a room key and import it. Returns whether that is better than what was stored: the key was
+/// missing, or began at a later message.
 pub async fn fetch(run: &Run, room_id: &str, session_id: &str) -> Result<bool, BridgeError> {
     let keys = {
         let machine = run.crypto.machine().await?;

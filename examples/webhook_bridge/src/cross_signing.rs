@@ -30,7 +30,8 @@ use crate::{
 const MAX_DELAY: Duration = Duration::from_secs(15 * 60);
 /// How often a request that needs approval in a browser is repeated.
 const APPROVAL_INTERVAL: Duration = Duration::from_secs(10);
-/// Uploads in one run: the device may still not be signed, or another client replaces the identity, too.
+/// Uploads per run, over all identities: the device may still not be signed, or another client replaces
+/// the identity, too.
 const MAX_UPLOADS: u32 = 3;
 /// How often the identity is looked at while there is nothing to do.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -40,7 +41,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 enum Identity {
     /// This device is signed by it.
     Signed,
-    /// There is none.
+    /// The homeserver has none; the store may have one that was not uploaded.
     Missing,
     /// It is this store's, and has not signed this device.
     Unsigned,
@@ -54,10 +55,11 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut tried = Tried::default();
     let mut reported = None;
     loop {
-        while !outgoing::query_own_devices(run).await? {
+        let Some(published) = outgoing::query_own_devices(run).await? else {
             sleep(delays.next(None)).await;
-        }
-        let found = identity(run).await?;
+            continue;
+        };
+        let found = identity(run, published).await?;
         run.metrics.device_cross_signed.set(u8::from(found == Identity::Signed));
         // Once: if the keys are there, the identity is not foreign any more.
         if found == Identity::Foreign && !std::mem::replace(&mut tried.import, true) {
@@ -69,13 +71,14 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
             Identity::Missing | Identity::Unsigned => true,
             Identity::Foreign => run.config.cross_signing == CrossSigning::Reset,
         };
-        if !may_upload || tried.uploads == MAX_UPLOADS {
-            if reported.replace(found) != Some(found) {
+        let impossible = tried.impossible == Some(found);
+        if !may_upload || impossible || tried.uploads == MAX_UPLOADS {
+            if reported.replace(found) != Some(found) && !impossible {
                 report(found, may_upload);
             }
-            // What another client does from now on may change that.
-            tried.import &= found != Identity::Signed;
             next_look(run).await;
+            // Another client may have stored the keys meanwhile.
+            tried.import = false;
             continue;
         }
         let uploaded = match found {
@@ -89,9 +92,7 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
                 sleep(delays.next(None)).await;
             }
             Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
-            Upload::Impossible => {
-                (tried.uploads, reported) = (MAX_UPLOADS, Some(found));
-            }
+            Upload::Impossible => tried.impossible = Some(found),
         }
     }
 }
@@ -100,7 +101,9 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
 #[derive(Default)]
 struct Tried {
     uploads: u32,
-    /// The private keys were looked for in the secret storage.
+    /// The state in which an upload was refused.
+    impossible: Option<Identity>,
+    /// The private keys were looked for in the secret storage, since the last wait.
     import: bool,
 }
 
@@ -127,24 +130,24 @@ async fn next_look(run: &Run) {
     let _ = timeout(LOOK_INTERVAL, run.wake.own_devices.notified()).await;
 }
 
-async fn identity(run: &Run) -> Result<Identity, BridgeError> {
+/// The state after a key query; `published`: whether the homeserver has an identity. The store does not
+/// tell: it has an identity before the upload, and after the homeserver has lost it.
+async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
+    if !published {
+        return Ok(Identity::Missing);
+    }
     if own_device(run).await?.is_some_and(|device| device.is_cross_signed_by_owner()) {
         return Ok(Identity::Signed);
     }
     let machine = run.crypto.machine().await?;
     let ours = machine.cross_signing_status().await.is_complete();
-    let published = machine.get_identity(machine.user_id(), None).await?.is_some();
-    Ok(match published {
-        true if ours => Identity::Unsigned,
-        true => Identity::Foreign,
-        false => Identity::Missing,
-    })
+    Ok(if ours { Identity::Unsigned } else { Identity::Foreign })
 }
 
 enum Upload {
     Done,
     Later(Option<Duration>),
-    /// Logged; not repeated before a restart with other settings.
+    /// Logged; not repeated in this state before a restart with other settings.
     Impossible,
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -126,12 +129,13 @@ impl Engine {
     ) -> Result<(Keys, Inbox), BridgeError> {
         let mut delays = Delays::new();
         let may_migrate = self.config.database.run_migrations;
+        let supersedes = AtomicBool::new(false);
         let owner_alive = async |owner: &str, pool: &Pool| {
             // Before it matters: a rollout stops the owner once a standby is healthy.
             inbox::check(pool, may_migrate).await?;
             if self.config.takeover == Takeover::Immediate {
                 warn!("the account is in use by {owner}: taking it over, as BRIDGE_TAKEOVER says");
-                self.metrics.takeovers.increment(1);
+                supersedes.store(true, Ordering::Relaxed);
             } else {
                 info!("the account is in use by {owner}: waiting until it is free");
                 health.set_waiting_for(Some(owner));
@@ -141,7 +145,11 @@ impl Engine {
         loop {
             let attempt = async {
                 let settings = database.settings(&self.config.store_account)?;
-                let (keys, pool) = Keys::open(&self.config, settings, owner_alive).await?;
+                supersedes.store(false, Ordering::Relaxed);
+                let (keys, pool) = Keys::open(&self.config, settings, &owner_alive).await?;
+                if supersedes.load(Ordering::Relaxed) {
+                    self.metrics.takeovers.increment(1);
+                }
                 if may_migrate {
                     inbox::migrate(&pool).await?;
                 } else {

@@ -18,9 +18,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts for the same session.
 const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
 
-/// When each missing session is looked for again.
+/// When each missing session, of a room, is looked for again.
 #[derive(Default)]
-struct Attempts(HashMap<String, Attempt>);
+struct Attempts(HashMap<(String, String), Attempt>);
 
 struct Attempt {
     at: Instant,
@@ -31,9 +31,9 @@ struct Attempt {
 
 impl Attempts {
     /// Whether it is time for an attempt, which is then counted.
-    fn begin(&mut self, session: &str) -> bool {
+    fn begin(&mut self, room: &str, session: &str) -> bool {
         let new = || Attempt { at: Instant::now(), delays: Delays::up_to(MAX_PAUSE), waits: true };
-        let attempt = self.0.entry(session.to_owned()).or_insert_with(new);
+        let attempt = self.0.entry((room.to_owned(), session.to_owned())).or_insert_with(new);
         attempt.waits = true;
         let due = attempt.at <= Instant::now();
         if due {
@@ -54,7 +54,10 @@ pub async fn run(run: &Run) -> Result<(), BridgeError> {
     let mut last = None;
     while run.stop.run_until_cancelled(sleep(INTERVAL)).await.is_some() {
         let waiting = run.inbox.waiting_sessions(last.as_ref()).await?;
-        for session in waiting.iter().filter(|one| attempts.begin(&one.session_id)) {
+        for session in &waiting {
+            if !attempts.begin(&session.room_id, &session.session_id) {
+                continue;
+            }
             let look = look_for(run, session);
             run.stop.run_until_cancelled(look).await.unwrap_or(Ok(()))?;
         }
@@ -72,7 +75,7 @@ async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError
     let stored = run.crypto.has_session(room_id, session_id).await?;
     // Also a stored one: it may begin after the message, and that in the backup before it.
     if backup::fetch(run, room_id, session_id).await? {
-        info!(room = room_id, session = session_id, "a missing room key was in the key backup");
+        info!(room = room_id, session = session_id, "a room key was fetched from the key backup");
     } else if !stored {
         return Ok(());
     }
@@ -89,11 +92,13 @@ mod tests {
     #[test]
     fn attempts_for_a_session_are_spaced() {
         let mut attempts = Attempts::default();
-        assert!(attempts.begin("a") && attempts.begin("b"));
-        assert!(!attempts.begin("a"));
+        assert!(attempts.begin("room", "a") && attempts.begin("room", "b"));
+        assert!(!attempts.begin("room", "a"));
         attempts.end_pass();
-        assert!(!attempts.begin("b"));
+        assert!(!attempts.begin("room", "b"));
         attempts.end_pass();
-        assert!(attempts.begin("a") && !attempts.begin("b"));
+        assert!(attempts.begin("room", "a") && !attempts.begin("room", "b"));
+        // The sender of a message chooses its session id.
+        assert!(attempts.begin("another", "b"));
     }
 }

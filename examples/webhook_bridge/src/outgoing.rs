@@ -162,11 +162,14 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
     Ok(())
 }
 
-/// Query the devices of the bot's user. Returns whether that succeeded.
-pub async fn query_own_devices(run: &Run) -> Result<bool, BridgeError> {
+/// Query the devices and the identity of the bot's user. Returns whether the homeserver has an identity;
+/// `None` if the query failed.
+pub async fn query_own_devices(run: &Run) -> Result<Option<bool>, BridgeError> {
+    let user = &run.config.user_id;
     let sent_at = run.devices.change_count();
-    let (id, query) = run.crypto.query_for_user(&run.config.user_id).await?;
-    Ok(query_keys(run, &id, &query, sent_at).await?.is_none())
+    let (id, query) = run.crypto.query_for_user(user).await?;
+    let answer = send_query(run, &id, &query, sent_at).await?;
+    Ok(answer.ok().map(|answer| answer.master_keys.contains_key(user)))
 }
 
 /// Send a key query. Returns `Some` if it failed, with the server's retry delay, if any.
@@ -176,12 +179,22 @@ async fn query_keys(
     query: &KeysQueryRequest,
     sent_at: ChangeCount,
 ) -> Result<Option<Option<Duration>>, BridgeError> {
+    Ok(send_query(run, id, query, sent_at).await?.err())
+}
+
+/// Send a key query. The inner error is the server's retry delay, if any.
+async fn send_query(
+    run: &Run,
+    id: &TransactionId,
+    query: &KeysQueryRequest,
+    sent_at: ChangeCount,
+) -> Result<Result<get_keys::v3::Response, Option<Duration>>, BridgeError> {
     let mut request = get_keys::v3::Request::new();
     request.timeout = query.timeout;
     request.device_keys = query.device_keys.clone();
     let response = match run.homeserver.send_within(request, REQUEST_TIMEOUT).await {
         Ok(response) => response.0,
-        Err(error) => return log_failure(QUERY, error).map(Some),
+        Err(error) => return log_failure(QUERY, error).map(Err),
     };
     run.crypto.mark_as_sent(id, &response).await?;
     let failures = &response.failures;
@@ -192,7 +205,7 @@ async fn query_keys(
     }
     // A partial failure is none: the machine itself backs off from servers that do not respond.
     let any = query.device_keys.keys().any(|user| response.device_keys.contains_key(user));
-    Ok((!any).then_some(None))
+    Ok(if any { Ok(response) } else { Err(None) })
 }
 
 fn name(request: &OutgoingRequest) -> &'static str {

@@ -183,6 +183,9 @@ impl TryFrom<Args> for Config {
                  as in BRIDGE_LISTEN=127.0.0.1:9090, or remove BRIDGE_METRICS_TOKEN",
             ));
         }
+        let password = secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?;
+        let password = password.map(SecretString::from);
+        let credentials = credentials(&args, password.as_ref())?;
         let (store_passphrase, store_passphrase_raw) = passphrase(&args)?;
         let recovery_key = recovery_key(&args.recovery_key, &args.recovery_key_file)?;
         let webhook = webhook::default(&args)?;
@@ -191,7 +194,8 @@ impl TryFrom<Args> for Config {
             labels::read(args.labels_file.as_deref(), user_id.server_name(), &webhook)?;
         Ok(Self {
             homeserver: http_url(&homeserver, "MATRIX_HOMESERVER")?,
-            credentials: credentials(&args)?,
+            refresh_token: refresh_token(&args, credentials.as_ref())?,
+            credentials,
             device_id: non_empty(args.device_id.clone()).map(OwnedDeviceId::from),
             database: DatabaseConfig::try_from(&args)?,
             store_passphrase,
@@ -221,9 +225,7 @@ impl TryFrom<Args> for Config {
             metrics_token: metrics_token.map(Into::into),
             key_backup: on_off(&args.key_backup, "BRIDGE_KEY_BACKUP", recovery_key.is_some())?,
             recovery_key,
-            refresh_token: refresh_token(&args)?,
-            password: secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?
-                .map(Into::into),
+            password,
             cross_signing: cross_signing(non_empty(args.cross_signing).as_deref())?,
             invite_allow: non_empty(args.invite_allow).map(|list| allow_list(&list)).transpose()?,
             trusted_bridges: trusted_bridges(args.trusted_bridges.as_deref().unwrap_or_default())?,
@@ -232,21 +234,25 @@ impl TryFrom<Args> for Config {
     }
 }
 
-fn credentials(args: &Args) -> Result<Option<Credentials>, BridgeError> {
+fn credentials(
+    args: &Args,
+    password: Option<&SecretString>,
+) -> Result<Option<Credentials>, BridgeError> {
     let token = secret(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
-    let password = secret(&args.password, &args.password_file, "MATRIX_PASSWORD")?;
-    Ok(match (token, password) {
-        (Some(token), _) => Some(Credentials::AccessToken(token.into())),
-        (None, Some(password)) => Some(Credentials::Password(password.into())),
-        (None, None) => None,
+    Ok(match token {
+        Some(token) => Some(Credentials::AccessToken(token.into())),
+        None => password.cloned().map(Credentials::Password),
     })
 }
 
-fn refresh_token(args: &Args) -> Result<Option<SecretString>, BridgeError> {
+/// It belongs to the access token in the `credentials`.
+fn refresh_token(
+    args: &Args,
+    credentials: Option<&Credentials>,
+) -> Result<Option<SecretString>, BridgeError> {
     let token = secret(&args.refresh_token, &args.refresh_token_file, "MATRIX_REFRESH_TOKEN")?;
-    let given = secret(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
     match token {
-        Some(_) if given.is_none() => Err(invalid(
+        Some(_) if !matches!(credentials, Some(Credentials::AccessToken(_))) => Err(invalid(
             "MATRIX_REFRESH_TOKEN is set without MATRIX_ACCESS_TOKEN, to which it belongs: set both, or \
              remove MATRIX_REFRESH_TOKEN; the bridge keeps the tokens of its own logins by itself",
         )),

@@ -8,12 +8,13 @@ use tracing::info;
 
 use crate::errors::{BridgeError, exit_code};
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/0001_inbox.sql"),
     include_str!("../../migrations/0002_limits_and_replays.sql"),
     include_str!("../../migrations/0003_labels.sql"),
     include_str!("../../migrations/0004_invitations.sql"),
     include_str!("../../migrations/0005_api.sql"),
+    include_str!("../../migrations/0006_waited.sql"),
 ];
 
 /// The role's default timeouts may be too short for a large table, or while another bridge migrates.

@@ -12,6 +12,22 @@ async fn inbox() -> (Inbox, testing::TestDatabase) {
     (Inbox::new(pool, "@bot:x"), database)
 }
 
+/// For a short time the first migration made the column.
+#[tokio::test]
+async fn a_database_with_and_without_the_column_waited_is_migrated() {
+    let (inbox, _database) = inbox().await;
+    for column in ["DROP COLUMN waited", "ALTER COLUMN waited SET DEFAULT false"] {
+        let before = format!(
+            "DELETE FROM webhook_bridge.schema_migrations WHERE version = 6;
+             ALTER TABLE webhook_bridge.events {column}"
+        );
+        inbox.connection().await.unwrap().batch_execute(&before).await.unwrap();
+        migrate(&inbox.pool).await.unwrap();
+        let read = "SELECT waited FROM webhook_bridge.events";
+        inbox.connection().await.unwrap().batch_execute(read).await.unwrap();
+    }
+}
+
 async fn record(inbox: &Inbox, sync: &SyncRecord) -> u64 {
     let mut connection = inbox.connection().await.unwrap();
     let transaction = connection.transaction().await.unwrap();

@@ -1,6 +1,6 @@
 //! The bot's identity and the signature of its device, with homeservers that request authentication.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
@@ -68,6 +68,39 @@ async fn an_approval_in_a_browser_is_waited_for() {
     let bridge = harness.bridge(&[]);
     bridge.until_logged("/auth/m.login.sso/fallback/web?session=a+session").await;
     until_signed(&bridge).await;
+}
+
+fn overloaded() -> Reply {
+    Reply::text(503, "<html>overloaded</html>")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_whose_upload_failed_is_uploaded_again() {
+    let harness = Harness::new().await;
+    let failed = AtomicBool::new(false);
+    harness.homeserver.calls.rule(move |call| {
+        (is_upload(call) && !failed.swap(true, Ordering::Relaxed)).then(overloaded)
+    });
+    let bridge = harness.bridge(&[]);
+    until_signed(&bridge).await;
+    assert_eq!(uploads(&harness).len(), 2, "{}", bridge.log());
+}
+
+/// It is the one that the store has had since the first attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_whose_upload_failed_is_uploaded_after_a_restart() {
+    let harness = Harness::new().await;
+    harness.homeserver.calls.rule(|call| is_upload(call).then(overloaded));
+    let mut bridge = harness.bridge(&[]);
+    bridge.until_logged("the bot's device cannot be signed: ").await;
+    bridge.kill().await;
+    harness.homeserver.calls.clear_rules();
+    let failed = uploads(&harness);
+    let bridge = harness.bridge(&[]);
+    until_signed(&bridge).await;
+    let published = harness.homeserver.stored.lock().unwrap().cross_signing.clone();
+    assert_eq!(published["master_key"], failed[0].body["master_key"], "{}", bridge.log());
+    assert_eq!(uploads(&harness).len(), failed.len() + 1);
 }
 
 /// The identity does not reach the homeserver; messages are delivered all the same.

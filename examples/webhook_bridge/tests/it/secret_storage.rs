@@ -8,7 +8,7 @@ use matrix_sdk_crypto::{
 use ruma::{UserId, device_id, events::secret::request::SecretName};
 use serde_json::{Value, json};
 
-use crate::support::{BOT, Call, Harness, MatrixUser, Reply};
+use crate::support::{BOT, Call, Harness, MatrixUser, Reply, matrix_error};
 
 /// A secret storage on the homeserver, as another client has made it.
 struct Storage {
@@ -44,6 +44,18 @@ impl Storage {
         let content = json!({"encrypted": {self.key.key_id(): encrypted}});
         let mut stored = harness.homeserver.stored.lock().unwrap();
         stored.account_data.insert(name.to_string(), content);
+    }
+
+    /// Store the private cross-signing keys of that device.
+    async fn store_identity(&self, harness: &Harness, other: &OlmMachine) {
+        let keys = other.export_cross_signing_keys().await.unwrap().unwrap();
+        for (name, key) in [
+            (SecretName::CrossSigningMasterKey, keys.master_key.clone()),
+            (SecretName::CrossSigningSelfSigningKey, keys.self_signing_key.clone()),
+            (SecretName::CrossSigningUserSigningKey, keys.user_signing_key.clone()),
+        ] {
+            self.store(harness, name, &key.unwrap());
+        }
     }
 }
 
@@ -148,14 +160,7 @@ async fn the_identity_is_taken_from_the_secret_storage() {
     assert_eq!(bridge.stop().await, 0);
 
     let storage = Storage::new(&harness);
-    let keys = other.export_cross_signing_keys().await.unwrap().unwrap();
-    for (name, key) in [
-        (SecretName::CrossSigningMasterKey, keys.master_key.clone()),
-        (SecretName::CrossSigningSelfSigningKey, keys.self_signing_key.clone()),
-        (SecretName::CrossSigningUserSigningKey, keys.user_signing_key.clone()),
-    ] {
-        storage.store(&harness, name, &key.unwrap());
-    }
+    storage.store_identity(&harness, &other).await;
     // While the storage cannot be read, the identity is not replaced.
     harness.homeserver.calls.rule(|call| {
         let is_secret = call.path.contains("/account_data/m.cross_signing.");
@@ -176,4 +181,32 @@ async fn the_identity_is_taken_from_the_secret_storage() {
     let now = harness.homeserver.stored.lock().unwrap().cross_signing.clone();
     assert_eq!(now, published, "the identity was uploaded again");
     assert!(bridge.log().contains("were in the secret storage"), "{}", bridge.log());
+}
+
+/// The homeserver refuses the bridge's own identity; another client creates one, and stores its keys later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_is_taken_from_the_secret_storage_after_the_start() {
+    let harness = Harness::new().await;
+    let bot = UserId::parse(BOT).unwrap();
+    let other = OlmMachine::new(&bot, device_id!("PHONE")).await;
+    let storage = Storage::new(&harness);
+    let is_upload = |call: &Call| call.is("POST", "keys/device_signing/upload");
+    harness
+        .homeserver
+        .calls
+        .rule(move |call| is_upload(call).then(|| matrix_error(403, "M_FORBIDDEN")));
+    let bridge = harness.bridge(&[("BRIDGE_RECOVERY_KEY", &storage.recovery_key)]);
+    bridge.until_logged("the bot's device cannot be signed: ").await;
+    publish_identity(&harness, &other).await;
+    harness.homeserver.push(json!({"device_lists": {"changed": [BOT]}}));
+    bridge.until_logged("its private keys are not in this database").await;
+    storage.store_identity(&harness, &other).await;
+    harness.homeserver.push(json!({"device_lists": {"changed": [BOT]}}));
+    bridge
+        .until("the device to be signed", async |bridge| {
+            bridge.metric("device_cross_signed").await == Some(1.0)
+        })
+        .await;
+    assert!(!bridge.log().contains("still not signed"), "{}", bridge.log());
+    assert_eq!(harness.homeserver.calls.count(is_upload), 1);
 }

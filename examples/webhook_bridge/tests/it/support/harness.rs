@@ -74,16 +74,16 @@ impl Harness {
     // Not used by the soak test.
     #[allow(dead_code)]
     pub async fn restart_run(&self, bridge: &Bridge, meanwhile: impl FnOnce()) {
-        let runs = |log: &str| log.matches("forwarding messages").count();
-        let before = runs(&bridge.log());
+        let count = |text| bridge.log().matches(text).count();
+        let (runs, refusals) = (count("forwarding messages"), count("locked"));
         let refuse = |call: &Call| call.is_sync().then(|| matrix_error(401, "M_UNKNOWN_TOKEN"));
         self.homeserver.calls.rule(refuse);
         // Ends the long poll.
         self.homeserver.push(json!({}));
-        bridge.until_logged("locked").await;
+        bridge.until("the refusal", async |_| count("locked") > refusals).await;
         meanwhile();
         self.homeserver.calls.clear_rules();
-        bridge.until("another run", async |bridge| runs(&bridge.log()) > before).await;
+        bridge.until("another run", async |_| count("forwarding messages") > runs).await;
         bridge.ready().await;
     }
 
