@@ -130,18 +130,19 @@ async fn next_look(run: &Run) {
     let _ = timeout(LOOK_INTERVAL, run.wake.own_devices.notified()).await;
 }
 
-/// The state after a key query; `published`: whether the homeserver has an identity. The store does not
-/// tell: it has an identity before the upload, and after the homeserver has lost it.
+/// The state after a key query; `published`: whether the homeserver has an identity. The store has ours
+/// before the upload, and a foreign one after an answer that lacks it: that one is not replaced.
 async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
-    if !published {
-        return Ok(Identity::Missing);
-    }
-    if own_device(run).await?.is_some_and(|device| device.is_cross_signed_by_owner()) {
-        return Ok(Identity::Signed);
-    }
+    let device = own_device(run).await?;
     let machine = run.crypto.machine().await?;
     let ours = machine.cross_signing_status().await.is_complete();
-    Ok(if ours { Identity::Unsigned } else { Identity::Foreign })
+    let stored = machine.get_identity(machine.user_id(), None).await?.is_some();
+    Ok(match published {
+        true if device.is_some_and(|device| device.is_cross_signed_by_owner()) => Identity::Signed,
+        true if ours => Identity::Unsigned,
+        false if ours || !stored => Identity::Missing,
+        _ => Identity::Foreign,
+    })
 }
 
 enum Upload {

@@ -109,7 +109,8 @@ pub async fn restore(
         RestoredDevice::Moved { from } => {
             // Meanwhile this transaction is idle, however long the source's rows take.
             transaction.batch("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
-            move_away(from, backup).await?;
+            let restored = olm_account(&transaction, account_id).await?;
+            move_away(from, backup, restored).await?;
         }
     }
     match (device, transaction.commit().await) {
@@ -293,18 +294,19 @@ async fn copy(
     Ok(transaction.batch("DROP TABLE pg_temp.restoring").await?)
 }
 
-/// Fails where [`move_away`] would, and changes nothing.
+/// Fails where [`move_away`] would, and changes nothing; whether it is the same device is seen there only.
 async fn check_source(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), BackupError> {
     let from = from.clone().account(&backup.account);
     lock_source(&AdminConnection::new(&from)?, &from, backup).await.map(drop)
 }
 
-/// Locks the account that has the device now. Fails if it has none, or more commits than the backup.
+/// Locks the account that has the device now, and returns the device. Fails if it has none, or another count
+/// of commits than the backup.
 async fn lock_source<'a>(
     admin: &'a AdminConnection,
     from: &PostgresStoreConfig,
     backup: &Backup,
-) -> Result<Claimed<'a>, BackupError> {
+) -> Result<(Claimed<'a>, Vec<u8>), BackupError> {
     let claimed = Claimed::lock(admin, from).await?;
     let rows = claimed.transaction.query_sql(&OWNER, &[&claimed.account_id]).await?;
     let known = OwnerRow::parse(&rows).map_err(OpenStoreError::from)?.commits().unsigned_abs();
@@ -312,21 +314,38 @@ async fn lock_source<'a>(
         return Err(BackupError::Old { found: backup.commits, known });
     }
     // The removal of a device is no commit of the account.
-    let (table, condition) = (OLM_ACCOUNT.table.name, OLM_ACCOUNT.condition());
-    let sql = format!("SELECT FROM {{schema}}.{table} WHERE account_id = $1{condition}");
-    let rows = claimed.transaction.query(&sql, &[(&claimed.account_id, Type::INT8)]).await?;
-    if rows.is_empty() {
-        return Err(BackupError::NoDevice { account: backup.account.clone(), commits: known });
+    match olm_account(&claimed.transaction, claimed.account_id).await? {
+        Some(device) => Ok((claimed, device)),
+        None => Err(BackupError::NoDevice { account: backup.account.clone(), commits: known }),
     }
-    Ok(claimed)
+}
+
+/// The Olm account as it is stored: a backup and the account that it was made of have the same bytes, as each
+/// save is sealed anew.
+async fn olm_account(
+    transaction: &Transaction<'_>,
+    account_id: i64,
+) -> Result<Option<Vec<u8>>, BackupError> {
+    let (table, condition) = (OLM_ACCOUNT.table.name, OLM_ACCOUNT.condition());
+    let sql = format!("SELECT data FROM {{schema}}.{table} WHERE account_id = $1{condition}");
+    let rows = transaction.query(&sql, &[(&account_id, Type::INT8)]).await?;
+    let row = rows.first();
+    Ok(row.map(|row| row.try_get(0)).transpose().map_err(DatabaseError::from)?)
 }
 
 /// Takes the device from where it is now. Committed before the restored account is: rather nowhere than
 /// twice.
-async fn move_away(from: &PostgresStoreConfig, backup: &Backup) -> Result<(), BackupError> {
+async fn move_away(
+    from: &PostgresStoreConfig,
+    backup: &Backup,
+    restored: Option<Vec<u8>>,
+) -> Result<(), BackupError> {
     let from = from.clone().account(&backup.account);
     let admin = AdminConnection::new(&from)?;
-    let Claimed { transaction, account_id } = lock_source(&admin, &from, backup).await?;
+    let (Claimed { transaction, account_id }, device) = lock_source(&admin, &from, backup).await?;
+    if restored != Some(device) {
+        return Err(BackupError::OtherDevice { account: backup.account.clone() });
+    }
     let reset = reset(&transaction, account_id).await;
     reset
         .map_err(|error| OpenStoreError::refused(error, "removing the device from its account"))?;

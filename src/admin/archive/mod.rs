@@ -132,6 +132,16 @@ pub enum BackupError {
         commits: u64,
     },
 
+    /// The account that the device would be moved from has another device than the backup.
+    #[error(
+        "account {account:?} in the database that the device would be moved from has another device than the \
+         backup: nothing was changed; name the database that the backup was made of"
+    )]
+    OtherDevice {
+        /// The account.
+        account: String,
+    },
+
     /// The backup is of another schema version.
     #[error(
         "the backup is of version {found} of the schema's part {part}, here it is {installed}: restore \

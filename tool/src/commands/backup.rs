@@ -62,6 +62,7 @@ impl From<BackupError> for Error {
             | BackupError::OtherAccount { .. }
             | BackupError::NotEmpty { .. }
             | BackupError::NoDevice { .. }
+            | BackupError::OtherDevice { .. }
             | BackupError::Old { .. } => Self::refused(error.to_string()),
             error => Error::failed(error.to_string()),
         }

@@ -182,6 +182,11 @@ impl Sqlite {
         if let Some(note) = &note {
             text.push_str(&format!("{note}\n"));
         }
+        if !context.has_secret()? {
+            text.push_str(
+                "The account is not encrypted: no passphrase and no key were given for it.\n",
+            );
+        }
         let json = json!({
             "account": account, "imported": report.json(), "next": NEXT, "note": note,
         });

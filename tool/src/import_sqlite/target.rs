@@ -215,7 +215,7 @@ async fn found(
     }
     let what = match (found, store.load_account().await?) {
         (Some(_), _) => "an import of another device that was not finished".to_owned(),
-        (None, Some(account)) if is_of(&account, of) => return Err(already_there(name)),
+        (None, Some(account)) if is_of(&account, of) => return Err(already_there(name, of)),
         (None, Some(account)) => {
             format!("the device {} of {}", account.device_id(), account.user_id())
         }
@@ -234,12 +234,13 @@ fn is_of(account: &Account, of: &StaticAccountData) -> bool {
 }
 
 /// After an import, or one that was interrupted between its last transaction and its last comparison.
-fn already_there(name: &str) -> Error {
+fn already_there(name: &str, device: &StaticAccountData) -> Error {
+    let (user, device) = (&device.user_id, &device.device_id);
     Error::refused(format!(
-        "the account {name:?} already is this device, and has all of the file: an import of it has ended, or was \
-         interrupted after its last transaction. Nothing was changed. The old bot must not start again. If the \
-         import was interrupted and no bot has used the account, it can be compared to the end: delete it \
-         (matrix-postgres delete-account), and import again"
+        "the account {name:?} already is the device {device} of {user}, and has all of the file: an import of it \
+         has ended, or was interrupted after its last transaction. Nothing was changed. The old bot must not \
+         start again. If the import was interrupted and no bot has used the account, it can be compared to the \
+         end: delete it (matrix-postgres delete-account), and import again"
     ))
 }
 

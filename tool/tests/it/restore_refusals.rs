@@ -72,3 +72,25 @@ async fn a_move_whose_last_commit_fails_is_ended_with_a_checkpoint() {
     other.run_command(tool(&other, &same)).await.expect(0);
     assert!(other.open("bot").await.load_account().await.unwrap().is_some());
 }
+
+/// Another bot of the same name, with as many commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_device_is_not_removed_by_a_move() {
+    let (place, elsewhere, folder) = (Place::new(), Place::new(), tempfile::tempdir().unwrap());
+    let file = path(&folder, "bot.age");
+    let (store, _) = place.filled("bot").await;
+    store.close().await.unwrap();
+    backed_up(&place, &file).await;
+    let (store, stranger) = elsewhere.filled("bot").await;
+    store.close().await.unwrap();
+    let commits = "SELECT commits FROM matrix_sdk.account_lanes";
+    assert_eq!(place.number(commits).await, elsewhere.number(commits).await);
+
+    let (target, url) = (Place::new(), TextFile::new(&elsewhere.url()));
+    let moved = ["restore", &file, "--same-device", "--from-url-file", url.path(), "--yes"];
+    let refused = target.run_command(tool(&target, &moved)).await.expect(4);
+    assert!(refused.err.contains("has another device than the backup"), "{}", refused.err);
+    assert_eq!(target.number("SELECT count(*) FROM matrix_sdk.accounts").await, 0);
+    let account = elsewhere.open("bot").await.load_account().await.unwrap().unwrap();
+    assert_eq!(account.identity_keys(), stranger.account.identity_keys());
+}

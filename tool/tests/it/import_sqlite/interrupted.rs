@@ -18,7 +18,7 @@ async fn an_account_that_is_not_empty_is_left_alone() {
     imports(&place, &folder).await.expect(0);
     // Again, as after an interruption behind the last transaction; and one of another device.
     let refused = imports(&place, &folder).await.expect(4);
-    assert!(refused.err.contains("already is this device, and has all of the file"), "{refused:?}");
+    assert!(refused.err.contains("already is the device ALICESDEVICE of "), "{refused:?}");
     assert!(refused.err.contains("The old bot must not start again"), "{refused:?}");
     let (another, _) = filled(Mode::Passphrase).await;
     let refused = imports(&place, &another).await.expect(4);
