@@ -92,7 +92,10 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
                 sleep(delays.next(None)).await;
             }
             Upload::Later(retry_after) => sleep(delays.next(retry_after)).await,
-            Upload::Impossible => tried.impossible = Some(found),
+            Upload::Impossible => {
+                tried.impossible = Some(found);
+                sleep(delays.next(None)).await;
+            }
         }
     }
 }
@@ -131,17 +134,18 @@ async fn next_look(run: &Run) {
 }
 
 /// The state after a key query; `published`: whether the homeserver has an identity. The store has ours
-/// before the upload, and a foreign one after an answer that lacks it: that one is not replaced.
+/// before the upload, and a foreign one after an answer that lacks it: that one counts as published.
 async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
-    let device = own_device(run).await?;
+    let signed = own_device(run).await?.is_some_and(|device| device.is_cross_signed_by_owner());
     let machine = run.crypto.machine().await?;
     let ours = machine.cross_signing_status().await.is_complete();
     let stored = machine.get_identity(machine.user_id(), None).await?.is_some();
-    Ok(match published {
-        true if device.is_some_and(|device| device.is_cross_signed_by_owner()) => Identity::Signed,
-        true if ours => Identity::Unsigned,
-        false if ours || !stored => Identity::Missing,
-        _ => Identity::Foreign,
+    Ok(match (published, ours) {
+        (true, _) | (false, false) if signed => Identity::Signed,
+        (true, true) => Identity::Unsigned,
+        (false, true) => Identity::Missing,
+        (false, false) if !stored => Identity::Missing,
+        (_, false) => Identity::Foreign,
     })
 }
 
