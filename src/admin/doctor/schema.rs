@@ -5,11 +5,13 @@ use tokio_postgres::types::Type;
 use super::{failed, get};
 use crate::{
     DatabaseError, OpenStoreError,
+    account::handle::parts,
     admin::{
         check::Check,
         connection::{AdminConnection, Transaction},
         migrate::{MigrationStatus, status},
     },
+    crypto_store::CRYPTO_STORE,
 };
 
 pub(super) struct Found {
@@ -102,12 +104,37 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND (
     OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
     OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
 ORDER BY 1";
-    let odd = names_in(admin, sql).await?;
+    let mut odd = names_in(admin, sql).await?;
+    odd.extend(missing_indexes(admin).await?);
     if odd.is_empty() {
         return Ok(Check::ok(NAME, "as the migrations made them"));
     }
     let advice = "undo it: the store is not tested with it";
     Ok(Check::problem(NAME, odd.join(", "), advice, DOC_TABLES))
+}
+
+/// Without one, reads take long, or a save fails.
+async fn missing_indexes(admin: &AdminConnection) -> Result<Vec<String>, OpenStoreError> {
+    let sql = "
+SELECT c.relname::text AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND i.indisvalid";
+    let found = names_in(admin, sql).await?;
+    let parts = parts(&[&CRYPTO_STORE]);
+    let lines = parts.iter().flat_map(|part| part.steps).flat_map(|step| step.sql.lines());
+    let missing = lines.filter_map(created_index).filter(|index| !found.contains(index));
+    Ok(missing.map(|index| format!("the index {index} is missing or invalid")).collect())
+}
+
+/// The index that a line of a migration creates: a table's primary key, or another one.
+fn created_index(line: &str) -> Option<String> {
+    let name = |rest: &str| rest.split_whitespace().next().map(str::to_owned);
+    if let Some(rest) = line.strip_prefix("CREATE TABLE {schema}.") {
+        return name(rest).map(|table| format!("{table}_pkey"));
+    }
+    ["CREATE INDEX ", "CREATE UNIQUE INDEX "]
+        .iter()
+        .find_map(|kind| line.strip_prefix(kind))
+        .and_then(name)
 }
 
 /// Of a database that Citus distributes.

@@ -78,6 +78,26 @@ async fn an_unreleased_schema_is_a_problem() {
 }
 
 #[tokio::test]
+async fn a_missing_index_is_a_problem() {
+    let (_server, place) = durable();
+    drop(place.filled("bot").await);
+    let client = place.client().await;
+    for (sql, index) in [
+        ("DROP INDEX matrix_sdk.key_requests_by_info", "key_requests_by_info"),
+        (
+            "ALTER TABLE matrix_sdk.withheld_sessions DROP CONSTRAINT withheld_sessions_pkey",
+            "withheld_sessions_pkey",
+        ),
+    ] {
+        assert!(!place.run_unlocked(&COMMAND).await.out.contains(index));
+        client.batch_execute(sql).await.unwrap();
+        let ran = place.run_unlocked(&COMMAND).await.expect(3);
+        assert_eq!(status(&ran, "tables"), "problem");
+        assert!(ran.out.contains(&format!("the index {index} is missing")), "{}", ran.out);
+    }
+}
+
+#[tokio::test]
 async fn more_dead_rows_than_live_ones_are_a_warning() {
     let (_server, place) = durable();
     drop(place.filled("bot").await);
