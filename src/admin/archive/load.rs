@@ -62,7 +62,8 @@ pub enum RestoredDevice {
 /// # Errors
 ///
 /// [`BackupError`]: each reason has a variant. Nothing was changed, unless the error says that the outcome of
-/// `COMMIT` is unknown, and but for [`BackupError::Moved`].
+/// `COMMIT` is unknown, and but for [`BackupError::Moved`]. A move also removes the device from its source, and fails, if
+/// the wait for the source's synchronous standby is cancelled: the error's text says how to go on.
 ///
 /// ```no_run
 /// # async fn example(mut decrypted: &[u8]) -> Result<(), matrix_sdk_postgres::admin::BackupError> {

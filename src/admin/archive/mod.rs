@@ -135,7 +135,7 @@ pub enum BackupError {
     /// The account that the device would be moved from has another device than the backup.
     #[error(
         "account {account:?} in the database that the device would be moved from has another device than the \
-         backup: nothing was changed; name the database that the backup was made of"
+         backup: no account was changed; name the database that the backup was made of"
     )]
     OtherDevice {
         /// The account.

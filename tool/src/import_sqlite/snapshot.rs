@@ -118,6 +118,11 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 }
 
 fn check_magic(file: &Path) -> Result<(), Failure> {
+    let metadata = fs::metadata(file).map_err(|error| Failure::io(file, &error))?;
+    // A pipe that nobody writes to would be waited for.
+    if !metadata.is_file() {
+        return Err(Failure::no_database(file));
+    }
     let mut magic = [0; 16];
     let mut opened = fs::File::open(file).map_err(|error| Failure::io(file, &error))?;
     match opened.read_exact(&mut magic) {

@@ -237,10 +237,10 @@ fn is_of(account: &Account, of: &StaticAccountData) -> bool {
 fn already_there(name: &str, device: &StaticAccountData) -> Error {
     let (user, device) = (&device.user_id, &device.device_id);
     Error::refused(format!(
-        "the account {name:?} already is the device {device} of {user}, and has all of the file: an import of it \
-         has ended, or was interrupted after its last transaction. Nothing was changed. The old bot must not \
-         start again. If the import was interrupted and no bot has used the account, it can be compared to the \
-         end: delete it (matrix-postgres delete-account), and import again"
+        "the account {name:?} already is the device {device} of {user}: an import of it has ended, or was \
+         interrupted after its last transaction. Nothing was changed, and nothing compared. The old bot must not \
+         start again. If that import said that the account must not be used, or was interrupted and no bot has \
+         used the account, delete it (matrix-postgres delete-account), and import again"
     ))
 }
 
