@@ -182,7 +182,7 @@ async def key_backup(h: Harness):
     h.sink.mode = "ok"
     await h.bridge.start(STORE_ACCOUNT="second", BRIDGE_KEY_BACKUP="true")
     await h.until_delivered()
-    await until_logged(h, "a missing room key was in the key backup")
+    await until_logged(h, "a room key was fetched from the key backup")
     expect(h.bridge.outputs().count("shown only now") == 1, "the recovery key was printed again")
     verifications = {delivery.message["verification"] for delivery in h.sink.delivered[1:]}
     expect(verifications == {"insecure_source"}, f"verification is {verifications}")
