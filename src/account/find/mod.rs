@@ -118,11 +118,11 @@ async fn create_and_find(
         OpenStoreError::from(DatabaseError::broken("the account's row has disappeared"))
     })?;
     let owner = owner.and_then(OwnerRow::early);
-    let cipher = match secret {
-        // A new one, too: it shows that the key provider can unwrap what it has wrapped.
-        Some(Secret::Provider(_)) => OpenedCipher::open(cipher, name, secret.clone()).await?,
-        _ if cipher == created.sealed => created,
-        _ => OpenedCipher::open(cipher, name, secret.clone()).await?,
+    // A key provider's is opened in any case: that shows that it can unwrap what it has wrapped.
+    let is_provided = matches!(secret, Some(Secret::Provider(_)));
+    let cipher = match cipher == created.sealed && !is_provided {
+        true => created,
+        false => OpenedCipher::open(cipher, name, secret.clone()).await?,
     };
     Ok(Found { id, cipher, owner })
 }

@@ -321,8 +321,8 @@ async fn lock_source<'a>(
     }
 }
 
-/// The Olm account as it is stored: a backup and the account that it was made of have the same bytes, as each
-/// save is sealed anew.
+/// The Olm account as it is stored. A backup has the bytes of the account that it was made of; those of every
+/// other save differ.
 async fn olm_account(
     transaction: &Transaction<'_>,
     account_id: i64,

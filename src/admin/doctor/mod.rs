@@ -93,7 +93,7 @@ fn connection_failed(error: &OpenStoreError) -> Check {
     Check::problem("connection", error.to_string(), advice, doc)
 }
 
-/// What cannot be read is not in order: nobody knows.
+/// A check that could not be made is a problem: the alert must not stay silent.
 fn failed(name: &'static str, error: &OpenStoreError) -> Check {
     let found = format!("it could not be read: {error}");
     Check::problem(name, found, "see to the error, and run it again", error_doc(error))

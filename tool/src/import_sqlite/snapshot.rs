@@ -119,7 +119,7 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 
 fn check_magic(file: &Path) -> Result<(), Failure> {
     let metadata = fs::metadata(file).map_err(|error| Failure::io(file, &error))?;
-    // A pipe that nobody writes to would be waited for.
+    // Opening a pipe without a writer blocks.
     if !metadata.is_file() {
         return Err(Failure::no_database(file));
     }

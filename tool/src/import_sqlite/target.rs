@@ -98,7 +98,7 @@ impl Target {
         Ok(reader)
     }
 
-    /// Marks the account, which [`look`] did not refuse and refuses now if somebody came in between.
+    /// Marks the account, which [`look`] did not refuse and refuses now if it was filled in between.
     pub async fn begin(&self, of: &StaticAccountData) -> Result<(), Error> {
         match found(&self.config, &self.store, &self.name, of).await? {
             Found::OurImport => Ok(()),
@@ -153,7 +153,7 @@ impl Target {
         &self,
         wanted: &BTreeMap<&'static str, u64>,
     ) -> Result<(), Stopped> {
-        let found = self.counts().await?;
+        let found = counts(&self.config).await?;
         for table in found.keys().chain(wanted.keys()) {
             let of = |counts: &BTreeMap<_, _>| counts.get(table).copied().unwrap_or(0);
             let (found, wanted) = (of(&found), of(wanted));
@@ -168,13 +168,9 @@ impl Target {
         }
         Ok(())
     }
-
-    /// Rows by table; those without any are left out.
-    async fn counts(&self) -> Result<BTreeMap<&'static str, u64>, Error> {
-        counts(&self.config).await
-    }
 }
 
+/// Rows by table; those without any are left out.
 async fn counts(config: &PostgresStoreConfig) -> Result<BTreeMap<&'static str, u64>, Error> {
     let counted = admin::count_account(config).await?;
     // A file has no numbers of backup versions: the account counts its own.

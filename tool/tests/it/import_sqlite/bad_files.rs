@@ -40,7 +40,7 @@ async fn no_database_an_empty_file_and_none_at_all() {
         let ran = fails(&folder, Mode::Plain, 1).await;
         assert!(ran.err.contains("is not a SQLite database"), "{}", ran.err);
     }
-    // Nobody writes to the pipe.
+    // A pipe without a writer.
     fs::remove_file(folder.file()).unwrap();
     let made = std::process::Command::new("mkfifo").arg(folder.file()).status().unwrap();
     assert!(made.success());
