@@ -69,12 +69,13 @@ apt_install() {
 
 can_apt() { command -v apt-get >/dev/null && as_root >/dev/null; }
 
-# Prints a Python that can create virtual environments. The system's Python is preferred.
+# find_python [BELOW]: prints a Python that can create virtual environments, 3.10 or newer, and below 3.BELOW.
+# The system's Python is preferred.
 find_python() {
-  local candidate
+  local candidate below=${1:-99}
   for candidate in "${PYTHON:-}" /usr/bin/python3 $(type -aP python3 python3.14 python3.13 python3.12 python3.11 python3.10) "$cache/debian/usr/bin/python3"; do
     [ -n "$candidate" ] && [ -x "$candidate" ] || continue
-    "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && {
+    "$candidate" -c "import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, $below))" 2>/dev/null && {
       echo "$candidate"
       return
     }
@@ -112,33 +113,47 @@ need_python() {
   find_python >/dev/null || fail "Python 3.10 or newer with its venv module is missing: apt-get install python3 python3-venv"
 }
 
+# make_venv PYTHON DIRECTORY REQUIREMENTS
 make_venv() {
-  local python=$1
-  rm -rf "$cache/venv"
+  local python=$1 venv=$2 requirements=$3
+  rm -rf "$venv"
   if [ "${python#"$cache"}" = "$python" ]; then
-    "$python" -m venv "$cache/venv" || return
+    "$python" -m venv "$venv" || return
   else
     # Debian's ensurepip looks for wheels in /usr/share, which does not work for an unpacked Python.
-    "$python" -m venv --without-pip "$cache/venv" || return
+    "$python" -m venv --without-pip "$venv" || return
     PYTHONPATH=$(ls "$cache"/debian/usr/share/python-wheels/pip-*.whl) \
-      "$cache/venv/bin/python" -m pip install --disable-pip-version-check pip || return
+      "$venv/bin/python" -m pip install --disable-pip-version-check pip || return
   fi
-  "$cache/venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-    --only-binary :all: -r "$root/scripts/requirements.txt" &&
-    printf '%s' "$stamp" >"$cache/venv/stamp"
+  "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+    --only-binary :all: -r "$requirements" &&
+    printf '%s' "$stamp" >"$venv/stamp"
 }
 
-need_venv() {
-  local python
-  E2E_PYTHON=$cache/venv/bin/python
-  stamp=$(cat "$root/scripts/requirements.txt"; echo "$cache")
-  if [ -x "$E2E_PYTHON" ] && [ "$(cat "$cache/venv/stamp" 2>/dev/null)" = "$stamp" ]; then
-    found "Synapse and matrix-nio are installed"
+# install_venv NAME REQUIREMENTS WHAT [BELOW]: BELOW is that of find_python.
+install_venv() {
+  local venv=$cache/$1 requirements=$root/scripts/$2 stamp python
+  stamp=$(cat "$requirements"; echo "$cache")
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ]; then
+    found "$3 installed"
     return
   fi
   need_python
-  python=$(find_python)
-  step "Installing Synapse and matrix-nio" make_venv "$python"
+  python=$(find_python "${4:-}") || fail "a Python from 3.10 to 3.$((${4:-99} - 1)) with its venv module is missing"
+  step "Installing ${3% *}" make_venv "$python" "$venv" "$requirements"
+}
+
+need_venv() {
+  E2E_PYTHON=$cache/venv/bin/python
+  install_venv venv requirements.txt "Synapse and matrix-nio are"
+}
+
+# The senders' encryption by libolm, in the last matrix-nio that uses it. It is not installed beside Synapse,
+# whose Python is kept in SYNAPSE_PYTHON.
+need_libolm() {
+  export SYNAPSE_PYTHON=$E2E_PYTHON
+  E2E_PYTHON=$cache/libolm/bin/python
+  install_venv libolm requirements-libolm.txt "matrix-nio on libolm is" 13
 }
 
 # Prints the directory with initdb and postgres: PG_BIN, Debian's newest, one in PATH, or the wheel's.

@@ -82,8 +82,8 @@ def figures(harness: Harness) -> str:
 
 
 def choose(given) -> list[Case]:
-    wanted = lambda name: (not given.only or name in given.only) and name not in given.skip
-    return [case for name, case in CASES.items() if wanted(name)]
+    wanted = lambda case: case.name in given.only if given.only else given.list or not case.slow
+    return [case for case in CASES.values() if wanted(case) and case.name not in given.skip]
 
 
 class Lane:
@@ -127,7 +127,7 @@ async def main() -> int:
     width = max(map(len, CASES))
     if given.list:
         for case in chosen:
-            print(f"{case.name:{width}}  {case.title}")
+            print(f"{case.name:{width}}  {case.title}{' (only if named)' * case.slow}")
         return 0
     task = asyncio.current_task()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import sqlite3
 import sys
@@ -87,7 +88,7 @@ class Synapse:
             if not (self.directory / "homeserver.yaml").exists():
                 self._configure()
             await self.child.start(
-                sys.executable, "-m", "synapse.app.homeserver",
+                os.environ.get("SYNAPSE_PYTHON", sys.executable), "-m", "synapse.app.homeserver",
                 "--config-path", self.directory / "homeserver.yaml",
                 cwd=self.directory,
             )

@@ -79,7 +79,12 @@ async fn decrypt(
                     warn!(event_id, room = %room_id, "a message cannot be decrypted: {reason}");
                     run.inbox.note_withheld(room_id.as_str(), event_id, &reason).await?;
                 }
-                return Ok(undecrypted(info.reason));
+                let verdict = undecrypted(info.reason);
+                if matches!(verdict, Verdict::NoKey) {
+                    // The machine may ask the user's other devices for the key.
+                    run.wake.outgoing.notify_one();
+                }
+                return Ok(verdict);
             }
         },
     };

@@ -86,7 +86,10 @@ impl Keys {
         device: &DeviceId,
     ) -> Result<OlmMachine, BridgeError> {
         // Only this call changes with the SDK's next version.
-        Ok(OlmMachine::with_store(user, device, self.store.clone(), None).await?)
+        let machine = OlmMachine::with_store(user, device, self.store.clone(), None).await?;
+        // It asks the user's other devices for missing keys, but hands none out: they have the key backup.
+        machine.set_room_key_forwarding_enabled(false);
+        Ok(machine)
     }
 
     /// Run all saves of `future` and its statements on [`Self::transaction`] in one transaction.

@@ -1,5 +1,6 @@
 //! A client of matrix-sdk that sets recovery up for its user, as Element does: an identity, a key backup,
-//! and a secret storage with their keys. Prints the recovery key that opens the storage.
+//! and a secret storage with their keys. Prints the recovery key that opens the storage. With `STAY` it goes on
+//! syncing, and answers key requests of the user's other devices.
 
 use matrix_sdk::{
     Client,
@@ -24,6 +25,9 @@ async fn main() -> Result<()> {
         encryption.bootstrap_cross_signing(Some(AuthData::Password(auth))).await?;
     }
     println!("{}", encryption.recovery().enable().await?);
+    if std::env::var_os("STAY").is_some() {
+        client.sync(SyncSettings::default()).await?;
+    }
     Ok(())
 }
 

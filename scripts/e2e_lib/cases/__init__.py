@@ -8,6 +8,8 @@ class Case:
     name: str
     run: object
     options: dict = field(default_factory=dict)
+    # Runs only if it is named.
+    slow: bool = False
 
     @property
     def title(self) -> str:
@@ -17,11 +19,11 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(**options):
-    """Register a case. Options are those of `Harness.open`."""
+def case(slow: bool = False, **options):
+    """Register a case. The other options are those of `Harness.open`."""
 
     def register(function):
-        CASES[function.__name__] = Case(function.__name__, function, options)
+        CASES[function.__name__] = Case(function.__name__, function, options, slow)
         return function
 
     return register

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 
 from ..harness import Harness, expect
 from ..postgres import Postgres
@@ -84,6 +85,32 @@ async def late_key_while_down(h: Harness):
     expect(await h.alice.release_keys() > 0, "no key was held back")
     await h.bridge.start()
     await h.until_delivered()
+
+
+@case(slow=True)
+async def late_by_an_hour(h: Harness):
+    """Messages whose key arrives an hour later, and after a restart; later messages do not wait."""
+    await h.set_up()
+    await h.send(2, "with its key")
+    await h.until_delivered()
+    h.alice.rotate(h.room)
+    h.alice.hold_keys()
+    early = await h.send(5, "without its key")
+    held, h.alice.client.held = h.alice.client.held, None
+    h.alice.rotate(h.room)
+    for minute in range(60):
+        await asyncio.sleep(60)
+        await h.until_delivered(60, await h.send(1, f"after minute {minute}"))
+        if minute == 30:
+            await h.bridge.kill9()
+            await h.bridge.start()
+    expect(len(h.missing(early)) == 5, "messages were delivered without their key")
+    h.alice.client.held = held
+    began = time.monotonic()
+    expect(await h.alice.release_keys() > 0, "no key was held back")
+    await h.until_delivered(60)
+    print(f"     delivered {time.monotonic() - began:.1f} s after their key, which was an hour late")
+    return early
 
 
 @case()

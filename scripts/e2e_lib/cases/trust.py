@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from ..harness import Harness, expect
+from ..harness import Failure, Harness, expect
 from ..processes import until
 from ..sender import Sent
 from . import case
@@ -188,17 +188,24 @@ async def key_backup(h: Harness):
     expect(verifications == {"insecure_source"}, f"verification is {verifications}")
 
 
-@case()
-async def secret_storage(h: Harness):
-    """Another client has set recovery up for the bot's user: its recovery key opens the backup, and signs the device."""
-    env = {
+async def other_client(h: Harness, **env: str):
+    """Another client of the bot's user sets recovery up. Returns its process and the recovery key."""
+    env |= {
         **os.environ, "MATRIX_HOMESERVER": h.synapse.url, "MATRIX_USER": h.bot, "MATRIX_PASSWORD": h.passwords[h.bot],
     }
     program, pipe = Path(os.environ["E2E_EXAMPLES"]) / "recovery", asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(program, env=env, stdout=pipe, stderr=pipe)
-    out, error = await process.communicate()
-    expect(process.returncode == 0, f"the other client failed: {error.decode()}")
-    key = out.decode().strip()
+    key = (await process.stdout.readline()).decode().strip()
+    if not key:
+        raise Failure(f"the other client failed: {(await process.communicate())[1].decode()}")
+    return process, key
+
+
+@case()
+async def secret_storage(h: Harness):
+    """Another client has set recovery up for the bot's user: its recovery key opens the backup, and signs the device."""
+    process, key = await other_client(h)
+    await process.wait()
     before = await backup_of(h)
     await h.set_up(BRIDGE_RECOVERY_KEY=key)
     identity = await master_key(h)
@@ -218,3 +225,30 @@ async def secret_storage(h: Harness):
     await h.send(1, "with a new key")
     await h.until_delivered()
     await until(lambda: has_backed_up(h, 2), 60, "the second key in the backup", 0.5, h.bridge.tail)
+
+
+@case()
+async def forwarded_key(h: Harness):
+    """A sender excludes the bridge's device: another verified device of the bot's user forwards the key."""
+    process, key = await other_client(h, STAY="1")
+    try:
+        login = await h.synapse.login(h.bot, h.passwords[h.bot])
+        (other,) = await h.synapse.device_keys(h.bot, login["access_token"])
+        await h.synapse.logout(login["access_token"])
+        await h.set_up(BRIDGE_RECOVERY_KEY=key)
+        await until_signed(h)
+        await h.bridge.child.stop()
+        # Without the key backup.
+        await h.bridge.start()
+        await h.alice.sync()
+        devices = h.alice.client.device_store[h.bot]
+        (bridge,) = set(devices.keys()) - {other}
+        h.alice.client.blacklist_device(devices[bridge])
+        h.alice.rotate(h.room)
+        await h.send(3, "not to the bridge's device")
+        await h.until_delivered()
+        verifications = {delivery.message["verification"] for delivery in h.sink.delivered}
+        expect(verifications == {"insecure_source"}, f"verification is {verifications}")
+    finally:
+        process.kill()
+        await process.wait()
