@@ -42,11 +42,12 @@ fn main() {
     let quick = std::env::var_os("BENCH_QUICK").is_some();
     page::introduction(page, quick, &text("machine.txt").unwrap_or_default());
     page.push_str("| aim, encrypted | | measured |\n|---|---|--:|\n");
-    page::aims(page, &days, &criterion, &bare);
+    let accounts: Accounts = results::read("accounts").unwrap();
+    page::aims(page, &days, &criterion, &bare, &accounts);
     page::bot_day(page, &charts, &days, &costs);
     page::look_ups(page, &charts, &criterion, &bare, &distances);
     page::readers(page, &results::read::<Vec<ReadRates>>("readers").unwrap());
-    page::accounts(page, &results::read::<Accounts>("accounts").unwrap());
+    page::accounts(page, &accounts);
     page::saving(page, &charts, &criterion);
     page::disk(page, text("pg_test_fsync.txt"));
     let path = docs.join("benchmarks.md");

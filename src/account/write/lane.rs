@@ -131,7 +131,8 @@ impl Writer {
     }
 }
 
-/// Runs jobs until the lane is closed; returns the sender that reports this, if any.
+/// Runs jobs until the lane is closed; returns the sender that reports this, if any. Each job is boxed, so
+/// that an idle lane does not hold the kilobytes that a write needs.
 async fn run(
     lane: Arc<Lane>,
     mut queue: mpsc::UnboundedReceiver<Job>,
@@ -147,11 +148,13 @@ async fn run(
             },
         };
         match job {
-            Job::Write(stage, done) => next = lane.write((stage, done), &mut queue).await,
-            Job::WriteParts(parts, done) => {
-                let _ = done.send(lane.write_parts(parts).await);
+            Job::Write(stage, done) => {
+                next = Box::pin(lane.write((stage, done), &mut queue)).await;
             }
-            Job::Scope(job) => run_scope(&lane.database, job).await,
+            Job::WriteParts(parts, done) => {
+                let _ = done.send(Box::pin(lane.write_parts(parts)).await);
+            }
+            Job::Scope(job) => Box::pin(run_scope(&lane.database, job)).await,
             Job::Reserve(answer) => {
                 let (held, dropped) = oneshot::channel();
                 if answer.send(LaneReservation { _held: held }).is_ok() {
