@@ -56,7 +56,7 @@ CREATE TABLE {schema}.account_lanes (
 CREATE TABLE {schema}.heartbeats (
     id bytea PRIMARY KEY,
     alive_until timestamptz NOT NULL,
-    -- The process: a random id, a hash of its host's boot id and namespaces, its number, and its start in
+    -- The process: a random id, a hash of its host and its namespaces, its number, and its start in
     -- clock ticks. Another process of the host sees by them that it has ended. Null where unknown.
     process bytea,
     host bytea,

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
 };
 
 use deadpool_postgres::Pool;
@@ -206,7 +205,7 @@ impl OpenAccount {
             find::find(&database, config, &parts, before).await?;
         let Access::Exclusive(settings) = &config.access else {
             let (owner, maintenance) =
-                (Owner::new(id, OwnershipState::default(), Duration::ZERO), BTreeMap::new());
+                (Owner::new(id, OwnershipState::default(), Arc::default()), BTreeMap::new());
             return Ok(Self { cipher, database, owner, presence: None, maintenance });
         };
         let mut lanes: Vec<&'static str> = stores.iter().map(|store| store.name).collect();

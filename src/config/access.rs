@@ -65,7 +65,8 @@ pub struct OwnershipSettings {
     /// A name that at most one process has at a time, such as that of a StatefulSet's pod or of a systemd
     /// unit; none by default. A process that opens the account under the name of its former owner does
     /// not wait for that owner's heartbeat to expire, whatever [`takeover`](Self::takeover) says:
-    /// something else guarantees that the former process has ended.
+    /// something else guarantees that the former process has ended. A store that is open in the same
+    /// process is alive.
     ///
     /// Without it, the account of a process that was killed is free at once only for a process of the
     /// same host and PID namespace, on Linux. Never give the name to two processes that may run at

@@ -19,7 +19,7 @@ use crate::{
     account::{
         cancellation::Cancellation,
         ownership::{
-            Owner, OwnerRow, OwnershipState, Position,
+            Moment, Owner, OwnerRow, OwnershipState, Position,
             heartbeat::{HandleRow, Heartbeat, Presence},
             owner_row::transaction_id,
             process::Process,
@@ -56,9 +56,6 @@ pub(crate) static CLAIM: Sql = Sql::new(
 
 /// How often a waiting opener checks whether the owner is still alive.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How long a proof of ownership counts at most, whatever the heartbeat's interval.
-const MAX_PROOF_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Takes the account over according to the settings; reopening a store never takes it back from
 /// another owner. `found` is the owner's row if it was just read.
@@ -125,12 +122,12 @@ pub(in crate::account) async fn claim(
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
         };
-        let sent = std::time::Instant::now();
+        let sent = Moment::now();
         if let Some((answer, handle_row)) = claim.run().await.map_err(refused)? {
             info!(account, "the account was claimed");
             metrics::ownership("claimed");
             let (known, maintenance) = answer.into_known(known, lanes, wanted);
-            let owner = Owner::new(account_id, known, proof_lifetime(settings.heartbeat_interval));
+            let owner = Owner::new(account_id, known, heartbeat.interval().clone());
             owner.prove(sent);
             let presence =
                 Presence::new(heartbeat, handle_row, &owner, settings.heartbeat_interval);
@@ -142,11 +139,6 @@ pub(in crate::account) async fn claim(
             return Err(taken);
         }
     }
-}
-
-/// A missed heartbeat is no reason for a commit; a long interval is no reason to go without one.
-fn proof_lifetime(heartbeat_interval: Duration) -> Duration {
-    heartbeat_interval.saturating_mul(2).min(MAX_PROOF_LIFETIME)
 }
 
 /// A claimed account.

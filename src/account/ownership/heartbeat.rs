@@ -5,9 +5,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, LazyLock, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use deadpool_postgres::ClientWrapper;
@@ -17,12 +17,14 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::types::Type;
 use tracing::debug;
 
 use crate::{
     Error,
-    account::ownership::{Owner, OwnershipState, lock, random_id},
+    account::ownership::{
+        Evidence, Interval, LaneRow, Moment, Owner, OwnershipState, lock, random_id,
+    },
     postgres::{
         database::{Database, Param, Target},
         metrics,
@@ -62,7 +64,7 @@ pub(crate) struct Heartbeat {
     id: [u8; 16],
     database: Database,
     owners: Mutex<Vec<Member>>,
-    interval_ms: AtomicU64,
+    interval: Arc<Interval>,
     /// Wakes the task when a shorter interval is registered.
     interval_shortened: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -154,7 +156,7 @@ impl Heartbeat {
             id: random_id(),
             database: database.clone(),
             owners: Mutex::default(),
-            interval_ms: AtomicU64::new(u64::MAX),
+            interval: Arc::default(),
             interval_shortened: Arc::default(),
             task: Mutex::default(),
         });
@@ -169,12 +171,11 @@ impl Heartbeat {
     /// How long the heartbeat counts as alive if an owner with this interval joins, in
     /// milliseconds.
     pub(crate) fn lifetime(&self, interval: Duration) -> f64 {
-        (self.interval().min(interval).saturating_mul(LIFETIME)).as_secs_f64() * 1000.0
+        (self.interval.get().min(interval).saturating_mul(LIFETIME)).as_secs_f64() * 1000.0
     }
 
     fn join(self: &Arc<Self>, owner: &Arc<Owner>, database: &Database, interval: Duration) {
-        let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-        if self.interval_ms.fetch_min(interval_ms, Ordering::AcqRel) > interval_ms {
+        if self.interval.shorten(interval) {
             self.interval_shortened.notify_one();
         }
         let mut owners = lock(&self.owners);
@@ -193,8 +194,8 @@ impl Heartbeat {
         owners.map(|(ownership, owner)| (ownership, owner.database.clone())).collect()
     }
 
-    fn interval(&self) -> Duration {
-        Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
+    pub(crate) fn interval(&self) -> &Arc<Interval> {
+        &self.interval
     }
 
     /// Connects; if the credentials are refused, with those of the newest owners: a store that was
@@ -221,47 +222,47 @@ impl Heartbeat {
         let ids: Vec<i64> = owners.iter().map(|(owner, _)| owner.account_id).collect();
         // Taken before the query: a commit meanwhile would make its result look behind.
         let seen: Vec<OwnershipState> = owners.iter().map(|(owner, _)| owner.snapshot()).collect();
-        let (lifetime, sent) = (self.lifetime(Duration::MAX), Instant::now());
+        let (lifetime, sent) = (self.lifetime(Duration::MAX), Moment::now());
         let params: [Param<'_>; 3] = [&self.id.as_slice(), &lifetime, &ids];
         let rows = self.database.autocommit(&client, &RENEW, None, &params).await?;
         *connection = Some(client);
+        let mut lanes: HashMap<i64, Vec<LaneRow<'_>>> = HashMap::new();
         for row in &rows {
-            let account_id: i64 = row.try_get(0)?;
-            for ((owner, database), seen) in owners.iter().zip(&seen) {
-                if owner.account_id == account_id {
-                    apply_row(owner, database, row, seen, sent)?;
-                }
+            let (account_id, lane) = LaneRow::of(row)?;
+            lanes.entry(account_id).or_default().push(lane);
+        }
+        for ((owner, database), seen) in owners.iter().zip(&seen) {
+            if let Some(lanes) = lanes.get(&owner.account_id) {
+                apply_rows(owner, database, lanes, seen, sent);
             }
         }
         Ok(())
     }
 }
 
-/// Passes a lane's row of the heartbeat to its owner. A loss is verified on the account's own
+/// Passes the rows of an account's lanes to its owner. A loss is verified on the account's own
 /// connections, because the heartbeat's may lead to another server. The heartbeat of the other
 /// accounts does not wait for that.
-fn apply_row(
+fn apply_rows(
     owner: &Arc<Owner>,
     database: &Database,
-    row: &Row,
+    rows: &[LaneRow<'_>],
     seen: &OwnershipState,
-    sent: Instant,
-) -> Result<(), Error> {
-    let (token, name, commits): (&[u8], &str, i64) =
-        (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    if owner.is_plausible(token, commits, seen.position(name).commits) {
-        if seen.tokens.current().is_some_and(|ours| ours == token) {
-            owner.prove(sent);
+    sent: Moment,
+) {
+    match owner.evidence(rows, seen) {
+        Evidence::Proof => owner.prove(sent),
+        Evidence::None => {}
+        Evidence::Loss => {
+            let (owner, database) = (owner.clone(), database.clone());
+            tokio::spawn(async move { owner.verify_once(&database).await });
         }
-    } else {
-        let (owner, database) = (owner.clone(), database.clone());
-        tokio::spawn(async move { owner.verify_once(&database).await });
     }
-    let maintenance = row.try_get(4)?;
-    for lane in owner.lanes().iter().filter(|lane| lane.name == name) {
-        lane.cache.set_maintenance(maintenance);
+    for row in rows {
+        for lane in owner.lanes().iter().filter(|lane| lane.name == row.lane) {
+            lane.cache.set_maintenance(row.maintenance);
+        }
     }
-    Ok(())
 }
 
 async fn run(heartbeat: Weak<Heartbeat>) {
@@ -269,7 +270,7 @@ async fn run(heartbeat: Weak<Heartbeat>) {
     loop {
         // Pauses first, because a claim counts as a heartbeat.
         let Some(found) = heartbeat.upgrade() else { return };
-        let (interval, shortened) = (found.interval(), found.interval_shortened.clone());
+        let (interval, shortened) = (found.interval.get(), found.interval_shortened.clone());
         drop(found);
         if timeout(interval, shortened.notified()).await.is_ok() {
             continue;

@@ -3,10 +3,12 @@
 //! database has other values.
 
 pub(super) mod claim;
+mod evidence;
 pub(crate) mod heartbeat;
 pub(crate) mod lane;
 mod owner_row;
 mod process;
+mod proof;
 mod tokens;
 
 use std::{
@@ -14,15 +16,20 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use tokio_postgres::types::Type;
 use tracing::debug;
 
+use self::{
+    evidence::{Evidence, LaneRow},
+    proof::Proof,
+};
 pub(crate) use self::{
     lane::LaneOwnership,
     owner_row::{OWNER, OWNER_BY_NAME, OwnerRow},
+    proof::{Interval, Moment},
     tokens::{OwnershipState, Position, random_id},
 };
 use crate::{
@@ -93,11 +100,7 @@ pub(crate) struct Owner {
     loss: OnceLock<Loss>,
     /// No store of the account is open any more.
     has_ended: AtomicBool,
-    /// How long a proof of ownership counts.
-    proof_lifetime: Duration,
-    /// When the last query was sent whose answer proved that the account is ours.
-    /// By two clocks: the first stands still while the host is suspended, the second may be set back.
-    proven: Mutex<Option<(Instant, SystemTime)>>,
+    proof: Proof,
     /// Held while the account is verified for the heartbeat: only one check at a time, because each
     /// takes a connection, and may not be answered.
     verifying: tokio::sync::Mutex<()>,
@@ -107,21 +110,12 @@ impl Owner {
     pub(crate) fn new(
         account_id: i64,
         known: OwnershipState,
-        proof_lifetime: Duration,
+        heartbeat_interval: Arc<Interval>,
     ) -> Arc<Self> {
-        let (known, proven) = (Mutex::new(known), Mutex::default());
+        let (known, proof) = (Mutex::new(known), Proof::new(heartbeat_interval));
         let (lanes, verifying) = (Mutex::default(), tokio::sync::Mutex::default());
         let (loss, has_ended) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self {
-            account_id,
-            known,
-            lanes,
-            loss,
-            has_ended,
-            proof_lifetime,
-            proven,
-            verifying,
-        })
+        Arc::new(Self { account_id, known, lanes, loss, has_ended, proof, verifying })
     }
 
     /// The ownership of one lane, from now on.
@@ -138,20 +132,13 @@ impl Owner {
     }
 
     /// Records that a query sent at this time found the account to be ours.
-    pub(crate) fn prove(&self, sent: Instant) {
-        let wall = SystemTime::now().checked_sub(sent.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut proven = lock(&self.proven);
-        if proven.is_none_or(|(before, _)| before < sent) {
-            *proven = Some((sent, wall));
-        }
+    pub(crate) fn prove(&self, sent: Moment) {
+        self.proof.record(sent);
     }
 
     /// Whether the last proof of ownership is recent enough to act without another one.
     pub(crate) fn is_proven(&self) -> bool {
-        lock(&self.proven).is_some_and(|(sent, wall)| {
-            sent.elapsed() < self.proof_lifetime
-                && wall.elapsed().is_ok_and(|elapsed| elapsed < self.proof_lifetime)
-        })
+        self.proof.is_recent()
     }
 
     pub(crate) fn end(&self) {
@@ -200,10 +187,9 @@ impl Owner {
         self.lanes().iter().for_each(|lane| lane.record_loss(loss.clone()));
     }
 
-    /// Whether a lane's token and commit count, read after its owner had `seen` that many commits,
-    /// may be this owner's. A former token may come from a late answer.
-    pub(crate) fn is_plausible(&self, token: &[u8], commits: i64, seen: i64) -> bool {
-        commits >= seen && self.known().tokens.contains(token)
+    /// What the rows of the account's lanes show, read after it was in the state `seen`.
+    fn evidence(&self, rows: &[LaneRow<'_>], seen: &OwnershipState) -> Evidence {
+        Evidence::of(rows, seen, &self.known())
     }
 
     /// Checks in the account's own database whether the account is lost, unless a check is running

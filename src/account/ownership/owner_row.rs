@@ -121,9 +121,12 @@ impl OwnerRow {
         self.alive > 0
     }
 
-    /// Whether the owner has certainly ended, whatever its heartbeat: its process is gone, or the
-    /// opener has its instance.
+    /// Whether the owner has certainly ended, whatever its heartbeat: its process is gone, or
+    /// another process, the opener, has its instance.
     pub(crate) fn has_ended(&self, opener: &Process, instance: Option<&str>) -> bool {
+        if self.process.as_ref().is_some_and(|process| process.id == opener.id) {
+            return false;
+        }
         let ends_with = |process| self.alive == 1 && opener.sees_the_end_of(process);
         (instance.is_some() && self.instance.as_deref() == instance)
             || self.process.as_ref().is_some_and(ends_with)

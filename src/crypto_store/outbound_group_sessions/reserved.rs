@@ -71,8 +71,11 @@ impl Default for Marks {
 }
 
 impl Marks {
-    fn staged(&mut self, session_id: &str) -> u32 {
-        self.staged.get(session_id).copied().unwrap_or_default()
+    /// The index below which the session is not written. Either cache may have dropped it.
+    fn lowest(&mut self, room_id: &RoomId, id: &str) -> u32 {
+        let staged = self.staged.get(id).copied().unwrap_or_default();
+        let row = self.rows.peek(room_id).filter(|row| row.session.id == id);
+        row.map_or(staged, |row| row.session.index.max(staged))
     }
 
     /// What was staged last for the room, and whether its row certainly holds that, if it is this session.
@@ -116,10 +119,10 @@ pub(super) async fn stage(
     let (room_id, id) = (session.room_id(), session.session_id());
     let mut current = Snapshot::of(session.pickle().await)?;
     let maintenance = saves.maintenance();
-    let (staged, row) = saves
-        .marks(|marks| (marks.staged(id), marks.row(room_id, id, maintenance)))
+    let (lowest, row) = saves
+        .marks(|marks| (marks.lowest(room_id, id), marks.row(room_id, id, maintenance)))
         .unwrap_or_default();
-    let mut index = current.index().max(staged);
+    let mut index = current.index().max(lowest);
     let mut count = row.as_ref().map_or(0, |(stored, _)| stored.saves);
     // A scope commits anyway, and may be rolled back.
     let committed = row.filter(|(_, is_committed)| *is_committed && !saves.in_scope());
@@ -204,4 +207,41 @@ fn fingerprint(pickle: &PickledOutboundGroupSession) -> Result<Fingerprint, Erro
     let rest = (settings, room_id, creation_time, shared, invalidated, shared_with_set, requests);
     let text = serde_json::to_vec(&rest).map_err(|_| Error::Encode { table: TABLE })?;
     Ok(Sha256::digest(&text).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk_common::ruma::{OwnedRoomId, RoomId, room_id};
+
+    use super::{MAX_MARKS, Marks, Stored};
+
+    fn stored(id: &str, index: u32) -> Stored {
+        Stored { id: id.to_owned(), index, fingerprint: [0; 32], saves: 0 }
+    }
+
+    fn other_room(number: usize) -> OwnedRoomId {
+        RoomId::parse(format!("!room{number}:example.org")).unwrap()
+    }
+
+    /// Sessions and rooms are dropped in an order of their own.
+    #[test]
+    fn a_mark_is_kept_while_one_of_the_caches_has_it() {
+        let room = room_id!("!room:example.org");
+        let mut marks = Marks::default();
+        marks.stage(room, stored("session", 37));
+        for number in 0..MAX_MARKS {
+            marks.stage(room_id!("!busy:example.org"), stored(&format!("session {number}"), 1));
+        }
+        assert!(marks.staged.peek("session").is_none());
+        assert_eq!(marks.lowest(room, "session"), 37);
+        assert_eq!(marks.lowest(room, "another"), 0);
+
+        let mut marks = Marks::default();
+        marks.stage(room, stored("session", 37));
+        for number in 0..MAX_MARKS {
+            marks.stage(&other_room(number), stored("busy", 1));
+        }
+        assert!(marks.rows.peek(room).is_none());
+        assert_eq!(marks.lowest(room, "session"), 37);
+    }
 }

@@ -1,7 +1,7 @@
 //! Rule 27: identity and lifetime of owners: with copied databases, runtimes that end, and stores dropped with
 //! saves in flight.
 
-use std::{cell::RefCell, collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use assert_matches::assert_matches;
 use futures_util::poll;
@@ -13,7 +13,7 @@ use matrix_sdk_postgres::{
     Error, OpenStoreError, OwnershipSettings, PostgresStoreConfig, Takeover, testing,
 };
 use ruma::{device_id, user_id};
-use test_support::{Mode, connect, eventually, without_heartbeats};
+use test_support::{Mode, connect, eventually, wait_for_heartbeats, without_heartbeats};
 use tokio::runtime::Runtime;
 
 use super::{open, set, value};
@@ -30,20 +30,6 @@ fn config_with_takeover(takeover: Takeover, url: &str, account: &str) -> Postgre
         heartbeat_interval: INTERVAL,
         ..Default::default()
     })
-}
-
-/// Waits until the heartbeat of the database's only live process was renewed several times.
-async fn wait_for_heartbeats(url: &str) {
-    let client = connect(url).await;
-    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
-               WHERE alive_until > clock_timestamp()";
-    let seen = RefCell::new(HashSet::<String>::new());
-    eventually("the heartbeat is renewed", async || {
-        let renewed: Option<String> = client.query_one(sql, &[]).await.unwrap().get(0);
-        seen.borrow_mut().extend(renewed);
-        seen.borrow().len() >= 6
-    })
-    .await;
 }
 
 /// A copy made with TEMPLATE contains all rows that could identify the database.

@@ -25,7 +25,7 @@ use test_support::{
 };
 use tokio::task::block_in_place;
 
-use super::open;
+use super::{open, set};
 
 /// Longer than any test: no heartbeat expires by itself.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -285,4 +285,16 @@ async fn an_instance_does_not_wait_for_its_former_process() {
     let opened = open(refusing(Some("bot-0"))).await;
     assert_matches!(opened, Err(OpenStoreError::OwnerAlive { .. }));
     open(refusing(Some("bot-1"))).await.unwrap();
+}
+
+/// Its name says nothing of an account that is opened twice in one process.
+#[tokio::test]
+async fn an_instance_does_not_take_from_its_own_process() {
+    let database = testing::database().unwrap();
+    let config = config(&database.url(), Takeover::RefuseIfAlive, Some("bot-0"));
+    let first = open(config.clone()).await.unwrap();
+    assert_matches!(open(config.clone()).await, Err(OpenStoreError::OwnerAlive { .. }));
+    set(&first, b"still the owner").await.unwrap();
+    first.close().await.unwrap();
+    open(config).await.unwrap();
 }

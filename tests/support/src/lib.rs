@@ -22,7 +22,7 @@ pub mod stream;
 pub mod suite;
 pub mod values;
 
-use std::time::Duration;
+use std::{cell::RefCell, collections::HashSet, time::Duration};
 
 use matrix_sdk_postgres::{
     Access, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
@@ -86,4 +86,18 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
 /// The single number that a query returns.
 pub async fn number(client: &tokio_postgres::Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Waits until the heartbeat of the database's only live process was renewed several times.
+pub async fn wait_for_heartbeats(url: &str) {
+    let client = connect(url).await;
+    let sql = "SELECT max(alive_until)::text FROM matrix_sdk.heartbeats
+               WHERE alive_until > clock_timestamp()";
+    let seen = RefCell::new(HashSet::<String>::new());
+    eventually("the heartbeat is renewed", async || {
+        let renewed: Option<String> = client.query_one(sql, &[]).await.unwrap().get(0);
+        seen.borrow_mut().extend(renewed);
+        seen.borrow().len() >= 6
+    })
+    .await;
 }

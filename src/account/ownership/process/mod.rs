@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::random_id;
 
+const ROOT: &str = "/";
+
 const PROC: &str = "/proc";
 
 /// Distinguishes this process from its copy in a cloned host, whose other values are the same.
@@ -27,7 +29,8 @@ pub(crate) struct Process {
 /// Where a process runs, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Hash of the host's boot id and of the namespaces that give `pid` and `started` a meaning.
+    /// Hash of the host's boot id, its name and machine id, and of the namespaces that give `pid` and
+    /// `started` a meaning.
     pub(crate) host: Vec<u8>,
     pub(crate) pid: i64,
     /// In clock ticks since the host's start.
@@ -38,40 +41,56 @@ impl Process {
     /// This process.
     pub(crate) fn current() -> Self {
         let is_linux = cfg!(target_os = "linux");
-        let place = is_linux.then(|| Place::of_self(Path::new(PROC), process::id())).flatten();
+        let place = is_linux.then(|| Place::of_self(Path::new(ROOT), process::id())).flatten();
         Self { id: ID.to_vec(), place }
     }
 
     /// Whether the other process has certainly ended.
     pub(crate) fn sees_the_end_of(&self, other: &Self) -> bool {
         let (Some(here), Some(there)) = (&self.place, &other.place) else { return false };
-        self.id != other.id && here.host == there.host && there.has_ended(Path::new(PROC))
+        self.id != other.id && here.sees_the_end_of(there, Path::new(ROOT))
     }
 }
 
 impl Place {
-    fn of_self(proc: &Path, pid: u32) -> Option<Self> {
-        let read = |name: &str| fs::read_to_string(proc.join(name)).ok();
-        let link = |name: &str| fs::read_link(proc.join(name)).ok();
-        if !is_of_own_namespace(&read("self/status")?, pid)
-            || !shows_all_processes(&read("self/mountinfo")?)
+    /// Whether the process there has ended, as this process sees it from here.
+    fn sees_the_end_of(&self, there: &Self, root: &Path) -> bool {
+        // The first was read a while ago, and the files may have been hidden since.
+        self.host == there.host && there.has_ended(root) && self.is_of_self(root)
+    }
+
+    fn is_of_self(&self, root: &Path) -> bool {
+        let pid = u32::try_from(self.pid).ok();
+        pid.and_then(|pid| Self::of_self(root, pid)).as_ref() == Some(self)
+    }
+
+    fn of_self(root: &Path, pid: u32) -> Option<Self> {
+        let read = |name: &str| fs::read_to_string(root.join(name)).ok();
+        let link = |name: &str| fs::read_link(root.join(name)).ok();
+        if !is_of_own_namespace(&read("proc/self/status")?, pid)
+            || !shows_all_processes(&read("proc/self/mountinfo")?)
         {
             return None;
         }
-        let boot = read("sys/kernel/random/boot_id").filter(|boot| !boot.trim().is_empty())?;
+        let boot = read("proc/sys/kernel/random/boot_id").filter(|boot| !boot.trim().is_empty())?;
         let mut hash = Sha256::new();
         hash.update(boot.trim());
-        for namespace in [Some(link("self/ns/pid")?), link("self/ns/time")] {
+        // Machines that were restored from one snapshot of the memory have the same boot id.
+        for name in [Some(read("proc/sys/kernel/hostname")?), read("etc/machine-id")] {
+            hash.update([0]);
+            hash.update(name.unwrap_or_default().trim());
+        }
+        for namespace in [Some(link("proc/self/ns/pid")?), link("proc/self/ns/time")] {
             // Kernels before 5.6 have no time namespaces.
             hash.update([0]);
             hash.update(namespace.unwrap_or_default().as_os_str().as_encoded_bytes());
         }
-        let started = Stat::parse(&read("self/stat")?)?.started;
+        let started = Stat::parse(&read("proc/self/stat")?)?.started;
         Some(Self { host: hash.finalize().to_vec(), pid: pid.into(), started })
     }
 
-    fn has_ended(&self, proc: &Path) -> bool {
-        match fs::read_to_string(proc.join(self.pid.to_string()).join("stat")) {
+    fn has_ended(&self, root: &Path) -> bool {
+        match fs::read_to_string(root.join(format!("proc/{}/stat", self.pid))) {
             Ok(stat) => Stat::parse(&stat)
                 .is_some_and(|stat| stat.is_zombie || stat.started != self.started),
             Err(error) => error.kind() == ErrorKind::NotFound,

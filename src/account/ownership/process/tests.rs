@@ -1,26 +1,28 @@
-//! On directories with the files of a `/proc`.
+//! On directories with the files of a `/proc` and an `/etc`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
-use super::{PROC, Path, Place, Process, random_id, shows_all_processes};
+use super::{Path, Place, Process, ROOT, random_id, shows_all_processes};
 
 const MOUNT: &str = "22 27 0:21 / /proc rw,relatime - proc proc rw\n";
 
-/// A `/proc`, deleted when dropped.
+/// A root directory, deleted when dropped.
 struct Proc(PathBuf);
 
 impl Proc {
     fn new(boot: &str, namespace: &str) -> Self {
         let id = random_id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let proc = Self(std::env::temp_dir().join(format!("matrix-sdk-postgres-proc-{id}")));
-        proc.write("self/status", "Name:\tbot\nNSpid:\t7\n");
-        proc.write("self/mountinfo", MOUNT);
-        proc.write("sys/kernel/random/boot_id", boot);
-        proc.write("self/stat", &stat(7, 'R', 1, 100));
-        fs::create_dir(proc.0.join("self/ns")).unwrap();
-        symlink(namespace, proc.0.join("self/ns/pid")).unwrap();
+        proc.write("proc/self/status", "Name:\tbot\nNSpid:\t7\n");
+        proc.write("proc/self/mountinfo", MOUNT);
+        proc.write("proc/sys/kernel/random/boot_id", boot);
+        proc.write("proc/sys/kernel/hostname", "bot\n");
+        proc.write("etc/machine-id", "machine\n");
+        proc.write("proc/self/stat", &stat(7, 'R', 1, 100));
+        fs::create_dir(proc.0.join("proc/self/ns")).unwrap();
+        symlink(namespace, proc.0.join("proc/self/ns/pid")).unwrap();
         proc
     }
 
@@ -51,7 +53,7 @@ fn proc() -> Proc {
 }
 
 #[test]
-fn the_host_is_the_boot_and_the_namespace() {
+fn the_host_is_the_boot_the_machine_and_the_namespace() {
     let place = proc().place().unwrap();
     assert_eq!((place.pid, place.started), (7, 100));
     assert_eq!(proc().place(), Some(place.clone()));
@@ -59,28 +61,41 @@ fn the_host_is_the_boot_and_the_namespace() {
         assert_ne!(other.place().unwrap().host, place.host);
     }
     let other = proc();
-    symlink("time:[2]", other.0.join("self/ns/time")).unwrap();
+    symlink("time:[2]", other.0.join("proc/self/ns/time")).unwrap();
+    assert_ne!(other.place().unwrap().host, place.host);
+    for name in ["proc/sys/kernel/hostname", "etc/machine-id"] {
+        let other = proc();
+        other.write(name, "another\n");
+        assert_ne!(other.place().unwrap().host, place.host, "{name}");
+    }
+    let other = proc();
+    fs::remove_file(other.0.join("etc/machine-id")).unwrap();
     assert_ne!(other.place().unwrap().host, place.host);
 }
 
 #[test]
 fn without_one_of_the_files_there_is_no_place() {
-    for missing in
-        ["self/status", "self/mountinfo", "self/stat", "self/ns/pid", "sys/kernel/random/boot_id"]
-    {
+    for missing in [
+        "proc/self/status",
+        "proc/self/mountinfo",
+        "proc/self/stat",
+        "proc/self/ns/pid",
+        "proc/sys/kernel/random/boot_id",
+        "proc/sys/kernel/hostname",
+    ] {
         let proc = proc();
         fs::remove_file(proc.0.join(missing)).unwrap();
         assert_eq!(proc.place(), None, "{missing}");
     }
     for (name, text) in [
-        ("sys/kernel/random/boot_id", "\n"),
-        ("self/stat", "7 (bot) R 1"),
-        ("self/status", "Name:\tbot\n"),
+        ("proc/sys/kernel/random/boot_id", "\n"),
+        ("proc/self/stat", "7 (bot) R 1"),
+        ("proc/self/status", "Name:\tbot\n"),
         // The directory of an outer namespace, and that of another process.
-        ("self/status", "NSpid:\t7\t7\n"),
-        ("self/status", "NSpid:\t8\n"),
-        ("self/mountinfo", ""),
-        ("self/mountinfo", "22 27 0:21 / /proc rw - tmpfs proc rw\n"),
+        ("proc/self/status", "NSpid:\t7\t7\n"),
+        ("proc/self/status", "NSpid:\t8\n"),
+        ("proc/self/mountinfo", ""),
+        ("proc/self/mountinfo", "22 27 0:21 / /proc rw - tmpfs proc rw\n"),
     ] {
         let proc = proc();
         proc.write(name, text);
@@ -116,19 +131,40 @@ fn a_process_has_ended_if_there_is_none_or_a_later_one() {
         ("unreadable".to_owned(), false),
         (String::new(), false),
     ] {
-        proc.write("7/stat", &text);
+        proc.write("proc/7/stat", &text);
         assert_eq!(has_ended(), expected, "{text}");
     }
     // Not a file: an error other than that it does not exist.
-    fs::remove_file(proc.0.join("7/stat")).unwrap();
-    fs::create_dir(proc.0.join("7/stat")).unwrap();
+    fs::remove_file(proc.0.join("proc/7/stat")).unwrap();
+    fs::create_dir(proc.0.join("proc/7/stat")).unwrap();
     assert!(!has_ended());
+}
+
+/// A standby asks for hours, and what it may see changes meanwhile.
+#[test]
+fn a_process_that_was_hidden_since_does_not_count_as_ended() {
+    let proc = proc();
+    let place = proc.place().unwrap();
+    let there = Place { pid: 8, ..place.clone() };
+    let is_seen = || place.sees_the_end_of(&there, &proc.0);
+    assert!(is_seen(), "no such process");
+    for (name, text, before) in [
+        ("proc/self/mountinfo", &*MOUNT.replace("proc rw\n", "proc rw,hidepid=2\n"), MOUNT),
+        ("proc/self/mountinfo", "", MOUNT),
+        ("proc/self/status", "NSpid:\t7\t7\n", "NSpid:\t7\n"),
+        ("proc/sys/kernel/random/boot_id", "another boot\n", "boot\n"),
+    ] {
+        proc.write(name, text);
+        assert!(!is_seen(), "{name}: {text}");
+        proc.write(name, before);
+        assert!(is_seen(), "{name}: {before}");
+    }
 }
 
 #[test]
 fn only_another_process_of_the_same_host_is_looked_up() {
     // On a system without /proc nothing is.
-    let Some(place) = Place::of_self(Path::new(PROC), std::process::id()) else { return };
+    let Some(place) = Place::of_self(Path::new(ROOT), std::process::id()) else { return };
     let here = Process::current();
     assert_eq!(here.place, Some(place.clone()));
     assert!(!here.sees_the_end_of(&here));

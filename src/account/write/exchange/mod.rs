@@ -12,7 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use deadpool_postgres::Object;
@@ -25,7 +25,7 @@ pub(crate) use self::outcome::Failure;
 use crate::{
     DatabaseError, Error,
     account::{
-        ownership::{LaneOwnership, Position},
+        ownership::{LaneOwnership, Moment, Position},
         write::batch::{Batch, CHUNK_BYTES},
     },
     postgres::{database::Database, metrics, transaction_connection::TransactionConnection},
@@ -87,7 +87,7 @@ impl Exchange<'_> {
         let first: Vec<String> = begin.into_iter().chain(large).collect();
 
         let (sent, unreplicated) = (Sent::default(), database.unreplicated_commits());
-        let sent_at = Instant::now();
+        let sent_at = Moment::now();
         let mut answers: Vec<Response<'_>> = Vec::new();
         answers.extend(first.iter().map(|text| sent.simple(connection, text)));
         let statements = messages.iter();
@@ -114,12 +114,7 @@ impl Exchange<'_> {
     }
 
     /// Records the new position of each lane, by the answer to `count_commit`.
-    fn record_commit(
-        &self,
-        seen: &[Position],
-        rows: &[Row],
-        sent_at: Instant,
-    ) -> Result<(), Error> {
+    fn record_commit(&self, seen: &[Position], rows: &[Row], sent_at: Moment) -> Result<(), Error> {
         let row = rows.last().ok_or(Error::Internal("commits were not counted"))?;
         let maintenance: Vec<i64> = row.try_get(0)?;
         for ((lane, seen), maintenance) in self.lanes.iter().zip(seen).zip(maintenance) {

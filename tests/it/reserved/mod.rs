@@ -1,6 +1,8 @@
 //! Reserved message indices: outbound sessions are stored ahead of their use, and no index is used twice.
 
-use std::{collections::BTreeSet, time::Duration};
+mod proof;
+
+use std::collections::BTreeSet;
 
 use futures_util::poll;
 use matrix_sdk_crypto::{
@@ -332,26 +334,6 @@ async fn a_session_that_an_operator_deleted_is_stored_again() {
     assert!(stored.is_some(), "the message was sent with a session that is not stored");
     harness.restart().await;
     harness.send().await;
-}
-
-/// Without a recent proof of ownership an owner commits before each message.
-#[tokio::test]
-async fn without_a_recent_proof_of_ownership_a_message_is_a_commit() {
-    let ownership =
-        OwnershipSettings { heartbeat_interval: Duration::from_secs(1), ..Default::default() };
-    let mut harness = Harness::new(ownership, ROTATION).await;
-    harness.send_many(3).await;
-    let before = harness.commits().await;
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    harness.send().await;
-    assert_eq!(harness.commits().await, before, "a heartbeat was not accepted as a proof");
-    let other = connect(&harness.database.url()).await;
-    other.batch_execute("BEGIN; LOCK TABLE matrix_sdk.heartbeats IN SHARE MODE").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
-    harness.send().await;
-    assert_eq!(harness.commits().await, before + 1);
-    harness.send().await;
-    assert_eq!(harness.commits().await, before + 1, "a commit was not accepted as a proof");
 }
 
 #[tokio::test]
