@@ -144,6 +144,28 @@ async fn a_ghost_that_is_only_invited_labels_no_room() {
     assert_eq!(label_of(&harness.webhook, "joined"), "instagram");
 }
 
+/// Who invited the bot's user does not depend on its device, and is told only once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_account_of_the_same_user_keeps_the_inviters() {
+    let harness = Harness::new().await;
+    let labels = labels_file("[[label]]\nname = \"messenger\"\ninviters = [\"@metabot:x\"]");
+    let labels = ("BRIDGE_LABELS_FILE", labels.path());
+    let mut bridge = harness.bridge(&[labels, ("STORE_ACCOUNT", "old")]);
+    bridge.ready().await;
+    harness.homeserver.push(invitation("!invited:x", "@metabot:x"));
+    let events = [own_join("1"), message("$1", "@alice:x")];
+    harness.homeserver.push(sync(&[("!invited:x", room(&events))]));
+    harness.webhook.until_received(&["1"]).await;
+    assert_eq!(bridge.stop().await, 0);
+    harness.homeserver.set_initial(sync(&[("!invited:x", room(&[own_join("1")]))]));
+    let bridge = harness.bridge(&[labels, ("STORE_ACCOUNT", "new")]);
+    bridge.ready().await;
+    harness.homeserver.push(sync(&[("!invited:x", room(&[message("$2", "@alice:x")]))]));
+    harness.webhook.until_received(&["2"]).await;
+    assert_eq!(label_of(&harness.webhook, "1"), "messenger");
+    assert_eq!(label_of(&harness.webhook, "2"), "messenger");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_label_has_its_own_webhook_whose_failure_delays_no_other() {
     let harness = Harness::new().await;
