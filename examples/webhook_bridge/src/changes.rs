@@ -60,11 +60,11 @@ pub fn of_rooms(
         if left && !known.joined && !timeline::read(&room.timeline, me, true).joined_here {
             continue;
         }
-        let (change, members) = of_room(room, position, &known, me);
+        let (change, invited) = of_room(room, position, &known, me);
         if change.encrypted || known.encrypted {
-            people.extend(members.iter().cloned());
+            people.extend(change.people.iter().cloned().chain(invited));
         }
-        changes.push(RoomChange { room_id: room_id.clone(), left, people: members, ..change });
+        changes.push(RoomChange { room_id: room_id.clone(), left, ..change });
     }
     people.sort();
     people.dedup();
@@ -76,6 +76,7 @@ pub fn left(rooms: &[RoomChange]) -> HashSet<String> {
     rooms.iter().filter(|room| room.left).map(|room| room.room_id.clone()).collect()
 }
 
+/// The changes of a room, and who was invited to it.
 fn of_room(
     room: &Room,
     position: &Position,
@@ -115,9 +116,10 @@ fn of_room(
         malformed: read.malformed,
         redacted: read.redacted,
         last_event_id: read.last_event_id,
+        people: [read.people, state.people].concat(),
         ..RoomChange::default()
     };
-    (change, [read.people, state.people].concat())
+    (change, [read.invited, state.invited].concat())
 }
 
 #[cfg(test)]

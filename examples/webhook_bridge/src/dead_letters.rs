@@ -11,6 +11,7 @@ use crate::{
     database::DatabaseServer,
     errors::{BridgeError, exit_code},
     inbox::{self, DeadLetter, Inbox},
+    untrusted::printable,
 };
 
 pub async fn run(args: &Args, command: &DeadLetterCommand) -> Result<(), BridgeError> {
@@ -74,7 +75,9 @@ fn line(letter: &DeadLetter, as_json: bool) -> String {
         })
         .to_string();
     }
-    [failed_at, event_id, room_id, &sender, &kind, reason].map(String::as_str).join("\t")
+    [failed_at, event_id, room_id, &sender, &kind, reason]
+        .map(|column| printable(column))
+        .join("\t")
 }
 
 /// Written at once; a closed pipe is no error.
@@ -85,5 +88,34 @@ fn print(lines: &[String]) -> Result<(), BridgeError> {
             Err(BridgeError::fatal(exit_code::UNEXPECTED, error.to_string()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_sender_chose_stays_in_its_column() {
+        let event = json!({"sender": "@a\t$fake\n\u{1b}[2J:x", "type": "m.room\rmessage"});
+        let letter = DeadLetter {
+            event_id: "$1".to_owned(),
+            room_id: "!r:x".to_owned(),
+            failed_at: "now".to_owned(),
+            reason: "because\nof this".to_owned(),
+            rejected: false,
+            json: event.to_string().into_bytes(),
+        };
+        let line = line(&letter, false);
+        let columns: Vec<_> = line.split('\t').collect();
+        let expected = [
+            "now",
+            "$1",
+            "!r:x",
+            r"@a\t$fake\n\u{1b}[2J:x",
+            r"m.room\rmessage",
+            r"because\nof this",
+        ];
+        assert_eq!(columns, expected);
     }
 }

@@ -155,7 +155,8 @@ impl Engine {
                 } else {
                     inbox::check(&pool, false).await?;
                 }
-                let inbox = Inbox::new(pool, &self.config.store_account);
+                let inbox = Inbox::new(pool, &self.config.store_account)
+                    .of_user(self.config.user_id.as_str());
                 inbox.retry_rejected().await?;
                 Ok((keys, inbox))
             };

@@ -146,7 +146,7 @@ fn message(
             Verdict::Deliver(Box::new(message))
         }
         Ok(None) => Verdict::Skip,
-        Err(_) => fail("malformed", "malformed after decryption"),
+        Err(reason) => fail("malformed", reason),
     }
 }
 

@@ -55,6 +55,7 @@ mod sync;
 mod timeline;
 mod tokens;
 mod trusted_bridges;
+mod untrusted;
 mod webhook;
 mod withheld;
 

@@ -9,6 +9,7 @@ use crate::{
     responses::{Event, Fields, RawJson, Room, Sync},
     run::Run,
     timeline::storable,
+    untrusted::shortened,
 };
 
 /// The replacement of an upgraded room.
@@ -72,9 +73,7 @@ fn removal(room: &Room, me: &UserId) -> Option<Removal> {
         "leave" if last.sender != me.as_str() => false,
         _ => return None,
     };
-    // Untrusted text for the log.
-    let reason = last.text("reason").unwrap_or_default();
-    let reason = reason.chars().filter(|one| !one.is_control()).take(200).collect();
+    let reason = shortened(&last.text("reason").unwrap_or_default());
     Some(Removal { by: last.sender, banned, reason })
 }
 

@@ -132,14 +132,19 @@ impl Message {
         Self::new(room_id, outline, false, "unencrypted")
     }
 
-    /// A decrypted message; `None` if it is a step of an interactive verification.
+    /// A decrypted message; `None` if it is a step of an interactive verification. The reason, if it cannot
+    /// be a message.
     pub fn decrypted(
         room_id: &str,
         event: &Raw<AnyTimelineEvent>,
         verification: &'static str,
         sender_device: Option<String>,
-    ) -> Result<Option<Self>, serde_json::Error> {
-        let outline: Outline = event.deserialize_as_unchecked()?;
+    ) -> Result<Option<Self>, &'static str> {
+        let outline: Outline =
+            event.deserialize_as_unchecked().map_err(|_| "malformed after decryption")?;
+        if !may_be_encrypted(&outline.kind) {
+            return Err("its type is never encrypted: a redaction's, or that of state");
+        }
         let request = outline.content["msgtype"] == "m.key.verification.request";
         if request || outline.kind.starts_with("m.key.verification.") {
             return Ok(None);
@@ -182,6 +187,13 @@ impl Message {
             sent_by_device_of: None,
         }
     }
+}
+
+/// Whether events of this type may be encrypted. Redactions and state may not: homeservers check their
+/// senders' rights, for which they must read the type.
+fn may_be_encrypted(kind: &str) -> bool {
+    const NEVER: [&str; 3] = ["m.room.", "m.space.", "m.policy."];
+    kind == "m.room.message" || !NEVER.iter().any(|prefix| kind.starts_with(prefix))
 }
 
 /// Whether the owner of the key is known, and is the user that this state was determined for.

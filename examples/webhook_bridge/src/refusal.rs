@@ -9,7 +9,7 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use crate::{interactive_auth::InteractiveAuth, responses::RawJson, retry};
+use crate::{interactive_auth::InteractiveAuth, responses::RawJson, retry, untrusted::shortened};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HomeserverError {
@@ -48,9 +48,8 @@ fn describe(code: &Option<String>, text: &str) -> String {
                 MATRIX_HOMESERVER"
             .to_owned();
     };
-    // Untrusted text for the log: no control characters, limited length.
-    let text: String = text.chars().filter(|one| !one.is_control()).take(200).collect();
-    format!(" {code}: {text}")
+    // Both may be those of a remote server.
+    format!(" {}: {}", shortened(code), shortened(text))
 }
 
 /// Possible reasons for a refused access token.
@@ -263,6 +262,15 @@ mod tests {
             assert!(refusal(status, body).is_temporary(), "{status} {body}");
         }
         assert!(refusal(302, "").to_string().contains("MATRIX_HOMESERVER"));
+    }
+
+    #[test]
+    fn a_remote_servers_errcode_and_text_cannot_forge_log_lines() {
+        let hostile = format!(r"no\n\u001b[2J{}", "x".repeat(10_000));
+        let body = format!(r#"{{"errcode": "{hostile}", "error": "{hostile}"}}"#);
+        let shown = refusal(403, &body).to_string();
+        assert!(shown.contains("no[2Jxxx") && !shown.contains(char::is_control), "{shown}");
+        assert!(shown.len() < 1000, "{}", shown.len());
     }
 
     #[test]

@@ -158,9 +158,9 @@ async fn fetch_members_of(run: &Run, refusals: &Refusals, room: &str) -> Result<
             // Only those whose devices are needed.
             let known = run.inbox.known_rooms(&[room.to_owned()]).await?;
             if known.get(room).is_some_and(|room| room.encrypted) {
-                run.track(&members.0).await?;
+                run.track(&[&*members.joined, &*members.invited].concat()).await?;
             }
-            if let Some(ghost) = run.config.labels.first_ghost(&members.0) {
+            if let Some(ghost) = run.config.labels.first_ghost(&members.joined) {
                 run.inbox.record_ghost(room, ghost).await?;
             }
         }

@@ -69,7 +69,7 @@ pub enum Meaning {
     /// The bot joined the room.
     OwnJoin,
     /// Another user joined or was invited: their devices must be tracked.
-    Member(OwnedUserId),
+    Member { user: OwnedUserId, joined: bool },
     /// The room became encrypted.
     Encryption,
     /// Ignored: the bot's own event, or a redacted one.
@@ -112,8 +112,10 @@ fn state_meaning(outline: &Outline<'_>, state_key: &str, me: &UserId) -> Meaning
                 _ => Meaning::OwnJoin,
             }
         }
-        ("m.room.member", Some("join" | "invite")) => {
-            UserId::parse(state_key).map_or(Meaning::Nothing, Meaning::Member)
+        ("m.room.member", Some(membership @ ("join" | "invite"))) => {
+            let joined = membership == "join";
+            let member = |user| Meaning::Member { user, joined };
+            UserId::parse(state_key).map_or(Meaning::Nothing, member)
         }
         _ => Meaning::Nothing,
     }
@@ -159,8 +161,10 @@ pub fn storable(id: &str) -> bool {
 pub struct Timeline {
     pub messages: Vec<Received>,
     pub redacted: Vec<String>,
-    /// Users whose devices must be tracked: senders, and new or invited members.
+    /// Senders and new members.
     pub people: Vec<OwnedUserId>,
+    /// Their devices must be tracked, too. Whoever may invite decides who they are.
+    pub invited: Vec<OwnedUserId>,
     pub encrypted: bool,
     /// It contains the bot's own join; earlier messages were left out.
     pub joined_here: bool,
@@ -190,7 +194,8 @@ pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline 
                 timeline.messages.clear();
                 timeline.joined_here = true;
             }
-            Meaning::Member(user) => timeline.people.push(user),
+            Meaning::Member { user, joined: true } => timeline.people.push(user),
+            Meaning::Member { user, joined: false } => timeline.invited.push(user),
             Meaning::Encryption => timeline.encrypted = true,
             Meaning::OwnJoin | Meaning::Nothing => {}
         }
@@ -203,6 +208,7 @@ pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline 
 pub struct Page {
     pub messages: Vec<Received>,
     pub redacted: Vec<String>,
+    /// Users whose devices must be tracked: senders, and new or invited members.
     pub people: Vec<OwnedUserId>,
     /// The gap ends in this page.
     pub ended: bool,
@@ -237,7 +243,7 @@ pub fn read_page<T>(
                 page.redacted.extend(redacts);
                 page.people.push(event.sender);
             }
-            Meaning::Member(user) => page.people.push(user),
+            Meaning::Member { user, .. } => page.people.push(user),
             _ => {}
         }
     }

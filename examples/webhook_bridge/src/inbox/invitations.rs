@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
-use super::{Inbox, SyncRecord, Transaction, Value};
+use super::{Inbox, SyncRecord, Transaction, Value, run_for_pairs};
 use crate::{errors::BridgeError, membership::Upgrade, responses::Invitation};
 
 /// A room to join.
@@ -50,8 +50,10 @@ impl Inbox {
         let by_room =
             |invitation: &Invitation| (invitation.room_id.clone(), invitation.inviter.clone());
         let replaced = |new: &Upgrade| (new.replacement.clone(), new.by.clone());
-        self.run_for_pairs(transaction, inviters, sync.inviters.iter().map(by_room)).await?;
-        self.run_for_pairs(transaction, upgrades, sync.upgrades.iter().map(replaced)).await
+        run_for_pairs(transaction, inviters, &self.account, sync.inviters.iter().map(by_room))
+            .await?;
+        run_for_pairs(transaction, upgrades, &self.account, sync.upgrades.iter().map(replaced))
+            .await
     }
 
     /// Note at waiting events why their keys do not come.
@@ -67,7 +69,8 @@ impl Inbox {
         let of_session = |notice: &crate::withheld::Withheld| {
             Some((notice.session_id.clone()?, crate::withheld::explain(notice.code)))
         };
-        self.run_for_pairs(transaction, sql, sync.withheld.iter().filter_map(of_session)).await
+        run_for_pairs(transaction, sql, &self.account, sync.withheld.iter().filter_map(of_session))
+            .await
     }
 
     /// Note why the key of an event does not come.

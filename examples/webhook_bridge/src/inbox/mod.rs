@@ -56,13 +56,21 @@ pub struct Received {
 pub struct Inbox {
     pool: Pool,
     account: String,
+    /// The bot's user, which may have several accounts, one after the other.
+    user: String,
     /// Held while a message is stored for the API.
     sealing: Arc<Mutex<()>>,
 }
 
 impl Inbox {
+    /// The account has the name of its user; see [`Self::of_user`].
     pub fn new(pool: Pool, account: &str) -> Self {
-        Self { pool, account: account.to_owned(), sealing: Arc::default() }
+        let account = account.to_owned();
+        Self { pool, user: account.clone(), account, sealing: Arc::default() }
+    }
+
+    pub fn of_user(self, user: &str) -> Self {
+        Self { user: user.to_owned(), ..self }
     }
 
     /// Check that the database responds.
@@ -74,23 +82,24 @@ impl Inbox {
     async fn connection(&self) -> Result<Object, BridgeError> {
         Ok(self.pool.get().await?)
     }
+}
 
-    /// Runs a statement whose `$2` and `$3` are the columns of these pairs, unless there are none.
-    pub(super) async fn run_for_pairs(
-        &self,
-        transaction: &impl Transaction,
-        sql: &str,
-        pairs: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), BridgeError> {
-        let (first, second): (Vec<_>, Vec<_>) = pairs.unzip();
-        if first.is_empty() {
-            return Ok(());
-        }
-        let values: [Value<'_>; 3] =
-            [(&self.account, Type::TEXT), (&first, Type::TEXT_ARRAY), (&second, Type::TEXT_ARRAY)];
-        transaction.run(sql, &values).await?;
-        Ok(())
+/// Runs a statement whose `$1` is this account or user, and whose `$2` and `$3` are the columns of these
+/// pairs, unless there are none.
+async fn run_for_pairs(
+    transaction: &impl Transaction,
+    sql: &str,
+    owner: &str,
+    pairs: impl Iterator<Item = (String, String)>,
+) -> Result<(), BridgeError> {
+    let (first, second): (Vec<_>, Vec<_>) = pairs.unzip();
+    if first.is_empty() {
+        return Ok(());
     }
+    let values: [Value<'_>; 3] =
+        [(&owner, Type::TEXT), (&first, Type::TEXT_ARRAY), (&second, Type::TEXT_ARRAY)];
+    transaction.run(sql, &values).await?;
+    Ok(())
 }
 
 /// A statement parameter with its type.

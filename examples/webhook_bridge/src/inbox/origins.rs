@@ -1,10 +1,12 @@
-//! What rooms' labels follow from: who invited the bot, and a ghost among the members.
+//! What rooms' labels follow from: who invited the bot, and a ghost among the members. An inviter is
+//! stored under the bot's user, because a new account of that user is not told again; a ghost under the
+//! account, because it follows from that bridge's rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::types::Type;
 
-use super::{Inbox, Transaction, Value};
+use super::{Inbox, Transaction, Value, run_for_pairs};
 use crate::{errors::BridgeError, membership::Upgrade};
 
 /// Where a room comes from.
@@ -16,22 +18,28 @@ pub struct Origin {
     pub ghost: Option<String>,
 }
 
-const RECORD: &str = "
-    INSERT INTO webhook_bridge.room_origins AS known (account, room_id, inviter, ghost)
-    SELECT $1, * FROM UNNEST($2, $3, $4)
-    ON CONFLICT (account, room_id) DO UPDATE SET
-        inviter = coalesce(excluded.inviter, known.inviter),
-        ghost = coalesce(known.ghost, excluded.ghost)";
+const RECORD_INVITERS: &str = "
+    INSERT INTO webhook_bridge.room_origins (account, room_id, inviter)
+    SELECT $1, * FROM UNNEST($2, $3)
+    ON CONFLICT (account, room_id) DO UPDATE SET inviter = excluded.inviter";
+const RECORD_GHOSTS: &str = "
+    INSERT INTO webhook_bridge.room_origins AS known (account, room_id, ghost)
+    SELECT $1, * FROM UNNEST($2, $3)
+    ON CONFLICT (account, room_id) DO UPDATE SET ghost = coalesce(known.ghost, excluded.ghost)";
 
 impl Inbox {
     /// A room's origin, and whether its members are known, so that no ghost is overlooked.
     pub async fn origin(&self, room_id: &str) -> Result<(Origin, bool), BridgeError> {
         let sql = "
-            SELECT origins.inviter, origins.ghost, coalesce(rooms.members_known, false)
+            SELECT coalesce(of_user.inviter, origins.inviter), origins.ghost,
+                coalesce(rooms.members_known, false)
             FROM (SELECT $1 AS account, $2 AS room_id) AS wanted
             LEFT JOIN webhook_bridge.rooms AS rooms USING (account, room_id)
-            LEFT JOIN webhook_bridge.room_origins AS origins USING (account, room_id)";
-        let values: [Value<'_>; 2] = [(&self.account, Type::TEXT), (&room_id, Type::TEXT)];
+            LEFT JOIN webhook_bridge.room_origins AS origins USING (account, room_id)
+            LEFT JOIN webhook_bridge.room_origins AS of_user
+                ON of_user.account = $3 AND of_user.room_id = wanted.room_id";
+        let values: [Value<'_>; 3] =
+            [(&self.account, Type::TEXT), (&room_id, Type::TEXT), (&self.user, Type::TEXT)];
         let row = self.connection().await?.query_typed_one(sql, &values).await?;
         Ok((Origin { inviter: row.get(0), ghost: row.get(1) }, row.get(2)))
     }
@@ -42,20 +50,15 @@ impl Inbox {
         transaction: &impl Transaction,
         origins: &HashMap<String, Origin>,
     ) -> Result<(), BridgeError> {
-        if origins.is_empty() {
-            return Ok(());
-        }
-        let (rooms, found): (Vec<_>, Vec<_>) = origins.iter().unzip();
-        let inviters: Vec<_> = found.iter().map(|origin| &origin.inviter).collect();
-        let ghosts: Vec<_> = found.iter().map(|origin| &origin.ghost).collect();
-        let values: [Value<'_>; 4] = [
-            (&self.account, Type::TEXT),
-            (&rooms, Type::TEXT_ARRAY),
-            (&inviters, Type::TEXT_ARRAY),
-            (&ghosts, Type::TEXT_ARRAY),
-        ];
-        transaction.run(RECORD, &values).await?;
-        Ok(())
+        let inviters = origins
+            .iter()
+            .filter_map(|(room, origin)| Some((room.clone(), origin.inviter.clone()?)));
+        // In one order: another account of this user may write the same rows.
+        let inviters = inviters.collect::<BTreeMap<_, _>>().into_iter();
+        run_for_pairs(transaction, RECORD_INVITERS, &self.user, inviters).await?;
+        let ghosts =
+            origins.iter().filter_map(|(room, origin)| Some((room.clone(), origin.ghost.clone()?)));
+        run_for_pairs(transaction, RECORD_GHOSTS, &self.account, ghosts).await
     }
 
     /// The replacement of an upgraded room has no inviter of its own: it gets that of the room.
@@ -64,30 +67,40 @@ impl Inbox {
         transaction: &impl Transaction,
         upgrades: &[Upgrade],
     ) -> Result<(), BridgeError> {
+        if upgrades.is_empty() {
+            return Ok(());
+        }
         let sql = "
             INSERT INTO webhook_bridge.room_origins (account, room_id, inviter)
             SELECT $1, new.replacement, old.inviter
             FROM UNNEST($2, $3) AS new (room, replacement)
             JOIN webhook_bridge.room_origins AS old
-                ON old.account = $1 AND old.room_id = new.room AND old.inviter IS NOT NULL
+                ON old.account IN ($1, $4) AND old.room_id = new.room AND old.inviter IS NOT NULL
             WHERE NOT EXISTS (
                 SELECT FROM webhook_bridge.rooms AS known
-                WHERE known.account = $1 AND known.room_id = new.replacement
+                WHERE known.account = $4 AND known.room_id = new.replacement
                   AND known.membership = 'joined')
             ON CONFLICT DO NOTHING";
-        let by_room = |new: &Upgrade| (new.room_id.clone(), new.replacement.clone());
-        self.run_for_pairs(transaction, sql, upgrades.iter().map(by_room)).await
+        let rooms: Vec<_> = upgrades.iter().map(|new| &new.room_id).collect();
+        let replacements: Vec<_> = upgrades.iter().map(|new| &new.replacement).collect();
+        let values: [Value<'_>; 4] = [
+            (&self.user, Type::TEXT),
+            (&rooms, Type::TEXT_ARRAY),
+            (&replacements, Type::TEXT_ARRAY),
+            (&self.account, Type::TEXT),
+        ];
+        transaction.run(sql, &values).await?;
+        Ok(())
     }
 
     pub async fn record_ghost(&self, room_id: &str, ghost: &str) -> Result<(), BridgeError> {
-        let (rooms, ghosts, inviters) = ([room_id], [ghost], [None::<&str>]);
-        let values: [Value<'_>; 4] = [
+        let (rooms, ghosts) = ([room_id], [ghost]);
+        let values: [Value<'_>; 3] = [
             (&self.account, Type::TEXT),
             (&&rooms[..], Type::TEXT_ARRAY),
-            (&&inviters[..], Type::TEXT_ARRAY),
             (&&ghosts[..], Type::TEXT_ARRAY),
         ];
-        self.connection().await?.execute_typed(RECORD, &values).await?;
+        self.connection().await?.execute_typed(RECORD_GHOSTS, &values).await?;
         Ok(())
     }
 

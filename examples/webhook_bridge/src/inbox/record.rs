@@ -31,7 +31,7 @@ pub struct RoomChange {
     pub malformed: usize,
     /// Events of this room that were redacted.
     pub redacted: Vec<String>,
-    /// Senders and members that the sync tells of.
+    /// Senders and joined members that the sync tells of.
     pub people: Vec<OwnedUserId>,
 }
 

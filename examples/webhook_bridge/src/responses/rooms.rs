@@ -24,8 +24,11 @@ impl ParseResponse for Page {
     }
 }
 
-/// The joined and invited members of a room.
-pub struct Members(pub Vec<OwnedUserId>);
+/// The members of a room.
+pub struct Members {
+    pub joined: Vec<OwnedUserId>,
+    pub invited: Vec<OwnedUserId>,
+}
 
 impl ParseResponse for Members {
     fn read(_: RawJson<'_>, fields: &Fields<'_>) -> Result<Self, &'static str> {
@@ -36,10 +39,14 @@ impl ParseResponse for Members {
             let event = event.object("a member");
             let membership: String = event.object("content").value("membership")?;
             let user: String = event.value("state_key")?;
-            let is_member = matches!(membership.as_str(), "join" | "invite");
-            UserId::parse(user).ok().filter(|_| is_member)
+            Some((membership, UserId::parse(user).ok()?))
         };
-        Ok(Self(fields.list("chunk").into_iter().filter_map(member).collect()))
+        let members: Vec<_> = fields.list("chunk").into_iter().filter_map(member).collect();
+        let with = |wanted: &str| {
+            let members = members.iter().filter(|(membership, _)| membership == wanted);
+            members.map(|(_, user)| user.clone()).collect()
+        };
+        Ok(Self { joined: with("join"), invited: with("invite") })
     }
 }
 

@@ -87,6 +87,18 @@ mod tests {
         let document = render(include_str!("../../templates/slack.json"), "<!channel> & more");
         let text = "*@alice:example.org* in instagram: &lt;!channel&gt; &amp; more";
         assert_eq!(document.unwrap().unwrap(), json!({"text": text, "mrkdwn": true}));
+        // Whoever runs a server chooses the names of its users and rooms.
+        let hostile = Message {
+            sender: "@<!channel>:evil".to_owned(),
+            room_id: "!<!here>:evil".to_owned(),
+            label: None,
+            ..message("hi")
+        };
+        let template = include_str!("../../templates/slack.json").to_owned();
+        let document = Template::compile(template).unwrap().render(&hostile).unwrap().unwrap();
+        let text = "*@&lt;!channel&gt;:evil* in !&lt;!here&gt;:evil: hi";
+        let document: Json = serde_json::from_str(&document).unwrap();
+        assert_eq!(document, json!({"text": text, "mrkdwn": true}));
     }
 
     #[test]

@@ -234,3 +234,30 @@ async fn old_messages_are_not_served_and_deleted_at_the_next_start() {
     bridge.until("the row to be deleted", async |_| harness.number(rows).await == 1).await;
     assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["new"]);
 }
+
+/// The statements of the guide's section on restoring a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_of_before_a_restore_remain_valid() {
+    let harness = Harness::new().await;
+    let (_bridge, api) = start(&harness, &[]).await;
+    let messages = format!("{api}/messages/!p:x");
+    send(&harness, "!p:x", &["$1", "$2", "$3"]).await;
+    let cursor = page(&messages).await.1["after"].as_str().unwrap().to_owned();
+
+    let restored = "ALTER TABLE webhook_bridge.api_messages ALTER COLUMN id RESTART WITH 1";
+    let guide = include_str!("../../../../docs/bridge.md");
+    let (_, guide) = guide.split_once("restore.sh \"$file\"").unwrap();
+    let (_, statements) = guide.split_once("--command='").unwrap();
+    let (delete, rest) = statements.split_once('\'').unwrap();
+    let (set, _) = rest.split_once("--command=\"").unwrap().1.split_once('"').unwrap();
+    let connection = harness.connection().await;
+    for statement in [restored, delete, set] {
+        connection.batch_execute(statement).await.unwrap();
+    }
+    send(&harness, "!p:x", &["$4"]).await;
+    let (bodies, newer) = page(&format!("{messages}?after={cursor}")).await;
+    assert_eq!(bodies, ["4"]);
+    let cursor = newer["after"].as_str().unwrap();
+    send(&harness, "!p:x", &["$5"]).await;
+    assert_eq!(page(&format!("{messages}?after={cursor}")).await.0, ["5"]);
+}

@@ -85,3 +85,28 @@ async fn reactions_are_left_out_and_keys_passed_on_as_configured() {
         |call: &crate::support::Call| call.is_sync() && call.query["filter"].contains("m.reaction");
     assert_eq!(harness.homeserver.calls.count(filtered), 0);
 }
+
+/// A redaction's author and right are checked by homeservers only while its type is readable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ciphertext_cannot_be_what_is_never_encrypted() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let mallory = MatrixUser::new(&harness.homeserver, "@mallory:x").await;
+    let mut answer = sync(&[]);
+    answer["to_device"] = json!({"events": mallory.room_key("!r:x").await});
+    let redaction = json!({"redacts": "$alices", "reason": "forged"});
+    let member = json!({"membership": "join"});
+    let events = [
+        mallory.encrypt_content("!r:x", "$redaction", "m.room.redaction", redaction).await,
+        mallory.encrypt_content("!r:x", "$member", "m.room.member", member).await,
+        mallory.encrypt_content("!r:x", "$space", "m.space.child", json!({"via": ["x"]})).await,
+        mallory.encrypt_content("!r:x", "$custom", "org.example", json!({"body": "custom"})).await,
+        mallory.encrypt("!r:x", "$end", "end").await,
+    ];
+    answer["rooms"]["join"] = json!({"!r:x": room(&events)});
+    harness.homeserver.push(answer);
+    harness.webhook.until_received(&["end"]).await;
+    assert_eq!(harness.webhook.bodies(), ["custom", "end"]);
+    assert_eq!(bridge.metric("undecryptable_total{reason=\"malformed\"}").await, Some(3.0));
+    assert_eq!(bridge.metric("messages_dead_lettered").await, Some(3.0));
+}

@@ -114,6 +114,58 @@ async fn the_replacement_of_an_upgraded_room_keeps_the_label_of_its_inviter() {
     }
 }
 
+/// Whoever may invite somebody may invite a ghost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ghost_that_is_only_invited_labels_no_room() {
+    let harness = Harness::new().await;
+    let labels = labels_file("[[label]]\nname = \"instagram\"\nghosts = [\"@instagram_\"]");
+    let ghost = |membership: &str| {
+        json!({"event_id": format!("$ghost-{membership}"), "sender": "@mallory:x",
+            "type": "m.room.member", "state_key": "@instagram_7:example.org",
+            "origin_server_ts": 1, "content": {"membership": membership}})
+    };
+    let invited = ghost("invite");
+    harness.homeserver.calls.rule(move |call| {
+        (call.method == "GET" && call.path == "rooms/!listed:x/members")
+            .then(|| Reply::json(200, json!({"chunk": [invited]})))
+    });
+    let bridge = harness.bridge(&[("BRIDGE_LABELS_FILE", labels.path())]);
+    bridge.ready().await;
+    let told = [own_join("1"), ghost("invite"), message("$told", "@mallory:x")];
+    let listed = [own_join("2"), message("$listed", "@mallory:x")];
+    harness.homeserver.push(sync(&[("!told:x", room(&told)), ("!listed:x", room(&listed))]));
+    harness.webhook.until_received(&["told", "listed"]).await;
+    for body in ["told", "listed"] {
+        assert_eq!(label_of(&harness.webhook, body), Value::Null, "{body}");
+    }
+    let joins = [ghost("join"), message("$joined", "@mallory:x")];
+    harness.homeserver.push(sync(&[("!told:x", room(&joins))]));
+    harness.webhook.until_received(&["joined"]).await;
+    assert_eq!(label_of(&harness.webhook, "joined"), "instagram");
+}
+
+/// Who invited the bot's user does not depend on its device, and is told only once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_account_of_the_same_user_keeps_the_inviters() {
+    let harness = Harness::new().await;
+    let labels = labels_file("[[label]]\nname = \"messenger\"\ninviters = [\"@metabot:x\"]");
+    let labels = ("BRIDGE_LABELS_FILE", labels.path());
+    let mut bridge = harness.bridge(&[labels, ("STORE_ACCOUNT", "old")]);
+    bridge.ready().await;
+    harness.homeserver.push(invitation("!invited:x", "@metabot:x"));
+    let events = [own_join("1"), message("$1", "@alice:x")];
+    harness.homeserver.push(sync(&[("!invited:x", room(&events))]));
+    harness.webhook.until_received(&["1"]).await;
+    assert_eq!(bridge.stop().await, 0);
+    harness.homeserver.set_initial(sync(&[("!invited:x", room(&[own_join("1")]))]));
+    let bridge = harness.bridge(&[labels, ("STORE_ACCOUNT", "new")]);
+    bridge.ready().await;
+    harness.homeserver.push(sync(&[("!invited:x", room(&[message("$2", "@alice:x")]))]));
+    harness.webhook.until_received(&["2"]).await;
+    assert_eq!(label_of(&harness.webhook, "1"), "messenger");
+    assert_eq!(label_of(&harness.webhook, "2"), "messenger");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_label_has_its_own_webhook_whose_failure_delays_no_other() {
     let harness = Harness::new().await;
