@@ -113,6 +113,12 @@ fn message_index(content: &Value) -> Option<MessageIndex> {
 }
 
 impl Outline {
+    /// Whether it is a step of an interactive verification, and no message.
+    pub fn is_verification_step(&self) -> bool {
+        self.content["msgtype"] == "m.key.verification.request"
+            || self.kind.starts_with("m.key.verification.")
+    }
+
     /// Some homeservers convert numbers to floats or strings.
     fn timestamp(&self) -> i64 {
         let value = &self.origin_server_ts;
@@ -140,8 +146,7 @@ impl Message {
         sender_device: Option<String>,
     ) -> Result<Option<Self>, serde_json::Error> {
         let outline: Outline = event.deserialize_as_unchecked()?;
-        let request = outline.content["msgtype"] == "m.key.verification.request";
-        if request || outline.kind.starts_with("m.key.verification.") {
+        if outline.is_verification_step() {
             return Ok(None);
         }
         let message = Self::new(room_id, outline, true, verification);
