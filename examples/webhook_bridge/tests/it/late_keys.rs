@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Bridge, Harness, MatrixUser, message, room, sync};
 
-async fn until_waiting(bridge: &Bridge, count: f64) {
+pub async fn until_waiting(bridge: &Bridge, count: f64) {
     bridge
         .until("the messages to wait for their key", async |bridge| {
             bridge.metric("messages_waiting_for_key").await == Some(count)
