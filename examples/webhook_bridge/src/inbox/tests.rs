@@ -159,6 +159,25 @@ async fn a_message_waits_for_its_key_and_blocks_its_room_for_a_limited_time() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_listed_page_by_page() {
+    let (inbox, _database) = inbox().await;
+    let ids: Vec<_> = (0..1001).map(|number| format!("${number}")).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    record(&inbox, &sync("s1", vec![room(&ids)])).await;
+    // Most of them at the same time, and the last ones first.
+    let fail = "UPDATE webhook_bridge.events SET state = 'failed',
+        done_at = now() - CASE WHEN position > 900 THEN interval '1 hour' ELSE interval '0' END";
+    inbox.connection().await.unwrap().batch_execute(fail).await.unwrap();
+    let (mut found, mut page) = (Vec::new(), inbox.dead_letters(None).await.unwrap());
+    while let Some(last) = page.last() {
+        assert!(page.len() <= 500);
+        let next = inbox.dead_letters(Some(last)).await.unwrap();
+        found.extend(std::mem::replace(&mut page, next).into_iter().map(|letter| letter.event_id));
+    }
+    assert_eq!(found, [&ids[900..], &ids[..900]].concat());
+}
+
+#[tokio::test]
 async fn a_rejected_message_blocks_its_room_until_it_is_dead_lettered() {
     let (inbox, _database) = inbox().await;
     record(&inbox, &sync("s1", vec![room(&["$1", "$2"])])).await;
