@@ -4,8 +4,11 @@ use std::io::Read;
 
 use matrix_sdk_crypto::AttachmentEncryptor;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bridge, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync};
+use crate::support::{
+    Bridge, Call, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync,
+};
 
 const TOKEN: &str = "an api token";
 
@@ -233,4 +236,33 @@ async fn old_messages_are_not_served_and_deleted_at_the_next_start() {
     let (bridge, api) = start(&harness, &settings).await;
     bridge.until("the row to be deleted", async |_| harness.number(rows).await == 1).await;
     assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["new"]);
+}
+
+/// Two clients that read nothing hold both downloads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_others_hold_up_is_refused_for_a_time() {
+    let harness = Harness::new().await;
+    let (_bridge, api) = start(&harness, &[("BRIDGE_ATTACHMENTS", "download")]).await;
+    let latch = CancellationToken::new();
+    let held = latch.clone();
+    let is_download = |call: &Call| call.path.contains("media/download");
+    let media = move |call: &Call| is_download(call).then(|| Reply::bytes(200, b"x").after(&held));
+    harness.homeserver.calls.rule(media);
+    let mut file = plain("$file", "file");
+    file["content"] = json!({"msgtype": "m.file", "body": "file", "url": "mxc://example.org/abc"});
+    harness.homeserver.push(sync(&[("!p:x", room(&[file]))]));
+    harness.webhook.until_received(&["file"]).await;
+    let message = harness.webhook.requests.all().remove(0).message;
+    let path = message["attachment"]["path"].as_str().unwrap();
+    let url = format!("{api}{}", path.trim_start_matches("/api/v1"));
+    let first = [url.clone(), url.clone()]
+        .map(|url| tokio::spawn(async move { Bridge::get_url(&url, TOKEN).await }));
+    harness.homeserver.calls.until_count("two downloads", 2, is_download).await;
+    let (status, error) = get(&url, TOKEN).await;
+    assert_eq!(status, 503, "{error}");
+    latch.cancel();
+    for first in first {
+        assert_eq!(first.await.unwrap().unwrap(), (200, b"x".to_vec()));
+    }
+    assert_eq!(Bridge::get_url(&url, TOKEN).await.unwrap().0, 200);
 }
