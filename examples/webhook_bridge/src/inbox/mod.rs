@@ -7,6 +7,8 @@ mod late_keys;
 mod messages;
 mod migrate;
 mod origins;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod record;
 mod replays;
@@ -14,7 +16,10 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use matrix_sdk_postgres::{
     self as store,
@@ -58,11 +63,13 @@ pub struct Inbox {
     account: String,
     /// Held while a message is stored for the API.
     sealing: Arc<Mutex<()>>,
+    /// When the first run of this process began.
+    began: Arc<OnceLock<Instant>>,
 }
 
 impl Inbox {
     pub fn new(pool: Pool, account: &str) -> Self {
-        Self { pool, account: account.to_owned(), sealing: Arc::default() }
+        Self { pool, account: account.to_owned(), sealing: Arc::default(), began: Arc::default() }
     }
 
     /// Check that the database responds.

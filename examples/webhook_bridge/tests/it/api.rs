@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Bridge, Call, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync,
+    Bridge, Call, Delivery, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync,
 };
 
 const TOKEN: &str = "an api token";
@@ -236,6 +236,37 @@ async fn old_messages_are_not_served_and_deleted_at_the_next_start() {
     let (bridge, api) = start(&harness, &settings).await;
     bridge.until("the row to be deleted", async |_| harness.number(rows).await == 1).await;
     assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["new"]);
+}
+
+/// The webhook rejects a message, or is down, for longer than the message is kept: a repeated attempt does
+/// not make it the newest one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_attempt_does_not_store_a_message_again() {
+    let harness = Harness::new().await;
+    let (mut bridge, api) = start(&harness, &[]).await;
+    let webhook = &harness.webhook.requests;
+    webhook.rule(|delivery| (delivery.body == "bad").then(|| Reply::text(400, "no")));
+    webhook.rule(|delivery| (delivery.body == "down").then(|| Reply::text(503, "no")));
+    let rooms = [("!p:x", room(&[message("$bad")])), ("!q:x", room(&[message("$down")]))];
+    harness.homeserver.push(sync(&rooms));
+    harness.webhook.until_received(&["bad", "down"]).await;
+    assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["bad"]);
+    let prune = "DELETE FROM webhook_bridge.api_messages";
+    harness.connection().await.batch_execute(prune).await.unwrap();
+    webhook.until_count("another attempt", 2, |delivery| delivery.body == "bad").await;
+    webhook.until_count("another attempt", 2, |delivery| delivery.body == "down").await;
+    let rows = "SELECT count(*) FROM webhook_bridge.api_messages";
+    assert_eq!(harness.number(rows).await, 0);
+    assert_eq!(bridge.stop().await, 0);
+    let dead_letter = "
+        UPDATE webhook_bridge.events SET state = 'failed', rejections = 5, retry_at = NULL,
+            failure = 'rejected', done_at = now() WHERE event_id = '$bad'";
+    harness.connection().await.batch_execute(dead_letter).await.unwrap();
+    let attempts = webhook.count(|delivery| delivery.body == "bad");
+    let (_bridge, _) = start(&harness, &[]).await;
+    let is_bad = |delivery: &Delivery| delivery.body == "bad";
+    webhook.until_count("the attempt of the next start", attempts + 1, is_bad).await;
+    assert_eq!(harness.number(rows).await, 0);
 }
 
 /// Two clients that read nothing hold both downloads.
