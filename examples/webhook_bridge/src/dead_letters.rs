@@ -31,9 +31,12 @@ pub async fn run(args: &Args, command: &DeadLetterCommand) -> Result<(), BridgeE
         let inbox = Inbox::new(pool, &account);
         match command {
             DeadLetterCommand::List { json } => {
-                let lines: Vec<_> =
-                    inbox.dead_letters().await?.iter().map(|letter| line(letter, *json)).collect();
-                print(&lines)
+                let mut page = inbox.dead_letters(None).await?;
+                while let Some(last) = page.last() {
+                    print(&page.iter().map(|letter| line(letter, *json)).collect::<Vec<_>>())?;
+                    page = inbox.dead_letters(Some(last)).await?;
+                }
+                Ok(())
             }
             DeadLetterCommand::Resend { event_ids, all } => {
                 let resent = inbox.resend((!all).then_some(event_ids.as_slice())).await?;
@@ -66,7 +69,7 @@ struct Outline {
 }
 
 fn line(letter: &DeadLetter, as_json: bool) -> String {
-    let DeadLetter { event_id, room_id, failed_at, reason, rejected, json } = letter;
+    let DeadLetter { event_id, room_id, failed_at, reason, rejected, json, .. } = letter;
     let Outline { sender, kind } = serde_json::from_slice(json).unwrap_or_default();
     if as_json {
         return json!({

@@ -148,7 +148,7 @@ impl<'a> Delivery<'a> {
                 self.label_by_sender(room, &message.sender).await?;
                 message.label.clone_from(&room.label);
                 self.describe_attachment(&mut message)?;
-                self.keep_for_api(&message).await?;
+                self.keep_for_api(queued, &message).await?;
                 return self.post(queued, &message).await;
             }
             Verdict::Skip => inbox.delivered(room_id, event_id).await?,
@@ -167,9 +167,11 @@ impl<'a> Delivery<'a> {
                     );
                     metrics.undecryptable("no_key");
                 }
-                self.hold_for_key(room_id, queued).await?;
-                // Reload the due events: the room's later ones may have to wait for the key, too.
-                return Ok(Outcome::Blocked(Next::Requeue));
+                let released = self.hold_for_key(room_id, queued).await?;
+                if released || inbox.is_held(queued) {
+                    // Reload the due events: the room's later ones may have to wait for the key, too.
+                    return Ok(Outcome::Blocked(Next::Requeue));
+                }
             }
             Verdict::SenderUnknown => {
                 return Ok(Outcome::Blocked(Next::AfterOrWakeup(RECHECK_INTERVAL)));
@@ -189,16 +191,16 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Store the message for the API, if that is on. Not again when a delivery is repeated.
-    async fn keep_for_api(&self, message: &Message) -> Result<(), BridgeError> {
+    /// Store the message for the API, if that is on. Not again when a delivery is repeated: the message may
+    /// have been pruned since.
+    async fn keep_for_api(&self, queued: &Queued, message: &Message) -> Result<(), BridgeError> {
         let (Some(sealer), Some(api)) = (&self.run.sealer, &self.run.config.api) else {
             return Ok(());
         };
-        let inbox = &self.run.inbox;
-        if inbox.is_sealed(message).await? {
+        if queued.sealed {
             return Ok(());
         }
-        inbox.store_sealed(message, &sealer.seal(message)?, api.max_messages).await
+        self.run.inbox.store_sealed(message, &sealer.seal(message)?, api.max_messages).await
     }
 
     async fn post(&self, queued: &Queued, message: &Message) -> Result<Outcome, BridgeError> {
@@ -295,15 +297,16 @@ impl<'a> Delivery<'a> {
     }
 
     /// Mark an event as waiting for its key. The key is checked again afterwards: if it arrived in
-    /// between, its sync found no waiting event to release.
-    async fn hold_for_key(&self, room: &str, queued: &Queued) -> Result<(), BridgeError> {
+    /// between, its sync found no waiting event to release. Returns whether it did.
+    async fn hold_for_key(&self, room: &str, queued: &Queued) -> Result<bool, BridgeError> {
         self.run.inbox.wait_for_key(room, &queued.event_id).await?;
         if let (Ok(room_id), Ok(Stored::Encrypted(encrypted))) =
             (ruma::RoomId::parse(room), Stored::parse(&queued.json))
             && self.run.crypto.has_key(&encrypted.event, &room_id).await?
         {
             self.run.inbox.release(room, &queued.event_id).await?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 }

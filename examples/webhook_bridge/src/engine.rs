@@ -90,6 +90,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), BridgeError> {
         waiting_for: Mutex::default(),
         exporter,
         metrics_token: engine.config.metrics_token.as_ref().map(BearerToken::new),
+        counting: Arc::default(),
     });
     if let Some(address) = engine.config.listen {
         health::serve(address, health.clone(), engine.stop.graceful.clone()).await?;
@@ -158,6 +159,10 @@ impl Engine {
                 let inbox = Inbox::new(pool, &self.config.store_account)
                     .of_user(self.config.user_id.as_str());
                 inbox.retry_rejected().await?;
+                let labels = &self.config.labels;
+                if labels.use_members() {
+                    inbox.recheck_ghosts(|user| labels.of_ghost(user).is_some()).await?;
+                }
                 Ok((keys, inbox))
             };
             let attempt = self.stop.graceful.run_until_cancelled(attempt).await;
@@ -290,10 +295,7 @@ impl Engine {
         let machine = keys.machine(&self.config.user_id, &device).await?;
         let checkpoint =
             Checkpoint::check(&self.config, &self.homeserver, keys, &machine, stop).await?;
-        inbox.retry_waiting().await?;
-        if self.config.labels.use_members() {
-            inbox.recheck_ghosts(|user| self.config.labels.of_ghost(user).is_some()).await?;
-        }
+        inbox.hold_rooms();
         let sealer = self.open_api(keys, inbox).await?;
         let devices = Devices::default();
         devices.load(keys.tracked_users().await?);

@@ -45,6 +45,7 @@ pub async fn evaluate(run: &Run, room: &str, queued: &Queued) -> Result<Verdict,
         _ => return Ok(fail("malformed", "malformed event")),
     };
     match stored {
+        Stored::Plain(event) if event.is_verification_step() => Ok(Verdict::Skip),
         Stored::Plain(event) => Ok(Verdict::Deliver(Box::new(Message::plain(room, event)))),
         Stored::Encrypted(encrypted) => decrypt(run, &room_id, &queued.event_id, &encrypted).await,
     }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::{
     auth::BearerToken,
     errors::{BridgeError, exit_code},
-    inbox::Inbox,
+    inbox::{Counts, Inbox},
     metrics::Metrics,
 };
 
@@ -37,6 +37,8 @@ pub struct Health {
     pub waiting_for: Mutex<Option<String>>,
     pub exporter: Option<PrometheusHandle>,
     pub metrics_token: Option<BearerToken>,
+    /// Held while the messages are counted.
+    pub counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Health {
@@ -44,6 +46,21 @@ impl Health {
         self.metrics.standby.set(if owner.is_some() { 1 } else { 0 });
         *self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) =
             owner.map(ToOwned::to_owned);
+    }
+
+    /// Numbers of messages, one query at a time. The query is not dropped after a time limit: its connection
+    /// would return to the pool while it is running.
+    async fn counts(&self) -> Option<Counts> {
+        let inbox = self.inbox.get()?.clone();
+        let count = async {
+            let turn = self.counting.clone().lock_owned().await;
+            let counted = tokio::spawn(async move {
+                let _turn = turn;
+                inbox.counts().await.ok()
+            });
+            counted.await.ok()?
+        };
+        timeout(QUERY_TIMEOUT, count).await.ok()?
     }
 
     fn owner(&self) -> Option<String> {
@@ -102,11 +119,7 @@ async fn metrics(State(health): State<Arc<Health>>, headers: HeaderMap) -> Respo
     if health.metrics_token.as_ref().is_some_and(|token| !token.permits(&headers)) {
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();
     }
-    let counts = match health.inbox.get() {
-        Some(inbox) => timeout(QUERY_TIMEOUT, inbox.counts()).await.ok().and_then(Result::ok),
-        None => None,
-    };
-    health.metrics.refresh(counts);
+    health.metrics.refresh(health.counts().await);
     let text = health.exporter.as_ref().map(PrometheusHandle::render).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use ruma::RoomId;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
@@ -9,6 +10,7 @@ use crate::{
     backup,
     errors::BridgeError,
     inbox::{SESSIONS, WaitingSession},
+    message::Stored,
     retry::Delays,
     run::Run,
 };
@@ -82,6 +84,23 @@ async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError
     // It may still begin after the message, which then waits again.
     run.inbox.release_session(waiting).await?;
     run.wake.delivery.notify_one();
+    Ok(())
+}
+
+/// Have the machine ask the user's other devices for the keys of waiting messages, of the newest sessions: it
+/// asks when a message fails to be decrypted, once for each session, and these did when no other device was
+/// verified. The messages stay as they are, so that no other one waits for this.
+pub async fn ask_again(run: &Run) -> Result<(), BridgeError> {
+    for session in run.inbox.waiting_sessions(None).await? {
+        let Ok(room_id) = RoomId::parse(&session.room_id) else { continue };
+        let event = run.inbox.waiting_event(&session).await?;
+        let Some(Ok(Stored::Encrypted(encrypted))) = event.map(|event| Stored::parse(&event))
+        else {
+            continue;
+        };
+        run.crypto.decrypt(&encrypted.event, &room_id).await?;
+    }
+    run.wake.outgoing.notify_one();
     Ok(())
 }
 

@@ -113,6 +113,12 @@ fn message_index(content: &Value) -> Option<MessageIndex> {
 }
 
 impl Outline {
+    /// Whether it is a step of an interactive verification, and no message.
+    pub fn is_verification_step(&self) -> bool {
+        self.content["msgtype"] == "m.key.verification.request"
+            || self.kind.starts_with("m.key.verification.")
+    }
+
     /// Some homeservers convert numbers to floats or strings.
     fn timestamp(&self) -> i64 {
         let value = &self.origin_server_ts;
@@ -145,8 +151,7 @@ impl Message {
         if !may_be_encrypted(&outline.kind) {
             return Err("its type is never encrypted: a redaction's, or that of state");
         }
-        let request = outline.content["msgtype"] == "m.key.verification.request";
-        if request || outline.kind.starts_with("m.key.verification.") {
+        if outline.is_verification_step() {
             return Ok(None);
         }
         let message = Self::new(room_id, outline, true, verification);

@@ -24,12 +24,16 @@ use crate::{
 const CONCURRENT_QUERIES: usize = 4;
 /// Concurrent key queries for single senders.
 const CONCURRENT_SENDERS: usize = 8;
+/// To-device messages that are sent before other requests are looked at again. Each message of an invented
+/// session makes one, which asks for its key.
+const TO_DEVICE_MESSAGES: usize = 20;
 /// Time limit of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delay before a single sender is queried: the machine's own query often makes that unnecessary.
 const SENDER_QUERY_DELAY: Duration = Duration::from_millis(500);
 
 const QUERY: &str = "a key query";
+const TO_DEVICE: &str = "a to-device message";
 
 /// Backoff after failures, by kind of request, so that a permanently refused request is not sent again
 /// with every sync.
@@ -122,7 +126,7 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         backoffs.record("a key claim", failed);
     }
     let sent_at = run.devices.change_count();
-    let mut queries = Vec::new();
+    let (mut queries, mut messages) = (Vec::new(), Vec::new());
     let requests = run.crypto.outgoing_requests().await?;
     let uploads_device = |request: &OutgoingRequest| match request.request() {
         AnyOutgoingRequest::KeysUpload(upload) => upload.device_keys.is_some(),
@@ -136,14 +140,18 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
         if backoffs.is_paused(what) {
             continue;
         }
-        if let AnyOutgoingRequest::KeysQuery(query) = request.request() {
-            queries.push((request.request_id().to_owned(), query.clone()));
-        } else {
-            let failed = send_one(run, &request, what).await?;
-            if failed.is_none() && uploads_device(&request) {
-                run.metrics.device_keys_uploaded.set(true);
+        match request.request() {
+            AnyOutgoingRequest::KeysQuery(query) => {
+                queries.push((request.request_id().to_owned(), query.clone()));
             }
-            backoffs.record(what, failed);
+            AnyOutgoingRequest::ToDeviceRequest(_) => messages.push(request),
+            _ => {
+                let failed = send_one(run, &request, what).await?;
+                if failed.is_none() && uploads_device(&request) {
+                    run.metrics.device_keys_uploaded.set(true);
+                }
+                backoffs.record(what, failed);
+            }
         }
     }
     if run.metrics.device_keys_uploaded.is_set() {
@@ -158,6 +166,26 @@ async fn send_all(run: &Run, backoffs: &mut Backoffs) -> Result<(), BridgeError>
     if !failed.is_empty() {
         let worst = failed.into_iter().flatten().max();
         backoffs.record(QUERY, worst);
+    }
+    send_messages(run, &messages, backoffs).await
+}
+
+/// Send the first of these to-device messages; the others follow after the other requests.
+async fn send_messages(
+    run: &Run,
+    messages: &[OutgoingRequest],
+    backoffs: &mut Backoffs,
+) -> Result<(), BridgeError> {
+    for message in messages.iter().take(TO_DEVICE_MESSAGES) {
+        let failed = send_one(run, message, TO_DEVICE).await?;
+        let is_sent = failed.is_none();
+        backoffs.record(TO_DEVICE, failed);
+        if !is_sent {
+            return Ok(());
+        }
+    }
+    if messages.len() > TO_DEVICE_MESSAGES {
+        run.wake.outgoing.notify_one();
     }
     Ok(())
 }
@@ -213,7 +241,7 @@ fn name(request: &OutgoingRequest) -> &'static str {
         AnyOutgoingRequest::KeysUpload(_) => "the key upload",
         AnyOutgoingRequest::KeysQuery(_) => QUERY,
         AnyOutgoingRequest::KeysClaim(_) => "a key claim",
-        AnyOutgoingRequest::ToDeviceRequest(_) => "a to-device message",
+        AnyOutgoingRequest::ToDeviceRequest(_) => TO_DEVICE,
         AnyOutgoingRequest::SignatureUpload(_) => "a signature upload",
         AnyOutgoingRequest::RoomMessage(_) => "a room message",
     }

@@ -66,6 +66,8 @@ impl<'a> Outline<'a> {
 pub enum Meaning {
     /// To be delivered; `redacts` is the id of the event that it redacts.
     Message { received: Received, redacts: Option<String> },
+    /// The bot's own redaction of the event with this id: not delivered.
+    OwnRedaction(String),
     /// The bot joined the room.
     OwnJoin,
     /// Another user joined or was invited: their devices must be tracked.
@@ -131,17 +133,20 @@ fn message_meaning(outline: &Outline<'_>, json: &str, me: &UserId) -> Option<Mea
     // Redacted events have no content, and some servers omit `redacted_because`.
     let emptied = kind != "m.room.redaction" && outline.object(&["content"]).is_empty();
     let redacted = emptied || outline.object(&["unsigned"]).get("redacted_because").is_some();
-    if !wanted || redacted || outline.sender == me {
+    if !wanted || redacted {
         return Some(Meaning::Nothing);
+    }
+    // Top-level before room version 11, in the content since then.
+    let redacts = outline.text(&["redacts"]).or_else(|| outline.text(&["content", "redacts"]));
+    let redacts = redacts.filter(|id| kind == "m.room.redaction" && storable(id));
+    if outline.sender == me {
+        return Some(redacts.map_or(Meaning::Nothing, Meaning::OwnRedaction));
     }
     let session_id =
         outline.text(&["content", "session_id"]).filter(|_| kind == "m.room.encrypted");
     if session_id.as_deref().is_some_and(|id| !storable(id)) {
         return None;
     }
-    // Top-level before room version 11, in the content since then.
-    let redacts = outline.text(&["redacts"]).or_else(|| outline.text(&["content", "redacts"]));
-    let redacts = redacts.filter(|id| kind == "m.room.redaction" && storable(id));
     let received =
         Received { event_id: outline.event_id.clone(), session_id, json: json.to_owned() };
     Some(Meaning::Message { received, redacts })
@@ -190,6 +195,7 @@ pub fn read<T>(events: &[Raw<T>], me: &UserId, from_own_join: bool) -> Timeline 
                 timeline.redacted.extend(redacts);
                 timeline.people.push(event.sender);
             }
+            Meaning::OwnRedaction(event_id) => timeline.redacted.push(event_id),
             Meaning::OwnJoin if from_own_join => {
                 timeline.messages.clear();
                 timeline.joined_here = true;
@@ -243,6 +249,7 @@ pub fn read_page<T>(
                 page.redacted.extend(redacts);
                 page.people.push(event.sender);
             }
+            Meaning::OwnRedaction(event_id) => page.redacted.push(event_id),
             Meaning::Member { user, .. } => page.people.push(user),
             _ => {}
         }
@@ -324,6 +331,19 @@ mod tests {
         let timeline = read(&[raw(old), raw(new), raw(message)], me, false);
         assert_eq!(timeline.redacted, ["$a", "$b"]);
         assert_eq!(timeline.messages.len(), 3);
+    }
+
+    #[test]
+    fn an_own_redaction_counts_and_is_no_message() {
+        let me = user_id!("@bot:x");
+        let own = event("$1", "@bot:x", "m.room.redaction", json!({"redacts": "$a"}));
+        let mut redacted = event("$2", "@bot:x", "m.room.redaction", json!({"redacts": "$b"}));
+        redacted["unsigned"] = json!({"redacted_because": {}});
+        let events = [raw(own), raw(redacted)];
+        let timeline = read(&events, me, false);
+        assert_eq!((timeline.redacted, timeline.messages.len()), (vec!["$a".to_owned()], 0));
+        let page = read_page(&events, me, None, false);
+        assert_eq!((page.redacted, page.messages.len()), (vec!["$a".to_owned()], 0));
     }
 
     #[test]

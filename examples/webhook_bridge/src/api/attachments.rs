@@ -1,6 +1,6 @@
 //! `GET /api/v1/attachments/{id}`: fetches an attachment from the homeserver, and decrypts it.
 
-use std::{io::Read, sync::Arc};
+use std::{io::Read, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use matrix_sdk_crypto::{AttachmentDecryptor, MediaEncryptionInfo};
 use ruma::MxcUri;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     Api,
@@ -19,6 +19,9 @@ use super::{
     reply::Error,
 };
 use crate::{attachment::Source, errors::BridgeError, sealing::Sealer};
+
+/// How long a request waits for a download of others to end.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// The path of an attachment's download: its source, sealed, so that nothing is stored.
 pub fn path(sealer: &Sealer, source: &Source) -> Result<String, BridgeError> {
@@ -39,7 +42,9 @@ pub async fn get(
     let url = <&MxcUri>::from(source.url.as_str());
     let (server, media) =
         url.parts().map_err(|_| Error::Homeserver("the sender's mxc:// address is malformed"))?;
-    let permit = api.downloads.clone().acquire_owned().await.ok();
+    // Clients that do not read what they have asked for keep their permits.
+    let permit = timeout(MAX_WAIT, api.downloads.clone().acquire_owned()).await;
+    let permit = permit.map_err(|_| Error::Busy(MAX_WAIT))?.ok();
     let content =
         download(&backend.homeserver, server.as_str(), media, api.config.max_attachment).await;
     let content = content.map_err(|error| match error {

@@ -20,6 +20,8 @@ pub enum Error {
     Unknown(&'static str),
     Method,
     TooMany(Duration),
+    /// Others are downloading attachments.
+    Busy(Duration),
     /// The process does not own the account (yet).
     NotReady,
     /// The database failed.
@@ -46,6 +48,9 @@ impl IntoResponse for Error {
             Self::Unknown(what) => (StatusCode::NOT_FOUND, *what),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "only GET is supported"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+            Self::Busy(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "other attachments are being downloaded")
+            }
             Self::NotReady => {
                 (StatusCode::SERVICE_UNAVAILABLE, "this process does not own the account")
             }
@@ -57,7 +62,9 @@ impl IntoResponse for Error {
         let mut response = (status, kind, body).into_response();
         let more = match self {
             Self::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer".to_owned())),
-            Self::TooMany(wait) => Some((header::RETRY_AFTER, (wait.as_secs() + 1).to_string())),
+            Self::TooMany(wait) | Self::Busy(wait) => {
+                Some((header::RETRY_AFTER, (wait.as_secs() + 1).to_string()))
+            }
             Self::Method => Some((header::ALLOW, "GET,HEAD".to_owned())),
             _ => None,
         };

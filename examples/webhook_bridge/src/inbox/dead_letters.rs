@@ -1,5 +1,7 @@
 //! Dead letters, for an operator: listed, and sent again.
 
+use std::time::SystemTime;
+
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{Row, types::Type};
 
 use super::{Inbox, Value};
@@ -17,19 +19,40 @@ pub struct DeadLetter {
     pub rejected: bool,
     /// The event as received, still encrypted if it was.
     pub json: Vec<u8>,
+    place: Place,
 }
 
+/// Where a dead letter is in the list: its time, position and place.
+type Place = (SystemTime, i64, i64);
+
+/// Dead letters that are listed at a time; each has up to 64 kB.
+const PAGE: i64 = 500;
+
 impl Inbox {
-    /// All dead letters, oldest first.
-    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, BridgeError> {
+    /// Dead letters, oldest first: the next page of those that follow `last`, or the first one.
+    pub async fn dead_letters(
+        &self,
+        last: Option<&DeadLetter>,
+    ) -> Result<Vec<DeadLetter>, BridgeError> {
         let sql = r#"
             SELECT event_id, room_id, coalesce(failure, ''), rejections > 0, coalesce(event, ''),
                    to_char(coalesce(done_at, received_at) AT TIME ZONE 'UTC',
-                           'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-            FROM webhook_bridge.events WHERE account = $1 AND state = 'failed'
-            ORDER BY coalesce(done_at, received_at), position, place"#;
-        let connection = self.connection().await?;
-        let rows = connection.query_typed(sql, &[(&self.account, Type::TEXT)]).await?;
+                           'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   coalesce(done_at, received_at), position, place
+            FROM webhook_bridge.events
+            WHERE account = $1 AND state = 'failed'
+              AND ($2::timestamptz IS NULL
+                   OR (coalesce(done_at, received_at), position, place) > ($2, $3, $4))
+            ORDER BY coalesce(done_at, received_at), position, place LIMIT $5"#;
+        let last = last.map(|last| last.place);
+        let values: [Value<'_>; 5] = [
+            (&self.account, Type::TEXT),
+            (&last.map(|(time, ..)| time), Type::TIMESTAMPTZ),
+            (&last.map(|(_, position, _)| position), Type::INT8),
+            (&last.map(|(.., place)| place), Type::INT8),
+            (&PAGE, Type::INT8),
+        ];
+        let rows = self.connection().await?.query_typed(sql, &values).await?;
         let dead_letter = |row: &Row| DeadLetter {
             event_id: row.get(0),
             room_id: row.get(1),
@@ -37,6 +60,7 @@ impl Inbox {
             rejected: row.get(3),
             json: row.get(4),
             failed_at: row.get(5),
+            place: (row.get(6), row.get(7), row.get(8)),
         };
         Ok(rows.iter().map(dead_letter).collect())
     }

@@ -31,6 +31,11 @@ pub struct Pages {
     pub empty: i32,
 }
 
+pub(super) const FIRST_AFTER: &str = "
+    SELECT event_id FROM webhook_bridge.events
+    WHERE account = $1 AND room_id = $2 AND position > $3
+    ORDER BY position, place LIMIT 1";
+
 impl Inbox {
     /// Rooms with a gap, the one with the oldest gap first.
     pub async fn rooms_with_gaps(&self) -> Result<Vec<String>, BridgeError> {
@@ -85,13 +90,9 @@ impl Inbox {
 
     /// The first event after the gap, if any.
     pub async fn first_after(&self, gap: &Gap) -> Result<Option<String>, BridgeError> {
-        let sql = "
-            SELECT event_id FROM webhook_bridge.events
-            WHERE account = $1 AND room_id = $2 AND position > $3
-            ORDER BY position, place LIMIT 1";
         let values: [Value<'_>; 3] =
             [(&self.account, Type::TEXT), (&gap.room_id, Type::TEXT), (&gap.position, Type::INT8)];
-        let row = self.connection().await?.query_typed_opt(sql, &values).await?;
+        let row = self.connection().await?.query_typed_opt(FIRST_AFTER, &values).await?;
         Ok(row.map(|row| row.get(0)))
     }
 

@@ -48,17 +48,34 @@ impl Inbox {
         Ok(rows.iter().map(session).collect())
     }
 
+    /// An event that waits for the key of a session, as received.
+    pub async fn waiting_event(
+        &self,
+        session: &WaitingSession,
+    ) -> Result<Option<Vec<u8>>, BridgeError> {
+        let sql = "
+            SELECT event FROM webhook_bridge.events
+            WHERE account = $1 AND room_id = $2 AND session_id = $3 AND state = 'waiting'
+              AND event IS NOT NULL LIMIT 1";
+        let row = self.connection().await?;
+        let row = row.query_typed_opt(sql, &self.of_session(session)).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    fn of_session<'a>(&'a self, session: &'a WaitingSession) -> [Value<'a>; 3] {
+        [
+            (&self.account, Type::TEXT),
+            (&session.room_id, Type::TEXT),
+            (&session.session_id, Type::TEXT),
+        ]
+    }
+
     /// The key of a session has come: its events are decrypted again.
     pub async fn release_session(&self, session: &WaitingSession) -> Result<(), BridgeError> {
         let sql = "
             UPDATE webhook_bridge.events SET state = 'pending'
             WHERE account = $1 AND room_id = $2 AND session_id = $3 AND state = 'waiting'";
-        let values: [Value<'_>; 3] = [
-            (&self.account, Type::TEXT),
-            (&session.room_id, Type::TEXT),
-            (&session.session_id, Type::TEXT),
-        ];
-        self.connection().await?.execute_typed(sql, &values).await?;
+        self.connection().await?.execute_typed(sql, &self.of_session(session)).await?;
         Ok(())
     }
 }

@@ -30,21 +30,8 @@ pub struct SealedMessage {
 }
 
 impl Inbox {
-    /// Whether a message is stored for the API already.
-    pub async fn is_sealed(&self, message: &Message) -> Result<bool, BridgeError> {
-        let sql = "
-            SELECT EXISTS (SELECT FROM webhook_bridge.api_messages
-                           WHERE account = $1 AND room_id = $2 AND event_id = $3)";
-        let values: [Value<'_>; 3] = [
-            (&self.account, Type::TEXT),
-            (&message.room_id, Type::TEXT),
-            (&message.event_id, Type::TEXT),
-        ];
-        Ok(self.connection().await?.query_typed_one(sql, &values).await?.get(0))
-    }
-
-    /// Store a message unless it was redacted meanwhile, and delete the oldest ones of its room beyond
-    /// `limit`. A lock makes the order of ids that of the commits, so that a cursor skips no message.
+    /// Store a message, once, unless it was redacted meanwhile, and delete the oldest ones of its room
+    /// beyond `limit`. A lock makes the order of ids that of the commits, so that a cursor skips no message.
     pub async fn store_sealed(
         &self,
         message: &Message,
@@ -52,9 +39,13 @@ impl Inbox {
         limit: i64,
     ) -> Result<(), BridgeError> {
         let insert = "
+            WITH new AS (
+                UPDATE webhook_bridge.events SET sealed = true
+                WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state <> 'redacted'
+                  AND NOT sealed
+                RETURNING true)
             INSERT INTO webhook_bridge.api_messages (account, room_id, event_id, label, sealed)
-            SELECT $1, $2, $3, $4, $5 FROM webhook_bridge.events
-            WHERE account = $1 AND room_id = $2 AND event_id = $3 AND state <> 'redacted' FOR SHARE
+            SELECT $1, $2, $3, $4, $5 FROM new
             ON CONFLICT (account, room_id, event_id) DO NOTHING";
         let delete = "
             DELETE FROM webhook_bridge.api_messages

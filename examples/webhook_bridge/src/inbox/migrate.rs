@@ -8,13 +8,14 @@ use tracing::info;
 
 use crate::errors::{BridgeError, exit_code};
 
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/0001_inbox.sql"),
     include_str!("../../migrations/0002_limits_and_replays.sql"),
     include_str!("../../migrations/0003_labels.sql"),
     include_str!("../../migrations/0004_invitations.sql"),
     include_str!("../../migrations/0005_api.sql"),
     include_str!("../../migrations/0006_waited.sql"),
+    include_str!("../../migrations/0007_indexes_and_sealed.sql"),
 ];
 
 /// The role's default timeouts may be too short for a large table, or while another bridge migrates.

@@ -7,6 +7,8 @@ mod late_keys;
 mod messages;
 mod migrate;
 mod origins;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod record;
 mod replays;
@@ -14,7 +16,10 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use matrix_sdk_postgres::{
     self as store,
@@ -60,13 +65,21 @@ pub struct Inbox {
     user: String,
     /// Held while a message is stored for the API.
     sealing: Arc<Mutex<()>>,
+    /// When the first run of this process began.
+    began: Arc<OnceLock<Instant>>,
 }
 
 impl Inbox {
     /// The account has the name of its user; see [`Self::of_user`].
     pub fn new(pool: Pool, account: &str) -> Self {
         let account = account.to_owned();
-        Self { pool, user: account.clone(), account, sealing: Arc::default() }
+        Self {
+            pool,
+            user: account.clone(),
+            account,
+            sealing: Arc::default(),
+            began: Arc::default(),
+        }
     }
 
     pub fn of_user(self, user: &str) -> Self {

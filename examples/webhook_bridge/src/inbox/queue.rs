@@ -1,6 +1,6 @@
 //! The delivery queue: order, states and retention of events.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use matrix_sdk_postgres::deadpool_postgres::tokio_postgres::{
     Row,
@@ -12,7 +12,9 @@ use crate::errors::BridgeError;
 
 /// How long a message without its key blocks later ones of its room. Keys often arrive shortly after
 /// the message.
-pub const KEY_GRACE: Duration = Duration::from_secs(5);
+const KEY_GRACE: Duration = Duration::from_secs(5);
+/// A message received within this time blocks its room for `KEY_GRACE` once more after a start.
+const KEY_GRACE_AT_START: Duration = Duration::from_secs(60 * 60);
 
 /// A message is dead-lettered after this many rejections by the webhook.
 pub const MAX_REJECTIONS: i32 = 5;
@@ -36,6 +38,8 @@ pub struct Queued {
     pub too_early: bool,
     /// Its key was missing before.
     pub waited: bool,
+    /// It was stored for the API before.
+    pub sealed: bool,
     /// Time since it was stored.
     pub age: Duration,
 }
@@ -51,16 +55,74 @@ pub struct Counts {
     pub oldest_pending: f64,
 }
 
+/// The first message that blocks the room is looked for once: `MATERIALIZED`, not for each event.
+pub(super) const DUE: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT position, place FROM webhook_bridge.events
+        WHERE account = $1 AND room_id = $2 AND state = 'waiting'
+          AND received_at > now() - make_interval(secs => $3)
+        ORDER BY position, place LIMIT 1)
+    SELECT event_id, event, rejections, coalesce(retry_at > now(), false),
+           extract(epoch FROM now() - received_at)::float8, waited, sealed
+    FROM webhook_bridge.events AS due
+    WHERE account = $1 AND room_id = $2 AND state = 'pending' AND event IS NOT NULL
+      AND NOT EXISTS (
+        SELECT FROM webhook_bridge.gaps
+        WHERE gaps.account = $1 AND gaps.room_id = $2 AND gaps.position <= due.position)
+      AND NOT EXISTS (
+        SELECT FROM held WHERE (held.position, held.place) < (due.position, due.place))
+    ORDER BY position, place LIMIT $4";
+
+/// A condition per state, because there is an index per state.
+pub(super) const COUNTS: &str = "
+    SELECT pending.count,
+           (SELECT count(*) FROM webhook_bridge.events WHERE account = $1 AND state = 'waiting'),
+           (SELECT count(*) FROM webhook_bridge.events WHERE account = $1 AND state = 'failed'),
+           (SELECT count(*) FROM webhook_bridge.gaps WHERE account = $1),
+           coalesce(extract(epoch FROM now() - pending.oldest), 0)::float8
+    FROM (SELECT count(*) AS count, min(received_at) AS oldest
+          FROM webhook_bridge.events WHERE account = $1 AND state = 'pending') AS pending";
+
+/// Starts from the old events: `$3` is the number of a room's newest events that are kept, less one.
+pub(super) const PRUNE_DONE: &str = "
+    WITH kept AS MATERIALIZED (
+        SELECT rooms.room_id, first.position, first.place
+        FROM (SELECT DISTINCT room_id FROM webhook_bridge.events
+              WHERE account = $1 AND state IN ('delivered', 'redacted')
+                AND done_at < now() - make_interval(days => $2)) AS rooms
+        CROSS JOIN LATERAL (
+            SELECT position, place FROM webhook_bridge.events AS newest
+            WHERE account = $1 AND newest.room_id = rooms.room_id
+            ORDER BY position DESC, place DESC OFFSET $3 LIMIT 1) AS first)
+    DELETE FROM webhook_bridge.events AS old USING kept
+    WHERE account = $1 AND old.room_id = kept.room_id
+      AND state IN ('delivered', 'redacted') AND done_at < now() - make_interval(days => $2)
+      AND (old.position, old.place) < (kept.position, kept.place)";
+
+pub(super) const PRUNE_FAILED: &str = "
+    DELETE FROM webhook_bridge.events
+    WHERE account = $1 AND state = 'failed'
+      AND coalesce(done_at, received_at) < now() - make_interval(days => $2)";
+
 impl Inbox {
-    /// When a run starts, retry events that wait for a key: a crash may have happened before the second
-    /// check for the key. They block their room once more, because the first sync may bring keys that
-    /// were sent while the bridge was down.
-    pub async fn retry_waiting(&self) -> Result<(), BridgeError> {
-        let retry = "
-            UPDATE webhook_bridge.events SET state = 'pending', failure = NULL, received_at = now()
-            WHERE account = $1 AND state = 'waiting'";
-        self.connection().await?.execute_typed(retry, &[(&self.account, Type::TEXT)]).await?;
-        Ok(())
+    /// At the first run of the process, have the rooms of recent messages without a key wait once more: the
+    /// first sync may bring keys that were sent while the bridge was down. The messages are not tried again
+    /// (`late_keys` looks up their sessions), because new ones would wait for that.
+    pub fn hold_rooms(&self) {
+        self.began.get_or_init(Instant::now);
+    }
+
+    /// A message without its key blocks its room while it is younger than this.
+    fn key_grace(&self) -> Duration {
+        match self.began.get() {
+            Some(began) if began.elapsed() < KEY_GRACE => KEY_GRACE_AT_START,
+            _ => KEY_GRACE,
+        }
+    }
+
+    /// Whether a message blocks its room if its key is missing.
+    pub fn is_held(&self, queued: &Queued) -> bool {
+        queued.age < self.key_grace()
     }
 
     /// When the process starts, retry the dead letters that the webhook rejected. Each has one attempt,
@@ -77,23 +139,15 @@ impl Inbox {
 
     /// Delete old delivered and failed events.
     pub async fn prune(&self) -> Result<u64, BridgeError> {
-        let forget = "
-            DELETE FROM webhook_bridge.events AS old
-            USING (SELECT room_id, event_id, row_number() OVER (
-                       PARTITION BY room_id ORDER BY position DESC, place DESC) AS number
-                   FROM webhook_bridge.events WHERE account = $1) AS ranked
-            WHERE account = $1 AND old.room_id = ranked.room_id AND old.event_id = ranked.event_id
-              AND (state IN ('delivered', 'redacted') AND number > $4
-                   AND done_at < now() - make_interval(days => $2)
-                OR state = 'failed'
-                   AND coalesce(done_at, received_at) < now() - make_interval(days => $3))";
+        let connection = self.connection().await?;
         let values = [
             (&self.account as _, Type::TEXT),
             (&DELIVERED_RETENTION_DAYS as _, Type::INT4),
-            (&FAILED_RETENTION_DAYS as _, Type::INT4),
-            (&RETAINED_PER_ROOM as _, Type::INT8),
+            (&(RETAINED_PER_ROOM - 1) as _, Type::INT8),
         ];
-        Ok(self.connection().await?.execute_typed(forget, &values).await?)
+        let done = connection.execute_typed(PRUNE_DONE, &values).await?;
+        let values = [(&self.account as _, Type::TEXT), (&FAILED_RETENTION_DAYS as _, Type::INT4)];
+        Ok(done + connection.execute_typed(PRUNE_FAILED, &values).await?)
     }
 
     /// Whether a room has pending events, due or not.
@@ -119,27 +173,13 @@ impl Inbox {
     /// The room's next events in order, up to the first open gap and up to the first message that has
     /// waited for its key for less than `KEY_GRACE`.
     pub async fn due(&self, room_id: &str, limit: i64) -> Result<Vec<Queued>, BridgeError> {
-        let sql = "
-            SELECT event_id, event, rejections, coalesce(retry_at > now(), false),
-                   extract(epoch FROM now() - received_at)::float8, waited
-            FROM webhook_bridge.events AS due
-            WHERE account = $1 AND room_id = $2 AND state = 'pending' AND event IS NOT NULL
-              AND NOT EXISTS (
-                SELECT FROM webhook_bridge.gaps
-                WHERE gaps.account = $1 AND gaps.room_id = $2 AND gaps.position <= due.position)
-              AND NOT EXISTS (
-                SELECT FROM webhook_bridge.events AS held
-                WHERE held.account = $1 AND held.room_id = $2 AND held.state = 'waiting'
-                  AND held.received_at > now() - make_interval(secs => $3)
-                  AND (held.position, held.place) < (due.position, due.place))
-            ORDER BY position, place LIMIT $4";
         let values = [
             (&self.account as _, Type::TEXT),
             (&room_id as _, Type::TEXT),
-            (&KEY_GRACE.as_secs_f64() as _, Type::FLOAT8),
+            (&self.key_grace().as_secs_f64() as _, Type::FLOAT8),
             (&limit as _, Type::INT8),
         ];
-        let rows = self.connection().await?.query_typed(sql, &values).await?;
+        let rows = self.connection().await?.query_typed(DUE, &values).await?;
         let queued = |row: &Row| Queued {
             event_id: row.get(0),
             json: row.get(1),
@@ -147,6 +187,7 @@ impl Inbox {
             too_early: row.get(3),
             age: Duration::try_from_secs_f64(row.get(4)).unwrap_or_default(),
             waited: row.get(5),
+            sealed: row.get(6),
         };
         Ok(rows.iter().map(queued).collect())
     }
@@ -205,17 +246,8 @@ impl Inbox {
     }
 
     pub async fn counts(&self) -> Result<Counts, BridgeError> {
-        let sql = "
-            SELECT count(*) FILTER (WHERE state = 'pending'),
-                   count(*) FILTER (WHERE state = 'waiting'),
-                   count(*) FILTER (WHERE state = 'failed'),
-                   (SELECT count(*) FROM webhook_bridge.gaps WHERE account = $1),
-                   coalesce(extract(epoch FROM now() - min(received_at)
-                            FILTER (WHERE state = 'pending')), 0)::float8
-            FROM webhook_bridge.events
-            WHERE account = $1 AND state IN ('pending', 'waiting', 'failed')";
         let connection = self.connection().await?;
-        let row = connection.query_typed_one(sql, &[(&self.account, Type::TEXT)]).await?;
+        let row = connection.query_typed_one(COUNTS, &[(&self.account, Type::TEXT)]).await?;
         Ok(Counts {
             pending: row.get(0),
             waiting: row.get(1),

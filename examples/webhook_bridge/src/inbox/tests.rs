@@ -5,7 +5,7 @@ use matrix_sdk_postgres::{PostgresStoreConfig, testing};
 use super::*;
 use crate::{membership::Upgrade, responses::Invitation};
 
-async fn inbox() -> (Inbox, testing::TestDatabase) {
+pub async fn inbox() -> (Inbox, testing::TestDatabase) {
     let database = testing::database().unwrap();
     let pool = PostgresStoreConfig::new(database.url(), "@bot:x").build_pool().unwrap();
     migrate(&pool).await.unwrap();
@@ -18,8 +18,12 @@ async fn a_database_with_and_without_the_column_waited_is_migrated() {
     let (inbox, _database) = inbox().await;
     for column in ["DROP COLUMN waited", "ALTER COLUMN waited SET DEFAULT false"] {
         let before = format!(
-            "DELETE FROM webhook_bridge.schema_migrations WHERE version = 6;
-             ALTER TABLE webhook_bridge.events {column}"
+            "DELETE FROM webhook_bridge.schema_migrations WHERE version >= 6;
+             SET search_path = webhook_bridge;
+             DROP INDEX events_in_room, events_waiting_by_age;
+             CREATE INDEX events_waiting_in_room ON events (account, room_id);
+             ALTER TABLE events DROP COLUMN sealed;
+             ALTER TABLE events {column}"
         );
         inbox.connection().await.unwrap().batch_execute(&before).await.unwrap();
         migrate(&inbox.pool).await.unwrap();
@@ -28,7 +32,7 @@ async fn a_database_with_and_without_the_column_waited_is_migrated() {
     }
 }
 
-async fn record(inbox: &Inbox, sync: &SyncRecord) -> u64 {
+pub async fn record(inbox: &Inbox, sync: &SyncRecord) -> u64 {
     let mut connection = inbox.connection().await.unwrap();
     let transaction = connection.transaction().await.unwrap();
     let received = inbox.record(&transaction, sync).await.unwrap();
@@ -41,11 +45,11 @@ fn event(id: &str, session: &str) -> Received {
     Received { event_id, session_id, json: format!("{{\"event_id\":\"{id}\"}}") }
 }
 
-fn sync(next_batch: &str, rooms: Vec<RoomChange>) -> SyncRecord {
+pub fn sync(next_batch: &str, rooms: Vec<RoomChange>) -> SyncRecord {
     SyncRecord { next_batch: next_batch.to_owned(), rooms, ..SyncRecord::default() }
 }
 
-fn room(events: &[&str]) -> RoomChange {
+pub fn room(events: &[&str]) -> RoomChange {
     RoomChange {
         room_id: "!r:x".to_owned(),
         encrypted: true,
@@ -152,10 +156,51 @@ async fn a_message_waits_for_its_key_and_blocks_its_room_for_a_limited_time() {
     record(&inbox, &key).await;
     assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
-    inbox.retry_waiting().await.unwrap();
-    assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
+    assert_eq!(due(&inbox).await, ["$1", "$3"]);
+}
+
+#[tokio::test]
+async fn a_recent_message_without_a_key_blocks_its_room_once_more_after_a_start() {
+    let (inbox, _database) = inbox().await;
+    record(&inbox, &sync("s1", vec![room(&["$1", "$2", "$3"])])).await;
+    for (id, minutes) in [("$1", 61), ("$2", 59), ("$3", 58)] {
+        let age = format!(
+            "UPDATE webhook_bridge.events SET received_at = now() - interval '{minutes} minutes'
+             WHERE event_id = '{id}'"
+        );
+        inbox.connection().await.unwrap().batch_execute(&age).await.unwrap();
+    }
+    let queued = inbox.due("!r:x", 3).await.unwrap();
+    let is_held = |inbox: &Inbox| queued.iter().map(|one| inbox.is_held(one)).collect::<Vec<_>>();
+    assert_eq!(is_held(&inbox), [false, false, false]);
+    inbox.wait_for_key("!r:x", "$1").await.unwrap();
     inbox.wait_for_key("!r:x", "$2").await.unwrap();
-    assert_eq!(due(&inbox).await, ["$1"], "after a start it blocks the room once more");
+    assert_eq!(due(&inbox).await, ["$3"]);
+    inbox.hold_rooms();
+    assert_eq!(is_held(&inbox), [false, true, true]);
+    assert!(due(&inbox).await.is_empty());
+    let key = SyncRecord { new_sessions: vec!["S".to_owned()], ..sync("s2", vec![]) };
+    record(&inbox, &key).await;
+    assert_eq!(due(&inbox).await, ["$1", "$2", "$3"]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_page_by_page() {
+    let (inbox, _database) = inbox().await;
+    let ids: Vec<_> = (0..1001).map(|number| format!("${number}")).collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    record(&inbox, &sync("s1", vec![room(&ids)])).await;
+    // Most of them at the same time, and the last ones first.
+    let fail = "UPDATE webhook_bridge.events SET state = 'failed',
+        done_at = now() - CASE WHEN position > 900 THEN interval '1 hour' ELSE interval '0' END";
+    inbox.connection().await.unwrap().batch_execute(fail).await.unwrap();
+    let (mut found, mut page) = (Vec::new(), inbox.dead_letters(None).await.unwrap());
+    while let Some(last) = page.last() {
+        assert!(page.len() <= 500);
+        let next = inbox.dead_letters(Some(last)).await.unwrap();
+        found.extend(std::mem::replace(&mut page, next).into_iter().map(|letter| letter.event_id));
+    }
+    assert_eq!(found, [&ids[900..], &ids[..900]].concat());
 }
 
 #[tokio::test]
@@ -168,7 +213,6 @@ async fn a_rejected_message_blocks_its_room_until_it_is_dead_lettered() {
     inbox.failed("!r:x", "$1", "the webhook responded with 400").await.unwrap();
     assert_eq!(due(&inbox).await, ["$2"]);
     inbox.failed("!r:x", "$2", "it cannot be decrypted").await.unwrap();
-    inbox.retry_waiting().await.unwrap();
     assert!(due(&inbox).await.is_empty());
     inbox.retry_rejected().await.unwrap();
     assert_eq!(due(&inbox).await, ["$1"], "only events that the webhook rejected are retried");

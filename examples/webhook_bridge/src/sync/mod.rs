@@ -72,7 +72,7 @@ async fn poll(run: &Run, position: &mut Position, timeout: Duration) -> Result<S
     loop {
         let mut request = Request::new();
         request.since = position.since().map(ToOwned::to_owned);
-        request.filter = Some(filter(run.config.reactions).into());
+        request.filter = Some(filter(position, run.config.reactions).into());
         request.set_presence = PresenceState::Offline;
         request.timeout = Some(timeout);
         let known = position.since().is_some();
@@ -188,8 +188,8 @@ fn own_invitations(sync: &Sync, me: &UserId) -> Vec<Invitation> {
     own.into_values().flatten().cloned().collect()
 }
 
-/// Only what the bridge uses. 100 timeline events are the most that homeservers return.
-fn filter(reactions: bool) -> FilterDefinition {
+/// Only what the bridge uses. The first sync delivers nothing, and needs each room's last event only.
+fn filter(position: &Position, reactions: bool) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.presence = Filter::ignore_all();
     filter.account_data = Filter::ignore_all();
@@ -197,13 +197,16 @@ fn filter(reactions: bool) -> FilterDefinition {
     filter.room.account_data = RoomEventFilter::ignore_all();
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     filter.room.timeline = timeline_filter(reactions);
+    if *position == Position::First {
+        filter.room.timeline.limit = Some(uint!(1));
+    }
     filter.room.state = RoomEventFilter::with_lazy_loading();
     let types = ["m.room.member", "m.room.encryption", "m.room.tombstone"];
     filter.room.state.types = Some(types.map(ToOwned::to_owned).to_vec());
     filter
 }
 
-/// Also used for `/messages`, so that both return the same events.
+/// Also used for `/messages`, so that both return the same events. 100 are the most that homeservers return.
 pub fn timeline_filter(reactions: bool) -> RoomEventFilter {
     let mut filter = RoomEventFilter::default();
     filter.limit = Some(uint!(100));

@@ -4,8 +4,11 @@ use std::io::Read;
 
 use matrix_sdk_crypto::AttachmentEncryptor;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bridge, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync};
+use crate::support::{
+    Bridge, Call, Delivery, Harness, MatrixUser, Reply, labels_file, message, plain, room, sync,
+};
 
 const TOKEN: &str = "an api token";
 
@@ -260,4 +263,64 @@ async fn cursors_of_before_a_restore_remain_valid() {
     let cursor = newer["after"].as_str().unwrap();
     send(&harness, "!p:x", &["$5"]).await;
     assert_eq!(page(&format!("{messages}?after={cursor}")).await.0, ["5"]);
+}
+
+/// The webhook rejects a message, or is down, for longer than the message is kept: a repeated attempt does
+/// not make it the newest one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_attempt_does_not_store_a_message_again() {
+    let harness = Harness::new().await;
+    let (mut bridge, api) = start(&harness, &[]).await;
+    let webhook = &harness.webhook.requests;
+    webhook.rule(|delivery| (delivery.body == "bad").then(|| Reply::text(400, "no")));
+    webhook.rule(|delivery| (delivery.body == "down").then(|| Reply::text(503, "no")));
+    let rooms = [("!p:x", room(&[message("$bad")])), ("!q:x", room(&[message("$down")]))];
+    harness.homeserver.push(sync(&rooms));
+    harness.webhook.until_received(&["bad", "down"]).await;
+    assert_eq!(page(&format!("{api}/messages/!p:x")).await.0, ["bad"]);
+    let prune = "DELETE FROM webhook_bridge.api_messages";
+    harness.connection().await.batch_execute(prune).await.unwrap();
+    webhook.until_count("another attempt", 2, |delivery| delivery.body == "bad").await;
+    webhook.until_count("another attempt", 2, |delivery| delivery.body == "down").await;
+    let rows = "SELECT count(*) FROM webhook_bridge.api_messages";
+    assert_eq!(harness.number(rows).await, 0);
+    assert_eq!(bridge.stop().await, 0);
+    let dead_letter = "
+        UPDATE webhook_bridge.events SET state = 'failed', rejections = 5, retry_at = NULL,
+            failure = 'rejected', done_at = now() WHERE event_id = '$bad'";
+    harness.connection().await.batch_execute(dead_letter).await.unwrap();
+    let attempts = webhook.count(|delivery| delivery.body == "bad");
+    let (_bridge, _) = start(&harness, &[]).await;
+    let is_bad = |delivery: &Delivery| delivery.body == "bad";
+    webhook.until_count("the attempt of the next start", attempts + 1, is_bad).await;
+    assert_eq!(harness.number(rows).await, 0);
+}
+
+/// Two clients that read nothing hold both downloads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_others_hold_up_is_refused_for_a_time() {
+    let harness = Harness::new().await;
+    let (_bridge, api) = start(&harness, &[("BRIDGE_ATTACHMENTS", "download")]).await;
+    let latch = CancellationToken::new();
+    let held = latch.clone();
+    let is_download = |call: &Call| call.path.contains("media/download");
+    let media = move |call: &Call| is_download(call).then(|| Reply::bytes(200, b"x").after(&held));
+    harness.homeserver.calls.rule(media);
+    let mut file = plain("$file", "file");
+    file["content"] = json!({"msgtype": "m.file", "body": "file", "url": "mxc://example.org/abc"});
+    harness.homeserver.push(sync(&[("!p:x", room(&[file]))]));
+    harness.webhook.until_received(&["file"]).await;
+    let message = harness.webhook.requests.all().remove(0).message;
+    let path = message["attachment"]["path"].as_str().unwrap();
+    let url = format!("{api}{}", path.trim_start_matches("/api/v1"));
+    let first = [url.clone(), url.clone()]
+        .map(|url| tokio::spawn(async move { Bridge::get_url(&url, TOKEN).await }));
+    harness.homeserver.calls.until_count("two downloads", 2, is_download).await;
+    let (status, error) = get(&url, TOKEN).await;
+    assert_eq!(status, 503, "{error}");
+    latch.cancel();
+    for first in first {
+        assert_eq!(first.await.unwrap().unwrap(), (200, b"x".to_vec()));
+    }
+    assert_eq!(Bridge::get_url(&url, TOKEN).await.unwrap().0, 200);
 }

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Bridge, Harness, Reply, TempFile, Webhook, labels_file, plain, room, sync};
+use crate::support::{
+    Bridge, Call, Harness, Reply, TempFile, Webhook, labels_file, plain, room, sync,
+};
 
 fn invitation(room: &str, inviter: &str) -> Value {
     let events = json!([
@@ -92,6 +94,23 @@ async fn rooms_are_labelled_by_id_inviter_and_ghost_and_stay_so_after_a_restart(
     harness.webhook.until_received(&["again-invited", "again-late"]).await;
     assert_eq!(label_of(&harness.webhook, "again-invited"), "messenger");
     assert_eq!(label_of(&harness.webhook, "again-late"), "instagram");
+}
+
+/// The rules are those of the process, so its next run has nothing to check.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_fetched_again_once_per_process() {
+    let harness = Harness::new().await;
+    let labels = labels_file("[[label]]\nname = \"instagram\"\nghosts = [\"@instagram_\"]");
+    let bridge = harness.ready_bridge(&[("BRIDGE_LABELS_FILE", labels.path())]).await;
+    let members = |call: &Call| call.is("GET", "rooms/") && call.path.ends_with("/members");
+    let unknown = "SELECT count(*) FROM webhook_bridge.rooms WHERE NOT members_known";
+    bridge.until("the members", async |_| harness.number(unknown).await == 0).await;
+    let fetched = harness.homeserver.calls.count(members);
+    harness.restart_run(&bridge, || ()).await;
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1", "@alice:x")]))]));
+    harness.webhook.until_received(&["1"]).await;
+    bridge.until("the members", async |_| harness.number(unknown).await == 0).await;
+    assert_eq!(harness.homeserver.calls.count(members), fetched);
 }
 
 #[tokio::test(flavor = "multi_thread")]

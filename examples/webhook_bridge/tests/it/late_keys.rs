@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Bridge, Harness, MatrixUser, message, room, sync};
 
-async fn until_waiting(bridge: &Bridge, count: f64) {
+pub async fn until_waiting(bridge: &Bridge, count: f64) {
     bridge
         .until("the messages to wait for their key", async |bridge| {
             bridge.metric("messages_waiting_for_key").await == Some(count)
@@ -58,6 +58,24 @@ async fn a_message_waits_for_an_hour_and_over_restarts() {
     let early: Vec<_> = delivered.iter().filter(|delivery| delivery.body == "early").collect();
     assert_eq!(early.len(), 1);
     assert_eq!(early[0].message["verification"], "unsigned_device");
+}
+
+/// A start decrypts no waiting messages: there may be many, and new ones would wait behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_does_not_try_waiting_messages_again() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
+    let alice = MatrixUser::new(&harness.homeserver, "@alice:x").await;
+    let key = send_without_key(&harness, &alice).await;
+    until_waiting(&bridge, 1.0).await;
+    bridge.kill().await;
+    let bridge = harness.bridge(&[]);
+    bridge.ready().await;
+    harness.homeserver.push(sync(&[("!r:x", room(&[message("$new")]))]));
+    harness.webhook.until_received(&["new"]).await;
+    assert_eq!(bridge.metric("decryption_seconds_count").await, Some(0.0));
+    harness.homeserver.push(json!({"to_device": {"events": key}}));
+    harness.webhook.until_received(&["early"]).await;
 }
 
 /// As `matrix-postgres import-keys` does, with a file that another client has exported.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+mod asked_keys;
 mod backup;
 mod cross_signing;
 mod dead_letters;

@@ -79,3 +79,30 @@ async fn the_same_event_id_in_two_rooms_is_two_events() {
     harness.homeserver.push(sync(&[("!p:x", room(&[message("$same"), message("$end")]))]));
     harness.webhook.until_received(&["same", "end"]).await;
 }
+
+/// A client asks for a verification in an unencrypted room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_request_is_no_message() {
+    let harness = Harness::new().await;
+    let _bridge = harness.ready_bridge(&[]).await;
+    let mut request = message("$request");
+    request["content"]["msgtype"] = json!("m.key.verification.request");
+    harness.homeserver.push(sync(&[("!p:x", room(&[request, message("$next")]))]));
+    harness.webhook.until_received(&["next"]).await;
+    assert_eq!(harness.webhook.bodies(), ["next"]);
+}
+
+/// The first sync only determines where to begin: its events are not delivered.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_sync_asks_for_one_event_of_each_room() {
+    let harness = Harness::new().await;
+    let _bridge = harness.ready_bridge(&[]).await;
+    let syncs = harness.homeserver.calls.all().into_iter().filter(|call| call.is_sync());
+    let limits = syncs.map(|call| {
+        let filter: serde_json::Value = serde_json::from_str(&call.query["filter"]).unwrap();
+        (call.since().is_some(), filter["room"]["timeline"]["limit"].clone())
+    });
+    let limits: Vec<_> = limits.collect();
+    assert_eq!(limits[0], (false, json!(1)));
+    assert!(limits[1..].iter().all(|limit| *limit == (true, json!(100))), "{limits:?}");
+}

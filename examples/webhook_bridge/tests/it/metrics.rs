@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Harness, MatrixUser, Reply, room, sync};
+use crate::support::{Harness, MatrixUser, Reply, message, room, sync};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_time_decryptions_and_deliveries_and_count_retries() {
@@ -79,4 +79,29 @@ async fn metrics_may_require_a_token_and_logs_may_be_json() {
     let mut bridge = harness.bridge(&[("BRIDGE_LOG_FORMAT", "xml")]);
     assert_eq!(bridge.ended().await, 2);
     assert!(bridge.log().contains("BRIDGE_LOG_FORMAT"), "{}", bridge.log());
+}
+
+/// A slow query outlasts its scrape: the next scrapes must not start further ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapes_count_the_messages_one_at_a_time() {
+    let harness = Harness::new().await;
+    let bridge = harness.ready_bridge(&[]).await;
+    let lock = harness.connection().await;
+    lock.batch_execute("BEGIN; LOCK TABLE webhook_bridge.gaps IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let scrapes = (0..4).map(|_| bridge.get("/metrics"));
+    for scrape in futures_util::future::join_all(scrapes).await {
+        assert_eq!(scrape.unwrap().0, 200);
+    }
+    let running = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()
+          AND query LIKE '%count(*)%' AND query LIKE '%webhook_bridge.gaps%'";
+    assert_eq!(harness.number(running).await, 1);
+    lock.batch_execute("ROLLBACK").await.unwrap();
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$1")]))]));
+    harness.webhook.until_received(&["1"]).await;
+    bridge
+        .until("counts", async |bridge| bridge.metric("messages_pending").await == Some(0.0))
+        .await;
 }

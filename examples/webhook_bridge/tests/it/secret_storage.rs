@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use crate::support::{BOT, Call, Harness, MatrixUser, Reply, matrix_error};
 
 /// A secret storage on the homeserver, as another client has made it.
-struct Storage {
+pub struct Storage {
     key: SecretStorageKey,
-    recovery_key: String,
+    pub recovery_key: String,
 }
 
 impl Storage {
-    fn new(harness: &Harness) -> Self {
+    pub fn new(harness: &Harness) -> Self {
         let key = SecretStorageKey::new();
         let recovery_key = key.to_base58();
         let mut stored = harness.homeserver.stored.lock().unwrap();
@@ -47,7 +47,7 @@ impl Storage {
     }
 
     /// Store the private cross-signing keys of that device.
-    async fn store_identity(&self, harness: &Harness, other: &OlmMachine) {
+    pub async fn store_identity(&self, harness: &Harness, other: &OlmMachine) {
         let keys = other.export_cross_signing_keys().await.unwrap().unwrap();
         for (name, key) in [
             (SecretName::CrossSigningMasterKey, keys.master_key.clone()),
@@ -139,7 +139,7 @@ async fn a_storage_without_the_identity_does_not_verify_the_published_one() {
 }
 
 /// Publishes the cross-signing identity that another device of the bot's user creates.
-async fn publish_identity(harness: &Harness, other: &OlmMachine) -> Value {
+pub async fn publish_identity(harness: &Harness, other: &OlmMachine) -> Value {
     let identity = other.bootstrap_cross_signing(true).await.unwrap().upload_signing_keys_req;
     let published = json!({"master_key": identity.master_key,
         "self_signing_key": identity.self_signing_key,

@@ -65,7 +65,7 @@ pub struct Stored {
     pub cross_signing: Value,
     pub one_time_keys: BTreeMap<String, Value>,
     pub fallback_keys: BTreeMap<String, Value>,
-    /// The devices of other users, for key queries.
+    /// The devices of other users, and other devices of the bot's, for key queries.
     pub users: BTreeMap<String, Value>,
     pub account_data: HashMap<String, Value>,
     pub backup: Backup,
@@ -245,7 +245,9 @@ impl Homeserver {
             let known = match user.as_str() {
                 BOT if !stored.device_keys.is_null() => {
                     let device = stored.device_keys["device_id"].as_str().unwrap();
-                    json!({device: stored.device_keys})
+                    let mut own = stored.users.get(BOT).cloned().unwrap_or(json!({}));
+                    own[device] = stored.device_keys.clone();
+                    own
                 }
                 user => stored.users.get(user).cloned().unwrap_or(json!({})),
             };
