@@ -29,8 +29,8 @@ pub(crate) struct Process {
 /// Where a process runs, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Hash of the host's boot id, its name and machine id, and of the namespaces that give `pid` and
-    /// `started` a meaning.
+    /// Hash of the host's boot id, its name and `/etc/machine-id`, and of the namespaces that give `pid`
+    /// and `started` a meaning.
     pub(crate) host: Vec<u8>,
     pub(crate) pid: i64,
     /// In clock ticks since the host's start.
@@ -75,7 +75,7 @@ impl Place {
         let boot = read("proc/sys/kernel/random/boot_id").filter(|boot| !boot.trim().is_empty())?;
         let mut hash = Sha256::new();
         hash.update(boot.trim());
-        // Machines that were restored from one snapshot of the memory have the same boot id.
+        // Hosts that were restored from one snapshot of the memory have the same boot id.
         for name in [Some(read("proc/sys/kernel/hostname")?), read("etc/machine-id")] {
             hash.update([0]);
             hash.update(name.unwrap_or_default().trim());

@@ -19,7 +19,7 @@ impl Proc {
         proc.write("proc/self/mountinfo", MOUNT);
         proc.write("proc/sys/kernel/random/boot_id", boot);
         proc.write("proc/sys/kernel/hostname", "bot\n");
-        proc.write("etc/machine-id", "machine\n");
+        proc.write("etc/machine-id", "id\n");
         proc.write("proc/self/stat", &stat(7, 'R', 1, 100));
         fs::create_dir(proc.0.join("proc/self/ns")).unwrap();
         symlink(namespace, proc.0.join("proc/self/ns/pid")).unwrap();
