@@ -108,6 +108,7 @@ mod tests {
             reason: "because\nof this".to_owned(),
             rejected: false,
             json: event.to_string().into_bytes(),
+            place: (std::time::UNIX_EPOCH, 0, 0),
         };
         let line = line(&letter, false);
         let columns: Vec<_> = line.split('\t').collect();

@@ -211,16 +211,12 @@ fn fingerprint(pickle: &PickledOutboundGroupSession) -> Result<Fingerprint, Erro
 
 #[cfg(test)]
 mod tests {
-    use matrix_sdk_common::ruma::{OwnedRoomId, RoomId, room_id};
+    use matrix_sdk_common::ruma::{RoomId, room_id};
 
     use super::{MAX_MARKS, Marks, Stored};
 
     fn stored(id: &str, index: u32) -> Stored {
         Stored { id: id.to_owned(), index, fingerprint: [0; 32], saves: 0 }
-    }
-
-    fn other_room(number: usize) -> OwnedRoomId {
-        RoomId::parse(format!("!room{number}:example.org")).unwrap()
     }
 
     /// Sessions and rooms are dropped in an order of their own.
@@ -238,8 +234,9 @@ mod tests {
 
         let mut marks = Marks::default();
         marks.stage(room, stored("session", 37));
-        for number in 0..MAX_MARKS {
-            marks.stage(&other_room(number), stored("busy", 1));
+        let others = (0..MAX_MARKS).map(|number| format!("!room{number}:example.org"));
+        for other in others.filter_map(|id| RoomId::parse(id).ok()) {
+            marks.stage(&other, stored("busy", 1));
         }
         assert!(marks.rows.peek(room).is_none());
         assert_eq!(marks.lowest(room, "session"), 37);

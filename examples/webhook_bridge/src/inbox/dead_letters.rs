@@ -19,11 +19,11 @@ pub struct DeadLetter {
     pub rejected: bool,
     /// The event as received, still encrypted if it was.
     pub json: Vec<u8>,
-    place: Place,
+    pub place: Place,
 }
 
 /// Where a dead letter is in the list: its time, position and place.
-type Place = (SystemTime, i64, i64);
+pub type Place = (SystemTime, i64, i64);
 
 /// Dead letters that are listed at a time; each has up to 64 kB.
 const PAGE: i64 = 500;
