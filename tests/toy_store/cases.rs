@@ -306,7 +306,8 @@ fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let database = testing::database().unwrap();
     let settings = OwnershipSettings {
-        heartbeat_interval: Duration::from_millis(50),
+        // A busy machine must not miss three of them.
+        heartbeat_interval: Duration::from_millis(300),
         takeover: Takeover::RefuseIfAlive,
         ..Default::default()
     };
@@ -321,7 +322,7 @@ fn stores_are_reopened_on_another_runtime_with_a_heartbeat_there() {
         stores.set_value("second").await.unwrap();
         stores.toy.set_state(NAME, "second").await.unwrap();
         // Longer than a heartbeat is valid.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         let other = AccountHandle::open(None, &config(), vec![&CRYPTO_STORE, &TOY_STORE]).await;
         assert!(matches!(other.err(), Some(OpenStoreError::OwnerAlive { .. })));
         stores.close().await;

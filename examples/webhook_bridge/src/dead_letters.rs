@@ -29,6 +29,15 @@ pub async fn run(args: &Args, command: &DeadLetterCommand) -> Result<(), BridgeE
         let pool = settings.build_pool()?;
         inbox::check(&pool, false).await?;
         let inbox = Inbox::new(pool, &account);
+        if inbox.sync_position().await?.is_none() {
+            return Err(BridgeError::fatal(
+                exit_code::UNEXPECTED,
+                format!(
+                    "no bridge with the account {account:?} has used this database: set MATRIX_USER or \
+                     STORE_ACCOUNT as it has"
+                ),
+            ));
+        }
         match command {
             DeadLetterCommand::List { json } => {
                 let mut page = inbox.dead_letters(None).await?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -29,6 +29,8 @@ const CONCURRENT_ROOMS: usize = 4;
 const BATCH: i64 = 5;
 /// How long the first message of a new room waits for the room's members, from which its label follows.
 const LABEL_GRACE: Duration = Duration::from_secs(60);
+/// How long deliveries wait for the first sync of a run.
+const FIRST_SYNC_GRACE: Duration = Duration::from_secs(30);
 /// How often a room with pending but not yet due messages is rechecked: the end of a wait for a key
 /// has no wakeup.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,8 +68,10 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Deliver until stopped.
+    /// Deliver until stopped. Not before the first sync, which tells what was redacted meanwhile.
     pub async fn run(&self) -> Result<(), BridgeError> {
+        let first = timeout(FIRST_SYNC_GRACE, self.run.synced.cancelled());
+        self.run.stop.run_until_cancelled(first).await;
         let scheduler = Scheduler {
             stop: &self.run.stop,
             wakeup: &self.run.wake.delivery,

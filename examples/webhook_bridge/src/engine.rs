@@ -310,6 +310,7 @@ impl Engine {
             metrics: self.metrics.clone(),
             stop: stop.child_token(),
             wake: Wake::default(),
+            synced: CancellationToken::new(),
             devices,
             published_device: keys.own_device().await?.filter(|own| own.is_uploaded),
         };

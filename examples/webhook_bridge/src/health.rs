@@ -14,15 +14,16 @@ use axum::{
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     auth::BearerToken,
-    errors::{BridgeError, exit_code},
+    errors::BridgeError,
     inbox::{Counts, Inbox},
     metrics::Metrics,
+    server,
 };
 
 /// Time limit for a query of a probe.
@@ -74,24 +75,14 @@ pub async fn serve(
     health: Arc<Health>,
     stop: CancellationToken,
 ) -> Result<(), BridgeError> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        BridgeError::fatal(
-            exit_code::CONFIGURATION,
-            format!("cannot listen on {address} ({error}): set BRIDGE_LISTEN to a free address"),
-        )
-    })?;
+    let listener = server::bind(address, "BRIDGE_LISTEN").await?;
     info!(%address, "serving /healthz, /readyz and /metrics");
     let router = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(health);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router);
-        if let Some(Err(error)) = stop.run_until_cancelled(served.into_future()).await {
-            warn!("the health server failed: {error}");
-        }
-    });
+    server::spawn(listener, router, stop);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     endpoints::{Authentication, Path, Request},
-    http_client::Target,
+    http_client::{self, Target},
     refusal::{HomeserverError, Refusal},
     responses::{HasResponse, ParseResponse, RawJson, is_empty_body},
     retry,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Long enough for a busy server, short enough to notice a dead connection.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a response, which is in memory twice while it is read.
+const MAX_RESPONSE_BYTES: usize = 128 << 20;
 
 /// The bot's homeserver.
 pub struct Homeserver {
@@ -172,13 +174,16 @@ impl Homeserver {
         &self,
         request: http::Request<Bytes>,
         limit: Duration,
-    ) -> Result<(http::StatusCode, http::HeaderMap<HeaderValue>, Bytes), HomeserverError> {
+    ) -> Result<(http::StatusCode, http::HeaderMap<HeaderValue>, Vec<u8>), HomeserverError> {
         let unreachable = |error: reqwest::Error| HomeserverError::Unreachable(causes(error));
         let mut request = reqwest::Request::try_from(request).map_err(unreachable)?;
         *request.timeout_mut() = Some(limit);
         let response = self.http.execute(request).await.map_err(unreachable)?;
         let (status, headers) = (response.status(), response.headers().clone());
-        Ok((status, headers, response.bytes().await.map_err(unreachable)?))
+        match http_client::body(response, MAX_RESPONSE_BYTES).await.map_err(unreachable)? {
+            Some(body) => Ok((status, headers, body)),
+            None => Err(HomeserverError::Unreadable("it is larger than 128 MiB".to_owned())),
+        }
     }
 }
 

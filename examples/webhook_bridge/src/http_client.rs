@@ -79,6 +79,21 @@ pub fn build(config: &Config) -> Result<reqwest::Client, BridgeError> {
         .map_err(|error| unusable(&error))
 }
 
+/// The body of a response; `None` if it has more bytes than `max`.
+pub async fn body(
+    mut response: reqwest::Response,
+    max: usize,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

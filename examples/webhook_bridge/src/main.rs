@@ -50,6 +50,7 @@ mod run;
 mod scheduler;
 mod sealing;
 mod secret_storage;
+mod server;
 mod session;
 mod sync;
 mod timeline;

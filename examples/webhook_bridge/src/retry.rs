@@ -55,7 +55,11 @@ impl Delays {
 /// The `Retry-After` header, in seconds or as a date.
 pub fn retry_after_header(headers: &HeaderMap) -> Option<Duration> {
     use ruma::api::error::RetryAfter;
-    let retry_after = match RetryAfter::try_from(headers.get(RETRY_AFTER)?).ok()? {
+    let value = headers.get(RETRY_AFTER)?;
+    if value.len() > 10 && value.as_bytes().iter().all(u8::is_ascii_digit) {
+        return Some(MAX_RETRY_AFTER);
+    }
+    let retry_after = match RetryAfter::try_from(value).ok()? {
         RetryAfter::Delay(delay) => delay,
         RetryAfter::DateTime(time) => {
             time.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
@@ -86,5 +90,7 @@ mod tests {
         let past = headers("Wed, 21 Oct 2015 07:28:00 GMT");
         assert_eq!(retry_after_header(&past), Some(Duration::ZERO));
         assert_eq!(retry_after_header(&headers("soon")), None);
+        let beyond = headers("18446744073709551616");
+        assert_eq!(retry_after_header(&beyond), Some(MAX_RETRY_AFTER));
     }
 }

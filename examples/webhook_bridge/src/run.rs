@@ -27,6 +27,8 @@ pub struct Run {
     /// Stops this run: each task finishes its current step.
     pub stop: CancellationToken,
     pub wake: Wake,
+    /// Cancelled when this run's first sync is committed.
+    pub synced: CancellationToken,
     pub devices: Devices,
     /// This device, if its keys were published before this run.
     pub published_device: Option<OwnDevice>,

@@ -5,7 +5,10 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use reqwest::Response;
 
-use crate::homeserver::{Homeserver, causes};
+use crate::{
+    homeserver::{Homeserver, causes},
+    http_client,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -34,15 +37,8 @@ pub async fn download(
         StatusCode::NOT_FOUND => return Err(DownloadError::NotFound),
         status => return Err(DownloadError::Failed(status.to_string())),
     }
-    let mut content = Vec::new();
-    let failed = |error| DownloadError::Failed(causes(error));
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        content.extend_from_slice(&chunk);
-        if content.len() > max {
-            return Err(DownloadError::TooLarge);
-        }
-    }
-    Ok(content)
+    let content = http_client::body(response, max).await;
+    content.map_err(|error| DownloadError::Failed(causes(error)))?.ok_or(DownloadError::TooLarge)
 }
 
 async fn fetch(homeserver: &Homeserver, path: &[&str]) -> Result<Response, DownloadError> {

@@ -6,10 +6,7 @@ mod media;
 mod messages;
 mod reply;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use axum::{
     Router,
@@ -19,20 +16,15 @@ use axum::{
     response::Response,
     routing::get,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::attachments::path;
 use self::{limits::Limits, reply::Error};
 use crate::{
-    auth::BearerToken,
-    config::ApiConfig,
-    errors::{BridgeError, exit_code},
-    homeserver::Homeserver,
-    inbox::Inbox,
-    labels::Labels,
-    sealing::Sealer,
+    auth::BearerToken, config::ApiConfig, errors::BridgeError, homeserver::Homeserver,
+    inbox::Inbox, labels::Labels, sealing::Sealer, server,
 };
 
 const DESCRIPTION: &str = include_str!("../../openapi.json");
@@ -71,8 +63,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), BridgeError> {
     let address = config.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+    let listener = server::bind(address, "BRIDGE_API_LISTEN").await?;
     info!(%address, "serving the API");
     let token = BearerToken::new(&config.token);
     let api = Arc::new(Api {
@@ -90,20 +81,8 @@ pub async fn serve(
         .fallback(|| async { Error::UnknownPath })
         .method_not_allowed_fallback(|| async { Error::Method })
         .with_state(api);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router);
-        if let Some(Err(error)) = stop.run_until_cancelled(served.into_future()).await {
-            warn!("the API's server failed: {error}");
-        }
-    });
+    server::spawn(listener, router, stop);
     Ok(())
-}
-
-fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> BridgeError {
-    BridgeError::fatal(
-        exit_code::CONFIGURATION,
-        format!("cannot listen on {address} ({error}): set BRIDGE_API_LISTEN to a free address"),
-    )
 }
 
 /// Requests without the token have a limit of their own, so that they do not use up that of the others.

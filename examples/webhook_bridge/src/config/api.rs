@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::{
     Args,
-    values::{address, invalid, non_empty, number, secret},
+    values::{address, invalid, non_empty, number, token},
 };
 use crate::errors::BridgeError;
 
@@ -36,7 +36,7 @@ pub enum Attachments {
 }
 
 pub fn read(args: &Args) -> Result<Option<ApiConfig>, BridgeError> {
-    let token = secret(&args.api_token, &args.api_token_file, "BRIDGE_API_TOKEN")?;
+    let token = token(&args.api_token, &args.api_token_file, "BRIDGE_API_TOKEN")?;
     let Some(token) = token else {
         let more = [
             ("BRIDGE_API_LISTEN", &args.api_listen),

@@ -22,6 +22,7 @@ use crate::{
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
     label: Vec<Entry>,
 }
 
@@ -94,6 +95,9 @@ fn rule(entry: &Entry, server: &ServerName) -> Result<LabelRule, String> {
     if entry.name.is_empty() || entry.name.len() > 64 || !entry.name.chars().all(allowed) {
         return Err("a name has 1 to 64 letters, digits, '_', '-' or '.'".to_owned());
     }
+    if matches!(&*entry.name, "." | "..") {
+        return Err("no URL of the API can have this name".to_owned());
+    }
     for room in &entry.rooms {
         match <&RoomOrAliasId>::try_from(room.as_str()) {
             Ok(id) if id.is_room_id() => {}
@@ -115,8 +119,9 @@ fn rule(entry: &Entry, server: &ServerName) -> Result<LabelRule, String> {
 /// The webhook of a label, if it has its own. It inherits the time limit only: the default webhook's
 /// token is not for another receiver, nor is its template.
 fn webhook(entry: Entry, default: &WebhookConfig) -> Result<Option<WebhookConfig>, BridgeError> {
-    let read = |value: Option<String>, file: Option<PathBuf>, name: &str| {
-        secret(&value.map(SecretString::from), &file, name)
+    let read = |value: Option<String>, file: Option<PathBuf>, name: &str| match value {
+        Some(value) if value.is_empty() => Err(invalid(format!("{name} is empty: remove it"))),
+        value => secret(&value.map(SecretString::from), &file, name),
     };
     let url = read(entry.webhook_url, entry.webhook_url_file, "webhook_url")?;
     let token = read(entry.webhook_token, entry.webhook_token_file, "webhook_token")?;

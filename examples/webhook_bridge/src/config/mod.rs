@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use self::values::{
     address, allow_list, cross_signing, http_url, invalid, non_empty, number, on_off, recovery_key,
-    required, secret, takeover, trusted_bridges,
+    required, secret, takeover, token, trusted_bridges,
 };
 pub use self::{
     api::{ApiConfig, Attachments},
@@ -176,7 +176,7 @@ impl TryFrom<Args> for Config {
         let listen = non_empty(args.listen.clone());
         let listen = listen.map(|listen| address(&listen, "BRIDGE_LISTEN")).transpose()?;
         let metrics_token =
-            secret(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
+            token(&args.metrics_token, &args.metrics_token_file, "BRIDGE_METRICS_TOKEN")?;
         if metrics_token.is_some() && listen.is_none() {
             return Err(invalid(
                 "BRIDGE_METRICS_TOKEN is set without BRIDGE_LISTEN, where /metrics is served: set it, \
@@ -238,7 +238,7 @@ fn credentials(
     args: &Args,
     password: Option<&SecretString>,
 ) -> Result<Option<Credentials>, BridgeError> {
-    let token = secret(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
+    let token = token(&args.access_token, &args.access_token_file, "MATRIX_ACCESS_TOKEN")?;
     Ok(match token {
         Some(token) => Some(Credentials::AccessToken(token.into())),
         None => password.cloned().map(Credentials::Password),

@@ -77,6 +77,28 @@ fn an_empty_value_is_unset_and_debug_shows_no_secret() {
     assert_eq!(listen("0.0.0.0:9090"), "0.0.0.0:9090");
 }
 
+#[test]
+fn tokens_and_recovery_keys_that_cannot_be_are_refused_without_showing_them() {
+    let long = "E".repeat(1_000_000);
+    for (name, value) in [
+        ("--access-token", "top\ns3cret"),
+        ("--api-token", "top\ts3cret"),
+        ("--api-token", "topés3cret"),
+        ("--recovery-key", long.as_str()),
+    ] {
+        let error = parse(&[(name, value)]).unwrap_err().to_string();
+        assert!(error.contains(&name[2..].to_uppercase().replace('-', "_")), "{error}");
+        assert!(!error.contains("s3cret") && error.len() < 500, "{error}");
+    }
+    parse(&[("--api-token", "two words")]).unwrap();
+}
+
+/// The file that a deployment mounts may have none yet.
+#[test]
+fn a_labels_file_may_have_no_labels() {
+    assert!(labels("none", "# none yet\n").unwrap().labelled_webhooks.is_empty());
+}
+
 /// A labels file with this text.
 fn labels(name: &str, text: &str) -> Result<Config, BridgeError> {
     let file = std::env::temp_dir().join(format!("labels-{}-{name}.toml", std::process::id()));
@@ -121,6 +143,12 @@ fn a_malformed_labels_file_is_explained_without_its_secrets() {
     let entry = |more: &str| format!("[[label]]\nname = \"a\"\n{more}");
     for (name, text, expected) in [
         ("no-label", "labels = []".to_owned(), "unknown field"),
+        ("dots", "[[label]]\nname = \"..\"\nrooms = [\"!a:x\"]".to_owned(), "no URL"),
+        (
+            "secret",
+            entry("rooms = [\"!a:x\"]\nwebhook_url = \"http://x\"\nwebhook_secret = \"\""),
+            "webhook_secret is empty",
+        ),
         ("typo", entry("room = []"), "line 3: unknown field `room`"),
         ("nothing", entry(""), "no room gets it"),
         ("alias", entry("rooms = [\"#a:example.org\"]"), "room id"),

@@ -19,6 +19,9 @@ use crate::{
     trusted_bridges::TrustedBridges,
 };
 
+/// Bytes of a recovery key, spaces included.
+const MAX_RECOVERY_KEY: usize = 256;
+
 pub fn invalid(message: impl Into<String>) -> BridgeError {
     BridgeError::fatal(exit_code::CONFIGURATION, message)
 }
@@ -50,6 +53,22 @@ pub fn secret(
     match trimmed(&text) {
         text if text.is_empty() => Err(invalid(format!("{name}_FILE {shown} is empty"))),
         text => Ok(Some(text)),
+    }
+}
+
+/// A secret that is sent in a header.
+pub fn token(
+    value: &Option<SecretString>,
+    file: &Option<PathBuf>,
+    name: &str,
+) -> Result<Option<String>, BridgeError> {
+    let token = secret(value, file, name)?;
+    let fits = |token: &String| token.bytes().all(|one| (b' '..=b'~').contains(&one));
+    match token.as_ref().is_none_or(fits) {
+        true => Ok(token),
+        false => Err(invalid(format!(
+            "{name} has a line break or another character that no header can have"
+        ))),
     }
 }
 
@@ -116,7 +135,9 @@ pub fn recovery_key(
     file: &Option<PathBuf>,
 ) -> Result<Option<SecretString>, BridgeError> {
     let key = secret(value, file, "BRIDGE_RECOVERY_KEY")?;
-    if key.as_deref().is_some_and(|key| backup::parse(key).is_none()) {
+    // Parsing takes a time that is quadratic in the length.
+    let is_key = |key: &str| key.len() <= MAX_RECOVERY_KEY && backup::parse(key).is_some();
+    if key.as_deref().is_some_and(|key| !is_key(key)) {
         return Err(invalid(
             "BRIDGE_RECOVERY_KEY is not a recovery key: set it to the one that was printed when the \
              key backup was created, or that another client of the bot's user shows",

@@ -160,6 +160,7 @@ async fn process(run: &Run, position: &Position, sync: Sync) -> Result<String, B
         })
         .await?;
     run.metrics.synced();
+    run.synced.cancel();
     withheld::report(run, &notices);
     membership::report_removals(run, &sync, &left);
     if *position == Position::First {

@@ -96,6 +96,7 @@ async fn run_on((config, keys, pool): &(Config, Keys, Pool)) -> Run {
         metrics: Arc::default(),
         stop: CancellationToken::new(),
         wake: Wake::default(),
+        synced: CancellationToken::new(),
         devices: Devices::default(),
         published_device: None,
         config: Arc::new(config.clone()),

@@ -8,6 +8,10 @@ use crate::message::Message;
 
 const NAME: &str = "template";
 
+/// Steps of a rendering. Whoever sends a message decides how often a loop over its content is repeated, and
+/// a loop within a loop multiplies.
+const MAX_STEPS: u64 = 1_000_000;
+
 /// A compiled template. What it prints with `{{ }}` is JSON, with the quotes of a text.
 #[derive(Clone, Debug)]
 pub struct Template(Environment<'static>);
@@ -18,6 +22,7 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::Json);
         // Fields that a message does not have are `null`.
         environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+        environment.set_fuel(Some(MAX_STEPS));
         environment.add_filter("rfc3339", rfc3339);
         environment.add_template_owned(NAME, source)?;
         Ok(Self(environment))
@@ -64,6 +69,14 @@ mod tests {
     fn render(source: &str, body: &str) -> Result<Option<Json>, String> {
         let rendered = Template::compile(source.to_owned()).unwrap().render(&message(body))?;
         Ok(rendered.map(|text| serde_json::from_str(&text).unwrap()))
+    }
+
+    #[test]
+    fn a_rendering_that_takes_too_long_fails() {
+        let looped = r#"{% for a in body %}{% for b in body %}{% endfor %}{% endfor %}{"a": 1}"#;
+        assert!(render(looped, &"x".repeat(100)).unwrap().is_some());
+        let error = render(looped, &"x".repeat(25_000)).unwrap_err();
+        assert!(error.contains("fuel"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod cross_signing;
 mod dead_letters;
 mod devices;
 mod documents;
+mod endpoints;
 mod gaps;
 mod ghosts;
 mod integrity;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Harness, message, room, sync};
+use crate::support::{Harness, Reply, message, room, sync};
 
 fn event(id: &str, sender: &str, content: &str, more: &str) -> String {
     format!(
@@ -105,4 +105,23 @@ async fn the_first_sync_asks_for_one_event_of_each_room() {
     let limits: Vec<_> = limits.collect();
     assert_eq!(limits[0], (false, json!(1)));
     assert!(limits[1..].iter().all(|limit| *limit == (true, json!(100))), "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_redacted_while_the_bridge_is_down_is_not_delivered() {
+    let harness = Harness::new().await;
+    let mut bridge = harness.ready_bridge(&[]).await;
+    let webhook = &harness.webhook.requests;
+    webhook.rule(|delivery| (delivery.body == "secret").then(|| Reply::text(503, "down")));
+    harness.homeserver.push(sync(&[("!p:x", room(&[message("$secret")]))]));
+    webhook.until_count("an attempt", 1, |delivery| delivery.body == "secret").await;
+    assert_eq!(bridge.stop().await, 0);
+    webhook.clear_rules();
+    let attempts = webhook.count(|delivery| delivery.body == "secret");
+    let redaction = json!({"event_id": "$redaction", "sender": "@alice:x", "origin_server_ts": 1,
+        "type": "m.room.redaction", "content": {"redacts": "$secret"}});
+    harness.homeserver.push(sync(&[("!p:x", room(&[redaction, message("$end")]))]));
+    let _bridge = harness.bridge(&[]);
+    harness.webhook.until_received(&["end"]).await;
+    assert_eq!(webhook.count(|delivery| delivery.body == "secret"), attempts);
 }

@@ -102,13 +102,18 @@ impl Bridge {
         lock(&self.log).clone()
     }
 
+    /// Of its probes and metrics.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Status and body of an endpoint; `None` while there is no response.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         self.get_with_token(path, "").await
     }
 
     pub async fn get_with_token(&self, path: &str, token: &str) -> Option<(u16, String)> {
-        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let url = format!("http://{}{path}", self.address());
         let (status, body) = Self::get_url(&url, token).await?;
         Some((status, String::from_utf8(body).unwrap()))
     }
