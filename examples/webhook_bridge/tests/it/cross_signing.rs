@@ -179,6 +179,8 @@ async fn the_metric_follows_the_identity() {
                 bridge.metric("device_cross_signed").await == Some(signed)
             })
             .await;
+        // The metric is set first.
+        bridge.until_logged("its private keys are not in").await;
     }
     assert_eq!(bridge.log().matches("its private keys are not in").count(), 1);
     assert_eq!(uploads(&harness).len(), 2);
