@@ -8,6 +8,7 @@ import time
 from ..harness import Harness, expect
 from ..postgres import Postgres
 from ..processes import until
+from ..sender import Sent
 from . import case
 
 
@@ -49,9 +50,8 @@ async def many_rooms(h: Harness):
     await h.until_delivered(180)
 
 
-@case()
-async def late_key(h: Harness):
-    """Messages whose key arrives later, after a restart of the bridge; later messages do not wait."""
+async def held_back(h: Harness) -> tuple[list[Sent], list]:
+    """Messages without their key, and the requests that would send it; later keys are sent again."""
     await h.set_up()
     await h.send(2, "with its key")
     await h.until_delivered()
@@ -62,14 +62,26 @@ async def late_key(h: Harness):
     expect(len(h.missing(early)) == 5, "messages were delivered without their key")
     held, h.alice.client.held = h.alice.client.held, None
     h.alice.rotate(h.room)
-    await h.until_delivered(60, await h.send(3, "with a key again"))
-    await h.bridge.kill9()
-    await h.bridge.start()
-    await h.until_delivered(60, await h.send(2, "after the restart"))
+    return early, held
+
+
+async def release(h: Harness, early: list[Sent], held: list):
+    """Send the key at last, without which nothing was delivered."""
     expect(len(h.missing(early)) == 5, "messages were delivered without their key")
     h.alice.client.held = held
     expect(await h.alice.release_keys() > 0, "no key was held back")
     await h.until_delivered()
+
+
+@case()
+async def late_key(h: Harness):
+    """Messages whose key arrives later, after a restart of the bridge; later messages do not wait."""
+    early, held = await held_back(h)
+    await h.until_delivered(60, await h.send(3, "with a key again"))
+    await h.bridge.kill9()
+    await h.bridge.start()
+    await h.until_delivered(60, await h.send(2, "after the restart"))
+    await release(h, early, held)
     return early
 
 
@@ -90,25 +102,15 @@ async def late_key_while_down(h: Harness):
 @case(slow=True)
 async def late_by_an_hour(h: Harness):
     """Messages whose key arrives an hour later, and after a restart; later messages do not wait."""
-    await h.set_up()
-    await h.send(2, "with its key")
-    await h.until_delivered()
-    h.alice.rotate(h.room)
-    h.alice.hold_keys()
-    early = await h.send(5, "without its key")
-    held, h.alice.client.held = h.alice.client.held, None
-    h.alice.rotate(h.room)
+    early, held = await held_back(h)
     for minute in range(60):
         await asyncio.sleep(60)
         await h.until_delivered(60, await h.send(1, f"after minute {minute}"))
         if minute == 30:
             await h.bridge.kill9()
             await h.bridge.start()
-    expect(len(h.missing(early)) == 5, "messages were delivered without their key")
-    h.alice.client.held = held
     began = time.monotonic()
-    expect(await h.alice.release_keys() > 0, "no key was held back")
-    await h.until_delivered(60)
+    await release(h, early, held)
     print(f"     delivered {time.monotonic() - began:.1f} s after their key, which was an hour late")
     return early
 
