@@ -13,6 +13,7 @@ use crate::{
     config::WebhookConfig,
     errors::{BridgeError, exit_code},
     homeserver::causes,
+    http_client,
     message::Message,
     retry,
 };
@@ -108,16 +109,10 @@ impl Webhook {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         match request.body(body).send().await {
-            Ok(mut response) => {
+            Ok(response) => {
                 let outcome =
                     classify(response.status(), retry::retry_after_header(response.headers()));
-                let mut read = 0;
-                while let Ok(Some(chunk)) = response.chunk().await {
-                    read += chunk.len();
-                    if read > MAX_RESPONSE_BYTES {
-                        break;
-                    }
-                }
+                let _ = http_client::body(response, MAX_RESPONSE_BYTES).await;
                 outcome
             }
             Err(error) => {
