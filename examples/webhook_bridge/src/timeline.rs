@@ -168,7 +168,7 @@ pub struct Timeline {
     pub redacted: Vec<String>,
     /// Senders and new members.
     pub people: Vec<OwnedUserId>,
-    /// Their devices must be tracked, too. Whoever may invite decides who they are.
+    /// Their devices must be tracked, too. Any member who may invite chooses them.
     pub invited: Vec<OwnedUserId>,
     pub encrypted: bool,
     /// It contains the bot's own join; earlier messages were left out.

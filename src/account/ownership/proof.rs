@@ -14,8 +14,8 @@ use super::lock;
 const MAX_LIFETIME: Duration = Duration::from_secs(10);
 
 /// When a query was sent. By two clocks: the first stands still while the host is suspended, the
-/// second may be set back. Both are read before the query is sent, because time that passes later
-/// counts.
+/// second may be set to an earlier time. Both are read before the query is sent, because time that
+/// passes later counts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     steady: Instant,

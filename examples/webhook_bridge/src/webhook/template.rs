@@ -8,7 +8,7 @@ use crate::message::Message;
 
 const NAME: &str = "template";
 
-/// Steps of a rendering. Whoever sends a message decides how often a loop over its content is repeated, and
+/// Steps of a rendering. The sender of a message decides how often a loop over its content is repeated, and
 /// a loop within a loop multiplies.
 const MAX_STEPS: u64 = 1_000_000;
 
@@ -100,7 +100,7 @@ mod tests {
         let document = render(include_str!("../../templates/slack.json"), "<!channel> & more");
         let text = "*@alice:example.org* in instagram: &lt;!channel&gt; &amp; more";
         assert_eq!(document.unwrap().unwrap(), json!({"text": text, "mrkdwn": true}));
-        // Whoever runs a server chooses the names of its users and rooms.
+        // The administrator of a server chooses the names of its users and rooms.
         let hostile = Message {
             sender: "@<!channel>:evil".to_owned(),
             room_id: "!<!here>:evil".to_owned(),

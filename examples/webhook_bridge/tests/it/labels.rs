@@ -133,7 +133,7 @@ async fn the_replacement_of_an_upgraded_room_keeps_the_label_of_its_inviter() {
     }
 }
 
-/// Whoever may invite somebody may invite a ghost.
+/// A member who may invite somebody may invite a ghost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ghost_that_is_only_invited_labels_no_room() {
     let harness = Harness::new().await;
