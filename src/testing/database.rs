@@ -1,10 +1,11 @@
-use std::fmt;
+use std::{fmt, sync::mpsc, thread, time::Duration};
 
 use tokio_postgres::{NoTls, error::SqlState};
 
 use super::{TestingError, directory::random_hex};
 
-/// A fresh database, dropped with the value. The value may outlive its server.
+/// A fresh database, dropped with the value, which waits for that for 5 seconds at most: if the process ends before
+/// the server has dropped it, it stays. The value may outlive its server.
 ///
 /// ```
 /// # fn main() -> Result<(), matrix_sdk_postgres::testing::TestingError> {
@@ -78,32 +79,43 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        // If the server is gone, so is the database.
-        let server = self.socket.as_ref().unwrap_or(&self.server);
-        let _ = execute(server, format!("DROP DATABASE {} WITH (FORCE)", self.name));
+        let url = self.socket.as_ref().unwrap_or(&self.server).clone();
+        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            // If the server is gone, so is the database.
+            let _ = execute_here(&url, &sql);
+            let _ = done.send(());
+        });
+        // DROP waits for logins in progress. One may belong to a task of this thread's runtime, which
+        // continues only when this returns: then the login ends, and DROP, too.
+        let _ = is_done.recv_timeout(DROP_LIMIT);
     }
 }
+
+/// How long dropping a database blocks the thread.
+const DROP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs a statement on a thread of its own, so that it may be called from async code.
 fn execute(url: &str, sql: String) -> Result<(), TestingError> {
     let url = url.to_owned();
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| TestingError::CreateDatabase(error.to_string()))?;
-        runtime.block_on(async {
-            let (client, connection) =
-                tokio_postgres::connect(&url, NoTls).await.map_err(describe)?;
-            let connection = tokio::spawn(connection);
-            let result = client.batch_execute(&sql).await.map_err(describe);
-            drop(client);
-            let _ = connection.await;
-            result
-        })
-    };
     let ended_early = || TestingError::CreateDatabase("the thread ended early".to_owned());
-    std::thread::spawn(run).join().unwrap_or_else(|_| Err(ended_early()))
+    thread::spawn(move || execute_here(&url, &sql)).join().unwrap_or_else(|_| Err(ended_early()))
+}
+
+fn execute_here(url: &str, sql: &str) -> Result<(), TestingError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| TestingError::CreateDatabase(error.to_string()))?;
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(describe)?;
+        let connection = tokio::spawn(connection);
+        let result = client.batch_execute(sql).await.map_err(describe);
+        drop(client);
+        let _ = connection.await;
+        result
+    })
 }
 
 fn describe(error: tokio_postgres::Error) -> TestingError {

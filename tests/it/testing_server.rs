@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
     os::unix::{fs::MetadataExt, process::CommandExt},
     process::Command,
     thread::sleep,
@@ -27,6 +29,31 @@ async fn databases_are_independent_and_gone_after_use() {
     let client = connect(&server.url()).await;
     let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'mxsp%'";
     assert_eq!(number(&client, left).await, 0);
+}
+
+/// PostgreSQL (since 15) drops no database during a login, and that may be a task's which cannot continue before the
+/// value is dropped.
+#[test]
+fn dropping_a_database_does_not_wait_for_a_login_that_waits_for_it() {
+    let server = PostgresServer::start().unwrap();
+    let database = server.create_database().unwrap();
+    let url: tokio_postgres::Config = server.url().parse().unwrap();
+    let mut login = TcpStream::connect(("127.0.0.1", url.get_ports()[0])).unwrap();
+    let user = url.get_user().unwrap();
+    let parameters = format!("user\0{user}\0database\0{}\0\0", database.name());
+    let length = u32::try_from(parameters.len() + 8).unwrap();
+    let startup = [&length.to_be_bytes()[..], &[0, 3, 0, 0], parameters.as_bytes()].concat();
+    login.write_all(&startup).unwrap();
+    // The server requests a password.
+    let mut answer = [0; 1];
+    login.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"R");
+    drop(database);
+    // It would have closed the connection after its `authentication_timeout`.
+    login.set_nonblocking(true).unwrap();
+    let mut rest = Vec::new();
+    let open = login.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(open.kind(), ErrorKind::WouldBlock);
 }
 
 #[tokio::test]
