@@ -19,7 +19,9 @@ use crate::{
     },
     postgres::{
         cell::{Cell, Cells},
-        statement::{CacheIndex, Column, ColumnType, Delete, Sql, Table, Upsert, bytea},
+        statement::{
+            CacheIndex, Column, ColumnType, Delete, Prefetched, Sql, Table, Upsert, bytea,
+        },
     },
 };
 
@@ -38,7 +40,7 @@ static BY_ITEM: CacheIndex = CacheIndex {
     group: &GET_ONE,
     row: None,
     keys: None,
-    prefetch: Some(&PREFETCH),
+    prefetch: Some(Prefetched::Expected(&PREFETCH)),
     row_key: 0,
     keeps_rows: true,
 };

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use matrix_sdk_common::ruma::{DeviceId, OwnedDeviceId, UserId};
-use matrix_sdk_crypto::{DeviceData, TrackedUser, olm::StaticAccountData};
-use tokio_postgres::types::Type;
+use matrix_sdk_crypto::{DeviceData, olm::StaticAccountData};
 
 use super::{
     deferred::{self, Group as Deferred, RowKey, Saves},
@@ -19,7 +18,7 @@ use crate::{
     },
     postgres::{
         cell::Cells,
-        statement::{CacheIndex, Delete, Sql, Table, Upsert, bytea},
+        statement::{CacheIndex, Delete, Prefetched, Sql, Table, Upsert, bytea},
     },
 };
 
@@ -37,28 +36,20 @@ static BY_USER: CacheIndex = CacheIndex {
     group: &GET_BY_USER,
     row: Some(&GET),
     keys: Some(&KEYS),
-    prefetch: Some(&PREFETCH),
+    prefetch: Some(Prefetched::SmallTable(&FEW)),
     row_key: 1,
     keeps_rows: true,
 };
 
 static GET: Sql = Sql::get("devices.get", &DEVICES);
 static GET_BY_USER: Sql = Sql::get_group("devices.by_user", &DEVICES);
+static FEW: Sql = Sql::get_few("devices.few", &DEVICES);
 static KEYS: Sql = Sql::key_set("devices.keys", &DEVICES);
 static UPSERT: Upsert = Upsert::new("devices.upsert", &DEVICES);
 static DELETE: Delete = Delete::new("devices.delete", &DEVICES);
 
-static PREFETCH: Sql = Sql::new(
-    "devices.prefetch",
-    "SELECT user_id, device_id, data FROM {schema}.devices WHERE account_id = $1 AND user_id = ANY ($2)",
-    &[Type::INT8, Type::BYTEA_ARRAY],
-);
-
 pub(super) const STATEMENTS: &[&Sql] =
-    &[&GET, &GET_BY_USER, &KEYS, &PREFETCH, UPSERT.sql(), DELETE.sql()];
-
-/// Of how many users the devices are read ahead.
-const MAX_EXPECTED_USERS: usize = 64;
+    &[&GET, &GET_BY_USER, &FEW, &KEYS, UPSERT.sql(), DELETE.sql()];
 
 pub(super) async fn get(
     account: &StoreLane,
@@ -103,15 +94,6 @@ pub(super) async fn by_user(
     let devices: HashMap<_, _> = devices.collect::<Result<_, Error>>()?;
     olm_sessions::expect(account, devices.values());
     Ok(devices)
-}
-
-/// After a restart each message of another sender reads that sender's devices: those of an account's few
-/// tracked users are fetched with the first of them. Of many users, most are not needed soon.
-pub(super) fn expect(account: &StoreLane, users: &[TrackedUser]) {
-    if users.len() <= MAX_EXPECTED_USERS {
-        let users = users.iter().map(|user| [account.codec.key(TABLE, &user.user_id)]);
-        account.expect(&BY_USER, users);
-    }
 }
 
 /// The key and the row of a device.

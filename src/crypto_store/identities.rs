@@ -6,7 +6,7 @@ use matrix_sdk_crypto::UserIdentityData;
 use crate::{
     Error,
     account::{StoreLane, cipher::Codec, write::batch::Batch},
-    postgres::statement::{CacheIndex, Sql, Table, Upsert, bytea},
+    postgres::statement::{CacheIndex, Prefetched, Sql, Table, Upsert, bytea},
 };
 
 const TABLE: &str = USER_IDENTITIES.name;
@@ -23,16 +23,17 @@ static BY_USER: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
-    prefetch: None,
+    prefetch: Some(Prefetched::SmallTable(&FEW)),
     row_key: 0,
     keeps_rows: true,
 };
 
 static GET: Sql = Sql::get("user_identities.get", &USER_IDENTITIES);
+static FEW: Sql = Sql::get_few("user_identities.few", &USER_IDENTITIES);
 static KEYS: Sql = Sql::key_set("user_identities.keys", &USER_IDENTITIES);
 static UPSERT: Upsert = Upsert::new("user_identities.upsert", &USER_IDENTITIES);
 
-pub(super) const STATEMENTS: &[&Sql] = &[&GET, &KEYS, UPSERT.sql()];
+pub(super) const STATEMENTS: &[&Sql] = &[&GET, &FEW, &KEYS, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &StoreLane,

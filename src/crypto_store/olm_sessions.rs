@@ -25,7 +25,7 @@ use crate::{
     postgres::{
         cell::Cells,
         database::Param,
-        statement::{CacheIndex, Sql, Table, Upsert, bytea},
+        statement::{CacheIndex, Prefetched, Sql, Table, Upsert, bytea},
     },
 };
 
@@ -43,7 +43,7 @@ static BY_SENDER: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
-    prefetch: Some(&PREFETCH),
+    prefetch: Some(Prefetched::Expected(&PREFETCH)),
     row_key: 1,
     keeps_rows: false,
 };

@@ -112,13 +112,17 @@ WHERE account_id = $1 AND user_id = $2 AND device_id = $3;
 SELECT /* devices.by_user */ device_id, data FROM "bots".devices
 WHERE account_id = $1 AND user_id = $2;
 
+-- devices.few (int8, int8, int8)
+SELECT /* devices.few */ user_id, device_id, data
+FROM (SELECT *, count(*) OVER () AS number, sum(coalesce(octet_length(data), 0) + 0) OVER () AS bytes
+      FROM (SELECT user_id, device_id, data FROM "bots".devices
+            WHERE account_id = $1 LIMIT $2 + 1) few) few
+WHERE number <= $2 AND bytes <= $3;
+
 -- devices.keys (int8, int8)
 SELECT /* devices.keys */ string_agg(substring(sha256(k.key) FOR 8), ''::bytea)
 FROM (SELECT user_id AS key
       FROM "bots".devices WHERE account_id = $1 LIMIT $2) k;
-
--- devices.prefetch (int8, _bytea)
-SELECT /* devices.prefetch */ user_id, device_id, data FROM "bots".devices WHERE account_id = $1 AND user_id = ANY ($2);
 
 -- devices.upsert (int8, _bytea, _bytea, _bytea)
 INSERT /* devices.upsert */ INTO "bots".devices (account_id, user_id, device_id, data)
@@ -147,6 +151,13 @@ ON CONFLICT (account_id, room_id) DO UPDATE SET data = excluded.data;
 -- user_identities.get (int8, bytea)
 SELECT /* user_identities.get */ data FROM "bots".user_identities
 WHERE account_id = $1 AND user_id = $2;
+
+-- user_identities.few (int8, int8, int8)
+SELECT /* user_identities.few */ user_id, data
+FROM (SELECT *, count(*) OVER () AS number, sum(coalesce(octet_length(data), 0) + 0) OVER () AS bytes
+      FROM (SELECT user_id, data FROM "bots".user_identities
+            WHERE account_id = $1 LIMIT $2 + 1) few) few
+WHERE number <= $2 AND bytes <= $3;
 
 -- user_identities.keys (int8, int8)
 SELECT /* user_identities.keys */ string_agg(substring(sha256(k.key) FOR 8), ''::bytea)
@@ -178,6 +189,16 @@ SELECT /* megolm_inbound_sessions.all */ s.room_id, s.session_id, s.data, s.back
     WHERE v.account_id = $1 AND v.generation = s.backup_generation AND NOT v.retired)
 FROM "bots".megolm_inbound_sessions s
 WHERE s.account_id = $1;
+
+-- megolm_inbound_sessions.few (int8, int8, int8)
+SELECT /* megolm_inbound_sessions.few */ room_id, session_id, data, is_backed_up
+FROM (SELECT *, count(*) OVER () AS number, sum(octet_length(data)) OVER () AS bytes
+      FROM (SELECT s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (
+    SELECT FROM "bots".backup_versions v
+    WHERE v.account_id = $1 AND v.generation = s.backup_generation AND NOT v.retired)
+FROM "bots".megolm_inbound_sessions s
+WHERE s.account_id = $1 LIMIT $2 + 1) few (room_id, session_id, data, is_backed_up)) few
+WHERE number <= $2 AND bytes <= $3;
 
 -- megolm_inbound_sessions.after (int8, bytea, bytea, int8)
 SELECT /* megolm_inbound_sessions.after */ s.room_id, s.session_id, s.data, s.backup_generation > 0 AND EXISTS (

@@ -25,6 +25,7 @@ mod reserved;
 mod round_trips;
 mod scope;
 mod secrecy;
+mod small_tables;
 mod spans;
 mod statements;
 mod testing_server;

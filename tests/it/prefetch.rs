@@ -2,8 +2,6 @@
 //! Olm sessions one by one: these are fetched with the first of them, and returned as the database has them when
 //! they are asked for.
 
-use std::time::Duration;
-
 use futures_util::{FutureExt as _, future::join_all};
 use matrix_sdk_crypto::{
     CryptoStoreError, DeviceData,
@@ -25,7 +23,6 @@ use test_support::{
     values::{copy_of, olm_session, received_session},
     without_heartbeats,
 };
-use tokio::time::sleep;
 
 const USERS: usize = 20;
 
@@ -312,51 +309,4 @@ async fn rows_of_before_a_takeover_are_gone_after_reopening() {
     assert!(room.store.get_sessions(&room.sender(1)).await.is_err());
     let room = Room { store: reopened(&room.config).await, ..room };
     room.assert_read(1, &[&used]).await;
-}
-
-/// After a restart the messages of each sender read that sender's devices.
-#[tokio::test]
-async fn the_devices_of_few_tracked_users_are_read_together() {
-    for (tracked, expected) in [(USERS, 1), (65, USERS)] {
-        let room = Room::new().await;
-        let users: Vec<OwnedUserId> = (0..tracked).map(user).collect();
-        let tracked: Vec<_> = users.iter().map(|user| (&**user, false)).collect();
-        room.store.save_tracked_users(&tracked).await.unwrap();
-        let store = reopened(&room.config).await;
-        assert_eq!(store.load_tracked_users().await.unwrap().len(), tracked.len());
-        // The first message may come much later.
-        sleep(Duration::from_millis(1_100)).await;
-        let read = async {
-            for (number, other) in room.others.iter().enumerate() {
-                let devices = store.get_user_devices(&user(number)).await.unwrap();
-                let device = devices.get(other.device_id()).unwrap();
-                assert_eq!(device.curve25519_key(), Some(other.identity_keys().curve25519));
-            }
-        };
-        assert_eq!(room.round_trips(read).await, expected, "{} users", tracked.len());
-    }
-}
-
-/// A device that was written after it was expected, and before it was read ahead.
-#[tokio::test]
-async fn a_device_that_is_written_meanwhile_is_read_as_written() {
-    let room = Room::new().await;
-    let users: Vec<OwnedUserId> = (0..USERS).map(user).collect();
-    let tracked: Vec<_> = users.iter().map(|user| (&**user, false)).collect();
-    room.store.save_tracked_users(&tracked).await.unwrap();
-    let store = reopened(&room.config).await;
-    store.load_tracked_users().await.unwrap();
-    let second = Account::with_device_id(&user(1), "SECOND".into());
-    let devices =
-        DeviceChanges { new: vec![DeviceData::from_account(&second)], ..Default::default() };
-    store.save_changes(Changes { devices, ..Default::default() }).await.unwrap();
-    let read = async {
-        assert_eq!(store.get_user_devices(&user(0)).await.unwrap().len(), 1);
-        assert_eq!(store.get_user_devices(&user(1)).await.unwrap().len(), 2);
-    };
-    assert_eq!(room.round_trips(read).await, 1);
-    let deleted =
-        DeviceChanges { deleted: vec![DeviceData::from_account(&second)], ..Default::default() };
-    store.save_changes(Changes { devices: deleted, ..Default::default() }).await.unwrap();
-    assert_eq!(store.get_user_devices(&user(1)).await.unwrap().len(), 1);
 }

@@ -44,6 +44,11 @@ impl KeySet {
         matches!(self, Self::Known(keys) if !keys.contains(&key.fingerprint()))
     }
 
+    /// Whether the table has at most this many keys.
+    pub(super) fn is_few(&self, max: usize) -> bool {
+        matches!(self, Self::Known(keys) if keys.len() <= max)
+    }
+
     /// Adds a committed key. Deletions are not tracked: a stale key costs one query.
     pub(super) fn add(&mut self, key: &CacheKey, max: usize) {
         if let Self::Known(keys) | Self::Loading(keys) = self {

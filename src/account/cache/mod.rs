@@ -31,6 +31,7 @@ use self::{
 };
 pub(crate) use self::{
     overlay::{Overlaid, UncommittedOverlay},
+    rows::Ahead,
     update::CacheUpdate,
 };
 use crate::postgres::{cell::Cells, metrics, statement::CacheIndex};
@@ -98,11 +99,11 @@ impl CacheMiss {
         });
     }
 
-    /// Keeps rows that were prefetched, until they are read.
+    /// Keeps rows that were prefetched; those of an index that keeps no rows, until they are read.
     pub(crate) fn fill_prefetched(&self, rows: HashMap<CacheKey, Arc<Rows>>) {
         self.cache.with(|cached| {
             if cached.is_current(self) {
-                cached.insert_prefetched(rows);
+                cached.insert_prefetched(self, rows);
             }
         });
     }

@@ -1,4 +1,5 @@
-//! Groups that are read before they are asked for, together with the first of them.
+//! Groups that are expected to be read, and are read together with the first of them. (Tables of few rows are
+//! read as a whole, see `rows`.)
 //!
 //! Those of a table whose rows are cached are cached as if they had been read. Others are kept here: a
 //! prefetched group is handed to one reader only, dropped by every write of it, and never prefetched a
@@ -13,8 +14,7 @@ use std::{
 use super::{CacheKey, Rows};
 use crate::postgres::statement::CacheIndex;
 
-/// Groups of tables whose rows are not cached are forgotten after this time without a further one: expected
-/// ones, and prefetched ones.
+/// Expected and prefetched groups are forgotten after this time without a further one.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// How many groups are prefetched at once.
@@ -76,8 +76,7 @@ impl Prefetch {
     pub(super) fn expire(&mut self) {
         let is_over = |last: Option<Instant>| last.is_some_and(|last| last.elapsed() > WINDOW);
         if is_over(self.last_expected) {
-            self.expected.retain(|key| key.index.keeps_rows);
-            self.last_expected = None;
+            (self.expected, self.last_expected) = Default::default();
         }
         if is_over(self.last_used) {
             (self.rows, self.last_used) = Default::default();

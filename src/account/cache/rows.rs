@@ -10,7 +10,10 @@ use lru::LruCache;
 use super::{
     CacheKey, CacheMiss, CacheUpdate, OVERHEAD_BYTES, Rows, key_set::KeySet, prefetch::Prefetch,
 };
-use crate::postgres::{cell::Cells, statement::CacheIndex};
+use crate::postgres::{
+    cell::Cells,
+    statement::{CacheIndex, Prefetched},
+};
 
 struct Group {
     rows: Arc<Rows>,
@@ -23,6 +26,9 @@ struct Index {
     /// Rises with every change.
     epoch: u64,
     keys: KeySet,
+    /// How often it was tried to prefetch all rows.
+    attempts: u8,
+    is_prefetching: bool,
 }
 
 /// What to query after a miss.
@@ -33,12 +39,29 @@ pub(crate) struct MissPlan {
     pub(crate) wants_keys: Option<i64>,
     /// Whether others are reading the group already, or it is too large to be kept.
     pub(crate) is_busy: bool,
-    /// Groups to prefetch together with this one.
-    pub(crate) prefetch: Vec<CacheKey>,
+    pub(crate) prefetch: Ahead,
+}
+
+/// What to prefetch together with a group.
+pub(crate) enum Ahead {
+    Groups(Vec<CacheKey>),
+    /// All rows, if they are not more than these.
+    Table {
+        rows: i64,
+        bytes: i64,
+    },
 }
 
 /// How many groups are remembered as too large.
 const MAX_LARGE: usize = 1_000;
+
+/// A table is prefetched as a whole up to these limits: a group may have many rows, and a row many bytes.
+const FEW_GROUPS: usize = 256;
+const FEW_ROWS: i64 = 1_024;
+const FEW_BYTES: i64 = 512 << 10;
+
+/// How often this is tried: the rows of an attempt are dropped if the table was written meanwhile.
+const MAX_ATTEMPTS: u8 = 3;
 
 pub(super) struct CachedRows {
     groups: LruCache<CacheKey, Group>,
@@ -89,11 +112,20 @@ impl CachedRows {
             index.keys = KeySet::Loading(HashSet::new());
         }
         let epochs = (self.epoch, index.epoch);
-        let mut prefetch = match key.index.prefetch {
-            Some(_) => self.prefetch.plan(key),
-            None => Vec::new(),
+        let prefetch = match key.index.prefetch {
+            Some(Prefetched::SmallTable(_))
+                if self.bytes < self.max_bytes && index.begin_prefetch() =>
+            {
+                let free = i64::try_from(self.max_bytes - self.bytes);
+                Ahead::Table { rows: FEW_ROWS, bytes: FEW_BYTES.min(free.unwrap_or(FEW_BYTES)) }
+            }
+            Some(Prefetched::Expected(_)) => {
+                let mut groups = self.prefetch.plan(key);
+                groups.retain(|other| !index.keys.is_absent(other));
+                Ahead::Groups(groups)
+            }
+            _ => Ahead::Groups(Vec::new()),
         };
-        prefetch.retain(|other| !index.keys.is_absent(other));
         let is_busy = self.large.contains(key) || !self.loading.insert(key.clone());
         Err(MissPlan { epochs, wants_keys, is_busy, prefetch })
     }
@@ -108,7 +140,19 @@ impl CachedRows {
 
     /// Caches prefetched groups; those of an index that keeps no rows for one read, as many as fit into
     /// half the budget.
-    pub(super) fn insert_prefetched(&mut self, rows: HashMap<CacheKey, Arc<Rows>>) {
+    pub(super) fn insert_prefetched(
+        &mut self,
+        miss: &CacheMiss,
+        rows: HashMap<CacheKey, Arc<Rows>>,
+    ) {
+        if let Ahead::Table { .. } = miss.plan.prefetch {
+            self.indexes.entry(miss.key.index).or_default().attempts = MAX_ATTEMPTS;
+            // The query's limit counts values only, and others may have taken the space since.
+            let bytes: usize = rows.iter().map(|(key, rows)| key.size() + rows_bytes(rows)).sum();
+            if bytes > self.max_bytes.saturating_sub(self.bytes) {
+                return;
+            }
+        }
         if rows.keys().all(|key| key.index.keeps_rows) {
             rows.into_iter().for_each(|(key, rows)| self.insert(key, rows));
             return;
@@ -177,6 +221,11 @@ impl CachedRows {
         if !miss.plan.is_busy {
             self.loading.remove(&miss.key);
         }
+        if let Ahead::Table { .. } = miss.plan.prefetch
+            && miss.plan.epochs.0 == self.epoch
+        {
+            self.indexes.entry(miss.key.index).or_default().is_prefetching = false;
+        }
         self.fill_keys(miss, KeySet::Unknown);
     }
 
@@ -199,7 +248,10 @@ impl CachedRows {
                 self.insert_key(&group);
             }
             CacheUpdate::InvalidateTable(index) => {
-                self.indexes.entry(index).or_default().epoch += 1;
+                let state = self.indexes.entry(index).or_default();
+                state.epoch += 1;
+                // Its rows may be prefetched once more.
+                state.attempts = 0;
                 self.prefetch.remove_all(index);
                 let keys = self.groups.iter().map(|(key, _)| key);
                 let keys: Vec<CacheKey> = keys.filter(|key| key.index == index).cloned().collect();
@@ -262,6 +314,19 @@ impl CachedRows {
         self.loading.clear();
         self.large.clear();
         self.epoch += 1;
+    }
+}
+
+impl Index {
+    /// Whether to prefetch all rows now.
+    fn begin_prefetch(&mut self) -> bool {
+        let begins =
+            !self.is_prefetching && self.attempts < MAX_ATTEMPTS && self.keys.is_few(FEW_GROUPS);
+        if begins {
+            self.is_prefetching = true;
+            self.attempts += 1;
+        }
+        begins
     }
 }
 

@@ -3,14 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::{Cache, CacheKey, CacheMiss, CacheUpdate, Lookup, Overlaid, Rows, UncommittedOverlay};
+use super::{
+    Ahead, Cache, CacheKey, CacheMiss, CacheUpdate, Lookup, Overlaid, Rows, UncommittedOverlay,
+};
 use crate::postgres::{
     cell::{Cell, Cells},
-    statement::{CacheIndex, Column, ColumnType, Sql, Table},
+    statement::{CacheIndex, Column, ColumnType, Prefetched, Sql, Table},
 };
 
 const INT: ColumnType = ColumnType::Int8;
@@ -48,7 +54,8 @@ const fn index(
     row_key: usize,
     keeps_rows: bool,
 ) -> CacheIndex {
-    CacheIndex { table, group, row: None, keys: Some(group), prefetch: None, row_key, keeps_rows }
+    let prefetch = if keeps_rows { Some(Prefetched::SmallTable(group)) } else { None };
+    CacheIndex { table, group, row: None, keys: Some(group), prefetch, row_key, keeps_rows }
 }
 
 static TABLES: [&Table; 3] = [&MANY, &ONE, &KEYS];
@@ -86,6 +93,12 @@ fn value(value: u8) -> Cells {
 fn rows(database: &Database, group: Group) -> Rows {
     let rows = database.get(&group).into_iter().flatten();
     rows.map(|(row, data)| (row_cells(group, *row), value(*data))).collect()
+}
+
+/// All groups of a table that have rows.
+fn all_rows(database: &Database, table: usize) -> HashMap<CacheKey, Arc<Rows>> {
+    let groups = database.iter().filter(|((of, _), rows)| *of == table && !rows.is_empty());
+    groups.map(|(group, _)| (cache_key(*group), Arc::new(rows(database, *group)))).collect()
 }
 
 /// The fingerprints of a table's groups, of up to `max` rows.
@@ -208,6 +221,7 @@ struct Pending {
     miss: CacheMiss,
     group: Group,
     rows: Arc<Rows>,
+    all_rows: HashMap<CacheKey, Arc<Rows>>,
     keys: Vec<u8>,
 }
 
@@ -247,21 +261,26 @@ impl Harness {
                 let max = miss.plan.wants_keys.map_or(0, |max| usize::try_from(max).unwrap());
                 let keys = fingerprints(&self.database, group.0, max);
                 let rows = Arc::new(rows(&self.database, group));
-                self.pending.push(Pending { miss, group, rows, keys });
+                let all_rows = all_rows(&self.database, group.0);
+                self.pending.push(Pending { miss, group, rows, all_rows, keys });
             }
         }
     }
 
     fn fill(&mut self, index: Index, query_time: QueryTime) {
         let Some(pending) = take(&mut self.pending, index) else { return };
-        let Pending { miss, group, rows: rows_at_lookup, keys } = pending;
-        let (rows, keys) = match query_time {
-            QueryTime::AtLookup => (rows_at_lookup, keys),
+        let Pending { miss, group, rows: rows_at_lookup, all_rows: all_at_lookup, keys } = pending;
+        let (rows, all_rows, keys) = match query_time {
+            QueryTime::AtLookup => (rows_at_lookup, all_at_lookup, keys),
             QueryTime::Now => {
                 let keys = fingerprints(&self.database, group.0, self.max_keys + 1);
-                (Arc::new(rows(&self.database, group)), keys)
+                let rows = Arc::new(rows(&self.database, group));
+                (rows, all_rows(&self.database, group.0), keys)
             }
         };
+        if let Ahead::Table { .. } = miss.plan.prefetch {
+            miss.fill_prefetched(all_rows);
+        }
         if miss.plan.wants_keys.is_some() {
             miss.fill_keys(&keys);
         }
@@ -345,6 +364,51 @@ impl Harness {
             Step::Clear => self.cache.clear(),
         }
     }
+}
+
+fn missed(cache: &Arc<Cache>, number: u8) -> CacheMiss {
+    match cache.look_up(&cache_key((1, number))).unwrap() {
+        Lookup::Miss(miss) => miss,
+        Lookup::Hit(_) => panic!("group {number} is cached"),
+    }
+}
+
+fn reads_table(miss: &CacheMiss) -> bool {
+    matches!(miss.plan.prefetch, Ahead::Table { .. })
+}
+
+#[test]
+fn a_small_table_is_read_by_one_miss_at_a_time_and_tried_three_times() {
+    let cache = Arc::new(Cache::new(1 << 20, 100));
+    let database: Database = (0..3).map(|group| ((1, group), [(0, 7)].into())).collect();
+    let load_keys = || {
+        let first = missed(&cache, 0);
+        assert!(!reads_table(&first));
+        first.fill_keys(&fingerprints(&database, 1, 10));
+    };
+    load_keys();
+    for _ in 0..3 {
+        let planned = missed(&cache, 0);
+        assert!(reads_table(&planned));
+        assert!(!reads_table(&missed(&cache, 1)));
+        // Written meanwhile: its rows are dropped.
+        cache.apply([CacheUpdate::InvalidateGroup(cache_key((1, 2)))]);
+        planned.fill_prefetched(all_rows(&database, 1));
+    }
+    assert!(!reads_table(&missed(&cache, 0)));
+
+    // A miss of before `clear` does not end the prefetch of one after it.
+    cache.clear();
+    load_keys();
+    let before = missed(&cache, 0);
+    assert!(reads_table(&before));
+    cache.clear();
+    load_keys();
+    let after = missed(&cache, 0);
+    drop(before);
+    assert!(reads_table(&after) && !reads_table(&missed(&cache, 1)));
+    after.fill_prefetched(all_rows(&database, 1));
+    assert!(matches!(cache.look_up(&cache_key((1, 2))).unwrap(), Lookup::Hit(_)));
 }
 
 proptest! {

@@ -17,7 +17,7 @@ use super::StoreLane;
 use crate::{
     Error,
     account::{
-        cache::{CacheKey, CacheMiss, Lookup, Overlaid, Rows},
+        cache::{Ahead, CacheKey, CacheMiss, Lookup, Overlaid, Rows},
         cipher::column,
         write::atomically::Scope,
     },
@@ -203,14 +203,21 @@ impl StoreLane {
         let index = miss.key.index;
         let max_keys = miss.plan.wants_keys.unwrap_or(0);
         let keys = index.keys.filter(|_| miss.plan.wants_keys.is_some());
-        let prefetch = index.prefetch.filter(|_| query.is_some() && !miss.plan.prefetch.is_empty());
-        let prefetched: Vec<_> =
-            miss.plan.prefetch.iter().flat_map(|key| key.cells.iter()).collect();
+        let groups: Vec<_>;
+        let ahead: Vec<Param<'_>> = match &miss.plan.prefetch {
+            Ahead::Groups(keys) if keys.is_empty() => Vec::new(),
+            Ahead::Groups(keys) => {
+                groups = keys.iter().flat_map(|key| key.cells.iter()).collect();
+                vec![&groups]
+            }
+            Ahead::Table { rows, bytes } => vec![rows, bytes],
+        };
+        let prefetch = index.prefetch.filter(|_| query.is_some() && !ahead.is_empty());
 
         let mut queries: Queries<'_> = Vec::new();
         queries.extend(query.map(|(sql, params)| (sql, self.with_id(params))));
         queries.extend(keys.map(|keys| (keys, self.with_id(&[&max_keys]))));
-        queries.extend(prefetch.map(|sql| (sql, self.with_id(&[&prefetched]))));
+        queries.extend(prefetch.map(|prefetch| (prefetch.sql(), self.with_id(&ahead))));
         let (answers, is_committed) = self.fail_on_error(self.send(miss, queries).await)?;
         let mut answers = answers.into_iter();
         let found = query.and_then(|_| answers.next()).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Reads ahead: the groups that are likely to be read next are fetched with the first of them.
+//! Reads ahead: the groups that are likely to be read next, or a whole table of few rows, are fetched together with
+//! the group that is asked for.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,7 +9,7 @@ use crate::{
     Error,
     account::{
         StoreLane,
-        cache::{CacheKey, CacheMiss, Rows},
+        cache::{Ahead, CacheKey, CacheMiss, Rows},
     },
     postgres::{cell::Cells, statement::CacheIndex},
 };
@@ -44,16 +45,16 @@ impl StoreLane {
 /// unexpected type, which the read of that row reports.
 pub(super) fn fill(miss: &CacheMiss, rows: &[Row]) {
     let index = miss.key.index;
-    let requested = miss.plan.prefetch.iter().map(|key| (key.clone(), Rows::new()));
-    let mut groups: HashMap<CacheKey, Rows> = requested.collect();
+    let mut groups: HashMap<CacheKey, Rows> = match &miss.plan.prefetch {
+        Ahead::Groups(groups) => groups.iter().map(|key| (key.clone(), Rows::new())).collect(),
+        Ahead::Table { .. } => HashMap::new(),
+    };
     let group_width = index.table.key.len().saturating_sub(index.row_key);
     for row in rows {
         let Ok(cells) = Cells::of(row, index.table.name) else { return };
         let (group, row) = cells.split_at(group_width);
         let (row_key, row) = row.split_at(index.row_key);
-        if let Some(rows) = groups.get_mut(&CacheKey::new(index, group)) {
-            rows.insert(row_key, row);
-        }
+        groups.entry(CacheKey::new(index, group)).or_default().insert(row_key, row);
     }
     miss.fill_prefetched(groups.into_iter().map(|(key, rows)| (key, Arc::new(rows))).collect());
 }

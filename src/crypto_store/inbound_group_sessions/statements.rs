@@ -2,7 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use crate::postgres::statement::{CacheIndex, ExpectedRows, Sql, Table, Write, bytea};
+use crate::postgres::statement::{CacheIndex, ExpectedRows, Prefetched, Sql, Table, Write, bytea};
 
 pub(super) const TABLE: &str = INBOUND_SESSIONS.name;
 
@@ -20,7 +20,7 @@ pub(in crate::crypto_store) static BY_KEY: CacheIndex = CacheIndex {
     group: &GET,
     row: None,
     keys: Some(&KEYS),
-    prefetch: None,
+    prefetch: Some(Prefetched::SmallTable(&FEW)),
     row_key: 0,
     keeps_rows: true,
 };
@@ -65,6 +65,19 @@ static GET: Sql = Sql::new(
 static KEYS: Sql = Sql::key_set("megolm_inbound_sessions.keys", &INBOUND_SESSIONS);
 
 pub(super) static ALL: Sql = Sql::new("megolm_inbound_sessions.all", select!(""), &[Type::INT8]);
+
+static FEW: Sql = Sql::new(
+    "megolm_inbound_sessions.few",
+    concat!(
+        "SELECT room_id, session_id, data, is_backed_up
+FROM (SELECT *, count(*) OVER () AS number, sum(octet_length(data)) OVER () AS bytes
+      FROM (",
+        select!("LIMIT $2 + 1"),
+        ") few (room_id, session_id, data, is_backed_up)) few
+WHERE number <= $2 AND bytes <= $3"
+    ),
+    &[Type::INT8, Type::INT8, Type::INT8],
+);
 
 pub(super) static BY_ROOM: Sql = Sql::new(
     "megolm_inbound_sessions.by_room",
@@ -197,6 +210,7 @@ pub(in crate::crypto_store) const STATEMENTS: &[&Sql] = &[
     &GET,
     &KEYS,
     &ALL,
+    &FEW,
     &AFTER,
     &BY_ROOM,
     &GET_BY_SENDER,

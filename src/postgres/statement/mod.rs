@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 
 use self::prepared::Prepared;
 pub(crate) use self::table::{
-    CacheIndex, Column, ColumnType, Delete, ExpectedRows, Table, Upsert, Write, bytea,
+    CacheIndex, Column, ColumnType, Delete, ExpectedRows, Prefetched, Table, Upsert, Write, bytea,
 };
 use crate::postgres::schema::Schema;
 
@@ -41,6 +41,7 @@ enum Text {
 enum Action {
     Get,
     GetGroup,
+    GetFew,
     KeySet,
     Upsert,
     Delete,
@@ -65,6 +66,12 @@ impl Sql {
     /// Reads the rows of a cache group: of each, the rest of its key, and its values.
     pub(crate) const fn get_group(name: &'static str, table: &'static Table) -> Self {
         Self::of(name, Text::Generated(table, Action::GetGroup))
+    }
+
+    /// Reads all rows, of each its key and its values; none if they are more than `$2`, or their values
+    /// more than `$3` bytes.
+    pub(crate) const fn get_few(name: &'static str, table: &'static Table) -> Self {
+        Self::of(name, Text::Generated(table, Action::GetFew))
     }
 
     /// Reads the fingerprints of the cache keys of up to `$2` rows, concatenated: the first 8 bytes
@@ -96,9 +103,9 @@ impl Sql {
     pub(crate) fn operation(&self) -> &'static str {
         match self.text {
             Text::Fixed { template, .. } => template.split_whitespace().next().unwrap_or("SELECT"),
-            Text::Generated(_, Action::Get | Action::GetGroup | Action::KeySet) => "SELECT",
             Text::Generated(_, Action::Upsert) => "INSERT",
             Text::Generated(_, Action::Delete) => "DELETE",
+            Text::Generated(..) => "SELECT",
         }
     }
 

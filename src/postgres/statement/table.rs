@@ -83,14 +83,30 @@ pub(crate) struct CacheIndex {
     pub(crate) row: Option<&'static Sql>,
     /// Reads the fingerprints of the keys of all groups.
     pub(crate) keys: Option<&'static Sql>,
-    /// Reads the rows of several groups, whose keys, of one column, are the array `$2`: of each row
-    /// its whole key, then the other columns. Prefetched rows are cached; those of an index that
-    /// keeps no rows, for one read.
-    pub(crate) prefetch: Option<&'static Sql>,
+    /// What is read together with a group. Prefetched rows are cached; those of an index that keeps
+    /// no rows, for one read.
+    pub(crate) prefetch: Option<Prefetched>,
     /// How many columns identify a row within its group.
     pub(crate) row_key: usize,
     /// Whether rows are cached, or only which groups have any.
     pub(crate) keeps_rows: bool,
+}
+
+/// Reads more rows than were asked for: of each its whole key, then the cached columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Prefetched {
+    /// The rows of groups that are expected to be read, whose keys, of one column, are the array `$2`.
+    Expected(&'static Sql),
+    /// All rows of the account, once the key set shows that they are few; none if they are more than
+    /// `$2`, or their values more than `$3` bytes.
+    SmallTable(&'static Sql),
+}
+
+impl Prefetched {
+    pub(crate) fn sql(self) -> &'static Sql {
+        let (Self::Expected(sql) | Self::SmallTable(sql)) = self;
+        sql
+    }
 }
 
 impl PartialEq for CacheIndex {
@@ -177,6 +193,7 @@ impl Table {
             Action::Get => scalars(self.key),
             Action::GetGroup => scalars(self.group()),
             Action::KeySet => vec![Type::INT8],
+            Action::GetFew => vec![Type::INT8, Type::INT8],
             Action::Upsert => arrays(&[self.key, self.values].concat()),
             Action::Delete => arrays(self.key),
         };
@@ -196,6 +213,19 @@ impl Table {
                 let columns = [&self.key[group.len()..], self.values].concat();
                 let columns = list("", &columns);
                 format!("SELECT {columns} FROM {{schema}}.{name}\nWHERE {}", found_by(group))
+            }
+            Action::GetFew => {
+                let columns = list("", &[self.key, self.values].concat());
+                let values = self.values.iter().map(|Column(name, ty)| ty.key_bytes(name));
+                let bytes = values.map(|value| format!("coalesce(octet_length({value}), 0)"));
+                let bytes = bytes.chain(["0".to_owned()]).collect::<Vec<_>>().join(" + ");
+                format!(
+                    "SELECT {columns}\n\
+                     FROM (SELECT *, count(*) OVER () AS number, sum({bytes}) OVER () AS bytes\n      \
+                     FROM (SELECT {columns} FROM {{schema}}.{name}\n            \
+                     WHERE account_id = $1 LIMIT $2 + 1) few) few\n\
+                     WHERE number <= $2 AND bytes <= $3"
+                )
             }
             Action::KeySet => {
                 let bytes = self.group().iter().map(|Column(name, ty)| ty.key_bytes(name));

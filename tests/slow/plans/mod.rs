@@ -12,12 +12,15 @@ use tokio_postgres::{Client, types::Type};
 use self::fill::{ACCOUNTS, fill};
 
 /// Statements that read a whole account. For an account with most of the rows a sequential scan is right.
-const WHOLE_ACCOUNT: [&str; 11] = [
+const WHOLE_ACCOUNT: [&str; 14] = [
+    "devices.few",
     "devices.keys",
+    "megolm_inbound_sessions.few",
     "megolm_inbound_sessions.keys",
     "megolm_inbound_sessions.senders",
     "message_hashes.keys",
     "olm_sessions.keys",
+    "user_identities.few",
     "user_identities.keys",
     // A page at a time.
     "megolm_inbound_sessions.after",
