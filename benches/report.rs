@@ -41,7 +41,6 @@ fn main() {
     let page = &mut text_of_page;
     let quick = std::env::var_os("BENCH_QUICK").is_some();
     page::introduction(page, quick, &text("machine.txt").unwrap_or_default());
-    page.push_str("| aim, encrypted | | measured |\n|---|---|--:|\n");
     let accounts: Accounts = results::read("accounts").unwrap();
     page::aims(page, &days, &criterion, &bare, &accounts);
     page::bot_day(page, &charts, &days, &costs);
