@@ -33,6 +33,7 @@
 //!   [`Error::Superseded`].
 //! - **One lane.** All writes of a store go through one task, in the order of the calls. A write that was
 //!   begun is finished even when its future is dropped, and queued writes share a commit (group commit).
+//!   Message indices are reserved ahead, so most sent messages need no commit.
 //! - **One round trip.** `BEGIN`, the checks, one statement for each table and `COMMIT` leave together:
 //!
 //!   ```text

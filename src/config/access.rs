@@ -17,7 +17,8 @@ use super::PostgresStoreConfig;
 #[non_exhaustive]
 pub enum Access {
     /// Owns the account, the default: once it is open, writes of the former owner fail with
-    /// [`Error::Superseded`](crate::Error::Superseded).
+    /// [`Error::Superseded`](crate::Error::Superseded). For some seconds the former owner may
+    /// still send messages with indices that it had reserved; they are readable.
     Exclusive(OwnershipSettings),
 
     /// Does not take the account over, and writes nothing; writes fail with
@@ -62,15 +63,15 @@ pub struct OwnershipSettings {
     /// and the process id are added. Stored in clear text. Up to 255 bytes without control characters.
     pub label: String,
 
-    /// A name that at most one process has at a time, such as that of a StatefulSet's pod or of a systemd
-    /// unit; none by default. A process that opens the account under the name of its former owner does
-    /// not wait for that owner's heartbeat to expire, whatever [`takeover`](Self::takeover) says:
-    /// something else guarantees that the former process has ended. A store that is open in the same
-    /// process is alive.
+    /// A name that at most one process has at a time, such as that of a StatefulSet's pod, or of a systemd
+    /// unit with the host's name; none by default. A process that opens the account under the name of its
+    /// former owner does not wait for that owner's heartbeat to expire: something else guarantees that the
+    /// former process has ended. A store that is open in the same process is alive. Of no use with
+    /// [`Takeover::Immediate`], which waits for no heartbeat.
     ///
     /// Without it, the account of a process that was killed is free at once only for a process of the
-    /// same host and PID namespace, on Linux. Never give the name to two processes that may run at
-    /// once: each would take the account from the other, as with [`Takeover::Immediate`]. Stored in
+    /// same host and PID namespace that sees all processes, on Linux. Never give the name to two processes
+    /// that may run at once: the later one takes the account over, as with [`Takeover::Immediate`]. Stored in
     /// clear text. 1 to 255 bytes without control characters.
     ///
     /// ```
@@ -89,14 +90,14 @@ pub struct OwnershipSettings {
     ///
     /// Three intervals after its last heartbeat, the process counts as dead:
     /// [`Takeover::WaitUntilFree`] takes its accounts over, and [`Takeover::RefuseIfAlive`] no longer
-    /// refuses. A heartbeat is one small write for each process, not for each account, on a dedicated
-    /// connection, and does not wait for the disk. If stores in a process set different intervals, the
-    /// shortest is used. Use a longer one for a server that suspends when it is idle.
+    /// refuses. A heartbeat is one small write for each process, server and schema, not for each account, on a
+    /// dedicated connection, and does not wait for the disk. If stores that share it set different
+    /// intervals, the shortest is used. Use a longer one for a server that suspends when it is idle.
     ///
     /// From 10 ms to 1 day.
     pub heartbeat_interval: Duration,
 
-    /// Maximum size of the cache in bytes, 16 MiB by default; 0 disables it.
+    /// Maximum size of this account's cache in bytes, 16 MiB by default; 0 disables it.
     ///
     /// Only the owner changes the account's rows, so a row that was read or saved needs no second query:
     /// room keys, devices, identities of users, tracked users and requests not sent yet are served from

@@ -42,8 +42,8 @@ impl PostgresStoreConfig {
 
     /// Encrypts the account's data with a passphrase, or, with `None`, not at all (the default).
     ///
-    /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some tenths of a
-    /// second when a store is opened; a [`key`](Self::key) avoids that. The store keeps neither, and
+    /// The key is derived from it with 200 000 rounds of PBKDF2, which takes some 25 ms when a
+    /// store is opened, and seconds in a debug build; a [`key`](Self::key) avoids that. The store keeps neither, and
     /// can be reopened without them. Of `passphrase`, `key` and `key_provider`, the last call counts.
     /// An account keeps its passphrase until [`admin::rekey`](crate::admin::rekey) changes it: opening
     /// with another one fails with [`OpenStoreError::WrongPassphrase`], with an empty one it fails

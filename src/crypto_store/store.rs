@@ -27,8 +27,8 @@ use crate::{
 /// A [`CryptoStore`](matrix_sdk_crypto::store::CryptoStore) that keeps one account's keys in
 /// PostgreSQL.
 ///
-/// Cheap to clone: clones are the same store. Writes are executed in the order of the calls, each as one
-/// transaction, and a write that was begun is finished even when its future is dropped.
+/// Cheap to clone: clones are the same store. Writes are executed in the order of the calls; queued writes share a
+/// commit, and most sent messages need none. A write that was begun is finished even when its future is dropped.
 ///
 /// # When an operation fails
 ///

@@ -13,7 +13,8 @@ impl PostgresCryptoStore {
     /// Makes one transaction of everything that the future saves in this store.
     ///
     /// A crash in the middle of a sync loses no room key without `atomically` either: saves that would be
-    /// harmful alone are deferred to the sync's own save. Within `atomically`, a sync is stored as a whole
+    /// harmful alone are deferred to the sync's own save. Use it with a bare
+    /// `OlmMachine`, not around the sync of a `Client`, which makes requests meanwhile. Within `atomically`, a sync is stored as a whole
     /// or not at all, with the application's own rows where [`transaction`](Self::transaction) is used:
     ///
     /// ```no_run

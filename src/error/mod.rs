@@ -59,7 +59,8 @@ pub enum Error {
     Superseded {
         /// The new owner: its label, host and process.
         by: String,
-        /// When it took over, by the server's clock.
+        /// When it took over, by the server's clock. If it is a copy of this process, with the same token:
+        /// when that was noticed, by this process's clock.
         since: SystemTime,
     },
 
