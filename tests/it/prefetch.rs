@@ -108,9 +108,7 @@ impl Room {
 
     /// The number of round trips of an operation.
     async fn round_trips(&self, operation: impl Future<Output = ()>) -> usize {
-        let before = self.proxy.round_trips();
-        operation.await;
-        self.proxy.round_trips() - before
+        self.proxy.count_round_trips(operation).await.0
     }
 
     async fn save(&self, session: &Session) {

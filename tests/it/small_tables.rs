@@ -79,9 +79,7 @@ impl Bot {
     }
 
     async fn round_trips(&self, operation: impl Future<Output = ()>) -> usize {
-        let before = self.proxy.round_trips();
-        operation.await;
-        self.proxy.round_trips() - before
+        self.proxy.count_round_trips(operation).await.0
     }
 
     async fn save_devices(&self, devices: DeviceChanges) {

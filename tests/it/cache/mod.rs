@@ -57,9 +57,7 @@ impl Environment {
 
     /// The number of round trips of an operation, and its result.
     async fn round_trips<T>(&self, operation: impl Future<Output = T>) -> (usize, T) {
-        let before = self.proxy.round_trips();
-        let result = operation.await;
-        (self.proxy.round_trips() - before, result)
+        self.proxy.count_round_trips(operation).await
     }
 }
 

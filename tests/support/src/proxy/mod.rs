@@ -160,6 +160,13 @@ impl Proxy {
         self.counted().round_trips()
     }
 
+    /// The number of round trips of an operation, and its result.
+    pub async fn count_round_trips<T>(&self, operation: impl Future<Output = T>) -> (usize, T) {
+        let before = self.round_trips();
+        let result = operation.await;
+        (self.round_trips() - before, result)
+    }
+
     /// The transactions that clients have committed.
     pub fn commits(&self) -> usize {
         self.counted().commits()
