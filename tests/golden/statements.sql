@@ -7,6 +7,11 @@ SELECT /* ownership.count_commit */ "bots".count_commit($1, $2, $3, $4, $5);
 -- ownership.fence (int8, bytea, text, int8, bytea, bytea)
 SELECT /* ownership.fence */ commits, last_transaction, maintenance FROM "bots".fence($1, $2, $3, $4, $5, $6);
 
+-- account_lanes.is_current (int8, bytea, text, int8, bytea)
+SELECT /* account_lanes.is_current */ FROM "bots".account_owners o JOIN "bots".account_lanes l ON l.account_id = o.account_id
+WHERE o.account_id = $1 AND o.token = $2 AND l.lane = $3 AND l.commits = $4
+  AND l.last_transaction IS NOT DISTINCT FROM $5 AND NOT pg_is_in_recovery();
+
 -- account_owners.get (int8)
 SELECT /* account_owners.get */ o.token, o.name, o.since,
     coalesce(p.alive, 0), l.lane, l.commits, l.last_transaction,
@@ -46,6 +51,17 @@ SELECT /* account_handles.release */ "bots".release($1, $2);
 
 -- lease_locks.take (int8, text, bytea, bytea, float8, bytea)
 SELECT /* lease_locks.take */ "bots".take_lease($1, $2, $3, $4, $5, $6);
+
+-- accounts.probe (text)
+SELECT /* accounts.probe */ current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(),
+       current_setting('default_transaction_read_only') = 'on', current_user::text,
+       current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off',
+       m.parts, m.versions, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
+FROM (SELECT array_agg(part) AS parts, array_agg(version) AS versions,
+             array_agg(compatible_with) AS compatible_with
+      FROM (SELECT part, max(version) AS version, max(compatible_with) AS compatible_with
+            FROM "bots".schema_migrations GROUP BY part) p) m
+LEFT JOIN "bots".accounts a ON a.name = $1;
 
 -- accounts.insert (text, int2, bytea, int2)
 INSERT /* accounts.insert */ INTO "bots".accounts (name, secret_kind, cipher, cipher_written_by)

@@ -6,7 +6,7 @@ use futures_util::future::{join, try_join};
 use tokio_postgres::types::Type;
 use tracing::debug;
 
-use self::probe::{Stored, probe};
+use self::probe::{PROBE, Stored, probe};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::{
@@ -42,7 +42,7 @@ FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
 );
 
-pub(super) const STATEMENTS: &[&Sql] = &[&INSERT, &INSERT_NEXT];
+pub(super) const STATEMENTS: &[&Sql] = &[&PROBE, &INSERT, &INSERT_NEXT];
 
 /// An account that was found.
 pub(super) struct Found {

@@ -14,7 +14,7 @@ use crate::{
     postgres::{
         database::Database,
         migrations::{self, Installed, Migrations},
-        schema::Schema,
+        statement::Sql,
     },
 };
 
@@ -22,19 +22,34 @@ use crate::{
 const OLDEST_SERVER: i32 = 13;
 
 /// The columns about the server; those about the schema follow.
-const SERVER: &str = "
+macro_rules! server {
+    ($schema:literal) => {
+        concat!(
+            "
 SELECT current_setting('server_version_num')::int4 / 10000, pg_is_in_recovery(),
        current_setting('default_transaction_read_only') = 'on', current_user::text,
-       current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'";
+       current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'",
+            $schema
+        )
+    };
+}
 
-/// The columns about the schema: if it exists, one statement returns all that opening needs.
-const SCHEMA: &str = ",
+const SERVER: &str = server!("");
+
+/// With the columns about the schema: if it exists, one statement returns all that opening needs.
+pub(super) static PROBE: Sql = Sql::new(
+    "accounts.probe",
+    server!(
+        ",
        m.parts, m.versions, m.compatible_with, a.id, a.secret_kind, a.cipher, a.cipher_written_by
 FROM (SELECT array_agg(part) AS parts, array_agg(version) AS versions,
              array_agg(compatible_with) AS compatible_with
       FROM (SELECT part, max(version) AS version, max(compatible_with) AS compatible_with
             FROM {schema}.schema_migrations GROUP BY part) p) m
-LEFT JOIN {schema}.accounts a ON a.name = $1";
+LEFT JOIN {schema}.accounts a ON a.name = $1"
+    ),
+    &[Type::TEXT],
+);
 
 /// The account as it is stored.
 pub(super) struct Stored {
@@ -53,11 +68,11 @@ pub(super) async fn probe(
     parts: &[Migrations],
     with_owner: bool,
 ) -> Result<Option<Stored>, OpenStoreError> {
-    let (schema, name) = (database.statements().schema(), &config.account);
+    let name = &config.account;
     for migrated in [false, true] {
         let owner = with_owner.then(|| OwnerRow::read_by_name(database, connection, name));
         // Sent in this order: a failure of the second one does not affect the first.
-        let answers = join(read(connection, schema, name), OptionFuture::from(owner));
+        let answers = join(read(database, connection, name), OptionFuture::from(owner));
         let answers = timeout(database.statement_timeout(), answers).await;
         let (found, owner) = answers.map_err(|_| no_answer())?;
         let Probe { server, versions, stored } = match found {
@@ -68,7 +83,7 @@ pub(super) async fn probe(
                 server.await.map_err(|_| no_answer())??
             }
             Err(error) if error.is_missing_column() => {
-                let schema = schema.name().to_owned();
+                let schema = database.statements().schema().name().to_owned();
                 return Err(OpenStoreError::UnreleasedSchema { schema });
             }
             Err(error) => {
@@ -87,7 +102,7 @@ pub(super) async fn probe(
         if migrated || !config.run_migrations || config.access == Access::ReadOnly {
             return Err(pending);
         }
-        migrations::run(connection, schema, parts).await?;
+        migrations::run(connection, database.statements().schema(), parts).await?;
     }
     Ok(None)
 }
@@ -129,9 +144,12 @@ impl Probe {
     }
 }
 
-async fn read(connection: &Object, schema: &Schema, name: &str) -> Result<Probe, DatabaseError> {
-    let sql = [SERVER, &schema.qualify(SCHEMA)].concat();
-    let rows = connection.query_typed(&sql, &[(&name, Type::TEXT)]).await?;
+async fn read(
+    database: &Database,
+    connection: &Object,
+    name: &str,
+) -> Result<Probe, DatabaseError> {
+    let rows = database.run_on(connection, &PROBE, &[&name]).await?;
     let row = rows.first().ok_or_else(no_answer)?;
     let stored = match row.try_get(8)? {
         Some(id) => Some((id, SealedCipher::of_row(row, 9)?)),

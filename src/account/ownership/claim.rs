@@ -75,9 +75,9 @@ pub(in crate::account) async fn claim(
         _ => Duration::ZERO,
     };
     let (began, mut races) = (Instant::now(), None);
-    let process = Process::current();
+    let process = heartbeat.process();
     loop {
-        let has_ended = |row: &OwnerRow| row.has_ended(&process, settings.instance.as_deref());
+        let has_ended = |row: &OwnerRow| row.has_ended(process, settings.instance.as_deref());
         // It was read a while ago: an owner that was alive then may have released the account.
         let is_free = |row: &OwnerRow| !must_be_free || !row.is_alive() || has_ended(row);
         let row = match found.take().filter(is_free) {
@@ -117,7 +117,6 @@ pub(in crate::account) async fn claim(
             must_be_free,
             owner_name: owner_name(settings),
             instance: settings.instance.clone(),
-            process: process.clone(),
             handle_row: random_id(),
             heartbeat: heartbeat.clone(),
             interval: settings.heartbeat_interval,
@@ -162,7 +161,6 @@ struct Claim {
     must_be_free: bool,
     owner_name: String,
     instance: Option<String>,
-    process: Process,
     handle_row: [u8; 16],
     heartbeat: Arc<Heartbeat>,
     interval: Duration,
@@ -207,7 +205,7 @@ impl Claim {
         let (heartbeat, expected) = (self.heartbeat.id(), self.expected.as_deref());
         let commits = |lane: &&'static str| self.known.position(lane).commits;
         let seen: Vec<i64> = self.lanes.iter().map(commits).collect();
-        let Process { id, place } = &self.process;
+        let Process { id, place } = self.heartbeat.process();
         let host = place.as_ref().map(|place| place.host.as_slice());
         let pid = place.as_ref().map(|place| place.pid);
         let started = place.as_ref().map(|place| place.started);
@@ -228,12 +226,15 @@ impl Claim {
             &pid,
             &started,
         ];
+        let is_prepared = self.database.is_prepared(connection);
         let answers = join(
             connection.batch_execute(&begin),
-            self.database.run(connection, &CLAIM, None, &params),
+            self.database.run_on(connection, &CLAIM, &params),
         );
         let limit = self.database.statement_timeout();
-        let answers = timeout(limit + limit / 4, answers).await;
+        let answers = timeout(limit + limit / 4, answers);
+        // The store uses them next, and so does the opening of other accounts on this connection.
+        let answers = self.database.join_with_prepare(connection, is_prepared, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
         // The owner's open transaction may last longer than the statement timeout.

@@ -23,7 +23,8 @@ use tracing::debug;
 use crate::{
     Error,
     account::ownership::{
-        Evidence, Interval, LaneRow, Moment, Owner, OwnershipState, lock, random_id,
+        Evidence, Interval, LaneRow, Moment, Owner, OwnershipState, lock, process::Process,
+        random_id,
     },
     postgres::{
         database::{Database, Param, Target},
@@ -62,6 +63,8 @@ static HEARTBEATS: LazyLock<Mutex<HashMap<Key, Weak<Heartbeat>>>> = LazyLock::ne
 /// The heartbeat in one database, as long as one of its accounts is open.
 pub(crate) struct Heartbeat {
     id: [u8; 16],
+    /// As the heartbeat's row describes it. What an opener concludes from it is checked anew.
+    process: Process,
     database: Database,
     owners: Mutex<Vec<Member>>,
     interval: Arc<Interval>,
@@ -154,6 +157,7 @@ impl Heartbeat {
         }
         let heartbeat = Arc::new(Self {
             id: random_id(),
+            process: Process::current(),
             database: database.clone(),
             owners: Mutex::default(),
             interval: Arc::default(),
@@ -168,6 +172,10 @@ impl Heartbeat {
         self.id
     }
 
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// How long the heartbeat counts as alive if an owner with this interval joins, in
     /// milliseconds.
     pub(crate) fn lifetime(&self, interval: Duration) -> f64 {
@@ -178,17 +186,19 @@ impl Heartbeat {
         if self.interval.shorten(interval) {
             self.interval_shortened.notify_one();
         }
-        let mut owners = lock(&self.owners);
-        owners.retain(|owner| owner.owner.strong_count() > 0);
-        owners.push(Member { owner: Arc::downgrade(owner), database: database.clone() });
+        let member = Member { owner: Arc::downgrade(owner), database: database.clone() };
+        lock(&self.owners).push(member);
         let mut task = lock(&self.task);
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(run(Arc::downgrade(self))));
         }
     }
 
+    /// The open accounts. Only here the others are forgotten: with many accounts, an opening should not look
+    /// at all of them.
     fn owners(&self) -> Vec<(Arc<Owner>, Database)> {
-        let owners = lock(&self.owners);
+        let mut owners = lock(&self.owners);
+        owners.retain(|owner| owner.owner.strong_count() > 0);
         let owners = owners.iter().filter_map(|owner| Some((owner.owner.upgrade()?, owner)));
         let owners = owners.filter(|(ownership, _)| !ownership.has_ended());
         owners.map(|(ownership, owner)| (ownership, owner.database.clone())).collect()

@@ -53,8 +53,15 @@ pub(crate) static COUNT_COMMIT: Sql = Sql::new(
     &[Type::INT8, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::BYTEA_ARRAY, Type::BYTEA],
 );
 
-pub(crate) const STATEMENTS: &[&Sql] =
-    &[&GUARD, &COUNT_COMMIT, &lane::FENCE, &OWNER, &OWNER_BY_NAME, &claim::CLAIM];
+pub(crate) const STATEMENTS: &[&Sql] = &[
+    &GUARD,
+    &COUNT_COMMIT,
+    &lane::FENCE,
+    &lane::IS_CURRENT,
+    &OWNER,
+    &OWNER_BY_NAME,
+    &claim::CLAIM,
+];
 
 /// How an account was lost for good.
 #[derive(Debug, Clone)]
@@ -208,23 +215,8 @@ impl Owner {
 
     /// Reads the owner's row, and fails if it shows a loss.
     pub(crate) async fn read_owner_row(&self, database: &Database) -> Result<OwnerRow, Error> {
-        self.check_row(OwnerRow::read(database, self.account_id)).await
-    }
-
-    /// The same for a check that is made often.
-    pub(crate) async fn read_owner_row_prepared(
-        &self,
-        database: &Database,
-    ) -> Result<OwnerRow, Error> {
-        self.check_row(OwnerRow::read_prepared(database, self.account_id)).await
-    }
-
-    async fn check_row(
-        &self,
-        row: impl Future<Output = Result<OwnerRow, Error>>,
-    ) -> Result<OwnerRow, Error> {
         let before = self.snapshot();
-        let row = row.await?;
+        let row = OwnerRow::read(database, self.account_id).await?;
         // A token that was replaced meanwhile is accepted: the answer is late.
         match row.loss(&before, |token| self.known().tokens.contains(token)) {
             Some(loss) => {

@@ -72,11 +72,6 @@ impl OwnerRow {
         Self::parse(&database.query_primary(&OWNER, &[&account_id]).await?)
     }
 
-    /// The same with the prepared statement: planning it takes the server seven times as long as running it.
-    pub(crate) async fn read_prepared(database: &Database, account_id: i64) -> Result<Self, Error> {
-        Self::parse(&database.query_primary_prepared(&OWNER, &[&account_id]).await?)
-    }
-
     /// The same before it is needed, with the statements of the connection; `None` if that fails.
     pub(crate) async fn read_early(database: &Database, account_id: i64) -> Option<Self> {
         let rows = database.query_primary_with_prepare(&OWNER, &[&account_id]).await;
@@ -88,16 +83,14 @@ impl OwnerRow {
         read.inspect_err(|error| debug!(%error, "the owner could not be read early")).ok()
     }
 
-    /// The same on a connection, by the account's name; nothing is retried.
+    /// The same on a connection, by the account's name; nothing is retried. It may come from a standby that
+    /// lags behind: a claim takes effect only if the token is the current one.
     pub(crate) async fn read_by_name(
         database: &Database,
         connection: &Object,
         name: &str,
     ) -> Result<Self, Error> {
-        let (sql, is_prepared) = (&OWNER_BY_NAME, database.is_prepared(connection));
-        // Prepared if another account has used the connection: then this does not wait.
-        let statement = database.prepare(connection, is_prepared, sql).await?;
-        Self::parse(&database.autocommit(connection, sql, statement.as_ref(), &[&name]).await?)
+        Self::parse(&database.run_on(connection, &OWNER_BY_NAME, &[&name]).await?)
     }
 
     /// The answer to [`OWNER`] or [`OWNER_BY_NAME`]: a row for each lane, or one without.

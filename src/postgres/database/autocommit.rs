@@ -103,15 +103,6 @@ impl Database {
         self.with_retry(sql, once).await
     }
 
-    /// The same with the prepared statement, where statements are prepared.
-    pub(crate) async fn query_primary_prepared(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        self.with_retry(sql, || self.autocommit_with_prepare(sql, params, true)).await
-    }
-
     /// The same without a retry; prepares the connection's statements in the same round trip.
     pub(crate) async fn query_primary_with_prepare(
         &self,

@@ -214,6 +214,18 @@ impl Database {
         connection.prepare_typed_cached(&sql.text, &sql.types).await.map(Some)
     }
 
+    /// Sends a statement on a connection at the first poll, prepared if all statements are: then planning it
+    /// takes no time.
+    pub(crate) async fn run_on(
+        &self,
+        connection: &Object,
+        sql: &'static Sql,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = self.prepare(connection, self.is_prepared(connection), sql).await?;
+        self.run(connection, sql, statement.as_ref(), params).await
+    }
+
     /// Sends a statement at the first poll: prepared, or unnamed with parameter types.
     pub(crate) async fn run(
         &self,

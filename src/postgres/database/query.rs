@@ -37,8 +37,7 @@ impl Database {
         let shared = self.shared.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
         let is_prepared = self.is_prepared(connection);
-        let answers =
-            queries.iter().map(|(sql, params)| self.send(connection, is_prepared, sql, params));
+        let answers = queries.iter().map(|(sql, params)| self.send(connection, sql, params));
         let answers = try_join_all(answers);
         metrics::round_trip();
         let answers = self.join_with_prepare(connection, is_prepared, answers).await;
@@ -65,14 +64,10 @@ impl Database {
     async fn send(
         &self,
         connection: &Object,
-        is_prepared: bool,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let answer = timeout(self.limits.statement, async {
-            let statement = self.prepare(connection, is_prepared, sql).await?;
-            self.run(connection, sql, statement.as_ref(), params).await
-        });
+        let answer = timeout(self.limits.statement, self.run_on(connection, sql, params));
         Ok(answer.await.map_err(|_| Error::StatementTimeout)??)
     }
 }
