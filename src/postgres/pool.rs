@@ -1,5 +1,6 @@
 //! The connection pool and its errors.
 
+use deadpool::managed::QueueMode;
 use deadpool_postgres::{
     Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
@@ -38,6 +39,8 @@ impl PostgresStoreConfig {
         let pool = Pool::builder(manager)
             .max_size(self.pool.max_size)
             .runtime(Runtime::Tokio1)
+            // The connection that was used last has its statements and the server's caches.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(self.pool.wait_timeout))
             // No create_timeout: the connector enforces the limit, and its error names the step
             // that hung.
