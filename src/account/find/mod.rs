@@ -28,7 +28,8 @@ pub(crate) static INSERT: Sql = Sql::new(
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
 SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-);
+)
+.rare();
 
 /// For an id sequence that is behind the rows: logical replication and some restores do not copy
 /// sequences. Advancing it requires a privilege that the role may lack.
@@ -40,7 +41,8 @@ OVERRIDING SYSTEM VALUE
 SELECT (SELECT coalesce(max(id), 0) + 1 FROM {schema}.accounts), $1, $2, $3, $4
 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-);
+)
+.rare();
 
 pub(super) const STATEMENTS: &[&Sql] = &[&PROBE, &INSERT, &INSERT_NEXT];
 

@@ -1,5 +1,5 @@
-//! The pool, and how statements are sent: all prepared together when a connection is first used, or
-//! unnamed, with parameter types, on a foreign pool and behind poolers.
+//! The pool, and how statements are sent: prepared, all but the rare ones together when a connection is first
+//! used, or unnamed, with parameter types, on a foreign pool and behind poolers.
 
 mod autocommit;
 mod query;
@@ -182,10 +182,9 @@ impl Database {
         if is_prepared || !self.prepares {
             return answer.await;
         }
-        let statements = self.statements.iter();
-        let prepared = join_all(
-            statements.map(|(_, sql)| connection.prepare_typed_cached(&sql.text, &sql.types)),
-        );
+        let statements = self.statements.to_prepare();
+        let prepared =
+            join_all(statements.map(|sql| connection.prepare_typed_cached(&sql.text, &sql.types)));
         // Polled first: prepared within a transaction, they would keep its locks.
         let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
         let Ok(prepared) = prepared else { return answer };
@@ -207,7 +206,7 @@ impl Database {
         is_prepared: bool,
         sql: &'static Sql,
     ) -> Result<Option<Statement>, tokio_postgres::Error> {
-        if !is_prepared {
+        if !is_prepared || sql.is_rare() {
             return Ok(None);
         }
         let sql = self.statements.get(sql);

@@ -26,6 +26,7 @@ pub(crate) struct Sql {
     /// Names the statement in traces: `table.action`.
     pub(crate) name: &'static str,
     text: Text,
+    is_rare: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,16 @@ impl Sql {
     }
 
     const fn of(name: &'static str, text: Text) -> Self {
-        Self { name, text }
+        Self { name, text, is_rare: false }
+    }
+
+    /// A statement that is sent so rarely that it is not prepared on each connection.
+    pub(crate) const fn rare(self) -> Self {
+        Self { is_rare: true, ..self }
+    }
+
+    pub(crate) fn is_rare(&self) -> bool {
+        self.is_rare
     }
 
     /// The types of the parameters.
@@ -205,6 +215,12 @@ impl Statements {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(&'static str, Rendered)> {
         self.all.iter()
+    }
+
+    /// Those that are prepared when a connection is first used.
+    pub(crate) fn to_prepare(&self) -> impl Iterator<Item = &Rendered> {
+        let all = self.listed.iter().zip(&self.all);
+        all.filter(|(sql, _)| !sql.is_rare()).map(|(_, (_, rendered))| rendered)
     }
 
     /// The statement as it is sent. For one that is not listed, a text that PostgreSQL refuses.
