@@ -143,8 +143,8 @@ impl LaneOwnership {
             vec![&self.owner.account_id, &token, &self.name, &commits, &last];
         match database.query_pipelined(&[(&IS_CURRENT, params)]).await {
             Ok(answers) => Ok(answers.iter().any(|rows| !rows.is_empty())),
-            // A time limit of the role's statements must not fail a save.
-            Err(error) if error.is_query_canceled() => Ok(false),
+            // The role's time limits must not fail a save; the owner's row is read under the store's own.
+            Err(Error::Database(error)) if error.is_statement_error() => Ok(false),
             Err(error) => Err(error),
         }
     }

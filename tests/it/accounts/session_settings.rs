@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashSet};
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
+use ruma::user_id;
 use test_support::{Mode, connect, eventually, number};
 
 use super::exercise;
@@ -209,4 +210,31 @@ async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
     locked.send(()).unwrap();
     owner.await.unwrap().unwrap();
     next.await.unwrap().set_custom_value("key", b"next".to_vec()).await.unwrap();
+}
+
+/// The check that stands for a save of unchanged rows waits as a save would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roles_limits_do_not_fail_a_save_of_unchanged_rows() {
+    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        set(&url, database.name(), setting, value).await;
+        let store = Mode::Plain.open(&url, "bot").await;
+        let users = [(user_id!("@alice:example.org"), true)];
+        store.save_tracked_users(&users).await.unwrap();
+        // Reading makes the row known, so that saving it is a no-op.
+        store.load_tracked_users().await.unwrap();
+        let commits = store.commit_count().await.unwrap();
+
+        let other = connect(&url).await;
+        let lock = "BEGIN; LOCK TABLE matrix_sdk.account_lanes IN ACCESS EXCLUSIVE MODE";
+        other.batch_execute(lock).await.unwrap();
+        let save = store.clone();
+        let mut save = tokio::spawn(async move { save.save_tracked_users(&users).await });
+        let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut save).await;
+        assert!(early.is_err(), "{setting}: the save did not wait");
+        other.batch_execute("COMMIT").await.unwrap();
+        save.await.unwrap().unwrap();
+        assert_eq!(store.commit_count().await.unwrap(), commits, "the save was a commit");
+    }
 }
