@@ -34,7 +34,8 @@ fn main() {
     let bare: bare::Comparison = results::read("bare").unwrap();
     let distances: BTreeMap<String, f64> = results::read("distances").unwrap();
     let text = |name: &str| fs::read_to_string(directory.join(name)).ok();
-    // A quick run does not count round trips: the test's golden file has the same numbers.
+    // A quick run does not count round trips. The test's golden file has nearly the same numbers: of a day with a
+    // key, in an account that exists.
     let costs = if days.costs.is_empty() { golden(root) } else { days.costs.clone() };
 
     let mut text_of_page = String::new();

@@ -58,7 +58,8 @@ pub struct PoolSettings {
     /// How long a connection may be idle before it is replaced instead of used again, 10
     /// minutes by default; `None` for no limit.
     ///
-    /// Keep it below the idle timeout of firewalls and poolers on the way.
+    /// Whenever a connection is taken, all that are idle or old for too long are closed. Keep it below the idle
+    /// timeout of firewalls and poolers on the way.
     ///
     /// From 1 ms to 365 days.
     pub max_connection_idle: Option<Duration>,

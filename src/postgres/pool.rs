@@ -1,8 +1,10 @@
 //! The connection pool and its errors.
 
-use deadpool::managed::QueueMode;
+use std::sync::{Arc, OnceLock};
+
+use deadpool::managed::{Metrics, QueueMode};
 use deadpool_postgres::{
-    Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, WeakPool,
 };
 
 use crate::{
@@ -36,6 +38,12 @@ impl PostgresStoreConfig {
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(config, connector.clone(), manager_config);
         let (age, idle) = (self.pool.max_connection_age, self.pool.max_connection_idle);
+        let is_retired = move |metrics: &Metrics| {
+            age.is_some_and(|age| metrics.age() > age)
+                || idle.is_some_and(|idle| metrics.last_used() > idle)
+        };
+        let built = Arc::new(OnceLock::<WeakPool>::new());
+        let this = built.clone();
         let pool = Pool::builder(manager)
             .max_size(self.pool.max_size)
             .runtime(Runtime::Tokio1)
@@ -45,15 +53,18 @@ impl PostgresStoreConfig {
             // No create_timeout: the connector enforces the limit, and its error names the step
             // that hung.
             .pre_recycle(deadpool_postgres::Hook::sync_fn(move |_, metrics| {
-                let too_old = age.is_some_and(|age| metrics.age() > age);
-                let too_idle = idle.is_some_and(|idle| metrics.last_used() > idle);
-                if too_old || too_idle {
+                // Also those that are not taken any more.
+                if let Some(pool) = this.get().and_then(WeakPool::upgrade) {
+                    pool.retain(|_, metrics| !is_retired(&metrics));
+                }
+                if is_retired(metrics) {
                     return Err(deadpool_postgres::HookError::message("connection retired"));
                 }
                 Ok(())
             }))
             .build()
             .map_err(|error| OpenStoreError::InvalidConfig(error.to_string()))?;
+        let _ = built.set(pool.weak());
         connector.register(&pool);
         Ok(pool)
     }

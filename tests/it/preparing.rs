@@ -14,7 +14,7 @@ use matrix_sdk_postgres::{
     tokio_postgres,
 };
 use ruma::user_id;
-use test_support::{Mode, proxy::Proxy, without_heartbeats};
+use test_support::{Mode, connect, proxy::Proxy, without_heartbeats};
 use tokio::{task::JoinSet, time::timeout};
 
 /// A server that logs each message of the extended protocol.
@@ -180,6 +180,26 @@ async fn an_opening_on_a_connection_that_another_account_has_used_parses_nothing
     assert_eq!(parsed(&server, start), [""; 0]);
     // The account's row, its owner, and the claim.
     assert_eq!(named(&server, start), (0, 3));
+}
+
+/// Such as by VACUUM FULL: to prepare a statement, the server locks its tables.
+#[tokio::test]
+async fn an_opening_does_not_wait_for_a_table_that_it_does_not_use() {
+    let server = server();
+    let database = server.create_database().unwrap();
+    for mode in [Mode::Plain, Mode::Key, Mode::Passphrase] {
+        let account = format!("{mode:?}");
+        mode.open(&database.url(), &account).await.close().await.unwrap();
+        let other = connect(&database.url()).await;
+        let lock = "BEGIN; LOCK TABLE matrix_sdk.megolm_inbound_sessions IN ACCESS EXCLUSIVE MODE";
+        other.batch_execute(lock).await.unwrap();
+        let opening = mode.open(&database.url(), &account);
+        let opened = timeout(Duration::from_secs(30), opening).await;
+        let store = opened.unwrap_or_else(|_| panic!("{mode:?}: the opening waits for the table"));
+        other.batch_execute("COMMIT").await.unwrap();
+        Call::Write.make(&store).await;
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::{
     account::{cipher::SealedCipher, ownership::OwnerRow},
     postgres::{
         database::Database,
+        metrics,
         migrations::{self, Installed, Migrations},
         statement::Sql,
     },
@@ -73,6 +74,7 @@ pub(super) async fn probe(
         let owner = with_owner.then(|| OwnerRow::read_by_name(database, connection, name));
         // Sent in this order: a failure of the second one does not affect the first.
         let answers = join(read(database, connection, name), OptionFuture::from(owner));
+        metrics::round_trip();
         let answers = timeout(database.statement_timeout(), answers).await;
         let (found, owner) = answers.map_err(|_| no_answer())?;
         let Probe { server, versions, stored } = match found {
@@ -92,7 +94,7 @@ pub(super) async fn probe(
         };
         server.check(config)?;
         if let Some(Err(error)) = &owner
-            && error.is_transient()
+            && error.invalidates_connection()
         {
             return Err(DatabaseError::broken(format!("reading the owner: {error}")).into());
         }

@@ -75,9 +75,9 @@ pub(in crate::account) async fn claim(
         _ => Duration::ZERO,
     };
     let (began, mut races) = (Instant::now(), None);
-    let process = heartbeat.process();
     loop {
-        let has_ended = |row: &OwnerRow| row.has_ended(process, settings.instance.as_deref());
+        let instance = settings.instance.as_deref();
+        let has_ended = |row: &OwnerRow| row.has_ended(&Process::current(), instance);
         // It was read a while ago: an owner that was alive then may have released the account.
         let is_free = |row: &OwnerRow| !must_be_free || !row.is_alive() || has_ended(row);
         let row = match found.take().filter(is_free) {
@@ -226,15 +226,12 @@ impl Claim {
             &pid,
             &started,
         ];
-        let is_prepared = self.database.is_prepared(connection);
         let answers = join(
             connection.batch_execute(&begin),
             self.database.run_on(connection, &CLAIM, &params),
         );
         let limit = self.database.statement_timeout();
-        let answers = timeout(limit + limit / 4, answers);
-        // The store uses them next, and so does the opening of other accounts on this connection.
-        let answers = self.database.join_with_prepare(connection, is_prepared, answers).await;
+        let answers = timeout(limit + limit / 4, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
         begun?;
         // The owner's open transaction may last longer than the statement timeout.
@@ -266,10 +263,16 @@ impl Claim {
                 return Err(Error::StoreClosed);
             }
             let Granted { answer, transaction } = granted;
-            let commit = transaction.get()?.batch_execute("COMMIT");
-            let error = match timeout(self.database.statement_timeout(), commit).await {
+            let connection = transaction.get()?;
+            let commit = connection.batch_execute("COMMIT");
+            let commit = timeout(self.database.statement_timeout(), commit);
+            // The store uses the statements next, and so does the opening of another account.
+            let (committed, is_idle) = self.database.prepare_behind(connection, commit).await;
+            let error = match committed {
                 Ok(Ok(())) => {
-                    transaction.release();
+                    if is_idle {
+                        transaction.release();
+                    }
                     return Ok(answer);
                 }
                 Ok(Err(error)) => Error::from(error),

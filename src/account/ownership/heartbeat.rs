@@ -63,7 +63,7 @@ static HEARTBEATS: LazyLock<Mutex<HashMap<Key, Weak<Heartbeat>>>> = LazyLock::ne
 /// The heartbeat in one database, as long as one of its accounts is open.
 pub(crate) struct Heartbeat {
     id: [u8; 16],
-    /// As the heartbeat's row describes it. What an opener concludes from it is checked anew.
+    /// As the heartbeat's row describes it.
     process: Process,
     database: Database,
     owners: Mutex<Vec<Member>>,
@@ -186,16 +186,19 @@ impl Heartbeat {
         if self.interval.shorten(interval) {
             self.interval_shortened.notify_one();
         }
-        let member = Member { owner: Arc::downgrade(owner), database: database.clone() };
-        lock(&self.owners).push(member);
+        let mut owners = lock(&self.owners);
+        // Now and then: with many accounts, an opening should not look at all of them.
+        if owners.len() == owners.capacity() {
+            owners.retain(|owner| owner.owner.strong_count() > 0);
+        }
+        owners.push(Member { owner: Arc::downgrade(owner), database: database.clone() });
+        drop(owners);
         let mut task = lock(&self.task);
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
             *task = Some(tokio::spawn(run(Arc::downgrade(self))));
         }
     }
 
-    /// The open accounts. Only here the others are forgotten: with many accounts, an opening should not look
-    /// at all of them.
     fn owners(&self) -> Vec<(Arc<Owner>, Database)> {
         let mut owners = lock(&self.owners);
         owners.retain(|owner| owner.owner.strong_count() > 0);

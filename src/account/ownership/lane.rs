@@ -26,7 +26,7 @@ SELECT commits, last_transaction, maintenance FROM {schema}.fence($1, $2, $3, $4
 );
 
 /// Returns a row if the account has this owner and the lane this position. None on a standby, which may lag
-/// behind: sent without a transaction, which could ask for more.
+/// behind: without a transaction, nothing else requires a server that accepts writes.
 pub(crate) static IS_CURRENT: Sql = Sql::new(
     "account_lanes.is_current",
     "

@@ -82,13 +82,15 @@ impl Database {
         let is_prepared = self.is_prepared(connection);
         let statement = self.prepare(connection, by_name && is_prepared, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
-        let answer = self.join_with_prepare(connection, is_prepared, answer).await;
-        transaction.release_unless_spoiled(&answer);
+        let (answer, is_idle) = self.prepare_behind(connection, answer).await;
+        if is_idle {
+            transaction.release_unless_spoiled(&answer);
+        }
         answer
     }
 
     /// Runs one read in a read-write transaction, so that no standby, which may lag behind, answers
-    /// it. Not prepared, because opening uses it.
+    /// it. Not prepared, because it is sent rarely.
     pub(crate) async fn query_primary(
         &self,
         sql: &'static Sql,

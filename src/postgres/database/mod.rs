@@ -9,13 +9,14 @@ pub(crate) use self::autocommit::{Limits, begin};
 
 use std::{
     future::Future,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, Status, Timeouts};
-use futures_util::future::{join, join_all};
+use futures_util::future::{Either, join, join_all, select};
 use tokio::time::timeout;
 use tokio_postgres::{
     Client, Row, Statement,
@@ -35,6 +36,9 @@ use crate::{
         statement::{Rendered, Sql, Statements},
     },
 };
+
+/// How long an opening waits for its connection's statements to be prepared, once it has what it needs.
+const PREPARE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A parameter of a read.
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -182,13 +186,35 @@ impl Database {
         if is_prepared || !self.prepares {
             return answer.await;
         }
+        // Polled first: prepared within a transaction, they would keep its locks.
+        let prepared = timeout(self.limits.statement, self.prepare_all(connection));
+        join(prepared, answer).await.1
+    }
+
+    /// The same behind the answer to a `COMMIT`, which does not wait for tables that are locked. Returns whether
+    /// the connection may be used again: not if the statements were not prepared soon.
+    pub(crate) async fn prepare_behind<T>(
+        &self,
+        connection: &Object,
+        committed: impl Future<Output = T>,
+    ) -> (T, bool) {
+        if !self.prepares || self.is_prepared(connection) {
+            return (committed.await, true);
+        }
+        // Both are sent at the first poll.
+        match select(pin!(committed), pin!(self.prepare_all(connection))).await {
+            Either::Left((answer, prepared)) => {
+                (answer, timeout(PREPARE_LIMIT, prepared).await.is_ok())
+            }
+            Either::Right(((), committed)) => (committed.await, true),
+        }
+    }
+
+    async fn prepare_all(&self, connection: &Object) {
         let statements = self.statements.to_prepare();
         let prepared =
             join_all(statements.map(|sql| connection.prepare_typed_cached(&sql.text, &sql.types)));
-        // Polled first: prepared within a transaction, they would keep its locks.
-        let (prepared, answer) = join(timeout(self.limits.statement, prepared), answer).await;
-        let Ok(prepared) = prepared else { return answer };
-        let failures: Vec<_> = prepared.into_iter().filter_map(Result::err).collect();
+        let failures: Vec<_> = prepared.await.into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             self.statements.prepared.add(connection);
         }
@@ -196,7 +222,6 @@ impl Database {
         for error in failures.into_iter().map(DatabaseError::from) {
             debug!(%error, "a statement could not be prepared");
         }
-        answer
     }
 
     /// The prepared statement, or `None` when it is sent unnamed.

@@ -1,9 +1,11 @@
 //! Rules 15, 20 and 24: nothing depends on the session settings of a role, a database or a server.
 
-use std::{cell::RefCell, collections::HashSet};
+use std::{cell::RefCell, collections::HashSet, time::Duration};
 
 use matrix_sdk_crypto::store::CryptoStore;
-use matrix_sdk_postgres::{OwnershipSettings, PoolSettings, PostgresCryptoStore, testing};
+use matrix_sdk_postgres::{
+    OwnershipSettings, PoolSettings, PostgresCryptoStore, Timeouts, testing,
+};
 use ruma::user_id;
 use test_support::{Mode, connect, eventually, number};
 
@@ -139,7 +141,7 @@ async fn no_write_depends_on_the_defaults_of_its_session() {
                 .config(&url, account)
                 .pool(PoolSettings { prepared_statements: prepared, ..Default::default() });
             config.access(OwnershipSettings {
-                heartbeat_interval: std::time::Duration::from_millis(50),
+                heartbeat_interval: Duration::from_millis(50),
                 ..Default::default()
             })
         };
@@ -205,11 +207,33 @@ async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
     });
     has_entered.await.unwrap();
     let mut next = tokio::spawn(async move { Mode::Plain.open(&url, "bot").await });
-    let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut next).await;
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut next).await;
     assert!(early.is_err(), "the takeover did not wait");
     locked.send(()).unwrap();
     owner.await.unwrap().unwrap();
     next.await.unwrap().set_custom_value("key", b"next".to_vec()).await.unwrap();
+}
+
+/// The owner's tables may be locked for longer than a role's limits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roles_limits_do_not_fail_an_opening_that_waits() {
+    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+        let database = testing::database().unwrap();
+        let url = database.url();
+        Mode::Plain.open(&url, "bot").await.close().await.unwrap();
+        set(&url, database.name(), setting, value).await;
+        let other = connect(&url).await;
+        let lock = "BEGIN; LOCK TABLE matrix_sdk.account_lanes IN ACCESS EXCLUSIVE MODE";
+        other.batch_execute(lock).await.unwrap();
+        let timeouts = Timeouts { retry: Duration::from_millis(500), ..Default::default() };
+        let config = Mode::Plain.config(&url, "bot").timeouts(timeouts);
+        let mut opening =
+            tokio::spawn(async move { PostgresCryptoStore::open_with_config(&config).await });
+        let early = tokio::time::timeout(Duration::from_secs(3), &mut opening).await;
+        assert!(early.is_err(), "{setting}: the opening did not wait: {:?}", early.map(drop));
+        other.batch_execute("COMMIT").await.unwrap();
+        opening.await.unwrap().unwrap();
+    }
 }
 
 /// The check that stands for a save of unchanged rows waits as a save would.
@@ -231,7 +255,7 @@ async fn a_roles_limits_do_not_fail_a_save_of_unchanged_rows() {
         other.batch_execute(lock).await.unwrap();
         let save = store.clone();
         let mut save = tokio::spawn(async move { save.save_tracked_users(&users).await });
-        let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut save).await;
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut save).await;
         assert!(early.is_err(), "{setting}: the save did not wait");
         other.batch_execute("COMMIT").await.unwrap();
         save.await.unwrap().unwrap();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use assert_matches::assert_matches;
+use futures_util::future::try_join_all;
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
     Error, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
@@ -203,6 +204,22 @@ async fn a_password_changes_on_the_server_first() {
     from.store(calls.load(SeqCst) + 2, SeqCst);
     store.close().await.unwrap();
     store.reopen().await.unwrap();
+}
+
+/// The connection that was used last is used next, so the others are seldom taken.
+#[tokio::test]
+async fn old_connections_are_closed_although_they_are_not_taken() {
+    let (environment, age) = (environment(), Duration::from_secs(1));
+    let pool = PostgresStoreConfig::new(environment.server.url(), "bot")
+        .pool(PoolSettings { max_connection_age: Some(age), ..Default::default() })
+        .build_pool()
+        .unwrap();
+    let taken = try_join_all((0..4).map(|_| pool.get())).await.unwrap();
+    drop(taken);
+    assert_eq!(pool.status().size, 4);
+    tokio::time::sleep(age * 2).await;
+    drop(pool.get().await.unwrap());
+    assert_eq!(pool.status().size, 1);
 }
 
 fn code(error: &Error) -> Option<&str> {
