@@ -193,8 +193,8 @@ async fn an_opening_does_not_wait_for_a_table_that_it_does_not_use() {
         let other = connect(&database.url()).await;
         let lock = "BEGIN; LOCK TABLE matrix_sdk.megolm_inbound_sessions IN ACCESS EXCLUSIVE MODE";
         other.batch_execute(lock).await.unwrap();
-        let opening = mode.open(&database.url(), &account);
-        let opened = timeout(Duration::from_secs(30), opening).await;
+        let url = database.url();
+        let opened = timeout(Duration::from_secs(30), mode.open(&url, &account)).await;
         let store = opened.unwrap_or_else(|_| panic!("{mode:?}: the opening waits for the table"));
         other.batch_execute("COMMIT").await.unwrap();
         Call::Write.make(&store).await;
@@ -275,7 +275,7 @@ async fn a_statement_that_cannot_be_prepared_does_not_block_others() {
     let server = server();
     let database = server.create_database().unwrap();
     let store = Mode::Plain.open(&database.url(), "bot").await;
-    let client = test_support::connect(&database.url()).await;
+    let client = connect(&database.url()).await;
     client.batch_execute("ALTER TABLE matrix_sdk.secrets_inbox RENAME TO elsewhere").await.unwrap();
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
@@ -304,7 +304,7 @@ async fn only_a_stale_plan_is_prepared_again() {
     for _ in 0..2 {
         store.get_custom_value("key").await.unwrap();
     }
-    let client = test_support::connect(&database.url()).await;
+    let client = connect(&database.url()).await;
     let retype = "ALTER TABLE matrix_sdk.custom_values ALTER COLUMN data TYPE text USING 'x'";
     client.batch_execute(retype).await.unwrap();
     assert_eq!(store.get_custom_value("key").await.unwrap(), None);

@@ -94,6 +94,7 @@ pub(super) async fn probe(
         };
         server.check(config)?;
         if let Some(Err(error)) = &owner
+            && error.is_transient()
             && error.invalidates_connection()
         {
             return Err(DatabaseError::broken(format!("reading the owner: {error}")).into());
