@@ -213,6 +213,7 @@ impl Statements {
         &self.schema
     }
 
+    #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(&'static str, Rendered)> {
         self.all.iter()
     }
