@@ -131,7 +131,7 @@ async fn create_and_find(
 
 /// Prepares the statements of a connection; what it reads is not there yet.
 async fn prepare(database: &Database, name: &str) {
-    if let Err(error) = database.query_primary_with_prepare(&OWNER_BY_NAME, &[&name]).await {
+    if let Err(error) = database.autocommit_with_prepare(&OWNER_BY_NAME, &[&name]).await {
         debug!(%error, "the statements could not be prepared early");
     }
 }

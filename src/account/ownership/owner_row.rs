@@ -74,7 +74,7 @@ impl OwnerRow {
 
     /// The same before it is needed, with the statements of the connection; `None` if that fails.
     pub(crate) async fn read_early(database: &Database, account_id: i64) -> Option<Self> {
-        let rows = database.query_primary_with_prepare(&OWNER, &[&account_id]).await;
+        let rows = database.autocommit_with_prepare(&OWNER, &[&account_id]).await;
         Self::early(rows.and_then(|rows| Self::parse(&rows)))
     }
 

@@ -66,21 +66,19 @@ impl Database {
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.with_retry(sql, || self.autocommit_with_prepare(sql, params, true)).await
+        self.with_retry(sql, || self.autocommit_with_prepare(sql, params)).await
     }
 
-    /// Prepares the connection's statements in the same round trip, unless they are. `by_name`: uses
-    /// the prepared statement, if there is one already.
-    async fn autocommit_with_prepare(
+    /// One attempt. Prepares the connection's statements in the same round trip, unless they are.
+    pub(crate) async fn autocommit_with_prepare(
         &self,
         sql: &'static Sql,
         params: &[Param<'_>],
-        by_name: bool,
     ) -> Result<Vec<Row>, Error> {
         let transaction = TransactionConnection::new(self.connection().await?);
         let connection = transaction.get()?;
         let is_prepared = self.is_prepared(connection);
-        let statement = self.prepare(connection, by_name && is_prepared, sql).await?;
+        let statement = self.prepare(connection, is_prepared, sql).await?;
         let answer = self.autocommit(connection, sql, statement.as_ref(), params);
         let (answer, is_idle) = self.prepare_behind(connection, answer).await;
         if is_idle {
@@ -103,15 +101,6 @@ impl Database {
             answer
         };
         self.with_retry(sql, once).await
-    }
-
-    /// The same without a retry; prepares the connection's statements in the same round trip.
-    pub(crate) async fn query_primary_with_prepare(
-        &self,
-        sql: &'static Sql,
-        params: &[Param<'_>],
-    ) -> Result<Vec<Row>, Error> {
-        self.autocommit_with_prepare(sql, params, false).await
     }
 
     /// Runs one statement that writes, on a connection outside of the pool.

@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// How long an opening waits for its connection's statements to be prepared, once it has what it needs.
+/// How long a caller that has its answer waits for the connection's statements to be prepared.
 const PREPARE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A parameter of a read.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashSet, time::Duration};
 
 use matrix_sdk_crypto::store::CryptoStore;
 use matrix_sdk_postgres::{
-    OwnershipSettings, PoolSettings, PostgresCryptoStore, Timeouts, testing,
+    OwnershipSettings, PoolSettings, PostgresCryptoStore, Timeouts, testing, tokio_postgres::Client,
 };
 use ruma::user_id;
 use test_support::{Mode, connect, eventually, number};
@@ -179,12 +179,23 @@ async fn no_write_depends_on_the_defaults_of_its_session() {
     }
 }
 
+/// Limits of a role, shorter than the waits of these tests.
+const LIMITS: [(&str, &str); 2] = [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")];
+
+/// Locks a table of the owner's until `COMMIT`.
+async fn lock_lanes(url: &str) -> Client {
+    let client = connect(url).await;
+    let lock = "BEGIN; LOCK TABLE matrix_sdk.account_lanes IN ACCESS EXCLUSIVE MODE";
+    client.batch_execute(lock).await.unwrap();
+    client
+}
+
 /// A takeover waits for the owner's open transaction, regardless of the role's time limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
     let database = testing::database().unwrap();
     let url = database.url();
-    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+    for (setting, value) in LIMITS {
         set(&url, database.name(), setting, value).await;
     }
     let known = "SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'";
@@ -217,14 +228,12 @@ async fn a_roles_limits_do_not_fail_a_takeover_that_waits() {
 /// The owner's tables may be locked for longer than a role's limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roles_limits_do_not_fail_an_opening_that_waits() {
-    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+    for (setting, value) in LIMITS {
         let database = testing::database().unwrap();
         let url = database.url();
         Mode::Plain.open(&url, "bot").await.close().await.unwrap();
         set(&url, database.name(), setting, value).await;
-        let other = connect(&url).await;
-        let lock = "BEGIN; LOCK TABLE matrix_sdk.account_lanes IN ACCESS EXCLUSIVE MODE";
-        other.batch_execute(lock).await.unwrap();
+        let other = lock_lanes(&url).await;
         let timeouts = Timeouts { retry: Duration::from_millis(500), ..Default::default() };
         let config = Mode::Plain.config(&url, "bot").timeouts(timeouts);
         let mut opening =
@@ -239,7 +248,7 @@ async fn a_roles_limits_do_not_fail_an_opening_that_waits() {
 /// The check that stands for a save of unchanged rows waits as a save would.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roles_limits_do_not_fail_a_save_of_unchanged_rows() {
-    for (setting, value) in [("statement_timeout", "'300ms'"), ("lock_timeout", "'200ms'")] {
+    for (setting, value) in LIMITS {
         let database = testing::database().unwrap();
         let url = database.url();
         set(&url, database.name(), setting, value).await;
@@ -250,9 +259,7 @@ async fn a_roles_limits_do_not_fail_a_save_of_unchanged_rows() {
         store.load_tracked_users().await.unwrap();
         let commits = store.commit_count().await.unwrap();
 
-        let other = connect(&url).await;
-        let lock = "BEGIN; LOCK TABLE matrix_sdk.account_lanes IN ACCESS EXCLUSIVE MODE";
-        other.batch_execute(lock).await.unwrap();
+        let other = lock_lanes(&url).await;
         let save = store.clone();
         let mut save = tokio::spawn(async move { save.save_tracked_users(&users).await });
         let early = tokio::time::timeout(Duration::from_secs(1), &mut save).await;
