@@ -58,8 +58,7 @@ WHERE c.relkind = 'r' AND c.relname = ANY ($2) AND c.relnamespace = (
     SELECT t.relnamespace FROM pg_class t JOIN {schema}.accounts a ON a.tableoid = t.oid
     WHERE a.id = $1)",
     &[Type::INT8, Type::TEXT_ARRAY],
-)
-.rare();
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&ESTIMATE];
 

@@ -1,4 +1,4 @@
-//! Statements are prepared once per connection, in the round trip of its first query.
+//! A statement is prepared once on each connection, in the round trip of its first use, and no other is.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use matrix_sdk_crypto::{
     store::{CryptoStore, CryptoStoreError, types::Changes},
 };
 use matrix_sdk_postgres::{
-    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
-    PostgresStores, Timeouts, deadpool_postgres,
+    Error, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig, Timeouts,
+    deadpool_postgres,
     testing::{PostgresServer, TestDatabase},
     tokio_postgres,
 };
@@ -20,15 +20,6 @@ use tokio::{task::JoinSet, time::timeout};
 /// A server that logs each message of the extended protocol.
 fn server() -> PostgresServer {
     PostgresServer::builder().setting("log_min_duration_statement", "0").start().unwrap()
-}
-
-/// Sent once in an account's life, or planned at length.
-const RARE: [&str; 3] = ["accounts.insert", "accounts.insert_next", "size.estimate"];
-
-/// The number of statements that are prepared.
-fn all() -> usize {
-    let texts = PostgresStores::statement_texts("matrix_sdk").unwrap();
-    texts.iter().filter(|(name, ..)| !RARE.contains(name)).count()
 }
 
 /// Number of named statements that were prepared and executed, from this position in the server's log.
@@ -47,6 +38,8 @@ enum Call {
     Lease,
     Transaction,
 }
+
+const CALLS: [Call; 5] = [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction];
 
 impl Call {
     async fn make(self, store: &PostgresCryptoStore) {
@@ -94,13 +87,13 @@ async fn the_first_call_on_a_connection_takes_no_round_trip_more_than_the_next()
     let server = server();
     let database = server.create_database().unwrap();
     drop(Mode::Key.open(&database.url(), "bot").await);
-    for call in [Call::Read, Call::Write, Call::Stream, Call::Lease, Call::Transaction] {
+    for call in CALLS {
         let (proxy, store) = reconnected_store(&database).await;
         let start = server.log().len();
         let before = proxy.round_trips();
         call.make(&store).await;
         let first = proxy.round_trips() - before;
-        assert_eq!(named(&server, start).0, all(), "{call:?}");
+        assert!((1..10).contains(&named(&server, start).0), "{call:?}");
 
         let start = server.log().len();
         let before = proxy.round_trips();
@@ -126,7 +119,9 @@ async fn an_unchanged_save_checks_the_ownership_with_a_prepared_statement() {
     let store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
     let user = user_id!("@alice:example.org");
     store.load_tracked_users().await.unwrap();
-    store.save_tracked_users(&[(user, true)]).await.unwrap();
+    for _ in 0..2 {
+        store.save_tracked_users(&[(user, true)]).await.unwrap();
+    }
     let commits = store.commit_count().await.unwrap();
     let start = server.log().len();
     store.save_tracked_users(&[(user, true)]).await.unwrap();
@@ -135,9 +130,8 @@ async fn an_unchanged_save_checks_the_ownership_with_a_prepared_statement() {
     assert_eq!(store.commit_count().await.unwrap(), commits);
 }
 
-/// With a passphrase that takes no longer: they are prepared while the key is derived.
 #[tokio::test]
-async fn an_opening_prepares_the_statements_in_round_trips_that_it_makes_anyway() {
+async fn an_opening_prepares_what_it_sends() {
     let server = server();
     for is_new in [false, true] {
         let mut opening = Vec::new();
@@ -149,13 +143,11 @@ async fn an_opening_prepares_the_statements_in_round_trips_that_it_makes_anyway(
             let start = server.log().len();
             let store = mode.open(&url, account).await;
             opening.push(proxy.round_trips());
-            assert_eq!(named(&server, start).0, all(), "{mode:?}, new: {is_new}");
-            Call::Read.make(&store).await;
-            assert_eq!(named(&server, start).0, all(), "{mode:?}, new: {is_new}");
+            assert!((1..10).contains(&named(&server, start).0), "{mode:?}, new: {is_new}");
             store.close().await.unwrap();
         }
-        // With a key, the owner is read together with the account's row.
-        assert_eq!(opening[0] + 1, opening[1], "new: {is_new}");
+        // With a key, the owner is read together with the account's row, and so it is of a new account.
+        assert_eq!(opening[0] + usize::from(!is_new), opening[1], "new: {is_new}");
     }
 }
 
@@ -182,23 +174,33 @@ async fn an_opening_on_a_connection_that_another_account_has_used_parses_nothing
     assert_eq!(named(&server, start), (0, 3));
 }
 
-/// Such as by VACUUM FULL: to prepare a statement, the server locks its tables.
+/// To prepare a statement, the server locks its tables: also those that are locked by `CREATE INDEX`, or by
+/// `VACUUM FULL`.
 #[tokio::test]
-async fn an_opening_does_not_wait_for_a_table_that_it_does_not_use() {
+async fn an_opening_and_the_calls_after_it_do_not_wait_for_a_table_that_they_do_not_use() {
+    const LIMIT: Duration = Duration::from_secs(30);
     let server = server();
     let database = server.create_database().unwrap();
     for mode in [Mode::Plain, Mode::Key, Mode::Passphrase] {
         let account = format!("{mode:?}");
         mode.open(&database.url(), &account).await.close().await.unwrap();
+    }
+    for lock in ["SHARE", "ACCESS EXCLUSIVE"] {
         let other = connect(&database.url()).await;
-        let lock = "BEGIN; LOCK TABLE matrix_sdk.megolm_inbound_sessions IN ACCESS EXCLUSIVE MODE";
-        other.batch_execute(lock).await.unwrap();
-        let url = database.url();
-        let opened = timeout(Duration::from_secs(30), mode.open(&url, &account)).await;
-        let store = opened.unwrap_or_else(|_| panic!("{mode:?}: the opening waits for the table"));
-        other.batch_execute("COMMIT").await.unwrap();
-        Call::Write.make(&store).await;
-        store.close().await.unwrap();
+        let lock_table = format!("BEGIN; LOCK TABLE matrix_sdk.secrets_inbox IN {lock} MODE");
+        other.batch_execute(&lock_table).await.unwrap();
+        for mode in [Mode::Plain, Mode::Key, Mode::Passphrase] {
+            let (url, account) = (database.url(), format!("{mode:?}"));
+            let opened = timeout(LIMIT, mode.open(&url, &account)).await;
+            let store = opened.unwrap_or_else(|_| panic!("{lock}, {mode:?}: opening waits"));
+            store.close().await.unwrap();
+        }
+        for call in CALLS {
+            let (_proxy, store) = reconnected_store(&database).await;
+            let made = timeout(LIMIT, call.make(&store)).await;
+            made.unwrap_or_else(|_| panic!("{lock}: {call:?} waits"));
+            store.close().await.unwrap();
+        }
     }
 }
 
@@ -217,7 +219,7 @@ async fn many_readers_of_a_connection_prepare_its_statements_once() {
         readers.spawn(async move { store.get_custom_value(&number.to_string()).await.unwrap() });
     }
     readers.join_all().await;
-    assert_eq!(named(&server, start).0, all());
+    assert_eq!(named(&server, start).0, 1);
 }
 
 /// Stores recognise a pool that was made by `build_pool`.
@@ -231,17 +233,19 @@ async fn stores_that_share_a_pool_of_build_pool_prepare_their_statements() {
         .access(OwnershipSettings { cache_bytes: 0, ..Default::default() });
     let pool = one.build_pool().unwrap();
     let other_schema = one.clone().schema("another").account("two");
+    let mut stores = Vec::new();
     for config in [&one, &other_schema] {
         let start = server.log().len();
         let store = PostgresCryptoStore::open_with_pool(pool.clone(), config).await.unwrap();
         store.set_custom_value("key", b"value".to_vec()).await.unwrap();
-        assert_eq!(named(&server, start).0, all());
+        assert!(named(&server, start).0 > 3);
 
         let start = server.log().len();
         store.set_custom_value("key", b"next".to_vec()).await.unwrap();
         let (prepared, executed) = named(&server, start);
         assert_eq!(prepared, 0);
         assert!(executed > 0);
+        stores.push(store);
     }
     // Accounts in one schema share their statements.
     let config = one.clone().account("three");
@@ -267,26 +271,6 @@ async fn over_a_foreign_pool_nothing_is_prepared_and_no_url_is_needed() {
     store.set_custom_value("key", b"value".to_vec()).await.unwrap();
     assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
     assert_eq!(named(&server, 0), (0, 0));
-}
-
-/// The transaction runs unprepared, and the statements are prepared later.
-#[tokio::test]
-async fn a_statement_that_cannot_be_prepared_does_not_block_others() {
-    let server = server();
-    let database = server.create_database().unwrap();
-    let store = Mode::Plain.open(&database.url(), "bot").await;
-    let client = connect(&database.url()).await;
-    client.batch_execute("ALTER TABLE matrix_sdk.secrets_inbox RENAME TO elsewhere").await.unwrap();
-    store.set_custom_value("key", b"value".to_vec()).await.unwrap();
-    assert_eq!(store.get_custom_value("key").await.unwrap(), Some(b"value".to_vec()));
-
-    client.batch_execute("ALTER TABLE matrix_sdk.elsewhere RENAME TO secrets_inbox").await.unwrap();
-    store.set_custom_value("key", b"next".to_vec()).await.unwrap();
-    let start = server.log().len();
-    store.set_custom_value("key", b"last".to_vec()).await.unwrap();
-    let (prepared, executed) = named(&server, start);
-    assert_eq!(prepared, 0);
-    assert!(executed > 0);
 }
 
 /// A statement with an outdated plan is prepared again, whatever the language of the server's messages. Any

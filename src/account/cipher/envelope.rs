@@ -85,14 +85,18 @@ pub(super) fn seal(
 
 /// The wrapped key of an envelope that has one.
 pub(super) fn wrapped_key(bytes: &[u8]) -> Option<Vec<u8>> {
-    let WrappedEnvelope { envelope, wrapped } = postcard::from_bytes(bytes).ok()?;
-    (envelope.form == WRAPPED_FORM).then_some(wrapped)
+    let (WrappedEnvelope { envelope, wrapped }, rest) = postcard::take_from_bytes(bytes).ok()?;
+    (envelope.form == WRAPPED_FORM && rest.is_empty()).then_some(wrapped)
 }
 
 /// The envelope; a wrapped key may follow.
 fn parse(bytes: &[u8]) -> Option<Envelope> {
-    let (envelope, _): (Envelope, _) = postcard::take_from_bytes(bytes).ok()?;
-    [FORM, WRAPPED_FORM].contains(&envelope.form).then_some(envelope)
+    let (envelope, rest): (Envelope, _) = postcard::take_from_bytes(bytes).ok()?;
+    let is_whole = match envelope.form {
+        FORM => rest.is_empty(),
+        form => form == WRAPPED_FORM,
+    };
+    is_whole.then_some(envelope)
 }
 
 /// Whether the cipher in these bytes is this one, whatever seals it now.

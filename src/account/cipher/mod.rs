@@ -220,8 +220,12 @@ impl Codec {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let Self::Sealed(cipher) = self else { return Ok(Zeroizing::new(data.to_vec())) };
         let corrupt = |reason| Error::CorruptRow { table, reason };
-        let sealed: EncryptedValue =
-            postcard::from_bytes(data).map_err(|_| corrupt("not a sealed value"))?;
+        // What follows the value would not be authenticated.
+        let (sealed, rest): (EncryptedValue, _) =
+            postcard::take_from_bytes(data).map_err(|_| corrupt("not a sealed value"))?;
+        if !rest.is_empty() {
+            return Err(corrupt("bytes follow the sealed value"));
+        }
         let mut bytes = Zeroizing::new(
             cipher.decrypt_value_data(sealed).map_err(|_| corrupt("the seal does not verify"))?,
         );

@@ -2,16 +2,16 @@
 
 mod probe;
 
-use futures_util::future::{join, try_join};
+use futures_util::future::try_join;
 use tokio_postgres::types::Type;
-use tracing::debug;
+use tracing::info;
 
 use self::probe::{PROBE, Stored, probe};
 use crate::{
     Access, DatabaseError, Error, OpenStoreError, PostgresStoreConfig,
     account::{
         cipher::{Key, OpenedCipher, SealedCipher},
-        ownership::{OWNER_BY_NAME, OwnerRow},
+        ownership::OwnerRow,
     },
     config::secret::Secret,
     postgres::{
@@ -28,8 +28,7 @@ pub(crate) static INSERT: Sql = Sql::new(
 INSERT INTO {schema}.accounts (name, secret_kind, cipher, cipher_written_by)
 SELECT $1, $2, $3, $4 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-)
-.rare();
+);
 
 /// For an id sequence that is behind the rows: logical replication and some restores do not copy
 /// sequences. Advancing it requires a privilege that the role may lack.
@@ -41,8 +40,7 @@ OVERRIDING SYSTEM VALUE
 SELECT (SELECT coalesce(max(id), 0) + 1 FROM {schema}.accounts), $1, $2, $3, $4
 FROM {schema}.require_begun() ON CONFLICT (name) DO NOTHING",
     &[Type::TEXT, Type::INT2, Type::BYTEA, Type::INT2],
-)
-.rare();
+);
 
 pub(super) const STATEMENTS: &[&Sql] = &[&PROBE, &INSERT, &INSERT_NEXT];
 
@@ -106,11 +104,7 @@ async fn create_and_find(
 ) -> Result<Found, OpenStoreError> {
     let (name, secret) = (&config.account, &config.secret);
     // Derived before the row is inserted, so that no process finds an account without its cipher.
-    let created = OpenedCipher::create(name, secret.clone());
-    let created = match secret {
-        Some(Secret::Passphrase(_)) => join(created, prepare(database, name)).await.0?,
-        _ => created.await?,
-    };
+    let created = OpenedCipher::create(name, secret.clone()).await?;
     insert(database, name, &created.sealed).await.map_err(|error| match error {
         Error::Database(error) => OpenStoreError::refused(error, "creating the account"),
         error => error.into(),
@@ -127,13 +121,6 @@ async fn create_and_find(
         false => OpenedCipher::open(cipher, name, secret.clone()).await?,
     };
     Ok(Found { id, cipher, owner })
-}
-
-/// Prepares the statements of a connection; what it reads is not there yet.
-async fn prepare(database: &Database, name: &str) {
-    if let Err(error) = database.autocommit_with_prepare(&OWNER_BY_NAME, &[&name]).await {
-        debug!(%error, "the statements could not be prepared early");
-    }
 }
 
 /// The account's row, if there is one, after the checks that opening makes of server and schema. The
@@ -170,7 +157,10 @@ async fn insert(database: &Database, name: &str, cipher: &SealedCipher) -> Resul
     let bytes = cipher.bytes.as_deref().map(Key::stored);
     let params: [Param<'_>; 4] = [&name, &cipher.secret_kind, &bytes, &cipher.written_by];
     match database.write_autocommit(&INSERT, &params).await {
-        Ok(_) => return Ok(()),
+        Ok(_) => {
+            info!(account = name, "an account of this name was created");
+            return Ok(());
+        }
         Err(error) if error.is_unique_violation() => {}
         Err(error) => return Err(error),
     }

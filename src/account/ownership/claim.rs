@@ -74,7 +74,7 @@ pub(in crate::account) async fn claim(
         Takeover::WaitUntilFree(limit) if must_be_free => limit,
         _ => Duration::ZERO,
     };
-    let (began, mut races) = (Instant::now(), None);
+    let (began, mut is_waiting, mut races) = (Instant::now(), false, None);
     loop {
         let instance = settings.instance.as_deref();
         let has_ended = |row: &OwnerRow| row.has_ended(&Process::current(), instance);
@@ -93,6 +93,10 @@ pub(in crate::account) async fn claim(
         let must_be_free = must_be_free && !(row.is_alive() && has_ended(&row));
         let in_use = must_be_free && row.is_alive();
         if in_use && began.elapsed() < wait_limit {
+            if !is_waiting {
+                info!(account, owner = row.name, "waiting for the account's owner to end");
+                is_waiting = true;
+            }
             races = None;
             sleep(POLL_INTERVAL.min(wait_limit)).await;
             continue;
@@ -226,10 +230,13 @@ impl Claim {
             &pid,
             &started,
         ];
+        let prepared = self.database.prepared(connection, &CLAIM);
+        let unprepared = prepared.is_none().then_some(&CLAIM);
         let answers = join(
             connection.batch_execute(&begin),
-            self.database.run_on(connection, &CLAIM, &params),
+            self.database.run(connection, &CLAIM, prepared.as_ref(), &params),
         );
+        let answers = self.database.join_with_prepare(connection, unprepared, answers);
         let limit = self.database.statement_timeout();
         let answers = timeout(limit + limit / 4, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;
@@ -265,14 +272,10 @@ impl Claim {
             let Granted { answer, transaction } = granted;
             let connection = transaction.get()?;
             let commit = connection.batch_execute("COMMIT");
-            let commit = timeout(self.database.statement_timeout(), commit);
-            // The store uses the statements next, and so does the opening of another account.
-            let (committed, is_idle) = self.database.prepare_behind(connection, commit).await;
+            let committed = timeout(self.database.statement_timeout(), commit).await;
             let error = match committed {
                 Ok(Ok(())) => {
-                    if is_idle {
-                        transaction.release();
-                    }
+                    transaction.release();
                     return Ok(answer);
                 }
                 Ok(Err(error)) => Error::from(error),

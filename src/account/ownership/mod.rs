@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio_postgres::types::Type;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::{
     evidence::{Evidence, LaneRow},
@@ -183,9 +183,12 @@ impl Owner {
         self.known().tokens.current().unwrap_or_default()
     }
 
-    /// Records that the account was lost, for all of its lanes.
+    /// Records that the account was lost, for all of its lanes. Logged, because the next call that returns it may
+    /// be far off.
     pub(crate) fn record_loss(&self, loss: &Loss) {
         if self.loss.set(loss.clone()).is_ok() {
+            let error = Error::from(loss.clone());
+            warn!(account_id = self.account_id, %error, "the account is lost to this store");
             metrics::ownership(match loss {
                 Loss::Superseded { .. } => "superseded",
                 Loss::DatabaseRolledBack => "rolled_back",

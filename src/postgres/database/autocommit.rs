@@ -69,7 +69,7 @@ impl Database {
         self.with_retry(sql, || self.autocommit_with_prepare(sql, params)).await
     }
 
-    /// One attempt. Prepares the connection's statements in the same round trip, unless they are.
+    /// One attempt.
     pub(crate) async fn autocommit_with_prepare(
         &self,
         sql: &'static Sql,
@@ -77,13 +77,11 @@ impl Database {
     ) -> Result<Vec<Row>, Error> {
         let transaction = TransactionConnection::new(self.connection().await?);
         let connection = transaction.get()?;
-        let is_prepared = self.is_prepared(connection);
-        let statement = self.prepare(connection, is_prepared, sql).await?;
-        let answer = self.autocommit(connection, sql, statement.as_ref(), params);
-        let (answer, is_idle) = self.prepare_behind(connection, answer).await;
-        if is_idle {
-            transaction.release_unless_spoiled(&answer);
-        }
+        let prepared = self.prepared(connection, sql);
+        let unprepared = prepared.is_none().then_some(sql);
+        let answer = self.autocommit(connection, sql, prepared.as_ref(), params);
+        let answer = self.join_with_prepare(connection, unprepared, answer).await;
+        transaction.release_unless_spoiled(&answer);
         answer
     }
 

@@ -1,5 +1,5 @@
-//! The pool, and how statements are sent: prepared, all but the rare ones together when a connection is first
-//! used, or unnamed, with parameter types, on a foreign pool and behind poolers.
+//! The pool, and how statements are sent: unnamed, with parameter types, when a connection sends them for the
+//! first time, on a foreign pool and behind poolers; else prepared.
 
 mod autocommit;
 mod query;
@@ -9,14 +9,13 @@ pub(crate) use self::autocommit::{Limits, begin};
 
 use std::{
     future::Future,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use deadpool::managed::Manager as _;
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError, Status, Timeouts};
-use futures_util::future::{Either, join, join_all, select};
+use futures_util::future::{join, join_all};
 use tokio::time::timeout;
 use tokio_postgres::{
     Client, Row, Statement,
@@ -36,9 +35,6 @@ use crate::{
         statement::{Rendered, Sql, Statements},
     },
 };
-
-/// How long a caller that has its answer waits for the connection's statements to be prepared.
-const PREPARE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A parameter of a read.
 pub(crate) type Param<'a> = &'a (dyn ToSql + Sync);
@@ -170,84 +166,57 @@ impl Database {
         taken
     }
 
-    /// Whether all statements are prepared on this connection.
-    pub(crate) fn is_prepared(&self, connection: &Object) -> bool {
-        self.prepares && self.statements.prepared.has(connection)
+    /// The prepared statement, or `None` when it is sent unnamed.
+    pub(crate) fn prepared(&self, connection: &Object, sql: &'static Sql) -> Option<Statement> {
+        self.prepares.then(|| self.statements.prepared.get(connection, sql.name)).flatten()
     }
 
-    /// Awaits the answer to statements sent on a connection. Unless all statements are prepared
-    /// there, prepares them in the same round trip; once, also for concurrent callers.
+    /// Awaits the answer to statements sent on a connection, and prepares these of them for their next use, in
+    /// the same round trip. No others: to prepare a statement, the server waits for locks of its tables.
     pub(crate) async fn join_with_prepare<T>(
         &self,
         connection: &Object,
-        is_prepared: bool,
+        unprepared: impl IntoIterator<Item = &'static Sql>,
         answer: impl Future<Output = T>,
     ) -> T {
-        if is_prepared || !self.prepares {
-            return answer.await;
-        }
-        // Polled first: prepared within a transaction, they would keep its locks.
-        let prepared = timeout(self.limits.statement, self.prepare_all(connection));
+        let prepared = unprepared.into_iter().map(|sql| self.prepare(connection, sql));
+        // Polled first, and so sent before BEGIN: in a transaction, one that fails would end it.
+        let prepared = timeout(self.limits.statement, join_all(prepared));
         join(prepared, answer).await.1
     }
 
-    /// The same behind the answer to a `COMMIT`, which does not wait for tables that are locked. Returns whether
-    /// the connection may be used again: not if the statements were not prepared soon.
-    pub(crate) async fn prepare_behind<T>(
-        &self,
-        connection: &Object,
-        committed: impl Future<Output = T>,
-    ) -> (T, bool) {
-        if !self.prepares || self.is_prepared(connection) {
-            return (committed.await, true);
+    /// Prepares the statement, unless it is being prepared.
+    pub(crate) async fn prepare(&self, connection: &Object, sql: &'static Sql) {
+        if !self.prepares {
+            return;
         }
-        // Both are sent at the first poll.
-        match select(pin!(committed), pin!(self.prepare_all(connection))).await {
-            Either::Left((answer, prepared)) => {
-                (answer, timeout(PREPARE_LIMIT, prepared).await.is_ok())
+        let Some(preparing) = self.statements.prepared.reserve(connection, sql.name) else {
+            return;
+        };
+        let Rendered { text, types } = self.statements.get(sql);
+        match connection.prepare_typed(text, types).await {
+            Ok(statement) => preparing.finish(statement),
+            Err(error) => {
+                let error = DatabaseError::from(error);
+                debug!(statement = sql.name, %error, "a statement could not be prepared");
             }
-            Either::Right(((), committed)) => (committed.await, true),
         }
     }
 
-    async fn prepare_all(&self, connection: &Object) {
-        let statements = self.statements.to_prepare();
-        let prepared =
-            join_all(statements.map(|sql| connection.prepare_typed_cached(&sql.text, &sql.types)));
-        let failures: Vec<_> = prepared.await.into_iter().filter_map(Result::err).collect();
-        if failures.is_empty() {
-            self.statements.prepared.add(connection);
-        }
-        // The next use of the connection prepares the missing ones.
-        for error in failures.into_iter().map(DatabaseError::from) {
-            debug!(%error, "a statement could not be prepared");
-        }
-    }
-
-    /// The prepared statement, or `None` when it is sent unnamed.
-    pub(crate) async fn prepare(
-        &self,
-        connection: &Object,
-        is_prepared: bool,
-        sql: &'static Sql,
-    ) -> Result<Option<Statement>, tokio_postgres::Error> {
-        if !is_prepared || sql.is_rare() {
-            return Ok(None);
-        }
-        let sql = self.statements.get(sql);
-        connection.prepare_typed_cached(&sql.text, &sql.types).await.map(Some)
-    }
-
-    /// Sends a statement on a connection at the first poll, prepared if all statements are: then planning it
-    /// takes no time.
+    /// Sends a statement on a connection at the first poll, outside of a transaction, and prepares it for its
+    /// next use: planning it takes the server longer than running it.
     pub(crate) async fn run_on(
         &self,
         connection: &Object,
         sql: &'static Sql,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let statement = self.prepare(connection, self.is_prepared(connection), sql).await?;
-        self.run(connection, sql, statement.as_ref(), params).await
+        let prepared = self.prepared(connection, sql);
+        let answer = self.run(connection, sql, prepared.as_ref(), params);
+        match prepared {
+            Some(_) => answer.await,
+            None => self.join_with_prepare(connection, [sql], answer).await,
+        }
     }
 
     /// Sends a statement at the first poll: prepared, or unnamed with parameter types.

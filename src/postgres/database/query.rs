@@ -36,11 +36,9 @@ impl Database {
     ) -> Result<Vec<Vec<Row>>, Error> {
         let shared = self.shared.join(self.timeouts(), |timeouts| self.take(timeouts)).await?;
         let connection = shared.get()?;
-        let is_prepared = self.is_prepared(connection);
         let answers = queries.iter().map(|(sql, params)| self.send(connection, sql, params));
-        let answers = try_join_all(answers);
         metrics::round_trip();
-        let answers = self.join_with_prepare(connection, is_prepared, answers).await;
+        let answers = try_join_all(answers).await;
         if answers.as_ref().is_err_and(Error::invalidates_connection) {
             shared.spoil();
         }

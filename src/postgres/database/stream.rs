@@ -5,7 +5,7 @@ use std::pin::pin;
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::{Row, RowStream};
+use tokio_postgres::{Row, RowStream, Statement};
 use tracing::debug;
 
 use super::{Database, Param, typed};
@@ -41,10 +41,11 @@ impl Database {
         // connection.
         let connection = TransactionConnection::new(self.connection().await?);
         let object = connection.get()?;
-        let is_prepared = self.is_prepared(object);
-        let rows = timeout(self.limits.statement, self.stream(object, is_prepared, sql, params));
+        let prepared = self.prepared(object, sql);
+        let unprepared = prepared.is_none().then_some(sql);
+        let rows = timeout(self.limits.statement, self.stream(object, sql, prepared, params));
         metrics::round_trip();
-        let rows = self.join_with_prepare(object, is_prepared, rows).await;
+        let rows = self.join_with_prepare(object, unprepared, rows).await;
         let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();
         loop {
@@ -62,11 +63,11 @@ impl Database {
     async fn stream(
         &self,
         connection: &Object,
-        is_prepared: bool,
         sql: &'static Sql,
+        prepared: Option<Statement>,
         params: &[Param<'_>],
     ) -> Result<RowStream, tokio_postgres::Error> {
-        match self.prepare(connection, is_prepared, sql).await? {
+        match prepared {
             Some(statement) => connection.query_raw(&statement, params.iter().copied()).await,
             None => {
                 let sql = self.statements.get(sql);

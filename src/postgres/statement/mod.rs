@@ -26,7 +26,6 @@ pub(crate) struct Sql {
     /// Names the statement in traces: `table.action`.
     pub(crate) name: &'static str,
     text: Text,
-    is_rare: bool,
 }
 
 #[derive(Debug)]
@@ -82,16 +81,7 @@ impl Sql {
     }
 
     const fn of(name: &'static str, text: Text) -> Self {
-        Self { name, text, is_rare: false }
-    }
-
-    /// A statement that is sent so rarely that it is not prepared on each connection.
-    pub(crate) const fn rare(self) -> Self {
-        Self { is_rare: true, ..self }
-    }
-
-    pub(crate) fn is_rare(&self) -> bool {
-        self.is_rare
+        Self { name, text }
     }
 
     /// The types of the parameters.
@@ -148,7 +138,7 @@ pub(crate) struct Rendered {
 
 /// The texts of all statements, for one schema.
 pub(crate) struct Statements {
-    /// The connections of all pools on which they are prepared.
+    /// Those that are prepared, on the connections of all pools.
     pub(crate) prepared: Prepared,
     schema: Schema,
     listed: Vec<&'static Sql>,
@@ -216,12 +206,6 @@ impl Statements {
     #[cfg(feature = "testing")]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(&'static str, Rendered)> {
         self.all.iter()
-    }
-
-    /// Those that are prepared when a connection is first used.
-    pub(crate) fn to_prepare(&self) -> impl Iterator<Item = &Rendered> {
-        let all = self.listed.iter().zip(&self.all);
-        all.filter(|(sql, _)| !sql.is_rare()).map(|(_, (_, rendered))| rendered)
     }
 
     /// The statement as it is sent. For one that is not listed, a text that PostgreSQL refuses.

@@ -66,34 +66,31 @@ pub(super) struct Message<'a> {
     prepared: Option<Statement>,
 }
 
+impl Message<'_> {
+    /// The statement, if it is sent unnamed.
+    pub(super) fn unprepared(&self) -> Option<&'static Sql> {
+        self.prepared.is_none().then_some(self.sql)
+    }
+}
+
 /// The statements of a transaction, without `BEGIN` and `COMMIT`.
 pub(super) fn messages<'a>(
     exchange: &Exchange<'_>,
     params: &'a OwnershipParams,
     writes: &'a [batch::Statement<'a>],
+    prepared: impl Fn(&'static Sql) -> Option<Statement>,
 ) -> Vec<Message<'a>> {
-    let engine = |sql, params| Message { sql, params, min_rows: None, prepared: None };
+    let message =
+        |sql, params, min_rows| Message { sql, params, min_rows, prepared: prepared(sql) };
+    let engine = |sql, params| message(sql, params, None);
     let guard = exchange.begin.map(|_| engine(&GUARD, params.guard()));
     let count = exchange.commit.map(|_| engine(&COUNT_COMMIT, params.count()));
     let writes = writes.iter().map(|write| {
         let columns = write.columns.iter().map(|column| column as Param<'_>);
         let params = std::iter::once(&params.account_id as Param<'_>).chain(columns).collect();
-        Message { sql: write.sql, params, min_rows: Some(write.min_rows), prepared: None }
+        message(write.sql, params, Some(write.min_rows))
     });
     guard.into_iter().chain(writes).chain(count).collect()
-}
-
-pub(super) async fn prepare(
-    messages: &mut [Message<'_>],
-    database: &Database,
-    connection: &Object,
-    is_prepared: bool,
-) -> Result<(), Failure> {
-    for message in messages {
-        let prepared = database.prepare(connection, is_prepared, message.sql).await;
-        message.prepared = prepared.map_err(|error| Failure::RolledBack(error.into()))?;
-    }
-    Ok(())
 }
 
 /// What is recorded while messages are sent and answered.

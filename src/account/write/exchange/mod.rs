@@ -20,7 +20,7 @@ use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
-use self::messages::{OwnershipParams, Sent, messages, prepare};
+use self::messages::{Message, OwnershipParams, Sent, messages};
 pub(crate) use self::outcome::Failure;
 use crate::{
     DatabaseError, Error,
@@ -74,12 +74,10 @@ impl Exchange<'_> {
         database: &Database,
         connection: &Object,
     ) -> Result<(), Failure> {
-        let is_prepared = database.is_prepared(connection);
         let params = OwnershipParams::new(self.lanes, self.commit);
         let writes: Vec<_> = self.batches.iter().flat_map(|batch| batch.statements()).collect();
-        let mut messages = messages(self, &params, &writes);
-        // Before anything is sent: an await in between would let COMMIT be sent ahead of the writes.
-        prepare(&mut messages, database, connection, is_prepared).await?;
+        let prepared = |sql| database.prepared(connection, sql);
+        let messages = messages(self, &params, &writes, prepared);
         let size = self.batches.iter().map(|batch| batch.bytes()).sum::<usize>();
         let large =
             (size > LARGE_BYTES).then(|| extend_idle_timeout(database.idle_timeout(), size));
@@ -95,7 +93,8 @@ impl Exchange<'_> {
         answers.extend(self.commit.map(|_| sent.commit(connection)));
         metrics::round_trip();
         let answers = timeout(database.response_timeout(self.parts()), in_order(answers));
-        let answers = database.join_with_prepare(connection, is_prepared, answers).await;
+        let unprepared: Vec<_> = messages.iter().filter_map(Message::unprepared).collect();
+        let answers = database.join_with_prepare(connection, unprepared, answers).await;
 
         let answers = answers.map_err(|_| match self.commit {
             Some(_) => Failure::Unknown(Error::StatementTimeout),

@@ -90,8 +90,7 @@ pub(super) async fn send(
         }
     }
     for (query, params) in queries.iter().zip(&params) {
-        messages
-            .push(Message::query(answer(database, connection, query, params, &row_count).await?));
+        messages.push(Message::query(answer(database, connection, query, params, &row_count)));
         if !pipelined.is_application() {
             messages.push(Message::frame(simple(AFTER_READ)));
         }
@@ -151,19 +150,24 @@ impl<'a> Message<'a> {
 }
 
 /// The answer to a query, which is sent at the first poll.
-async fn answer<'a>(
+fn answer<'a>(
     database: &'a Database,
     connection: &'a Object,
     query: &'a Query,
     params: &'a [Param<'a>],
     row_count: &'a AtomicU64,
-) -> Result<Response<'a>, Error> {
-    Ok(match &query.text {
+) -> Response<'a> {
+    match &query.text {
         Text::Store(sql) => {
-            // Does not wait: only cached statements are used.
-            let is_prepared = database.is_prepared(connection);
-            let statement = database.prepare(connection, is_prepared, sql).await?;
-            Box::pin(async move { database.run(connection, sql, statement.as_ref(), params).await })
+            let prepared = database.prepared(connection, sql);
+            Box::pin(async move {
+                let answer = database.run(connection, sql, prepared.as_ref(), params);
+                match &prepared {
+                    Some(_) => answer.await,
+                    // Behind the query, whose locks the transaction has then, and before its savepoint ends.
+                    None => join(answer, database.prepare(connection, sql)).await.0,
+                }
+            })
         }
         Text::Application(sql, types) => Box::pin(async move {
             let params: Vec<_> = params.iter().copied().zip(types.iter().cloned()).collect();
@@ -175,7 +179,7 @@ async fn answer<'a>(
             row_count.store(answer.rows_affected().unwrap_or_default(), Ordering::Relaxed);
             Ok(rows)
         }),
-    })
+    }
 }
 
 /// The results of the queries, or the error that ended the transaction.
