@@ -137,6 +137,10 @@ impl StoreLane {
         }
     }
 
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.writer.is_none()
+    }
+
     fn writer(&self) -> Result<&Writer, Error> {
         self.writer.as_ref().ok_or(Error::ReadOnly)
     }

@@ -34,6 +34,9 @@ pub(crate) trait Lifecycle: Send + Sync + 'static {
         true
     }
 
+    /// Called when `reopen()` does nothing else.
+    fn reopening_skipped(&self) {}
+
     /// Called after the store was closed. `is_clean`: all of its operations had ended, and none had
     /// failed.
     fn closed(&self, _lane: &Arc<LaneOwnership>, _is_clean: bool) {}

@@ -158,6 +158,7 @@ impl StoreHandle {
         self.account.check_lost()?;
         let can_write = self.operation().is_ok_and(|account| account.can_write());
         if can_write && self.lifecycle.can_skip_reopening() {
+            self.lifecycle.reopening_skipped();
             return Ok(());
         }
         self.close_lane().await;

@@ -224,7 +224,8 @@ impl CryptoStore for PostgresCryptoStore {
         room_id: &RoomId,
     ) -> Result<Option<OutboundGroupSession>> {
         let account = self.operation()?;
-        outbound_group_sessions::get(&account, self.own(&account)?, room_id).await
+        let saves = self.saves(&account)?;
+        outbound_group_sessions::get(&account, &saves, self.own(&account)?, room_id).await
     }
 
     #[instrument(skip_all)]

@@ -30,7 +30,10 @@ pub(super) use self::{
     ratchet::{Fingerprint, SendingRatchet},
     receive::received_session,
 };
-use super::{devices, key_requests, olm_sessions, outbound_group_sessions::Marks};
+use super::{
+    devices, key_requests, olm_sessions,
+    outbound_group_sessions::{Marks, SharedSessions},
+};
 use crate::{
     Error,
     account::{
@@ -77,8 +80,8 @@ enum InFlight {
     Scope,
 }
 
-/// The deferred rows, and what outlives an opening of the lane: the last known sending ratchet of each
-/// session, the marks of outbound sessions, and the machine's loads of the account.
+/// The deferred rows and the outbound sessions of an opening, and what outlives it: the last known sending
+/// ratchet of each session, the marks of outbound sessions, and the machine's loads of the account.
 pub(super) struct Deferred(Mutex<State>);
 
 struct State {
@@ -89,14 +92,15 @@ struct State {
     /// the row, so an equal ratchet does not prove that the session was not used here.
     ratchets: HashMap<String, Option<Fingerprint>>,
     marks: Marks,
+    shared: SharedSessions,
     loaded: Loaded,
 }
 
 impl Deferred {
     pub(super) fn new(lane: &Arc<LaneOwnership>) -> Arc<Self> {
         let lane = lane.clone();
-        let (rows, ratchets, marks, loaded) = Default::default();
-        Arc::new(Self(Mutex::new(State { lane, rows, count: 0, ratchets, marks, loaded })))
+        let (rows, ratchets, marks, shared, loaded) = Default::default();
+        Arc::new(Self(Mutex::new(State { lane, rows, count: 0, ratchets, marks, shared, loaded })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -118,7 +122,14 @@ impl Lifecycle for Deferred {
         let mut state = self.lock();
         if is_current(&state) {
             state.rows.clear();
+            state.shared.forget();
         }
+    }
+
+    /// A new machine begins with what is stored, as after an opening: the sessions of the one before may hold
+    /// room keys for others that it encrypted, but did not save.
+    fn reopening_skipped(&self) {
+        self.lock().shared.forget();
     }
 
     fn reopened(&self, lane: &Arc<LaneOwnership>) {
@@ -129,6 +140,7 @@ impl Lifecycle for Deferred {
         }
         state.rows.clear();
         state.marks.forget_commits();
+        state.shared.forget();
         state.lane = lane.clone();
     }
 }
@@ -187,6 +199,14 @@ impl Saves {
     /// The marks of outbound sessions; `None` if this opening of the lane has ended.
     pub(super) fn marks<T>(&self, act: impl FnOnce(&mut Marks) -> T) -> Option<T> {
         self.with(|state| act(&mut state.marks))
+    }
+
+    /// The outbound sessions of this opening of the lane; `None` if it has ended or failed.
+    pub(super) fn shared_sessions<T>(
+        &self,
+        act: impl FnOnce(&mut SharedSessions) -> T,
+    ) -> Option<T> {
+        self.with(|state| act(&mut state.shared))
     }
 
     /// Records the ratchet of a session that was read. If it differs from the last known one, another

@@ -1,13 +1,14 @@
 //! Outbound Megolm sessions, which encrypt: one for each room.
 
 mod reserved;
+mod shared;
 
 use matrix_sdk_common::ruma::RoomId;
 use matrix_sdk_crypto::olm::{
     OutboundGroupSession, PickledOutboundGroupSession, StaticAccountData,
 };
 
-pub(super) use self::reserved::Marks;
+pub(super) use self::{reserved::Marks, shared::SharedSessions};
 use super::deferred::Saves;
 use crate::{
     Error,
@@ -35,6 +36,7 @@ pub(super) const STATEMENTS: &[&Sql] = &[&GET, UPSERT.sql()];
 
 pub(super) async fn get(
     account: &StoreLane,
+    saves: &Saves,
     own: Option<StaticAccountData>,
     room_id: &RoomId,
 ) -> Result<Option<OutboundGroupSession>, Error> {
@@ -44,9 +46,15 @@ pub(super) async fn get(
     // The pickle holds raw JSON of to-device requests, which only JSON can decode again.
     let pickle: PickledOutboundGroupSession =
         account.codec.open_json(TABLE, &[&room_id], column(&row, 0, TABLE)?)?;
-    OutboundGroupSession::from_pickle(own.device_id, own.identity_keys, pickle)
-        .map(Some)
-        .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })
+    let read = OutboundGroupSession::from_pickle(own.device_id, own.identity_keys, pickle)
+        .map_err(|_| Error::CorruptRow { table: TABLE, reason: "the pickle is invalid" })?;
+    // A reader encrypts nothing, and the owner changes the row.
+    if account.is_read_only() {
+        return Ok(Some(read));
+    }
+    // In an opening that has ended or failed, no message can be saved, and nothing is shared.
+    let shared = saves.shared_sessions(|sessions| sessions.share(read.clone()));
+    Ok(Some(shared.unwrap_or(read)))
 }
 
 pub(super) async fn stage(
@@ -55,6 +63,7 @@ pub(super) async fn stage(
     saves: &Saves,
     session: &OutboundGroupSession,
 ) -> Result<(), Error> {
+    saves.shared_sessions(|sessions| sessions.put(session));
     let Some(pickle) = reserved::stage(saves, batch, session).await? else { return Ok(()) };
     let room_id = codec.key(TABLE, session.room_id());
     let data = codec.seal_json(TABLE, &[&room_id], &pickle)?;
