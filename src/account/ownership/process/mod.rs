@@ -4,18 +4,35 @@
 //! What cannot be read counts as alive: then the heartbeat decides. So it does on other systems, and
 //! across containers, whose PID namespaces differ.
 
-use std::{fs, io::ErrorKind, path::Path, process, sync::LazyLock};
+use std::{fs, io::ErrorKind, path::Path, process, sync::Mutex};
 
 use sha2::{Digest, Sha256};
 
-use super::random_id;
+use super::{lock, random_id};
 
 const ROOT: &str = "/";
 
 const PROC: &str = "/proc";
 
 /// Distinguishes this process from its copy in a cloned host, whose other values are the same.
-static ID: LazyLock<[u8; 16]> = LazyLock::new(random_id);
+static ID: ProcessId = ProcessId::new();
+
+/// A random id, with the number of the process that drew it.
+struct ProcessId(Mutex<Option<(u32, [u8; 16])>>);
+
+impl ProcessId {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// The id of the process with this number. One that was forked from another draws its own.
+    fn of(&self, pid: u32) -> [u8; 16] {
+        let mut drawn = lock(&self.0);
+        let (_, id) = drawn.filter(|(by, _)| *by == pid).unwrap_or_else(|| (pid, random_id()));
+        *drawn = Some((pid, id));
+        id
+    }
+}
 
 /// A process, as its heartbeat's row describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +57,9 @@ pub(crate) struct Place {
 impl Process {
     /// This process.
     pub(crate) fn current() -> Self {
-        let is_linux = cfg!(target_os = "linux");
-        let place = is_linux.then(|| Place::of_self(Path::new(ROOT), process::id())).flatten();
-        Self { id: ID.to_vec(), place }
+        let (is_linux, pid) = (cfg!(target_os = "linux"), process::id());
+        let place = is_linux.then(|| Place::of_self(Path::new(ROOT), pid)).flatten();
+        Self { id: ID.of(pid).to_vec(), place }
     }
 
     /// Whether the other process has certainly ended.

@@ -4,7 +4,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
-use super::{Path, Place, Process, ROOT, random_id, shows_all_processes};
+use super::{Path, Place, Process, ProcessId, ROOT, random_id, shows_all_processes};
 
 const MOUNT: &str = "22 27 0:21 / /proc rw,relatime - proc proc rw\n";
 
@@ -159,6 +159,17 @@ fn a_process_that_was_hidden_since_does_not_count_as_ended() {
         proc.write(name, before);
         assert!(is_seen(), "{name}: {before}");
     }
+}
+
+/// A fork copies what its parent has drawn, and who has the same id counts as alive.
+#[test]
+fn a_forked_process_has_an_id_of_its_own() {
+    let id = ProcessId::new();
+    let parent = id.of(7);
+    assert_eq!(id.of(7), parent);
+    let child = id.of(8);
+    assert_ne!(child, parent);
+    assert_eq!(id.of(8), child);
 }
 
 #[test]
