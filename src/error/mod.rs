@@ -10,7 +10,7 @@ mod predicates;
 #[cfg(test)]
 mod tests;
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 pub(crate) use self::predicates::{
     has_io_cause, is_permission_denied_by_driver, refuses_credentials, refuses_entry, refuses_login,
@@ -36,7 +36,7 @@ pub use self::{database::DatabaseError, open::OpenStoreError};
 /// }
 /// # assert!(must_reopen(&CryptoStoreError::from(Error::ReopenRequired)));
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The store was closed with `close()`; `reopen()` opens it again.
@@ -170,6 +170,13 @@ pub enum Error {
     /// `reopen()` could not open the store.
     #[error(transparent)]
     Reopen(Box<OpenStoreError>),
+}
+
+/// The text: a `main` prints the error that it returns with `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

@@ -1,6 +1,6 @@
 //! Errors of opening a store.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use super::{DatabaseError, Error};
 
@@ -8,7 +8,7 @@ use super::{DatabaseError, Error};
 ///
 /// When one of these is returned, nothing has been written, except a migration or a new account's row
 /// that was committed before, and by an operator's function after [`NotReplicated`](Self::NotReplicated).
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
     /// The URL, a file it names, or another setting is malformed.
@@ -255,6 +255,13 @@ pub enum OpenStoreError {
     /// The database failed while the store was being opened.
     #[error(transparent)]
     Store(#[from] Error),
+}
+
+/// The text, as of [`Error`].
+impl fmt::Debug for OpenStoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl OpenStoreError {

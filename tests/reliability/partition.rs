@@ -84,7 +84,7 @@ async fn database_side() {
 
     run("ip link set here up");
     let fenced = block_in_place(|| owner.receive()).unwrap();
-    assert!(fenced.contains("Superseded"), "{fenced}");
+    assert!(fenced.contains("was taken over"), "{fenced}");
     let value = standby.get_custom_value("key").await.unwrap().unwrap();
     assert_eq!(value, b"the standby's");
     standby.set_custom_value("key", b"still the standby's".to_vec()).await.unwrap();
@@ -118,7 +118,7 @@ async fn owner(url: &str) {
             Ok(()) => panic!("the superseded owner took the account back"),
             Err(error) => {
                 let text = format!("{error:?}");
-                let superseded = text.contains("Superseded");
+                let superseded = text.contains("was taken over");
                 if superseded {
                     child_process::send(text);
                 }

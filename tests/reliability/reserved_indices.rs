@@ -80,7 +80,9 @@ async fn send_until_killed(task: &str) {
             });
         match sent {
             Ok(sent) => child_process::send(json!([&room, sent.content])),
-            Err(error) => return assert!(format!("{error:?}").contains("Superseded"), "{error:?}"),
+            Err(error) => {
+                return assert!(format!("{error:?}").contains("was taken over"), "{error:?}");
+            }
         }
     }
     std::future::pending::<()>().await;

@@ -79,7 +79,7 @@ async fn refuses_all(former: &PostgresCryptoStore) -> Verdict {
     is_superseded("a lease", former.try_take_leased_lock(0, "lease", "holder").await)?;
     is_superseded("reopen", former.reopen().await)?;
     match former.atomically(async { Ok::<_, CryptoStoreError>(()) }).await {
-        Err(error) if format!("{error:?}").contains("Superseded") => Ok(()),
+        Err(error) if format!("{error:?}").contains("was taken over") => Ok(()),
         other => Err(format!("atomically on a superseded store: {other:?}")),
     }
 }

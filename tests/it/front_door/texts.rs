@@ -2,9 +2,10 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Duration};
 
+use matrix_sdk_crypto::CryptoStoreError;
 use matrix_sdk_postgres::{
-    OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore, PostgresStoreConfig,
-    Timeouts, testing::PostgresServer,
+    Error, OpenStoreError, OwnershipSettings, PoolSettings, PostgresCryptoStore,
+    PostgresStoreConfig, Timeouts, testing::PostgresServer,
 };
 
 async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
@@ -14,6 +15,18 @@ async fn error(config: &PostgresStoreConfig) -> OpenStoreError {
 /// The text of the error that a connection string leads to.
 async fn text(url: &str) -> String {
     error(&PostgresStoreConfig::new(url, "bot")).await.to_string()
+}
+
+/// A `main` prints the error that it returns with `Debug`.
+#[test]
+fn what_main_prints_of_an_error_is_its_text() {
+    let wrong = OpenStoreError::WrongPassphrase { account: "alerts-bot".to_owned() };
+    let text = "wrong passphrase for account \"alerts-bot\"";
+    assert_eq!(format!("{wrong:?}"), text);
+    let reopening = Error::Reopen(Box::new(wrong));
+    assert_eq!(format!("{reopening:?}"), text);
+    let sdk = format!("{:?}", CryptoStoreError::from(reopening));
+    assert!(sdk.contains(text), "{sdk}");
 }
 
 #[tokio::test]

@@ -65,17 +65,16 @@ impl From<MegolmError> for Failure {
 
 impl Failure {
     pub fn outcome(&self) -> Outcome {
-        let text = match self {
+        let (kind, text) = match self {
             Self::OnPurpose => return Outcome::Nothing,
             // Refused before it began.
             Self::Store(Error::ReopenRequired) => return Outcome::Nothing,
-            Self::Store(error) => format!("{error:?}"),
-            Self::Open(error) => format!("{error:?}"),
-            Self::Crypto(error) => format!("Crypto({error:?})"),
-            Self::Machine(text) => format!("Machine({text})"),
-            Self::Wrong(text) => format!("Wrong({text})"),
+            Self::Store(error) => (kind(error), error.to_string()),
+            Self::Open(error) => (kind_of_opening(error), error.to_string()),
+            Self::Crypto(error) => ("Crypto", error.to_string()),
+            Self::Machine(text) => ("Machine", text.clone()),
+            Self::Wrong(text) => ("Wrong", text.clone()),
         };
-        let kind = text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
         Outcome::Error { kind: kind.to_owned(), text }
     }
 
@@ -86,4 +85,24 @@ impl Failure {
 
 pub fn of<T>(result: &Result<T, Failure>) -> Outcome {
     result.as_ref().map_or_else(Failure::outcome, |_| Outcome::Ok)
+}
+
+/// The variant, as far as the checks and the report distinguish them.
+fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::Superseded { .. } => "Superseded",
+        Error::DatabaseRolledBack => "DatabaseRolledBack",
+        Error::Database(_) => "Database",
+        Error::PoolTimeout | Error::StatementTimeout | Error::AtomicallyTimeout => "Timeout",
+        Error::Reopen(_) => "Reopen",
+        _ => "Store",
+    }
+}
+
+fn kind_of_opening(error: &OpenStoreError) -> &'static str {
+    match error {
+        OpenStoreError::OwnerAlive { .. } => "OwnerAlive",
+        OpenStoreError::Connect(_) => "Connect",
+        _ => "Open",
+    }
 }
