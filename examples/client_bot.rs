@@ -3,8 +3,9 @@ use matrix_sdk::cross_process_lock::CrossProcessLockConfig::SingleProcess;
 use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind};
 use matrix_sdk::{Client, config::*, deserialized_responses::*, room::*, sync::Timeline};
 use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::admin::HealthStatus;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
-use std::{collections::HashMap, convert::Infallible, io, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, process::ExitCode, time::Duration};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 /// Your code, for each encrypted event. Others could have been written by the homeserver.
 async fn handle(room: &Room, message: &serde_json::Value) -> Result<()> {
@@ -13,15 +14,33 @@ async fn handle(room: &Room, message: &serde_json::Value) -> Result<()> {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    let Err(error) = start().await;
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Runs until starting again does not help.
+async fn start() -> Result<Infallible> {
+    let login = Login {
+        homeserver: url("MATRIX_HOMESERVER")?,
+        device: env("MATRIX_DEVICE_ID")?,
+        user: env("MATRIX_USER")?,
+        password: env("MATRIX_PASSWORD")?,
+    };
     let config = PostgresStoreConfig::from_env("bot")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
     let store = PostgresCryptoStore::open_with_config(&config).await?;
     loop {
-        let Err(error) = run(&store).await;
+        let Err(error) = run(&store, &login).await;
         let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
         let lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
         if lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) || error.is::<io::Error>() {
-            return Err(error.to_string().into());
+            return Err(error);
+        }
+        // The SDK wraps the store's errors: reopening a store that was lost fails with its own.
+        let health = store.health(Duration::from_secs(5)).await.status;
+        if matches!(health, HealthStatus::Superseded | HealthStatus::DatabaseRolledBack) {
+            store.reopen().await?;
         }
         eprintln!("{error}; starting again");
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -29,18 +48,18 @@ async fn main() -> Result<()> {
 }
 
 /// Runs until something fails. The next run continues from what is committed, with a new client.
-async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
+async fn run(store: &PostgresCryptoStore, login: &Login) -> Result<Infallible> {
     store.reopen().await?;
     let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
-    let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
+    let client = Client::builder().homeserver_url(&login.homeserver).store_config(stores);
     let client = client.build().await?;
-    let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
+    let (device, auth) = (&login.device, client.matrix_auth());
     let name = format!("login of {device}");
     if let Some(saved) = store.get_custom_value(&name).await? {
         auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
     } else {
-        let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
-        login.device_id(&device).send().await.map_err(io::Error::other)?; // Ends the bot.
+        let login = auth.login_username(&login.user, &login.password);
+        login.device_id(device).send().await.map_err(io::Error::other)?; // Ends the bot.
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
     let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);
@@ -94,6 +113,22 @@ async fn handle_new(store: &PostgresCryptoStore, room: Room, new: Timeline) -> R
     Ok(())
 }
 
+/// How to log in.
+struct Login {
+    homeserver: String,
+    device: String,
+    user: String,
+    password: String,
+}
+
 fn env(name: &str) -> Result<String> {
     std::env::var(name).map_err(|_| format!("{name} is not set").into())
+}
+
+fn url(name: &str) -> Result<String> {
+    let is_url =
+        |text: &String| reqwest::Url::parse(text).is_ok_and(|url| url.scheme().starts_with("http"));
+    Some(env(name)?)
+        .filter(is_url)
+        .ok_or_else(|| format!("{name} is not a URL: https://…, or http://…").into())
 }

@@ -10,7 +10,9 @@
 //! MATRIX_DEVICE_ID, a name of your choice. After a logout, or with an old backup: `matrix-postgres
 //! reset-device --account outbox-bot`, and another MATRIX_DEVICE_ID.
 
-use std::{borrow::Cow, collections::BTreeMap, convert::Infallible, io, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeMap, convert::Infallible, io, process::ExitCode, time::Duration,
+};
 
 use matrix_sdk_crypto::{
     CryptoStoreError, DecryptionSettings, EncryptionSyncChanges, OlmMachine,
@@ -19,8 +21,8 @@ use matrix_sdk_crypto::{
     types::requests::{AnyIncomingResponse, AnyOutgoingRequest},
 };
 use matrix_sdk_postgres::{
-    Error as StoreError, PostgresCryptoStore, PostgresStoreConfig, deadpool_postgres::Pool,
-    tokio_postgres::types::Type,
+    Error as StoreError, PostgresCryptoStore, PostgresStoreConfig, admin::HealthStatus,
+    deadpool_postgres::Pool, tokio_postgres::types::Type,
 };
 use ruma::{
     OwnedUserId, RoomId, TransactionId, UserId,
@@ -80,7 +82,18 @@ async fn handle(room_id: &RoomId, message: &Value) -> Result<()> {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    let Err(error) = start().await;
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Runs until starting again does not help.
+async fn start() -> Result<Infallible> {
+    let user = UserId::parse(env("MATRIX_USER")?);
+    let user = user.map_err(|error| format!("MATRIX_USER is not a user id: {error}"))?;
+    let (device, password) = (env("MATRIX_DEVICE_ID")?, env("MATRIX_PASSWORD")?);
+    let homeserver = url("MATRIX_HOMESERVER")?;
     let config = PostgresStoreConfig::from_env("outbox-bot")?;
     let config = config.passphrase(Some(&env("STORE_PASSPHRASE")?));
     let pool = config.build_pool()?;
@@ -88,12 +101,16 @@ async fn main() -> Result<()> {
     pool.get().await?.batch_execute(TABLES).await?;
     // Longer than a sync may take, so that a homeserver that stopped answering is noticed.
     let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).build()?;
-    let homeserver = env("MATRIX_HOMESERVER")?;
-    let mut bot = Bot { store, pool, http, homeserver, token: None };
+    let mut bot = Bot { store, pool, http, homeserver, user, device, password, token: None };
     loop {
         let Err(error) = bot.run().await;
         if is_final(&*error) {
-            return Err(error.to_string().into());
+            return Err(error);
+        }
+        // The SDK wraps the store's errors: reopening a store that was lost fails with its own.
+        let health = bot.store.health(Duration::from_secs(5)).await.status;
+        if matches!(health, HealthStatus::Superseded | HealthStatus::DatabaseRolledBack) {
+            bot.store.reopen().await?;
         }
         eprintln!("{error}; starting again");
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -111,7 +128,6 @@ fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
     is_mismatch || is_lost || error.is::<io::Error>()
 }
 
-/// Whether the homeserver refused access to a room.
 /// What the homeserver has refused a request with; `None` if it has not answered.
 fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<StatusCode> {
     match error.downcast_ref() {
@@ -120,6 +136,7 @@ fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<StatusCode> {
     }
 }
 
+/// Whether the homeserver refused access to a room.
 fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
     refusal(error) == Some(StatusCode::FORBIDDEN)
 }
@@ -129,6 +146,9 @@ struct Bot {
     pool: Pool,
     http: reqwest::Client,
     homeserver: String,
+    user: OwnedUserId,
+    device: String,
+    password: String,
     token: Option<String>,
 }
 
@@ -137,10 +157,9 @@ impl Bot {
     /// old one may know what was never stored.
     async fn run(&mut self) -> Result<Infallible> {
         self.store.reopen().await?;
-        let (user, device) = (UserId::parse(env("MATRIX_USER")?)?, env("MATRIX_DEVICE_ID")?);
-        self.log_in(&user, &device).await?;
-        let machine =
-            OlmMachine::with_store(&user, device.as_str().into(), self.store.clone(), None).await?;
+        self.log_in().await?;
+        let device = self.device.as_str().into();
+        let machine = OlmMachine::with_store(&self.user, device, self.store.clone(), None).await?;
         loop {
             // At first, what a crash left.
             self.handle_all(&machine).await?;
@@ -152,23 +171,20 @@ impl Bot {
     }
 
     /// The access token is stored with the keys, sealed like them, under the device's id.
-    async fn log_in(&mut self, user: &OwnedUserId, device: &str) -> Result<()> {
-        let name = format!("login of {device}");
+    async fn log_in(&mut self) -> Result<()> {
+        let name = format!("login of {}", self.device);
         self.token = None;
         let token = match self.store.get_custom_value(&name).await? {
             Some(token) => String::from_utf8(token)?,
             None => {
-                let user = UserIdentifier::Matrix(user.into());
-                let password = Password::new(user, env("MATRIX_PASSWORD")?);
+                let user = UserIdentifier::Matrix((&self.user).into());
+                let password = Password::new(user, self.password.clone());
                 let mut login = Login::new(LoginInfo::Password(password));
-                login.device_id = Some(device.into());
-                // A refusal ends the bot: another attempt with the same password cannot help.
-                let token = match self.send(login).await {
-                    Err(error) if is_forbidden(&*error) => {
-                        Err(io::Error::other(error.to_string()))?
-                    }
-                    login => login?.access_token,
-                };
+                login.device_id = Some(self.device.as_str().into());
+                let login = self.send(login).await;
+                // Ends the bot.
+                let token =
+                    login.map_err(|error| io::Error::other(error.to_string()))?.access_token;
                 self.store.set_custom_value(&name, token.clone().into()).await?;
                 token
             }
@@ -357,4 +373,12 @@ impl Messages {
 
 fn env(name: &str) -> Result<String> {
     std::env::var(name).map_err(|_| format!("{name} is not set").into())
+}
+
+fn url(name: &str) -> Result<String> {
+    let is_url =
+        |text: &String| reqwest::Url::parse(text).is_ok_and(|url| url.scheme().starts_with("http"));
+    Some(env(name)?)
+        .filter(is_url)
+        .ok_or_else(|| format!("{name} is not a URL: https://…, or http://…").into())
 }

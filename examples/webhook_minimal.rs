@@ -18,13 +18,14 @@ use matrix_sdk::deserialized_responses::{TimelineEvent, VerificationState};
 use matrix_sdk::ruma::{MilliSecondsSinceUnixEpoch as Time, api::error::ErrorKind};
 use matrix_sdk::{Client, Room, config::*, room::MessagesOptions, sync::Timeline};
 use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::admin::HealthStatus;
 use matrix_sdk_postgres::{Error as StoreError, PostgresCryptoStore, PostgresStoreConfig};
 use serde_json::{Value, json};
-use std::{collections::HashMap, convert::Infallible, io, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, process::ExitCode, time::Duration};
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Posts a message until the webhook accepts it.
-async fn forward(webhook: &reqwest::Client, room: &Room, event: &TimelineEvent) -> Result<()> {
+async fn forward(webhook: &Webhook, room: &Room, event: &TimelineEvent) -> Result<()> {
     let message: Value = event.raw().deserialize_as()?;
     let sender = event.encryption_info().map(|info| &info.verification_state);
     let verified = matches!(sender, Some(VerificationState::Verified));
@@ -39,9 +40,8 @@ async fn forward(webhook: &reqwest::Client, room: &Room, event: &TimelineEvent) 
         "verification": if verified { "verified" } else { "unverified" },
     });
     let key = message["event_id"].as_str().unwrap_or_default();
-    let url = env("WEBHOOK_URL")?;
     loop {
-        let request = webhook.post(&url).header("Content-Type", "application/json");
+        let request = webhook.http.post(&webhook.url).header("Content-Type", "application/json");
         let request = request.header("Idempotency-Key", key).timeout(Duration::from_secs(30));
         match request.body(body.to_string()).send().await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
@@ -53,16 +53,38 @@ async fn forward(webhook: &reqwest::Client, room: &Room, event: &TimelineEvent) 
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    let Err(error) = start().await;
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Runs until starting again does not help.
+async fn start() -> Result<Infallible> {
+    let login = Login {
+        homeserver: url("MATRIX_HOMESERVER")?,
+        device: env("MATRIX_DEVICE_ID")?,
+        user: env("MATRIX_USER")?,
+        password: env("MATRIX_PASSWORD")?,
+    };
+    let webhook = Webhook {
+        url: url("WEBHOOK_URL")?,
+        http: reqwest::Client::builder().http1_title_case_headers().build()?,
+    };
     let config =
         PostgresStoreConfig::from_env("webhook")?.passphrase(Some(&env("STORE_PASSPHRASE")?));
     let store = PostgresCryptoStore::open_with_config(&config).await?;
     loop {
-        let Err(error) = run(&store).await;
+        let Err(error) = run(&store, &login, &webhook).await;
         let refusal = error.downcast_ref().and_then(matrix_sdk::Error::client_api_error_kind);
         let lost = error.downcast_ref().is_some_and(StoreError::is_permanent);
         if lost || matches!(refusal, Some(ErrorKind::UnknownToken(_))) || error.is::<io::Error>() {
-            return Err(error.to_string().into());
+            return Err(error);
+        }
+        // The SDK wraps the store's errors: reopening a store that was lost fails with its own.
+        let health = store.health(Duration::from_secs(5)).await.status;
+        if matches!(health, HealthStatus::Superseded | HealthStatus::DatabaseRolledBack) {
+            store.reopen().await?;
         }
         eprintln!("{error}; starting again");
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -70,20 +92,19 @@ async fn main() -> Result<()> {
 }
 
 /// Runs until something fails. The next run continues from what is committed, with a new client.
-async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
+async fn run(store: &PostgresCryptoStore, login: &Login, webhook: &Webhook) -> Result<Infallible> {
     store.reopen().await?;
     let stores = StoreConfig::new(SingleProcess).crypto_store(store.clone());
-    let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).store_config(stores);
+    let client = Client::builder().homeserver_url(&login.homeserver).store_config(stores);
     let client = client.build().await?;
-    let webhook = reqwest::Client::builder().http1_title_case_headers().build()?;
     // The login is stored with the keys, sealed like them.
-    let (device, auth) = (env("MATRIX_DEVICE_ID")?, client.matrix_auth());
+    let (device, auth) = (&login.device, client.matrix_auth());
     let name = format!("login of {device}");
     if let Some(saved) = store.get_custom_value(&name).await? {
         auth.restore_session(serde_json::from_slice(&saved)?, Default::default()).await?;
     } else {
-        let login = auth.login_username(env("MATRIX_USER")?, &env("MATRIX_PASSWORD")?);
-        login.device_id(&device).send().await.map_err(io::Error::other)?; // Ends the bot.
+        let login = auth.login_username(&login.user, &login.password);
+        login.device_id(device).send().await.map_err(io::Error::other)?; // Ends the bot.
         store.set_custom_value(&name, serde_json::to_vec(&auth.session())?).await?;
     }
     let (mut waiting, me) = (Vec::new(), client.user_id().ok_or("no login")?);
@@ -100,7 +121,7 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
         let ready = if news.to_device.is_empty() { waiting.len() } else { 0 };
         for (id, update) in waiting.drain(..ready) {
             let room = client.get_room(&id).ok_or("the room is unknown")?;
-            forward_new(store, &webhook, room, update.timeline).await?;
+            forward_new(store, webhook, room, update.timeline).await?;
         }
     }
 }
@@ -108,7 +129,7 @@ async fn run(store: &PostgresCryptoStore) -> Result<Infallible> {
 /// Forwards what came after the last event of the room that was forwarded, also what the sync leaves out.
 async fn forward_new(
     store: &PostgresCryptoStore,
-    webhook: &reqwest::Client,
+    webhook: &Webhook,
     room: Room,
     new: Timeline,
 ) -> Result<()> {
@@ -144,6 +165,27 @@ async fn forward_new(
     Ok(())
 }
 
+struct Webhook {
+    url: String,
+    http: reqwest::Client,
+}
+
+/// How to log in.
+struct Login {
+    homeserver: String,
+    device: String,
+    user: String,
+    password: String,
+}
+
 fn env(name: &str) -> Result<String> {
     std::env::var(name).map_err(|_| format!("{name} is not set").into())
+}
+
+fn url(name: &str) -> Result<String> {
+    let is_url =
+        |text: &String| reqwest::Url::parse(text).is_ok_and(|url| url.scheme().starts_with("http"));
+    Some(env(name)?)
+        .filter(is_url)
+        .ok_or_else(|| format!("{name} is not a URL: https://…, or http://…").into())
 }
