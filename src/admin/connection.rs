@@ -81,7 +81,13 @@ impl AdminConnection {
         access: Access,
     ) -> Result<Option<(i64, SealedCipher)>, OpenStoreError> {
         let config = config.clone().access(access).run_migrations(false);
-        find::look_up(&self.database, &config, &parts(&[&CRYPTO_STORE])).await
+        let found = find::look_up(&self.database, &config, &parts(&[&CRYPTO_STORE])).await;
+        found.map_err(|error| match error {
+            OpenStoreError::MigrationsPending { part: "account", found: 0, .. } => {
+                OpenStoreError::SchemaNotFound { schema: self.schema().name().to_owned() }
+            }
+            error => error,
+        })
     }
 
     /// A connection. Transient failures are retried.

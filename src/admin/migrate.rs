@@ -122,7 +122,7 @@ pub async fn try_migrations(config: &PostgresStoreConfig) -> Result<(), OpenStor
     let admin = AdminConnection::new(config)?;
     match admin.check(config, Access::default()).await {
         Ok(_) => return Ok(()),
-        Err(OpenStoreError::MigrationsPending { .. }) => {}
+        Err(OpenStoreError::MigrationsPending { .. } | OpenStoreError::SchemaNotFound { .. }) => {}
         Err(error) => return Err(error),
     }
     let (admin, parts) = (&admin, &parts(&[&CRYPTO_STORE]));

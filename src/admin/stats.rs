@@ -103,7 +103,7 @@ pub struct TableStats {
 ///
 /// # Errors
 ///
-/// What keeps a store from being opened: [`OpenStoreError::MigrationsPending`] when there is no schema.
+/// What keeps a store from being opened: [`OpenStoreError::SchemaNotFound`] when there is no schema.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), matrix_sdk_postgres::OpenStoreError> {

@@ -78,6 +78,17 @@ pub enum OpenStoreError {
         required: i32,
     },
 
+    /// Of an operator's function ([`admin`](crate::admin)): the schema does not exist, or nothing was
+    /// migrated in it.
+    #[error(
+        "the schema {schema:?} does not exist, or has no tables yet: check its name; matrix-postgres migrate \
+         makes it"
+    )]
+    SchemaNotFound {
+        /// The schema's name.
+        schema: String,
+    },
+
     /// The schema was made by a checkout from before the first release. Its tables have another form,
     /// and are not migrated.
     #[error(

@@ -191,7 +191,7 @@ impl Homeserver {
         let bytes = answer.bytes().await.map_err(away)?;
         match status {
             StatusCode::UNAUTHORIZED => Err(Error::failed(
-                "the homeserver refused the token: the device was logged out, or it is another's",
+                "the homeserver refused the token: the token is wrong, or its device was logged out",
             )),
             status if status.is_success() || status == StatusCode::NOT_FOUND => {
                 Ok((status, bytes.to_vec()))

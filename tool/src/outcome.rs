@@ -108,22 +108,54 @@ impl From<OpenStoreError> for Error {
         let exit = match &error {
             OpenStoreError::OwnerAlive { .. } => Exit::Refused,
             OpenStoreError::NotReplicated => Exit::Findings,
+            // The database does not exist.
+            OpenStoreError::Authentication(error) if error.sqlstate() == Some("3D000") => {
+                Exit::Failed
+            }
             error if error.is_transient() => Exit::Unavailable,
             _ => Exit::Failed,
         };
-        let advice = match &error {
-            OpenStoreError::EncryptedWithoutSecret { .. } => {
-                ": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help"
-            }
-            OpenStoreError::CipherChanged { .. } => {
-                ": another run has changed the secret meanwhile, and this one nothing"
-            }
-            OpenStoreError::MigrationsPending { .. } => ": matrix-postgres migrate does it",
-            OpenStoreError::Store(error) => advice(error),
-            _ => "",
-        };
-        Self { message: with_causes(&error) + advice, exit }
+        Self { message: message(&error), exit }
     }
+}
+
+/// The error's text; where that speaks of functions, with options and variables instead.
+fn message(error: &OpenStoreError) -> String {
+    let advice = match error {
+        OpenStoreError::OwnerAlive { account, owner, .. } => {
+            return format!(
+                "account {account:?} is in use by {owner}: stop it first (if it was killed on another machine, \
+                 or in a container, it counts as alive for some seconds)"
+            );
+        }
+        OpenStoreError::KeyInsteadOfPassphrase { account } => {
+            return format!(
+                "account {account:?} is encrypted with a passphrase, but a key was given: give \
+                 STORE_PASSPHRASE or STORE_PASSPHRASE_FILE instead"
+            );
+        }
+        OpenStoreError::PassphraseInsteadOfKey { account } => {
+            return format!(
+                "account {account:?} is encrypted with a key, but a passphrase was given: give STORE_KEY or \
+                 STORE_KEY_FILE instead"
+            );
+        }
+        OpenStoreError::MigrationsPending { part, found, required } => {
+            return format!(
+                "the schema is not migrated: its part {part} has version {found}, {required} is needed: run \
+                 matrix-postgres migrate, as the schema's owner"
+            );
+        }
+        OpenStoreError::EncryptedWithoutSecret { .. } => {
+            ": set STORE_PASSPHRASE_FILE or STORE_KEY_FILE, see --help"
+        }
+        OpenStoreError::CipherChanged { .. } => {
+            ": another run has changed the secret meanwhile, and this one nothing"
+        }
+        OpenStoreError::Store(error) => advice(error),
+        _ => "",
+    };
+    with_causes(error) + advice
 }
 
 impl From<CryptoStoreError> for Error {

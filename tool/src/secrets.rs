@@ -37,6 +37,9 @@ pub fn unlock(config: PostgresStoreConfig, global: &Global) -> Result<PostgresSt
 fn given(global: &Global) -> Result<Option<Secret>, Error> {
     let passphrase =
         secret(global.passphrase_file.as_deref(), "STORE_PASSPHRASE", "the passphrase")?;
+    if passphrase.as_ref().is_some_and(|passphrase| passphrase.is_empty()) {
+        return Err(Error::failed("STORE_PASSPHRASE is empty: unset it, or set the passphrase"));
+    }
     let key = key_bytes(global.key_file.as_deref(), "STORE_KEY", "the key")?;
     Secret::one_of(passphrase, key, "a passphrase and a key")
 }

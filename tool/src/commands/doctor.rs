@@ -76,10 +76,7 @@ pub async fn run(args: &Args, context: &Context) -> Result<Outcome, Error> {
     checks.extend(device);
     let in_order =
         failure.is_none() && checks.iter().all(|check| check.status != CheckStatus::Problem);
-    let mut text = render(&checks, context.has_colours());
-    if let Some(failure) = &failure {
-        let _ = writeln!(text, "homeserver: {failure}");
-    }
+    let mut text = render(&checks, failure.as_deref(), context.has_colours());
     if is_without_token {
         text.push_str("the homeserver was not asked: MATRIX_ACCESS_TOKEN is not set\n");
     }
@@ -137,7 +134,8 @@ fn check_token(own: &OwnDevice, user: &str) -> Result<(), Error> {
     )))
 }
 
-fn render(checks: &[Check], has_colours: bool) -> String {
+/// `failure`: why the homeserver could not be asked.
+fn render(checks: &[Check], failure: Option<&str>, has_colours: bool) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
     let mut out = String::new();
     for check in checks {
@@ -157,13 +155,17 @@ fn render(checks: &[Check], has_colours: bool) -> String {
             let _ = writeln!(out, "{indent}  {PAGES}{doc}");
         }
     }
+    if let Some(failure) = failure {
+        let word = text::coloured("PROBLEM", text::RED, has_colours);
+        let _ = writeln!(out, "{word}  {:<width$}  {failure}", "homeserver");
+    }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     let _ = writeln!(
         out,
         "{} in order, {}, {}, {} not checked",
         count(CheckStatus::Ok),
         text::number(count(CheckStatus::Warning), "warning"),
-        text::number(count(CheckStatus::Problem), "problem"),
+        text::number(count(CheckStatus::Problem) + usize::from(failure.is_some()), "problem"),
         count(CheckStatus::NotChecked)
     );
     out

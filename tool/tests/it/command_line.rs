@@ -84,6 +84,51 @@ fn a_server_that_is_away_has_an_exit_code_of_its_own() {
     assert!(away.err.is_empty(), "{}", away.err);
 }
 
+/// What no later run finds either.
+#[tokio::test]
+async fn a_name_that_is_wrong_is_named_and_is_a_failure() {
+    let place = Place::new();
+    drop(place.open("bot").await);
+    for command in ["stats", "verify", "prune"] {
+        let mut args = vec![command, "--schema", "nope"];
+        if command != "stats" {
+            args.extend(["--account", "bot", "--yes"]);
+        }
+        if command == "prune" {
+            args.extend(["--message-hashes", "1h"]);
+        }
+        let refused = place.run(&args).await.expect(1).err;
+        let text = "error: the schema \"nope\" does not exist, or has no tables yet: check its name; \
+                    matrix-postgres migrate makes it\n";
+        assert_eq!(refused, text, "{command}");
+    }
+    let database = place.database.name();
+    let url = place.url().replace(&format!("/{database}"), "/nowhere");
+    let refused = run(binary().args(["stats"]).env("DATABASE_URL", url)).expect(1);
+    assert!(refused.err.contains("database \"nowhere\" does not exist"), "{}", refused.err);
+}
+
+/// A person at a terminal has options and variables, and no functions.
+#[tokio::test]
+async fn errors_speak_of_what_the_tool_has() {
+    let place = Place::new();
+    drop(place.open("bot").await);
+    let verify = ["verify", "--account", "bot"];
+    let run_with = |variable: &str, value: &str| {
+        let mut command = place.command(&verify);
+        command.env(variable, value);
+        place.run_command(command)
+    };
+    for (variable, value, expected) in [
+        ("STORE_KEY", "0".repeat(64), "give STORE_PASSPHRASE"),
+        ("STORE_PASSPHRASE", String::new(), "STORE_PASSPHRASE"),
+    ] {
+        let refused = run_with(variable, &value).await.expect(1).err;
+        assert!(refused.contains(expected) && !refused.contains("()"), "{refused}");
+        assert!(!refused.contains("None"), "{refused}");
+    }
+}
+
 #[tokio::test]
 async fn the_connection_string_comes_from_a_file_too() {
     let place = Place::new();

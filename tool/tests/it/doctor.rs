@@ -187,7 +187,11 @@ async fn a_pooler_in_between_is_seen_and_judged() {
 }
 
 async fn ask(homeserver: &Homeserver, place: &Place, token: &str) -> Ran {
-    let args = [&COMMAND[..], &["--homeserver", &homeserver.url]].concat();
+    ask_for(&COMMAND, &homeserver.url, place, token).await
+}
+
+async fn ask_for(args: &[&str], homeserver: &str, place: &Place, token: &str) -> Ran {
+    let args = [args, &["--homeserver", homeserver]].concat();
     let mut command = place.command(&args);
     command.env("STORE_PASSPHRASE", crate::support::PASSPHRASE);
     command.env("MATRIX_ACCESS_TOKEN", token);
@@ -230,6 +234,11 @@ async fn the_homeservers_view_of_the_device_is_compared_with_ours() {
     let ran = ask(&homeserver, &place, "wrong").await.expect(3);
     assert!(ran.json()["homeserver_error"].as_str().unwrap().contains("refused the token"));
     assert!(!ran.out.contains("wrong\""), "{}", ran.out);
+    let text = ask_for(&COMMAND[..3], &homeserver.url, &place, "wrong").await.expect(3).out;
+    assert!(text.contains("the token is wrong, or its device was logged out"), "{text}");
+    assert!(text.contains(", 1 problem, "), "{text}");
+    let text = ask_for(&COMMAND[..3], "http://127.0.0.1:1", &place, "token").await.expect(3).out;
+    assert!(text.contains("PROBLEM  homeserver") && text.contains(", 1 problem, "), "{text}");
     homeserver.set("whoami", json!({ "user_id": user, "device_id": "OTHER" }));
     homeserver.set("keys/query", json!({ "device_keys": { user: { "DEVICE": keys } } }));
     let ran = ask(&homeserver, &place, "secret-token").await.expect(0);

@@ -37,7 +37,7 @@ async fn a_schema_that_is_there_is_not_migrated_by_the_way() {
                      (SELECT max(version) FROM matrix_sdk.schema_migrations WHERE part = m.part)";
     place.client().await.batch_execute(older).await.unwrap();
     let failed = place.run_command(tool(&place, &["restore", &file])).await.expect(1);
-    assert!(failed.err.contains("matrix-postgres migrate does it"), "{failed:?}");
+    assert!(failed.err.contains("run matrix-postgres migrate"), "{failed:?}");
 }
 
 /// The device is nowhere then. Only the operator knows that, who has looked for the account here.

@@ -58,7 +58,7 @@ async fn a_schema_that_is_there_is_not_migrated_by_the_way() {
                      (SELECT max(version) FROM matrix_sdk.schema_migrations WHERE part = m.part)";
     place.client().await.batch_execute(older).await.unwrap();
     let failed = imports(&place, &folder).await.expect(1);
-    assert!(failed.err.contains("matrix-postgres migrate does it"), "{failed:?}");
+    assert!(failed.err.contains("run matrix-postgres migrate"), "{failed:?}");
 }
 
 /// A save that fails: as on a full disk, or when a right is missing.
