@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::connection::{AdminConnection, Transaction};
 use crate::{
     Access, OpenStoreError, PostgresStoreConfig,
-    account::ownership::{OWNER, OwnerRow},
+    account::ownership::{OWNER, OwnerRow, Process},
 };
 
 /// A transaction that holds the owner's row of an account that no process has open: it waited for the
@@ -57,7 +57,8 @@ impl<'a> Claimed<'a> {
             return Err(OpenStoreError::AccountNotFound { account: account.to_owned() });
         }
         let owner = OwnerRow::parse(&rows)?;
-        if !owner.is_alive() {
+        // A process that lives never counts as ended (rule 27).
+        if !owner.is_alive() || owner.has_ended(&Process::current(), None) {
             return Ok(());
         }
         let (account, since) = (account.to_owned(), owner.since);

@@ -29,6 +29,7 @@ use self::{
 pub(crate) use self::{
     lane::LaneOwnership,
     owner_row::{OWNER, OWNER_BY_NAME, OwnerRow},
+    process::Process,
     proof::{Interval, Moment},
     tokens::{OwnershipState, Position, random_id},
 };

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use matrix_sdk_crypto::store::CryptoStore;
+use matrix_sdk_postgres::{OwnershipSettings, PostgresCryptoStore, PostgresStoreConfig};
+use test_support::child_process::{self, ChildProcess};
 
 use crate::support::Place;
 
@@ -107,4 +109,31 @@ async fn an_error_at_the_commit_is_a_commit_of_unknown_outcome() {
     let failed = place.run(&["delete-account", "--account", "bot", "--yes"]).await.expect(5);
     assert!(failed.err.contains("the outcome of COMMIT is unknown"), "{failed:?}");
     assert!(failed.err.contains("08P01"), "{failed:?}");
+}
+
+/// A bot that was killed on this machine has ended, whatever its heartbeat says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_bot_is_not_waited_for() {
+    let hour = std::time::Duration::from_secs(3_600);
+    if let Some(url) = child_process::task() {
+        let access = OwnershipSettings { heartbeat_interval: hour, ..Default::default() };
+        let config = PostgresStoreConfig::new(url, "bot").access(access);
+        let _store = PostgresCryptoStore::open_with_config(&config).await.unwrap();
+        child_process::send("open");
+        return std::future::pending().await;
+    }
+    let place = Place::new();
+    let test = "delete_account::a_killed_bot_is_not_waited_for";
+    for command in ["reset-device", "delete-account"] {
+        let mut bot = ChildProcess::start(test, &place.url());
+        assert_eq!(bot.receive().as_deref(), Some("open"));
+        let args = [command, "--account", "bot", "--yes"];
+        let refused = place.run(&args).await.expect(4).err;
+        assert!(
+            refused.contains("is in use by") && !refused.contains("take the account over"),
+            "{refused}"
+        );
+        bot.kill();
+        place.run(&args).await.expect(0);
+    }
 }
