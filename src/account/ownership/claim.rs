@@ -231,12 +231,11 @@ impl Claim {
             &started,
         ];
         let prepared = self.database.prepared(connection, &CLAIM);
-        let unprepared = prepared.is_none().then_some(&CLAIM);
         let answers = join(
             connection.batch_execute(&begin),
             self.database.run(connection, &CLAIM, prepared.as_ref(), &params),
         );
-        let answers = self.database.join_with_prepare(connection, unprepared, answers);
+        let answers = self.database.join_with_prepare(connection, [&CLAIM], answers);
         let limit = self.database.statement_timeout();
         let answers = timeout(limit + limit / 4, answers).await;
         let (begun, rows) = answers.map_err(|_| Error::StatementTimeout)?;

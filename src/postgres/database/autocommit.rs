@@ -78,9 +78,8 @@ impl Database {
         let transaction = TransactionConnection::new(self.connection().await?);
         let connection = transaction.get()?;
         let prepared = self.prepared(connection, sql);
-        let unprepared = prepared.is_none().then_some(sql);
         let answer = self.autocommit(connection, sql, prepared.as_ref(), params);
-        let answer = self.join_with_prepare(connection, unprepared, answer).await;
+        let answer = self.join_with_prepare(connection, [sql], answer).await;
         transaction.release_unless_spoiled(&answer);
         answer
     }

@@ -171,21 +171,21 @@ impl Database {
         self.prepares.then(|| self.statements.prepared.get(connection, sql.name)).flatten()
     }
 
-    /// Awaits the answer to statements sent on a connection, and prepares these of them for their next use, in
-    /// the same round trip. No others: to prepare a statement, the server waits for locks of its tables.
+    /// Awaits the answer to statements sent on a connection, and prepares those that are not, for their next use,
+    /// in the same round trip. No others: to prepare a statement, the server waits for locks of its tables.
     pub(crate) async fn join_with_prepare<T>(
         &self,
         connection: &Object,
-        unprepared: impl IntoIterator<Item = &'static Sql>,
+        statements: impl IntoIterator<Item = &'static Sql>,
         answer: impl Future<Output = T>,
     ) -> T {
-        let prepared = unprepared.into_iter().map(|sql| self.prepare(connection, sql));
+        let prepared = statements.into_iter().map(|sql| self.prepare(connection, sql));
         // Polled first, and so sent before BEGIN: in a transaction, one that fails would end it.
         let prepared = timeout(self.limits.statement, join_all(prepared));
         join(prepared, answer).await.1
     }
 
-    /// Prepares the statement, unless it is being prepared.
+    /// Prepares the statement, unless it is or is being prepared.
     pub(crate) async fn prepare(&self, connection: &Object, sql: &'static Sql) {
         if !self.prepares {
             return;
@@ -213,10 +213,7 @@ impl Database {
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
         let prepared = self.prepared(connection, sql);
         let answer = self.run(connection, sql, prepared.as_ref(), params);
-        match prepared {
-            Some(_) => answer.await,
-            None => self.join_with_prepare(connection, [sql], answer).await,
-        }
+        self.join_with_prepare(connection, [sql], answer).await
     }
 
     /// Sends a statement at the first poll: prepared, or unnamed with parameter types.

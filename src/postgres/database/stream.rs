@@ -42,10 +42,9 @@ impl Database {
         let connection = TransactionConnection::new(self.connection().await?);
         let object = connection.get()?;
         let prepared = self.prepared(object, sql);
-        let unprepared = prepared.is_none().then_some(sql);
         let rows = timeout(self.limits.statement, self.stream(object, sql, prepared, params));
         metrics::round_trip();
-        let rows = self.join_with_prepare(object, unprepared, rows).await;
+        let rows = self.join_with_prepare(object, [sql], rows).await;
         let mut rows = pin!(rows.map_err(late)??);
         let mut values = Vec::new();
         loop {

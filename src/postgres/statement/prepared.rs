@@ -21,8 +21,8 @@ impl Prepared {
         self.lock().get(&address(connection))?.1.get(name)?.clone()
     }
 
-    /// Reserves the preparation of a statement. `None` if another caller prepares it: not to be waited for, as
-    /// that caller's future may not be polled.
+    /// Reserves the preparation of a statement. `None` if it is prepared, or another caller prepares it: not to be
+    /// waited for, as that caller's future may not be polled.
     pub(crate) fn reserve(&self, connection: &Object, name: &'static str) -> Option<Preparing<'_>> {
         let address = address(connection);
         let mut connections = self.lock();

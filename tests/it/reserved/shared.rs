@@ -1,4 +1,4 @@
-//! Within one opening all encrypt with one object of a session, whoever reads it.
+//! Tasks and machines that read a room's outbound session from one open store share one object, and so its message count.
 
 use futures_util::{future::join_all, poll};
 use matrix_sdk_crypto::{

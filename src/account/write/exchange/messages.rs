@@ -59,18 +59,11 @@ impl OwnershipParams {
 
 /// A statement to send.
 pub(super) struct Message<'a> {
-    sql: &'static Sql,
+    pub(super) sql: &'static Sql,
     params: Vec<Param<'a>>,
     /// How many rows a write must report; `None` for a statement that is not a write.
     min_rows: Option<u64>,
     prepared: Option<Statement>,
-}
-
-impl Message<'_> {
-    /// The statement, if it is sent unnamed.
-    pub(super) fn unprepared(&self) -> Option<&'static Sql> {
-        self.prepared.is_none().then_some(self.sql)
-    }
 }
 
 /// The statements of a transaction, without `BEGIN` and `COMMIT`.

@@ -20,7 +20,7 @@ use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
-use self::messages::{Message, OwnershipParams, Sent, messages};
+use self::messages::{OwnershipParams, Sent, messages};
 pub(crate) use self::outcome::Failure;
 use crate::{
     DatabaseError, Error,
@@ -93,8 +93,8 @@ impl Exchange<'_> {
         answers.extend(self.commit.map(|_| sent.commit(connection)));
         metrics::round_trip();
         let answers = timeout(database.response_timeout(self.parts()), in_order(answers));
-        let unprepared: Vec<_> = messages.iter().filter_map(Message::unprepared).collect();
-        let answers = database.join_with_prepare(connection, unprepared, answers).await;
+        let statements = messages.iter().map(|message| message.sql);
+        let answers = database.join_with_prepare(connection, statements, answers).await;
 
         let answers = answers.map_err(|_| match self.commit {
             Some(_) => Failure::Unknown(Error::StatementTimeout),

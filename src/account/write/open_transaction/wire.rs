@@ -162,11 +162,8 @@ fn answer<'a>(
             let prepared = database.prepared(connection, sql);
             Box::pin(async move {
                 let answer = database.run(connection, sql, prepared.as_ref(), params);
-                match &prepared {
-                    Some(_) => answer.await,
-                    // Behind the query, whose locks the transaction has then, and before its savepoint ends.
-                    None => join(answer, database.prepare(connection, sql)).await.0,
-                }
+                // Behind the query, whose locks the transaction has then, and before its savepoint ends.
+                join(answer, database.prepare(connection, sql)).await.0
             })
         }
         Text::Application(sql, types) => Box::pin(async move {
