@@ -176,10 +176,19 @@ class Synapse:
 
     def logins(self, user_id: str) -> list[int]:
         """The ids of the user's access tokens; each login adds one."""
+        rows = self._select("SELECT id FROM access_tokens WHERE user_id = ?", user_id)
+        return sorted(row[0] for row in rows)
+
+    def undelivered(self, user_id: str, device: str) -> list[str]:
+        """The types of the to-device messages that wait for a device."""
+        sql = "SELECT message_json FROM device_inbox WHERE user_id = ? AND device_id = ?"
+        rows = self._select(sql, user_id, device)
+        return [json.loads(row[0])["type"] for row in rows]
+
+    def _select(self, sql: str, *values: str) -> list[tuple]:
         uri = f"file:{self.directory / 'homeserver.db'}?mode=ro"
         with sqlite3.connect(uri, uri=True, timeout=10) as db:
-            rows = db.execute("SELECT id FROM access_tokens WHERE user_id = ?", (user_id,))
-            return sorted(row[0] for row in rows)
+            return db.execute(sql, values).fetchall()
 
     async def login(self, user_id: str, password: str) -> dict:
         return await self.request("POST", "/_matrix/client/v3/login", {

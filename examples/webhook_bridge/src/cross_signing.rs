@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    config::CrossSigning, errors::BridgeError, interactive_auth::Answer, late_keys, outgoing,
+    config::CrossSigning, errors::BridgeError, interactive_auth::Answer, outgoing,
     refusal::HomeserverError, retry::Delays, run::Run, secret_storage,
 };
 
@@ -54,7 +54,6 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
     let mut delays = Delays::up_to(MAX_DELAY);
     let mut tried = Tried::default();
     let mut reported = None;
-    let mut asked = false;
     loop {
         let Some(published) = outgoing::query_own_devices(run).await? else {
             sleep(delays.next(None)).await;
@@ -62,11 +61,6 @@ pub async fn sign_device(run: &Run) -> Result<(), BridgeError> {
         };
         let found = identity(run, published).await?;
         run.metrics.device_cross_signed.set(u8::from(found == Identity::Signed));
-        // Other devices answer a signed device only, and are asked only if one of them is verified.
-        if found == Identity::Signed && !asked && another_is_verified(run).await? {
-            asked = true;
-            late_keys::ask_again(run).await?;
-        }
         // Once: if the keys are there, the identity is not foreign any more.
         if found == Identity::Foreign && !std::mem::replace(&mut tried.import, true) {
             secret_storage::import_identity(run).await?;
@@ -153,12 +147,6 @@ async fn identity(run: &Run, published: bool) -> Result<Identity, BridgeError> {
         (false, false) if !stored => Identity::Missing,
         (_, false) => Identity::Foreign,
     })
-}
-
-async fn another_is_verified(run: &Run) -> Result<bool, BridgeError> {
-    let machine = run.crypto.machine().await?;
-    let devices = machine.get_user_devices(machine.user_id(), None).await?;
-    Ok(devices.is_any_verified())
 }
 
 enum Upload {

@@ -153,6 +153,30 @@ impl Crypto {
         }
     }
 
+    /// Whether another device of the bot's user is verified.
+    pub async fn is_another_device_verified(&self) -> Result<bool, BridgeError> {
+        let machine = self.machine().await?;
+        match machine.get_user_devices(machine.user_id(), None).await {
+            Ok(devices) => Ok(devices.is_any_verified()),
+            Err(error) => skip_corrupt(Err(error)),
+        }
+    }
+
+    /// Requests for the key of an event, which the machine does not return with the others: the cancellation of
+    /// the former one, if any, and the new one.
+    pub async fn key_request(
+        &self,
+        event: &Raw<EncryptedEvent>,
+        room_id: &RoomId,
+    ) -> Result<Vec<OutgoingRequest>, BridgeError> {
+        match self.machine().await?.request_room_key(event, room_id).await {
+            Ok((cancellation, request)) => Ok(cancellation.into_iter().chain([request]).collect()),
+            Err(MegolmError::Store(error)) => skip_corrupt(Err(error)),
+            // Not an event that has a session.
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
     /// The machine's pending requests except key claims. Each call invalidates earlier key queries.
     pub async fn outgoing_requests(&self) -> Result<Vec<OutgoingRequest>, BridgeError> {
         skip_corrupt(self.machine().await?.outgoing_requests().await)

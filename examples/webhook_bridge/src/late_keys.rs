@@ -1,7 +1,9 @@
-//! Room keys that come late: fetched from the key backup, or imported into the store by another program.
+//! Room keys that come late: fetched from the key backup, imported into the store by another program, or
+//! forwarded by another device of the bot's user, which is asked for them again.
 
 use std::{collections::HashMap, time::Duration};
 
+use matrix_sdk_crypto::types::requests::OutgoingRequest;
 use ruma::RoomId;
 use tokio::time::{Instant, sleep};
 use tracing::info;
@@ -11,68 +13,109 @@ use crate::{
     errors::BridgeError,
     inbox::{SESSIONS, WaitingSession},
     message::Stored,
+    outgoing,
     retry::Delays,
     run::Run,
 };
 
 /// How often sessions of waiting messages are listed: a page of them.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// The longest pause between two attempts for the same session.
-const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
+/// The longest pause between two look-ups of the same session.
+const MAX_LOOK_UP_PAUSE: Duration = Duration::from_secs(60 * 60);
+/// The shortest and the longest pause between two requests for the same session. Requests to a device that is
+/// offline pile up on the homeserver.
+const REQUEST_PAUSES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(24 * 60 * 60)];
+/// Requests of one page.
+const REQUESTS: usize = 20;
+/// The pause after a request that failed, unless the homeserver asks for another.
+const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
-/// When each missing session, of a room, is looked for again.
-#[derive(Default)]
-struct Attempts(HashMap<(String, String), Attempt>);
-
-struct Attempt {
+/// What is done for a session again and again, at growing intervals.
+struct Repeated {
     at: Instant,
     delays: Delays,
+}
+
+impl Repeated {
+    /// Whether it is time, which is then counted as done.
+    fn begin(&mut self) -> bool {
+        let due = self.at <= Instant::now();
+        if due {
+            self.at = Instant::now() + self.delays.next(None);
+        }
+        due
+    }
+}
+
+/// What is done for a missing session.
+struct Attempts {
+    look_up: Repeated,
+    request: Repeated,
     /// It was listed in the current pass.
     waits: bool,
 }
 
 impl Attempts {
-    /// Whether it is time for an attempt, which is then counted.
-    fn begin(&mut self, room: &str, session: &str) -> bool {
-        let new = || Attempt { at: Instant::now(), delays: Delays::up_to(MAX_PAUSE), waits: true };
-        let attempt = self.0.entry((room.to_owned(), session.to_owned())).or_insert_with(new);
-        attempt.waits = true;
-        let due = attempt.at <= Instant::now();
-        if due {
-            attempt.at = Instant::now() + attempt.delays.next(None);
-        }
-        due
+    fn new() -> Self {
+        let now = Instant::now();
+        let look_up = Repeated { at: now, delays: Delays::up_to(MAX_LOOK_UP_PAUSE) };
+        // The machine has just made the first request, or none, because no other device is verified.
+        let [shortest, longest] = REQUEST_PAUSES;
+        let mut delays = Delays::between(shortest, longest);
+        let request = Repeated { at: now + delays.next(None), delays };
+        Self { look_up, request, waits: true }
+    }
+}
+
+/// The missing sessions, of each room.
+#[derive(Default)]
+struct Missing(HashMap<(String, String), Attempts>);
+
+impl Missing {
+    fn attempts(&mut self, session: &WaitingSession) -> &mut Attempts {
+        let key = (session.room_id.clone(), session.session_id.clone());
+        let attempts = self.0.entry(key).or_insert_with(Attempts::new);
+        attempts.waits = true;
+        attempts
     }
 
     /// End a pass: forget sessions for which nothing waits any more.
     fn end_pass(&mut self) {
-        self.0.retain(|_, attempt| std::mem::take(&mut attempt.waits));
+        self.0.retain(|_, attempts| std::mem::take(&mut attempts.waits));
     }
 }
 
 /// Look for the keys of waiting messages until stopped.
 pub async fn run(run: &Run) -> Result<(), BridgeError> {
-    let mut attempts = Attempts::default();
+    let mut missing = Missing::default();
     let mut last = None;
+    let mut requests_from = Instant::now();
     while run.stop.run_until_cancelled(sleep(INTERVAL)).await.is_some() {
         let waiting = run.inbox.waiting_sessions(last.as_ref()).await?;
-        for session in &waiting {
-            if !attempts.begin(&session.room_id, &session.session_id) {
-                continue;
+        let attempt = async {
+            for session in &waiting {
+                if missing.attempts(session).look_up.begin() {
+                    look_up(run, session).await?;
+                }
             }
-            let look = look_for(run, session);
-            run.stop.run_until_cancelled(look).await.unwrap_or(Ok(()))?;
-        }
+            if requests_from <= Instant::now()
+                && let Some(pause) = request(run, &waiting, &mut missing).await?
+            {
+                requests_from = Instant::now() + pause;
+            }
+            Ok::<_, BridgeError>(())
+        };
+        run.stop.run_until_cancelled(attempt).await.unwrap_or(Ok(()))?;
         // The next page, or again the first one.
         last = (waiting.len() == SESSIONS).then(|| waiting.last().cloned()).flatten();
         if last.is_none() {
-            attempts.end_pass();
+            missing.end_pass();
         }
     }
     Ok(())
 }
 
-async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError> {
+async fn look_up(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError> {
     let WaitingSession { room_id, session_id, .. } = waiting;
     let stored = run.crypto.has_session(room_id, session_id).await?;
     // Also a stored one: it may begin after the message, and that in the backup before it.
@@ -87,37 +130,69 @@ async fn look_for(run: &Run, waiting: &WaitingSession) -> Result<(), BridgeError
     Ok(())
 }
 
-/// Have the machine ask the user's other devices for the keys of waiting messages, of the newest sessions: it
-/// asks when a message fails to be decrypted, once for each session, and these did when no other device was
-/// verified. The messages stay as they are, so that no other one waits for this.
-pub async fn ask_again(run: &Run) -> Result<(), BridgeError> {
-    for session in run.inbox.waiting_sessions(None).await? {
-        let Ok(room_id) = RoomId::parse(&session.room_id) else { continue };
-        let event = run.inbox.waiting_event(&session).await?;
-        let Some(Ok(Stored::Encrypted(encrypted))) = event.map(|event| Stored::parse(&event))
-        else {
-            continue;
-        };
-        run.crypto.decrypt(&encrypted.event, &room_id).await?;
+/// Ask the user's other devices for keys, if one of them is verified: others do not answer. The machine asks
+/// once, when a message fails to be decrypted. A device that gets the request together with the key, as after
+/// an absence, or before it knows this device, refuses it and does not come back to it. Returns for how long no
+/// other one is to be made, if one failed.
+async fn request(
+    run: &Run,
+    waiting: &[WaitingSession],
+    missing: &mut Missing,
+) -> Result<Option<Duration>, BridgeError> {
+    if waiting.is_empty() || !run.crypto.is_another_device_verified().await? {
+        return Ok(None);
     }
-    run.wake.outgoing.notify_one();
-    Ok(())
+    let due = waiting.iter().filter(|session| missing.attempts(session).request.begin());
+    for session in due.take(REQUESTS) {
+        for message in key_request(run, session).await? {
+            if let Some(retry_after) = outgoing::repeat_to_device(run, &message).await? {
+                return Ok(Some(retry_after.unwrap_or(FAILED_PAUSE)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The request for a session's key, behind the cancellation of the former one.
+async fn key_request(
+    run: &Run,
+    waiting: &WaitingSession,
+) -> Result<Vec<OutgoingRequest>, BridgeError> {
+    let event = run.inbox.waiting_event(waiting).await?;
+    let (Ok(room_id), Some(Ok(Stored::Encrypted(encrypted)))) =
+        (RoomId::parse(&waiting.room_id), event.map(|event| Stored::parse(&event)))
+    else {
+        return Ok(Vec::new());
+    };
+    run.crypto.key_request(&encrypted.event, &room_id).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn waiting(room: &str, session: &str) -> WaitingSession {
+        WaitingSession { room_id: room.to_owned(), session_id: session.to_owned(), position: 0 }
+    }
+
     #[test]
     fn attempts_for_a_session_are_spaced() {
-        let mut attempts = Attempts::default();
-        assert!(attempts.begin("room", "a") && attempts.begin("room", "b"));
-        assert!(!attempts.begin("room", "a"));
-        attempts.end_pass();
-        assert!(!attempts.begin("room", "b"));
-        attempts.end_pass();
-        assert!(attempts.begin("room", "a") && !attempts.begin("room", "b"));
+        let mut missing = Missing::default();
+        let begin = |missing: &mut Missing, room: &str, session: &str| {
+            missing.attempts(&waiting(room, session)).look_up.begin()
+        };
+        assert!(begin(&mut missing, "room", "a") && begin(&mut missing, "room", "b"));
+        assert!(!begin(&mut missing, "room", "a"));
+        missing.end_pass();
+        assert!(!begin(&mut missing, "room", "b"));
+        missing.end_pass();
+        assert!(begin(&mut missing, "room", "a") && !begin(&mut missing, "room", "b"));
         // The sender of a message chooses its session id.
-        assert!(attempts.begin("another", "b"));
+        assert!(begin(&mut missing, "another", "b"));
+    }
+
+    #[test]
+    fn the_machines_own_request_is_the_first() {
+        assert!(!Attempts::new().request.begin());
     }
 }

@@ -3,9 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use matrix_sdk_crypto::types::requests::{AnyOutgoingRequest, KeysQueryRequest, OutgoingRequest};
+use matrix_sdk_crypto::types::requests::{
+    AnyOutgoingRequest, KeysQueryRequest, OutgoingRequest, ToDeviceRequest,
+};
 use ruma::{
-    OwnedUserId, TransactionId, UserId,
+    OwnedTransactionId, OwnedUserId, TransactionId, UserId,
     api::client::{keys::get_keys, message::send_message_event, to_device::send_event_to_device},
 };
 use tokio::time::{Instant, sleep, sleep_until};
@@ -190,6 +192,29 @@ async fn send_messages(
     Ok(())
 }
 
+/// Send a to-device message that may have been sent before: with its own transaction id, the homeserver would not
+/// pass it on again. Returns `Some` if it failed, with the server's retry delay, if any.
+pub async fn repeat_to_device(
+    run: &Run,
+    request: &OutgoingRequest,
+) -> Result<Option<Option<Duration>>, BridgeError> {
+    match request.request() {
+        AnyOutgoingRequest::ToDeviceRequest(message) => {
+            let again = to_device(message, TransactionId::new());
+            exchange(run, request.request_id(), TO_DEVICE, again).await
+        }
+        _ => Ok(None),
+    }
+}
+
+fn to_device(
+    message: &ToDeviceRequest,
+    transaction: OwnedTransactionId,
+) -> send_event_to_device::v3::Request {
+    let (event_type, messages) = (message.event_type.clone(), message.messages.clone());
+    send_event_to_device::v3::Request::new_raw(event_type, transaction, messages)
+}
+
 /// Query the devices and the identity of the bot's user. Returns whether the homeserver has an identity;
 /// `None` if the query failed.
 pub async fn query_own_devices(run: &Run) -> Result<Option<bool>, BridgeError> {
@@ -265,12 +290,7 @@ async fn send_one(
         }
         AnyOutgoingRequest::KeysClaim(claim) => exchange(run, id, what, claim.clone()).await,
         AnyOutgoingRequest::ToDeviceRequest(message) => {
-            let request = send_event_to_device::v3::Request::new_raw(
-                message.event_type.clone(),
-                message.txn_id.clone(),
-                message.messages.clone(),
-            );
-            exchange(run, id, what, request).await
+            exchange(run, id, what, to_device(message, message.txn_id.clone())).await
         }
         AnyOutgoingRequest::SignatureUpload(upload) => {
             exchange(run, id, what, upload.clone()).await

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use http::{HeaderMap, header::RETRY_AFTER};
 
+const MIN_DELAY: Duration = Duration::from_secs(1);
 /// The end of an outage is noticed within this time.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 /// Upper limit for a delay that a server requests.
@@ -12,12 +13,12 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// Exponential backoff from one second up to half a minute, with jitter, without an end.
 pub fn policy() -> ExponentialBuilder {
-    up_to(MAX_DELAY)
+    between(MIN_DELAY, MAX_DELAY)
 }
 
-fn up_to(longest: Duration) -> ExponentialBuilder {
+fn between(shortest: Duration, longest: Duration) -> ExponentialBuilder {
     ExponentialBuilder::new()
-        .with_min_delay(Duration::from_secs(1))
+        .with_min_delay(shortest)
         .with_max_delay(longest / 2)
         .with_jitter()
         .without_max_times()
@@ -33,7 +34,12 @@ impl Delays {
 
     /// Growing up to `longest` instead of half a minute.
     pub fn up_to(longest: Duration) -> Self {
-        Self(up_to(longest).build())
+        Self::between(MIN_DELAY, longest)
+    }
+
+    /// Growing from `shortest` up to `longest`.
+    pub fn between(shortest: Duration, longest: Duration) -> Self {
+        Self(between(shortest, longest).build())
     }
 
     /// For refusals that may be temporary: up to a minute.

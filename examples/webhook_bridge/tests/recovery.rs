@@ -1,6 +1,6 @@
 //! A client of matrix-sdk that sets recovery up for its user, as Element does: an identity, a key backup,
 //! and a secret storage with their keys. Prints the recovery key that opens the storage. With `STAY` it goes on
-//! syncing, and answers key requests of the user's other devices.
+//! syncing, and answers key requests of the user's other devices; it logs what it does with them.
 
 use matrix_sdk::{
     Client,
@@ -12,6 +12,8 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr);
+    log.with_env_filter("warn,matrix_sdk_crypto::gossiping=debug").init();
     let client = Client::builder().homeserver_url(env("MATRIX_HOMESERVER")?).build().await?;
     let (user, password) = (env("MATRIX_USER")?, env("MATRIX_PASSWORD")?);
     client.matrix_auth().login_username(&user, &password).send().await?;

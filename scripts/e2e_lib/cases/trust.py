@@ -3,11 +3,12 @@
 import asyncio
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
 from ..harness import Failure, Harness, expect
-from ..processes import until
+from ..processes import Child, until
 from ..sender import Sent
 from . import case
 
@@ -188,24 +189,23 @@ async def key_backup(h: Harness):
     expect(verifications == {"insecure_source"}, f"verification is {verifications}")
 
 
-async def other_client(h: Harness, **env: str):
-    """Another client of the bot's user sets recovery up. Returns its process and the recovery key."""
+async def other_client(h: Harness, **env: str) -> tuple[Child, str]:
+    """Another client of the bot's user sets recovery up. Returns it and the recovery key."""
     env |= {
         **os.environ, "MATRIX_HOMESERVER": h.synapse.url, "MATRIX_USER": h.bot, "MATRIX_PASSWORD": h.passwords[h.bot],
     }
-    program, pipe = Path(os.environ["E2E_EXAMPLES"]) / "recovery", asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(program, env=env, stdout=pipe, stderr=pipe)
-    key = (await process.stdout.readline()).decode().strip()
-    if not key:
-        raise Failure(f"the other client failed: {(await process.communicate())[1].decode()}")
-    return process, key
+    child = Child("the other client", h.logs / "other_client.log")
+    await child.start(Path(os.environ["E2E_EXAMPLES"]) / "recovery", env=env, stdout=asyncio.subprocess.PIPE)
+    key = (await child.process.stdout.readline()).decode().strip()
+    expect(key, f"the other client failed\n{child.tail()}")
+    return child, key
 
 
 @case()
 async def secret_storage(h: Harness):
     """Another client has set recovery up for the bot's user: its recovery key opens the backup, and signs the device."""
-    process, key = await other_client(h)
-    await process.wait()
+    other, key = await other_client(h)
+    await other.wait(60)
     before = await backup_of(h)
     await h.set_up(BRIDGE_RECOVERY_KEY=key)
     identity = await master_key(h)
@@ -229,11 +229,15 @@ async def secret_storage(h: Harness):
 
 @case()
 async def forwarded_key(h: Harness):
-    """A sender excludes the bridge's device: another verified device of the bot's user forwards the key."""
-    process, key = await other_client(h, STAY="1")
+    """A sender excludes the bridge's device: another verified device of the bot's user forwards the key.
+
+    Also if it was away. Its next sync brings the request together with the key, which makes it refuse: it is asked
+    again.
+    """
+    other, key = await other_client(h, STAY="1")
     try:
         login = await h.synapse.login(h.bot, h.passwords[h.bot])
-        (other,) = await h.synapse.device_keys(h.bot, login["access_token"])
+        (others,) = await h.synapse.device_keys(h.bot, login["access_token"])
         await h.synapse.logout(login["access_token"])
         await h.set_up(BRIDGE_RECOVERY_KEY=key)
         await until_signed(h)
@@ -242,13 +246,24 @@ async def forwarded_key(h: Harness):
         await h.bridge.start()
         await h.alice.sync()
         devices = h.alice.client.device_store[h.bot]
-        (bridge,) = set(devices.keys()) - {other}
+        (bridge,) = set(devices.keys()) - {others}
         h.alice.client.blacklist_device(devices[bridge])
         h.alice.rotate(h.room)
         await h.send(3, "not to the bridge's device")
         await h.until_delivered()
+        other.send(signal.SIGSTOP)
+        # The answer to its long poll, so that what follows waits for the next one.
+        topic = f"/_matrix/client/v3/rooms/{h.room}/state/m.room.topic"
+        await h.synapse.request("PUT", topic, {"topic": "news"}, h.alice.client.access_token)
+        h.alice.rotate(h.room)
+        await h.send(1, "while the other device is away")
+        asked = lambda: "m.room_key_request" in h.synapse.undelivered(h.bot, others)
+        await until(asked, 60, "the request for the key", detail=h.bridge.tail)
+        other.send(signal.SIGCONT)
+        await h.until_delivered()
         verifications = {delivery.message["verification"] for delivery in h.sink.delivered}
         expect(verifications == {"insecure_source"}, f"verification is {verifications}")
+    except Failure as failure:
+        raise Failure(f"{failure}\n{other.tail()}") from None
     finally:
-        process.kill()
-        await process.wait()
+        await other.kill9()

@@ -1,5 +1,7 @@
 //! Room keys that the bridge asks of the other devices of its user.
 
+use std::collections::HashSet;
+
 use matrix_sdk_crypto::{OlmMachine, types::requests::AnyOutgoingRequest};
 use ruma::{UserId, device_id};
 use serde_json::{Value, json};
@@ -62,9 +64,34 @@ async fn the_keys_of_earlier_messages_are_asked_for_once_another_device_is_verif
     assert_eq!(harness.homeserver.calls.count(asks), 0);
     storage.store_identity(&harness, &other).await;
     harness.homeserver.push(json!({"device_lists": {"changed": [BOT]}}));
-    harness.homeserver.calls.until_count("the requests", 25, asks).await;
-    harness.homeserver.until_synced().await;
-    assert_eq!(harness.homeserver.calls.count(asks), 25);
+    harness.homeserver.calls.until("the requests", |all| sessions(all).len() == 25).await;
+}
+
+/// As one does that was away, and gets the request together with the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_does_not_answer_is_asked_again() {
+    let harness = Harness::new().await;
+    let other = other_device(&harness).await;
+    let storage = Storage::new(&harness);
+    storage.store_identity(&harness, &other).await;
+    let settings = [("BRIDGE_RECOVERY_KEY", storage.recovery_key.as_str())];
+    let bridge = harness.ready_bridge(&settings).await;
+    bridge
+        .until("the device to be signed", async |bridge| {
+            bridge.metric("device_cross_signed").await == Some(1.0)
+        })
+        .await;
+    send_without_keys(&harness, &bridge, 1).await;
+    let calls = &harness.homeserver.calls;
+    calls.until_count("the first request, and another one", 3, asks).await;
+    let requests: Vec<_> = calls.all().into_iter().filter(asks).collect();
+    let contents: Vec<_> = requests.iter().filter_map(content).collect();
+    let actions: Vec<_> = contents.iter().map(|content| content["action"].as_str()).collect();
+    assert_eq!(actions[..3], ["request", "request_cancellation", "request"].map(Some));
+    assert!(contents.iter().all(|content| content["request_id"] == contents[0]["request_id"]));
+    // With the same transaction id the homeserver would not pass it on.
+    let transactions: HashSet<_> = requests[..3].iter().map(|call| &call.path).collect();
+    assert_eq!(transactions.len(), 3);
 }
 
 /// Invented messages make many requests: the devices of other users do not wait for these.
@@ -97,22 +124,22 @@ async fn devices_are_queried_before_keys_are_asked_for() {
     let latch = CancellationToken::new();
     let held = latch.clone();
     calls.rule(move |call| asks(call).then(|| Reply::json(200, json!({})).after(&held)));
-    let (queries, asked) = (calls.count(queries_bob), calls.count(asks));
+    let (queries, asked, before) = (calls.count(queries_bob), calls.count(asks), calls.all().len());
     let _bridge = harness.bridge(&settings);
     calls.until_count("a request", asked + 1, asks).await;
     let order: Vec<_> =
         calls.all().into_iter().filter(|call| asks(call) || queries_bob(call)).collect();
     assert!(queries_bob(&order[queries + asked]), "{order:?}");
     latch.cancel();
-    calls.until_count("all requests", asked + 25, asks).await;
-    let sessions: std::collections::HashSet<_> =
-        calls.all().iter().filter(|call| asks(call)).filter_map(session).collect();
-    assert_eq!(sessions.len(), 25);
+    calls.until("all requests", |all| sessions(&all[before..]).len() == 25).await;
 }
 
-/// The session that a request is for.
-fn session(call: &Call) -> Option<String> {
-    let devices = call.body["messages"][BOT].as_object()?;
-    let content: &Value = devices.values().next()?;
-    Some(content["body"]["session_id"].as_str()?.to_owned())
+/// The sessions that are asked for.
+fn sessions(calls: &[Call]) -> HashSet<&str> {
+    let session = |call| content(call)?["body"]["session_id"].as_str();
+    calls.iter().filter(|call| asks(call)).filter_map(session).collect()
+}
+
+fn content(call: &Call) -> Option<&Value> {
+    call.body["messages"][BOT].as_object()?.values().next()
 }
