@@ -30,7 +30,7 @@ def arguments():
     parser.add_argument("--skip", metavar="NAME[,NAME]", action="append", default=[], help="skip these cases")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--repeat", metavar="N", type=int, default=1, help="run each N times")
-    parser.add_argument("--jobs", metavar="N", type=int, default=2, help="run N cases at a time (2)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=3, help="run N cases at a time (3)")
     parser.add_argument(
         "--database", choices=["embedded", "shared"], default="embedded",
         help="an embedded server per bot, or one server for all bots",
@@ -83,7 +83,8 @@ def figures(harness: Harness) -> str:
 
 def choose(given) -> list[Case]:
     wanted = lambda case: case.name in given.only if given.only else given.list or not case.slow
-    return [case for case in CASES.values() if wanted(case) and case.name not in given.skip]
+    chosen = [case for case in CASES.values() if wanted(case) and case.name not in given.skip]
+    return sorted(chosen, key=lambda case: not case.long)
 
 
 class Lane:

@@ -1,4 +1,4 @@
-"""The cases: functions with a fresh `Harness` each, by name, in the order of execution."""
+"""The cases: functions with a fresh `Harness` each, by name."""
 
 from dataclasses import dataclass, field
 
@@ -10,6 +10,8 @@ class Case:
     options: dict = field(default_factory=dict)
     # Runs only if it is named.
     slow: bool = False
+    # Takes half a minute or more: begins first, so that nothing waits for it at the end.
+    long: bool = False
 
     @property
     def title(self) -> str:
@@ -19,11 +21,11 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(slow: bool = False, **options):
+def case(slow: bool = False, long: bool = False, **options):
     """Register a case. The other options are those of `Harness.open`."""
 
     def register(function):
-        CASES[function.__name__] = Case(function.__name__, function, options, slow)
+        CASES[function.__name__] = Case(function.__name__, function, options, slow, long)
         return function
 
     return register

@@ -74,7 +74,7 @@ async def example_removed_from_room(h: Harness):
     handled_once(h, 0)
 
 
-@case(example="webhook_minimal")
+@case(example="webhook_minimal", long=True)
 async def example_new_room(h: Harness):
     """examples/webhook_minimal.rs: a room that the bot has joined gets messages before the next sync."""
     await h.set_up()
@@ -95,7 +95,7 @@ async def example_new_room(h: Harness):
     await h.until_delivered()
 
 
-@case(example="client_bot")
+@case(example="client_bot", long=True)
 async def example_outages(h: Harness):
     """examples/client_bot.rs: the homeserver is away, then PostgreSQL for longer than the retries."""
     printed = lambda words, times: h.bridge.child.output().count(words) >= times

@@ -31,7 +31,7 @@ async def gap(h: Harness):
     await h.until_delivered(120)
 
 
-@case()
+@case(long=True)
 async def many_rooms(h: Harness):
     """500 messages in 20 rooms during one outage."""
     await h.set_up()

@@ -93,7 +93,7 @@ async def killed_at_login(h: Harness):
     expect(len(devices) == 1, f"{len(devices)} devices instead of 1")
 
 
-@case()
+@case(long=True)
 async def health(h: Harness):
     """/healthz, /readyz and /metrics work; not ready while the homeserver is unavailable."""
     await h.set_up()
@@ -160,7 +160,7 @@ async def revoked_token(h: Harness):
     await expect_failure(h, "token", **token)
 
 
-@case()
+@case(long=True)
 async def expiring_token(h: Harness):
     """Tokens that expire after seconds are refreshed, also after an outage of the bridge, without a password."""
     configuration = h.synapse.directory / "homeserver.yaml"
