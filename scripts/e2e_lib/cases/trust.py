@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from ..harness import Failure, Harness, expect
-from ..processes import Child, until
+from ..processes import Child, Timeout, until
 from ..sender import Sent
 from . import case
 
@@ -237,7 +237,7 @@ async def forwarded_key(h: Harness):
     other, key = await other_client(h, STAY="1")
     try:
         login = await h.synapse.login(h.bot, h.passwords[h.bot])
-        (others,) = await h.synapse.device_keys(h.bot, login["access_token"])
+        (device,) = await h.synapse.device_keys(h.bot, login["access_token"])
         await h.synapse.logout(login["access_token"])
         await h.set_up(BRIDGE_RECOVERY_KEY=key)
         await until_signed(h)
@@ -246,7 +246,7 @@ async def forwarded_key(h: Harness):
         await h.bridge.start()
         await h.alice.sync()
         devices = h.alice.client.device_store[h.bot]
-        (bridge,) = set(devices.keys()) - {others}
+        (bridge,) = set(devices.keys()) - {device}
         h.alice.client.blacklist_device(devices[bridge])
         h.alice.rotate(h.room)
         await h.send(3, "not to the bridge's device")
@@ -257,13 +257,13 @@ async def forwarded_key(h: Harness):
         await h.synapse.request("PUT", topic, {"topic": "news"}, h.alice.client.access_token)
         h.alice.rotate(h.room)
         await h.send(1, "while the other device is away")
-        asked = lambda: "m.room_key_request" in h.synapse.undelivered(h.bot, others)
+        asked = lambda: "m.room_key_request" in h.synapse.undelivered(h.bot, device)
         await until(asked, 60, "the request for the key", detail=h.bridge.tail)
         other.send(signal.SIGCONT)
         await h.until_delivered()
         verifications = {delivery.message["verification"] for delivery in h.sink.delivered}
         expect(verifications == {"insecure_source"}, f"verification is {verifications}")
-    except Failure as failure:
+    except (Failure, Timeout) as failure:
         raise Failure(f"{failure}\n{other.tail()}") from None
     finally:
         await other.kill9()

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cross_signing::until_signed,
     late_keys::until_waiting,
     secret_storage::{Storage, publish_identity},
     support::{BOT, Bridge, Call, Harness, MatrixUser, Reply, matrix_error, member, room, sync},
@@ -76,11 +77,7 @@ async fn a_device_that_does_not_answer_is_asked_again() {
     storage.store_identity(&harness, &other).await;
     let settings = [("BRIDGE_RECOVERY_KEY", storage.recovery_key.as_str())];
     let bridge = harness.ready_bridge(&settings).await;
-    bridge
-        .until("the device to be signed", async |bridge| {
-            bridge.metric("device_cross_signed").await == Some(1.0)
-        })
-        .await;
+    until_signed(&bridge).await;
     send_without_keys(&harness, &bridge, 1).await;
     let calls = &harness.homeserver.calls;
     calls.until_count("the first request, and another one", 3, asks).await;
@@ -103,11 +100,7 @@ async fn devices_are_queried_before_keys_are_asked_for() {
     storage.store_identity(&harness, &other).await;
     let settings = [("BRIDGE_RECOVERY_KEY", storage.recovery_key.as_str())];
     let mut bridge = harness.ready_bridge(&settings).await;
-    bridge
-        .until("the device to be signed", async |bridge| {
-            bridge.metric("device_cross_signed").await == Some(1.0)
-        })
-        .await;
+    until_signed(&bridge).await;
     let queries_bob = |call: &Call| {
         call.is("POST", "keys/query") && call.body["device_keys"].get("@bob:x").is_some()
     };

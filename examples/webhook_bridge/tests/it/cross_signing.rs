@@ -22,7 +22,7 @@ fn request_authentication(harness: &Harness, stage: &str, accepts: fn(&Call, usi
     });
 }
 
-async fn until_signed(bridge: &Bridge) {
+pub async fn until_signed(bridge: &Bridge) {
     bridge
         .until("the device to be signed", async |bridge| {
             bridge.metric("device_cross_signed").await == Some(1.0)

@@ -8,7 +8,10 @@ use matrix_sdk_crypto::{
 use ruma::{UserId, device_id, events::secret::request::SecretName};
 use serde_json::{Value, json};
 
-use crate::support::{BOT, Call, Harness, MatrixUser, Reply, matrix_error};
+use crate::{
+    cross_signing::until_signed,
+    support::{BOT, Call, Harness, MatrixUser, Reply, matrix_error},
+};
 
 /// A secret storage on the homeserver, as another client has made it.
 pub struct Storage {
@@ -172,11 +175,7 @@ async fn the_identity_is_taken_from_the_secret_storage() {
     ]);
     bridge.until_logged("the secret storage of the bot's user cannot be read").await;
     harness.homeserver.calls.clear_rules();
-    bridge
-        .until("the device to be signed", async |bridge| {
-            bridge.metric("device_cross_signed").await == Some(1.0)
-        })
-        .await;
+    until_signed(&bridge).await;
     // With its signatures: a homeserver refuses the keys without them.
     let now = harness.homeserver.stored.lock().unwrap().cross_signing.clone();
     assert_eq!(now, published, "the identity was uploaded again");
@@ -202,11 +201,7 @@ async fn an_identity_is_taken_from_the_secret_storage_after_the_start() {
     bridge.until_logged("its private keys are not in this database").await;
     storage.store_identity(&harness, &other).await;
     harness.homeserver.push(json!({"device_lists": {"changed": [BOT]}}));
-    bridge
-        .until("the device to be signed", async |bridge| {
-            bridge.metric("device_cross_signed").await == Some(1.0)
-        })
-        .await;
+    until_signed(&bridge).await;
     assert!(!bridge.log().contains("still not signed"), "{}", bridge.log());
     assert_eq!(harness.homeserver.calls.count(is_upload), 1);
 }
